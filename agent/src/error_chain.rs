@@ -1,6 +1,6 @@
-//! Errors with their causes, as one line.
+//! Formats an error and its causes as one line.
 
-/// Returns an error with its causes, each once. URLs in it have no user, password and query.
+/// Returns the text of an error and of its causes, without repetitions. User, password and query are removed from URLs.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

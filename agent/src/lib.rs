@@ -1,6 +1,6 @@
-//! The agent: wires sources, rendering, modules and coordination into a daemon and its command line.
+//! The agent: a daemon and a command line, built from git sources, rendering, modules and coordination.
 //!
-//! The modules are layers. Imports point downwards only: cli, serve, reconcile, events, config.
+//! The modules form layers: cli, serve, reconcile, events, config. Each module imports only from the modules after it.
 
 pub mod cli;
 pub mod config;

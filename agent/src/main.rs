@@ -1,4 +1,4 @@
-//! The program `towpath`: parse, run, exit code.
+//! The program `towpath`, which parses its arguments, runs a command and returns an exit status.
 
 use std::process::ExitCode;
 

@@ -366,7 +366,7 @@ fn a_file_that_was_not_checked_before_a_kill_is_checked_by_the_next_agent() {
     agent.kill();
     let once = f.node.once();
     assert_eq!(once.code, 3, "{}", once.log);
-    assert!(once.log.contains("is put back"), "{}", once.log);
+    assert!(once.log.contains("restoring an invalid file"), "{}", once.log);
     assert_eq!(f.node.read("/etc/site").unwrap(), "good\n");
 }
 

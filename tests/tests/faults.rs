@@ -157,7 +157,7 @@ fn vanished_git_server_is_reported_and_recovered_from() {
     node.wait_for(&first);
     server.down();
     let message = reason(&node, "Reconciling", "SourceUnreachable");
-    assert!(message.contains("the last good revision goes on"), "{message}");
+    assert!(message.contains("keeps applying the last good revision"), "{message}");
     assert_eq!(condition(&node.status(), "Ready")["status"], true, "what is applied stays applied");
     fs::write(node.root.join("srv/data"), "drift").unwrap();
     wait_until(PATIENCE, || node.read("/srv/data").unwrap() == "a".repeat(10), || node.log());

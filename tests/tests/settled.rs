@@ -59,7 +59,7 @@ impl Fixture {
     /// Runs the agent. Returns true if it used the steady-state shortcut, and the result.
     fn once(&self) -> (bool, Once) {
         let once = self.node.once_with(self.node.agent().env("RUST_LOG", "debug"));
-        (once.log.contains("nothing has moved since the last pass"), once)
+        (once.log.contains("nothing has changed since the last pass"), once)
     }
 
     /// Runs the agent until it reaches the steady state.

@@ -20,7 +20,7 @@ use crate::{
     serve::{self, Doors, Links, Shared},
 };
 
-/// Time in which the current task may finish when the agent stops.
+/// The time in which the current task may finish after the agent is asked to stop.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// Runs the agent.
@@ -73,7 +73,8 @@ impl Agent {
     }
 }
 
-/// Reads the node's certificate. `None` if the settings name none. A certificate of another node is rejected.
+/// Reads the certificate of the node. `None` if the settings name no certificate. A certificate of another node is
+/// rejected.
 fn credentials(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Option<Arc<Credentials>>, Failure> {
     let Some(files) = settings.tls.clone() else { return Ok(None) };
     let file = files.cert.display().to_string();
@@ -90,15 +91,15 @@ fn credentials(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Option<Arc
             settings.node,
             settings.cluster
         ))
-        .hint("node and cluster in agent.yaml must be those of the certificate (towpath pki issue)"));
+        .hint("set node and cluster in agent.yaml to the names in the certificate, or issue another certificate with `towpath pki issue`"));
     }
     Ok(Some(Arc::new(credentials)))
 }
 
-/// Time after the start in which joining nodes are not recorded as events.
+/// The time after the start of the agent in which joining nodes are not recorded as events.
 const SETTLING: Duration = Duration::from_secs(15);
 
-/// Starts the gossip.
+/// Starts the gossip of the node.
 fn gossip(handle: &Handle, port: u16, credentials: Arc<Credentials>, clock: Arc<dyn Clock>, queue: Queue) {
     let options = gossip::Options {
         node: credentials.now().subject.name.clone(),
@@ -108,7 +109,7 @@ fn gossip(handle: &Handle, port: u16, credentials: Arc<Credentials>, clock: Arc<
         peers: Arc::new(Links::new(tokio::runtime::Handle::current(), credentials)),
     };
     let listener = handle.clone();
-    // Events are written to disk, so a thread of its own records them.
+    // Recording an event writes to disk, so a separate thread records the events.
     let (sender, heard) = std::sync::mpsc::sync_channel::<Heard>(256);
     std::thread::spawn(move || {
         for heard in heard {
@@ -118,15 +119,15 @@ fn gossip(handle: &Handle, port: u16, credentials: Arc<Credentials>, clock: Arc<
     let began = options.clock.monotonic();
     let time = Arc::clone(&options.clock);
     let begun = Gossip::begin(options, move |heard| {
-        // Nodes that were there before this one are not news.
+        // Nodes that joined before this node are not reported as new.
         let settling = time.monotonic().duration_since(began) < SETTLING && matches!(heard, Heard::Joined(_));
         if !settling && heard != Heard::Slots && sender.try_send(heard.clone()).is_err() {
-            tracing::warn!(?heard, "ignored an event of gossip: too many at once");
+            tracing::warn!(?heard, "ignored a gossip event: too many gossip events at once");
         }
         queue.poke(|wake| match heard {
             Heard::Accepted(_) => wake.accepted = true,
             Heard::Lost(_) | Heard::Left(_) | Heard::Joined(_) => wake.check = true,
-            // Only nodes that wait for a slot need this, and they check by themselves.
+            // Only nodes that wait for a slot need this event, and such nodes check on their own.
             Heard::Slots => {}
         });
     });
@@ -185,7 +186,7 @@ fn daemon(
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
         queue.poke(|wake| wake.stop = true);
         if early.is_none() {
-            // The current task may finish. A command that takes too long is stopped.
+            // The current task may finish. A command that takes too long is cancelled.
             if tokio::time::timeout(GRACE, &mut running).await.is_err() {
                 tracing::warn!("a task did not end in time; stopping it");
                 cancel.cancel();
@@ -205,10 +206,10 @@ fn daemon(
     })?
 }
 
-/// Time without progress after which systemd may restart the agent.
+/// The time without progress after which the watchdog of systemd may restart the agent.
 const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// Reports to systemd that the agent is alive, as long as its loop or a run makes progress.
+/// Reports to systemd that the agent is alive, as long as the main loop or a run makes progress.
 fn watchdog(queue: Queue) {
     std::thread::spawn(move || {
         let step = Duration::from_secs(20);

@@ -1,4 +1,4 @@
-//! `towpath completions`.
+//! `towpath completions`: completions for a shell.
 
 use clap::{Args, CommandFactory as _};
 use clap_complete::Shell;

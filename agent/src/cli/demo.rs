@@ -1,4 +1,4 @@
-//! `towpath demo`: three nodes in this process. They share one store and follow a repository in a folder.
+//! `towpath demo`: three nodes in this process, which share one store and follow a repository in a folder.
 
 use std::{
     fs,
@@ -68,13 +68,13 @@ impl Demo {
         let result = self.show(&fleet);
         fleet.stop();
         if self.once && self.dir.is_none() {
-            // Leftovers in the folder for temporary files are harmless.
+            // An error is ignored, because leftovers in the temporary folder are harmless.
             let _ = fs::remove_dir_all(&folder);
         }
         result
     }
 
-    /// Opens the store. Each demo has its own prefix of keys.
+    /// Opens the data store of the demo. Each demo uses its own key prefix.
     fn store(&self) -> Result<Arc<dyn Store>, Failure> {
         let Some(endpoint) = &self.etcd else { return Ok(Arc::new(LocalStore::default())) };
         let endpoint = if endpoint.contains("://") { endpoint.clone() } else { format!("http://{endpoint}") };
@@ -117,7 +117,7 @@ impl Demo {
     }
 }
 
-/// Runs git without the user's own settings.
+/// Runs git in a folder, without the user's own name and signing settings.
 fn git_in(folder: &Path, arguments: &[&str]) -> Result<String, Failure> {
     let mut argv = vec![
         "git".to_owned(),
@@ -186,7 +186,7 @@ impl Fleet {
             queue.poke(|wake| wake.stop = true);
         }
         for (_, _, thread) in self.nodes {
-            // The panic message is already printed.
+            // A thread that panicked has already printed the message of the panic.
             let _ = thread.join();
         }
     }
@@ -247,7 +247,7 @@ impl Fleet {
         )
     }
 
-    /// Prints the fleet after each change, until Ctrl-C.
+    /// Prints the state of the fleet after each change, until Ctrl-C.
     fn follow(&self) -> Result<u8, Failure> {
         let stopped = Arc::new(Cancel::default());
         let flag = Arc::clone(&stopped);

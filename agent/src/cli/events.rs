@@ -6,7 +6,7 @@ use towpath_proto::v1alpha as pb;
 use super::{Connection, Output, block_on, exit::Failure, output};
 use crate::serve::CallError;
 
-/// Shows what happened.
+/// Shows the events of a node.
 #[derive(Debug, Args)]
 pub(super) struct Events {
     #[command(flatten)]
@@ -31,7 +31,7 @@ impl Events {
     }
 }
 
-/// Returns an event as one line. Further lines of its message are indented, so that none can pass for an event.
+/// Returns an event as one line. Further lines of the message are indented, so that no line can imitate an event.
 fn line(event: &pb::EventRecord) -> String {
     let state = event.state.as_ref().map(|state| format!(" {state}")).unwrap_or_default();
     format!("{} {}{state}: {}\n", event.time, event.r#type, event.message.replace('\n', "\n    "))

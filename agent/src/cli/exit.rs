@@ -5,18 +5,18 @@ use std::{error::Error, process::ExitCode};
 use super::terminal;
 use crate::{config::ConfigError, error_chain::chain, reconcile::NodeError, serve::CallError};
 
-/// An error, or an unreachable source after the last good revision was applied.
+/// The exit status for an error, and for an unreachable source after the last good revision was applied.
 pub(super) const ERROR: u8 = 1;
-/// Invalid objects or arguments, or a rejected commit.
+/// The exit status for invalid objects or arguments, and for a rejected commit.
 pub(super) const INVALID: u8 = 2;
-/// Failed tasks.
+/// The exit status for failed tasks.
 pub(super) const FAILED: u8 = 3;
-/// Held changes.
+/// The exit status for held changes.
 pub(super) const HELD: u8 = 4;
-/// Pending changes.
+/// The exit status of `towpath plan --exit-code` for pending changes.
 pub(super) const CHANGES: u8 = 5;
 
-/// A command that failed.
+/// The failure of a command, with its exit status and a hint.
 #[derive(Debug)]
 pub(super) struct Failure {
     code: u8,
@@ -40,7 +40,7 @@ impl Failure {
         Self { code: ERROR, message: message.into(), hint: None }
     }
 
-    /// Adds a remedy.
+    /// Adds a hint with the remedy.
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
@@ -60,9 +60,8 @@ impl From<ConfigError> for Failure {
     fn from(error: ConfigError) -> Self {
         match &error {
             ConfigError::Invalid(_) => Self::invalid(error.to_string()),
-            ConfigError::Unreadable { .. } => {
-                Self::error(&error).hint("write one, or name it with --config; the README shows an example")
-            }
+            ConfigError::Unreadable { .. } => Self::error(&error)
+                .hint("create the file, or name another file with --config; the README shows an example"),
         }
     }
 }
@@ -78,10 +77,10 @@ impl From<CallError> for Failure {
         let failure = Self::error(&error);
         match &error {
             CallError::NoAgent { .. } => {
-                failure.hint("start it (systemctl start towpath), or name its socket with --socket")
+                failure.hint("start the agent (systemctl start towpath), or name its socket with --socket")
             }
             CallError::Remote { why, .. } if why.to_ascii_lowercase().contains("certificate") => failure.hint(
-                "the address must be among the names of the node's certificate (towpath pki issue --address), and both certificates of the same cluster",
+                "the address must be a name in the node's certificate (towpath pki issue --address), and both certificates must belong to the same cluster",
             ),
             CallError::Remote { .. } => {
                 failure.hint("check listen.api on that node, and the network; `towpath status` on the node shows more")

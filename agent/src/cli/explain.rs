@@ -35,7 +35,7 @@ impl Explain {
         }
         if path.starts_with("events.") {
             return Err(Failure::invalid(format!("there is no event type in {path}"))
-                .hint("`towpath explain events` lists them"));
+                .hint("`towpath explain events` lists the event types"));
         }
         // A path may begin with the name of a module.
         let module = path.split('.').next().unwrap_or_default();
@@ -58,8 +58,8 @@ impl Explain {
     }
 }
 
-/// Explains the event types: all of them, those of an area such as `events.task`, or one such as `task.failed`. `None`
-/// for another path.
+/// Returns the description of event types: all types, the types of an area such as `events.task`, or one type such as
+/// `task.failed`. `None` for another path.
 fn event_text(path: &str) -> Option<String> {
     if let Some(event_type) = EventType::named(path) {
         let state = if event_type.is_alarm() { "firing when it begins, resolved when it ends" } else { "none" };

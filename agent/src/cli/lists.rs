@@ -1,4 +1,4 @@
-//! `towpath nodes`, `objects`, `runs` and `rollouts`.
+//! The commands `towpath nodes`, `objects`, `runs` and `rollouts`.
 
 use clap::Args;
 use towpath_proto::v1alpha as pb;
@@ -6,7 +6,7 @@ use towpath_proto::v1alpha as pb;
 use super::{Connection, Output, block_on, exit::Failure, output};
 use crate::serve::Client;
 
-/// Lists what the agent knows.
+/// Lists the nodes, objects, runs or rollouts that an agent knows.
 #[derive(Debug, Args)]
 pub(super) struct List {
     #[command(flatten)]
@@ -15,7 +15,7 @@ pub(super) struct List {
     output: Output,
 }
 
-/// The kind of a list.
+/// The kind of things that a command lists.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Kind {
     Nodes,

@@ -1,4 +1,4 @@
-//! `towpath man`.
+//! `towpath man`: the manual page.
 
 use clap::CommandFactory as _;
 

@@ -65,7 +65,7 @@ enum Command {
     Objects(lists::List),
     /// List the runs of this node
     Runs(lists::List),
-    /// List the rollouts of coordinated books
+    /// List the rollouts of coordinated TaskBooks
     Rollouts(lists::List),
     /// Show the events of this node
     Events(events::Events),
@@ -99,28 +99,28 @@ struct Output {
     output: Format,
 }
 
-/// The address of an agent, and the certificates for it.
+/// The address of an agent, and the certificate files for a remote agent.
 #[derive(Debug, Args)]
 struct Connection {
     /// The socket of the agent
     #[arg(long, default_value = "/run/towpath/api.sock", conflicts_with = "address")]
     socket: PathBuf,
-    /// An agent on another machine: its listen.api
+    /// The listen.api address of an agent on another machine
     #[arg(long, value_name = "HOST:PORT", requires_all = ["ca", "cert", "key"])]
     address: Option<String>,
     /// The cluster's certificate authority
     #[arg(long, value_name = "FILE", requires = "address")]
     ca: Option<PathBuf>,
-    /// A certificate; a viewer's is enough
+    /// The certificate of the caller; a viewer certificate is sufficient
     #[arg(long, value_name = "FILE", requires = "address")]
     cert: Option<PathBuf>,
-    /// Its key
+    /// The private key of the certificate
     #[arg(long, value_name = "FILE", requires = "address")]
     key: Option<PathBuf>,
 }
 
 impl Connection {
-    /// Connects to the agent, on this machine or another one.
+    /// Connects to the agent on this machine, or on another machine.
     async fn open(&self) -> Result<Client, CallError> {
         match (&self.address, &self.ca, &self.cert, &self.key) {
             (Some(address), Some(ca), Some(cert), Some(key)) => {
@@ -134,7 +134,7 @@ impl Connection {
 
 /// Parses the arguments, runs the command and returns its exit status.
 pub fn main() -> ExitCode {
-    // gix, reqwest and tonic use the installed provider.
+    // gix, reqwest and tonic use the cryptography provider that is installed here.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -180,19 +180,19 @@ fn logging(agent: bool) {
     let default = if agent { "info" } else { "error" };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    // The journal of systemd has its own timestamps.
+    // The systemd journal adds its own timestamps.
     let journal = towpath_host::process::environment("JOURNAL_STREAM").is_some();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(|| terminal::Log)
-        // Escape sequences of colours would be escaped.
+        // The log output escapes control characters, so colours are turned off.
         .with_ansi(false)
         .log_internal_errors(false)
         .with_target(false);
     if journal { builder.without_time().init() } else { builder.init() }
 }
 
-/// Runs a future on a small runtime, for commands that query an agent.
+/// Runs a future on a single-threaded runtime, for commands that query an agent.
 fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| Failure::error(&error))?;

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{Format, exit::Failure, terminal};
 
-/// Prints a document, or its text form.
+/// Prints a document in the requested format.
 pub(super) fn print<T: Serialize>(format: Format, document: &T, text: impl FnOnce() -> String) -> Result<(), Failure> {
     match format {
         Format::Text => write(&text()),
@@ -19,7 +19,7 @@ pub(super) fn print<T: Serialize>(format: Format, document: &T, text: impl FnOnc
     }
 }
 
-/// Prints one of many documents: JSON on a line of its own, YAML after `---`.
+/// Prints one of several documents: JSON as one line, YAML after a `---` line.
 pub(super) fn print_record<T: Serialize>(
     format: Format,
     document: &T,
@@ -65,7 +65,7 @@ pub(super) fn progress(text: &str) {
     terminal::message(text);
 }
 
-/// Formats a table with a head. Columns have the width of their longest cell.
+/// Formats a table with a header. The width of a column is the width of its longest cell.
 pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
         rows.iter()
@@ -102,7 +102,7 @@ pub(super) fn coloured(text: &str, colour: Colour) -> String {
     format!("{}{text}{}", terminal::colour_mark(code), terminal::colour_mark(0))
 }
 
-/// The meaning of a colour.
+/// The meaning of a colour in the output.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Colour {
     Good,
@@ -110,7 +110,7 @@ pub(super) enum Colour {
     Odd,
 }
 
-/// Marks the word of an outcome with its colour.
+/// Colours the word of an outcome.
 pub(super) fn outcome(word: &str) -> String {
     let colour = match word {
         "failed" => Colour::Bad,

@@ -42,9 +42,9 @@ struct Init {
 
 #[derive(Debug, Args)]
 struct Issue {
-    /// The node's name, or a person's
+    /// The name of the node, or of the person
     name: String,
-    /// The folder of the authority
+    /// The folder of the certificate authority
     #[arg(long, default_value = "pki")]
     dir: PathBuf,
     /// The role of the certificate
@@ -101,14 +101,14 @@ impl From<Role> for identity::Role {
     }
 }
 
-/// The written files and the contents of the certificate.
+/// The written files, and the contents of the certificate, for the output.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Written {
     cluster: String,
     name: Option<String>,
     role: Option<&'static str>,
-    /// The serial number, as `revoked` of a Config takes it.
+    /// The serial number, in the form that `revoked` of a Config object uses.
     serial: Option<String>,
     public_keys: Vec<String>,
     ca_file: PathBuf,
@@ -135,11 +135,16 @@ fn print(format: &Output, written: &Written, what: &str) -> Result<u8, Failure> 
     output::print(format.output, written, || {
         let mut text = format!("{what}\n");
         if let Some(serial) = &written.serial {
-            let _ = writeln!(text, "Its serial number is {serial}; list it in `revoked` of a Config to revoke it.");
+            let _ = writeln!(
+                text,
+                "The serial number of the certificate is {serial}; list this number in `revoked` of a Config object to revoke the certificate."
+            );
         }
         if let (Some(cert), Some(name)) = (&written.cert_file, &written.name) {
-            let key =
-                written.key_file.as_ref().map_or("the key that was made there".into(), |key| key.display().to_string());
+            let key = written
+                .key_file
+                .as_ref()
+                .map_or("the key that was created on the node".into(), |key| key.display().to_string());
             if written.role == Some("node") {
                 let _ = write!(
                     text,
@@ -177,7 +182,7 @@ impl Init {
             key_file: Some(key.clone()),
         };
         let what = format!(
-            "{} is the certificate authority of the cluster {}. Copy it to all nodes.\n{} is its key. With it anyone can create a node, so keep it off the fleet.",
+            "{} is the certificate authority of the cluster {}. Copy it to all nodes.\n{} is the key of the authority. Anyone with this key can create a node, so keep the key off the fleet.",
             certificate.display(),
             self.cluster,
             key.display()
@@ -194,7 +199,7 @@ impl Issue {
         let certificate = out.join(format!("{}.crt", self.name));
         if certificate.exists() {
             return Err(Failure::failed(format!("{} already exists", certificate.display()))
-                .hint("nothing was overwritten; renew it with towpath pki renew"));
+                .hint("nothing was overwritten; renew the certificate with `towpath pki renew`"));
         }
         let (keys, key) = if self.public_keys.is_empty() {
             let key = out.join(format!("{}.key", self.name));
@@ -248,7 +253,7 @@ impl Renew {
             key_file: None,
         };
         let what = format!(
-            "{} is valid for {} more days. A running agent reads it by itself.",
+            "{} is valid for {} more days. A running agent loads the new certificate without a restart.",
             self.certificate.display(),
             self.days
         );

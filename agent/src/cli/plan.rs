@@ -46,7 +46,7 @@ impl Plan {
                 Answer::Here(here) => Err(here),
             })
         })??;
-        // Checks block, so they must not run on a thread of the runtime.
+        // Checks block, so they must not run on a thread of the async runtime.
         let here = match asked {
             Ok(plan) => return Ok(plan),
             Err(here) => here,
@@ -141,12 +141,12 @@ fn text(plan: &pb::PlanReply) -> String {
     text
 }
 
-/// Returns whether a task would change something. An unknown one is not counted.
+/// Returns whether a task would change something. A task with an unknown result is not counted.
 fn would_change(task: &pb::PlannedTask) -> bool {
     task.action != "none" && task.action != "unknown"
 }
 
-/// Returns the exit code by the result of a plan.
+/// Returns the exit status for a plan: failed tasks first, then changes.
 fn exit_code(plan: &pb::PlanReply) -> u8 {
     if plan.tasks.iter().any(|task| task.failed) {
         exit::FAILED

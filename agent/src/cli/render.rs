@@ -1,4 +1,4 @@
-//! `towpath render`: the tasks of a TaskBook as this node, or another one, renders them.
+//! `towpath render`: the tasks of a TaskBook, rendered for this node or for another node.
 
 use clap::Args;
 
@@ -9,7 +9,7 @@ use super::{
     worktree::{self, Answer, AsNode, From},
 };
 
-/// Shows the tasks of a TaskBook as this node, or another one, renders them.
+/// Shows the tasks of a TaskBook, rendered for this node or for another node.
 #[derive(Debug, Args)]
 pub(super) struct Render {
     #[command(flatten)]

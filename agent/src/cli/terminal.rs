@@ -1,5 +1,5 @@
-//! The only output to a terminal. Control characters from git, the network and commands are escaped. A closed stream
-//! never ends a command.
+//! The only functions that write to a terminal. They escape control characters from git, the network and commands. A
+//! closed stream never ends a command.
 
 use std::{
     borrow::Cow,
@@ -9,11 +9,11 @@ use std::{
 };
 
 /// Returns whether a character could move the cursor, change the terminal, or reorder the shown text. Newline and tab
-/// are layout, and not escaped.
+/// are not counted, because they are layout.
 fn is_control(character: char) -> bool {
     match character {
         '\n' | '\t' => false,
-        // Line and paragraph separators, and marks, embeddings, overrides and isolates of text direction.
+        // Separators of lines and paragraphs, and characters that control the direction of text.
         '\u{2028}'
         | '\u{2029}'
         | '\u{61c}'
@@ -21,7 +21,7 @@ fn is_control(character: char) -> bool {
         | '\u{200f}'
         | '\u{202a}'..='\u{202e}'
         | '\u{2066}'..='\u{2069}' => true,
-        // Tags: invisible characters that can carry text.
+        // Tag characters, which are invisible and can carry text.
         '\u{e0000}'..='\u{e007f}' => true,
         other => other.is_control(),
     }
@@ -43,7 +43,7 @@ pub(super) fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Returns a JSON document with the control characters of its strings in JSON's escaped form. They occur only in
+/// Returns a JSON document whose control characters are escaped in JSON syntax. Control characters occur only in
 /// strings.
 pub(super) fn escape_json(document: &str) -> Cow<'_, str> {
     if !document.contains(is_control) {
@@ -63,7 +63,8 @@ pub(super) fn escape_json(document: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Returns the mark of a colour in text. It contains a random number, so that text from outside cannot contain it.
+/// Returns the mark for a colour in text. The mark contains a random number, so that text from outside cannot contain a
+/// valid mark.
 pub(super) fn colour_mark(code: u8) -> String {
     format!("\u{fdd0}{}:{code}\u{fdd1}", nonce())
 }
@@ -73,7 +74,7 @@ fn nonce() -> &'static str {
     NONCE.get_or_init(|| uuid::Uuid::new_v4().simple().to_string())
 }
 
-/// Returns text for a terminal: escaped, with colours for their marks.
+/// Returns text for a terminal: escaped, and with escape sequences in place of the colour marks.
 pub(super) fn screen(text: &str) -> String {
     let mut shown = escape(text).into_owned();
     if shown.contains('\u{fdd0}') {
@@ -84,13 +85,13 @@ pub(super) fn screen(text: &str) -> String {
     shown
 }
 
-/// Writes a message to stderr. Failures are ignored, as there is no other way to report them.
+/// Writes a message to stderr. A failure is ignored, because it cannot be reported.
 pub(super) fn message(text: &str) {
     let mut stderr = io::stderr().lock();
     let _ = writeln!(stderr, "{}", escape(text));
 }
 
-/// The output of the log. Each event is escaped, and its continued lines are indented, so that none can pass for an
+/// The output of the log. Each event is escaped, and continued lines are indented, so that no line can imitate an
 /// event. A closed stderr never ends the agent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Log;
@@ -145,7 +146,7 @@ mod tests {
         let coloured = format!("{}ok{}", colour_mark(32), colour_mark(0));
         assert_eq!(screen(&coloured), "\u{1b}[32mok\u{1b}[0m");
         assert!(!screen("\u{fdd0}00:32\u{fdd1}\u{1b}[32mforged").contains('\u{1b}'));
-        // The mark without its secret part.
+        // A mark without its random part is not a valid mark.
         let known = coloured.replace(nonce(), "");
         assert!(known.len() < coloured.len() && !screen(&known).contains('\u{1b}'));
     }

@@ -1,4 +1,4 @@
-//! `towpath validate`: all mistakes of a state repository, without a node.
+//! `towpath validate`: reports all mistakes of a state repository, without a node.
 
 use std::path::PathBuf;
 
@@ -60,7 +60,7 @@ impl Validate {
     }
 }
 
-/// Returns a note for each parameter that holds untrusted data and may do so.
+/// Returns a note for each parameter that contains untrusted data and is allowed to contain such data.
 fn untrusted(set: &ObjectSet) -> Vec<Problem> {
     let uses = untrusted_uses(set).into_iter().filter(|found| found.allowed);
     let note = |found: UntrustedUse| {
@@ -81,7 +81,7 @@ fn module_problems(set: &ObjectSet) -> Vec<Problem> {
             if text.contains("{{") || text.contains("{%") {
                 continue;
             }
-            // Violations of the schema are already reported.
+            // Violations of the schema are reported elsewhere.
             let checked = check_message(module.schema.message, &module.params, Mode::Written);
             if !checked.findings.is_empty() {
                 continue;

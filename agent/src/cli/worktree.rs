@@ -1,5 +1,5 @@
-//! The answers of plan, render, vars and facts: from the agent if it runs, or else from this process. This process uses
-//! the state directory or a working tree.
+//! Selects the process that answers plan, render and vars: the agent if it runs, or else this process. This process
+//! reads the state directory or a working tree.
 
 use std::{collections::BTreeMap, path::Path, path::PathBuf, sync::Arc};
 
@@ -22,7 +22,7 @@ use crate::{
     serve::Client,
 };
 
-/// The source of the objects.
+/// The arguments that select the source of the objects.
 #[derive(Debug, Args)]
 pub(super) struct From {
     /// The node's bootstrap file
@@ -56,31 +56,31 @@ impl AsNode {
         let text = String::from_utf8_lossy(&bytes);
         let facts = plain_value(&text).map_err(|error| Failure::invalid(format!("cannot read {shown}: {error}")))?;
         if !facts.is_object() {
-            return Err(Failure::invalid(format!("cannot use {shown}: facts are a map")));
+            return Err(Failure::invalid(format!("cannot use {shown}: facts must be a map")));
         }
         Ok(Some(OtherNode { name: name.clone(), facts }))
     }
 }
 
-/// The process that answers.
+/// The process that answers a command.
 pub(super) enum Answer {
-    /// The agent that holds the state directory.
+    /// The agent that holds the lock of the state directory.
     Agent(Client),
-    /// This process.
+    /// This process, if no agent answers.
     Here(Box<Here>),
 }
 
-/// This process as the one that answers.
+/// The data with which this process answers a command.
 pub(super) struct Here {
     pub(super) handle: Handle,
     pub(super) revision: Option<Arc<Revision>>,
     _node: Option<Node>,
-    /// The lock of the state directory, while this process reads its journal.
+    /// The lock of the state directory, held while this process reads the journal.
     _state: Option<StateDir>,
 }
 
 impl From {
-    /// Selects the process that answers.
+    /// Selects the process that answers the command.
     pub(super) async fn answer(&self, node: Option<&str>) -> Result<Answer, Failure> {
         if let Some(folder) = &self.source_dir {
             return self.working_tree(folder, node).map(|here| Answer::Here(Box::new(here)));
@@ -98,7 +98,7 @@ impl From {
                     settings,
                     store: Arc::new(LocalStore::default()),
                     clock: Arc::new(SystemClock),
-                    // Other nodes are not queried.
+                    // No certificate is needed, because other nodes are not queried.
                     credentials: None,
                 })?;
                 node.load_last_good();
@@ -149,8 +149,8 @@ impl From {
     }
 }
 
-/// Opens the journal of this node, which knows the items that would be removed. `None` if an agent holds it, or if there is
-/// none.
+/// Opens the journal of this node, which contains the items that would be removed. `None` if an agent holds the lock,
+/// or if there is no journal.
 fn own_state(settings: &Settings) -> Option<(StateDir, Arc<Journal>, [u8; 32])> {
     if !settings.state_dir.exists() {
         return None;
@@ -161,7 +161,7 @@ fn own_state(settings: &Settings) -> Option<(StateDir, Arc<Journal>, [u8; 32])> 
     Some((state, Arc::new(journal), key))
 }
 
-/// Loads folders as sources: the first one, and further ones by name.
+/// Loads folders as sources: the folder of the first source, and further folders as NAME=DIR.
 pub(super) fn load_folders(first: &str, folder: &Path, further: &[String]) -> Result<Loaded, Failure> {
     let open = |folder: &Path| {
         FolderTree::open(folder).map_err(|error| Failure::failed(format!("{}: {error}", folder.display())))
@@ -175,7 +175,7 @@ pub(super) fn load_folders(first: &str, folder: &Path, further: &[String]) -> Re
     }
     let mut sources =
         vec![SourceTree { name: first.to_owned(), tree: Arc::clone(&tree), library: false, globals: true }];
-    // The Config of the first source defines the rights of the others.
+    // The Config of the first source defines the rights of the other sources.
     let alone = load(&sources, &BTreeMap::new());
     let written: Vec<_> = alone.set.configs.values().flat_map(|config| config.sources.clone()).collect();
     for (name, tree) in trees {
@@ -192,7 +192,7 @@ pub(super) fn load_folders(first: &str, folder: &Path, further: &[String]) -> Re
     Ok(load(&sources, &BTreeMap::new()))
 }
 
-/// Returns problems as text, each with its line.
+/// Returns the number of problems, and the text of each problem.
 pub(super) fn report(problems: &[Problem]) -> String {
     let shown = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     format!("the objects have {} mistake(s):\n{shown}", problems.len())
@@ -203,7 +203,7 @@ pub(super) fn host_name() -> String {
     facts::host_name()
 }
 
-/// Parses JSON.
+/// Parses the JSON text that an agent sent.
 pub(super) fn parsed(text: &str) -> Result<serde_json::Value, Failure> {
     serde_json::from_str(text).map_err(|error| Failure::error(&error))
 }

@@ -1,4 +1,4 @@
-//! The data store of a bootstrap file: the endpoints of etcd, and the files for access to it.
+//! Resolves the data store of a bootstrap file: the endpoints of etcd, and the files for access to etcd.
 
 use std::{collections::BTreeSet, fs, net::Ipv6Addr, path::Path, path::PathBuf, sync::Arc};
 
@@ -9,29 +9,29 @@ use towpath_render::problem::Finding;
 
 use super::{ConfigError, DataStore};
 
-/// The settings of an etcd, as written in the bootstrap file.
+/// The settings of the etcd cluster, as written in the bootstrap file.
 #[derive(Debug, Clone, Default)]
 pub struct EtcdSettings {
-    /// URLs of the members.
+    /// The URLs of the etcd members.
     pub endpoints: Vec<String>,
-    /// The certificate authority of the members.
+    /// The file with the certificate authority of the etcd members.
     pub ca_file: Option<PathBuf>,
-    /// The node's certificate.
+    /// The file with the certificate of the node.
     pub cert_file: Option<PathBuf>,
-    /// The key of the certificate.
+    /// The file with the private key of the certificate.
     pub key_file: Option<PathBuf>,
-    /// The file with the user name.
+    /// The file with the user name for etcd.
     pub username_file: Option<PathBuf>,
-    /// The file with the user's password.
+    /// The file with the password for etcd.
     pub password_file: Option<PathBuf>,
 }
 
 impl EtcdSettings {
-    /// Returns the options of the store. The files are read now, so that mistakes are reported early. They are read
-    /// again for each connection, so that renewed files count without a restart.
+    /// Returns the options of the etcd store. The files are read now, so that mistakes are reported early. The files
+    /// are read again for each connection, so that renewed files take effect without a restart.
     ///
     /// # Errors
-    /// If a file cannot be read.
+    /// Fails if a file cannot be read.
     pub fn options(&self, node: &str, cluster: &str) -> Result<EtcdOptions, ConfigError> {
         self.read()?;
         let settings = self.clone();
@@ -63,7 +63,7 @@ fn read(file: &Path) -> Result<Vec<u8>, ConfigError> {
     fs::read(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })
 }
 
-/// Returns an error with its cause.
+/// Returns the text of an error, including its cause.
 fn in_full(error: &ConfigError) -> String {
     match error {
         ConfigError::Unreadable { file, source } => format!("cannot read {}: {source}", file.display()),
@@ -112,16 +112,16 @@ pub(super) fn data_store(written: &pb::DataStore) -> Result<DataStore, Finding> 
     })))
 }
 
-/// A valid endpoint.
+/// The parsed URL of an etcd member.
 #[derive(Debug, PartialEq, Eq)]
 struct Endpoint {
-    /// True if it is used without TLS.
+    /// True if the endpoint is used without TLS.
     plain: bool,
-    /// The host and the port, in lower case.
+    /// The host and the port of the endpoint, in lower case.
     authority: String,
 }
 
-/// Checks the URL of a member. The error continues the sentence "the endpoint …".
+/// Checks the URL of an etcd member. The error text completes the sentence "the endpoint …".
 fn endpoint(text: &str) -> Result<Endpoint, &'static str> {
     let (plain, rest) = match text.split_once("://") {
         Some(("http", rest)) => (true, rest),
@@ -134,7 +134,7 @@ fn endpoint(text: &str) -> Result<Endpoint, &'static str> {
         return Err("has credentials in it; name usernameFile and passwordFile instead");
     }
     if authority.contains(['/', '?', '#']) {
-        return Err("has a path; etcd has none");
+        return Err("has a path, which an etcd endpoint must not have");
     }
     let (host, port) = match authority.strip_prefix('[') {
         Some(rest) => {
@@ -154,7 +154,7 @@ fn endpoint(text: &str) -> Result<Endpoint, &'static str> {
     }
     let allowed = |letter: char| letter.is_ascii_alphanumeric() || "-._:".contains(letter);
     if !host.chars().all(allowed) {
-        return Err("has a character that no host name has");
+        return Err("has a character that is not allowed in a host name");
     }
     let digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
     match port {

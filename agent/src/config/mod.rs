@@ -1,4 +1,4 @@
-//! The node's bootstrap file: a Config object as written, and the resolved [`Settings`].
+//! Reads the bootstrap file of a node, which is a Config object, and resolves it into [`Settings`].
 
 mod etcd;
 
@@ -25,73 +25,75 @@ pub struct Settings {
     pub node: String,
     /// The name of the cluster.
     pub cluster: String,
-    /// The folder below which modules work on files.
+    /// The folder below which modules manage files.
     pub root: PathBuf,
-    /// The folder of the mirrors and the journal.
+    /// The folder of the git mirrors and the journal.
     pub state_dir: PathBuf,
-    /// The sources, in the order of the file.
+    /// The sources, in the order of the bootstrap file.
     pub sources: Vec<Source>,
-    /// The Unix socket of the API.
+    /// The path of the Unix socket of the API.
     pub socket: PathBuf,
-    /// The address on which the API serves other machines.
+    /// The address of the API for other machines. `None` if other machines cannot connect.
     pub api: Option<SocketAddr>,
-    /// The node's certificate.
+    /// The files of the node's certificate.
     pub tls: Option<TlsFiles>,
-    /// The interval and the drift policy, as far as the bootstrap file sets them.
+    /// The reconcile settings that the bootstrap file sets.
     pub reconcile: WrittenReconcile,
     /// The folders of custom facts.
     pub facts_d: Vec<PathBuf>,
     /// The data store of the fleet.
     pub data_store: DataStore,
-    /// Revoked certificates and keys. They apply from the start, in addition to those in git.
+    /// The revoked certificates and keys, in addition to the revocations in git. These revocations apply from the start
+    /// of the agent.
     pub revoked: Vec<String>,
-    /// Warnings about the file.
+    /// The warnings about the bootstrap file.
     pub warnings: Vec<String>,
 }
 
 /// The data store of the fleet.
 #[derive(Debug, Clone, Default)]
 pub enum DataStore {
-    /// A store in this process.
+    /// A local store of this process, without other nodes.
     #[default]
     Local,
-    /// An etcd cluster.
+    /// An etcd cluster, which all nodes of the fleet share.
     Etcd(Box<EtcdSettings>),
 }
 
 impl Settings {
-    /// Returns whether the node coordinates with other nodes.
+    /// Returns whether the node coordinates with other nodes through etcd.
     pub fn coordinated(&self) -> bool {
         matches!(self.data_store, DataStore::Etcd(_))
     }
 }
 
-/// A source.
+/// A git source that the node follows.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// The options for fetching and verifying it.
+    /// The options for fetching and verifying the source.
     pub git: git::Options,
-    /// The interval between polls.
+    /// The interval between polls of the source.
     pub interval: Duration,
-    /// True if it contains only files for includes and templates.
+    /// True if the source contains only files for includes and templates.
     pub library: bool,
-    /// True if it may define global kinds.
+    /// True if the source may define objects of global kinds.
     pub globals: bool,
 }
 
-/// The interval and the drift policy, as the bootstrap file sets them. Configs in git set what it leaves out.
+/// The reconcile settings that are written in the bootstrap file. Config objects in git can set the settings that the
+/// bootstrap file leaves out.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WrittenReconcile {
     /// The interval between passes.
     pub interval: Option<Duration>,
     /// The jitter of the interval, in percent.
     pub jitter: Option<u64>,
-    /// The drift policy.
+    /// The drift policy of tasks without a drift policy of their own.
     pub drift: Option<Drift>,
 }
 
 impl WrittenReconcile {
-    /// The shortest interval. A shorter one in git would keep all nodes of a fleet busy.
+    /// The shortest interval between passes. A shorter interval in git would keep all nodes of a fleet busy.
     const SHORTEST: Duration = Duration::from_secs(1);
 
     fn read(written: &pb::Reconcile) -> Self {
@@ -103,7 +105,8 @@ impl WrittenReconcile {
         }
     }
 
-    /// Returns the settings of a node: those of the bootstrap file, else of the first Config in git, else the defaults.
+    /// Returns the reconcile settings of a node. The order of precedence is: the bootstrap file, the first Config
+    /// object in git, the defaults.
     #[must_use]
     pub fn or_of<'a>(self, configs: impl IntoIterator<Item = &'a pb::Config>) -> Reconcile {
         let written = configs.into_iter().filter_map(|config| config.reconcile.as_ref()).map(Self::read);
@@ -120,45 +123,45 @@ impl WrittenReconcile {
     }
 }
 
-/// The interval and the drift policy of a node.
+/// The reconcile settings of a node, with defaults filled in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reconcile {
     /// The interval between passes.
     pub interval: Duration,
     /// The jitter of the interval, in percent.
     pub jitter: u64,
-    /// The drift policy.
+    /// The drift policy of tasks without a drift policy of their own.
     pub drift: Drift,
 }
 
-/// An unusable bootstrap file.
+/// The error of an unusable bootstrap file.
 #[derive(Debug, Error)]
 pub enum ConfigError {
-    /// A file that cannot be read.
+    /// A file cannot be read.
     #[error("cannot read the configuration {file}", file = .file.display())]
     Unreadable {
-        /// The file.
+        /// The path of the file.
         file: PathBuf,
-        /// The cause.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// A file with mistakes.
+    /// The bootstrap file has mistakes.
     #[error("the configuration has {} mistake(s):\n{}", .0.len(), .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Invalid(Vec<Problem>),
 }
 
-/// Reads a file that a command line names.
+/// Reads a file that is named on the command line.
 ///
 /// # Errors
-/// If it cannot be read.
+/// Fails if the file cannot be read.
 pub fn read(file: &Path) -> Result<Vec<u8>, ConfigError> {
     fs::read(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })
 }
 
-/// Reads a bootstrap file.
+/// Reads a bootstrap file, and resolves its settings.
 ///
 /// # Errors
-/// If the file cannot be read or has mistakes. Contains all mistakes of the first failed step.
+/// Fails if the file cannot be read or has mistakes. The error contains all mistakes of the first failed step.
 pub fn load(file: &Path, host_name: &str) -> Result<Settings, ConfigError> {
     let bytes = read(file)?;
     let shown = file.display().to_string();
@@ -177,7 +180,8 @@ pub fn load(file: &Path, host_name: &str) -> Result<Settings, ConfigError> {
     let [document] = documents.as_slice() else {
         if problems.is_empty() {
             problems.push(whole(
-                Finding::new(format!("the file holds {} documents", documents.len())).hint("it holds one Config"),
+                Finding::new(format!("the file holds {} documents", documents.len()))
+                    .hint("write exactly one Config document"),
             ));
         }
         return Err(ConfigError::Invalid(problems));
@@ -223,8 +227,8 @@ fn resolve(
     if matches!(data_store, DataStore::Etcd(_)) && spec.sources.len() > 1 {
         return Err(at(
             "sources",
-            Finding::new("with etcd there is exactly one first source")
-                .hint("further sources come from Config objects in git, so that all nodes have the same"),
+            Finding::new("with etcd, the bootstrap file must name exactly one source")
+                .hint("name further sources in Config objects in git, so that all nodes use the same sources"),
         ));
     }
     if spec.listen.as_ref().is_some_and(|listen| listen.http.is_some()) {
@@ -236,8 +240,8 @@ fn resolve(
     if api.is_some() && tls.is_none() {
         return Err(at(
             "listen",
-            Finding::new("the API is open to other machines only with certificates")
-                .hint("write tls: {caFile, certFile, keyFile}; towpath pki makes them"),
+            Finding::new("the API for other machines needs certificates")
+                .hint("write tls: {caFile, certFile, keyFile}; create the files with `towpath pki`"),
         ));
     }
     let folder = file.parent().unwrap_or(Path::new("."));
@@ -271,7 +275,8 @@ fn resolve(
     })
 }
 
-/// Returns the warnings about insecure settings of a source. `coordinated`: the node coordinates with other nodes.
+/// Returns the warnings about insecure settings of a source. `coordinated` is true if the node coordinates with other
+/// nodes.
 pub fn source_warnings(source: &Source, coordinated: bool) -> Vec<String> {
     let git::Options { name, auth, verify, .. } = &source.git;
     let mut warnings = Vec::new();
@@ -319,10 +324,10 @@ fn time(text: Option<&str>, otherwise: Duration) -> Duration {
     text.and_then(|text| words::duration(text).ok()).unwrap_or(otherwise)
 }
 
-/// Resolves a source as written in a bootstrap file or in a Config in git.
+/// Resolves a source as written in a bootstrap file or in a Config object in git.
 ///
 /// # Errors
-/// The first mistake.
+/// Fails with the first mistake in the source.
 pub fn source(written: &pb::GitSource) -> Result<Source, Finding> {
     let reference = match (&written.branch, &written.tag, &written.commit) {
         (None, None, None) => git::Reference::Branch("main".into()),
@@ -340,7 +345,7 @@ pub fn source(written: &pb::GitSource) -> Result<Source, Finding> {
     };
     if mode != git::VerifyMode::None && verify.key_files.is_empty() {
         return Err(Finding::new("verify needs keyFiles")
-            .hint("they are the root of trust: OpenPGP keys or an allowed_signers file on the node"));
+            .hint("keyFiles are the root of trust: OpenPGP keys or an allowed_signers file on the node"));
     }
     let path = |file: Option<String>| file.map(PathBuf::from);
     let url = written.url.clone().unwrap_or_default();
@@ -348,7 +353,7 @@ pub fn source(written: &pb::GitSource) -> Result<Source, Finding> {
         && url.split_once("://").is_some_and(|(_, rest)| rest.split('/').next().is_some_and(|host| host.contains('@')))
     {
         return Err(Finding::new("the URL has credentials in it")
-            .hint("write them to files, and name those in auth: {usernameFile, passwordFile}"));
+            .hint("write the credentials to files, and name the files in auth: {usernameFile, passwordFile}"));
     }
     Ok(Source {
         git: git::Options {
@@ -389,7 +394,7 @@ mod tests {
         pb::Reconcile { interval: given(interval), jitter: given(jitter), drift: given(drift) }
     }
 
-    /// Returns the interval in milliseconds, the jitter and the drift policy.
+    /// Returns the resolved interval in milliseconds, the jitter and the drift policy.
     fn resolved(bootstrap: pb::Reconcile, git: &[pb::Reconcile]) -> (u128, u64, Drift) {
         let config = |written: &pb::Reconcile| pb::Config { reconcile: Some(written.clone()), ..pb::Config::default() };
         let git: Vec<pb::Config> = [pb::Config::default()].into_iter().chain(git.iter().map(config)).collect();
@@ -407,7 +412,7 @@ mod tests {
             resolved(written("", "5", "correct"), &[written("5s", "20%", "report")]),
             (5_000, 5, Drift::Correct)
         );
-        // Of several Configs, the first by name counts.
+        // If several Config objects set a value, the first object by name counts.
         assert_eq!(
             resolved(none(), &[written("", "1%", ""), written("7s", "2%", "ignore")]),
             (7_000, 1, Drift::Ignore)

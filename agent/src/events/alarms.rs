@@ -1,4 +1,4 @@
-//! The conditions that an event has announced and that have not ended. It is pure.
+//! The firing alarms of a node. An alarm is a condition that an event has announced and that has not ended.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{event_type::EventType, new_event::NewEvent};
 
-/// The identity of an alarm. A task of a book has one of its own.
+/// The identity of an alarm: its event type, its object and its task.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct AlarmKey {
     event_type: EventType,
@@ -15,20 +15,20 @@ pub(super) struct AlarmKey {
 }
 
 impl AlarmKey {
-    /// Returns the identity of the alarm that an event is about.
+    /// Returns the identity of the alarm to which an event belongs.
     pub(super) fn of(event: &NewEvent) -> Self {
         let task = event.data.get("task").and_then(Value::as_str).map(ToOwned::to_owned);
         Self { event_type: event.event_type, object: event.object.clone(), task }
     }
 
-    /// Returns the identity as text: a JSON array.
+    /// Returns the identity of the alarm as a JSON array.
     pub(super) fn text(&self) -> String {
         Value::from_iter([Value::from(self.event_type.name()), self.object.clone().into(), self.task.clone().into()])
             .to_string()
     }
 }
 
-/// The alarms that are firing.
+/// The alarms of the node that are firing.
 #[derive(Debug, Default)]
 pub(super) struct Alarms(BTreeMap<AlarmKey, NewEvent>);
 
@@ -38,7 +38,8 @@ impl Alarms {
         self.0.insert(AlarmKey::of(&event), event);
     }
 
-    /// Begins an alarm. Returns the earlier one if that is news: the alarm is new, or has another reason or other data.
+    /// Starts an alarm. The outer `Some` means that the alarm is new, or has another reason or other data. The inner
+    /// value is the previous event of the alarm.
     pub(super) fn fire(&mut self, event: &NewEvent) -> Option<Option<NewEvent>> {
         let before = self.0.insert(AlarmKey::of(event), event.clone());
         let of = |event: &NewEvent| (event.reason.clone(), event.data.clone());
@@ -46,7 +47,7 @@ impl Alarms {
         is_news.then_some(before)
     }
 
-    /// Puts an alarm back as it was before its change, which was not recorded.
+    /// Restores an alarm to its state before a change that could not be recorded.
     pub(super) fn put_back(&mut self, key: AlarmKey, before: Option<NewEvent>) {
         match before {
             Some(before) => drop(self.0.insert(key, before)),
@@ -54,7 +55,7 @@ impl Alarms {
         }
     }
 
-    /// Ends the alarms that match, and returns them.
+    /// Ends the alarms that match, and returns their last events.
     pub(super) fn resolve(&mut self, matches: impl Fn(&NewEvent) -> bool) -> Vec<NewEvent> {
         self.0.extract_if(.., |_, event| matches(event)).map(|(_, event)| event).collect()
     }

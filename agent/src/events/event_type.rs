@@ -1,6 +1,7 @@
 //! The closed list of event types.
 
-/// Declares the event types: the documentation, the name, and `alarm` for a condition that begins and ends.
+/// Declares the event types: documentation, variant and name of each type. `alarm` marks a condition that begins and
+/// ends.
 macro_rules! event_types {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal $($alarm:ident)?;)+) => {
         /// The type of an event.
@@ -10,20 +11,21 @@ macro_rules! event_types {
         }
 
         impl EventType {
-            /// All types, in the order in which `towpath explain events` shows them.
+            /// All event types, in the order in which `towpath explain events` shows them.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// Returns the name: the area and the happening.
+            /// Returns the name of the type: an area and a happening, such as `task.failed`.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name),+ }
             }
 
-            /// Returns the description.
+            /// Returns the description of the type.
             pub fn doc(self) -> &'static str {
                 match self { $(Self::$variant => concat!($($doc),+).trim_ascii()),+ }
             }
 
-            /// Returns whether the type has a state: one event when the condition begins, and one when it ends.
+            /// Returns whether the type is an alarm, with one event when the condition begins and one event when it
+            /// ends.
             pub fn is_alarm(self) -> bool {
                 match self { $(Self::$variant => event_types!(@ $($alarm)?)),+ }
             }
@@ -46,27 +48,28 @@ event_types! {
     RevisionAccepted = "revision.accepted";
     /// The head of a source was rejected, because its objects are not valid.
     RevisionRejected = "revision.rejected" alarm;
-    /// The revision that the fleet accepted is not followed by this node.
+    /// This node does not adopt the revision that the fleet accepted.
     RevisionRejectedLocally = "revision.rejected-locally" alarm;
-    /// An object is not valid beside the other objects, and is held: its last version stays on the nodes.
+    /// An object is not valid together with the other objects, and is held. Nodes keep the last version of the object.
     RevisionObjectHeld = "revision.object-held" alarm;
-    /// A book run has begun.
+    /// A run of a TaskBook has started.
     RunStarted = "run.started";
-    /// A book run has ended without a failure.
+    /// A run of a TaskBook has ended without a failure.
     RunSucceeded = "run.succeeded";
-    /// A book run has failed. The agent tries again.
+    /// A run of a TaskBook has failed. The agent retries.
     RunFailed = "run.failed";
-    /// A book has changed before its run had succeeded.
+    /// A TaskBook was changed or deleted before its run had succeeded.
     RunSuperseded = "run.superseded";
-    /// A rollout has begun: this node has accepted the revision that contains it.
+    /// A rollout has started: this node has accepted the revision that contains it.
     RolloutStarted = "rollout.started";
-    /// A wave of a rollout was opened by this node.
+    /// This node has opened a wave of a rollout.
     RolloutWaveOpened = "rollout.wave-opened";
-    /// A barrier of a rollout was opened by this node, as all nodes have completed the segment before it.
+    /// This node has opened a barrier of a rollout, because all nodes have completed the segment before it.
     RolloutBarrierOpened = "rollout.barrier-opened";
     /// This node was elected for a task.
     RolloutElected = "rollout.elected";
-    /// A failure or a loss that this node has recorded has halted a rollout: more nodes have failed than it permits.
+    /// A rollout was halted, because more nodes have failed than it permits. This node has recorded the last failure or
+    /// loss.
     RolloutHalted = "rollout.halted" alarm;
     /// All nodes have completed a rollout.
     RolloutFinished = "rollout.finished";
@@ -76,13 +79,13 @@ event_types! {
     TaskChanged = "task.changed";
     /// A task fails.
     TaskFailed = "task.failed" alarm;
-    /// A book or a task is held.
+    /// A TaskBook or a task is held.
     TaskHeld = "task.held" alarm;
     /// A handler fails.
     TaskHandlerFailed = "task.handler-failed" alarm;
     /// Drift was corrected.
     DriftCorrected = "drift.corrected";
-    /// Drift was found and is left, as `drift: report` asks.
+    /// Drift was found, and was only reported because of `drift: report`.
     DriftReported = "drift.reported" alarm;
     /// An item that is no longer in git was removed from the node.
     PruneRemoved = "prune.removed";
@@ -98,36 +101,36 @@ event_types! {
     NodeRejected = "node.rejected" alarm;
     /// Another machine runs with the key of this node.
     NodeCloned = "node.cloned" alarm;
-    /// This node was booted again.
+    /// This node was rebooted.
     NodeRebooted = "node.rebooted";
-    /// No other node with the cluster name of this node has joined.
+    /// No other node of the cluster has joined. The name of the cluster may be misspelt.
     NodeNeverJoined = "node.never-joined" alarm;
     /// The agent has started.
     AgentStarted = "agent.started";
     /// The agent was stopped.
     AgentStopped = "agent.stopped";
-    /// The agent has started with another version.
+    /// The agent has started in another version.
     AgentUpgraded = "agent.upgraded";
     /// A file system is full or read-only, and the agent cannot write to it.
     AgentDiskFull = "agent.disk-full" alarm;
     /// The clock of the node went back.
     AgentClockJumped = "agent.clock-jumped" alarm;
-    /// The journal was damaged, and a new one was begun.
+    /// The journal was damaged, and the agent has started a new journal.
     AgentJournalDamaged = "agent.journal-damaged" alarm;
-    /// The state directory was deleted or replaced below the running agent.
+    /// The state directory was deleted or replaced while the agent was running.
     AgentStateLost = "agent.state-lost" alarm;
     /// The data store does not answer.
     StoreUnreachable = "store.unreachable" alarm;
     /// The data store was restored from a backup, and this node has published its claims again.
     StoreRestored = "store.restored" alarm;
-    /// A record in the data store is ignored, because its writer had no right to write it.
+    /// A record in the data store is ignored, because its writer had no permission to write it.
     StoreRecordRejected = "store.record-rejected";
     /// The data store is full.
     StoreFull = "store.full" alarm;
 }
 
 impl EventType {
-    /// Returns the type with a name. `None` for a name that is not in the list.
+    /// Returns the event type with a name. `None` for an unknown name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|event_type| event_type.name() == name)
     }

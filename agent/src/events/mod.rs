@@ -1,4 +1,4 @@
-//! Events of a node: recorded in the journal, and streamed to followers.
+//! The events of a node, which are recorded in the journal and streamed to followers.
 
 mod alarms;
 mod event_type;
@@ -21,10 +21,11 @@ pub use event_type::EventType;
 pub use new_event::{AlarmState, NewEvent};
 use resolution::resolution;
 
-/// Number of events that remain when old ones are deleted. Up to 500 more accumulate in between.
+/// The number of events that remain after old events are deleted. Up to 500 more events accumulate before the next
+/// deletion.
 const MAX_EVENTS: usize = 5000;
 
-/// The events of one node.
+/// The event log of one node.
 #[derive(Debug, Clone)]
 pub struct Events {
     node: String,
@@ -33,20 +34,21 @@ pub struct Events {
     log: Arc<Mutex<Log>>,
 }
 
-/// The state of the log.
+/// The state of the event log.
 #[derive(Debug, Default)]
 struct Log {
-    /// Number of events that were recorded since the agent started.
+    /// The number of events that were recorded since the agent started.
     count: usize,
-    /// The identity of the last event.
+    /// The UUID of the last event.
     last: Uuid,
     alarms: Alarms,
-    /// The UUIDs of the events that stay: of alarms that are firing, and of the last start. By identity.
+    /// The UUIDs of events that are never deleted, by identity of the alarm. These are the events of firing alarms, and
+    /// the last start of the agent.
     standing: BTreeMap<String, String>,
 }
 
 impl Events {
-    /// Creates the events of a node. Without a journal, only followers see them.
+    /// Opens the event log of a node. Without a journal, events only reach followers.
     pub fn new(node: String, journal: Option<Arc<Journal>>) -> Self {
         let mut log = Log::default();
         if let Some(journal) = &journal {
@@ -62,10 +64,10 @@ impl Events {
         Self { node, journal, live: broadcast::channel(2048).0, log: Arc::new(Mutex::new(log)) }
     }
 
-    /// Records events, in one commit. An alarm that is firing for the same reason is not recorded again.
+    /// Records events in one journal commit. An alarm that is already firing for the same reason is not recorded again.
     ///
     /// # Errors
-    /// If the journal cannot store the events. Alarms are then recorded when they are set again.
+    /// Fails if the journal cannot store the events. The alarms are then recorded when they are set again.
     pub fn record(&self, now: i64, events: Vec<NewEvent>) -> Result<(), JournalError> {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let mut undo = Vec::new();
@@ -85,10 +87,10 @@ impl Events {
         stored
     }
 
-    /// Ends the alarms that match.
+    /// Ends the alarms that match, and records one event for each.
     ///
     /// # Errors
-    /// If the journal cannot store the events. The alarms then stay.
+    /// Fails if the journal cannot store the events. The alarms then remain firing.
     pub fn resolve(&self, now: i64, matches: impl Fn(&NewEvent) -> bool) -> Result<(), JournalError> {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let over = log.alarms.resolve(matches);
@@ -101,10 +103,10 @@ impl Events {
         stored
     }
 
-    /// Sets the alarms that are firing, of all that the scope covers. Those that are missing have ended.
+    /// Replaces the firing alarms among the events that `covers` selects. Alarms that are not in `firing` end.
     ///
     /// # Errors
-    /// If the journal cannot store the events.
+    /// Fails if the journal cannot store the events.
     pub fn set_alarms(
         &self,
         now: i64,
@@ -124,7 +126,7 @@ impl Events {
         let mut records = Vec::new();
         let mut standing = log.standing.clone();
         for (event, state) in news {
-            // The order of identities is the order of events, also if the clock goes back.
+            // UUIDs increase with each event, even if the clock goes back.
             log.last = Uuid::now_v7().max(Uuid::from_u128(log.last.as_u128().saturating_add(1)));
             let uuid = log.last.to_string();
             log_line(&event, state);
@@ -148,12 +150,12 @@ impl Events {
         if stored.is_ok() {
             log.standing = standing;
         }
-        // Sending fails if there are no followers.
+        // Sending an event fails if there are no followers.
         records.into_iter().for_each(|record| drop(self.live.send(record)));
         stored
     }
 
-    /// Deletes the oldest events if there are too many, but no standing event.
+    /// Deletes the oldest events if there are too many. Events in `standing` are not deleted.
     fn make_room(&self, standing: &BTreeMap<String, String>, changes: &mut Changes) {
         let Some(journal) = &self.journal else { return };
         let keys = journal.keys::<StoredEvent>().unwrap_or_default();
@@ -196,13 +198,13 @@ impl Events {
     }
 }
 
-/// Logs an event.
+/// Writes an event to the log of the agent.
 fn log_line(event: &NewEvent, state: Option<AlarmState>) {
     let (name, message) = (event.event_type.name(), towpath_git::without_secrets(&event.message));
     match (event.event_type, state) {
         (_, Some(AlarmState::Resolved)) => tracing::info!(event = name, state = "resolved", "{message}"),
         (EventType::TaskFailed | EventType::TaskHandlerFailed, _) => tracing::error!(event = name, "{message}"),
-        // The failed task has a line of its own.
+        // A failed task is logged separately, so the events of runs are only debug messages.
         (EventType::RunStarted | EventType::RunSucceeded | EventType::RunFailed, _) => {
             tracing::debug!(event = name, "{message}");
         }

@@ -7,17 +7,17 @@ use towpath_state::StoredEvent;
 
 use super::event_type::EventType;
 
-/// The beginning or the end of an alarm.
+/// The state of an alarm in an event: firing or resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AlarmState {
-    /// The condition has begun, or has another reason.
+    /// The condition has begun, or now has another reason.
     Firing,
     /// The condition has ended.
     Resolved,
 }
 
 impl AlarmState {
-    /// Returns the word that events show.
+    /// Returns the word that events show for the state.
     pub fn word(self) -> &'static str {
         match self {
             Self::Firing => "firing",
@@ -26,20 +26,20 @@ impl AlarmState {
     }
 }
 
-/// A new event.
+/// An event that is not recorded yet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewEvent {
-    /// The namespace. Cluster-wide events have `system`.
+    /// The namespace of the event. Events of the whole cluster have the namespace `system`.
     pub namespace: String,
-    /// The type.
+    /// The type of the event.
     pub event_type: EventType,
-    /// The reason, in one word.
+    /// The reason of the event, in one word.
     pub reason: Option<String>,
     /// The object of the event: `Kind/namespace/name`, or `Kind/name`.
     pub object: Option<String>,
-    /// The message, one sentence.
+    /// The message of the event, one sentence.
     pub message: String,
-    /// Further facts, for programs.
+    /// Further data of the event, for programs.
     pub data: BTreeMap<String, Value>,
 }
 
@@ -56,14 +56,15 @@ impl NewEvent {
         }
     }
 
-    /// Sets the reason.
+    /// Sets the reason of the event.
     #[must_use]
     pub fn because(mut self, reason: impl Into<String>) -> Self {
         self.reason = Some(reason.into());
         self
     }
 
-    /// Sets the object, with its namespace. An empty namespace is that of the cluster.
+    /// Sets the object of the event, and the namespace of the object. If the namespace is empty, the event keeps its
+    /// namespace.
     #[must_use]
     pub fn about(mut self, object: impl Into<String>, namespace: &str) -> Self {
         self.object = Some(object.into());
@@ -73,7 +74,7 @@ impl NewEvent {
         self
     }
 
-    /// Adds a fact.
+    /// Adds a data field to the event.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.data.insert(name.to_owned(), value.into());
@@ -93,7 +94,7 @@ impl NewEvent {
         }
     }
 
-    /// Reads a recorded event. `None` if an agent with another list of types has recorded it.
+    /// Converts a stored event. `None` if an agent with another list of event types stored the event.
     pub(super) fn read(stored: StoredEvent) -> Option<Self> {
         Some(Self {
             namespace: stored.namespace,

@@ -1,10 +1,10 @@
-//! The sentences about alarms that have ended. It is pure.
+//! The messages of events that end alarms.
 
 use serde_json::Value;
 
 use super::{event_type::EventType, new_event::NewEvent};
 
-/// Returns the message of the event that ends an alarm. It names the subject, and does not repeat the failure.
+/// Returns the message of the event that ends an alarm. The message names the subject, and does not repeat the failure.
 pub(super) fn resolution(alarm: &NewEvent) -> String {
     use EventType as T;
     let name = || {
@@ -35,7 +35,7 @@ pub(super) fn resolution(alarm: &NewEvent) -> String {
         T::AgentDiskFull => "the agent can write its files again".to_owned(),
         T::AgentClockJumped => "the clock of the node is steady again".to_owned(),
         T::AgentJournalDamaged => "the agent has completed a pass with the new journal".to_owned(),
-        T::AgentStateLost => "the state directory is there again".to_owned(),
+        T::AgentStateLost => "the state directory exists again".to_owned(),
         T::StoreUnreachable => "the data store answers again".to_owned(),
         T::StoreRestored => "every node has registered its slots again".to_owned(),
         T::StoreFull => "the data store accepts writes again".to_owned(),

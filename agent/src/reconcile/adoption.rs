@@ -1,4 +1,4 @@
-//! Adoption of revisions that other nodes have accepted, and the reasons to ignore a record (P25).
+//! Adopts revisions that other nodes have accepted, or records the reason to ignore a revision (P25).
 
 use std::{path::Path, sync::Arc};
 
@@ -19,7 +19,7 @@ use super::{
     runs,
 };
 
-/// A record of the store that this node does not follow, and the reason.
+/// A record in the data store that this node does not adopt, and the reason.
 #[derive(Debug, Clone)]
 pub(super) struct NotFollowed {
     why: Unfollowed,
@@ -27,21 +27,21 @@ pub(super) struct NotFollowed {
 }
 
 impl NotFollowed {
-    /// Returns whether the node must not propose anything meanwhile. Its candidate may be older than the record that
-    /// the fleet agreed on.
+    /// Returns whether the node must not propose a revision until the problem ends. The candidate of the node may be
+    /// older than the accepted record of the fleet.
     pub(super) fn blocks(&self) -> bool {
         !matches!(self.why, Unfollowed::Rejected(_) | Unfollowed::Void(_))
     }
 
-    /// Returns the record, if this node may overwrite it.
+    /// Returns the record if this node may overwrite the record in the data store.
     pub(super) fn rejected(&self) -> Option<&Rejected> {
         (!self.blocks()).then_some(&self.record)
     }
 }
 
 impl Node {
-    /// Follows the accepted revision of the fleet if it is newer than this node's. Returns whether the node has adopted
-    /// the record of the store.
+    /// Adopts the accepted revision of the fleet if it is newer than the revision of this node. Returns whether the
+    /// node has adopted the record of the data store.
     pub(super) fn adopt(&mut self) -> bool {
         if !self.store.shared() {
             return false;
@@ -58,7 +58,8 @@ impl Node {
         self.fleet.seen(before, found.revision);
         self.step(Input::Own("store", None));
         if self.fleet.needs_republish() {
-            // The store has lost writes of this node, so the steady state and the published state no longer hold.
+            // The data store has lost writes of this node. The node therefore leaves the steady state, and publishes
+            // its state again.
             self.unsettle();
             self.last_published = None;
         }
@@ -69,22 +70,22 @@ impl Node {
         now.generation > disk.generation && now.digest() == found.record.digest()
     }
 
-    /// Follows the record of the store. Returns the reason if it cannot.
+    /// Adopts the record of the data store. Returns the reason if the node cannot adopt the record.
     fn adopt_found(&mut self, disk: &Accepted, found: &Found) -> Option<Unfollowed> {
         match &found.standing {
             Standing::Nothing | Standing::Own | Standing::Older => None,
-            // A void record has no generation to compare, so it is judged first.
+            // An invalid record has no generation to compare, so this case comes first.
             Standing::Void(why) if disk.generation == 0 => {
                 Some(Unfollowed::Missing { why: why.clone(), answered: true, what: Lacking::Record })
             }
             Standing::Void(why) => Some(Unfollowed::Void(why.clone())),
-            // The node may have adopted a newer record from a peer meanwhile.
+            // The node may have adopted a newer record from a peer just before.
             _ if found.record.generation < disk.generation => None,
             Standing::Sound | Standing::Apart => self.take_over(disk, &found.record, None).err(),
         }
     }
 
-    /// Turns a wait that is over into a rejection, and shows why a record is not followed.
+    /// Turns an expired wait into a rejection, and reports the reason for which a record is not adopted.
     fn note_unfollowed(&mut self, found: &Found, why: Option<Unfollowed>) {
         let why = match why {
             Some(Unfollowed::Missing { why, answered, what }) => {
@@ -92,12 +93,12 @@ impl Node {
                 Some(match (over, what) {
                     (false, _) => Unfollowed::Missing { why, answered, what },
                     (true, Lacking::Record) => Unfollowed::Void(why),
-                    (true, Lacking::Commit) => {
-                        Unfollowed::Rejected(format!("for 10 minutes neither git nor another node gave it: {why}"))
-                    }
-                    (true, Lacking::Agent) => Unfollowed::Rejected(format!(
-                        "{why}; for 10 minutes this node has waited for a newer agent, while git answered"
+                    (true, Lacking::Commit) => Unfollowed::Rejected(format!(
+                        "for 10 minutes neither the git server nor another node supplied the commit: {why}"
                     )),
+                    (true, Lacking::Agent) => {
+                        Unfollowed::Rejected(format!("{why}; this node has waited 10 minutes for a newer agent"))
+                    }
                     (true, Lacking::Manifest) => Unfollowed::Rejected(why),
                 })
             }
@@ -118,20 +119,24 @@ impl Node {
             Some(Unfollowed::Behind(why) | Unfollowed::Missing { why, .. }) => {
                 (Some(Trouble::new("Progressing", what(why))), None)
             }
-            Some(Unfollowed::Refused(why)) => {
-                (Some(Trouble::new("Refused", format!("{why}; until then this node accepts nothing"))), None)
-            }
+            Some(Unfollowed::Refused(why)) => (
+                Some(Trouble::new(
+                    "Refused",
+                    format!("{why}; until the conflict is resolved, this node accepts no revision"),
+                )),
+                None,
+            ),
             Some(Unfollowed::Rejected(why)) => {
                 (None, Some(Trouble::new("RejectedLocally", format!("{}; {stays}", what(why)))))
             }
             Some(Unfollowed::Void(why)) => {
                 let message = format!(
-                    "ignored the record of acceptance that {by} has written, which is void: {why}; nodes write their own over it"
+                    "ignored the invalid record of acceptance by {by}: {why}; nodes overwrite the record with a valid one"
                 );
                 (None, Some(Trouble::new("RejectedLocally", message)))
             }
         };
-        // A generation counts only if the chain of records leads to it.
+        // A generation is valid only if the chain of records leads to it.
         let counts = found.standing == Standing::Sound;
         self.unfollowed = why.map(|why| NotFollowed { why, record: Rejected { id: found.id.clone(), counts } });
         self.step(Input::Own("accepted", behind));
@@ -139,9 +144,9 @@ impl Node {
         self.step(Input::RejectedLocally(rejected));
     }
 
-    /// Follows an acceptance that peers have and the data store does not. The store was rolled back, or hides the
-    /// record. A failure blocks nothing, as the store does not contain the record. Returns whether a record was
-    /// adopted (P103).
+    /// Adopts a revision that peers have accepted and that the data store does not show. The data store was rolled
+    /// back, or hides the record. A failure blocks nothing, because the data store does not contain the record. Returns
+    /// whether a revision was adopted (P103).
     fn adopt_from_peers(&mut self, disk: &Accepted, stored: u64) -> bool {
         let Some((record, manifest)) = self.newer_of_peers(stored.max(disk.generation)) else { return false };
         let why = match accept::judge_announced(&record, disk) {
@@ -153,13 +158,13 @@ impl Node {
                 generation = record.generation,
                 by = record.by,
                 ?why,
-                "ignored an acceptance that other nodes announce and the data store does not have"
+                "ignored a revision that other nodes announce and the data store does not contain"
             );
         }
         why.is_none()
     }
 
-    /// Returns an acceptance that peers announce and supply, if its generation is above `known`.
+    /// Returns an accepted revision that peers announce and supply, if its generation is greater than `known`.
     fn newer_of_peers(&self, known: u64) -> Option<(Accepted, RevisionManifest)> {
         let gossip = self.handle.shared.gossip.get()?;
         let announced = gossip.announced();
@@ -168,13 +173,14 @@ impl Node {
         }
         let asked = gossip.ask(&announced.by, |peers, node, address| {
             let (record, manifest) = peers.acceptance(node, address)?;
-            Accepted::of_announced(&record, &manifest, &announced.digest).ok_or_else(|| "it goes by another one".into())
+            Accepted::of_announced(&record, &manifest, &announced.digest)
+                .ok_or_else(|| "the node follows another revision".into())
         });
         asked
             .inspect_err(|why| {
                 tracing::warn!(
                     generation = announced.generation,
-                    "nodes announce a generation that the data store does not have, and none shows it: {why}"
+                    "nodes announce a generation that the data store does not contain, but no node supplies it: {why}"
                 )
             })
             .ok()
@@ -199,19 +205,19 @@ impl Node {
             None => accept::manifest_of(self.store.as_ref(), current)
                 .map_err(|error| behind(error.to_string()))?
                 .ok_or_else(|| {
-                    let why = "its manifest is not in the data store".to_owned();
+                    let why = "the manifest of the revision is not in the data store".to_owned();
                     Unfollowed::Missing { why, answered: true, what: Lacking::Manifest }
                 })?,
         };
         let peers = |wanted: &Wanted, into: &Path| match self.handle.shared.gossip.get() {
             Some(gossip) => gossip.ask(&current.by, |peers, node, address| peers.pack(node, address, wanted, into)),
-            None => Err("nodes do not speak to one another here (tls and listen.api)".into()),
+            None => Err("this node cannot connect to other nodes; set tls and listen.api".into()),
         };
         let now = self.clock.wall();
         let looked = self.sources.follow(&self.journal, &disk.commits, &current.commits, now, &peers)?;
         let Some(set) = looked.set.clone() else {
             let first = looked.problems.first().map(ToString::to_string).unwrap_or_default();
-            return Err(Unfollowed::Rejected(format!("it can't be loaded here: {first}")));
+            return Err(Unfollowed::Rejected(format!("cannot load the revision on this node: {first}")));
         };
         let (digests, objects, disk_manifest) = (runs::digests(&set), object_ids(&set), self.manifest());
         let made = Made { digests: &digests, objects: &objects, disk, disk_manifest: &disk_manifest };
@@ -224,7 +230,7 @@ impl Node {
         }));
         let mut events = vec![happenings::of_accepted(current)];
         if current.by == self.settings.node {
-            // The answer to this node's own acceptance was lost.
+            // This node accepted the revision itself, but the answer of the data store was lost.
             events.extend(happenings::of_acceptance(current.generation, &manifest));
         }
         self.record_events(events);

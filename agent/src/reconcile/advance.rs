@@ -1,5 +1,4 @@
-//! From the heads of the sources to an accepted revision: the node proposes a valid candidate and shows the
-//! result (P22).
+//! Proposes a valid candidate revision from the heads of the sources, and publishes the accepted revision (P22).
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -26,11 +25,11 @@ use crate::{
     events::{EventType, NewEvent},
 };
 
-/// Maximum number of remembered rejected candidates (P23).
+/// The maximum number of rejected candidates that the node remembers (P23).
 const REJECTED: usize = 100;
 
 impl Node {
-    /// Refreshes the sources and accepts a new valid candidate. Returns the result of the refresh.
+    /// Refreshes the sources, and accepts a new valid candidate revision. Returns the result of the refresh.
     pub fn advance(&mut self) -> Ended {
         let now = self.clock.wall();
         self.step(Input::Looked(now));
@@ -61,7 +60,7 @@ impl Node {
         };
         self.remember_heads(&looked);
         match looked.set.clone() {
-            // This refresh has adopted these commits from the store: the node need not propose them.
+            // The node has just adopted these commits from the data store, so the node does not propose them.
             Some(_) if adopted && looked.commits == accepted.commits => {}
             Some(set) => self.accept(&accepted, looked, set),
             None => self.fall_back(&accepted),
@@ -74,8 +73,8 @@ impl Node {
         ended
     }
 
-    /// Returns the identity of the fleet, which all its nodes share. It is empty without a shared store: the bootstrap
-    /// file of a single server may change at will (P18).
+    /// Returns the identity of the fleet, which is equal on all its nodes. The identity is empty without a shared data
+    /// store, because the bootstrap file of a single server may change freely (P18).
     pub(super) fn origin(&self) -> FleetIdentity {
         let Some(first) = self.settings.sources.first().filter(|_| self.store.shared()) else {
             return FleetIdentity::default();
@@ -105,7 +104,7 @@ impl Node {
 
     fn accept(&mut self, disk: &Accepted, looked: Looked, set: Arc<ObjectSet>) {
         if self.is_rejected().is_some() || self.unfollowed.as_ref().is_some_and(NotFollowed::blocks) {
-            // A node that the fleet rejects, or that must first follow a newer record, proposes nothing.
+            // A node proposes nothing if the fleet rejects the node, or if the node must first adopt a newer revision.
             self.fall_back(disk);
             return;
         }
@@ -134,7 +133,10 @@ impl Node {
             Ok(Attempt::Accepted(accepted, manifest)) => (accepted, manifest),
             Ok(Attempt::Lost(won)) => {
                 self.queue.poke(|wake| wake.moved = true);
-                tracing::info!(generation = won.generation, "another node was first; its revision is followed");
+                tracing::info!(
+                    generation = won.generation,
+                    "another node proposed a revision first; adopting that revision"
+                );
                 return;
             }
             Err(error) => {
@@ -176,7 +178,7 @@ impl Node {
             self.fleet.give_keys(node.map(|node| node.public_keys.clone()).filter(|keys| !keys.is_empty()));
             self.step_fleet();
             self.alarm_held(&revision.set);
-            // A node that git does not name any more is not missed.
+            // The alarm about a lost node ends if the revision no longer names the node.
             let known = revision.set.all_nodes();
             let name = |event: &NewEvent| event.data.get("node").and_then(Value::as_str).unwrap_or_default().to_owned();
             let gone = |event: &NewEvent| event.event_type == EventType::NodeLost && !known.contains(&name(event));
@@ -189,7 +191,7 @@ impl Node {
         self.warn();
     }
 
-    /// Shows the warnings about settings of all sources, from the bootstrap file and from git.
+    /// Updates the warnings about the settings of all sources, and logs the new warnings.
     fn warn(&self) {
         let mut warnings = self.settings.warnings.clone();
         if let Some(revision) = &self.revision {
@@ -208,7 +210,7 @@ impl Node {
             let key = held.object.as_ref().map(|object| &object.key);
             let what = key.map_or_else(|| format!("Source/{}", held.problem.source), object_id);
             let message = format!(
-                "{what} no longer fits and is held: {}:{}: {}",
+                "{what} has become invalid and is held: {}:{}: {}",
                 held.problem.file, held.problem.line, held.problem.message
             );
             let namespace = key.map(|key| key.namespace.as_str()).unwrap_or_default();
@@ -223,7 +225,7 @@ impl Node {
         self.set_alarms(|event| event.event_type == EventType::RevisionObjectHeld, firing);
     }
 
-    /// Falls back to the last good revision, from the mirrors, if no revision is loaded yet.
+    /// Loads the last good revision from the mirrors if no revision is loaded yet.
     fn fall_back(&mut self, accepted: &Accepted) {
         if self.revision.is_some() || accepted.generation == 0 {
             return;
@@ -235,7 +237,7 @@ impl Node {
                     self.show(Some(Arc::new(revision)));
                 }
             }
-            Err(error) => tracing::error!(%error, "the last good revision can't be read from the mirror"),
+            Err(error) => tracing::error!(%error, "cannot read the last good revision from the mirror"),
         }
     }
 
@@ -246,13 +248,13 @@ impl Node {
     }
 }
 
-/// Returns the ids of all objects of a revision, including held ones, as manifests write them.
+/// Returns the ids of all objects of a revision, including held objects, in the form that manifests use.
 pub(super) fn object_ids(set: &ObjectSet) -> BTreeSet<String> {
     let held = set.held.keys().filter_map(|(_, key)| key.as_ref());
     set.objects.keys().chain(held).map(object_id).collect()
 }
 
-/// Returns the id of an object, as manifests write it.
+/// Returns the id of an object in the form that manifests use: `kind/namespace/name`.
 pub(super) fn object_id(key: &towpath_render::objects::Key) -> String {
     format!("{}/{}/{}", key.kind, key.namespace, key.name)
 }

@@ -1,4 +1,5 @@
-//! The state machine of a node and the conditions that status shows. It is pure: `step` computes each next state.
+//! The state machine of a node, and the conditions that `towpath status` shows. The state machine is pure: `step`
+//! computes the next state from the current state and an input.
 
 use std::collections::BTreeMap;
 
@@ -14,28 +15,28 @@ use super::pass::Outcome;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct State {
-    /// The accepted revision.
+    /// The revision that the node has accepted.
     pub accepted: Acceptance,
-    /// The revision that was attempted last.
+    /// The revision that the node attempted to apply last.
     pub attempted: Option<Acceptance>,
-    /// True until the first pass of the attempted revision ends. Until then stalls and holds belong to an earlier
-    /// revision.
+    /// True until the first pass of the attempted revision ends. While this flag is true, stalls and holds belong to an
+    /// earlier revision.
     attempting: bool,
     /// The revision that was last applied in full.
     pub applied: Option<Acceptance>,
-    /// Problems that do not need a commit, by source or subject.
+    /// The problems that end without a commit, by source or subject.
     pub troubles: BTreeMap<String, Trouble>,
-    /// Problems that need a commit, by subject.
+    /// The problems that need a commit, by subject.
     pub stalls: BTreeMap<String, Trouble>,
-    /// Reasons that hold changes back, by subject and reason.
+    /// The reasons that hold changes back, by subject and reason.
     pub holds: BTreeMap<String, Hold>,
-    /// Books that ask for more coordination than the data store provides.
+    /// The TaskBooks that ask for slots, waves or barriers although the data store is local.
     pub uncoordinated: Vec<String>,
     /// The reason and the status of each condition, with the time of the last change.
     since: BTreeMap<String, (String, bool, i64)>,
-    /// The wall clock of the last `Input::Looked`, in milliseconds since 1970.
+    /// The time of the last tick of the wall clock (`Input::Looked`), in milliseconds since 1970.
     pub looked: i64,
-    /// Number of passes that ended since the clock went back.
+    /// The number of passes that ended after the clock went back.
     passes_since_jump: u32,
 }
 
@@ -43,46 +44,46 @@ impl Record for State {
     type Kind = kinds::NodeState;
 }
 
-/// A problem as conditions show it.
+/// A problem that a condition of the status shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trouble {
-    /// The reason, in one word.
+    /// The reason of the condition, in one word.
     pub reason: String,
-    /// The message: a sentence with the remedy.
+    /// The message of the condition: a sentence with the remedy.
     pub message: String,
 }
 
 impl Trouble {
-    /// Creates a trouble.
+    /// Creates a problem with a reason and a message.
     pub fn new(reason: &str, message: impl Into<String>) -> Self {
         Self { reason: reason.to_owned(), message: message.into() }
     }
 }
 
-/// A reason that holds back the changes of a book, or of one of its tasks.
+/// A reason that holds back the changes of a TaskBook, or of one of its tasks.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Hold {
-    /// The book: `namespace/name`.
+    /// The held TaskBook, as `namespace/name`.
     pub book: String,
-    /// The run of the book. Empty for a book without one.
+    /// The run of the held TaskBook. Empty for a TaskBook without a run.
     pub run: String,
-    /// The book, or the task: `namespace/name/task`.
+    /// The held TaskBook (`namespace/name`) or task (`namespace/name/task`).
     pub subject: String,
-    /// The reason, in one word.
+    /// The reason of the hold, in one word.
     pub reason: String,
-    /// The thing that is waited for, and the event that ends the wait.
+    /// The message of the hold: the reason to wait, and the event that ends the wait.
     pub opens: String,
-    /// The action by which an administrator ends the wait.
+    /// The action by which an administrator can end the wait.
     pub action: Option<String>,
-    /// True if the data store shows the reason to every node.
+    /// True if every node can read the reason in the data store.
     pub is_shared: bool,
-    /// The time since which the reason exists, in milliseconds since 1970. It is not older than the run.
+    /// The time at which the hold began, in milliseconds since 1970. A new run resets this time.
     pub since: i64,
 }
 
 impl Hold {
-    /// Returns the message, with the remedy.
+    /// Returns the message of the hold, with the action of the administrator.
     pub fn message(&self) -> String {
         match &self.action {
             Some(action) => format!("{}: {}. {action}", self.subject, self.opens),
@@ -91,18 +92,19 @@ impl Hold {
     }
 }
 
-/// An event that changes the state.
+/// An input of the state machine of a node.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
     /// A source failed, or works again (`None`).
     Source(String, Option<Trouble>),
-    /// A subject of the node failed, or works again (`None`): its journal, its membership in the fleet, the data store.
+    /// A subject of the node failed, or works again (`None`). The subjects include the journal, the fleet and the data
+    /// store.
     Own(&'static str, Option<Trouble>),
     /// A commit of a source was rejected, or its head is valid again (`None`).
     Rejected(String, Option<Trouble>),
-    /// The accepted record of the fleet was rejected by local policy, or is acceptable again (`None`).
+    /// Local policy rejects the revision that the fleet accepted, or no longer rejects it (`None`).
     RejectedLocally(Option<Trouble>),
-    /// The fleet has accepted a record that only a newer agent can read (P12), or no longer has (`None`).
+    /// The fleet accepted a revision that only a newer agent can read (P12). `None` ends this problem.
     TooOld(Option<String>),
     /// A revision was accepted.
     Accepted(Acceptance),
@@ -114,30 +116,30 @@ pub enum Input {
     Looked(i64),
 }
 
-/// The parts of a pass that change the state.
+/// The parts of the result of a pass that change the state of the node.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Passed {
-    /// The worst outcome.
+    /// The worst outcome of all tasks in the pass.
     pub worst: Outcome,
-    /// The failed tasks, as one message.
+    /// A message that lists the failed tasks. `None` if no task failed.
     pub failed: Option<String>,
-    /// The closed gates and the held tasks, in the order of the books. The time of each is set by the state.
+    /// The holds that the pass found, in the order of the TaskBooks. The state machine sets the time of each hold.
     pub held: Vec<Hold>,
-    /// A full or read-only disk.
+    /// The problem of a full or read-only disk, if the pass met one.
     pub disk: Option<Trouble>,
     /// True if the pass was preempted.
     pub interrupted: bool,
-    /// Books that ask for more coordination than the data store provides.
+    /// The TaskBooks that ask for slots, waves or barriers although the data store is local.
     pub uncoordinated: Vec<String>,
 }
 
-/// The key of the hold of the whole node by a record that only a newer agent can read.
+/// The key of the hold for a revision that only a newer agent can read. The hold affects the whole node.
 const TOO_OLD: &str = "agent AgentTooOld";
 
-/// The step back of the clock that is tolerated, in milliseconds.
+/// The largest backward step of the clock that is not reported, in milliseconds.
 const JUMP: i64 = 5_000;
 
-/// Returns the next state.
+/// Returns the state of the node after an input.
 #[must_use]
 pub fn step(mut state: State, input: Input) -> State {
     match input {
@@ -170,7 +172,7 @@ pub fn step(mut state: State, input: Input) -> State {
             let back = state.looked - now;
             if back > JUMP {
                 let message = format!(
-                    "the clock went back by {} s; times in status may overlap, and nothing else depends on it: check the time service (chronyc tracking, timedatectl)",
+                    "the clock went back by {} s; times in the status may overlap, but reconciliation is not affected; check the time service (chronyc tracking, timedatectl)",
                     back / 1000
                 );
                 state.passes_since_jump = 0;
@@ -204,11 +206,11 @@ fn note(map: &mut BTreeMap<String, Trouble>, key: &str, trouble: Option<Trouble>
     }
 }
 
-/// Returns the holds of a pass. A hold that the last pass had, for the same run, keeps its time.
+/// Returns the holds of a pass. A hold that the previous pass had for the same run keeps its start time.
 fn holds(before: &BTreeMap<String, Hold>, held: Vec<Hold>, now: i64) -> BTreeMap<String, Hold> {
     let mut holds: BTreeMap<String, Hold> = BTreeMap::new();
     for hold in held {
-        // A book may be held twice for one reason, such as two suspensions.
+        // A TaskBook may be held twice for the same reason, for example by two suspensions.
         let key = |number: usize| format!("{} {} {number}", hold.subject, hold.reason);
         let key = (0..).map(key).find(|key| !holds.contains_key(key)).unwrap_or_default();
         let known = before.get(&key).filter(|known| known.run == hold.run && known.since <= now);
@@ -226,14 +228,14 @@ fn pass(state: &mut State, passed: Passed) {
     let mut held = holds(&state.holds, passed.held, state.looked);
     held.extend(state.holds.remove_entry(TOO_OLD));
     if passed.interrupted {
-        // The books that the pass did not reach are held as before.
+        // The TaskBooks that an interrupted pass did not reach keep their holds.
         for (key, hold) in std::mem::take(&mut state.holds) {
             held.entry(key).or_insert(hold);
         }
     }
     state.holds = held;
     state.uncoordinated = passed.uncoordinated;
-    // The clock trouble ends with the second pass after the jump: by then the new time has done no harm.
+    // The problem of the clock ends after the second pass that follows the jump.
     if state.troubles.contains_key("clock") {
         state.passes_since_jump += 1;
         if state.passes_since_jump > 1 {
@@ -247,8 +249,8 @@ fn pass(state: &mut State, passed: Passed) {
 }
 
 impl State {
-    /// Returns whether a revision is the accepted one. Commits are compared, too: another revision may have the same
-    /// number.
+    /// Returns whether a revision is the accepted revision. Commits are compared, too, because two revisions may have
+    /// the same number.
     pub fn is_at(&self, other: Option<&Acceptance>) -> bool {
         let same =
             |other: &Acceptance| other.generation == self.accepted.generation && other.commits == self.accepted.commits;
@@ -268,7 +270,7 @@ impl State {
         current(self).into_iter().next().map(|ready| ready.message).unwrap_or_default()
     }
 
-    /// Returns the state as status shows it, with the current activity.
+    /// Returns the status of the node, including its current activity.
     pub fn status(
         &self,
         node: &str,
@@ -311,7 +313,7 @@ impl State {
     }
 }
 
-/// Returns the messages of all holds. The reasons are named where they differ.
+/// Returns the messages of all holds as one text. The text includes the reasons if the reasons differ.
 fn all_holds(holds: &BTreeMap<String, Hold>) -> String {
     let mut reasons = holds.values().map(|hold| &hold.reason);
     let first = reasons.next();
@@ -323,7 +325,7 @@ fn all_holds(holds: &BTreeMap<String, Hold>) -> String {
     holds.values().map(message).collect::<Vec<_>>().join("; ")
 }
 
-/// Returns all conditions, true or false.
+/// Returns all conditions of the status, both true and false.
 fn current(state: &State) -> Vec<pb::Condition> {
     let condition = |kind: &str, status: bool, reason: &str, message: String| pb::Condition {
         r#type: kind.into(),
@@ -347,7 +349,7 @@ fn current(state: &State) -> Vec<pb::Condition> {
         (false, generation) => format!("generation {generation} is not applied in full"),
     };
     let mut conditions = vec![condition("Ready", ready, if ready { "Applied" } else { "NotApplied" }, ready_message)];
-    // Troubles are ranked by likely cause: a full disk also breaks the source.
+    // A full disk also causes errors of sources, so the problem of the disk is shown first.
     let rank = |trouble: &&Trouble| {
         ["DiskFull", "ReadOnly", "MirrorCorrupt", "SourceUnreachable", "ClockJumped"]
             .iter()
@@ -367,7 +369,7 @@ fn current(state: &State) -> Vec<pb::Condition> {
         Some(hold) => conditions.push(condition("Held", true, &hold.reason, all_holds(&state.holds))),
         None if !state.uncoordinated.is_empty() => {
             let message = format!(
-                "{} asked for slots, waves or barriers, but dataStore is local: this node waits for no other",
+                "{} asked for slots, waves or barriers, but dataStore is local: this node does not wait for other nodes",
                 state.uncoordinated.join(", ")
             );
             conditions.push(condition("Held", false, "Uncoordinated", message));
@@ -377,8 +379,8 @@ fn current(state: &State) -> Vec<pb::Condition> {
     conditions
 }
 
-/// Returns the Unix time, in seconds, of an RFC 3339 time that the schema has checked. An unreadable time counts as the
-/// far future, so that a pause is not lost.
+/// Parses an RFC 3339 time into Unix seconds. An unreadable time counts as the far future, so that a suspension does
+/// not end early.
 pub fn epoch(text: &str) -> i64 {
     chrono::DateTime::parse_from_rfc3339(text).map_or(i64::MAX, |time| time.timestamp())
 }

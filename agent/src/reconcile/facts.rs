@@ -1,4 +1,4 @@
-//! Facts of the host. YAML files of facts.d are parsed here.
+//! Gathers the facts of the host, and parses the YAML files of facts.d.
 
 use std::{cell::OnceCell, collections::BTreeMap};
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 use towpath_host::facts::{CustomProblem, Options, YAML_MARK, gather};
 use towpath_render::document::{Limits, parse};
 
-/// The facts of one pass. They are gathered once, when they are first read.
+/// The facts of one pass. The facts are gathered once, at the first read.
 pub(super) struct PassFacts<'a> {
     gather: &'a dyn Fn() -> Value,
     gathered: OnceCell<Value>,
@@ -17,12 +17,12 @@ impl<'a> PassFacts<'a> {
         Self { gather, gathered: OnceCell::new() }
     }
 
-    /// Returns all facts.
+    /// Returns all facts of the host.
     pub(super) fn all(&self) -> &Value {
         self.gathered.get_or_init(self.gather)
     }
 
-    /// Returns whether these facts have the values that an earlier pass read.
+    /// Returns whether the facts still have the values that an earlier pass read.
     pub(super) fn contain(&self, known: &BTreeMap<String, Value>) -> bool {
         known.is_empty() || known.iter().all(|(name, known)| self.all().get(name) == Some(known))
     }
@@ -33,7 +33,7 @@ impl<'a> PassFacts<'a> {
     }
 }
 
-/// Gathers facts, and the problems of custom facts that cannot be read.
+/// Returns the facts of the host, and the problems of custom facts that cannot be read.
 pub(super) fn facts(options: &Options) -> (Value, Vec<CustomProblem>) {
     let (mut facts, mut problems) = gather(options);
     if let Some(custom) = facts.get_mut("custom").and_then(Value::as_object_mut) {
@@ -54,7 +54,7 @@ pub(super) fn facts(options: &Options) -> (Value, Vec<CustomProblem>) {
     (facts, problems)
 }
 
-/// Returns the machine id of this host. Empty if it has none.
+/// Returns the machine id of this host. Empty if the host has no machine id.
 pub(super) fn machine_id() -> String {
     towpath_host::facts::machine_id().unwrap_or_default()
 }

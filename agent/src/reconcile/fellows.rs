@@ -17,11 +17,12 @@ use super::{
 };
 use crate::events::{EventType, NewEvent};
 
-/// The time after which a node warns that no other node has joined.
+/// The time after which a node warns that no other node has joined the fleet.
 const ALONE: Duration = Duration::from_secs(60);
 
 impl Node {
-    /// Joins the fleet, and wakes the loop for its broadcasts. Without a shared store the fleet is this process.
+    /// Joins the fleet, and wakes the main loop for broadcasts of the fleet. Without a shared data store, the fleet is
+    /// only this process.
     pub(super) fn join(&mut self) {
         let joined = Joined {
             node: self.settings.node.clone(),
@@ -30,7 +31,7 @@ impl Node {
             public_keys: self.speech.keys().texts().to_vec(),
         };
         let queue = self.queue.clone();
-        // Nodes of one process poll the sources themselves.
+        // Nodes without a shared data store poll the sources themselves.
         let shared = self.store.shared();
         self.fleet.join(joined, move |poke| {
             queue.poke(|wake| match poke {
@@ -41,23 +42,25 @@ impl Node {
         self.step_fleet();
     }
 
-    /// Shows whether the fleet rejects this node.
+    /// Updates the condition that shows whether the fleet rejects this node.
     pub(super) fn step_fleet(&mut self) {
         let refused = self.is_rejected();
         let reason = if self.fleet.is_cloned() { "Cloned" } else { "Refused" };
         self.step(Input::Own("fleet", refused.map(|why| Trouble::new(reason, why))));
     }
 
-    /// Returns the reason why this node is not part of the fleet. `None` if it is.
+    /// Returns the reason why the fleet rejects this node. `None` if the fleet accepts this node.
     pub(super) fn is_rejected(&self) -> Option<String> {
         let revoked = || {
             let why = self.speech.is_revoked()?;
-            Some(format!("this node is rejected: {why}; make it a new identity, or remove the entry from git"))
+            Some(format!(
+                "this node is rejected: {why}; create a new identity for this node, or remove the entry from git"
+            ))
         };
         self.fleet.refused().or_else(revoked)
     }
 
-    /// Answers nodes that asked for the key of a sealed result which this node can read.
+    /// Sends the key of a sealed result to the nodes that requested the key.
     pub(super) fn answer(&self, revision: &Revision) {
         if !self.store.shared() || !self.fleet.is_asked() {
             return;
@@ -72,7 +75,8 @@ impl Node {
         }
     }
 
-    /// Republishes the claims of this node after a rollback of the data store, before it makes requests (P15).
+    /// Republishes the claims of this node after a rollback of the data store. The node makes no requests before the
+    /// claims are published (P15).
     pub(super) fn republish_claims(&mut self, revision: &Revision) {
         if !self.fleet.needs_republish() {
             return;
@@ -90,7 +94,8 @@ impl Node {
         }
     }
 
-    /// Records an event for each rejected record. Its writer signs without permission, or bypasses the fleet's agents.
+    /// Records an event for each rejected record of the data store. The writer of such a record lacks the permission,
+    /// or is not an agent of the fleet.
     pub(super) fn report_rejected_records(&self) {
         for (key, why) in self.speech.refused() {
             let message = format!("ignored the record {key} in the data store: {why}");
@@ -99,12 +104,13 @@ impl Node {
         }
     }
 
-    /// Returns whether the state directory was deleted while the agent runs. Then the node changes nothing.
+    /// Returns whether the state directory was deleted while the agent runs. A node without its state directory changes
+    /// nothing.
     pub(super) fn has_lost_its_state(&mut self) -> bool {
         let lost = !self.state_dir.is_there();
         if lost || self.state.troubles.contains_key("node state") {
             let message = format!(
-                "the state directory {} was deleted or replaced while the agent runs; it changes nothing any more. Put the directory back, or restart the agent: it then begins as a new node, with a new key",
+                "the state directory {} was deleted or replaced while the agent runs; the agent makes no more changes. Put the directory back, or restart the agent, which then starts as a new node with a new key",
                 self.state_dir.path().display()
             );
             self.step(Input::Own("state", lost.then(|| Trouble::new("StateLost", message))));
@@ -112,7 +118,8 @@ impl Node {
         lost
     }
 
-    /// Warns once if git names other nodes and none of them has joined this cluster: its name may be misspelt.
+    /// Sets an alarm if git names other nodes and no other node has joined this cluster. The name of the cluster may
+    /// then be misspelt.
     pub(super) fn warn_if_alone(&mut self, revision: &Revision) {
         let others = revision.set.nodes.keys().filter(|node| **node != self.settings.node).count();
         let long = |since| self.clock.monotonic().duration_since(since) >= ALONE;
@@ -138,7 +145,7 @@ impl Node {
         self.set_alarms(|event| event.event_type == EventType::NodeNeverJoined, firing);
     }
 
-    /// Shows the reason why the data store cannot be used for agreement.
+    /// Updates the condition that shows why the data store cannot be used for agreement.
     pub(super) fn store_failed(&mut self, error: &AcceptError) {
         let (reason, rest) = match error {
             AcceptError::Store(StoreError::Full { .. }) => (

@@ -1,4 +1,4 @@
-//! Checks of a revision that other nodes have accepted, by the rules of this node's own bootstrap file.
+//! Checks revisions that other nodes have accepted against the rules in the bootstrap file of this node.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,64 +12,66 @@ use towpath_state::{Journal, SourceCheckpoint};
 use super::sources::{DEPTH, Looked, Sources, origin};
 use crate::{config::Source, error_chain::chain};
 
-/// The reason why a node does not follow a record of acceptance.
+/// The reason for which a node does not adopt an accepted revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Unfollowed {
-    /// A temporary failure: the store, a mirror or a source is not usable yet.
+    /// A temporary failure: the data store, a mirror or a source is not usable yet.
     Behind(String),
-    /// The node lacks a commit, or something that belongs to the record. The wait is limited. Only the time counts in
-    /// which the supplier answered.
+    /// The node lacks a commit, a manifest, a valid record or a newer agent. The node waits for a limited time. Only
+    /// the time in which the supplier answered counts.
     Missing {
-        /// The cause, for messages.
+        /// The cause, as text for messages.
         why: String,
-        /// True if the supplier, the git server or the data store, has answered.
+        /// True if the supplier of the missing thing has answered. The supplier is the git server or the data store.
         answered: bool,
-        /// The missing thing.
+        /// The kind of the missing thing.
         what: Lacking,
     },
-    /// The bootstrap file of this node contradicts the record. The node follows no record until that is resolved.
+    /// The bootstrap file of this node contradicts the record. The node adopts no revision until the conflict is
+    /// resolved.
     Refused(String),
-    /// The rules of this node forbid following this record. The node acts as if the acceptance did not exist.
+    /// The rules of this node reject the revision. The node ignores the record of the revision.
     Rejected(String),
-    /// The record is not a valid acceptance on any node.
+    /// The record of the revision is invalid on every node.
     Void(String),
 }
 
-/// A thing that a node lacks to follow an acceptance.
+/// The kind of thing that a node still needs before it can adopt a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lacking {
-    /// A commit.
+    /// A commit that is not in the mirror.
     Commit,
-    /// The manifest that the record names.
+    /// The manifest that the record of the revision names.
     Manifest,
-    /// An agent that knows the schema of the record.
+    /// A newer agent, which knows the schema of the record.
     Agent,
-    /// A valid record, on a node that has accepted none itself. Nodes that have one write it back over the void one.
+    /// A valid record, on a node that has not accepted a revision yet. Nodes that have a valid record overwrite the
+    /// invalid record.
     Record,
 }
 
-/// Function that asks peers for a pack and writes it to a file.
+/// A function that requests a git pack from peers and writes the pack to a file.
 type AskPeers<'a> = &'a dyn Fn(&Wanted, &Path) -> Result<(), String>;
 
-/// One commit that other nodes have accepted, and the state of its source on this node.
+/// One commit that other nodes have accepted, with the state of its source on this node.
 struct Step<'a> {
     source: &'a Source,
     mirror: Mirror,
     commit: &'a str,
-    /// The commit that the accepted commit must descend from. `None` if there is none yet.
+    /// The commit from which the accepted commit must descend. `None` if this node knows no commit of the source.
     floor: Option<String>,
-    /// The tag at which the floor was accepted.
+    /// The git tag with which the floor commit was accepted.
     tag: Option<String>,
     peers: AskPeers<'a>,
     now: u64,
 }
 
 impl Sources {
-    /// Loads a revision that other nodes have accepted. Each commit is fetched. It must descend from the commit that
-    /// this node knows, and must be signed as this node's settings require.
+    /// Fetches and loads a revision that other nodes have accepted. Each commit must descend from the commit that this
+    /// node knows. Each commit must be signed as the settings of this node require.
     ///
     /// # Errors
-    /// The reason why this node cannot follow the revision.
+    /// Fails with the reason for which this node cannot adopt the revision.
     pub(super) fn follow(
         &self,
         journal: &Journal,
@@ -89,17 +91,16 @@ impl Sources {
                 }
                 let commit = commits
                     .get(name)
-                    .ok_or_else(|| Unfollowed::Rejected(format!("it has no commit of the source {name}")))?;
+                    .ok_or_else(|| Unfollowed::Rejected(format!("the revision has no commit of the source {name}")))?;
                 let guard: Option<SourceCheckpoint> = journal.get_readable(name).ok().flatten();
                 let (floor, tag) = match guard {
-                    // A checkpoint of another URL or ref does not count: the source starts without a floor.
+                    // A checkpoint of another URL or ref is ignored. The source then starts without a floor commit.
                     Some(guard) if guard.origin != origin(source) => (None, None),
                     Some(guard) => (Some(guard.commit), guard.tag),
                     None => (known.get(name).cloned(), None),
                 };
                 let step = Step { source, mirror: self.mirror(source), commit, floor, tag, peers, now };
-                // A commit that this node has accepted itself needs no further proof, even if the rules have changed
-                // since.
+                // A commit that this node has already accepted is not checked again, even if the rules have changed.
                 if known.get(name) != Some(commit) || !step.mirror.contains(commit) {
                     step.check()?;
                 }
@@ -111,20 +112,20 @@ impl Sources {
             if looked.sources.len() <= sources.len() || looked.set.is_none() {
                 let unknown = commits.keys().find(|name| looked.sources.iter().all(|source| source.git.name != **name));
                 return match unknown.filter(|_| looked.set.is_some()) {
-                    Some(name) => {
-                        Err(Unfollowed::Rejected(format!("it has a commit of {name:?}, which is not a source")))
-                    }
+                    Some(name) => Err(Unfollowed::Rejected(format!(
+                        "the revision has a commit of {name:?}, which is not a source"
+                    ))),
                     None => Ok(looked),
                 };
             }
             sources = looked.sources;
         }
-        Err(Unfollowed::Rejected("its sources name one another too deeply".into()))
+        Err(Unfollowed::Rejected("the sources of the revision are nested too deeply".into()))
     }
 }
 
 impl Step<'_> {
-    /// Fetches the commit and checks whether this node may follow it.
+    /// Fetches the commit, and checks whether this node may adopt the commit.
     fn check(&self) -> Result<(), Unfollowed> {
         let name = &self.source.git.name;
         let signed = self.source.git.verify.mode != VerifyMode::None;
@@ -157,7 +158,7 @@ impl Step<'_> {
         Err(Unfollowed::Missing { why: format!("{}: {why}", self.source.git.name), answered, what: Lacking::Commit })
     }
 
-    /// Brings a commit into the mirror whose id is proof enough: a pinned commit, or one that this node has accepted.
+    /// Fetches a commit whose id alone is sufficient proof: a pinned commit, or a commit that this node has accepted.
     fn fetch(&self) -> Result<(), Unfollowed> {
         if self.mirror.contains(self.commit) {
             return Ok(());
@@ -171,7 +172,7 @@ impl Step<'_> {
             .or_else(|why| self.missing(format!("{}; {why}", self.not_shown(fetched.err())), answered))
     }
 
-    /// Brings the commit of a branch into the mirror. It must be reachable from the ref that the git server shows
+    /// Fetches a commit of a branch into the mirror. The commit must be reachable from the ref on the git server
     /// (P140). A signature alone does not prove that a commit belongs to this branch. While the git server does not
     /// answer, a signed commit may come from another node.
     fn fetch_branch(&self, signed: bool) -> Result<(), Unfollowed> {
@@ -186,7 +187,7 @@ impl Step<'_> {
         let answered = self.answered(fetched.as_ref().err());
         let git = self.not_shown(fetched.err());
         if answered || !signed {
-            return self.missing(format!("{git}; a commit counts only from there"), answered);
+            return self.missing(format!("{git}; this node accepts the commit only from the git server"), answered);
         }
         if self.mirror.contains(self.commit) {
             return Ok(());
@@ -213,9 +214,9 @@ impl Step<'_> {
         }
     }
 
-    /// Brings the commit of a tag into the mirror. The git server must show a tag that matches the source's pattern at
-    /// this commit. The version of the tag must not be lower than the accepted one. If the git server does not answer,
-    /// a signed commit may come from another node.
+    /// Fetches the commit of a tag into the mirror. The git server must have a tag at this commit that matches the
+    /// pattern of the source. The version of the tag must not be lower than the accepted version. If the git server
+    /// does not answer, a signed commit may come from another node.
     fn fetch_tag(&self, signed: bool) -> Result<(), Unfollowed> {
         match self.mirror.tags_at(self.commit) {
             Ok(tags) => {
@@ -225,7 +226,7 @@ impl Step<'_> {
                 let version = |tag: &str| towpath_git::version(tag);
                 let lower = self.tag.as_deref().and_then(version).zip(version(tag)).is_some_and(|(old, new)| new < old);
                 if lower && !self.source.git.allow_rewind {
-                    return self.rejected(format!("its tag {tag} is lower than the accepted one"));
+                    return self.rejected(format!("the tag {tag} is lower than the accepted tag"));
                 }
                 Ok(())
             }
@@ -239,7 +240,7 @@ impl Step<'_> {
         }
     }
 
-    /// Fetches a commit from other nodes that the git server does not supply (P33).
+    /// Fetches from other nodes a commit that the git server does not supply (P33).
     fn fetch_from_peers(&self) -> Result<(), String> {
         let options = self.mirror.options();
         let wanted = Wanted {
@@ -263,7 +264,7 @@ impl Step<'_> {
         let movement = self.mirror.movement(floor, self.commit);
         let back = match self.source.git.reference {
             Reference::Branch(_) => !matches!(movement, Ok(Movement::Forward)),
-            // Tags of several branches need not descend from one another.
+            // Tags may be on different branches, so a tag need not descend from an earlier tag.
             Reference::Tag(_) => matches!(movement, Ok(Movement::Behind)),
             Reference::Commit(_) => false,
         };
@@ -271,10 +272,9 @@ impl Step<'_> {
             return Ok(());
         }
         if !self.source.git.allow_rewind {
-            return self.rejected(format!("it does not descend from {floor}, which this node has accepted"));
+            return self.rejected(format!("the commit does not descend from {floor}, which this node has accepted"));
         }
-        // A rewind counts only from the git server: it must no longer show the commit that this node has accepted
-        // (P28).
+        // A rewind is valid only if the git server no longer shows the commit that this node has accepted (P28).
         let shown = |commit: &str| self.mirror.has_shown(commit).unwrap_or(false);
         let is_branch = matches!(self.source.git.reference, Reference::Branch(_));
         if is_branch && (shown(floor) || !shown(self.commit)) {
@@ -282,15 +282,16 @@ impl Step<'_> {
                 return self.missing(chain(&error), self.answered(Some(&error)));
             }
             if shown(floor) || !shown(self.commit) {
-                return self.missing(format!("the git server does not show that {floor} was given up"), true);
+                return self
+                    .missing(format!("the git server does not confirm that the ref no longer contains {floor}"), true);
             }
         }
         Ok(())
     }
 
-    /// Checks that a signed tag names the commit, if the source follows tags and verifies them. At the first contact, a
-    /// tag that is not annotated is enough. Tags come from git only, so that another node alone cannot turn a commit
-    /// into a release.
+    /// Checks that a signed tag points to the commit, if the source follows tags and verifies signatures. At the first
+    /// contact with a source, a lightweight tag is sufficient. Tags come only from the git server, so that another node
+    /// cannot turn a commit into a release.
     fn check_tag(&self) -> Result<(), Unfollowed> {
         let verified = self.source.git.verify.mode != VerifyMode::None;
         if !verified || !matches!(self.source.git.reference, Reference::Tag(_)) {
@@ -307,6 +308,6 @@ impl Step<'_> {
         }
         let answered = self.answered(fetched.as_ref().err());
         let why = fetched.err().map_or_else(String::new, |error| format!(": {}", chain(&error)));
-        self.missing(format!("no signed tag names the commit {} here yet{why}", self.commit), answered)
+        self.missing(format!("the mirror has no signed tag for the commit {} yet{why}", self.commit), answered)
     }
 }

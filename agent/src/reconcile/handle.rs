@@ -1,4 +1,4 @@
-//! The query API of a running node: its status, plans, and views of its revision.
+//! The query API of a running node: status, plans, facts, variables and rendered tasks.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{config::WrittenReconcile, events::Events};
 
-/// The query API of a node.
+/// A handle for queries about a running node. All clones read the same state.
 #[derive(Debug, Clone)]
 pub struct Handle {
     pub(super) shared: Arc<Shared>,
@@ -40,14 +40,14 @@ pub struct Handle {
 pub(super) struct Shared {
     pub(super) node: String,
     cluster: String,
-    /// The fleet of the node. `None` if only a plan is made.
+    /// The fleet that the node belongs to. `None` in a command that only makes a plan.
     pub(super) fleet: Option<Arc<Fleet>>,
     pub(super) machine: Arc<Machine>,
     facts: facts::Options,
     reconcile: WrittenReconcile,
     events: Events,
     view: Mutex<View>,
-    /// The gossip, if this node has one.
+    /// The gossip of the node. Unset if the node does not take part in gossip.
     pub(super) gossip: OnceLock<Gossip>,
 }
 
@@ -55,35 +55,35 @@ pub(super) struct Shared {
 pub(super) struct View {
     pub(super) state: State,
     pub(super) revision: Option<Arc<Revision>>,
-    /// The last known state of other nodes, for templates.
+    /// The last known state of the other nodes, which templates can read.
     pub(super) others: Option<OtherNodes>,
     books: Vec<pb::TaskBookStatus>,
     public_keys: Vec<String>,
-    /// The signer, which also checks callers.
+    /// The signer of the node's records. The signer also decides which callers of the API are rejected.
     signer: Option<Arc<RecordSigner>>,
     insecure: bool,
-    /// The warnings about the settings.
+    /// The warnings about the settings of the node.
     warnings: Vec<String>,
-    /// The incarnation of the node.
+    /// The incarnation of the node: a number that grows with each start of the agent.
     life: u64,
-    /// The mirrors of the revision's sources.
+    /// The local mirrors of the git sources of the revision, by name of the source.
     pub(super) mirrors: BTreeMap<String, Arc<Mirror>>,
 }
 
-/// Another node, as whose a book is rendered.
+/// Another node of the fleet, for which this node renders a TaskBook.
 #[derive(Debug, Clone)]
 pub struct OtherNode {
-    /// The name.
+    /// The name of the other node.
     pub name: String,
-    /// The facts.
+    /// The facts of the other node.
     pub facts: Value,
 }
 
 impl OtherNode {
-    /// Reads another node from a request: the name, and the facts as JSON.
+    /// Parses the name and the JSON facts of another node from a request.
     ///
     /// # Errors
-    /// If the facts are not a JSON object.
+    /// Fails if the facts of the other node are not a JSON object.
     pub fn read(name: &str, facts: &str) -> Result<Self, NoAnswer> {
         let facts: Value = serde_json::from_str(facts)
             .map_err(|error| NoAnswer(format!("cannot read the facts of {name}: {error}")))?;
@@ -94,13 +94,13 @@ impl OtherNode {
     }
 }
 
-/// A query error.
+/// The error of a query that the node cannot answer, with its message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NoAnswer(pub String);
 
 impl Handle {
-    /// Creates the handle of a node that has no revision yet.
+    /// Creates the query handle of a node that has no revision yet.
     pub fn new(
         node: String,
         cluster: String,
@@ -148,7 +148,7 @@ impl Handle {
         self.lock().books = books;
     }
 
-    /// Returns the recorded events.
+    /// Returns the event log of the node.
     pub fn events(&self) -> &Events {
         &self.shared.events
     }
@@ -167,25 +167,25 @@ impl Handle {
         }
     }
 
-    /// Returns the incarnation of the node. It is larger than all earlier ones.
+    /// Returns the incarnation of the node: a number that grows with each start of the agent.
     pub fn life(&self) -> u64 {
         self.lock().life
     }
 
-    /// Returns whether git names a node. `None` before the first revision.
+    /// Returns whether the accepted revision defines a node with this name. `None` before the first revision.
     pub fn names_node(&self, name: &str) -> Option<bool> {
         self.lock().revision.as_ref().map(|revision| revision.set.nodes.contains_key(name))
     }
 
-    /// Returns the reason to reject a caller. Its certificate may be revoked, or it may be a node with another key than
-    /// the known one. `None` if it is admitted.
+    /// Returns the reason to reject a caller. `None` if the caller is admitted. A caller is rejected if its certificate
+    /// is revoked, or if it is a node whose key differs from the known key.
     pub fn refuses(&self, caller: &Subject, serial: Option<&str>) -> Option<String> {
         let signer = self.lock().signer.clone()?;
         let node = (caller.role == Role::Node).then_some(caller.name.as_str());
         signer.refuses(node, &caller.keys.sign, serial)
     }
 
-    /// Sets the signer, the incarnation and the security of the node.
+    /// Sets the signer and the incarnation of the node, and whether the node runs without certificates.
     pub(super) fn introduce(&self, signer: Arc<RecordSigner>, life: u64, insecure: bool) {
         let keys = signer.keys();
         let mut view = self.lock();
@@ -195,14 +195,14 @@ impl Handle {
         view.insecure = insecure;
     }
 
-    /// Sets the warnings about the settings. Returns the new ones.
+    /// Sets the warnings about the settings of the node. Returns the warnings that were not set before.
     pub(super) fn set_warnings(&self, warnings: Vec<String>) -> Vec<String> {
         let mut view = self.lock();
         let known = std::mem::replace(&mut view.warnings, warnings.clone());
         warnings.into_iter().filter(|warning| !known.contains(warning)).collect()
     }
 
-    /// Returns the remembered runs, newest first.
+    /// Returns the runs that are recorded in the journal, newest first.
     pub fn runs(&self) -> Vec<pb::RunSummary> {
         let journal = self.shared.machine.journal.as_ref();
         let records = journal.and_then(|journal| journal.all::<RunRecord>().ok()).unwrap_or_default();
@@ -225,7 +225,7 @@ impl Handle {
         runs
     }
 
-    /// Returns the objects of the accepted revision, including held ones.
+    /// Returns the objects of the accepted revision, including objects that are held because of a problem.
     pub fn objects(&self) -> Vec<pb::ObjectSummary> {
         let Some(revision) = self.lock().revision.clone() else { return Vec::new() };
         let accepted = revision.set.objects.values().map(|object| (object, "accepted".to_owned()));
@@ -251,13 +251,13 @@ impl Handle {
         self.lock()
             .revision
             .clone()
-            .ok_or_else(|| NoAnswer("no revision has been accepted yet; `towpath status` says why".into()))
+            .ok_or_else(|| NoAnswer("no revision has been accepted yet; `towpath status` shows the reason".into()))
     }
 
     /// Returns the changes that the accepted revision would make on the node.
     ///
     /// # Errors
-    /// If there is no revision.
+    /// Fails if no revision has been accepted.
     pub fn plan(&self) -> Result<pb::PlanReply, NoAnswer> {
         self.plan_of(&*self.revision()?)
     }
@@ -265,10 +265,10 @@ impl Handle {
     /// Returns the changes that a revision would make on the node.
     ///
     /// # Errors
-    /// None so far. The result leaves room for plans that need answers from peers.
+    /// This version returns no error. The return type is a `Result` because a later plan may need answers from peers.
     pub fn plan_of(&self, revision: &Revision) -> Result<pb::PlanReply, NoAnswer> {
         let cancel = Cancel::default();
-        // A plan runs no task, so the values that need one are not known.
+        // A plan runs no task. Values that a task computes are therefore unknown.
         let unknown = pending_tasks(&revision.set, &revision.view).into_iter();
         let unknown = unknown.map(|pending| (pending.namespace, pending.computed.name)).collect();
         let pass = Pass {
@@ -306,7 +306,7 @@ impl Handle {
                     name: String::new(),
                     module: String::new(),
                     action: "none".into(),
-                    diff: Some("uncoordinated: dataStore is local, so this node waits for no other".into()),
+                    diff: Some("uncoordinated: dataStore is local, so this node does not wait for other nodes".into()),
                     failed: false,
                 });
             }
@@ -351,7 +351,7 @@ impl Handle {
         Desired::of(revision, &view, &Inputs { unknown, ..inputs }).map_err(|error| NoAnswer(error.to_string()))
     }
 
-    /// Checks that a node exists: it is this one, or git names it.
+    /// Checks that a node exists: it must be this node, or a node that the revision names.
     fn check_node(&self, revision: &Revision, name: &str) -> Result<(), NoAnswer> {
         let known = revision.set.all_nodes();
         if name == self.shared.node || known.contains(name) {
@@ -366,15 +366,15 @@ impl Handle {
     pub fn facts(&self) -> Value {
         let (facts, problems) = super::facts::facts(&self.shared.facts);
         for problem in problems {
-            tracing::warn!(file = problem.file, "a fact can't be read: {}", problem.message);
+            tracing::warn!(file = problem.file, "cannot read a custom fact: {}", problem.message);
         }
         facts
     }
 
-    /// Returns a view of the accepted revision: rendered tasks, variables or facts.
+    /// Returns one view as JSON: the rendered tasks of a TaskBook, the variables of a node, or the facts of the host.
     ///
     /// # Errors
-    /// If there is no such view, subject or revision.
+    /// Fails if the view, the TaskBook or the node does not exist, or if no revision has been accepted.
     pub fn view(&self, view: &str, subject: &str, explain: bool, other: Option<&OtherNode>) -> Result<Value, NoAnswer> {
         match view {
             "facts" => Ok(self.facts()),
@@ -390,10 +390,10 @@ impl Handle {
         }
     }
 
-    /// Returns the tasks of a book as this node, or another one, renders them.
+    /// Returns the tasks of a TaskBook, rendered for this node or for another node.
     ///
     /// # Errors
-    /// If the book or the node does not exist, or the book is ambiguous or cannot be rendered.
+    /// Fails if the TaskBook or the node does not exist, if the name is ambiguous, or if rendering fails.
     pub fn render(&self, revision: &Revision, subject: &str, other: Option<&OtherNode>) -> Result<Value, NoAnswer> {
         let matches = |id: &str, name: &str| id == subject || name == subject;
         let found: Vec<_> = revision.set.books.values().filter(|book| matches(&book.id(), &book.name)).collect();
@@ -436,10 +436,10 @@ impl Handle {
         Ok(json!({ "namespace": book.namespace, "name": book.name, "generation": revision.generation, "tasks": tasks }))
     }
 
-    /// Returns the variables of a node with their origins.
+    /// Returns the variables of a node, with the object and the file that define each variable.
     ///
     /// # Errors
-    /// If the node does not exist.
+    /// Fails if the node does not exist.
     pub fn vars(&self, revision: &Revision, node: &str, explain: bool) -> Result<Value, NoAnswer> {
         let name = if node.is_empty() { self.shared.node.as_str() } else { node };
         self.check_node(revision, name)?;
@@ -479,7 +479,7 @@ fn rendered(
     Ok(value)
 }
 
-/// Returns the variables of a node, by namespace if there are several.
+/// Returns the variables of a node. If there are several namespaces, each name begins with the namespace.
 fn variables(revision: &Revision, node: &str, explain: bool) -> Value {
     let view = NodeView::new(&revision.set, node);
     let namespaces: Vec<&String> = revision.set.namespaces.keys().collect();
@@ -524,8 +524,8 @@ fn why_lost(won: &towpath_render::view::Candidate, lost: &towpath_render::view::
     }
 }
 
-/// Returns the UUID of an object. It is stable for the life of the object. An object that is created again gets another
-/// one.
+/// Returns the UUID of an object. The UUID is stable while the object exists. An object that is deleted and created
+/// again gets a new UUID.
 fn uuid(cluster: &str, key: &Key, manifest: &RevisionManifest) -> String {
     let id = object_id(key);
     let birth = manifest.births.get(&id).copied().unwrap_or_default();

@@ -1,5 +1,5 @@
-//! The reconciler: from git sources to the state of a server. It contains the loop of a node, its state and its
-//! queries.
+//! The reconciler, which brings a server to the state that the git sources define. It contains the main loop of a node,
+//! its state and its queries.
 
 mod adoption;
 mod advance;
@@ -32,7 +32,7 @@ pub use revision::Revision;
 pub use sources::bad_sources;
 pub use trees::FolderTree;
 
-/// Returns the facts of the host, including custom facts of some folders.
+/// Returns the facts of the host, including the custom facts from some folders.
 pub fn host_facts(facts_d: Vec<std::path::PathBuf>) -> (serde_json::Value, Vec<towpath_host::facts::CustomProblem>) {
     facts::facts(&towpath_host::facts::Options { facts_d, ..towpath_host::facts::Options::default() })
 }

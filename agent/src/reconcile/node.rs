@@ -1,4 +1,4 @@
-//! The loop of one node: its wakeups, its passes, and the state that it keeps.
+//! The main loop of the agent of one node: wakeups, passes and persistent state.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -43,22 +43,22 @@ use crate::{
     events::{EventType, Events, NewEvent},
 };
 
-/// Number of immediate repetitions of a pass that ran into concurrent changes of files.
+/// The maximum number of immediate repetitions of a pass. A pass is repeated if files change while it runs.
 const LOOKS: usize = 10;
 
-/// The longest wait for a gate that opens soon, in a run of the agent that is not a daemon.
+/// The longest time that `towpath agent --once` waits for a gate to open.
 const SOON: Duration = Duration::from_secs(5);
 
-/// The inputs of a new node.
+/// The arguments for opening a node.
 #[derive(Debug)]
 pub struct Options {
     /// The settings of the bootstrap file.
     pub settings: Settings,
     /// The data store of the fleet.
     pub store: Arc<dyn Store>,
-    /// The clocks.
+    /// The wall clock and the monotonic clock.
     pub clock: Arc<dyn Clock>,
-    /// The node's certificate, if the cluster uses certificates.
+    /// The certificate of the node. `None` if the cluster does not use certificates.
     pub credentials: Option<Arc<Credentials>>,
 }
 
@@ -68,30 +68,30 @@ pub enum NodeError {
     /// The state directory cannot be locked.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// The journal is unusable.
-    #[error("the node can't be started")]
+    /// The journal cannot be opened or read.
+    #[error("cannot start the node")]
     Journal(#[from] JournalError),
-    /// The identity cannot be read or created.
-    #[error("the node has no identity")]
+    /// The identity of the node cannot be read or created.
+    #[error("cannot load the identity of the node")]
     Identity(#[from] IdentityError),
-    /// The root cannot be created or opened.
-    #[error("the root {root} can't be opened", root = .root.display())]
+    /// The root directory of the managed files cannot be created or opened.
+    #[error("cannot open the root {root}", root = .root.display())]
     Root {
-        /// The root.
+        /// The path of the root directory.
         root: PathBuf,
-        /// The cause.
+        /// The error of the operating system.
         source: std::io::Error,
     },
 }
 
-/// One node.
+/// The agent of one node: settings, sources, state and connections.
 #[derive(Debug)]
 pub struct Node {
     pub(super) settings: Settings,
     pub(super) store: Arc<dyn Store>,
     pub(super) fleet: Arc<Fleet>,
     pub(super) speech: Speech,
-    /// The state and the shared facts that were last published.
+    /// The state and the shared facts that this node last published to the other nodes.
     pub(super) last_published: Option<(Vec<u8>, Option<serde_json::Value>)>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) machine: Arc<Machine>,
@@ -100,45 +100,45 @@ pub struct Node {
     pub(super) state: State,
     pub(super) revision: Option<Arc<Revision>>,
     pub(super) rejected: BTreeSet<BTreeMap<String, String>>,
-    /// The record of acceptance that this node does not follow, with the reason.
+    /// The accepted revision that this node does not adopt, with the reason.
     pub(super) unfollowed: Option<NotFollowed>,
-    /// The wait for the thing that this record lacks.
+    /// The wait for the thing that the node lacks to adopt this revision.
     pub(super) lacking: LackingWait,
-    /// The next refresh after an error that no event will end.
+    /// The time of the next refresh after an error whose end is not reported by an event.
     retry: Retry,
     computed: ComputedCache,
     pub(super) settled: Option<SettledPass>,
-    /// True if the journal may contain a steady state.
+    /// True if the journal may contain a record of the steady state.
     pub(super) settled_on_disk: bool,
-    /// True if the last pass was preempted: it is then repeated at once.
+    /// True if the last pass was preempted. The main loop then starts a new pass immediately.
     made_way: bool,
-    /// Number of consecutive passes in which an error kept the node from following the fleet.
+    /// The number of consecutive passes in which an error kept the node from following the fleet.
     errors: u32,
-    /// True if file events are followed. Only then the versions of files matter.
+    /// True if the agent watches the managed files. The versions of files are recorded only in this case.
     follows_files: bool,
     pub(super) handle: Handle,
     pub(super) queue: Queue,
     pub(super) cancel: Cancel,
-    /// The managed files as the last pass saw them before their checks.
+    /// The versions of the managed files. The last pass read each version before it checked the file.
     versions: Arc<Mutex<Watched>>,
     pub(super) polled: Polled,
     pub(super) state_dir: StateDir,
-    /// The time at which the node was opened. `None` without a shared store, and after the check for other nodes.
+    /// The time at which the node was opened. `None` with a local data store, or if another node has joined.
     pub(super) alone_since: Option<Instant>,
 }
 
-/// The result of one run of the whole agent.
+/// The result of one run of `towpath agent --once`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// All books are in sync.
+    /// All TaskBooks are in sync.
     Done,
     /// A source could not be reached. The last good revision was applied.
     Unreachable,
     /// A commit was rejected. The last good revision was applied.
     Rejected,
-    /// Tasks failed.
+    /// At least one task failed.
     Failed,
-    /// Changes are held.
+    /// At least one change is held, for example by a maintenance window.
     Held,
 }
 
@@ -146,7 +146,7 @@ impl Node {
     /// Opens a node: locks its state directory and restores its state from the journal.
     ///
     /// # Errors
-    /// If the state directory, the journal, the identity or the root is unusable.
+    /// Fails if the state directory, the journal, the identity or the root cannot be opened.
     pub fn open(options: Options) -> Result<Self, NodeError> {
         let Options { settings, store, clock, credentials } = options;
         let state_dir = StateDir::take(&settings.state_dir, &settings.node)?;
@@ -223,7 +223,7 @@ impl Node {
         };
         if let Some(aside) = damaged {
             let message = format!(
-                "the journal could not be read and is kept as {}; what was pending is forgotten",
+                "cannot read the journal; the agent renamed it to {} and lost the pending work that it recorded",
                 aside.display()
             );
             node.record_events(vec![NewEvent::new(EventType::AgentJournalDamaged, message).because("JournalDamaged")]);
@@ -231,7 +231,7 @@ impl Node {
         if let Some(intent) = pass::recover(&node.machine)?
             && intent.phase != Phase::Idle
         {
-            tracing::warn!(book = intent.book, phase = ?intent.phase, "the agent was cut off, and goes on");
+            tracing::warn!(book = intent.book, phase = ?intent.phase, "the last run of the agent was interrupted; resuming");
         }
         Ok(node)
     }
@@ -241,31 +241,31 @@ impl Node {
         self.handle.clone()
     }
 
-    /// Returns the inbox of the loop.
+    /// Returns the queue that wakes the main loop of the node.
     pub fn queue(&self) -> Queue {
         self.queue.clone()
     }
 
-    /// Returns the flag that stops running commands.
+    /// Returns the flag that cancels running commands.
     pub fn cancel(&self) -> Cancel {
         self.cancel.clone()
     }
 
-    /// Records events.
+    /// Records events in the event log. An error of the event log is only logged.
     pub(super) fn record_events(&self, events: Vec<NewEvent>) {
         if let Err(error) = self.handle.events().record(self.clock.wall(), events) {
             tracing::warn!(%error, "cannot record an event");
         }
     }
 
-    /// Sets the alarms that are firing, of all that the scope covers.
+    /// Replaces the firing alarms among the events that `covers` selects.
     pub(super) fn set_alarms(&self, covers: impl Fn(&NewEvent) -> bool, firing: Vec<NewEvent>) {
         if let Err(error) = self.handle.events().set_alarms(self.clock.wall(), covers, firing) {
             tracing::warn!(%error, "cannot record an event");
         }
     }
 
-    /// Steps the state machine, records its events, and shows the new state.
+    /// Applies an input to the state machine, records the resulting events, and publishes the new state in the status.
     pub(super) fn step(&mut self, input: Input) {
         let before = std::mem::take(&mut self.state);
         self.record_events(happenings::of_change(&before, &input));
@@ -282,30 +282,32 @@ impl Node {
                 JournalError::ReadOnly { .. } => "ReadOnly",
                 _ => "DiskFull",
             };
-            let message = format!("{error}; make room below the state directory, and the agent goes on by itself");
+            let message =
+                format!("{error}; free space below the state directory; the agent then continues without a restart");
             self.step(Input::Own("journal", Some(Trouble::new(reason, message))));
         } else if self.state.troubles.contains_key("node journal") {
             self.step(Input::Own("journal", None));
         }
     }
 
-    /// Records the start of the agent, and whether it has another version or the node was booted again.
+    /// Records events for the start of the agent, for a new version of the agent, and for a reboot of the node.
     fn record_start(&self) {
         let last = self.handle.events().last_start().map(|event| event.data);
         let (version, boot) = (env!("CARGO_PKG_VERSION"), facts::boot_id().unwrap_or_default());
         self.record_events(happenings::of_start(last.as_ref(), version, &boot));
     }
 
-    /// Saves the last record numbers of all writers when the agent ends.
+    /// Saves the last seen record number of each writer when the agent ends.
     fn keep_heard(&mut self) {
         let mut changes = Changes::default();
         self.speech.keep(&mut changes, self.clock.monotonic(), true);
         if let Err(error) = self.journal.commit(changes) {
-            tracing::warn!(%error, "cannot keep the numbers of the records that were read");
+            tracing::warn!(%error, "cannot save the last seen record numbers");
         }
     }
 
-    /// Runs the books of the accepted revision. `None` without a revision or a state directory.
+    /// Runs the TaskBooks of the accepted revision. `None` if no revision is accepted, or if the state directory was
+    /// lost.
     pub fn pass(&mut self) -> Option<Outcome> {
         self.fleet.begin_pass();
         let revision = self.revision.clone()?;
@@ -349,7 +351,7 @@ impl Node {
         }
         self.remember_settled(&revision, &mut outcome, &facts);
         self.report(&revision, &outcome, fresh);
-        // Other nodes read the facts as they are after the changes.
+        // The node publishes its facts as they are after the changes of the pass.
         let after = PassFacts::new(&gather);
         self.show_others(if outcome.worst() > Outcome::Unchanged { &after } else { &facts });
         self.warn_if_alone(&revision);
@@ -395,8 +397,7 @@ impl Node {
         *self.versions.lock().unwrap_or_else(PoisonError::into_inner) = seen;
     }
 
-    /// Returns whether any of these paths is managed and may have been changed by something other than this node since
-    /// it was checked.
+    /// Returns whether another program may have changed one of the managed files since the last pass checked the file.
     fn touched(&self, paths: &BTreeSet<PathBuf>) -> bool {
         let (machine, versions) = (&self.machine, self.versions.lock().unwrap_or_else(PoisonError::into_inner));
         paths.iter().any(|real| {
@@ -408,8 +409,8 @@ impl Node {
         })
     }
 
-    /// Refreshes the sources, runs the books, and reports. The pass is repeated for newer commits and for gates that
-    /// open within seconds.
+    /// Refreshes the sources, runs the TaskBooks, and returns the result. The pass is repeated for a newer commit, and
+    /// for a gate that opens within seconds.
     pub fn once(&mut self) -> Ended {
         if let Some(ended) = self.settled_before() {
             return ended;
@@ -422,11 +423,11 @@ impl Node {
             self.queue.take(Duration::ZERO);
             worst = self.pass().unwrap_or(worst);
         }
-        // Waits for gates that open soon, such as those of a store that was only just reached.
+        // Waits for gates that open soon, such as the gates of a data store that has just become reachable.
         for _ in 0..3 {
             let now = self.clock.monotonic();
             let soon = self.fleet.due().map(|due| due.saturating_duration_since(now)).filter(|wait| *wait < SOON);
-            // An error does not end within seconds, so it is not waited for.
+            // An error rarely ends within seconds, so the node does not wait for the end of an error.
             let opens = worst == Outcome::Held && !self.fleet.is_troubled() && !self.queue.stops();
             let Some(wait) = soon.filter(|_| opens) else { break };
             thread::sleep(wait);
@@ -440,7 +441,8 @@ impl Node {
         }
     }
 
-    /// Runs until the agent is stopped. Each iteration of the loop calls `alive` with the summary of the state.
+    /// Runs the main loop until the agent is stopped. Each iteration of the loop calls `alive` with the summary of the
+    /// state.
     pub fn run(&mut self, alive: &dyn Fn(&str)) {
         self.follows_files = true;
         let mirrors = self.settings.state_dir.join("mirrors");
@@ -453,18 +455,18 @@ impl Node {
                 Touched::Anything => wake.check = true,
             });
         })
-        .map_err(|error| tracing::warn!(%error, "file events can't be had; drift is found at the interval"))
+        .map_err(|error| tracing::warn!(%error, "cannot watch files; drift is only detected at the reconcile interval"))
         .ok();
         self.load_last_good();
         self.record_start();
-        // The first pass can take long. That must not count as a failed start.
+        // The first pass can take minutes, so the agent reports a successful start before the first pass.
         alive("begins");
         self.advance();
         self.note_errors();
         let mut next = self.clock.monotonic();
         let mut cause = "start";
         let mut pace = TouchPace::default();
-        // True if the loop has worked since memory was last returned to the system.
+        // True if the loop did work after it last returned memory to the operating system.
         let mut used = true;
         loop {
             if self.queue.stops() {
@@ -475,8 +477,8 @@ impl Node {
                 used = true;
                 tracing::debug!(target: "towpath_coordination::wake", cause, "looks");
                 cause = "timer";
-                // The poller only reports a changed head. A failed fetch of a known head must therefore be repeated
-                // here.
+                // The poller only reports a head that has changed. The loop must therefore repeat a failed fetch of a
+                // known head.
                 let behind = |troubles: &BTreeMap<String, Trouble>| {
                     troubles.keys().any(|key| key.starts_with("source ") || key.starts_with("node "))
                 };
@@ -489,7 +491,7 @@ impl Node {
                 pace.pass_ended(self.clock.monotonic());
                 let unseen = self.watch_files(watch.as_mut());
                 next = self.clock.monotonic() + self.patience();
-                // A change that came before its directory was watched has no event.
+                // A change causes no file event if its directory was not yet watched.
                 if self.touched(&unseen) {
                     next = next.min(self.after_touch(&mut pace));
                 }
@@ -501,7 +503,7 @@ impl Node {
             let wake_at = self.retry.due().map_or(next, |due| due.min(next));
             let left = wake_at.saturating_duration_since(self.clock.monotonic()).min(Duration::from_secs(10));
             if used {
-                // The loop is about to wait, probably for long, so memory is returned to the system.
+                // The loop may now wait for minutes, so it returns unused memory to the operating system.
                 towpath_host::memory::give_back();
             }
             let wake = self.queue.take(left);
@@ -530,23 +532,26 @@ impl Node {
         self.record_events(vec![NewEvent::new(EventType::AgentStopped, "the agent was stopped").because("Stopped")]);
         self.keep_heard();
         if !pass::holds_slots(&self.journal) {
-            // A node that holds a slot does not leave: it returns soon, or its lease expires.
+            // A node that holds a slot stays a member of the fleet: it restarts soon, or its lease expires.
             self.fleet.leave();
             self.handle.leave_gossip();
         }
     }
 
-    /// Plans the next refresh if an error blocks agreement, as no event reports the end of such an error.
+    /// Schedules the next refresh if an error keeps the node from agreeing with the fleet. No event reports the end of
+    /// such an error.
     fn note_errors(&mut self) {
-        // A conflict with this node's own settings ends only with a restart, so it is not retried.
+        // A conflict with the settings of this node ends only with a restart of the agent, so the node does not retry.
         let passing = |key: &&str| self.state.troubles.get(*key).is_some_and(|trouble| trouble.reason != "Refused");
         let failing = ["node store", "node accepted"].iter().any(passing);
-        // The data store has lost the record of acceptance, or its announcement did not arrive.
+        // The data store has lost the record of the accepted revision, or the announcement of the record did not
+        // arrive.
         let behind = self.fleet.is_behind() && self.unfollowed.is_none();
         self.retry.noted(failing || behind, self.clock.monotonic());
     }
 
-    /// Returns whether the data store answers. Without it, another refresh of the sources is pointless.
+    /// Returns whether the data store answers. A refresh of the sources has no effect while the data store is
+    /// unreachable.
     fn store_answers(&self) -> bool {
         let away = self.state.troubles.contains_key("node store");
         !away || towpath_coordination::accept::answers(self.store.as_ref())
@@ -560,28 +565,28 @@ impl Node {
         versions.keys().filter(|path| path.parent().is_some_and(|folder| new.contains(folder))).cloned().collect()
     }
 
-    /// Returns the time of the pass that follows a change of a managed file.
+    /// Returns the time at which the next pass starts after a change of a managed file.
     fn after_touch(&self, pace: &mut TouchPace) -> Instant {
         let now = self.clock.monotonic();
         let pause = pace.touched(now);
         if !pause.is_zero() {
             tracing::warn!(
                 seconds = pause.as_secs(),
-                "managed files change in each pass, or right after it; the next pass waits: a task, or another program, changes what a task manages"
+                "managed files change during each pass or directly after it; the next pass is delayed; find the other task or program that changes these files"
             );
         }
-        // The interval is the longest pause.
+        // The pause is never longer than the reconcile interval.
         let interval = self.reconcile().interval;
         now.checked_add(pause.min(interval)).unwrap_or(now)
     }
 
-    /// Returns the interval and the drift policy.
+    /// Returns the reconcile interval, its jitter and the drift policy.
     fn reconcile(&self) -> Reconcile {
         let configs = self.revision.iter().flat_map(|revision| revision.set.configs.values());
         self.settings.reconcile.or_of(configs)
     }
 
-    /// Returns the time to the next pass. It is short while an error keeps the node from following the fleet.
+    /// Returns the time until the next pass. The time is short while an error keeps the node from following the fleet.
     fn patience(&mut self) -> Duration {
         let Reconcile { interval, jitter, .. } = self.reconcile();
         let waits = |key: &&str| self.state.troubles.contains_key(*key);

@@ -39,12 +39,12 @@ pub(super) struct Shown {
     version: String,
     /// The generation that the node has loaded.
     accepted: Option<u64>,
-    /// The gates that only the node knows, by book.
+    /// The closed gates of the node that the data store does not show, by TaskBook.
     held: BTreeMap<String, Vec<ShownGate>>,
 }
 
 impl Shown {
-    /// Returns the state as other nodes see it.
+    /// Builds the published state from the state of this node.
     fn of(state: &State) -> Self {
         Self {
             generation: state.applied.as_ref().map_or(0, |applied| applied.generation),
@@ -57,7 +57,7 @@ impl Shown {
 }
 
 impl Node {
-    /// Publishes the state of this node and its shared facts, if either has changed.
+    /// Publishes the state and the shared facts of this node, if either has changed.
     pub(super) fn show_others(&mut self, facts: &PassFacts<'_>) {
         let Some(revision) = self.revision.clone().filter(|_| self.store.shared()) else { return };
         let state = serde_json::to_vec(&Shown::of(&self.state)).unwrap_or_default();
@@ -75,7 +75,7 @@ impl Node {
         match done {
             Ok(()) => self.last_published = Some(published),
             Err(error) => {
-                // The next pass publishes both, also if it finds the steady state.
+                // The next pass publishes the state and the facts again, even in the steady state.
                 self.last_published = None;
                 self.fleet.look_soon();
                 tracing::debug!(%error, "cannot publish the state of this node; retrying");
@@ -84,7 +84,7 @@ impl Node {
     }
 }
 
-/// The liveness of a node, by its lease in the data store and by gossip.
+/// The liveness of a node, as seen by its lease in the data store and by gossip.
 #[derive(Debug, Clone, Copy)]
 struct Opinions {
     lease: Liveness,
@@ -92,18 +92,18 @@ struct Opinions {
 }
 
 impl Opinions {
-    /// Returns the liveness by gossip, or by the lease if gossip does not know the node.
+    /// Returns the liveness by gossip. If gossip does not know the node, returns the liveness by the lease.
     fn liveness(self) -> &'static str {
         self.gossip.filter(|gossip| *gossip != Liveness::Unknown).unwrap_or(self.lease).name()
     }
 }
 
-/// Returns the facts that other nodes may read.
+/// Returns the facts that other nodes may read, selected by name.
 fn shared(facts: &Value, names: &[String]) -> Value {
     Value::Object(names.iter().filter_map(|name| Some((name.clone(), facts.get(name)?.clone()))).collect::<Map<_, _>>())
 }
 
-/// Reads what the data store has about other nodes for `nodes()`.
+/// Reads the state of the other nodes from the data store, for the template function `nodes()`.
 fn read_others(fleet: &Fleet) -> Result<OtherNodes, StoreError> {
     let facts = fleet.rows(keys::ALL_FACTS)?.into_iter();
     let facts = facts.filter_map(|(node, facts)| Some((node, serde_json::from_slice(&facts).ok()?)));
@@ -111,10 +111,11 @@ fn read_others(fleet: &Fleet) -> Result<OtherNodes, StoreError> {
 }
 
 impl Handle {
-    /// Returns the state of other nodes for `nodes()`. The store is not queried if no template calls `nodes()`.
+    /// Returns the state of the other nodes for the template function `nodes()`. The data store is queried only if a
+    /// template calls `nodes()`.
     ///
-    /// While the store does not answer, the last known state counts, also after a restart of the agent. Otherwise files
-    /// that list other nodes would lose them (P92, P93). Gossip still reports the liveness.
+    /// While the data store does not answer, the last known state is used, even after a restart of the agent. Files
+    /// that list other nodes therefore keep these nodes (P92, P93). Liveness still comes from gossip.
     pub(super) fn others(&self, revision: &Revision) -> BTreeMap<String, Other> {
         let Some(fleet) = self.shared.fleet.as_ref().filter(|fleet| fleet.store().shared() && revision.reads_nodes())
         else {
@@ -126,7 +127,7 @@ impl Handle {
                 known
             }
             Err(error) => {
-                tracing::debug!(%error, "the state of other nodes cannot be read; the last known one counts");
+                tracing::debug!(%error, "cannot read the state of other nodes; using the last known state");
                 self.last_others().unwrap_or_default()
             }
         };
@@ -137,13 +138,13 @@ impl Handle {
         known.joined.iter().map(other).collect()
     }
 
-    /// Returns the last known state of other nodes. `None` if it was never read.
+    /// Returns the last known state of other nodes. `None` if the state was never read.
     fn last_others(&self) -> Option<OtherNodes> {
         let known = self.lock().others.clone();
         known.or_else(|| self.shared.machine.journal.as_ref()?.get_readable(&()).ok().flatten())
     }
 
-    /// Keeps the state of other nodes. The journal is written only after a change.
+    /// Remembers the state of other nodes in memory, and in the journal if the state has changed.
     fn keep_others(&self, known: &OtherNodes) {
         if self.last_others().as_ref() != Some(known)
             && let Some(journal) = &self.shared.machine.journal
@@ -157,7 +158,7 @@ impl Handle {
         self.lock().others = Some(known.clone());
     }
 
-    /// Returns the liveness of a node, by its lease and by gossip.
+    /// Returns the liveness of a node, as seen by its lease and by gossip.
     fn opinions(&self, node: &str, alive: Option<&BTreeSet<String>>, joined: &BTreeSet<String>) -> Opinions {
         let mine = node == self.shared.node;
         let lease = match alive {
@@ -170,7 +171,7 @@ impl Handle {
         Opinions { lease, gossip: self.shared.gossip.get().map(heard) }
     }
 
-    /// Attaches the gossip.
+    /// Connects the gossip with this node and its fleet.
     pub fn hear(&self, gossip: Gossip) {
         if let Some(fleet) = &self.shared.fleet {
             fleet.hear(gossip.clone());
@@ -179,7 +180,7 @@ impl Handle {
         self.tell_gossip();
     }
 
-    /// Passes the seed addresses and the accepted revision to the gossip.
+    /// Passes the addresses of the other nodes and the accepted revision to the gossip.
     pub(super) fn tell_gossip(&self) {
         let (Some(gossip), Some(revision)) = (self.shared.gossip.get(), self.lock().revision.clone()) else { return };
         let others = revision.set.nodes.iter().filter(|(name, _)| **name != self.shared.node);
@@ -187,31 +188,31 @@ impl Handle {
         gossip.accepted(revision.generation, revision.record.digest());
     }
 
-    /// Announces through gossip that this node leaves.
+    /// Announces through gossip that this node leaves the fleet.
     pub(super) fn leave_gossip(&self) {
         if let Some(gossip) = self.shared.gossip.get() {
             gossip.leave();
         }
     }
 
-    /// Passes on a gossip message whose sender is authenticated.
+    /// Passes a message from an authenticated node to the gossip.
     ///
     /// # Errors
-    /// If this node has no gossip, or git does not name the sender.
+    /// Fails if this node has no gossip, or if the revision does not name the sender.
     pub fn gossip(&self, from: &str, message: Vec<u8>) -> Result<(), NoAnswer> {
         let Some(gossip) = self.shared.gossip.get() else { return Err(NoAnswer("this node has no gossip".into())) };
-        // Before the first revision git names no nodes, so the sender's certificate is enough.
+        // Before the first revision the nodes are not known, so the certificate of the sender is sufficient.
         if self.names_node(from) == Some(false) {
-            return Err(NoAnswer(format!("git names no Node {from}")));
+            return Err(NoAnswer(format!("there is no Node {from} in git")));
         }
         gossip.receive(from, message);
         Ok(())
     }
 
-    /// Returns the record and the manifest of the accepted revision.
+    /// Returns the record and the manifest of the accepted revision, for peers.
     ///
     /// # Errors
-    /// If there is no revision yet.
+    /// Fails if no revision has been accepted.
     pub fn acceptance(&self) -> Result<pb::AcceptanceReply, NoAnswer> {
         let revision = self.revision()?;
         let unreadable = |error: serde_json::Error| NoAnswer(error.to_string());
@@ -221,10 +222,10 @@ impl Handle {
         })
     }
 
-    /// Returns the mirror that has a commit of the accepted revision. Other commits are not given to peers.
+    /// Returns the mirror that contains a commit of the accepted revision. Peers cannot fetch other commits.
     ///
     /// # Errors
-    /// If the commit does not belong to the accepted revision.
+    /// Fails if the commit does not belong to the accepted revision.
     pub fn mirror(&self, source: &str, commit: &str) -> Result<Arc<Mirror>, NoAnswer> {
         let view = self.lock();
         let accepted = view.revision.as_ref().and_then(|revision| revision.commits.get(source));
@@ -234,7 +235,7 @@ impl Handle {
         }
     }
 
-    /// Returns the nodes that git names, and this one.
+    /// Returns a summary of each node that the revision names, and of this node.
     pub fn nodes(&self) -> Vec<pb::NodeSummary> {
         let (state, revision) = {
             let view = self.lock();
@@ -275,8 +276,9 @@ impl Handle {
     }
 }
 
-/// The most gates that a node publishes, and the longest of their messages in characters.
+/// The maximum number of gates that a node publishes.
 const GATES: usize = 16;
+/// The maximum length of the message of a published gate, in characters.
 const MESSAGE: usize = 300;
 
 /// A gate that a node publishes for other nodes.
@@ -295,7 +297,7 @@ impl ShownGate {
     }
 }
 
-/// Returns the gates of a node that the data store does not show, by book.
+/// Returns the closed gates of a node that the data store does not show, by TaskBook.
 fn shown_gates(state: &State) -> BTreeMap<String, Vec<ShownGate>> {
     let mut shown: BTreeMap<String, Vec<ShownGate>> = BTreeMap::new();
     for hold in state.holds.values().filter(|hold| !hold.is_shared && !hold.book.is_empty()).take(GATES) {
@@ -310,10 +312,10 @@ fn shown_gates(state: &State) -> BTreeMap<String, Vec<ShownGate>> {
 }
 
 impl Handle {
-    /// Returns the state of the coordinated books.
+    /// Returns the progress of the rollouts of all coordinated TaskBooks.
     ///
     /// # Errors
-    /// If there is no revision.
+    /// Fails if no revision has been accepted.
     pub fn rollouts(&self) -> Result<Vec<pb::RolloutSummary>, NoAnswer> {
         let revision: Arc<Revision> = self.revision()?;
         let Some(fleet) = &self.shared.fleet else { return Ok(Vec::new()) };
@@ -331,7 +333,7 @@ impl Handle {
         Ok(rollouts)
     }
 
-    /// Returns the published states of all nodes, and the present one of this node.
+    /// Returns the published states of all other nodes, and the current state of this node.
     fn states(&self, fleet: &Fleet) -> BTreeMap<String, Shown> {
         let rows = fleet.rows(keys::ALL_STATES).unwrap_or_default();
         let read = |(node, row): (String, Vec<u8>)| Some((node, serde_json::from_slice(&row).ok()?));
@@ -341,7 +343,7 @@ impl Handle {
     }
 }
 
-/// Returns the published states as far as they matter to a book.
+/// Returns the parts of the published states that concern one TaskBook, by node.
 fn reports(states: &BTreeMap<String, Shown>, book: &str) -> BTreeMap<String, NodeReport> {
     // An agent of an older version does not publish the generation that it has loaded.
     let report = |(node, shown): (&String, &Shown)| {

@@ -1,4 +1,4 @@
-//! Polls the sources in a thread of its own, so that a newer commit preempts a run.
+//! Polls the sources in a separate thread, so that a newer commit can preempt a run.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use towpath_host::{Clock, process::Cancel};
 use super::Queue;
 use crate::config::Source;
 
-/// The sources and their heads, as the last refresh found them.
+/// The sources and their heads, as found by the last refresh.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Polled(Arc<Mutex<Known>>);
 
@@ -28,15 +28,15 @@ impl Polled {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets the sources to poll and the heads that a refresh found. Only other heads wake the node.
+    /// Sets the sources to poll, and the heads that a refresh found. Only a different head wakes the node.
     pub(super) fn set(&self, sources: &[Source], heads: &BTreeMap<String, String>) {
         let mut known = self.lock();
         known.sources = sources.to_vec();
         known.heads.extend(heads.iter().map(|(name, head)| (name.clone(), head.clone())));
     }
 
-    /// Records a polled head. Wakes the loop if the head has changed, or at the first failure. Returns the number of
-    /// consecutive failures.
+    /// Records a polled head. Wakes the main loop if the head has changed, or at the first failure. Returns the number
+    /// of consecutive failures.
     fn head(&self, queue: &Queue, name: &str, head: Result<String, towpath_git::SourceError>, failures: u32) -> u32 {
         match head {
             Ok(head) => {
@@ -56,12 +56,12 @@ impl Polled {
     }
 }
 
-/// A thread that polls the sources. It stops when this handle is dropped.
+/// The thread that polls the sources. The thread stops when this handle is dropped.
 #[derive(Debug)]
 pub(super) struct Poller(Cancel);
 
 impl Poller {
-    /// Starts the thread.
+    /// Starts the thread that polls the sources.
     pub(super) fn start(polled: Polled, queue: Queue, clock: Arc<dyn Clock>, mirrors: PathBuf, node: String) -> Self {
         let stop = Cancel::default();
         let flag = stop.clone();
@@ -96,12 +96,12 @@ impl Drop for Poller {
     }
 }
 
-/// Returns the pause after consecutive failures: it doubles each time, up to ten intervals.
+/// Returns the pause between two polls. The pause doubles with each consecutive failure, up to ten intervals.
 fn backed_off(interval: Duration, failures: u32) -> Duration {
     interval.saturating_mul(1 << failures.min(4)).min(interval.saturating_mul(10))
 }
 
-/// Returns an interval that is longer or shorter by up to `percent`. The difference depends on the node and the time.
+/// Returns the interval, lengthened or shortened by up to `percent`. The difference depends on the node and the time.
 pub(super) fn jittered(interval: Duration, percent: u64, node: &str, now: i64) -> Duration {
     use sha2::Digest as _;
     let digest = sha2::Sha256::digest(format!("{node} {now}"));

@@ -1,5 +1,5 @@
-//! The coalescing inbox of the loop. Timers, webhooks, file events and new commits only record that there is work. Work
-//! that arrives while the loop is busy is merged.
+//! The queue of pending work of the main loop. Timers, webhooks, file events and new commits only record that there is
+//! work. Work that arrives while the loop is busy is merged.
 
 use std::{
     collections::BTreeSet,
@@ -11,20 +11,20 @@ use std::{
     time::Duration,
 };
 
-/// The pending work of the loop.
+/// The pending work of the main loop.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wake {
-    /// True if the sources are to be refreshed.
+    /// True if the sources must be refreshed.
     pub poll: bool,
     /// True if a source has changed.
     pub moved: bool,
     /// True if another node has accepted a revision.
     pub accepted: bool,
-    /// True if all books are to be checked.
+    /// True if all TaskBooks must be checked.
     pub check: bool,
-    /// Paths with file events.
+    /// The paths with file events.
     pub touched: BTreeSet<PathBuf>,
-    /// True if the agent stops.
+    /// True if the agent must stop.
     pub stop: bool,
 }
 
@@ -35,15 +35,15 @@ impl Wake {
     }
 }
 
-/// The inbox, shared by the loop and its notifiers.
+/// The queue of pending work, shared by the main loop and the threads that report work.
 #[derive(Debug, Clone, Default)]
 pub struct Queue {
     slot: Arc<(Mutex<Wake>, Condvar)>,
-    /// Number of loop iterations and of preemption checks, which prove that the agent is not stuck.
+    /// A counter of loop iterations and preemption checks, which shows that the agent is not stuck.
     progress: Arc<AtomicU64>,
 }
 
-/// Number of touched paths above which everything is checked instead.
+/// The maximum number of touched paths in the queue. With more paths, the node checks all TaskBooks instead.
 const TOUCHED: usize = 1000;
 
 impl Queue {
@@ -51,7 +51,7 @@ impl Queue {
         self.slot.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds pending work and wakes the loop.
+    /// Adds pending work and wakes the main loop.
     pub fn poke(&self, add: impl FnOnce(&mut Wake)) {
         let mut wake = self.lock();
         add(&mut wake);
@@ -62,7 +62,7 @@ impl Queue {
         self.slot.1.notify_all();
     }
 
-    /// Waits for pending work and takes it. Empty if `patience` passes without any.
+    /// Waits for pending work and takes it from the queue. The result is empty if no work arrives within `patience`.
     pub fn take(&self, patience: Duration) -> Wake {
         self.progress.fetch_add(1, Ordering::Relaxed);
         let (mut wake, _) = self
@@ -73,19 +73,19 @@ impl Queue {
         std::mem::take(&mut *wake)
     }
 
-    /// Returns whether a run should be preempted: by a newer commit, or because the agent stops.
+    /// Returns whether the current run should be preempted, by a newer revision or because the agent stops.
     pub fn wants_way(&self) -> bool {
         self.progress.fetch_add(1, Ordering::Relaxed);
         let wake = self.lock();
         wake.moved || wake.accepted || wake.stop
     }
 
-    /// Returns a counter that grows as long as the loop, or a run, makes progress.
+    /// Returns a counter that grows as long as the main loop or a run makes progress.
     pub fn progress(&self) -> u64 {
         self.progress.load(Ordering::Relaxed)
     }
 
-    /// Returns whether the agent stops.
+    /// Returns whether the agent must stop.
     pub fn stops(&self) -> bool {
         self.lock().stop
     }

@@ -1,4 +1,4 @@
-//! An accepted revision, loaded for this node.
+//! An accepted revision as one node sees it.
 
 use std::{
     collections::BTreeMap,
@@ -11,27 +11,27 @@ use towpath_render::{objects::ObjectSet, view::NodeView};
 
 use crate::config::{Reconcile, WrittenReconcile};
 
-/// An accepted revision, loaded, as one node sees it.
+/// An accepted revision as one node sees it, with all objects loaded.
 #[derive(Debug)]
 pub struct Revision {
-    /// The generation. 0 for a working tree.
+    /// The generation of the revision. 0 for a working tree.
     pub generation: u64,
-    /// The commits, by source.
+    /// The commits of the revision, by source.
     pub commits: BTreeMap<String, String>,
-    /// The objects.
+    /// The objects of the revision, for all nodes.
     pub set: Arc<ObjectSet>,
-    /// The node's view of the objects.
+    /// The parts of the revision that concern this node.
     pub view: NodeView,
-    /// The manifest, with the metadata of coordinated books.
+    /// The manifest of the revision, with the metadata of coordinated TaskBooks.
     pub manifest: RevisionManifest,
-    /// The record by which it was accepted.
+    /// The record by which the revision was accepted.
     pub record: Accepted,
-    /// True if an object or template calls `nodes()`. Computed at first use.
+    /// True if an object or template calls `nodes()`. The value is computed at first use.
     reads_nodes: OnceLock<bool>,
 }
 
 impl Revision {
-    /// Creates a revision as one node sees it. A working tree has the default record.
+    /// Creates a revision as one node sees it. For a working tree, the record has default values.
     pub fn new(record: Accepted, manifest: RevisionManifest, set: Arc<ObjectSet>, node: &str) -> Self {
         let view = NodeView::new(&set, node);
         let (generation, commits) = (record.generation, record.commits.clone());
@@ -43,17 +43,18 @@ impl Revision {
         *self.reads_nodes.get_or_init(|| reads_nodes(&self.set))
     }
 
-    /// Returns the interval and the drift policy: those of the bootstrap file, else of a Config in git.
+    /// Returns the reconcile settings. Settings of the bootstrap file take precedence over settings of Config objects
+    /// in git.
     pub fn reconcile(&self, bootstrap: WrittenReconcile) -> Reconcile {
         bootstrap.or_of(self.set.configs.values())
     }
 
-    /// Returns the suspensions of the whole fleet.
+    /// Returns the suspensions that apply to the whole fleet.
     pub fn suspended(&self) -> Vec<pb::Suspend> {
         self.set.configs.values().filter_map(|config| config.suspend.clone()).collect()
     }
 
-    /// Returns the maintenance windows of the node.
+    /// Returns the maintenance windows that apply to this node.
     pub fn windows(&self) -> Windows {
         let written = self.set.configs.values().flat_map(|config| &config.maintenance_windows);
         let mine = written.filter(|window| {
@@ -71,7 +72,7 @@ impl Revision {
         Windows(mine.filter_map(read).collect())
     }
 
-    /// Returns the names of the facts that nodes share.
+    /// Returns the names of the facts that nodes share with each other.
     pub fn shared_facts(&self) -> Vec<String> {
         let said: Vec<String> =
             self.set.configs.values().flat_map(|config| config.shared_facts.iter().cloned()).collect();

@@ -1,4 +1,4 @@
-//! Runs of coordinated books: members, waves, budgets and cuts, as a revision defines them.
+//! Runs of coordinated TaskBooks: the members, waves, budgets and segments that a revision defines.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,12 +21,13 @@ use towpath_state::LastSlots;
 
 use super::revision::Revision;
 
-/// Returns the runs of the books of a node: (book, run, digest of the book).
+/// Returns the run of each TaskBook of a node, as (TaskBook, run, digest of the TaskBook).
 pub(super) fn of_node(revision: &Revision) -> Vec<(String, String, String)> {
     let run = |book: &Book| {
         let id = book.id();
         let since = revision.manifest.books.get(&id).map_or(revision.generation, |entry| entry.since);
-        // A restarted rollout is another run of the same book.
+        // A restarted rollout is a new run of an unchanged TaskBook, so the digest includes the first generation of the
+        // run.
         let digest = format!("{since} {}", book_digest(&revision.set, book));
         let digest = if revision.manifest.books.contains_key(&id) { digest } else { book_digest(&revision.set, book) };
         (id.clone(), format!("{id}@{since}"), digest)
@@ -34,19 +35,19 @@ pub(super) fn of_node(revision: &Revision) -> Vec<(String, String, String)> {
     revision.view.books.iter().map(|book| run(book)).collect()
 }
 
-/// The run of a book: its segments, and the budget of each segment.
+/// The run of a TaskBook: its segments, and the budget of each segment.
 #[derive(Debug, Clone)]
 pub(super) struct Run {
-    /// The run, with the budget of the book.
+    /// The definition of the run, with the budget of the TaskBook.
     pub(super) spec: RolloutSpec,
-    /// Its segments.
+    /// The segments of the TaskBook.
     pub(super) segments: Vec<Segment>,
-    /// The budgets of tasks with their own `serialize`, by segment.
+    /// The definition of the run for each segment whose task has its own `serialize`, by index of the segment.
     own: BTreeMap<usize, RolloutSpec>,
 }
 
 impl Run {
-    /// Returns the run of a coordinated book. `None` if the manifest does not contain the book.
+    /// Returns the run of a coordinated TaskBook. `None` if the manifest does not contain the TaskBook.
     pub(super) fn of(set: &ObjectSet, generation: u64, manifest: &RevisionManifest, book: &Book) -> Option<Self> {
         let id = book.id();
         let entry = manifest.books.get(&id)?;
@@ -93,8 +94,8 @@ impl Run {
                 let serialize = task.serialize.as_ref()?;
                 let (group, mut parts) = budget(set, book, &id, serialize);
                 if group == id {
-                    // The partition belongs to the book's own budget, so that its failures count as failures of the
-                    // book.
+                    // The partition is added to the budget of the TaskBook, so that failures in the partition count for
+                    // the TaskBook.
                     let of = |node: &String| parts.get(node).cloned().unwrap_or_else(|| "-".to_owned());
                     parts = spec.known.iter().map(|node| (node.clone(), format!("={index}{}", of(node)))).collect();
                 }
@@ -106,7 +107,8 @@ impl Run {
         Some(Self { spec, segments, own })
     }
 
-    /// Returns the run that removes a book which is gone: one segment without tasks, in the budget that the book last had.
+    /// Returns the run that removes the items of a deleted TaskBook. The run has one segment without tasks, and uses
+    /// the last budget of the TaskBook.
     pub(super) fn of_gone(set: &ObjectSet, generation: u64, book: &str, slots: &LastSlots) -> Self {
         let spec = RolloutSpec {
             book: book.to_owned(),
@@ -127,7 +129,7 @@ impl Run {
         Self { spec, segments: vec![segment], own: BTreeMap::new() }
     }
 
-    /// Returns the slots of the last segment, in which the book removes its items.
+    /// Returns the slot settings of the last segment, in which the run removes items.
     pub(super) fn last_slots(&self) -> LastSlots {
         let spec = self.spec_of(self.segments.len().saturating_sub(1));
         LastSlots {
@@ -140,18 +142,19 @@ impl Run {
         }
     }
 
-    /// Returns the run with each of its budgets: first the budget of the book.
+    /// Returns the definition of the run for each budget. The budget of the TaskBook comes first.
     pub(super) fn budgets(&self) -> Vec<&RolloutSpec> {
         [&self.spec].into_iter().chain(self.own.values()).collect()
     }
 
-    /// Returns the run with the budget of a segment.
+    /// Returns the definition of the run with the budget of one segment.
     pub(super) fn spec_of(&self, segment: usize) -> &RolloutSpec {
         self.own.get(&segment).unwrap_or(&self.spec)
     }
 }
 
-/// Returns the rights in each coordinated book: its budgets, its targets, and the nodes eligible for each elected task.
+/// Returns the rights in each coordinated TaskBook: the budgets, the target nodes, and the nodes eligible for each
+/// elected task.
 pub(super) fn rights(set: &ObjectSet, generation: u64, manifest: &RevisionManifest) -> BTreeMap<String, BookRights> {
     let of = |book: &Book| {
         let run = Run::of(set, generation, manifest, book)?;
@@ -170,7 +173,7 @@ pub(super) fn rights(set: &ObjectSet, generation: u64, manifest: &RevisionManife
     set.books.values().filter_map(|book| of(book)).collect()
 }
 
-/// Returns whether a target may be elected for a task (P79).
+/// Returns whether a target node may be elected for a task (P79).
 pub(super) fn may_be_elected(set: &ObjectSet, task: &Task, node: &str) -> bool {
     let Some(elect) = &task.elect else { return false };
     elect.nodes.is_empty() && elect.node_groups.is_empty()
@@ -178,13 +181,14 @@ pub(super) fn may_be_elected(set: &ObjectSet, task: &Task, node: &str) -> bool {
         || set.groups_of(node).iter().any(|group| elect.node_groups.contains(group))
 }
 
-/// Returns the digests of all books that need coordination.
+/// Returns the digests of all TaskBooks that need coordination.
 pub(super) fn digests(set: &ObjectSet) -> BTreeMap<String, String> {
     let coordinated = set.books.values().filter(|book| book.targets.is_some() && needs_run(set, book));
     coordinated.map(|book| (book.id(), book_digest(set, book))).collect()
 }
 
-/// Returns whether a book needs a run: it is coordinated, or another book waits for its end on all nodes.
+/// Returns whether a TaskBook needs a run. A run is needed for coordination, or because another TaskBook depends on
+/// this TaskBook on all nodes.
 fn needs_run(set: &ObjectSet, book: &Book) -> bool {
     let waited_for = |other: &Book| {
         other.namespace == book.namespace
@@ -194,7 +198,7 @@ fn needs_run(set: &ObjectSet, book: &Book) -> bool {
 }
 
 /// Sorts nodes into the order in which waves take them. The order is the same on all nodes, and differs between
-/// books (P68).
+/// TaskBooks (P68).
 fn in_order(book: &str, mut nodes: Vec<String>) -> Vec<String> {
     nodes.sort_by_cached_key(|node| sha2::Sha256::digest(format!("{book}\0{node}")).to_vec());
     nodes
@@ -237,7 +241,7 @@ fn slot_failures(set: &ObjectSet, manifest: &RevisionManifest, book: &Book, seri
     set.books.values().map(|other| &**other).filter(shares).filter_map(limit).min()
 }
 
-/// Returns the name of a budget, and the partition of each node in it (P67).
+/// Returns the name of a budget, and the partition of each node in the budget (P67).
 fn budget(set: &ObjectSet, book: &Book, own: &str, serialize: &pb::Serialize) -> (String, BTreeMap<String, String>) {
     let group = match &serialize.slot {
         Some(slot) => format!("{}/slot={slot}", book.namespace),
@@ -261,7 +265,7 @@ fn budget(set: &ObjectSet, book: &Book, own: &str, serialize: &pb::Serialize) ->
     (group, serialize.per.as_ref().map(value).unwrap_or_default())
 }
 
-/// Returns the members of each wave, cumulative (P68).
+/// Returns the members of each wave. Each wave includes the members of all earlier waves (P68).
 fn waves(set: &ObjectSet, book: &Book, members: &[String]) -> Vec<BTreeSet<String>> {
     let mut taken: BTreeSet<String> = BTreeSet::new();
     let mut waves = Vec::new();
@@ -286,12 +290,12 @@ fn waves(set: &ObjectSet, book: &Book, members: &[String]) -> Vec<BTreeSet<Strin
                 }
             }
         }
-        // A wave that adds no node is dropped.
+        // A wave that adds no node to the earlier waves is dropped.
         if waves.last() != Some(&taken) {
             waves.push(taken.clone());
         }
     }
-    // Members that no written wave contains form the last wave.
+    // Members that the TaskBook assigns to no wave form the last wave.
     if waves.last().is_none_or(|last| last.len() < members.len()) {
         waves.push(members.iter().cloned().collect());
     }

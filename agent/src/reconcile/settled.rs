@@ -1,7 +1,7 @@
-//! The steady state: the record of a pass that found all books in sync. Until one of its inputs changes, nothing needs
-//! to be loaded, rendered or applied.
+//! The steady state: the record of a pass that found all TaskBooks in sync. Until an input of the pass changes, the
+//! agent loads, renders and applies nothing.
 //!
-//! The record is deleted from disk before any change, so that a crash never leaves an outdated one.
+//! The agent deletes the record from disk before any change, so that a crash never leaves an outdated record.
 
 use std::collections::BTreeMap;
 
@@ -18,25 +18,26 @@ use super::{
     revision::Revision,
 };
 
-/// A pass that found all books in sync, with its inputs.
+/// The inputs and the checks of a pass that found all TaskBooks in sync.
 #[derive(Debug)]
 pub(super) struct SettledPass {
     generation: u64,
     commits: BTreeMap<String, String>,
-    /// Values of the facts that were read.
+    /// The values of the facts that the pass read.
     facts: BTreeMap<String, Value>,
     checks: Vec<Settled>,
 }
 
-/// The steady state as the journal keeps it.
+/// The steady state in the form that the journal stores.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct SteadyState {
-    /// Keyed digest of the agent's version and settings. Another agent may see another state.
+    /// A keyed digest of the version and the settings of the agent. Another version or other settings may lead to
+    /// another state.
     by: String,
     generation: u64,
     commits: BTreeMap<String, String>,
     facts: BTreeMap<String, Value>,
-    /// Fingerprints of the mirrors at the end of the pass.
+    /// The fingerprints of the mirrors at the end of the pass.
     mirrors: BTreeMap<String, String>,
     expectations: Vec<Expectation>,
 }
@@ -46,7 +47,7 @@ impl Record for SteadyState {
 }
 
 impl Node {
-    /// Returns whether the inputs and the checks of the steady state are unchanged. Then nothing needs to be rendered.
+    /// Returns whether the inputs and the checks of the steady state are unchanged. If so, the pass renders nothing.
     pub(super) fn nothing_moved(&self, revision: &Revision, facts: &PassFacts<'_>) -> bool {
         let same =
             |settled: &&SettledPass| settled.generation == revision.generation && settled.commits == revision.commits;
@@ -58,8 +59,8 @@ impl Node {
             && pass::still_settled(&self.machine, &settled.checks, &self.cancel)
     }
 
-    /// Returns the result of a run if the steady state of the last agent still holds. Sources, settings, facts and
-    /// files must be unchanged. Nothing is loaded for this check. `None` if a full run is needed.
+    /// Returns the result of a run if the steady state of the previous agent process still holds. Sources, settings,
+    /// facts and files must be unchanged. This check loads no objects. `None` if a full run is needed.
     pub(super) fn settled_before(&mut self) -> Option<Ended> {
         let coordinated = self.settings.coordinated();
         let quiet = self.state.is_applied() && self.state.troubles.is_empty() && self.state.stalls.is_empty();
@@ -76,7 +77,7 @@ impl Node {
             && PassFacts::new(&|| self.handle.facts()).contain(&record.facts)
             && pass::still_settled(&self.machine, &[Settled::Expectations(record.expectations)], &self.cancel);
         if same {
-            tracing::debug!(generation = record.generation, "nothing has moved since the last pass");
+            tracing::debug!(generation = record.generation, "nothing has changed since the last pass");
         }
         same.then_some(Ended::Done)
     }
@@ -86,7 +87,7 @@ impl Node {
         keyed_digest(&self.machine.digest_key, text.as_bytes())
     }
 
-    /// Deletes the steady state. This happens before any change.
+    /// Deletes the steady state. The node deletes the steady state before any change.
     pub(super) fn unsettle(&mut self) {
         self.settled = None;
         if self.settled_on_disk {
@@ -97,17 +98,17 @@ impl Node {
         }
     }
 
-    /// Records the steady state, if the pass found all books in sync.
+    /// Records the steady state if the pass found all TaskBooks in sync.
     pub(super) fn remember_settled(&mut self, revision: &Revision, outcome: &mut PassOutcome, facts: &PassFacts<'_>) {
         let Some(checks) = outcome.settled.take() else { return };
-        // The tasks were rendered with these values. A value that has changed since then leads to another pass.
+        // The tasks were rendered with these facts. A fact that changes later causes another pass.
         let facts = facts.select(std::mem::take(&mut outcome.facts_read));
         self.keep_settled(revision, outcome, &facts, &checks);
         let commits = revision.commits.clone();
         self.settled = Some(SettledPass { generation: revision.generation, commits, facts, checks });
     }
 
-    /// Writes the steady state to the journal, if all its checks can be stored, for the next agent that starts.
+    /// Writes the steady state to the journal for the next start of the agent, if all checks can be stored.
     fn keep_settled(
         &mut self,
         revision: &Revision,

@@ -1,4 +1,4 @@
-//! Troubles of sources: their reasons, and messages with a remedy.
+//! Describes problems of git sources: the reason of the condition, and a message with a remedy.
 
 use towpath_git::{Fetched, Movement, Reference, SourceError};
 use towpath_render::problem::Problem;
@@ -7,45 +7,50 @@ use towpath_state::SourceCheckpoint;
 use super::conditions::Trouble;
 use crate::{config::Source, error_chain::chain};
 
-/// Returns the trouble for a source that cannot be used.
+/// Returns the problem of a source that cannot be fetched or read.
 pub(super) fn of_error(error: &SourceError, name: &str) -> Trouble {
     let shown = chain(error);
     let (reason, message) = match error {
         SourceError::Unreachable { .. } | SourceError::TimedOut { .. } | SourceError::TooMuch { .. } => (
             "SourceUnreachable",
-            format!("{shown}; the last good revision goes on; check the network, the URL and auth"),
+            format!("{shown}; the node keeps applying the last good revision; check the network, the URL and auth"),
         ),
-        SourceError::Missing { .. } => (
-            "SourceUnreachable",
-            format!("{shown}; push something to it, or correct branch, tag or commit of the source"),
-        ),
+        SourceError::Missing { .. } => {
+            ("SourceUnreachable", format!("{shown}; push a commit to the source, or correct its branch, tag or commit"))
+        }
         SourceError::Settings { .. } => {
             ("SourceUnreachable", format!("{shown}; correct the settings of the source {name}"))
         }
         SourceError::Corrupt { .. } | SourceError::Pack { .. } => (
             "MirrorCorrupt",
-            format!("{shown}; it is rebuilt when the source can be reached; check the disk (dmesg, smartctl)"),
+            format!("{shown}; the mirror is rebuilt when the source can be reached; check the disk (dmesg, smartctl)"),
         ),
-        SourceError::Refused { .. } => ("InvalidObjects", format!("{shown}; push a commit without it")),
+        SourceError::Refused { .. } => {
+            ("InvalidObjects", format!("{shown}; push a commit without the rejected content"))
+        }
         SourceError::Disk { source, .. } => match source.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                ("DiskFull", format!("{shown}; make room below the state directory, and the agent goes on by itself"))
-            }
-            _ => ("ReadOnly", format!("{shown}; make the state directory writable, and the agent goes on by itself")),
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => (
+                "DiskFull",
+                format!("{shown}; free space below the state directory; the agent then continues without a restart"),
+            ),
+            _ => (
+                "ReadOnly",
+                format!("{shown}; make the state directory writable; the agent then continues without a restart"),
+            ),
         },
     };
     let (reason, message) = disk_in(error).map_or((reason, message.clone()), |reason| {
         (
             reason,
             format!(
-                "{shown}; make room (or remount it writable) below the state directory, and the agent goes on by itself"
+                "{shown}; free space below the state directory, or remount it writable; the agent then continues without a restart"
             ),
         )
     });
     Trouble::new(reason, message)
 }
 
-/// Returns the reason why a head may not be followed. `None` if it may (P28, P29).
+/// Returns the reason why the node must not follow a head. `None` if the node may follow the head (P28, P29).
 pub(super) fn refused(source: &Source, fetched: &Fetched, guard: Option<&SourceCheckpoint>) -> Option<Trouble> {
     if source.git.allow_rewind {
         return None;
@@ -70,14 +75,14 @@ pub(super) fn refused(source: &Source, fetched: &Fetched, guard: Option<&SourceC
             let tag = fetched.tag.as_deref().unwrap_or_default().escape_debug();
             Trouble::new(
                 "Rewound",
-                format!("the tag {tag} of {name} {why}; tag something newer, or set allowRewind for the source"),
+                format!("the tag {tag} of {name} {why}; create a newer tag, or set allowRewind for the source"),
             )
         }),
         Reference::Commit(_) => None,
     }
 }
 
-/// Returns the reason why a tag may not be followed. `None` if it may.
+/// Returns the reason why the node must not follow a tag. `None` if the node may follow the tag.
 fn refused_tag(fetched: &Fetched, guard: &SourceCheckpoint) -> Option<String> {
     let accepted = &guard.commit;
     if fetched.commit == *accepted {
@@ -91,7 +96,7 @@ fn refused_tag(fetched: &Fetched, guard: &SourceCheckpoint) -> Option<String> {
         (Some(old), Some(new)) if new < old => Some(format!("is {new}, and {old} was accepted")),
         (Some(old), Some(new)) if new == old => Some(format!("moved from {accepted} to {}", fetched.commit)),
         (Some(_), Some(_)) => None,
-        // A tag that is not a version moves as a branch does.
+        // A tag that is not a version is checked like a branch.
         _ if matches!(fetched.movement, Movement::Rewound | Movement::Unknown) => {
             Some(format!("moved to {}, which does not descend from the accepted commit {accepted}", fetched.commit))
         }
@@ -99,15 +104,15 @@ fn refused_tag(fetched: &Fetched, guard: &SourceCheckpoint) -> Option<String> {
     }
 }
 
-/// Returns the trouble for a commit whose tree is not allowed.
+/// Returns the problem of a commit whose tree has forbidden content.
 pub(super) fn refused_tree(name: &str, commit: &str, message: &str) -> Trouble {
     Trouble::new(
         "InvalidObjects",
-        format!("the commit {commit} of {name} is refused: {message}; push a commit without it"),
+        format!("rejected the commit {commit} of {name}: {message}; push a commit without the rejected content"),
     )
 }
 
-/// Returns the trouble for a head with invalid objects.
+/// Returns the problem of a head with invalid objects.
 pub(super) fn invalid(source: &Source, errors: &[Problem]) -> Trouble {
     let first = errors
         .first()
@@ -117,13 +122,13 @@ pub(super) fn invalid(source: &Source, errors: &[Problem]) -> Trouble {
     Trouble::new(
         "InvalidObjects",
         format!(
-            "the head of {} has mistakes, and the last good revision goes on: {first}{more}; `towpath validate` shows all of them",
+            "the head of {} is invalid, so the node keeps applying the last good revision: {first}{more}; run `towpath validate` to list all errors",
             source.git.name
         ),
     )
 }
 
-/// Returns the reason for a full or read-only disk that caused another error. `None` for other causes.
+/// Returns the reason `DiskFull` or `ReadOnly` if a disk problem caused the error. `None` for other causes.
 fn disk_in(error: &SourceError) -> Option<&'static str> {
     let mut at: Option<&dyn std::error::Error> = Some(error);
     while let Some(inner) = at {

@@ -1,4 +1,4 @@
-//! Polling, fetching, verifying and loading of all sources: from their heads to a valid candidate.
+//! Fetches, verifies and loads all git sources, and builds a valid candidate revision from them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,20 +26,20 @@ use crate::{
     error_chain::chain,
 };
 
-/// Number of sources beyond which no further ones are followed.
+/// The number of git sources after which the search for further sources ends.
 const MOST_SOURCES: usize = 64;
 
-/// Maximum nesting depth of sources that name further sources, and of includes (P19).
+/// The maximum nesting depth of sources that name further sources, and of includes (P19).
 pub(super) const DEPTH: usize = 5;
 
-/// The accepted and the head snapshot of a source.
+/// The accepted snapshot and the head snapshot of one source.
 #[derive(Debug, Default)]
 struct Standing {
-    /// The accepted snapshot, from the mirror.
+    /// The snapshot of the accepted commit, read from the local mirror.
     old: Option<Snapshot>,
-    /// The head, if it may be followed.
+    /// The snapshot of the head. `None` if the node must not follow the head.
     new: Option<Snapshot>,
-    /// The tag of the head.
+    /// The git tag that selected the head.
     tag: Option<String>,
 }
 
@@ -53,13 +53,13 @@ impl Standing {
     }
 }
 
-/// Function that loads trees: `load`, or `load_holding`, which leaves out objects that do not fit.
+/// A function that loads objects from source trees: `load`, or `load_holding`, which leaves out objects with problems.
 type Load = fn(&[SourceTree], &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded;
 
-/// The snapshot of each source in a candidate.
+/// The snapshot of each source in a candidate revision, by name of the source.
 type Chosen = BTreeMap<String, Snapshot>;
 
-/// The sources of a node.
+/// The git sources of the bootstrap file, and the folder of all mirrors.
 #[derive(Debug)]
 pub(super) struct Sources {
     folder: PathBuf,
@@ -69,20 +69,20 @@ pub(super) struct Sources {
 /// The result of a refresh of all sources.
 #[derive(Debug, Default)]
 pub(super) struct Looked {
-    /// The commits of the valid candidate, by source.
+    /// The commits of the valid candidate revision, by source.
     pub(super) commits: BTreeMap<String, String>,
-    /// The objects at those commits. `None` without a valid candidate.
+    /// The objects at the commits of the candidate revision. `None` without a valid candidate.
     pub(super) set: Option<Arc<ObjectSet>>,
-    /// The inputs for the state machine.
+    /// The inputs for the state machine of the node.
     pub(super) inputs: Vec<Input>,
-    /// The errors and warnings of a rejected candidate.
+    /// The errors and warnings of a rejected candidate revision.
     pub(super) problems: Vec<Problem>,
-    /// The sources as configured at this revision.
+    /// The sources of the bootstrap file, and the sources that the candidate revision adds.
     pub(super) sources: Vec<Source>,
-    /// The heads that the git servers show.
+    /// The head commits on the git servers, by source.
     pub(super) heads: BTreeMap<String, String>,
     tags: BTreeMap<String, Option<String>>,
-    /// The candidates that were rejected.
+    /// The rejected candidate revisions, each as a map from sources to commits.
     pub(super) refused: BTreeSet<BTreeMap<String, String>>,
     /// True if a commit was rejected.
     pub(super) rejected: bool,
@@ -110,7 +110,7 @@ impl Sources {
         all.map(|source| (source.git.name.clone(), Arc::new(self.mirror(source)))).collect()
     }
 
-    /// Returns whether the head of every source still is its accepted commit.
+    /// Returns whether the head of every source is still the accepted commit.
     pub(super) fn unmoved(&self, journal: &Journal, accepted: &BTreeMap<String, String>) -> bool {
         accepted.len() == self.first.len()
             && self.first.iter().all(|source| {
@@ -121,12 +121,12 @@ impl Sources {
             })
     }
 
-    /// Returns the fingerprints of the mirrors on disk, by source.
+    /// Returns a fingerprint of each mirror on disk, by source.
     pub(super) fn fingerprints(&self) -> BTreeMap<String, String> {
         self.first.iter().map(|source| (source.git.name.clone(), self.mirror(source).fingerprint())).collect()
     }
 
-    /// Returns whether a revision names no further sources.
+    /// Returns whether a revision uses only the sources of the bootstrap file.
     pub(super) fn alone(&self, set: &ObjectSet) -> bool {
         further_sources(set, &self.first).is_empty()
     }
@@ -159,9 +159,9 @@ impl Sources {
         Ok(looked)
     }
 
-    /// Refreshes all sources. Their heads together are the first candidate. If that does not load, each source in turn
-    /// advances to its head, or stays at its accepted commit. A source that has neither a head nor an accepted commit
-    /// blocks the candidate: the node stays at its last generation (P20).
+    /// Refreshes all sources. The first candidate consists of the heads of all sources. If the first candidate does not
+    /// load, each source in turn advances to its head or stays at its accepted commit. A source without a head and
+    /// without an accepted commit blocks the candidate: the node keeps its last generation (P20).
     pub(super) fn look(
         &self,
         journal: &Journal,
@@ -200,8 +200,8 @@ impl Sources {
         looked
     }
 
-    /// Advances sources one at a time. A source advances if its head loads together with the sources before it. Objects
-    /// of later sources that no longer fit are held, and do not block the advance (P21).
+    /// Advances the sources one at a time. A source advances if its head loads together with the sources before it.
+    /// Objects of later sources that then become invalid are held, and do not block the advance (P21).
     fn step_by_step(
         &self,
         standings: BTreeMap<String, Standing>,
@@ -247,7 +247,7 @@ impl Sources {
         }
     }
 
-    /// Loads the sources that the chosen commits declare, starting with those of the bootstrap file.
+    /// Loads the sources of the bootstrap file, and the sources that the chosen commits declare.
     fn load_declared(&self, chosen: &Chosen) -> (Vec<Source>, Loaded) {
         let mut sources = self.first.clone();
         loop {
@@ -263,7 +263,7 @@ impl Sources {
         }
     }
 
-    /// Returns the accepted and the head snapshot of a source.
+    /// Reads the accepted snapshot and the head snapshot of a source.
     fn standing(
         &self,
         journal: &Journal,
@@ -286,8 +286,8 @@ impl Sources {
         standing
     }
 
-    /// Returns the head of a source. `None` if the head may not be followed: then the source stays at its accepted
-    /// commit.
+    /// Returns the snapshot of the head of a source. `None` if the head must not be followed. The source then stays at
+    /// its accepted commit.
     fn head(
         &self,
         journal: &Journal,
@@ -316,8 +316,8 @@ impl Sources {
             tag.clone_from(&guard?.tag);
             return self.stay(&mirror, source, accepted, looked);
         }
-        // An accepted head and tag stay accepted under changed rules. The rules apply to the next head and the next
-        // tag.
+        // Changed signature rules do not affect a head and a tag that are already accepted. The rules apply to the next
+        // head or tag.
         let accepted = guard.as_ref().is_some_and(|guard| guard.commit == fetched.commit && guard.tag == fetched.tag);
         let verified = if accepted { Ok(None) } else { mirror.verify_head(floor.as_deref(), &fetched, now) };
         match verified {
@@ -325,7 +325,7 @@ impl Sources {
             Err(VerifyError::Unverified(why)) => {
                 looked.rejected = true;
                 let message = format!(
-                    "{}: {why}; sign it with a key of verify.keyFiles, or add the signer there",
+                    "{}: {why}; sign the commit with a key of verify.keyFiles, or add the signer's key to verify.keyFiles",
                     source.git.name
                 );
                 looked.inputs.push(Input::Rejected(name, Some(Trouble::new("Unverified", message))));
@@ -354,7 +354,7 @@ impl Sources {
         }
     }
 
-    /// Reads the tree of a verified commit with all its files. A damaged mirror is rebuilt.
+    /// Reads the tree of a verified commit with all files of the tree. A damaged mirror is rebuilt.
     fn verified_tree(&self, mirror: &Mirror, commit: &str, looked: &mut Looked) -> Result<Snapshot, SourceError> {
         let read = || mirror.snapshot(commit).and_then(Snapshot::whole);
         match read() {
@@ -369,7 +369,7 @@ impl Sources {
         }
     }
 
-    /// Reports that a mirror is damaged and is rebuilt.
+    /// Reports that the mirror of a source is damaged and is rebuilt.
     fn say_damaged(name: &str, looked: &mut Looked) {
         tracing::warn!(source = name, "the mirror is damaged; rebuilding it");
         let message = format!(
@@ -378,7 +378,7 @@ impl Sources {
         looked.inputs.push(Input::Source(name.to_owned(), Some(Trouble::new("MirrorCorrupt", message))));
     }
 
-    /// Fetches a source. A damaged mirror is rebuilt.
+    /// Fetches a source into its mirror. A damaged mirror is rebuilt.
     fn fetch(
         &self,
         mirror: &Mirror,
@@ -411,8 +411,8 @@ impl Sources {
         looked.inputs.push(Input::Source(name.to_owned(), Some(source_trouble::of_error(error, name))));
     }
 
-    /// Returns the accepted snapshot of a source, from the mirror. `None` if there is none, or if the mirror cannot
-    /// read it.
+    /// Returns the accepted snapshot of a source from the mirror. `None` without an accepted commit, or if the mirror
+    /// cannot be read.
     fn stay(
         &self,
         mirror: &Mirror,
@@ -430,9 +430,9 @@ impl Sources {
         }
     }
 
-    /// Records the checkpoints of accepted commits, which outlive the loss of a mirror. A commit of this refresh gets
-    /// the tag that it was fetched by. An unchanged commit keeps its tag. A commit that other nodes accepted gets its
-    /// highest tag.
+    /// Records a checkpoint of the accepted commit of each source. Checkpoints are in the journal, so they survive the
+    /// loss of a mirror. A commit that this refresh fetched is recorded with the tag that selected it. An unchanged
+    /// commit keeps its recorded tag. A commit that other nodes accepted is recorded with its highest tag.
     pub(super) fn remember(
         &self,
         looked: &Looked,
@@ -458,7 +458,7 @@ impl Sources {
         }
     }
 
-    /// Loads sources, and fetches pinned includes as they are found.
+    /// Loads the objects of sources, and fetches the repositories of pinned includes.
     fn load(&self, sources: &[Source], snapshots: &BTreeMap<String, Snapshot>, load: Load) -> Loaded {
         let trees: Vec<SourceTree> = sources
             .iter()
@@ -493,7 +493,7 @@ impl Sources {
                         file: towpath_git::shown_url(&wanted.url),
                         line: 1,
                         column: 1,
-                        message: format!("the include can't be fetched: {}", chain(&error)),
+                        message: format!("cannot fetch the include: {}", chain(&error)),
                         hint: None,
                         excerpt: String::new(),
                         caret: 0,
@@ -505,7 +505,7 @@ impl Sources {
         load(&trees, &pinned)
     }
 
-    /// Fetches a repository that an include names, without the fleet's credentials (P116).
+    /// Fetches the repository of an include without the credentials of the fleet (P116).
     fn fetch_pinned(&self, pinned: &Pinned) -> Result<Arc<dyn Tree>, SourceError> {
         use sha2::Digest as _;
         let name = format!("include-{}", &hex::encode(sha2::Sha256::digest(pinned.url.as_bytes()))[..16]);
@@ -514,7 +514,7 @@ impl Sources {
             url: pinned.url.clone(),
             reference: Reference::Commit(pinned.commit.to_ascii_lowercase()),
             path: String::new(),
-            // An empty key: keys of the agent's user on this server must not give access.
+            // The empty SSH key ensures that SSH uses no key of the agent's user on this server.
             auth: Auth { ssh_key_file: Some(PathBuf::from("/dev/null")), ..Auth::default() },
             verify: VerifyOptions::default(),
             allow_rewind: true,
@@ -526,7 +526,7 @@ impl Sources {
     }
 }
 
-/// Selects one snapshot for each source. `None` if a source has none.
+/// Selects one snapshot for each source. `None` if a source has no snapshot.
 fn choose(
     sources: &[Source],
     standings: &BTreeMap<String, Standing>,
@@ -562,7 +562,7 @@ pub(super) fn origin(source: &Source) -> String {
     format!("{} {:?}", source.git.url, source.git.reference)
 }
 
-/// Returns the sources that Configs in git name and that are not known yet.
+/// Returns the sources that Config objects in git name and that are not in `known`.
 fn further_sources(set: &ObjectSet, known: &[Source]) -> Vec<Source> {
     let written = set.configs.values().flat_map(|config| &config.sources);
     let mut further: Vec<Source> = Vec::new();
@@ -575,7 +575,7 @@ fn further_sources(set: &ObjectSet, known: &[Source]) -> Vec<Source> {
     further
 }
 
-/// Returns the problems of unusable sources in Configs in git.
+/// Returns the problems of invalid sources in the Config objects of a revision.
 pub fn bad_sources(set: &ObjectSet) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (name, config) in &set.configs {

@@ -1,4 +1,4 @@
-//! The signing identity of a node, and the record numbers and revocations that it has seen.
+//! The signing identity of a node, and the record numbers and revocations that the node has seen.
 
 use std::{
     collections::BTreeMap,
@@ -25,14 +25,16 @@ use crate::{
     events::{EventType, NewEvent},
 };
 
-/// Number of records that may be signed before the journal must reserve more (P110).
+/// The number of records that may be signed before the journal must reserve more numbers (P110).
 const RESERVED: u64 = 1 << 24;
 
-/// Number of changed writers up to which each journal commit saves them. More of them are saved at an interval.
+/// The maximum number of changed writers that each journal commit saves. If more writers have changed, they are saved
+/// at an interval.
 const FEW: usize = 32;
+/// The interval at which many changed writers are saved.
 const KEPT: Duration = Duration::from_secs(10);
 
-/// The rights of nodes in the books of the last revisions, as the journal keeps them.
+/// The rights of nodes in the TaskBooks of the last revisions, in the form that the journal stores.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 struct KnownRights(BTreeMap<String, BookRights>);
@@ -50,18 +52,18 @@ pub(super) struct Speech {
     kept: Mutex<Kept>,
 }
 
-/// The values that the journal already has.
+/// The values that the journal already contains.
 #[derive(Debug)]
 struct Kept {
-    /// The number below which records may be signed.
+    /// The record number below which the node may sign records without a new reservation.
     reserved: u64,
     rights: BTreeMap<String, BookRights>,
-    /// The time at which all writers were last saved.
+    /// The time at which all changed writers were last saved.
     at: Instant,
 }
 
 impl Speech {
-    /// Opens the identity: the node's certificate, or the key in the state directory. A missing key is created.
+    /// Opens the identity of the node: its certificate, or the key in the state directory. A missing key is created.
     pub(super) fn new(
         settings: &Settings,
         credentials: Option<Arc<Credentials>>,
@@ -83,7 +85,8 @@ impl Speech {
         Ok(Self { bearer, signer: Arc::new(signer), first, kept })
     }
 
-    /// Wraps a shared store in a signer. A local store is returned unchanged, as no other process writes to it.
+    /// Wraps a shared data store in a store that signs records. A local store is returned unchanged, because no other
+    /// process writes to it.
     pub(super) fn through(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
         if store.shared() { Arc::new(SignedStore::new(store, Arc::clone(&self.signer))) } else { store }
     }
@@ -101,7 +104,8 @@ impl Speech {
         self.bearer.clone()
     }
 
-    /// Returns the incarnation of this process. It is larger than all earlier ones, even if the clock goes back.
+    /// Returns the incarnation of this process. The number is larger than all earlier incarnations, even if the clock
+    /// goes back.
     pub(super) fn life(&self) -> u64 {
         self.first
     }
@@ -110,13 +114,13 @@ impl Speech {
         self.bearer.is_certified()
     }
 
-    /// Sets the trusted keys of nodes and the rights in books, as a revision defines them.
+    /// Sets the trusted keys of nodes and the rights in TaskBooks, as a revision defines them.
     pub(super) fn follow(&self, revision: &Revision, settings: &Settings) {
         let revoked = revision.set.configs.values().flat_map(|config| &config.revoked);
         if self.signer.revoked().set(settings.revoked.iter().chain(revoked).cloned()) {
             tracing::warn!("the list of revoked certificates and keys has changed");
         }
-        // An unreadable key becomes one that matches no writer. `validate` reports it.
+        // An unreadable key is replaced by a key that matches no writer. `towpath validate` reports the unreadable key.
         let unusable = PublicKeys { sign: [0; 32], read: [0; 32] };
         let keys = |texts: &[String]| (!texts.is_empty()).then(|| PublicKeys::read(texts).unwrap_or(unusable));
         let named = revision.set.nodes.iter().map(|(name, node)| (name.clone(), keys(&node.public_keys)));
@@ -126,8 +130,8 @@ impl Speech {
         });
     }
 
-    /// Adds the changed record numbers, the reservation and the rights to a commit. Many changed writers are saved only
-    /// at an interval, or if `all` is set at the end of the process.
+    /// Adds the changed record numbers, the reservation and the rights to a journal commit. Many changed writers are
+    /// saved only at an interval, or if `all` is set because the agent ends.
     pub(super) fn keep(&self, changes: &mut Changes, now: Instant, all: bool) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if all || self.signer.changed() <= FEW || now.duration_since(kept.at) >= KEPT {
@@ -151,7 +155,7 @@ impl Speech {
         }
     }
 
-    /// Returns the reason why this node's own certificate or key is revoked. `None` if it is not.
+    /// Returns the reason why the certificate or key of this node is revoked. `None` if neither is revoked.
     pub(super) fn is_revoked(&self) -> Option<String> {
         let serial = self.bearer.serial();
         self.signer.refuses(None, &self.keys().sign, serial.as_deref())
@@ -163,8 +167,8 @@ impl Speech {
     }
 }
 
-/// Reserves and returns the first record number of this process. It is above all earlier ones, even if the clock goes
-/// back.
+/// Reserves and returns the first record number of this process. The number is larger than all earlier numbers, even if
+/// the clock goes back.
 fn number(journal: &Journal, clock: &dyn Clock) -> Result<u64, NodeError> {
     let used: RecordNumbers = journal.get_readable(&())?.unwrap_or_default();
     let first = used.reserved.max(u64::try_from(clock.wall()).unwrap_or(0)).saturating_add(1);
@@ -181,7 +185,7 @@ impl Handle {
             Gossiped::Joined(node) => (EventType::NodeJoined, "Joined", node, format!("{node} has joined")),
             Gossiped::Left(node) => (EventType::NodeLeft, "Left", node, format!("{node} has stopped")),
             Gossiped::Lost(node) => {
-                (EventType::NodeLost, "Lost", node, format!("{node} answers none of the other nodes"))
+                (EventType::NodeLost, "Lost", node, format!("{node} does not answer any other node"))
             }
             Gossiped::Accepted(_) | Gossiped::Slots => return,
         };
@@ -198,7 +202,7 @@ impl Handle {
         }
     }
 
-    /// Ends the alarms of lost nodes that are back or have left. The news of a return may have been missed.
+    /// Ends the alarms of lost nodes that have returned or left. The node may have missed the message about the return.
     pub(super) fn end_lost(&self, now: i64) {
         let Some(gossip) = self.shared_gossip() else { return };
         let is_over = |alarm: &NewEvent| {

@@ -1,11 +1,11 @@
-//! Implementations of render's `Tree`: a git snapshot and a folder.
+//! Implementations of the trait `Tree` for a git snapshot and for a folder.
 
 use std::{collections::BTreeMap, fs, io, os::unix::fs::PermissionsExt as _, path::Path, path::PathBuf};
 
 use towpath_git::{Blob, BlobKind, Snapshot};
 use towpath_render::tree::{Entry, EntryKind, Tree};
 
-/// A snapshot as a tree.
+/// A git snapshot, read as a tree of files.
 #[derive(Debug)]
 pub(super) struct SnapshotTree(pub(super) Snapshot);
 
@@ -45,7 +45,7 @@ impl Tree for SnapshotTree {
     }
 }
 
-/// A folder as a tree, such as a working copy with uncommitted changes.
+/// A folder, read as a tree of files, such as a working copy with uncommitted changes.
 #[derive(Debug)]
 pub struct FolderTree {
     root: PathBuf,
@@ -56,7 +56,7 @@ impl FolderTree {
     /// Lists a folder and its subfolders, except `.git`.
     ///
     /// # Errors
-    /// If the folder or one of its subfolders cannot be read.
+    /// Fails if the folder or one of its subfolders cannot be read.
     pub fn open(root: &Path) -> io::Result<Self> {
         let mut entries = BTreeMap::new();
         collect(root, "", &mut entries)?;

@@ -1,43 +1,45 @@
-//! Waits for things that an acceptance lacks, and the schedule of retries after an error. All of it is pure: the time
-//! is a parameter.
+//! Waits for missing parts of an accepted revision, and the schedule of retries. All functions are pure: the time is a
+//! parameter.
 
 use std::time::{Duration, Instant};
 
 use super::follow::Lacking;
 
-/// Maximum time between two refreshes that counts as waited. In between, the git server may have been unreachable.
+/// The maximum time between two refreshes that is added to a wait. During a longer time, the git server may have been
+/// unreachable.
 const STEP: Duration = Duration::from_secs(60);
 
-/// The shortest and the longest pause after an error (P136).
+/// The shortest pause after an error (P136).
 const SOONEST: Duration = Duration::from_secs(2);
+/// The longest pause after an error (P136).
 const LATEST: Duration = Duration::from_secs(15);
 
 impl Lacking {
-    /// Returns the limit of the wait. Only the time counts in which the supplier answers.
+    /// Returns the maximum time of the wait. Only the time in which the supplier answers counts.
     pub(super) fn patience(self) -> Duration {
         match self {
-            // P139. A fleet's agents are upgraded before its records use a newer schema.
+            // The agents of a fleet are upgraded before records use a newer schema (P139).
             Self::Commit | Self::Agent => Duration::from_secs(600),
-            // The writer has stored it before the record.
+            // The writer of a record stores the manifest before the record, so a short wait is sufficient.
             Self::Manifest | Self::Record => Duration::from_secs(60),
         }
     }
 }
 
-/// The wait for the thing that one record of acceptance lacks.
+/// The wait for the thing that a node lacks to adopt one accepted revision.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LackingWait {
-    /// The id of the record.
+    /// The id of the record of the revision.
     id: String,
-    /// Time in which the supplier answered without supplying it.
+    /// The time in which the supplier answered without supplying the missing thing.
     waited: Duration,
-    /// The time of the last answer. `None` after a refresh without an answer.
+    /// The time of the last answer of the supplier. `None` if the last refresh had no answer.
     answered: Option<Instant>,
 }
 
 impl LackingWait {
-    /// Notes that a refresh found something missing. Returns whether the wait is over. Then the record is rejected, as
-    /// long as refreshes find the same thing missing.
+    /// Records that a refresh found something missing. Returns whether the wait has expired. The record is then
+    /// rejected as long as refreshes find something missing.
     pub(super) fn look(&mut self, id: &str, what: Lacking, answered: bool, now: Instant) -> bool {
         if self.id != id {
             *self = Self { id: id.to_owned(), ..Self::default() };
@@ -49,13 +51,13 @@ impl LackingWait {
         self.waited >= what.patience()
     }
 
-    /// Ends the wait: the record is followed, or gone.
+    /// Ends the wait, because the record was adopted or replaced.
     pub(super) fn end(&mut self) {
         *self = Self::default();
     }
 }
 
-/// The next refresh after an error that no event will end.
+/// The schedule of refreshes after an error whose end is not reported by an event.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Retry {
     due: Option<Instant>,
@@ -63,8 +65,8 @@ pub(super) struct Retry {
 }
 
 impl Retry {
-    /// Notes whether the error lasts. The pauses grow from 2 to 15 s. A refresh that is due stays due until it is taken:
-    /// otherwise passes that last longer than the pause would put it off without end.
+    /// Records whether the error persists. The pauses grow from 2 to 15 s. A due refresh stays due until it is taken,
+    /// because passes may last longer than the pause.
     pub(super) fn noted(&mut self, failing: bool, now: Instant) {
         if !failing {
             *self = Self::default();
@@ -74,12 +76,12 @@ impl Retry {
         }
     }
 
-    /// Takes the refresh if it is due. Returns whether it was.
+    /// Takes the refresh if it is due. Returns whether the refresh was due.
     pub(super) fn take(&mut self, now: Instant) -> bool {
         self.due.take_if(|due| *due <= now).is_some()
     }
 
-    /// Returns the time of the next refresh. `None` without an error.
+    /// Returns the time of the next refresh. `None` if there is no error.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due
     }
@@ -88,26 +90,26 @@ impl Retry {
 /// A change of a managed file within this time after a pass counts as a result of the pass.
 const ECHO: Duration = Duration::from_secs(2);
 
-/// Number of passes in a row that follow such changes at once.
+/// The number of consecutive passes that may follow changes of managed files without a pause.
 const AT_ONCE: u32 = 8;
 
-/// The pace of passes that follow changes of managed files. A task that changes a managed file in each pass would
-/// otherwise lead from one pass to the next for ever.
+/// The pace of passes that follow changes of managed files. The pace limits the passes if a task changes a managed file
+/// in each pass.
 #[derive(Debug, Clone, Default)]
 pub(super) struct TouchPace {
-    /// Number of passes in a row that each followed a change during or right after the pass before.
+    /// The number of consecutive passes that each followed a change during or directly after the previous pass.
     rounds: u32,
-    /// The end of the last pass, and true if a change after it was counted.
+    /// The end of the last pass, and whether a change after that pass was counted.
     ended: Option<(Instant, bool)>,
 }
 
 impl TouchPace {
-    /// Notes the end of a pass.
+    /// Records the end of a pass.
     pub(super) fn pass_ended(&mut self, now: Instant) {
         self.ended = Some((now, false));
     }
 
-    /// Notes a change of a managed file. Returns the pause before the next pass.
+    /// Records a change of a managed file. Returns the pause before the next pass.
     pub(super) fn touched(&mut self, now: Instant) -> Duration {
         match &mut self.ended {
             Some((ended, counted)) if now.saturating_duration_since(*ended) < ECHO => {
@@ -134,7 +136,8 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Refreshes every 15 s. Returns the seconds until the wait is over. `None` if it lasts longer than two hours.
+    /// Simulates a refresh every 15 s. Returns the seconds until the wait expires. `None` if the wait lasts longer than
+    /// two hours.
     fn over(wait: &mut LackingWait, id: &str, begin: Instant, answered: impl Fn(u64) -> bool) -> Option<u64> {
         (0..480).map(|look| look * 15).find(|at| wait.look(id, Lacking::Commit, answered(*at), begin + seconds(*at)))
     }
@@ -186,7 +189,7 @@ mod tests {
             now += Duration::from_millis(5);
         }
         assert_eq!(pauses, [0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 4, 8, 16]);
-        // A change that comes later has another cause.
+        // A change that comes later is not caused by the pass.
         now += ECHO;
         assert_eq!(pace.touched(now), Duration::ZERO);
         pace.rounds = u32::MAX;
@@ -234,7 +237,7 @@ mod tests {
         assert_eq!(retry.due(), Some(now + seconds(2)));
     }
 
-    /// Each pass takes 20 s, and another one follows at once.
+    /// Each pass takes 20 s, and the next pass follows immediately.
     #[test]
     fn refresh_that_became_due_in_a_long_pass_is_not_put_off() {
         let mut now = SystemClock.monotonic();

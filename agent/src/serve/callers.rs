@@ -1,4 +1,4 @@
-//! Limits per caller: expensive calls run one at a time.
+//! Limits for each caller: expensive API calls of one caller run one at a time.
 
 use std::{
     collections::BTreeMap,
@@ -10,10 +10,10 @@ use tonic::{Request, Status, transport::server::UdsConnectInfo};
 
 use super::tls::Caller;
 
-/// Maximum number of calls of one caller that wait for its running one.
+/// The maximum number of waiting calls of one caller.
 const WAITING: usize = 4;
 
-/// The queues of all callers.
+/// The queues of expensive calls, by caller.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Callers(Arc<Mutex<BTreeMap<String, Arc<Turns>>>>);
 
@@ -23,7 +23,7 @@ struct Turns {
     waiting: Arc<Semaphore>,
 }
 
-/// The turn of a caller. It ends when this is dropped.
+/// The right of a caller to run one expensive call. The right ends when this value is dropped.
 #[derive(Debug)]
 pub(super) struct Turn {
     _running: OwnedSemaphorePermit,
@@ -34,7 +34,7 @@ impl Callers {
     /// Waits until no other expensive call of the same caller runs.
     ///
     /// # Errors
-    /// If too many calls of that caller are waiting.
+    /// Fails if too many calls of this caller are waiting.
     pub(super) async fn turn<T>(&self, request: &Request<T>) -> Result<Turn, Status> {
         self.turn_of(caller(request)).await
     }
@@ -42,14 +42,15 @@ impl Callers {
     async fn turn_of(&self, caller: String) -> Result<Turn, Status> {
         let turns = {
             let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            // Queues of idle callers are dropped.
+            // Queues of callers without calls are dropped.
             known.retain(|name, turns| *name == caller || Arc::strong_count(turns) > 1);
             Arc::clone(known.entry(caller.clone()).or_insert_with(|| {
                 Arc::new(Turns { running: Arc::new(Semaphore::new(1)), waiting: Arc::new(Semaphore::new(WAITING)) })
             }))
         };
         let refused = || {
-            let message = format!("{caller} has {WAITING} calls of plan and view waiting; retry when they have ended");
+            let message =
+                format!("{caller} has {WAITING} calls of plan and view waiting; retry when these calls have ended");
             Status::resource_exhausted(message)
         };
         let _waiting = Arc::clone(&turns.waiting).try_acquire_owned().map_err(|_| refused())?;
@@ -58,7 +59,7 @@ impl Callers {
     }
 }
 
-/// Returns the caller of a request: the subject of its certificate, or the user on the Unix socket.
+/// Returns the caller of a request: the subject of its certificate, or the user id on the Unix socket.
 fn caller<T>(request: &Request<T>) -> String {
     if let Some(Caller(subject, _)) = request.extensions().get::<Caller>() {
         return format!("the {} {}", subject.role.name(), subject.name);

@@ -1,4 +1,4 @@
-//! The client of the API, for the command line.
+//! The client of the agent's API, for the command line.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,26 +19,26 @@ use towpath_proto::v1alpha::{self as pb, events_client::EventsClient, status_cli
 use super::tls;
 use crate::{error_chain::chain, reconcile::OtherNode};
 
-/// A failed call.
+/// The error of a failed call to an agent.
 #[derive(Debug, Error)]
 pub enum CallError {
-    /// The socket has no listener.
+    /// No agent listens on the socket.
     #[error("no agent answers at {path}", path = .path.display())]
     NoAgent {
-        /// The socket.
+        /// The path of the socket.
         path: PathBuf,
-        /// The cause.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// The caller's certificate is unusable.
+    /// The certificate of the caller cannot be used.
     #[error("cannot use the certificate")]
     Credentials(#[from] IdentityError),
-    /// The remote agent cannot be reached, or is not the expected one.
+    /// The remote agent cannot be reached, or is not a node of the expected cluster.
     #[error("cannot reach {address}: {why}")]
     Remote {
-        /// The address.
+        /// The address of the remote agent.
         address: String,
-        /// The cause.
+        /// The cause of the error, as text.
         why: String,
     },
     /// The agent rejected or aborted the call.
@@ -48,7 +48,7 @@ pub enum CallError {
 
 impl From<tonic::Status> for CallError {
     fn from(status: tonic::Status) -> Self {
-        // The cause below gRPC is more precise than the gRPC status.
+        // The cause of a gRPC status is more precise than the message of the status.
         Self::Refused(match std::error::Error::source(&status) {
             Some(cause) => chain(cause),
             None => status.message().to_owned(),
@@ -56,12 +56,12 @@ impl From<tonic::Status> for CallError {
     }
 }
 
-/// The address of an agent on another machine.
+/// The address of an agent on another machine, with the certificate of the caller.
 #[derive(Debug, Clone)]
 pub struct Remote {
-    /// HOST:PORT.
+    /// The address, as HOST:PORT.
     pub address: String,
-    /// The caller's certificate, and the authority of the agent's certificate.
+    /// The files of the caller's certificate, and of the authority that signs the agent's certificate.
     pub tls: TlsFiles,
 }
 
@@ -75,10 +75,10 @@ impl Client {
     /// Connects to the socket of an agent.
     ///
     /// # Errors
-    /// If the socket has no listener.
+    /// Fails if no agent listens on the socket.
     pub async fn connect(socket: &Path) -> Result<Self, CallError> {
         let no_agent = |source| CallError::NoAgent { path: socket.to_owned(), source };
-        // The first connection is made here, because tonic hides the cause of its failure.
+        // tonic hides the cause of a failed connection, so the first connection is made here.
         UnixStream::connect(socket).await.map_err(no_agent)?;
         let path = socket.to_owned();
         let connector = service_fn(move |_: Uri| {
@@ -94,7 +94,7 @@ impl Client {
     /// Connects to an agent on another machine.
     ///
     /// # Errors
-    /// If no agent answers there, or one side rejects the other's certificate.
+    /// Fails if no agent answers at the address, or if one side rejects the certificate of the other side.
     pub async fn connect_to(remote: &Remote) -> Result<Self, CallError> {
         let credentials = Credentials::read(remote.tls.clone(), Arc::new(SystemClock))?;
         let failed = |why: String| CallError::Remote { address: remote.address.clone(), why };
@@ -102,7 +102,7 @@ impl Client {
         let host = host.trim_matches(['[', ']']).to_owned();
         let present = credentials.now();
         let (address, cluster) = (remote.address.clone(), present.subject.cluster.clone());
-        // The first connection is made here, because tonic hides the cause of its failure.
+        // tonic hides the cause of a failed connection, so the first connection is made here.
         let first = tls::dial(&address, &host, Arc::clone(&present.client), Some(&cluster)).await;
         let mut first = Some(first.map_err(|error| failed(chain(&error)))?);
         let connector = service_fn(move |_: Uri| {
@@ -128,7 +128,7 @@ impl Client {
     /// Returns the status of the node.
     ///
     /// # Errors
-    /// If the agent does not answer.
+    /// Fails if the agent does not answer.
     pub async fn status(&self) -> Result<pb::NodeStatus, CallError> {
         Ok(self.status_service().get_status(pb::GetStatusRequest {}).await?.into_inner())
     }
@@ -136,47 +136,47 @@ impl Client {
     /// Returns the nodes that the agent knows.
     ///
     /// # Errors
-    /// If the agent does not answer.
+    /// Fails if the agent does not answer.
     pub async fn nodes(&self) -> Result<Vec<pb::NodeSummary>, CallError> {
         Ok(self.status_service().list_nodes(pb::ListNodesRequest {}).await?.into_inner().nodes)
     }
 
-    /// Returns the objects of the accepted revision.
+    /// Returns the objects of the revision that the agent has accepted.
     ///
     /// # Errors
-    /// If the agent does not answer.
+    /// Fails if the agent does not answer.
     pub async fn objects(&self) -> Result<Vec<pb::ObjectSummary>, CallError> {
         Ok(self.status_service().list_objects(pb::ListObjectsRequest {}).await?.into_inner().objects)
     }
 
-    /// Returns the runs of the node.
+    /// Returns the recorded runs of the node.
     ///
     /// # Errors
-    /// If the agent does not answer.
+    /// Fails if the agent does not answer.
     pub async fn runs(&self) -> Result<Vec<pb::RunSummary>, CallError> {
         Ok(self.status_service().list_runs(pb::ListRunsRequest {}).await?.into_inner().runs)
     }
 
-    /// Returns the progress of rollouts.
+    /// Returns the progress of all rollouts.
     ///
     /// # Errors
-    /// If the agent or its data store does not answer, or if the agent has no revision.
+    /// Fails if the agent or its data store does not answer, or if the agent has no revision.
     pub async fn rollouts(&self) -> Result<Vec<pb::RolloutSummary>, CallError> {
         Ok(self.status_service().list_rollouts(pb::ListRolloutsRequest {}).await?.into_inner().rollouts)
     }
 
-    /// Returns the changes that the agent would make.
+    /// Returns the changes that the agent would make on its node.
     ///
     /// # Errors
-    /// If the agent does not answer, or has no revision.
+    /// Fails if the agent does not answer, or has no revision.
     pub async fn plan(&self) -> Result<pb::PlanReply, CallError> {
         Ok(self.status_service().get_plan(pb::GetPlanRequest {}).await?.into_inner())
     }
 
-    /// Returns a view, as JSON.
+    /// Returns one view as JSON: rendered tasks, variables or facts.
     ///
     /// # Errors
-    /// If the agent does not answer, or does not have this view.
+    /// Fails if the agent does not answer, or does not know this view.
     pub async fn view(
         &self,
         view: &str,
@@ -194,10 +194,10 @@ impl Client {
         Ok(self.status_service().get_view(request).await?.into_inner().json)
     }
 
-    /// Returns the events of the node.
+    /// Returns the events of the node. With `follow`, the stream also delivers new events.
     ///
     /// # Errors
-    /// If the agent does not answer.
+    /// Fails if the agent does not answer.
     pub async fn events(&self, follow: bool) -> Result<tonic::Streaming<pb::EventRecord>, CallError> {
         Ok(EventsClient::new(self.channel.clone()).watch_events(pb::WatchEventsRequest { follow }).await?.into_inner())
     }

@@ -1,4 +1,5 @@
-//! Handshakes in progress on the TLS port. Each address has a share, so that silent connections do not block others.
+//! Limits the TLS handshakes in progress. Each address has a limit, so that silent connections do not block other
+//! addresses.
 
 use std::{
     collections::BTreeMap,
@@ -6,26 +7,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Maximum number of concurrent handshakes of all addresses.
+/// The maximum number of concurrent handshakes from all addresses.
 const AT_ONCE: usize = 256;
-/// Maximum number of concurrent handshakes of one address.
+/// The maximum number of concurrent handshakes from one address.
 const SHARE: usize = 64;
-/// Minimum time between two log lines about rejected connections.
+/// The minimum time between two log lines about rejected connections.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The number of a handshake. Numbers grow.
+/// The number of a handshake. Later handshakes have larger numbers.
 pub(super) type Number = u64;
 
 #[derive(Debug)]
 struct Handshake<E> {
     origin: IpAddr,
-    /// True if the peer has sent anything.
+    /// True if the peer has sent at least one byte.
     heard: bool,
     /// The value that ends the handshake when it is dropped.
     end: E,
 }
 
-/// The handshakes in progress, oldest first. `E` ends a handshake when it is dropped.
+/// The handshakes in progress, in the order of their start. Dropping a value of type `E` ends its handshake.
 #[derive(Debug)]
 pub(super) struct Handshakes<E> {
     next: Number,
@@ -39,7 +40,8 @@ impl<E> Default for Handshakes<E> {
 }
 
 impl<E> Handshakes<E> {
-    /// Adds a handshake. Returns its number, and the `E` of a handshake that must end for it.
+    /// Adds a handshake, and returns the number of the handshake. If a limit is reached, also returns the `E` of an
+    /// older handshake that must end.
     pub(super) fn begin(&mut self, address: IpAddr, end: E) -> (Number, Option<E>) {
         let origin = origin(address);
         let ended = if self.count(origin) >= SHARE {
@@ -56,7 +58,7 @@ impl<E> Handshakes<E> {
         (number, ended)
     }
 
-    /// Notes that the peer has sent something.
+    /// Records that the peer has sent data.
     pub(super) fn heard(&mut self, number: Number) {
         if let Some(handshake) = self.running.get_mut(&number) {
             handshake.heard = true;
@@ -72,7 +74,8 @@ impl<E> Handshakes<E> {
         self.running.values().filter(|handshake| handshake.origin == origin).count()
     }
 
-    /// Returns the oldest silent handshake of an origin. If all have sent something, returns the oldest.
+    /// Returns the oldest handshake of an origin whose peer has sent nothing. If all peers have sent data, returns the
+    /// oldest handshake.
     fn oldest_of(&self, origin: IpAddr) -> Option<Number> {
         let of_origin = || self.running.iter().filter(move |(_, handshake)| handshake.origin == origin);
         let silent = of_origin().find(|(_, handshake)| !handshake.heard);
@@ -89,7 +92,8 @@ impl<E> Handshakes<E> {
     }
 }
 
-/// Returns the origin of an address: the address itself, or the /64 of an IPv6 address, which usually is one machine.
+/// Returns the origin of an address: the IPv4 address, or the /64 network of an IPv6 address. A /64 network usually
+/// belongs to one machine.
 fn origin(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
@@ -100,7 +104,7 @@ fn origin(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Rejected connections that were not logged yet.
+/// The rejected connections that were not logged yet.
 #[derive(Debug, Default)]
 pub(super) struct Refusals {
     logged: Option<Instant>,
@@ -108,12 +112,12 @@ pub(super) struct Refusals {
     last: String,
 }
 
-/// Rejected connections as one log line.
+/// A summary of rejected connections for one log line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Summary {
-    /// Number of connections.
+    /// The number of rejected connections.
     pub(super) count: u64,
-    /// Address and reason of the last one.
+    /// The address of the last rejected connection, with the reason.
     pub(super) last: String,
 }
 
@@ -124,7 +128,8 @@ impl Refusals {
         self.last = last;
     }
 
-    /// Returns the summary at once for the first rejection, and then at most once a minute. `None` if nothing is due.
+    /// Returns the summary that is due for the log. The first rejection is due at once, later rejections at most once a
+    /// minute. `None` if no summary is due.
     pub(super) fn due(&mut self, now: Instant) -> Option<Summary> {
         let early = self.logged.is_some_and(|logged| now.saturating_duration_since(logged) < LOG_INTERVAL);
         if self.count == 0 || early {
@@ -154,7 +159,7 @@ mod tests {
         for n in 1..SHARE {
             assert_eq!(handshakes.begin(address("192.0.2.9"), n).1, None);
         }
-        // The first one has sent something, so the second one ends.
+        // The peer of the first handshake has sent data, so the second handshake ends.
         assert_eq!(handshakes.begin(address("192.0.2.9"), 500).1, Some(1));
         assert_eq!(handshakes.begin(address("::ffff:192.0.2.9"), 501).1, Some(2));
         assert_eq!(handshakes.count(address("192.0.2.9")), SHARE);

@@ -1,4 +1,4 @@
-//! Pooled connections to peers. They are opened on demand, and the most recently used ones are kept.
+//! A pool of connections to peers. Connections are opened on demand, and the most recently used connections are kept.
 
 use std::{
     collections::BTreeMap,
@@ -21,14 +21,14 @@ use towpath_proto::v1alpha::{self as pb, peer_client::PeerClient};
 use super::tls;
 use crate::error_chain::chain;
 
-/// Maximum number of open connections.
+/// The maximum number of open connections to peers.
 const KEPT: usize = 32;
-/// The time limit of a query to a peer.
+/// The time limit of one query to a peer.
 const ANSWER: Duration = Duration::from_secs(10);
-/// The time limit of a gossip message. Older messages are worthless.
+/// The time limit for sending a gossip message. Older gossip messages have no value.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The pooled connections to peers.
+/// A pool of connections to peers.
 #[derive(Clone)]
 pub struct Links {
     shared: Arc<Shared>,
@@ -42,10 +42,10 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// Connections by node and address, with a counter of the last use.
+    /// The open connections by node and address, each with a counter of its last use.
     open: BTreeMap<(String, String), (PeerClient<Channel>, u64)>,
     used: u64,
-    /// The version of the revocation list under which the connections were made.
+    /// The version of the revocation list when the connections were opened.
     revoked: u64,
     refused: BTreeMap<String, String>,
 }
@@ -57,7 +57,7 @@ impl fmt::Debug for Links {
 }
 
 impl Links {
-    /// Creates an empty pool.
+    /// Creates an empty pool of connections.
     pub fn new(runtime: Handle, credentials: Arc<Credentials>) -> Self {
         Self { shared: Arc::new(Shared { runtime, credentials, state: Mutex::default() }) }
     }
@@ -132,16 +132,16 @@ impl Links {
         let mut left = wanted.bytes;
         while let Some(part) = parts.message().await.map_err(|status| describe(&status))? {
             let size = u64::try_from(part.data.len()).unwrap_or(u64::MAX);
-            left = left.checked_sub(size).ok_or_else(|| format!("it sent more than {} bytes", wanted.bytes))?;
+            left = left.checked_sub(size).ok_or_else(|| format!("the peer sent more than {} bytes", wanted.bytes))?;
             file.write_all(&part.data).map_err(|error| format!("{}: {error}", into.display()))?;
         }
         Ok(())
     }
 
-    /// Waits for an answer, at most for `time`.
+    /// Waits for an answer of a peer, at most for `time`.
     fn wait<T>(&self, time: Duration, answer: impl Future<Output = Result<T, String>>) -> Result<T, String> {
         let answer = self.shared.runtime.block_on(async { tokio::time::timeout(time, answer).await });
-        answer.unwrap_or_else(|_| Err(format!("it took longer than {} s", time.as_secs())))
+        answer.unwrap_or_else(|_| Err(format!("the peer did not answer within {} s", time.as_secs())))
     }
 
     fn after(&self, key: &(String, String), done: Result<(), String>) {
@@ -151,7 +151,7 @@ impl Links {
             Err(why) => {
                 // The next message opens a new connection, with the current certificates.
                 state.open.remove(key);
-                tracing::debug!(node = key.0, "a message did not arrive: {why}");
+                tracing::debug!(node = key.0, "cannot deliver a message: {why}");
                 if is_refusal(&why) {
                     state.refused.insert(key.0.clone(), why);
                 } else if !why.is_empty() {
@@ -162,7 +162,7 @@ impl Links {
     }
 }
 
-/// Returns the cause of a status, or its message.
+/// Returns the cause of a gRPC status, or its message if the status has no cause.
 fn describe(status: &tonic::Status) -> String {
     match std::error::Error::source(status) {
         Some(cause) => chain(cause),
@@ -170,7 +170,7 @@ fn describe(status: &tonic::Status) -> String {
     }
 }
 
-/// Returns whether an error means that one side rejected the other's certificate.
+/// Returns whether an error means that one side rejected the certificate of the other side.
 fn is_refusal(why: &str) -> bool {
     let why = why.to_ascii_lowercase();
     why.contains("certificate") || why.contains("received fatal alert") || why.contains("not a node of this cluster")
@@ -182,7 +182,7 @@ impl Peers for Links {
         let key = (node.to_owned(), address.to_owned());
         self.shared.runtime.spawn(async move {
             let done = tokio::time::timeout(PATIENCE, links.deliver(&key, message)).await;
-            links.after(&key, done.unwrap_or_else(|_| Err("there was no answer in time".into())));
+            links.after(&key, done.unwrap_or_else(|_| Err("the peer did not answer in time".into())));
         });
     }
 

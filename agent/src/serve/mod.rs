@@ -1,4 +1,4 @@
-//! Both sides of gRPC: the server on the Unix socket and over TLS, the client of the CLI, and connections to peers.
+//! The gRPC server on the Unix socket and over TLS, the client of the command line, and the connections to peers.
 
 mod callers;
 mod client;

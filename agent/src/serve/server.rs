@@ -35,43 +35,43 @@ use crate::{
     reconcile::{Handle, OtherNode},
 };
 
-/// An error that prevents the server from serving.
+/// The error of an API server that cannot start.
 #[derive(Debug, Error)]
 pub enum ServeError {
-    /// The socket cannot be created.
+    /// The Unix socket cannot be created.
     #[error("cannot create the socket {path}", path = .path.display())]
     Socket {
-        /// The socket.
+        /// The path of the socket.
         path: PathBuf,
-        /// The cause.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The address cannot be bound.
+    /// The address for other machines cannot be bound.
     #[error("cannot bind {address}")]
     Address {
-        /// The address.
+        /// The address of the listener.
         address: SocketAddr,
-        /// The cause.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// The transport failed.
+    /// The gRPC transport failed.
     #[error("cannot serve the API")]
     Transport(#[from] tonic::transport::Error),
-    /// The descriptors cannot be read.
+    /// The descriptors of the API cannot be read.
     #[error("cannot serve the reflection of the API: {0}")]
     Reflection(String),
 }
 
-/// The endpoints of an agent.
+/// The endpoints on which an agent serves its API.
 #[derive(Debug)]
 pub struct Doors {
-    /// The Unix socket.
+    /// The path of the Unix socket.
     pub socket: PathBuf,
-    /// The listener for other machines. `None` if there is none.
+    /// The listener for other machines. `None` if other machines cannot connect.
     pub shared: Option<Shared>,
 }
 
-/// The listener for other machines.
+/// The listener for connections from other machines.
 #[derive(Debug)]
 pub struct Shared {
     listener: std::net::TcpListener,
@@ -79,10 +79,10 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Binds an address.
+    /// Binds an address for other machines.
     ///
     /// # Errors
-    /// If the address is in use, or does not belong to this machine.
+    /// Fails if the address is in use, or does not belong to this machine.
     pub fn listen(address: SocketAddr, credentials: Arc<Credentials>) -> Result<Self, ServeError> {
         let failed = |source| ServeError::Address { address, source };
         let listener = std::net::TcpListener::bind(address).map_err(failed)?;
@@ -91,10 +91,10 @@ impl Shared {
     }
 }
 
-/// Serves until the future `until` is ready.
+/// Serves the API until the future `until` is ready.
 ///
 /// # Errors
-/// If the socket cannot be created, or the services fail.
+/// Fails if the socket cannot be created, or if the services fail.
 pub async fn serve(handle: Handle, doors: Doors, until: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
     let Doors { socket, shared } = doors;
     let listener = bind(&socket)?;
@@ -107,7 +107,7 @@ pub async fn serve(handle: Handle, doors: Doors, until: impl Future<Output = ()>
                 .map_err(|source| ServeError::Socket { path: socket.clone(), source })?;
             let incoming = tls::incoming(listener, shared.credentials);
             let server = tonic::transport::Server::builder()
-                // A peer that lost power does not close its connection.
+                // A peer that loses power does not close its connection, so keepalive detects such a peer.
                 .http2_keepalive_interval(Some(Duration::from_secs(30)))
                 .http2_keepalive_timeout(Some(Duration::from_secs(10)))
                 .max_concurrent_streams(Some(STREAMS))
@@ -130,8 +130,9 @@ pub async fn serve(handle: Handle, doors: Doors, until: impl Future<Output = ()>
     Ok(served?)
 }
 
-/// Admits persons, and nodes that git names if they show the known key: a certificate can outlive its node. Every call
-/// is checked, so that a revocation also affects open connections.
+/// Admits a call of a person, or of a node that the revision names and that has the known key. A node is checked by
+/// name, because a certificate can outlive its node. Every call is checked, so that a revocation also affects open
+/// connections.
 fn admit(handle: &Handle, request: Request<()>) -> Result<Request<()>, Status> {
     match request.extensions().get::<Caller>() {
         Some(caller) => admit_caller(handle, caller).map(|()| request),
@@ -141,7 +142,7 @@ fn admit(handle: &Handle, request: Request<()>) -> Result<Request<()>, Status> {
 
 fn admit_caller(handle: &Handle, Caller(caller, serial): &Caller) -> Result<(), Status> {
     if caller.role == Role::Node && handle.names_node(&caller.name) == Some(false) {
-        return Err(Status::permission_denied(format!("git names no Node {}", caller.name)));
+        return Err(Status::permission_denied(format!("there is no Node {} in git", caller.name)));
     }
     match handle.refuses(caller, serial.as_deref()) {
         Some(why) => Err(Status::permission_denied(why)),
@@ -149,10 +150,10 @@ fn admit_caller(handle: &Handle, Caller(caller, serial): &Caller) -> Result<(), 
     }
 }
 
-/// The items of a streaming call.
+/// The stream of results of a streaming call.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Returns a stream that ends before its next item once its caller is no longer admitted.
+/// Returns a stream of results. The stream ends before its next item once its caller is no longer admitted.
 fn while_admitted<T: Send + 'static>(
     handle: Handle,
     caller: Option<Caller>,
@@ -172,7 +173,7 @@ fn bind(socket: &Path) -> Result<UnixListener, ServeError> {
     if let Some(folder) = socket.parent() {
         std::fs::create_dir_all(folder).map_err(failed)?;
     }
-    // A crashed agent leaves its socket.
+    // A crashed agent leaves its socket file, which must be removed before a new socket is bound.
     match std::fs::remove_file(socket) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
@@ -195,13 +196,13 @@ async fn routes(handle: &Handle) -> Result<Routes, ServeError> {
     let api = Api::new(handle.clone());
     Ok(Routes::new(health_service)
         .add_service(reflection().build_v1().map_err(failed)?)
-        // Tools from before 2023 use this name of the service.
+        // Tools from before 2023 use the v1alpha name of the reflection service.
         .add_service(reflection().build_v1alpha().map_err(failed)?)
         .add_service(pb::status_server::StatusServer::new(api.clone()))
         .add_service(pb::events_server::EventsServer::new(api)))
 }
 
-/// Returns the service for other nodes.
+/// Returns the service that only other nodes may call.
 fn peer_service(handle: Handle) -> pb::peer_server::PeerServer<Api> {
     pb::peer_server::PeerServer::new(Api::new(handle))
         .max_decoding_message_size(towpath_coordination::gossip::core::LARGEST)
@@ -236,8 +237,11 @@ impl pb::peer_server::Peer for Api {
         let pb::FetchPackRequest { source, commit, have } = request.into_inner();
         let mirror = self.handle.mirror(&source, &commit).map_err(|error| Status::not_found(error.to_string()))?;
         let permit = Arc::clone(&self.packs).try_acquire_owned();
-        let permit = permit
-            .map_err(|_| Status::resource_exhausted("this node writes packs for other nodes now; ask another node"))?;
+        let permit = permit.map_err(|_| {
+            Status::resource_exhausted(
+                "this node is busy with packs for other nodes; request the pack from another node",
+            )
+        })?;
         let (parts, stream) = tokio::sync::mpsc::channel(4);
         tokio::task::spawn_blocking(move || {
             let _permit = permit;
@@ -247,14 +251,14 @@ impl pb::peer_server::Peer for Api {
             if let Err(error) = written {
                 let _ = parts.blocking_send(Err(Status::internal(chain(&error))));
             } else if let Err(error) = flushed {
-                tracing::debug!(%error, "a node has gone before its pack was written");
+                tracing::debug!(%error, "a node closed the connection before its pack was written");
             }
         });
         Ok(Response::new(while_admitted(self.handle.clone(), caller, ReceiverStream::new(stream))))
     }
 }
 
-/// Returns the name of the calling node. Other callers may not use the Peer service.
+/// Returns the name of the calling node. Callers that are not nodes are rejected.
 fn node_that_asks<T>(request: &Request<T>) -> Result<String, Status> {
     match request.extensions().get::<Caller>() {
         Some(Caller(caller, _)) if caller.role == Role::Node => Ok(caller.name.clone()),
@@ -267,14 +271,15 @@ fn node_that_asks<T>(request: &Request<T>) -> Result<String, Status> {
     }
 }
 
-/// Maximum number of concurrent calls on one connection.
+/// The maximum number of concurrent calls on one connection.
 const STREAMS: u32 = 64;
 
-/// Maximum number of packs written at once, and the size of their parts in bytes.
+/// The maximum number of git packs that are written concurrently.
 const PACKS: usize = 2;
+/// The size of one part of a git pack, in bytes.
 const PART: usize = 64 << 10;
 
-/// A writer that sends its bytes as parts of a pack.
+/// A writer that sends its bytes as parts of a git pack.
 struct Parts(tokio::sync::mpsc::Sender<Result<pb::PackPart, Status>>);
 
 impl Write for Parts {
@@ -289,7 +294,7 @@ impl Write for Parts {
     }
 }
 
-/// The services of one node.
+/// The gRPC services of one node.
 #[derive(Debug, Clone)]
 struct Api {
     handle: Handle,
@@ -302,7 +307,7 @@ impl Api {
         Self { handle, packs: Arc::new(Semaphore::new(PACKS)), callers: Callers::default() }
     }
 
-    /// Runs work that blocks, such as reading files, outside of the threads of the runtime.
+    /// Runs blocking work, such as reading files, outside the threads of the async runtime.
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(Handle) -> T + Send + 'static) -> Result<T, Status> {
         let handle = self.handle.clone();
         tokio::task::spawn_blocking(move || work(handle)).await.map_err(|error| Status::internal(error.to_string()))
@@ -340,7 +345,7 @@ impl StatusService for Api {
     }
 
     async fn get_plan(&self, request: Request<pb::GetPlanRequest>) -> Result<Response<pb::PlanReply>, Status> {
-        // The turn ends with the work, even if the caller does not wait for the answer.
+        // The caller keeps its turn until the plan is made, even if the caller no longer waits for the answer.
         let turn = self.callers.turn(&request).await?;
         let plan = self.blocking(move |handle| (handle.plan(), turn).0).await?;
         plan.map(Response::new).map_err(|error| Status::failed_precondition(error.to_string()))
@@ -354,7 +359,7 @@ impl StatusService for Api {
                 Some(OtherNode::read(node, facts).map_err(|error| Status::invalid_argument(error.to_string()))?)
             }
             (None, None) => None,
-            _ => return Err(Status::invalid_argument("node and facts belong together")),
+            _ => return Err(Status::invalid_argument("node and facts must be given together")),
         };
         let view = move |handle: Handle| {
             (handle.view(&request.view, &request.subject, request.explain, other.as_ref()), turn).0
@@ -385,7 +390,9 @@ impl Events for Api {
         let live = BroadcastStream::new(live).filter_map(move |event| match event {
             Ok(event) if event.uuid > last => Some(Ok(event)),
             Ok(_) => None,
-            Err(_) => Some(Err(Status::data_loss("events came faster than they were read; ask again"))),
+            Err(_) => Some(Err(Status::data_loss(
+                "events were lost because the client read them too slowly; run the command again",
+            ))),
         });
         Ok(Response::new(while_admitted(self.handle.clone(), caller, kept.chain(live))))
     }

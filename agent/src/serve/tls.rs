@@ -1,5 +1,5 @@
-//! Mutual TLS 1.3: connections from and to other machines. Both sides show a certificate of the cluster's authority.
-//! Renewed certificates on disk apply from the next connection.
+//! Mutual TLS 1.3 for connections from and to other machines. Both sides present a certificate of the authority of the
+//! cluster. Renewed certificates on disk are used from the next connection.
 
 use std::{
     io,
@@ -26,12 +26,12 @@ use towpath_host::{
 
 use super::handshakes::{Handshakes, Refusals, Summary};
 
-/// The time limit of a handshake.
+/// The time limit of a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// The interval of the check for rejections to log.
+/// The interval at which rejected connections are logged.
 const LOG: Duration = Duration::from_secs(10);
 
-/// The subject of a caller's certificate, with the serial number.
+/// The subject and the serial number of a caller's certificate.
 #[derive(Debug, Clone)]
 pub(super) struct Caller(pub(super) Subject, pub(super) Option<String>);
 
@@ -70,7 +70,7 @@ impl AsyncWrite for Secured {
     }
 }
 
-/// State that all connections of the port share.
+/// The state that all connections of the TLS port share.
 struct Port {
     handshakes: Mutex<Handshakes<oneshot::Sender<()>>>,
     refusals: Mutex<Refusals>,
@@ -89,12 +89,13 @@ impl Port {
     fn log(&self) {
         let due = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).due(SystemClock.monotonic());
         if let Some(Summary { count, last }) = due {
-            tracing::warn!(count, %last, "connections were refused");
+            tracing::warn!(count, %last, "rejected connections");
         }
     }
 }
 
-/// Returns the incoming connections. A connection that fails its handshake is closed, and does not affect others.
+/// Returns the stream of authenticated connections. A connection whose handshake fails is closed, and does not affect
+/// other connections.
 pub(super) fn incoming(listener: TcpListener, credentials: Arc<Credentials>) -> ReceiverStream<io::Result<Secured>> {
     let (known, connections) = mpsc::channel(16);
     let port = Arc::new(Port { handshakes: Mutex::default(), refusals: Mutex::default() });
@@ -110,12 +111,12 @@ pub(super) fn incoming(listener: TcpListener, credentials: Arc<Credentials>) -> 
                 () = known.closed() => break,
             };
             let Ok((stream, address)) = accepted else {
-                // Probably there are no free file descriptors. Other connections may release some.
+                // Probably no file descriptors are free. Other connections may soon release some.
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
             let (end, ended) = oneshot::channel();
-            // The handshake that makes room for this one ends when its sender is dropped.
+            // Dropping the returned sender ends an older handshake, if a limit of handshakes is reached.
             let (number, _) = port.handshakes().begin(address.ip(), end);
             let (known, credentials, port) = (known.clone(), Arc::clone(&credentials), Arc::clone(&port));
             tokio::spawn(async move {
@@ -126,13 +127,13 @@ pub(super) fn incoming(listener: TcpListener, credentials: Arc<Credentials>) -> 
                 };
                 let shaken = tokio::select! {
                     shaken = tokio::time::timeout(HANDSHAKE, shaken) => shaken,
-                    _ = ended => return port.refuse(address, "too many handshakes at once, and this one was the oldest"),
+                    _ = ended => return port.refuse(address, "too many concurrent handshakes; the oldest handshake was ended"),
                 };
                 port.handshakes().end(number);
                 match shaken {
                     Ok(Ok(secured)) => drop(known.send(Ok(secured)).await),
                     Ok(Err(error)) => port.refuse(address, &error.to_string()),
-                    Err(_) => port.refuse(address, "it did not identify itself in time"),
+                    Err(_) => port.refuse(address, "the peer did not complete the handshake in time"),
                 }
             });
         }
@@ -153,13 +154,18 @@ async fn secure(stream: TcpStream, credentials: &Credentials) -> io::Result<Secu
     Ok(Secured { stream: stream.into(), caller: Caller(caller, serial) })
 }
 
-/// Returns the subject of the peer's certificate. The handshake has already verified its authority.
+/// Returns the subject of the peer's certificate. The TLS handshake has already verified the authority of the
+/// certificate.
 fn subject(shown: Option<&[rustls::pki_types::CertificateDer<'_>]>, cluster: &str) -> io::Result<Subject> {
     let subject = shown.and_then(|chain| chain.first()).and_then(|first| Subject::of(first));
     match subject {
         Some(subject) if subject.cluster == cluster => Ok(subject),
-        Some(subject) => Err(io::Error::other(format!("its certificate is of the cluster {}", subject.cluster))),
-        None => Err(io::Error::other("its certificate names no role (towpath pki issue makes one that does)")),
+        Some(subject) => {
+            Err(io::Error::other(format!("the certificate of the peer belongs to the cluster {}", subject.cluster)))
+        }
+        None => Err(io::Error::other(
+            "the certificate of the peer names no role; issue a certificate with `towpath pki issue`",
+        )),
     }
 }
 
@@ -174,7 +180,7 @@ pub(super) fn unless_revoked(stream: TlsStream<TcpStream>, revoked: &Revoked) ->
     }
 }
 
-/// Connects to a node. Rejects a peer that is not a node, or not of this cluster.
+/// Connects to a node. Rejects a peer that is not a node, or that belongs to another cluster.
 pub(super) async fn dial(
     address: &str,
     name: &str,
@@ -196,5 +202,5 @@ pub(super) async fn dial(
     };
     tokio::time::timeout(HANDSHAKE, connect)
         .await
-        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "there was no answer in time"))?
+        .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "the peer did not answer in time"))?
 }

@@ -1,4 +1,4 @@
-//! Changes of files: journaled batches, and the notifications of handlers.
+//! Applies changes of files in journaled batches, and records the notifications of handlers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +20,7 @@ use crate::reconcile::pass::{
     instance,
 };
 
-/// Carries out changes of files as one batch. Returns the results in the order of the set.
+/// Applies the file changes of several tasks as one batch. Returns the results in the order of `ids`.
 pub(super) fn files(session: &Session<'_>, ids: &[InstanceId]) -> Vec<Applied> {
     let machine = session.machine();
     let mut results: Vec<Applied> = ids.iter().map(|_| failed(UNKNOWN)).collect();
@@ -93,8 +93,8 @@ pub(super) fn notified(session: &Session<'_>, task: &Task, item: Option<&Item>) 
     changes
 }
 
-/// Returns a task with its parameters, to run it after its book is gone. Nothing for a task that does not run on this
-/// node. `None` if it cannot be rendered now.
+/// Returns a rendered copy of a task, which can run after its TaskBook is deleted. The result is `Some(None)` for a
+/// task that does not run on this node. The result is `None` if the task cannot be rendered now.
 pub(super) fn kept_task(session: &Session<'_>, task: &Task) -> Option<Option<KeptTask>> {
     let Some(module) = &task.module else { return Some(None) };
     let Ok(Rendering::Ready(runs)) = session.renderer.condition(task, None) else { return None };
@@ -107,7 +107,7 @@ pub(super) fn kept_task(session: &Session<'_>, task: &Task) -> Option<Option<Kep
     Some(Some(KeptTask { name: task.id.clone(), module: module.name.to_owned(), params, script }))
 }
 
-/// Saves the bytes of a task's script: its revision may be gone when the task runs.
+/// Saves the script of a task in the journal, because the revision of the script may be deleted before the task runs.
 fn kept_script(session: &Session<'_>, task: &Task, params: &Value) -> Option<String> {
     let runs_source = task.module.as_ref().is_some_and(|module| module.schema.runs_source);
     let journal = session.machine().journal.as_ref().filter(|_| runs_source)?;

@@ -1,4 +1,4 @@
-//! Attempts: a task runs until it succeeds, at most as often as it allows. Its own expressions judge the result.
+//! Runs a task until it succeeds, up to the attempt limit of the task. Expressions of the task evaluate the result.
 
 use std::{collections::BTreeMap, thread, time::Duration};
 
@@ -16,7 +16,7 @@ use towpath_render::{
 
 use super::Session;
 
-/// The result of the last attempt.
+/// The result of the last attempt of a task.
 #[derive(Debug)]
 pub(super) struct Attempted {
     pub(super) outcome: Outcome,
@@ -38,7 +38,7 @@ impl Attempted {
     }
 }
 
-/// Runs a task until it succeeds, at most as often as the task allows.
+/// Runs a task until it succeeds, up to the attempt limit of the task.
 pub(super) fn attempts(
     session: &Session<'_>,
     task: &Task,
@@ -68,10 +68,10 @@ pub(super) fn attempts(
             Err(error) => last = Some(Attempted::failed(session.failed(error))),
         }
     }
-    last.unwrap_or_else(|| Attempted::failed("interrupted before its first attempt"))
+    last.unwrap_or_else(|| Attempted::failed("interrupted before the first attempt of the task"))
 }
 
-/// Evaluates a report. Returns the result, and whether `until` holds.
+/// Evaluates the report of a module. Returns the result, and whether the `until` condition holds.
 fn judge(session: &Session<'_>, task: &Task, item: Option<&Item>, report: Report) -> (Attempted, bool) {
     let fields: BTreeMap<String, Value> =
         report.fields.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
@@ -106,10 +106,10 @@ fn judge(session: &Session<'_>, task: &Task, item: Option<&Item>, report: Report
     (Attempted { outcome, message, result }, is_settled)
 }
 
-/// Returns whether an expression of a task over its result holds.
+/// Returns whether an expression of a task holds for the result of the task.
 ///
 /// # Errors
-/// If it cannot be evaluated.
+/// Fails if the expression cannot be evaluated.
 pub(super) fn holds(
     session: &Session<'_>,
     task: &Task,
@@ -120,12 +120,12 @@ pub(super) fn holds(
 ) -> Result<bool, String> {
     match session.renderer.judge(task, item, key, expression, result) {
         Ok(Rendered::Ready(holds)) => Ok(holds),
-        Ok(Rendered::Wants(_)) => Err(format!("{key}: it uses what is not known")),
+        Ok(Rendered::Wants(_)) => Err(format!("{key}: the expression uses a value that is not known")),
         Err(error) => Err(error.to_string()),
     }
 }
 
-/// Returns the message of a state task whose `success` does not hold.
+/// Returns an error message if the `success` expression of a state task does not hold.
 pub(super) fn success_problem(
     session: &Session<'_>,
     task: &Task,
@@ -140,7 +140,7 @@ pub(super) fn success_problem(
     }
 }
 
-/// Waits, and returns false if it must stop meanwhile.
+/// Waits for `time`. Returns false if `stop` becomes true during the wait.
 fn pause(time: Duration, stop: impl Fn() -> bool) -> bool {
     let step = Duration::from_millis(50);
     let mut left = time;

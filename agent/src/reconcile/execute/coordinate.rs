@@ -1,4 +1,4 @@
-//! Coordination: windows, slots, waves and elections, and the record of the book in the journal.
+//! Coordinates a run with the fleet: windows, slots, waves, elections, and the journal record of the TaskBook.
 
 use serde_json::{Map, Value};
 use std::sync::Mutex;
@@ -28,10 +28,10 @@ use crate::reconcile::{
     runs::{Run, may_be_elected},
 };
 
-/// Maximum length of a text in a published result, in bytes. Only the end of a longer text is published.
+/// The maximum length of a text in a published result, in bytes. Only the end of a longer text is published.
 const PASSED_ON: usize = 16 << 10;
 
-/// Returns a result as it is published.
+/// Returns a result with its long texts shortened for publication.
 fn shortened(result: &Value) -> Value {
     match result {
         Value::String(text) if text.len() > PASSED_ON => {
@@ -45,17 +45,17 @@ fn shortened(result: &Value) -> Value {
     }
 }
 
-/// The rollout of a book, and its record in the journal.
+/// The rollout of a TaskBook, and the record of the TaskBook in the journal.
 pub(super) struct Coordinator<'a> {
     rollout: Option<(Coordination<'a>, Run)>,
-    /// The record as the journal has it.
+    /// The record of the TaskBook as last written to the journal.
     record: Mutex<state::BookRecord>,
-    /// The segment and the use of the slot that the node holds.
+    /// The segment for which the node holds a slot, and the use of the slot.
     held: Mutex<Option<(u32, SlotUse)>>,
 }
 
 impl<'a> Coordinator<'a> {
-    /// Returns the coordinator of a book.
+    /// Returns the coordinator of a TaskBook.
     pub(super) fn new(session: &Session<'a>) -> Self {
         let pass = session.pass;
         let (set, generation, book) = (pass.set, pass.generation, &session.book);
@@ -70,7 +70,7 @@ impl<'a> Coordinator<'a> {
         Self { rollout: run, record: Mutex::new(record), held: Mutex::default() }
     }
 
-    /// Returns the rollout as the machine runs it.
+    /// Returns the rollout as input for the state machine of the run.
     pub(super) fn plan(&self, node: &str) -> Option<RolloutPlan> {
         let (_, run) = self.rollout.as_ref()?;
         let segment = |(index, segment): (usize, &towpath_render::objects::Segment)| {
@@ -86,12 +86,13 @@ impl<'a> Coordinator<'a> {
         Some(RolloutPlan { run: run.spec.run.clone(), segments })
     }
 
-    /// Returns the slots of the rollout. `None` for a book without coordination.
+    /// Returns the slots that a removal of the TaskBook would use. `None` for a TaskBook without coordination.
     pub(super) fn last_slots(&self) -> Option<LastSlots> {
         self.rollout.as_ref().map(|(_, run)| run.last_slots())
     }
 
-    /// Returns the record as the machine keeps it. The run of a book that is gone has only its removal left.
+    /// Converts the journal record of the TaskBook for the state machine of the run. In the run of a deleted TaskBook,
+    /// only the removal is left.
     pub(super) fn record(&self, session: &Session<'_>) -> BookRecord {
         let book = &session.book.id();
         let known = lock(&self.record);
@@ -127,10 +128,11 @@ impl<'a> Coordinator<'a> {
         }
     }
 
-    /// Persists the record of the book: the fields that differ, with the position in the store where they belong to it.
+    /// Writes the changed fields of the record of the TaskBook to the journal. Slots and progress are written together
+    /// with the position in the data store.
     ///
     /// # Errors
-    /// If the journal cannot be written.
+    /// Fails if the journal cannot be written.
     pub(super) fn persist(&self, session: &Session<'_>, record: &BookRecord) -> Result<(), String> {
         let Some(journal) = &session.machine().journal else { return Ok(()) };
         let mut known = lock(&self.record);
@@ -160,14 +162,15 @@ impl<'a> Coordinator<'a> {
         journal.commit(changes).map_err(|error| session.failed(batch::journal_failed(&error)))?;
         let is_back = known.removal_failed && !new.removal_failed;
         if let (true, Some((with, _))) = (is_back, &self.rollout) {
-            // The node has completed its book now, and the next pass votes.
+            // The node has now completed its TaskBook, so the next pass can vote.
             with.fleet.look_again();
         }
         *known = new;
         Ok(())
     }
 
-    /// Returns the record as the journal keeps it. A run in which the node has completed nothing has no progress yet.
+    /// Converts the record of the run for the journal. A run in which the node has completed nothing has no progress
+    /// yet.
     fn journal_record(
         &self,
         session: &Session<'_>,
@@ -202,8 +205,8 @@ impl<'a> Coordinator<'a> {
         }
     }
 
-    /// Admits changes: the window is open, and the node holds a slot. A held slot is checked again if the lease may have
-    /// expired, as the slot may have been written off (P48).
+    /// Admits a change if the maintenance window is open and the node holds a slot. A held slot is checked again if the
+    /// lease may have expired, because the slot may have been written off (P48).
     pub(super) fn admit(&self, session: &Session<'_>, admit: Admit) -> Answer {
         let windows = &session.pass.windows;
         if !(admit.began && windows.finish())
@@ -229,7 +232,7 @@ impl<'a> Coordinator<'a> {
         }
     }
 
-    /// Asks the fleet.
+    /// Sends a coordination request to the fleet, and returns the answer.
     pub(super) fn call(&self, session: &Session<'_>, call: &Call) -> Result<Answer, String> {
         let Some((with, run)) = &self.rollout else { return Ok(Answer::Go) };
         let (number, want) = match call {
@@ -242,7 +245,7 @@ impl<'a> Coordinator<'a> {
             }
             Call::Absent(segment, number, instance) => {
                 let timeout = session.rendered(*instance)?.1.timeout.as_secs().max(1);
-                // The claim is in the budget of the active segment, also for a correction.
+                // The claim belongs to the budget of the active segment, even for a corrective change.
                 (*segment, Request::Absent(*number, timeout))
             }
             Call::LeaveOld => return Ok(self.leave_old(session, *with)),
@@ -258,7 +261,7 @@ impl<'a> Coordinator<'a> {
         Ok(answer(with.fleet.ask(run.spec_of(index(number)), want)))
     }
 
-    /// Releases the recorded slot.
+    /// Releases the slot that the journal records for the TaskBook.
     fn leave_old(&self, session: &Session<'_>, with: Coordination<'_>) -> Answer {
         let slot = lock(&self.record).slot.clone();
         let Some(slot) = slot else { return Answer::Go };
@@ -266,7 +269,7 @@ impl<'a> Coordinator<'a> {
         answer(with.fleet.ask(&spec_of(&slot, &session.id, &session.pass.view.node), Request::Leave))
     }
 
-    /// Repeats the votes and the results of elected tasks that the store has lost.
+    /// Repeats the votes, and the results of elected tasks, that the data store has lost.
     fn repeat_votes(&self, session: &Session<'_>, with: Coordination<'_>, run: &Run, count: u32) {
         for number in (0..count).filter(|number| with.fleet.lacks_vote(&run.spec, *number)) {
             let Some(segment) = run.segments.get(index(number)) else { return };
@@ -283,12 +286,13 @@ impl<'a> Coordinator<'a> {
                 tracing::warn!(%error, "cannot republish the result of an elected task; retrying");
                 return;
             }
-            // A failed vote is repeated in the next pass.
+            // If a vote fails, the next pass repeats the vote.
             let _ = with.fleet.ask(run.spec_of(index(number)), Request::Done(number));
         }
     }
 
-    /// Asks for the election of a task (P79). `is_done` is true if this node has completed its segment.
+    /// Requests the election of nodes for a task (P79). `is_done` is true if this node has completed the segment of the
+    /// task.
     pub(super) fn elect(&self, session: &Session<'_>, at: TaskRef, is_done: bool) -> Result<ElectionState, String> {
         let task = session.task(at)?;
         let Some((with, run)) = &self.rollout else { return Ok(ElectionState::Elected) };
@@ -297,7 +301,7 @@ impl<'a> Coordinator<'a> {
         let elect = task.elect.clone().unwrap_or_default();
         let definition = task_digest(set, &session.book, task);
         let may = |node: &str| may_be_elected(set, task, node);
-        // At most all eligible members can be elected.
+        // The number of elected nodes cannot exceed the number of eligible members.
         let most = spec.members.keys().filter(|node| may(node)).count().max(1);
         let count = usize::try_from(elect.count.unwrap_or(1).max(1)).unwrap_or(1).min(most);
         let key = session.id.task(task.id.as_str());
@@ -325,7 +329,7 @@ impl<'a> Coordinator<'a> {
             Ok(Err(closed)) => Ok(ElectionState::Hold(Gate::shared(
                 GateReason::Dependency,
                 format!(
-                    "waiting for the key to the result of the elected task {:?} (requested from {}); continues when one of them has sent it",
+                    "waiting for the key to the result of the elected task {:?} (requested from {}); continues when one of these nodes has sent the key",
                     task.id,
                     closed.join(", ")
                 ),
@@ -358,7 +362,7 @@ fn index(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-/// Returns the segment of a task. Zero for a task without one.
+/// Returns the index of the segment of a task. Zero for a task without a segment.
 fn segment_of(run: &Run, at: TaskRef) -> usize {
     run.segments.iter().position(|segment| segment.tasks.contains(&at.index)).unwrap_or_default()
 }
@@ -375,7 +379,7 @@ fn unreachable(with: Coordination<'_>, error: &StoreError) -> Gate {
     Gate::unreachable(error)
 }
 
-/// Helps to end a run. Returns whether it has ended on all nodes.
+/// Carries out due maintenance of a run in the data store. Returns whether the run has ended on all nodes.
 fn end_run(with: Coordination<'_>, run: &Run) -> bool {
     match with.fleet.run_maintenance(&run.spec) {
         Ok(true) => return true,
@@ -394,13 +398,13 @@ fn commit(session: &Session<'_>, changes: Changes) -> Result<(), String> {
 fn waiting_for_result(task: &Task, nodes: &[String]) -> Gate {
     let who = if nodes.is_empty() { "an eligible node".to_owned() } else { nodes.join(", ") };
     let opens = format!(
-        "waiting for the result of the elected task {:?} (run by {who}); continues when it is published",
+        "waiting for the result of the elected task {:?} (run by {who}); continues when the result is published",
         task.id
     );
     Gate::shared(GateReason::Dependency, opens)
 }
 
-/// Deletes the records of this node's election if other nodes are elected.
+/// Deletes the election records of this node if other nodes are elected.
 fn forget_election(
     session: &Session<'_>,
     key: &TaskId,
@@ -421,7 +425,7 @@ fn forget_election(
     commit(session, changes)
 }
 
-/// Uses the results of other nodes for this node (P81, P82).
+/// Adopts the results of the elected nodes on this node (P81, P82).
 fn use_results(
     session: &Session<'_>,
     task: &Task,
@@ -436,7 +440,7 @@ fn use_results(
             "waiting for the elected task {:?}, which failed on {node}: {why}; continues when {node} has succeeded",
             task.id
         );
-        let action = format!("Push a fix, or repair {node}: it retries at the interval");
+        let action = format!("Push a fix, or repair {node}; {node} retries at the reconcile interval");
         return Ok(ElectionState::Hold(Gate::shared(GateReason::Dependency, opens).action(action)));
     }
     let value = match results.values().next() {

@@ -1,4 +1,5 @@
-//! Changes that a tool or daemon makes: packages, services, accounts. Several of one kind are one transaction.
+//! Applies changes that a tool or daemon makes: packages, services and accounts. Several changes of the same kind form
+//! one transaction.
 
 use std::{
     collections::BTreeSet,
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::reconcile::pass::batch;
 
-/// A change with the state before it.
+/// A pending direct change of a task, with the records for its undo.
 struct Effect<'t> {
     position: usize,
     rendered: Arc<RenderedTask>,
@@ -30,7 +31,7 @@ struct Effect<'t> {
     key: Managed,
     applied: AppliedItem,
     is_first: bool,
-    /// The items that were recorded in advance, and did not exist before.
+    /// The items that were recorded before the change, and that did not exist before.
     recorded: Vec<Managed>,
 }
 
@@ -40,10 +41,10 @@ impl Effect<'_> {
     }
 }
 
-/// The results of a set, by position.
+/// The results of a set of changes, each with its position in the set.
 type Results = Vec<(usize, Applied)>;
 
-/// Carries out direct changes. Returns the results in the order of the set.
+/// Applies direct changes. Returns the results in the order of `ids`.
 pub(super) fn changes(session: &Session<'_>, ids: &[InstanceId]) -> Vec<Applied> {
     let mut effects = Vec::new();
     for (position, id) in ids.iter().enumerate() {
@@ -82,17 +83,17 @@ fn carry_out_all<'t>(session: &Session<'_>, effects: Vec<Effect<'t>>) -> Results
 /// Writes the intent of a change to the journal, with the records that must survive a crash during the change.
 ///
 /// # Errors
-/// If the journal cannot be written. Nothing may be changed then.
+/// Fails if the journal cannot be written. The caller must then make no change.
 pub(super) fn intend(session: &Session<'_>, phase: Phase, mut changes: Changes) -> Result<(), ModuleError> {
     let Some(journal) = &session.machine().journal else { return Ok(()) };
     changes.set(&Intent { phase, book: session.book.id(), paths: Vec::new() });
     journal.commit(changes).map_err(|error| batch::journal_failed(&error))
 }
 
-/// Commits the records of work that has ended.
+/// Writes the records of completed work to the journal.
 ///
 /// # Errors
-/// If the journal cannot be written.
+/// Fails if the journal cannot be written.
 pub(super) fn commit(session: &Session<'_>, changes: Changes) -> Result<(), String> {
     let Some(journal) = &session.machine().journal else { return Ok(()) };
     journal.commit(changes).map_err(|error| session.failed(batch::journal_failed(&error)))
@@ -103,11 +104,11 @@ fn pending_names(session: &Session<'_>) -> BTreeSet<String> {
     pending.into_iter().map(|(id, _)| id).collect()
 }
 
-/// Adds the records that must survive a crash during the change: notifications and undo.
+/// Records the notifications and the undo before a change, so that these records survive a crash during the change.
 fn record_in_advance<'t>(session: &Session<'_>, effect: Effect<'t>, before: &mut Changes) -> Effect<'t> {
     let (task, ready) = (effect.task, &effect.rendered.ready);
     let context = session.context(task);
-    // A task with its own `changed` notifies only after its result is known.
+    // A task with a `changed` expression notifies handlers only after its result is known.
     if task.changed.is_none() {
         before.append(notified(session, task, effect.rendered.item()));
     }
@@ -126,7 +127,7 @@ fn record_in_advance<'t>(session: &Session<'_>, effect: Effect<'t>, before: &mut
     Effect { recorded: vec![effect.key.clone()], applied, ..effect }
 }
 
-/// Records the undo of each new item of a task that manages several. Returns their keys.
+/// Records the undo of each new item of a task that manages several items. Returns the keys of the new items.
 fn record_parts(
     session: &Session<'_>,
     resource: &dyn Resource,
@@ -152,7 +153,7 @@ fn record_parts(
     recorded
 }
 
-/// Carries out a change whose intent is in the journal, within `time` or the timeout of its task.
+/// Applies a change whose intent is in the journal. The limit is `time`, or the timeout of the task.
 fn carry_out(session: &Session<'_>, effect: Effect<'_>, time: Option<Duration>) -> (usize, Applied) {
     let context = session.context(effect.task);
     let context = Context { timeout: time.unwrap_or(context.timeout), ..context };
@@ -162,7 +163,7 @@ fn carry_out(session: &Session<'_>, effect: Effect<'_>, time: Option<Duration>) 
     done(session, &effect, attempted)
 }
 
-/// Records the result of a change.
+/// Records the result of a change in the journal.
 fn done(session: &Session<'_>, effect: &Effect<'_>, attempted: Attempted) -> (usize, Applied) {
     let Effect { position, task, key, applied, rendered, .. } = effect;
     let mut changes = Changes::default();
@@ -172,7 +173,7 @@ fn done(session: &Session<'_>, effect: &Effect<'_>, attempted: Attempted) -> (us
     }
     let started = attempted.result.as_ref().and_then(|result| result.get("started")) == Some(&Value::Bool(true));
     if started && !session.book.parallel {
-        // The service was started after all earlier changes, so its automatic restart is not needed.
+        // The service was started after all earlier changes, so the pending restart of the service is not needed.
         changes.delete::<kinds::Handler>(&session.id.task(auto_handler(&task.id)));
     }
     if attempted.outcome == Outcome::Changed && task.changed.is_some() {
@@ -191,25 +192,29 @@ fn done(session: &Session<'_>, effect: &Effect<'_>, attempted: Attempted) -> (us
     (*position, result)
 }
 
-/// A change that was made without a result of its own.
+/// Returns the result of a change that a transaction made.
 fn changed() -> Attempted {
     Attempted { outcome: Outcome::Changed, message: None, result: None }
 }
 
-/// Carries out several changes in one transaction. If that fails, carries them out one by one in the remaining time.
+/// Applies several changes in one transaction. If the transaction fails, applies the changes one by one in the
+/// remaining time.
 fn transaction(session: &Session<'_>, effects: Vec<Effect<'_>>, pending: BTreeSet<String>) -> Results {
     let (machine, begun) = (session.machine(), session.machine().clock.monotonic());
     let time = effects.iter().map(|effect| effect.task.timeout).max().unwrap_or_default();
     let Some(error) = apply_together(session, &effects, time, begun) else {
         return effects.into_iter().map(|effect| done(session, &effect, changed())).collect();
     };
-    tracing::info!(book = session.book.id(), "adjacent tasks are carried out one by one: {error}");
+    tracing::info!(
+        book = session.book.id(),
+        "the transaction of several tasks failed; applying the tasks one by one: {error}"
+    );
     let (mut never, mut ran, mut ended) = (Vec::new(), pending, false);
     let mut results = Results::new();
     for effect in effects {
         let left = time.saturating_sub(machine.clock.monotonic().saturating_duration_since(begun));
         if ended || (session.pass.make_way)() {
-            // Tasks after a failed one do not run. The transaction may have completed them, though.
+            // Tasks after a failed task do not run, but the transaction may have completed them.
             ended = true;
             if !is_done(session, &effect) {
                 never.push(effect);
@@ -236,7 +241,7 @@ fn transaction(session: &Session<'_>, effects: Vec<Effect<'_>>, pending: BTreeSe
     results
 }
 
-/// Applies changes in one transaction. Returns the error if that fails.
+/// Applies changes in one transaction. Returns the error if the transaction fails.
 fn apply_together(
     session: &Session<'_>,
     effects: &[Effect<'_>],
@@ -255,8 +260,8 @@ fn is_done(session: &Session<'_>, effect: &Effect<'_>) -> bool {
     matches!(effect.resource().check(&session.context(effect.task)), Ok(Checked::InSync))
 }
 
-/// Drops changes that were recorded in advance and did not run. Their undo and notifications are removed. A notification
-/// stays if another task has notified the same handler.
+/// Discards changes that were recorded in advance but did not run. The undo and the notifications of these changes are
+/// removed. A notification stays if another task has notified the same handler.
 fn never_ran(session: &Session<'_>, effects: Vec<Effect<'_>>, notified: &BTreeSet<String>) {
     let names: BTreeSet<String> = effects.iter().map(|effect| effect.rendered.instance.name.clone()).collect();
     let mut changes = Changes::default();
@@ -268,7 +273,7 @@ fn never_ran(session: &Session<'_>, effects: Vec<Effect<'_>>, notified: &BTreeSe
         for handler in effect.task.notify.iter().filter(|handler| !notified.contains(*handler)) {
             let key = session.id.task(handler);
             let record: Option<HandlerRecord> = session.machine().record(&key);
-            // A concurrent task may have notified the handler meanwhile.
+            // A concurrent task may have notified the handler as well.
             if record.is_some_and(|record| record.by.is_subset(&names)) {
                 changes.delete::<kinds::Handler>(&key);
             }

@@ -1,4 +1,4 @@
-//! The executor of a plan: it reads the node, and has no way to change it. It runs no command (D25).
+//! The executor of a plan. This executor only reads the node, and runs no command (D25).
 
 use std::{
     collections::BTreeSet,
@@ -19,10 +19,10 @@ use towpath_state::BookId;
 use super::{CarryOut, Session, invoke, resource};
 use crate::reconcile::pass::Pass;
 
-/// The executor of a plan.
+/// The executor of a plan, which reads the node and changes nothing.
 pub(in crate::reconcile) struct DryRun<'a> {
     session: Session<'a>,
-    /// True if a change was planned. A probe may depend on it.
+    /// True if a change was planned. A later probe may depend on such a change.
     has_changes: AtomicBool,
 }
 
@@ -31,17 +31,17 @@ impl DryRun<'_> {
         self.has_changes.store(true, Ordering::Relaxed);
     }
 
-    /// Compares the state of the node with a rendered task. A condition that runs a command is not asked.
+    /// Compares the state of the node with a rendered task. A check that runs a command is skipped.
     fn check(&self, id: InstanceId) -> Checked {
         let asks = self.session.rendered(id).is_ok_and(|(rendered, _)| rendered.ready.options.asks_commands());
         if asks {
-            let why = "its check runs a command, and a plan runs none".to_owned();
+            let why = "the check of the task runs a command, and a plan runs no commands".to_owned();
             return Checked { check: Check::Unknown(why), last: None, shown: None };
         }
         resource::check(&self.session, id)
     }
 
-    /// Runs a probe that shows a message, or that depends on no planned change.
+    /// Runs a probe if it only shows a message, or if no change is planned before it.
     fn probe(&self, id: InstanceId) -> Executed {
         match self.session.rendered(id) {
             Ok((rendered, task)) => {
@@ -65,7 +65,7 @@ impl DryRun<'_> {
         }
     }
 
-    /// Finds out whether a reboot is due. A plan carries out none.
+    /// Checks whether a reboot is due. A plan does not reboot the node.
     fn reboot(&self, id: InstanceId, is_admitted: bool) -> Rebooted {
         if is_admitted {
             self.plan_change();
@@ -121,7 +121,7 @@ impl<'a> CarryOut<'a> for DryRun<'a> {
             }
             Command::Check(id) => {
                 let checked = self.check(*id);
-                // An unknown task may change something.
+                // A task whose check has no result may change something.
                 if matches!(checked.check, Check::Unknown(_)) {
                     self.plan_change();
                 }

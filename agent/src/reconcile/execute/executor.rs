@@ -1,4 +1,4 @@
-//! The executor: it carries out the commands of a book run, one after another, or side by side where the run allows it.
+//! Executes the commands of a run, one after another. Some commands run in parallel if the TaskBook is parallel.
 
 use std::{
     any::Any,
@@ -20,49 +20,49 @@ use super::{Session, apply, coordinate::Coordinator, direct, invoke, resource, r
 use crate::reconcile::pass::{Pass, batch};
 use towpath_reconcile::plan::batch::ChangeSet;
 
-/// An executor of commands.
+/// An executor that carries out the commands of a run.
 pub(in crate::reconcile) trait CarryOut<'a>: Sync + Sized {
-    /// The outcome of a task that lacks the result of another one.
+    /// The outcome of a task that needs the missing result of another task.
     const LACKING: Outcome;
 
-    /// Creates the executor of a book.
+    /// Creates the executor for one TaskBook.
     fn of(session: Session<'a>) -> Self;
 
-    /// Returns the session.
+    /// Returns the session of the executor.
     fn session(&self) -> &Session<'a>;
 
-    /// Returns the inputs of the run.
+    /// Returns the inputs for the run of the TaskBook.
     fn inputs(&self) -> BookInputs;
 
-    /// Carries out a command.
+    /// Carries out a command of the run, and returns the observation.
     fn carry_out(&self, command: &Command) -> Observation;
 
-    /// Returns the books that are gone and keep this node out of service.
+    /// Returns the deleted TaskBooks that keep this node out of service.
     fn out_of_service(pass: &Pass<'_>) -> BTreeSet<BookId>;
 
-    /// Deletes the records of a book that is gone, once its removal has ended. Returns whether that is so.
+    /// Deletes the records of a deleted TaskBook once its removal has ended. Returns whether the removal has ended.
     fn forget_gone(pass: &Pass<'_>, book: &BookId) -> bool;
 }
 
-/// A run that has begun, with its executor.
+/// A run in progress, together with its executor.
 pub(in crate::reconcile) struct Started<E> {
     run: BookRun,
     executor: E,
-    /// The open question for the inventory.
+    /// The id of the unanswered command that requests the inventory.
     asked: Option<CommandId>,
 }
 
-/// The point that a run has reached.
+/// The stage that a run has reached.
 #[derive(Debug)]
 pub(in crate::reconcile) enum Stage {
-    /// The tasks have run. The run waits for the other books, and removes items then.
+    /// All tasks have run. The run waits for the runs of the other TaskBooks before it removes items.
     Removing(Interim),
     /// The run has ended.
     Finished(BookReport),
 }
 
 impl<'a, E: CarryOut<'a>> Started<E> {
-    /// Creates a run.
+    /// Creates a run that has not carried out a command yet.
     pub(in crate::reconcile) fn new(executor: E) -> Self {
         Self { run: BookRun::new(executor.inputs()), executor, asked: None }
     }
@@ -71,12 +71,13 @@ impl<'a, E: CarryOut<'a>> Started<E> {
         self.executor.session()
     }
 
-    /// Asks the run to end before its next task.
+    /// Makes the run end before its next task.
     pub(in crate::reconcile) fn preempt(&mut self) {
         self.run.preempt();
     }
 
-    /// Continues a run that has waited for the other books. `None` if nothing may be removed in this pass.
+    /// Continues a run that has waited for the other TaskBooks. `inventory` is `None` if nothing may be removed in this
+    /// pass.
     pub(in crate::reconcile) fn remove(&mut self, inventory: Option<Inventory>) -> Stage {
         if let Some(id) = self.asked.take() {
             self.run.observe(id, Observation::Inventory(inventory));
@@ -84,7 +85,7 @@ impl<'a, E: CarryOut<'a>> Started<E> {
         self.advance()
     }
 
-    /// Carries out commands until the run waits for the other books, or ends.
+    /// Carries out commands until the run waits for the other TaskBooks, or ends.
     pub(in crate::reconcile) fn advance(&mut self) -> Stage {
         let Self { run, executor, asked } = self;
         let executor = &*executor;
@@ -124,7 +125,7 @@ impl<'a, E: CarryOut<'a>> Started<E> {
     }
 }
 
-/// Carries out a command beside the others.
+/// Carries out a command in a separate thread, parallel to other commands.
 fn beside<'scope, 'env, 'a: 'scope, E: CarryOut<'a>>(
     scope: &'scope Scope<'scope, 'env>,
     executor: &'scope E,
@@ -133,7 +134,7 @@ fn beside<'scope, 'env, 'a: 'scope, E: CarryOut<'a>>(
 ) {
     scope.spawn(move || {
         let seen = catch_unwind(AssertUnwindSafe(|| executor.carry_out(&command)));
-        // The receiver lives as long as the run.
+        // The receiver lives as long as the run, so sending does not fail.
         let _ = sender.send((id, seen.unwrap_or_else(|panic| panicked(&*panic))));
     });
 }
@@ -142,14 +143,17 @@ fn panicked(_: &(dyn Any + Send)) -> Observation {
     Observation::Failed("internal error: the task panicked; please report it with the log of this run".to_owned())
 }
 
-/// Returns the report of a run that waits for a command that no executor has.
+/// Returns the report of a run that waits although no command is in progress.
 fn stuck() -> BookReport {
-    let message = "internal error: the run waits for nothing; please report it with the log".to_owned();
+    let message =
+        "internal error: the run waits although no command is in progress; please report this error with the log"
+            .to_owned();
     let report = TaskReport::new("book", "book", Outcome::Failed).with_message(message);
     BookReport { tasks: vec![report], ..BookReport::default() }
 }
 
-/// Returns whether a command may take long. Others are answered at once, also while tasks run side by side.
+/// Returns whether a command may take long. All other commands are answered immediately, even while tasks run in
+/// parallel.
 fn takes_time(command: &Command) -> bool {
     matches!(command, Command::Check(_) | Command::Apply(_) | Command::Execute(_) | Command::Reboot(..))
 }
@@ -161,7 +165,7 @@ pub(in crate::reconcile) struct Executor<'a> {
 }
 
 impl Executor<'_> {
-    /// Returns the rollout under which the items of the book are removed if the book is deleted (D32).
+    /// Returns the rollout under which the items of the TaskBook are removed if the TaskBook is deleted (D32).
     fn last_rollout(&self, known: Option<LastRollout>) -> Option<LastRollout> {
         let session = &self.session;
         let rollout = &session.book.rollout;
@@ -174,14 +178,14 @@ impl Executor<'_> {
             kept.map(|kept| kept.into_iter().flatten().collect::<Vec<_>>())
         };
         let known = known.unwrap_or_default();
-        // A task that cannot be rendered now stays as it was recorded.
+        // A task that cannot be rendered now keeps its last recorded form.
         let before = kept(&rollout.before).unwrap_or(known.before);
         let after = kept(&rollout.after).unwrap_or(known.after);
         Some(LastRollout { slots, before, after })
     }
 
-    /// Records the inventory of the book, and the items that were in sync. Known items stay, as the new list may be
-    /// incomplete.
+    /// Records the inventory of the TaskBook, and the items that were in sync. Known items stay in the inventory,
+    /// because the new list may be incomplete.
     fn record(&self, findings: &Findings) -> Result<(), String> {
         let session = &self.session;
         let machine = session.machine();

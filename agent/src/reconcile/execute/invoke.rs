@@ -1,4 +1,4 @@
-//! Probes, actions, handlers and reboots.
+//! Runs probes, actions, handlers and reboots.
 
 use std::{sync::Arc, thread, time::Duration};
 
@@ -30,10 +30,10 @@ use crate::reconcile::pass::{
     instance::{self, Prepared},
 };
 
-/// Maximum length of a text in a remembered result, in bytes.
+/// The maximum length of a text in a remembered result, in bytes.
 const REMEMBERED: usize = 64 << 10;
 
-/// Runs work without a check of its own.
+/// Runs a probe, an action, a handler, or a task before or after a segment.
 pub(super) fn invoke(session: &Session<'_>, invocation: &Invocation) -> Executed {
     let attempted = match invocation {
         Invocation::Probe(id) => session.rendered(*id).map(|(rendered, task)| probe(session, task, &rendered)),
@@ -61,7 +61,7 @@ fn apply(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Attempt
     attempts(session, task, rendered.item(), || rendered.ready.options.apply(&context, &session.machine().hand()))
 }
 
-/// Runs an action, and records its begin and its end.
+/// Runs an action, and records its start and its end in the journal.
 fn action(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Attempted {
     let known = match rendered.take_found() {
         Some(Found::Action(known)) => known,
@@ -111,14 +111,14 @@ fn intend_action(session: &Session<'_>, record: Changes) -> Result<(), String> {
     journal.commit(changes).map_err(|error| session.failed(batch::journal_failed(&error)))
 }
 
-/// Runs a task around a segment, or a handler of the book.
+/// Runs a handler of the TaskBook, or a task before or after a segment.
 fn unconditional(session: &Session<'_>, task: &Task) -> Attempted {
     let begun = session.machine().clock.monotonic();
     let attempted = match instance::prepare(session.machine(), &session.renderer, task, None) {
         Prepared::Skipped(_) => Attempted { outcome: Outcome::Skipped, message: None, result: None },
         Prepared::Wants(wants) => {
             let shown = wants.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-            Attempted::failed(format!("it needs {shown}, which is not there"))
+            Attempted::failed(format!("the task needs {shown}, which does not exist"))
         }
         Prepared::Failed(message) => Attempted::failed(message),
         Prepared::Ready(ready) => match intend(session, Phase::Handler, Changes::default()) {
@@ -134,8 +134,8 @@ fn unconditional(session: &Session<'_>, task: &Task) -> Attempted {
     attempted
 }
 
-/// Runs a pending handler, and deletes its notification if it succeeds. A notification of another task that came
-/// meanwhile, in a parallel book, stays.
+/// Runs a pending handler. Deletes the notification of the handler if the handler succeeds. A notification that another
+/// task sends during the run stays.
 fn handler(session: &Session<'_>, pending: &PendingHandler) -> Attempted {
     let key = session.id.task(pending.id.as_str());
     let notified: Option<HandlerRecord> = session.machine().record(&key);
@@ -144,7 +144,7 @@ fn handler(session: &Session<'_>, pending: &PendingHandler) -> Attempted {
         Some(Err(message)) => Attempted::failed(message),
         None => match (notified.clone(), intend(session, Phase::Handler, Changes::default())) {
             (_, Err(error)) => Attempted::failed(session.failed(error)),
-            (None, _) => Attempted::failed("its notification is gone"),
+            (None, _) => Attempted::failed("the notification of the handler is missing from the journal"),
             (Some(HandlerRecord { module, params, script, .. }), Ok(())) => {
                 run_without_book(session, &KeptTask { name: pending.id.clone(), module, params, script })
             }
@@ -161,7 +161,8 @@ fn handler(session: &Session<'_>, pending: &PendingHandler) -> Attempted {
     }
 }
 
-/// Returns the pending handlers: those of the book in its order, and then those that the book no longer contains.
+/// Returns the pending handlers. The handlers of the TaskBook come first, then the handlers that the TaskBook no longer
+/// contains.
 pub(super) fn pending(session: &Session<'_>) -> Vec<PendingHandler> {
     let mut records: Vec<(String, HandlerRecord)> = session.machine().records_of(&session.id);
     let mut all = Vec::new();
@@ -184,7 +185,7 @@ struct Reboot {
     is_done: bool,
 }
 
-/// Finds out whether a reboot is due or done. `None` if neither.
+/// Checks whether a reboot is due or done. `None` if no reboot is due or done.
 fn reboot_state(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Result<Option<Reboot>, String> {
     let ready = &rendered.ready;
     let key = session.id.task(rendered.instance.name.as_str());
@@ -201,7 +202,7 @@ fn reboot_state(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> 
     let finished = known.and_then(|known| known.finished);
     let definition = ready.definition.clone();
     let record = ActionRecord { definition, state, interrupted: 0, finished, boot: boot.clone() };
-    // A reboot that came after the timeout still counts.
+    // A reboot after the timeout of the task still counts as done.
     if !is_finished && began_in.is_some() && began_in != boot {
         return Ok(Some(Reboot { key, record, is_done: true }));
     }
@@ -210,7 +211,7 @@ fn reboot_state(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> 
     Ok(is_due.then_some(Reboot { key, record, is_done: false }))
 }
 
-/// Finds out whether a reboot is due, and carries out one that is admitted.
+/// Checks whether a reboot is due. Reboots the node if the reboot is due and admitted.
 pub(super) fn reboot(session: &Session<'_>, id: InstanceId, is_admitted: bool) -> Rebooted {
     let (rendered, task) = match session.rendered(id) {
         Ok(found) => found,
@@ -238,10 +239,10 @@ fn reboot_now(
     if let Err(message) = intend_action(session, begun) {
         return Rebooted::Failed(message);
     }
-    tracing::warn!(task = rendered.instance.name, "the node reboots");
+    tracing::warn!(task = rendered.instance.name, "rebooting the node");
     let applied = rendered.ready.options.apply(&session.context(task), &session.machine().hand());
     let message = match applied {
-        // The system ends the agent. Later tasks run after the reboot.
+        // The operating system ends the agent during the reboot. Later tasks run after the reboot.
         Ok(_) if waits_for_its_end(session, task.timeout) => return Rebooted::Ending,
         Ok(_) => format!("the node did not reboot within {} s", task.timeout.as_secs()),
         Err(error) => session.failed(error),
@@ -251,7 +252,7 @@ fn reboot_now(
     Rebooted::Failed(commit(session, changes).err().unwrap_or(message))
 }
 
-/// Waits until the agent is asked to end. Returns false at the timeout.
+/// Waits until the agent is asked to stop. Returns false at the timeout.
 fn waits_for_its_end(session: &Session<'_>, timeout: Duration) -> bool {
     let begin = session.machine().clock.monotonic();
     while begin.elapsed() < timeout {
@@ -263,7 +264,7 @@ fn waits_for_its_end(session: &Session<'_>, timeout: Duration) -> bool {
     false
 }
 
-/// Records that the node has rebooted, and notifies the handlers.
+/// Records that the node has rebooted, and notifies the handlers of the task.
 fn rebooted(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Attempted {
     let definition = rendered.ready.definition.clone();
     let finished = FinishedAction { definition: definition.clone(), result: Value::Null };
@@ -283,7 +284,7 @@ fn rebooted(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Atte
     }
 }
 
-/// Returns a task around the removal of a book that is gone.
+/// Returns a task that runs before or after the removal of a deleted TaskBook.
 fn kept(session: &Session<'_>, at: TaskRef) -> Option<KeptTask> {
     let last = session.last.as_ref()?;
     let tasks = if at.list == List::Before { &last.before } else { &last.after };
@@ -297,17 +298,19 @@ fn run_kept(session: &Session<'_>, task: &KeptTask) -> Attempted {
     }
 }
 
-/// Runs a task that the book no longer contains, with the parameters that it last had.
+/// Runs a task that the TaskBook no longer contains, with the last recorded parameters of the task.
 fn run_without_book(session: &Session<'_>, record: &KeptTask) -> Attempted {
     let pass = session.pass;
     let (mut params, mut source) = (record.params.clone(), None);
     let schema = towpath_proto::module(&record.module);
     if schema.is_some_and(|module| module.runs_source) {
-        // The revision is gone. The bytes of the script were saved when the handler was notified.
+        // The revision may be deleted. The script was therefore saved in the journal when the handler was notified.
         let journal = pass.machine.journal.as_ref();
         let kept = record.script.as_ref().and_then(|kept| journal?.original(kept));
         let Some(bytes) = kept else {
-            return Attempted::failed("the bytes of its script are gone with its revision; run it by hand");
+            return Attempted::failed(
+                "cannot run the task: its script was deleted with its revision; run the script by hand",
+            );
         };
         let tree: MemoryTree = [("script", bytes.as_slice())].into_iter().collect();
         source = Some((Arc::new(tree) as Arc<dyn Tree>, String::new()));
@@ -360,7 +363,8 @@ pub(super) fn execute(
     }
 }
 
-/// Returns a result as the journal keeps it: the end of long texts, without `changed` and `outcome`.
+/// Returns a result in the form that the journal keeps: without `changed` and `outcome`, and only with the end of long
+/// texts.
 fn remembered(result: Option<&Value>) -> Value {
     let Some(Value::Object(map)) = result else { return Value::Null };
     let kept = map.iter().filter(|(key, _)| !matches!(key.as_str(), "changed" | "outcome")).map(|(key, value)| {

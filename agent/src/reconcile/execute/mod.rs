@@ -1,7 +1,7 @@
-//! The executors of book runs. They carry out the commands of a [`BookRun`](towpath_reconcile::BookRun), and leave all
-//! decisions to it.
+//! The executors of runs. An executor carries out the commands of a [`BookRun`](towpath_reconcile::BookRun). The
+//! `BookRun` makes all decisions.
 //!
-//! A [`Session`] is the data that an executor keeps while a book runs.
+//! A [`Session`] is the data that an executor keeps while a TaskBook runs.
 
 mod apply;
 mod attempts;
@@ -46,7 +46,7 @@ pub(in crate::reconcile) use executor::{CarryOut, Executor, Stage, Started};
 pub(super) struct RenderedTask {
     pub(super) instance: Arc<Instance>,
     pub(super) ready: Ready,
-    /// The time at which its rendering began.
+    /// The time at which the rendering of the task began.
     pub(super) begun: Instant,
     found: Mutex<Option<Found>>,
 }
@@ -60,7 +60,7 @@ impl RenderedTask {
         self.instance.item.as_ref()
     }
 
-    /// Keeps the findings of a check, which the command after it needs.
+    /// Stores the findings of a check for the next command of the task.
     pub(super) fn keep(&self, found: Found) {
         *lock(&self.found) = Some(found);
     }
@@ -71,42 +71,42 @@ impl RenderedTask {
     }
 }
 
-/// The findings of a check that calls for a change.
+/// The findings of a check that found a required change.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// A state that differs.
+    /// The state of an item differs from the desired state.
     Change {
-        /// The change.
+        /// The change that brings the item in sync.
         change: Change,
-        /// The key of the item.
+        /// The key of the item in the journal.
         key: Managed,
         /// The record of the item after the change.
         applied: AppliedItem,
-        /// True if the item was not recorded before.
+        /// True if the journal had no record of the item before the change.
         is_first: bool,
-        /// True if the task's own `changed` condition is false.
+        /// True if the `changed` expression of the task is false for this change.
         is_quiet: bool,
     },
-    /// The record of an action.
+    /// An action must run. The value is the record of the last run of the action.
     Action(Option<ActionRecord>),
 }
 
-/// The findings of a run that its report does not hold.
+/// The findings of a run that are not part of its report.
 #[derive(Debug, Default)]
 pub(in crate::reconcile) struct Notes {
-    /// The managed files, as they were before they were checked.
+    /// The versions of the managed files before the checks of the files.
     pub(in crate::reconcile) watched: Watched,
-    /// A full or read-only disk, with its message.
+    /// The full or read-only disk that the run met, with its message.
     pub(in crate::reconcile) disk: Option<(Disk, String)>,
-    /// True if managed items were modified concurrently.
+    /// True if another program changed managed items during the run.
     pub(in crate::reconcile) moved: bool,
     /// The checks that confirm the steady state, by task and item.
     pub(super) settled: BTreeMap<(TaskRef, usize), Settled>,
-    /// The items that were in sync, and whose record lacks their definition.
+    /// The items that were in sync but whose record lacks the current definition.
     pub(super) in_sync: BTreeMap<InstanceId, (Managed, AppliedItem)>,
-    /// The duration of each task.
+    /// The duration of each rendered task.
     took: BTreeMap<InstanceId, Duration>,
-    /// The duration of tasks without a rendering of their own: handlers, and tasks around a segment.
+    /// The duration of each handler, and of each task before or after a segment.
     took_by_name: BTreeMap<String, Duration>,
 }
 
@@ -116,7 +116,7 @@ impl Notes {
         self.settled.into_values().collect()
     }
 
-    /// Returns the duration of a reported task.
+    /// Returns the duration of a task in the report.
     pub(in crate::reconcile) fn took(&self, instance: Option<InstanceId>, name: &str) -> Duration {
         let took = match instance {
             Some(id) => self.took.get(&id),
@@ -126,16 +126,16 @@ impl Notes {
     }
 }
 
-/// The data that an executor keeps while a book runs.
+/// The data that an executor keeps while a TaskBook runs.
 pub(in crate::reconcile) struct Session<'a> {
     pub(super) pass: &'a Pass<'a>,
     pub(super) book: Arc<Book>,
     pub(super) id: BookId,
     pub(in crate::reconcile) renderer: Renderer,
     pub(super) permit: Permit,
-    /// The outcome of a task that lacks the result of another one.
+    /// The outcome of a task that needs the missing result of another task.
     pub(super) lacking: Outcome,
-    /// The rollout that the book last had, if it is gone.
+    /// The last rollout of the TaskBook, if the TaskBook was deleted.
     pub(super) last: Option<LastRollout>,
     claims: &'a Claims,
     tasks: Mutex<BTreeMap<InstanceId, Arc<RenderedTask>>>,
@@ -143,7 +143,7 @@ pub(in crate::reconcile) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Creates a session. `lacking` is the outcome of a task that lacks the result of another one.
+    /// Creates a session. `lacking` is the outcome of a task that needs the missing result of another task.
     pub(in crate::reconcile) fn new(
         pass: &'a Pass<'a>,
         book: Arc<Book>,
@@ -157,7 +157,7 @@ impl<'a> Session<'a> {
         Self { pass, book, id, renderer, permit, lacking, last: None, claims, tasks, notes }
     }
 
-    /// Sets the rollout that the book last had. The book is gone.
+    /// Sets the last rollout of a deleted TaskBook.
     pub(in crate::reconcile) fn of_gone(self, last: LastRollout) -> Self {
         Self { last: Some(last), ..self }
     }
@@ -166,10 +166,10 @@ impl<'a> Session<'a> {
         self.pass.machine
     }
 
-    /// Returns a task by its position.
+    /// Returns a task of the TaskBook by its position.
     ///
     /// # Errors
-    /// If the book has no such task.
+    /// Fails if the TaskBook has no task at this position.
     pub(super) fn task(&self, at: TaskRef) -> Result<&Task, String> {
         let list = match at.list {
             List::Tasks => &self.book.tasks,
@@ -180,10 +180,10 @@ impl<'a> Session<'a> {
         list.get(at.index).ok_or_else(|| UNKNOWN.to_owned())
     }
 
-    /// Returns a rendered task, with its task.
+    /// Returns a rendered task, and its definition in the TaskBook.
     ///
     /// # Errors
-    /// If there is none with this number.
+    /// Fails if no rendered task has this number.
     pub(super) fn rendered(&self, id: InstanceId) -> Result<(Arc<RenderedTask>, &Task), String> {
         let rendered = lock(&self.tasks).get(&id).cloned().ok_or_else(|| UNKNOWN.to_owned())?;
         let task = self.task(rendered.instance.task)?;
@@ -199,12 +199,12 @@ impl<'a> Session<'a> {
         lock(&self.tasks).remove(&id);
     }
 
-    /// Returns whether status shows the work of the session. A plan works beside the agent.
+    /// Returns whether the status shows the activity of this session. The activity of a plan is not shown.
     pub(super) fn shows_activity(&self) -> bool {
         self.lacking == Outcome::Failed
     }
 
-    /// Returns the context of a module call.
+    /// Returns the context for a call of a module.
     pub(super) fn context<'t>(&'t self, task: &'t Task) -> Context<'t> {
         instance::context(self.machine(), &self.renderer, task, self.pass.cancel)
     }
@@ -213,17 +213,17 @@ impl<'a> Session<'a> {
         lock(&self.notes)
     }
 
-    /// Notes the duration of a task.
+    /// Records the duration of a task.
     pub(super) fn took(&self, rendered: &RenderedTask) {
         self.notes().took.insert(rendered.instance.id, rendered.begun.elapsed());
     }
 
-    /// Notes the duration of a handler, or of a task around a segment.
+    /// Records the duration of a handler, or of a task before or after a segment.
     pub(super) fn took_by_name(&self, name: &str, begun: Instant) {
         self.notes().took_by_name.insert(name.to_owned(), begun.elapsed());
     }
 
-    /// Notes a full disk and a concurrent change, and returns the message.
+    /// Records whether an error means a full disk or a concurrent change. Returns the message of the error.
     pub(super) fn failed(&self, error: ModuleError) -> String {
         let mut notes = self.notes();
         if let (None, Some(disk)) = (&notes.disk, error.disk) {
@@ -233,14 +233,15 @@ impl<'a> Session<'a> {
         error.message
     }
 
-    /// Records the items that a task manages. Returns the other task that manages one of them.
+    /// Records the items that a task manages. Returns the name of another task that already manages one of the items.
     pub(super) fn claim(&self, parts: Vec<Managed>, owner: &Owner, keeps_state: bool) -> Option<String> {
         let mut parts = parts.iter();
         parts.find_map(|part| self.claims.take(&part.module, &part.identity, owner, keeps_state))
     }
 
-    /// Notes the files that a task manages, before its check: a change that comes while the pass runs is not taken for
-    /// its result. The first of several tasks on a file counts: a change between them is not the agent's own.
+    /// Records the versions of the files that a task manages, before the check of the task. A change during the pass is
+    /// then not mistaken for a result of the pass. If several tasks manage a file, the version before the first task
+    /// counts.
     pub(super) fn watch(&self, options: &dyn Resource, context: &Context<'_>) {
         let machine = self.machine();
         for path in options.watched_paths(context) {
@@ -254,7 +255,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Notes the directories, links and removed files that this run has changed itself.
+    /// Records the new versions of directories, links and removed files that this run has changed.
     pub(super) fn saw_own_changes(&self, paths: Vec<PathBuf>) {
         let look = &self.machine().look;
         let mut notes = self.notes();
@@ -266,7 +267,7 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The message for a command about a task that the session does not know.
+/// The error message for a command about a task that the session does not know.
 pub(super) const UNKNOWN: &str = "internal error: a command names an unknown task; please report it with the log";
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,4 +1,4 @@
-//! The part of a run that changes nothing: loops, renderings and checks.
+//! Evaluates loops, renders tasks and checks items. None of these steps changes the node.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ use crate::reconcile::pass::{
     instance::{self, Prepared},
 };
 
-/// Renders the loop of a task.
+/// Evaluates the loop of a task, and returns its items.
 pub(super) fn items(session: &Session<'_>, at: TaskRef) -> Result<Items, NotReady> {
     let task = session.task(at).map_err(failed)?;
     match session.renderer.items(task) {
@@ -42,7 +42,7 @@ pub(super) fn items(session: &Session<'_>, at: TaskRef) -> Result<Items, NotRead
     }
 }
 
-/// Renders a task, and records the items that it manages.
+/// Renders a task, and records the items that the task manages.
 pub(super) fn render(session: &Session<'_>, instance: &Arc<Instance>) -> Result<Rendered, NotReady> {
     let begun = session.machine().clock.monotonic();
     let task = session.task(instance.task).map_err(failed)?;
@@ -93,7 +93,7 @@ pub(in crate::reconcile) fn managed_item(item: Managed) -> ManagedItem {
     ManagedItem { module: item.module, identity: item.identity }
 }
 
-/// Returns the kind of a module use.
+/// Returns the kind of a task for the state machine of the run.
 pub(super) fn kind(options: &dyn Resource) -> ModuleKind {
     match options.kind() {
         Kind::Probe => ModuleKind::Probe,
@@ -109,15 +109,16 @@ fn failed(message: String) -> NotReady {
     NotReady::failed(message)
 }
 
-/// Returns the outcome of a task that lacks inputs. A dry run does not know the results of tasks that it does not run.
+/// Returns the outcome of a task whose inputs are missing. A dry run does not know the results of tasks that it does
+/// not run.
 fn missing(session: &Session<'_>, wants: &[Want]) -> NotReady {
     let shown = wants.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     if !wants.iter().all(|want| matches!(want, Want::Step(_) | Want::Computed(_))) {
-        return NotReady::missing(Outcome::Held, format!("{shown} can't be read yet"));
+        return NotReady::missing(Outcome::Held, format!("cannot read {shown} yet"));
     }
     let message = match session.lacking {
         Outcome::Unknown => format!("it depends on {shown}"),
-        _ => format!("it needs {shown}, which is not there"),
+        _ => format!("the task needs {shown}, which does not exist"),
     };
     NotReady::missing(session.lacking, message)
 }
@@ -161,7 +162,7 @@ fn state(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Checked
         CheckedResource::Change(change) => {
             let is_direct = ready.options.schema().applies_directly;
             let mut applied = applied;
-            // An item that existed when Towpath first saw it is never removed, even if its drift was corrected since.
+            // An item that existed when Towpath first saw it is never removed, even if Towpath has corrected its drift.
             if !is_direct && (is_first || ready.options.undo_is_fixed()) {
                 applied.undo = ready.options.undo(&context).or(applied.undo);
             }
@@ -180,7 +181,7 @@ fn state(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Checked
     Checked { check, last, shown: None }
 }
 
-/// Ends the check of a state in sync: its check can confirm the steady state later.
+/// Ends the check of an item in sync. The same check can later confirm the steady state.
 fn in_sync(session: &Session<'_>, task: &Task, rendered: &RenderedTask, data: Option<Value>) -> Check {
     let options = &rendered.ready.options;
     let context = session.context(task);
@@ -220,7 +221,7 @@ fn preview(change: &Change, quiet: bool) -> Preview {
     Preview { action: change.verb.as_str(), diff: change.diff.clone(), plain, writes, quiet }
 }
 
-/// Returns the key of an action's record.
+/// Returns the journal key for the record of an action.
 pub(super) fn action_key(session: &Session<'_>, instance: &Instance) -> TaskId {
     session.id.task(format!("{}{}", instance.name, instance::item_mark(instance.item.as_ref())))
 }
@@ -248,7 +249,7 @@ fn action(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Checke
     Checked { check, last, shown }
 }
 
-/// Returns the last run of an action, as its record has it.
+/// Returns the last run of an action from its record.
 pub(super) fn last_run(known: &ActionRecord, definition: &str) -> LastRun {
     let same_definition = known.definition == definition;
     let finished = known.finished.as_ref();

@@ -1,4 +1,4 @@
-//! Removals: items that a book no longer mentions are undone, and originals restored.
+//! Removes items that a TaskBook no longer mentions, and restores their original state.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,10 +18,10 @@ use towpath_state::{BookId, BookRecord, Changes, Inventory, Managed, Original, k
 use super::{Session, invoke::execute};
 use crate::reconcile::pass::{Pass, batch, book_id};
 
-/// Removes items in their order, and deletes the records of items that leave the inventory.
+/// Removes items in the given order, and deletes the records of items that leave the inventory.
 ///
 /// # Errors
-/// If the journal cannot record it.
+/// Fails if the journal cannot record the removal.
 pub(super) fn remove(session: &Session<'_>, removal: &Removal) -> Result<Vec<Removed>, String> {
     let mut changes = Changes::default();
     let mut gone: BTreeSet<Managed> = removal.moved.iter().map(managed).collect();
@@ -49,7 +49,7 @@ pub(super) fn remove(session: &Session<'_>, removal: &Removal) -> Result<Vec<Rem
     let items = old.items.difference(&gone).cloned().collect();
     let (prune, budget) = (session.book.prune, session.book.prune_budget.clone());
     let new = Inventory { items, prune, budget, rollout: old.rollout.clone() };
-    // The tasks after the removal of a book that is gone need its last rollout.
+    // The tasks after the removal of a deleted TaskBook still need its last rollout.
     let ends = session.book.rollout.before.is_empty() && session.book.rollout.after.is_empty();
     if new.items.is_empty() && session.last.is_some() && ends {
         changes.delete::<kinds::Inventory>(&session.id);
@@ -65,7 +65,8 @@ fn managed(item: &ManagedItem) -> Managed {
     Managed { module: item.module.clone(), identity: item.identity.clone() }
 }
 
-/// Removes an item. Items of a module that has transactions are removed together, as packages may depend on one another.
+/// Removes an item. Items of a module with transactions are removed together, because packages may depend on one
+/// another.
 fn remove_one<'m>(
     session: &Session<'_>,
     all: &'m [Managed],
@@ -91,10 +92,10 @@ fn remove_one<'m>(
     restore(session, item, &name)
 }
 
-/// The message for an installed item that was uninstalled.
-const TAKEN_OUT: &str = "it was taken out again";
+/// The message for an item that was removed by its undo.
+const TAKEN_OUT: &str = "the item was removed again";
 
-/// Returns the parameters that remove an item. `None` if the record has no undo.
+/// Returns the resource that removes an item. `None` if the record of the item has no undo.
 fn undo(session: &Session<'_>, managed: &Managed) -> Result<Option<Arc<dyn Resource>>, String> {
     let Some(params) = session.machine().applied(managed).and_then(|applied| applied.undo) else { return Ok(None) };
     let said = |problems: Vec<Problem>| problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>();
@@ -114,7 +115,8 @@ fn context<'t>(session: &'t Session<'_>, task: &'t str) -> Context<'t> {
     }
 }
 
-/// Removes the items of a module in one transaction, as packages may depend on one another. Returns the removed items.
+/// Removes the items of a module in one transaction, because packages may depend on one another. Returns the removed
+/// items.
 fn remove_together<'m>(session: &Session<'_>, gone: &[&'m Managed], module: &str, task: &str) -> BTreeSet<&'m Managed> {
     let of_module = gone.iter().copied().filter(|managed| managed.module == module);
     let mut found: Vec<(&Managed, Arc<dyn Resource>)> =
@@ -128,7 +130,7 @@ fn remove_together<'m>(session: &Session<'_>, gone: &[&'m Managed], module: &str
     match apply_batch(&undos, &context(session, task)) {
         Ok(()) => found.iter().map(|(managed, _)| *managed).collect(),
         Err(error) => {
-            tracing::info!("items of {module} are removed one by one: {error}");
+            tracing::info!("the transaction failed; removing the items of {module} one by one: {error}");
             BTreeSet::new()
         }
     }
@@ -141,20 +143,22 @@ fn restore(session: &Session<'_>, managed: &Managed, task: &str) -> Result<Strin
         let report = execute(&*options, &context(session, task), &hand, session.pass.cancel);
         let report = report.map_err(|error| error.message)?;
         if !report.ok {
-            return Err(report.message.unwrap_or_else(|| "it can't be taken out again".into()));
+            return Err(report.message.unwrap_or_else(|| "cannot remove the item again".into()));
         }
         return Ok(TAKEN_OUT.into());
     }
     if managed.module != path_module() {
-        return Ok("it is no longer managed".into());
+        return Ok("the item is no longer managed".into());
     }
     let failed = |error: std::io::Error| format!("{path}: {error}");
-    // Records have paths without links. If a folder above has become a link since, the path now leads to another file.
+    // Recorded paths contain no links. If a parent folder has become a link, the path now leads to another file.
     let real = hand.look().resolved(path, true).map_err(failed)?;
     let itself = hand.look().resolved(path, false).map_err(failed)?;
     let original = |at: &str| session.machine().record::<Original>(&at.to_owned());
     let (path, original) = match original(path) {
-        Some(_) if itself != path => return Ok("a folder above it is a link now; what it leads to stays".into()),
+        Some(_) if itself != path => {
+            return Ok("a parent folder is a link now; the target of the link is not changed".into());
+        }
         Some(found) => (path, Some(found)),
         None => match original(&itself) {
             Some(found) => (itself.as_str(), Some(found)),
@@ -165,25 +169,25 @@ fn restore(session: &Session<'_>, managed: &Managed, task: &str) -> Result<Strin
     let directory = meta.is_some_and(|meta| meta.kind == towpath_host::FileKind::Directory);
     match original {
         Some(Original::File { .. } | Original::Link { .. }) if directory => {
-            Ok("a directory is there now, and stays".into())
+            Ok("the path is a directory now, and the directory is kept".into())
         }
         Some(Original::File { content, mode, uid, gid, attributes }) => {
             let journal = session.machine().journal.as_ref().ok_or("there is no journal")?;
             let bytes = journal.original(&content).ok_or_else(|| {
-                format!("{path}: what was there before can't be found any more; the file stays as it is")
+                format!("cannot restore {path}: the journal has lost its original content; the file stays unchanged")
             })?;
             let access = Access { mode, uid: Some(uid), gid: Some(gid) };
             hand.restore(path, &bytes, access, &attributes).map_err(failed)?;
-            Ok("what was there before was put back".into())
+            Ok("the original file was restored".into())
         }
         Some(Original::Link { target }) => {
             hand.link(path, &target).map_err(failed)?;
-            Ok("the link that was there before was put back".into())
+            Ok("the original link was restored".into())
         }
         Some(Original::Directory { mode, uid, gid }) => {
             hand.make_directory(path, 0o755).map_err(failed)?;
             hand.grant(path, Access { mode, uid: Some(uid), gid: Some(gid) }).map_err(failed)?;
-            Ok("the directory was there before, and stays".into())
+            Ok("the directory existed before Towpath managed it, and is kept".into())
         }
         Some(Original::Nothing) => {
             if !directory {
@@ -194,11 +198,11 @@ fn restore(session: &Session<'_>, managed: &Managed, task: &str) -> Result<Strin
             Ok(if empty {
                 "the empty directory was removed".into()
             } else {
-                "the directory is not empty, and stays".into()
+                "the directory is not empty, and is kept".into()
             })
         }
-        // Towpath never changed this item: it was in sync from the start.
-        Some(Original::Part) | None => Ok("it was there before, and stays".into()),
+        // An item without an original was in sync from the start, so Towpath never changed this item.
+        Some(Original::Part) | None => Ok("the item existed before Towpath managed it, and is kept".into()),
     }
 }
 
@@ -210,8 +214,8 @@ fn forget_one(session: &Session<'_>, managed: &Managed, changes: &mut Changes) {
     }
 }
 
-/// Returns the books that are gone and keep this node out of service: the removal has failed, or the tasks before it ran
-/// and those after it did not. Their slots are not released.
+/// Returns the deleted TaskBooks that keep this node out of service. Their removal has failed, or only the tasks before
+/// the removal have run. The slots of these TaskBooks are not released.
 pub(super) fn out_of_service(pass: &Pass<'_>) -> BTreeSet<BookId> {
     let is_present = |id: &BookId| pass.view.books.iter().any(|book| book_id(book) == *id);
     let books = pass.machine.records::<BookRecord>().into_iter();
@@ -220,7 +224,7 @@ pub(super) fn out_of_service(pass: &Pass<'_>) -> BTreeSet<BookId> {
 }
 
 fn is_out_of_service(pass: &Pass<'_>, id: &BookId, book: &BookRecord) -> bool {
-    // Without these tasks, a segment that has begun does not take the node out of service.
+    // A started segment takes the node out of service only if tasks run before or after it.
     let has_tasks = || {
         let last = pass.machine.record::<Inventory>(id).and_then(|inventory| inventory.rollout);
         last.is_some_and(|last| !last.before.is_empty() || !last.after.is_empty())
@@ -228,7 +232,7 @@ fn is_out_of_service(pass: &Pass<'_>, id: &BookId, book: &BookRecord) -> bool {
     book.removal_failed || book.segment.is_some() && has_tasks()
 }
 
-/// Deletes the inventory of a book that is gone, once all its items are removed and the node is in service. Returns
+/// Deletes the inventory of a deleted TaskBook, once all its items are removed and the node is in service. Returns
 /// whether the removal has ended.
 pub(super) fn forget_gone(pass: &Pass<'_>, id: &BookId) -> bool {
     if is_out_of_service(pass, id, &pass.machine.book(id)) {
@@ -239,7 +243,7 @@ pub(super) fn forget_gone(pass: &Pass<'_>, id: &BookId) -> bool {
         let mut changes = Changes::default();
         changes.delete::<kinds::Inventory>(id);
         if let Err(error) = journal.commit(changes) {
-            tracing::warn!(%error, book = %id, "cannot delete the inventory of a book that is gone; retrying");
+            tracing::warn!(%error, book = %id, "cannot delete the inventory of a deleted TaskBook; retrying");
         }
     }
     true

@@ -1,4 +1,5 @@
-//! Batches of adjacent file tasks. Intents and notifications reach the journal before the files are written.
+//! Applies adjacent file tasks as one batch. Intents and notifications are written to the journal before the files are
+//! written.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -9,21 +10,21 @@ use towpath_state::{AppliedItem, Changes, Intent, Journal, JournalError, Managed
 
 use super::Machine;
 
-/// The change of one task that waits for its batch.
+/// The change of one task, ready to be applied in a batch.
 pub(in crate::reconcile) struct Waiting {
-    /// The position of the task in the outcomes of the book.
+    /// The position of the task in the set of changes.
     pub(in crate::reconcile) position: usize,
-    /// The steps of the change.
+    /// The steps of the change, in order.
     pub(in crate::reconcile) steps: Vec<Step>,
-    /// The key of the item.
+    /// The key of the managed item in the journal.
     pub(in crate::reconcile) key: Managed,
-    /// The record of the applied item.
+    /// The record of the item after the change.
     pub(in crate::reconcile) applied: AppliedItem,
-    /// The records of the notified handlers.
+    /// The records of the handlers that the task notifies.
     pub(in crate::reconcile) handlers: Changes,
 }
 
-/// Carries out a batch. Returns the result of each task.
+/// Applies a batch of changes. Returns the result of each task.
 pub(in crate::reconcile) fn carry_out(
     machine: &Machine,
     journal: &Journal,
@@ -32,7 +33,7 @@ pub(in crate::reconcile) fn carry_out(
     permit: &Permit,
     cancel: &towpath_host::process::Cancel,
 ) -> Vec<(usize, Result<(), ModuleError>)> {
-    // The write side may be used only with a permit.
+    // The permit proves that this function may write files.
     let _: &Permit = permit;
     let hand = machine.hand();
     let mut first = Changes::default();
@@ -77,8 +78,8 @@ pub(in crate::reconcile) fn carry_out(
     refused
 }
 
-/// Saves the original content of each path before its first change. A path whose content cannot be saved is not
-/// changed.
+/// Saves the original content of each path before the first change of the path. A path whose content cannot be saved is
+/// not changed.
 fn remember_originals(
     machine: &Machine,
     journal: &Journal,
@@ -98,7 +99,8 @@ fn remember_originals(
     Ok(())
 }
 
-/// Records the files whose validation needs the file in its final location. A crash in between leaves them unchecked.
+/// Records the files that can only be validated in their final location. If the agent crashes before the validation, it
+/// validates these files at its next start.
 fn mark_unchecked(
     machine: &Machine,
     journal: &Journal,
@@ -118,12 +120,15 @@ fn mark_unchecked(
     Ok(())
 }
 
-/// Validates the files that a crash left unchecked. Invalid files are restored.
+/// Validates the files that a crash left without validation. Invalid files are restored to their earlier content.
 pub(in crate::reconcile) fn check_unchecked(machine: &Machine, journal: &Journal) -> Result<(), JournalError> {
     let cancel = towpath_host::process::Cancel::default();
     for (path, record) in journal.all::<Unchecked>()? {
         if let Err(error) = apply::validated(&record.validate, &cancel) {
-            tracing::warn!(path, "a file that was not checked before the agent was cut off is put back: {error}");
+            tracing::warn!(
+                path,
+                "restoring an invalid file that was written before the agent was interrupted: {error}"
+            );
             let hand = machine.hand();
             let done = match &record.old {
                 Original::File { content, mode, uid, gid, attributes } => match journal.original(content) {
@@ -138,7 +143,7 @@ pub(in crate::reconcile) fn check_unchecked(machine: &Machine, journal: &Journal
                 Original::Directory { .. } | Original::Part => Ok(()),
             };
             if let Err(error) = done {
-                tracing::error!(path, %error, "the file can't be put back");
+                tracing::error!(path, %error, "cannot restore the file");
                 continue;
             }
         }
@@ -149,8 +154,8 @@ pub(in crate::reconcile) fn check_unchecked(machine: &Machine, journal: &Journal
     Ok(())
 }
 
-/// Returns the path that a step changes, with links resolved, and the reader for it. A link that is written through
-/// resolves to its target.
+/// Returns the path that a step changes, with links resolved, and the file reader for this path. A step that writes
+/// through a link changes the target of the link.
 fn real_path(machine: &Machine, step: &Step) -> Result<(String, Look), ModuleError> {
     let path = step.path();
     let io = |error: std::io::Error| ModuleError::io(path, &error);
@@ -163,7 +168,7 @@ fn real_path(machine: &Machine, step: &Step) -> Result<(String, Look), ModuleErr
     Ok((machine.look.resolved(path, through).map_err(io)?, machine.look.clone()))
 }
 
-/// Returns the path on the host that a step changes. `None` if it cannot be resolved.
+/// Returns the path on the host that a step changes. `None` if the path cannot be resolved.
 pub(in crate::reconcile) fn changed_path(machine: &Machine, step: &Step) -> Option<PathBuf> {
     let (path, _) = real_path(machine, step).ok()?;
     Some(machine.look.real_path(&path))
@@ -172,7 +177,7 @@ pub(in crate::reconcile) fn changed_path(machine: &Machine, step: &Step) -> Opti
 fn original(look: &Look, journal: &Journal, path: &str) -> Result<Original, ModuleError> {
     let io = |error: std::io::Error| ModuleError::io(path, &error);
     let meta = match look.meta(path) {
-        // An earlier step removes the link.
+        // An earlier step of the change removes the link.
         Err(error) if RefusedLink::is_plain(&error) => None,
         found => found.map_err(io)?,
     };
@@ -192,7 +197,7 @@ fn original(look: &Look, journal: &Journal, path: &str) -> Result<Original, Modu
     })
 }
 
-/// Returns the error for a failed journal commit. Nothing is changed without an intent in the journal.
+/// Returns the error of a change whose intent cannot be written to the journal. The change is then not made.
 pub(in crate::reconcile) fn journal_failed(error: &JournalError) -> ModuleError {
     let disk = match error {
         JournalError::DiskFull { .. } => Some(towpath_modules::Disk::Full),

@@ -1,5 +1,5 @@
-//! A pass over the books of a node: all books run their tasks, and remove items after that, because an item may have
-//! moved from one book to another.
+//! A pass over the TaskBooks of a node. All TaskBooks run their tasks before items are removed, because an item may
+//! have moved to another TaskBook.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,24 +23,24 @@ use towpath_state::{BookId, HandlerRecord, Inventory as InventoryRecord, KeptTas
 use super::{BookOutcome, Pass, PassOutcome, TaskOutcome, book_id, coordinated, gates};
 use crate::reconcile::execute::{CarryOut, Notes, Session, Stage, Started, resource::managed_item};
 
-/// A book in a pass.
+/// A TaskBook in a pass, with its run and its outcome so far.
 struct Course<E> {
     book: Arc<Book>,
     outcome: BookOutcome,
-    /// The run, until it has ended.
+    /// The run of the TaskBook. `None` after the end of the run, or if the run could not start.
     run: Option<Started<E>>,
-    /// The managed items. `None` if not all of them are known.
+    /// The items that the TaskBook manages. `None` if some items are not known.
     managed: Option<Arc<BTreeSet<ManagedItem>>>,
     begun: Instant,
 }
 
-/// The books of a pass, and its outcome so far.
+/// The TaskBooks of a pass, and the outcome of the pass so far.
 struct Books<E> {
     courses: Vec<Course<E>>,
     outcome: PassOutcome,
 }
 
-/// Runs a pass with one kind of executor. `computed_failures` are the values that could not be computed.
+/// Runs a pass with one type of executor. `computed_failures` are messages about values that could not be computed.
 pub(in crate::reconcile) fn run<'a, E: CarryOut<'a>>(
     pass: &'a Pass<'a>,
     claims: &'a Claims,
@@ -54,7 +54,7 @@ pub(in crate::reconcile) fn run<'a, E: CarryOut<'a>>(
 }
 
 impl<'a, E: CarryOut<'a>> Books<E> {
-    /// Runs the tasks of all books in their order, until one is preempted.
+    /// Runs the tasks of all TaskBooks in order, until a run is preempted.
     fn run_tasks(&mut self, pass: &'a Pass<'a>, claims: &'a Claims, computed_failures: &[String]) {
         let mut done: BTreeMap<String, Outcome> = BTreeMap::new();
         for book in &pass.view.books {
@@ -81,7 +81,7 @@ impl<'a, E: CarryOut<'a>> Books<E> {
         }
     }
 
-    /// Continues the runs that wait for the other books.
+    /// Continues the runs that waited for the other TaskBooks. These runs now remove items.
     fn remove(&mut self, pass: &'a Pass<'a>) {
         let everything = self.all_managed(pass);
         let interrupted = self.outcome.interrupted;
@@ -101,8 +101,8 @@ impl<'a, E: CarryOut<'a>> Books<E> {
         }
     }
 
-    /// Returns the items that the books of this node manage. `None` if they are not all known, or if an object is held:
-    /// it is not removed from git, so nothing is pruned meanwhile.
+    /// Returns the items that the TaskBooks of this node manage. `None` if some items are not known, or if an object is
+    /// held. Nothing is pruned while an object is held, because the object is still in git.
     fn all_managed(&self, pass: &Pass<'_>) -> Option<Arc<BTreeSet<ManagedItem>>> {
         let is_complete = self.courses.len() == pass.view.books.len() && pass.set.held.is_empty();
         let known = self.courses.iter().map(|course| course.managed.as_ref()).collect::<Option<Vec<_>>>();
@@ -113,18 +113,18 @@ impl<'a, E: CarryOut<'a>> Books<E> {
         Some(Arc::new(known.into_iter().flat_map(|managed| managed.iter().cloned()).collect()))
     }
 
-    /// Ends the run of a book: adds its report and its findings to the outcome of the pass.
+    /// Ends the run of a TaskBook, and adds its report and its findings to the outcome of the pass.
     fn finish(&mut self, mut course: Course<E>, report: BookReport) -> Course<E> {
         let Some(run) = course.run.take() else { return course };
         let session = run.session();
         let mut notes = std::mem::take(&mut *session.notes());
-        // The steady state does not compare values of other nodes.
+        // The steady state does not compare values of other nodes, so a TaskBook that reads such values is not steady.
         let is_steady = report.steady && !session.renderer.reads().nodes();
         let outcome = &mut self.outcome;
         outcome.facts_read.extend(session.renderer.reads().facts());
         outcome.moved |= notes.moved;
         outcome.disk = outcome.disk.take().or(notes.disk.take());
-        // The first of several books that look at a file counts.
+        // If several TaskBooks check a file, the version that the first TaskBook saw counts.
         for (path, seen) in std::mem::take(&mut notes.watched) {
             outcome.watched.entry(path).or_insert(seen);
         }
@@ -140,7 +140,7 @@ impl<'a, E: CarryOut<'a>> Books<E> {
         course
     }
 
-    /// Removes the items of books that are gone, and returns the outcome of the pass.
+    /// Removes the items of deleted TaskBooks, and returns the outcome of the pass.
     fn end(mut self, pass: &'a Pass<'a>, claims: &'a Claims) -> PassOutcome {
         self.outcome.books = self.courses.iter_mut().map(|course| std::mem::take(&mut course.outcome)).collect();
         let everything = self.all_managed(pass).filter(|_| !self.outcome.interrupted);
@@ -177,19 +177,19 @@ impl<'a, E: CarryOut<'a>> Books<E> {
     }
 }
 
-/// Returns the dependencies of a book that failed or are held (P86, P88).
+/// Returns the dependencies of a TaskBook that have failed or are held (P86, P88).
 fn dependencies(book: &Book, done: &BTreeMap<String, Outcome>) -> Vec<String> {
     let needed = book.depends_on.iter().map(|dependency| format!("{}/{}", book.namespace, dependency.book));
     let blocks = |id: String| match done.get(&id) {
         Some(Outcome::Failed) => Some(format!("book {id}, which has failed on this node")),
         Some(Outcome::Held) => Some(format!("book {id}, which is held on this node")),
-        // A book that does not target this node counts as done.
+        // A TaskBook that does not target this node counts as done.
         _ => None,
     };
     needed.filter_map(blocks).collect()
 }
 
-/// Returns the books that this node no longer has, with their inventories. A book without items may have left a pending
+/// Returns the deleted TaskBooks of this node with their inventories. A TaskBook without items may have left a pending
 /// handler.
 fn gone(pass: &Pass<'_>) -> BTreeMap<BookId, InventoryRecord> {
     let present: BTreeSet<BookId> = pass.view.books.iter().map(|book| book_id(book)).collect();
@@ -201,9 +201,10 @@ fn gone(pass: &Pass<'_>) -> BTreeMap<BookId, InventoryRecord> {
     inventories
 }
 
-/// Returns a book without tasks, which removes all that a book has left, between the tasks around its last rollout.
+/// Returns a TaskBook without tasks, which removes the remaining items of a deleted TaskBook. Its `before` and `after`
+/// tasks come from the last rollout of the deleted TaskBook.
 fn book_of(id: &BookId, record: &InventoryRecord) -> Arc<Book> {
-    // The book is no longer in git.
+    // A deleted TaskBook has no location in git.
     let place = Place::new(Arc::new(SourceFile::new("", "", "")), 0, Path::default());
     let last = record.rollout.clone().unwrap_or_default();
     let around = |tasks: Vec<KeptTask>| tasks.into_iter().map(|kept| task_of(kept, &place)).collect();
@@ -224,7 +225,8 @@ fn book_of(id: &BookId, record: &InventoryRecord) -> Arc<Book> {
     })
 }
 
-/// Returns a task around the removal of a book that is gone. The executor has its parameters.
+/// Returns a task that runs before or after the removal of a deleted TaskBook. The executor has the parameters of the
+/// task.
 fn task_of(kept: KeptTask, place: &Place) -> Task {
     let module = towpath_proto::module(&kept.module);
     Task {
@@ -251,7 +253,8 @@ fn task_of(kept: KeptTask, place: &Place) -> Task {
     }
 }
 
-/// Begins the run of a book, or reports the reason why it cannot run. `last` is the last rollout of a book that is gone.
+/// Starts the run of a TaskBook, or reports the reason why the TaskBook cannot run. `last` is the last rollout of a
+/// deleted TaskBook.
 fn begin<'a, E: CarryOut<'a>>(
     pass: &'a Pass<'a>,
     book: &Arc<Book>,
@@ -276,7 +279,7 @@ fn begin<'a, E: CarryOut<'a>>(
     let permit = match gates::of(pass, book, blockers).pass() {
         Ok(permit) => permit,
         Err(closed) => {
-            // A plan shows what it knows: the gate.
+            // A plan shows only the closed gates. A real pass also lists the tasks that do not run.
             let rest = (E::LACKING == Outcome::Failed).then(|| unrun(book, |_| false, &[], &closed));
             let rest = rest.into_iter().flatten();
             course.outcome.tasks = rest.map(|report| task(report, &Notes::default())).collect();
@@ -304,11 +307,11 @@ fn no_variables(error: &RenderError, computed_failures: &[String]) -> TaskOutcom
     TaskOutcome::new("variables".into(), "vars", Outcome::Failed).say(message)
 }
 
-/// Returns the recorded items of a book, with the context of their removal.
+/// Returns the recorded items of a TaskBook, and the data that the removal needs.
 fn inventory(pass: &Pass<'_>, book: &Book, everything: &Arc<BTreeSet<ManagedItem>>) -> Inventory {
     let id = book_id(book);
     let record: InventoryRecord = pass.machine.record(&id).unwrap_or_default();
-    // An item may be in several inventories.
+    // An item may be listed in the inventories of several TaskBooks.
     let all = pass.machine.records::<InventoryRecord>();
     let total = all.iter().flat_map(|(_, other)| &other.items).collect::<BTreeSet<_>>().len();
     let modules: BTreeSet<String> = record.items.iter().map(|item| item.module.clone()).collect();
@@ -322,12 +325,12 @@ fn inventory(pass: &Pass<'_>, book: &Book, everything: &Arc<BTreeSet<ManagedItem
     }
 }
 
-/// Returns the place of a module in the order of removal. A module that this agent does not know comes first.
+/// Returns the rank of a module in the order of removal. A module that this agent does not know comes first.
 fn removal_order(module: &str) -> u32 {
     towpath_proto::module(module).map_or(0, |module| module.removal)
 }
 
-/// Returns the outcome of a task.
+/// Converts the report of a task into the outcome of the task.
 fn task(report: TaskReport, notes: &Notes) -> TaskOutcome {
     TaskOutcome {
         took: notes.took(report.instance, &report.name),

@@ -1,4 +1,4 @@
-//! Computed values: evaluated before the books are rendered, and cached for their `refresh` time.
+//! Evaluates computed values before the TaskBooks are rendered, and caches each value for its `refresh` time.
 
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
@@ -12,13 +12,13 @@ use towpath_render::{
 
 use super::{Pass, instance};
 
-/// The cache of computed values, with the time of each.
+/// The cache of computed values, with the time of each computation.
 #[derive(Debug, Default)]
 pub struct ComputedCache {
     values: BTreeMap<(String, String), (Tainted<Value>, Instant)>,
 }
 
-/// Returns the inputs with the computed values, and the failures. Computes values that are missing or outdated.
+/// Computes the values that are missing or outdated. Returns the inputs with all computed values, and the failures.
 pub(in crate::reconcile) fn evaluate(pass: &Pass<'_>, cache: &mut ComputedCache) -> (Inputs, Vec<String>) {
     let (mut inputs, mut failures) = (pass.inputs.clone(), Vec::new());
     for pending in pending_tasks(pass.set, pass.view) {
@@ -40,12 +40,12 @@ pub(in crate::reconcile) fn evaluate(pass: &Pass<'_>, cache: &mut ComputedCache)
                 inputs.computed.insert(key, value);
             }
             Err(why) => {
-                // The last good value is used until the next success.
+                // If a computation fails, the last good value is used until the next success.
                 if let Some((value, _)) = cache.values.get(&key) {
                     inputs.computed.insert(key, value.clone());
                 }
                 failures.push(format!(
-                    "{}: the value of {} can't be computed: {why}",
+                    "{}: cannot compute the value of {}: {why}",
                     pending.computed.place.file_line(),
                     pending.computed.name
                 ));
@@ -59,7 +59,7 @@ pub(in crate::reconcile) fn evaluate(pass: &Pass<'_>, cache: &mut ComputedCache)
 }
 
 fn compute(pass: &Pass<'_>, inputs: &Inputs, pending: &PendingTask) -> Result<Tainted<Value>, String> {
-    let task = pending.computed.task.as_deref().ok_or("it has no task")?;
+    let task = pending.computed.task.as_deref().ok_or("the value has no task")?;
     let book = Arc::new(Book {
         namespace: pending.namespace.clone(),
         name: pending.computed.name.clone(),
@@ -78,9 +78,9 @@ fn compute(pass: &Pass<'_>, inputs: &Inputs, pending: &PendingTask) -> Result<Ta
     let renderer = Renderer::new(pass.set, pass.view, &book, inputs).map_err(|error| error.to_string())?;
     let params = match renderer.params(task, None).map_err(|error| error.to_string())? {
         Rendered::Ready(params) => params,
-        Rendered::Wants(_) => return Err("it uses what is not known".into()),
+        Rendered::Wants(_) => return Err("the task uses a value that is not known".into()),
     };
-    let module = task.module.as_ref().ok_or("it has no module")?;
+    let module = task.module.as_ref().ok_or("the task has no module")?;
     let options = resolve(module.name, params.value())
         .map_err(|problems| problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("; "))?;
     let context = instance::context(pass.machine, &renderer, task, pass.cancel);
@@ -89,7 +89,7 @@ fn compute(pass: &Pass<'_>, inputs: &Inputs, pending: &PendingTask) -> Result<Ta
     }
     let report = options.apply(&context, &pass.machine.hand()).map_err(|error| error.message)?;
     if !report.ok {
-        return Err(report.message.unwrap_or_else(|| "it failed".into()));
+        return Err(report.message.unwrap_or_else(|| "the task failed".into()));
     }
     let result: serde_json::Map<String, Value> =
         report.fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
@@ -97,6 +97,6 @@ fn compute(pass: &Pass<'_>, inputs: &Inputs, pending: &PendingTask) -> Result<Ta
     let value = renderer.value(task, &pending.computed.value, &result, &params.taint());
     match value.map_err(|error| error.to_string())? {
         Rendered::Ready(value) => Ok(value),
-        Rendered::Wants(_) => Err("its value uses what is not known".into()),
+        Rendered::Wants(_) => Err("the expression of the value uses a value that is not known".into()),
     }
 }

@@ -1,4 +1,4 @@
-//! The claims of this node in the journal: slots of books, and the position in the store.
+//! The claims of this node in the journal: the slots of TaskBooks, and the position in the data store.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,8 @@ use towpath_state::{BookId, BookRecord, Changes, ClaimState, Journal, SlotClaim,
 
 use super::{Machine, Pass, book_id};
 
-/// Returns the store position from the journal: the store revision and the number of this node's last write.
+/// Returns the position in the data store from the journal: the store revision, and the number of the last write of
+/// this node.
 pub fn store_position(journal: &Journal) -> (u64, u64) {
     journal.get_readable::<StorePosition>(&()).ok().flatten().unwrap_or_default().into()
 }
@@ -24,7 +25,7 @@ pub(in crate::reconcile) fn slot_of(spec: &RolloutSpec, node: &str) -> SlotRef {
     SlotRef { budget: spec.group.clone(), partition: spec.part(node).to_owned(), claim: None }
 }
 
-/// Returns a minimal spec, which is enough to release a slot.
+/// Returns a minimal rollout definition, which is sufficient to release a slot.
 pub(in crate::reconcile) fn spec_of(slot: &SlotRef, book: &BookId, node: &str) -> RolloutSpec {
     RolloutSpec {
         book: book.to_string(),
@@ -35,7 +36,7 @@ pub(in crate::reconcile) fn spec_of(slot: &SlotRef, book: &BookId, node: &str) -
     }
 }
 
-/// Returns a claim as the rollout knows it.
+/// Converts a claim of the journal into the form that rollouts use.
 pub(in crate::reconcile) fn known_claim(claim: SlotClaim) -> (SlotState, String, u32) {
     let state = match claim.state {
         ClaimState::Claim => SlotState::Claim,
@@ -58,13 +59,14 @@ fn remember_slot(machine: &Machine, fleet: &Fleet, book: &BookId, slot: Option<&
     }
 }
 
-/// Returns whether this node holds a slot or waits for one. Such a node does not leave the fleet when it stops.
+/// Returns whether this node holds a slot or waits for a slot. Such a node stays in the fleet when its agent stops.
 pub fn holds_slots(journal: &Journal) -> bool {
     journal.all::<BookRecord>().is_ok_and(|books| books.iter().any(|(_, book)| book.slot.is_some()))
 }
 
-/// Releases the slots of books that no longer run on this node, after the new revision is applied (P66). The removal of
-/// some of them holds a slot, or waits for one (D32). Returns whether no other slot is left.
+/// Releases the slots of TaskBooks that no longer run on this node, after the new revision is applied (P66). The
+/// TaskBooks in `removing` keep their slots, because their removal needs a slot (D32). Returns whether all other slots
+/// are released.
 pub(in crate::reconcile) fn leave_gone_books(pass: &Pass<'_>, removing: &BTreeSet<BookId>) -> bool {
     let Some(with) = pass.coordination else { return true };
     let mut released = true;

@@ -1,11 +1,11 @@
-//! The gates of a book: suspensions and dependencies.
+//! The gates of a TaskBook: suspensions and dependencies.
 
 use towpath_coordination::{Gate, GateReason, Gates, Suspension};
 use towpath_render::objects::task::Book;
 
 use super::Pass;
 
-/// Returns the gates of the books that must first be completed on all nodes, and are not (P87).
+/// Returns a closed gate for each dependency that is not yet completed on all nodes (P87).
 fn runs_to_wait_for(pass: &Pass<'_>, book: &Book) -> Vec<Gate> {
     let Some(with) = pass.coordination else { return Vec::new() };
     let mut closed = Vec::new();
@@ -28,7 +28,7 @@ fn runs_to_wait_for(pass: &Pass<'_>, book: &Book) -> Vec<Gate> {
     closed
 }
 
-/// Returns the gates that must be open before a book begins.
+/// Returns the gates that must be open before a TaskBook starts.
 pub(in crate::reconcile) fn of(pass: &Pass<'_>, book: &Book, dependencies: Vec<String>) -> Gates {
     let now = pass.machine.clock.wall() / 1000;
     let suspended = book.suspend.iter().chain(&pass.suspended).map(|suspend| {

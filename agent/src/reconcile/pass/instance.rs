@@ -1,4 +1,4 @@
-//! Preparation of one task, or of one item of its loop: condition, parameters, options and definition.
+//! Prepares one task, or one item of its loop: the condition, the parameters, the options and the definition.
 
 use std::sync::Arc;
 
@@ -15,37 +15,38 @@ use towpath_state::Managed;
 
 use super::Machine;
 
-/// The result of the preparation of a task.
+/// The result of preparing a task.
 pub(in crate::reconcile) enum Prepared {
-    /// The condition does not hold. Contains the items that the task would manage. `None` if they are not known.
+    /// The condition of the task is false. Contains the items that the task would manage. `None` if the items are not
+    /// known.
     Skipped(Option<Vec<Managed>>),
-    /// Inputs are missing.
+    /// Inputs of the task are missing.
     Wants(Vec<Want>),
     /// The task cannot be rendered, or its parameters are invalid.
     Failed(String),
-    /// The task is ready.
+    /// The task is ready to be checked.
     Ready(Box<Ready>),
 }
 
-/// A task that is ready.
+/// A rendered task that is ready to be checked.
 #[derive(Debug)]
 pub(in crate::reconcile) struct Ready {
     pub(in crate::reconcile) options: Arc<dyn Resource>,
     pub(in crate::reconcile) params: Value,
-    /// Keyed digest of the parameters and the source.
+    /// A keyed digest of the parameters and the source of the task.
     pub(in crate::reconcile) definition: String,
-    /// The identity of the managed item.
+    /// The identity of the managed item. `None` for a task without an item.
     pub(in crate::reconcile) identity: Option<String>,
 }
 
 impl Ready {
-    /// Returns the key of the item's record.
+    /// Returns the journal key of the managed item.
     pub(in crate::reconcile) fn managed(&self) -> Managed {
         Managed { module: self.options.name().to_owned(), identity: self.identity.clone().unwrap_or_default() }
     }
 }
 
-/// Returns the name of a task with its item.
+/// Returns the name of a task, with its loop item in brackets.
 pub(in crate::reconcile) fn name(task: &Task, item: Option<&Item>) -> String {
     match item {
         None => task.id.clone(),
@@ -103,7 +104,8 @@ pub(in crate::reconcile) fn prepare(
     Prepared::Ready(Box::new(Ready { options, params, definition, identity }))
 }
 
-/// Returns the items that a skipped task would manage, as they must not be pruned. `None` if they are not known.
+/// Returns the items that a skipped task would manage. These items must not be pruned. `None` if the items are not
+/// known.
 pub(in crate::reconcile) fn skipped(
     machine: &Machine,
     renderer: &Renderer,
@@ -120,7 +122,7 @@ pub(in crate::reconcile) fn skipped(
     Some(managed(&*options, &identity, &context(machine, renderer, task, &cancel)))
 }
 
-/// Returns the items that a task manages. A directory tree contributes every file.
+/// Returns the items that a task manages. For a directory tree, each file is an item.
 pub(in crate::reconcile) fn managed(options: &dyn Resource, identity: &str, context: &Context<'_>) -> Vec<Managed> {
     let name = options.name().to_owned();
     if !options.parts().is_empty() {
@@ -136,7 +138,7 @@ pub(in crate::reconcile) fn managed(options: &dyn Resource, identity: &str, cont
     all
 }
 
-/// Returns the source's part of a definition. That is the bytes of a script, or the id of a copied file.
+/// Returns the part of a definition that comes from the source: the bytes of a script, or the id of a copied file.
 fn source_id(renderer: &Renderer, task: &Task, options: &dyn Resource, params: &Value) -> Option<Vec<u8>> {
     let source = params.get("source").and_then(Value::as_str)?;
     let tree = renderer.tree(task)?;
@@ -157,7 +159,7 @@ fn shown(error: &RenderError) -> String {
     error.to_string()
 }
 
-/// Returns the context of a module call.
+/// Returns the context for a call of a module.
 pub(in crate::reconcile) fn context<'a>(
     machine: &'a Machine,
     renderer: &Renderer,

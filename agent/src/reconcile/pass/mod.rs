@@ -1,4 +1,4 @@
-//! One pass over the TaskBooks of a node: differences are found and, with a permit, corrected.
+//! One pass over the TaskBooks of a node. The pass finds differences and, with a permit, corrects them.
 
 pub(in crate::reconcile) mod batch;
 pub(in crate::reconcile) mod books;
@@ -50,24 +50,24 @@ pub use towpath_reconcile::{Origin, Outcome};
 pub struct Machine {
     /// The name of the node.
     pub node: String,
-    /// The read side of the file system.
+    /// The reader for files below the root directory.
     pub look: Look,
-    /// The journal. `None` for a plan beside a running agent, or without a state directory.
+    /// The journal of the node. `None` for a plan that runs beside an agent, or without a state directory.
     pub journal: Option<Arc<Journal>>,
-    /// The clocks.
+    /// The wall clock and the monotonic clock.
     pub clock: Arc<dyn Clock>,
-    /// The key of digests that stay on the node.
+    /// The key of keyed digests, which are used only on this node.
     pub digest_key: [u8; 32],
-    /// Caches of modules, kept from task to task.
+    /// The caches of modules, which all tasks share.
     pub memory: ModuleCache,
-    /// The files that the agent has put in place since their last check.
+    /// The files that the agent has written since the last check of each file.
     pub written: Arc<WrittenFiles>,
-    /// The last applied items. Read from the journal once.
+    /// The records of the applied items. The records are read from the journal once.
     applied: Mutex<Option<BTreeMap<Managed, AppliedItem>>>,
 }
 
 impl Machine {
-    /// Creates the context of a host.
+    /// Creates the context of a pass on a host.
     pub fn new(
         node: String,
         look: Look,
@@ -86,7 +86,8 @@ impl Machine {
         Hand::new(self.look.clone()).noting(Arc::clone(&self.written))
     }
 
-    /// Returns a record. `None` if it is missing. An error is logged and counts as missing.
+    /// Returns a record from the journal. `None` if the record is missing. An unreadable record is logged and counts as
+    /// missing.
     pub(in crate::reconcile) fn record<R: Record>(&self, key: &KeyOf<R>) -> Option<R> {
         self.try_record(key).unwrap_or_else(|error| {
             tracing::warn!("{error}");
@@ -98,7 +99,7 @@ impl Machine {
         self.journal.as_ref().map_or(Ok(None), |journal| journal.get_readable(key))
     }
 
-    /// Returns the record of a book.
+    /// Returns the record of a TaskBook from the journal.
     pub(in crate::reconcile) fn book(&self, book: &BookId) -> BookRecord {
         self.record(book).unwrap_or_default()
     }
@@ -130,7 +131,7 @@ impl Machine {
     }
 }
 
-/// The paths with a saved original in the journal.
+/// The paths whose original content is saved in the journal.
 #[derive(Debug)]
 struct Originals(Arc<Journal>);
 
@@ -140,79 +141,80 @@ impl towpath_modules::Origins for Originals {
     }
 }
 
-/// The coordination handle of a pass.
+/// The access of a pass to the fleet.
 #[derive(Debug, Clone, Copy)]
 pub struct Coordination<'a> {
     /// The fleet of the node.
     pub fleet: &'a Fleet,
-    /// The manifest: the generation in which each book last changed, and the nodes that had joined by then.
+    /// The manifest of the revision. It contains the generation in which each TaskBook last changed, and the nodes that
+    /// had joined by then.
     pub manifest: &'a RevisionManifest,
 }
 
 /// The inputs of a pass.
 pub struct Pass<'a> {
-    /// The host.
+    /// The host, the journal and the clock of the pass.
     pub machine: &'a Machine,
-    /// All objects.
+    /// All objects of the revision.
     pub set: &'a ObjectSet,
-    /// The node's view of the objects.
+    /// The parts of the revision that concern this node.
     pub view: &'a NodeView,
-    /// Facts and other nodes, for rendering.
+    /// The facts and the other nodes, for rendering.
     pub inputs: Inputs,
     /// The generation of the revision.
     pub generation: u64,
-    /// True if the revision is not fully applied on the node yet. Probes then run.
+    /// True if the revision is not yet fully applied on the node. In this case, probes run.
     pub fresh: bool,
-    /// The drift policy if a task has none.
+    /// The drift policy of tasks without a drift policy of their own.
     pub drift: Drift,
     /// The suspensions of the whole fleet.
     pub suspended: Vec<pb::Suspend>,
     /// The maintenance windows in which changes may begin.
     pub windows: Windows,
-    /// The coordination handle. `None` for a plan.
+    /// The access to the fleet. `None` for a plan.
     pub coordination: Option<Coordination<'a>>,
-    /// The flag that stops running commands.
+    /// The flag that cancels running commands.
     pub cancel: &'a Cancel,
-    /// Returns whether the agent is asked to end.
+    /// A function that returns whether the agent must stop.
     pub stops: &'a (dyn Fn() -> bool + Sync),
-    /// Returns whether the run should be preempted at the next task.
+    /// A function that returns whether the run should be preempted before the next task.
     pub make_way: &'a (dyn Fn() -> bool + Sync),
 }
 
 /// The result of a pass.
 #[derive(Debug, Default)]
 pub struct PassOutcome {
-    /// The outcomes of books, in the order in which they ran.
+    /// The outcomes of the TaskBooks, in the order in which they ran.
     pub books: Vec<BookOutcome>,
-    /// The managed files, as they were before they were checked, for file events.
+    /// The versions of the managed files before the checks of the files. File events are compared with these versions.
     pub watched: Watched,
-    /// A full or read-only disk, with its message.
+    /// The full or read-only disk that the pass met, with its message.
     pub disk: Option<(Disk, String)>,
     /// True if the pass was preempted.
     pub interrupted: bool,
-    /// True if managed items were modified concurrently. The pass must then be repeated.
+    /// True if another program changed managed items during the pass. The pass must then be repeated.
     pub moved: bool,
-    /// The facts that were read.
+    /// The names of the facts that the pass read.
     pub facts_read: BTreeSet<String>,
     /// The checks that confirm the steady state without rendering. `None` if the pass found no steady state.
     pub settled: Option<Vec<Settled>>,
 }
 
-/// Managed files, with what the pass saw of each before its check.
+/// The managed files, each with the version that the pass saw before its check.
 pub type Watched = BTreeMap<PathBuf, Seen>;
 
-/// One check of a steady state.
+/// One check that confirms the steady state.
 #[derive(Debug)]
 pub enum Settled {
-    /// The inputs of a check, as data.
+    /// The expected inputs of a check, stored as data.
     Expectations(Vec<Expectation>),
     /// The check of the module, if its inputs cannot be stored as data.
     Check {
-        /// The resolved parameters.
+        /// The resolved parameters of the task.
         options: Arc<dyn Resource>,
-        /// The files of its source.
+        /// The source files of the task, and the folder of the task in them.
         source: Option<(Arc<dyn Tree>, String)>,
-        /// The time limit.
+        /// The time limit of the check.
         timeout: Duration,
     },
 }
@@ -238,15 +240,16 @@ pub fn still_settled(machine: &Machine, settled: &[Settled], cancel: &Cancel) ->
 }
 
 impl Pass<'_> {
-    /// Returns the items that tasks claim. Two tasks that claim one item are found before either is applied; items that
-    /// depend on a result are compared when they are known.
+    /// Returns the items that tasks manage, as far as the items are known before the pass. Two tasks that manage the
+    /// same item are therefore found before either task is applied. Items that depend on a result are compared as soon
+    /// as they are known.
     pub(in crate::reconcile) fn claims(&self) -> Claims {
         Claims::ahead(self.set, self.view, &self.inputs, &kept_identities)
     }
 }
 
 impl PassOutcome {
-    /// Returns the worst outcome of all books.
+    /// Returns the worst outcome of all TaskBooks.
     pub fn worst(&self) -> Outcome {
         self.books.iter().map(BookOutcome::worst).max().unwrap_or(Outcome::Unchanged)
     }
@@ -255,13 +258,14 @@ impl PassOutcome {
 /// The state of another node, as templates see it.
 #[derive(Debug, Clone)]
 pub struct Other {
-    /// The liveness by gossip or lease, in one word.
+    /// The liveness of the node by gossip or lease, in one word.
     pub liveness: &'static str,
     /// The facts that the node shares.
     pub facts: Option<Value>,
 }
 
-/// Returns the values of `nodes()`: the Node objects in git, with the liveness and the shared facts of each node.
+/// Returns the values of the template function `nodes()`: the Node objects in git, with the liveness and the shared
+/// facts of each node.
 pub fn known_nodes(
     set: &ObjectSet,
     view: &NodeView,
@@ -293,7 +297,7 @@ pub fn known_nodes(
     nodes
 }
 
-/// Returns the id of a book, for its records.
+/// Returns the id of a TaskBook, which is the key of its records.
 pub(in crate::reconcile) fn book_id(book: &Book) -> BookId {
     BookId::new(&book.namespace, &book.name)
 }

@@ -1,4 +1,4 @@
-//! Outcomes of tasks and books.
+//! The outcomes of tasks and TaskBooks in a pass.
 
 use std::time::Duration;
 
@@ -10,21 +10,21 @@ use towpath_state::{Record, kinds};
 /// The outcome of a task, or of one item of its loop.
 #[derive(Debug, Clone)]
 pub struct TaskOutcome {
-    /// The name, with the item.
+    /// The name of the task, with its loop item.
     pub name: String,
-    /// The module.
+    /// The module of the task.
     pub module: String,
-    /// The outcome.
+    /// The outcome of the task, such as changed or failed.
     pub outcome: Outcome,
-    /// The duration.
+    /// The duration of the task.
     pub took: Duration,
-    /// The message.
+    /// The message of the task, such as the cause of a failure.
     pub message: Option<String>,
-    /// The planned action: none, create, update, remove, run, unknown.
+    /// The action that a plan shows: none, create, update, remove, run or unknown.
     pub action: &'static str,
-    /// The change, as a readable diff.
+    /// The change that the task makes, as a readable diff.
     pub diff: Option<String>,
-    /// The origin.
+    /// The origin of the outcome, such as a task, a handler or a removal.
     pub origin: Origin,
 }
 
@@ -44,7 +44,7 @@ impl TaskOutcome {
         }
     }
 
-    /// Sets the message.
+    /// Sets the message of the outcome.
     #[must_use]
     pub fn say(mut self, message: impl Into<String>) -> Self {
         let message = message.into();
@@ -54,7 +54,7 @@ impl TaskOutcome {
         self
     }
 
-    /// Returns the outcome as status shows it.
+    /// Returns the outcome of the task as the status shows it.
     pub fn status(&self) -> pb::TaskStatus {
         pb::TaskStatus {
             name: self.name.clone(),
@@ -67,36 +67,36 @@ impl TaskOutcome {
     }
 }
 
-/// The outcome of a book.
+/// The outcome of a TaskBook in a pass.
 #[derive(Debug, Clone, Default)]
 pub struct BookOutcome {
-    /// The namespace.
+    /// The namespace of the TaskBook.
     pub namespace: String,
-    /// The name.
+    /// The name of the TaskBook.
     pub name: String,
-    /// The tasks, in the order in which they ran.
+    /// The outcomes of the tasks, in the order in which they ran.
     pub tasks: Vec<TaskOutcome>,
-    /// The closed gates.
+    /// The closed gates of the TaskBook.
     pub held: Vec<towpath_coordination::Gate>,
-    /// The start, in milliseconds since 1970.
+    /// The start of the run, in milliseconds since 1970.
     pub started: i64,
-    /// The duration.
+    /// The duration of the run.
     pub took: Duration,
-    /// True if the book was preempted.
+    /// True if the run of the TaskBook was preempted.
     pub interrupted: bool,
-    /// True if the book asks for more coordination than the data store provides.
+    /// True if the TaskBook asks for slots, waves or barriers although the data store is local.
     pub uncoordinated: bool,
 }
 
 impl BookOutcome {
-    /// Returns the worst outcome of the tasks and gates.
+    /// Returns the worst outcome of the tasks and gates of the TaskBook.
     pub fn worst(&self) -> Outcome {
         let tasks =
             self.tasks.iter().map(|task| task.outcome).max().unwrap_or(Outcome::Unchanged).max(Outcome::Unchanged);
         if self.held.is_empty() { tasks } else { tasks.max(Outcome::Held) }
     }
 
-    /// Returns the outcome as status shows it.
+    /// Returns the outcome of the TaskBook as the status shows it.
     pub fn status(&self) -> pb::TaskBookStatus {
         pb::TaskBookStatus {
             namespace: self.namespace.clone(),
@@ -107,7 +107,7 @@ impl BookOutcome {
     }
 }
 
-/// The status of each book after the last pass.
+/// The status of each TaskBook after the last pass.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct BookStatuses(pub Vec<pb::TaskBookStatus>);

@@ -1,4 +1,4 @@
-//! Recovery: what a crash of the agent left on the node, and what a rollback of the data store took from it (P15).
+//! Recovery after a crash of the agent, and after a rollback of the data store (P15).
 
 use std::collections::BTreeSet;
 
@@ -16,27 +16,27 @@ use super::{
 };
 use crate::reconcile::{revision::Revision, runs::Run};
 
-/// Cleans up after a crash: removes temporary files, and checks files that had not been validated yet.
+/// Cleans up after a crash: removes temporary files, and validates files that the crash left without validation.
 ///
 /// # Errors
-/// If the journal cannot be read or written.
+/// Fails if the journal cannot be read or written.
 pub fn recover(machine: &Machine) -> Result<Option<Intent>, JournalError> {
     let Some(journal) = &machine.journal else { return Ok(None) };
     batch::check_unchecked(machine, journal)?;
     let Some(intent) = journal.get_readable::<Intent>(&())? else { return Ok(None) };
     for path in &intent.paths {
         if let Err(error) = machine.hand().clear_temporary(path) {
-            tracing::warn!(path, %error, "a temporary file that a crash left can't be removed");
+            tracing::warn!(path, %error, "cannot remove a temporary file of an interrupted run");
         }
     }
     Ok(Some(intent))
 }
 
-/// Republishes the records of this node: votes, claims, failures, and begun or completed elections. Returns whether
-/// that was necessary.
+/// Republishes the records of this node: votes, claims, failures, and elections that have begun or ended. Returns
+/// whether the records had to be republished.
 ///
 /// # Errors
-/// If the store does not answer.
+/// Fails if the data store does not answer.
 pub fn republish_claims(
     machine: &Machine,
     journal: &Journal,
@@ -54,7 +54,7 @@ pub fn republish_claims(
     let known: Vec<String> = revision.set.all_nodes().into_iter().collect();
     fleet.acknowledge_recovery(&known)?;
     let mut changes = Changes::default();
-    // The end of each run must be confirmed again.
+    // The end of each run must be confirmed again after the data store was rolled back.
     for (book, record) in machine.records::<BookRecord>() {
         if let Some(progress) = record.progress {
             changes.set_progress(&book, RunProgress { completed: false, ..progress });
@@ -83,8 +83,7 @@ fn republish_book(
     for index in 0..run.segments.len() {
         let spec = run.spec_of(index);
         let own = slot_of(spec, &revision.view.node);
-        // A slot is held in one partition of a budget. Another partition of the same budget would show it a second
-        // time.
+        // A node holds a slot in only one partition of a budget, so the slot is not republished in other partitions.
         let elsewhere = |slot: &&SlotRef| slot.claim.is_some() && slot.budget == own.budget && !slot.is_in(&own);
         if slot.as_ref().filter(elsewhere).is_none() && republished.insert((own.budget.clone(), own.partition.clone()))
         {

@@ -1,4 +1,4 @@
-//! The events of a node's state and of a pass, as values. It is pure.
+//! Computes events from the state of a node and from the outcome of a pass. All functions are pure.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// Returns whether an alarm comes from the state of the node, and is set by [`of_state`].
+/// Returns whether an alarm is derived from the state of the node by [`of_state`].
 pub(in crate::reconcile) fn is_of_state(event: &NewEvent) -> bool {
     use EventType as T;
     matches!(
@@ -34,9 +34,10 @@ pub(in crate::reconcile) fn is_of_state(event: &NewEvent) -> bool {
     )
 }
 
-/// Returns the alarms of a state. Troubles that have one cause are one alarm: a full disk also breaks the sources.
+/// Returns the alarms for the problems in the state of a node. Problems with the same event type and object become one
+/// alarm.
 pub(in crate::reconcile) fn of_state(state: &State) -> Vec<NewEvent> {
-    // The failed tasks have alarms of their own.
+    // Failed tasks are left out here, because each failed task has an alarm of its own.
     let stalls = state.stalls.iter().filter(|(subject, _)| *subject != "tasks");
     let mut alarms: Vec<NewEvent> = Vec::new();
     for alarm in state.troubles.iter().chain(stalls).filter_map(|(subject, trouble)| of_trouble(subject, trouble)) {
@@ -61,7 +62,7 @@ fn of_trouble(subject: &str, trouble: &Trouble) -> Option<NewEvent> {
         ("Unverified", _) => T::SourceUnverified,
         ("Rewound", _) => T::SourceRewound,
         ("InvalidObjects", _) => T::RevisionRejected,
-        // A revision that is still being loaded is not an alarm.
+        // A revision that is still being loaded does not cause an alarm.
         ("Progressing", _) => return None,
         (_, "node accepted" | "node store") => T::RevisionRejectedLocally,
         _ if source.is_some() => T::SourceUnreachable,
@@ -74,7 +75,7 @@ fn of_trouble(subject: &str, trouble: &Trouble) -> Option<NewEvent> {
     })
 }
 
-/// Returns the events of a start of the agent. `last` is the data of the last start.
+/// Returns the events for a start of the agent. `last` is the event data of the previous start.
 pub(in crate::reconcile) fn of_start(
     last: Option<&BTreeMap<String, Value>>,
     version: &str,
@@ -96,7 +97,7 @@ pub(in crate::reconcile) fn of_start(
     events
 }
 
-/// Returns the events of a change of the state that have no duration.
+/// Returns the one-time events that a change of the state causes. One-time events are not alarms.
 pub(in crate::reconcile) fn of_change(before: &State, input: &Input) -> Vec<NewEvent> {
     let Input::Source(name, None) = input else { return Vec::new() };
     let was = before.troubles.get(&format!("source {name}"));
@@ -108,7 +109,7 @@ pub(in crate::reconcile) fn of_change(before: &State, input: &Input) -> Vec<NewE
     vec![event.about(format!("Source/{name}"), "").with("source", name.as_str())]
 }
 
-/// Returns the event of a milestone of a rollout.
+/// Returns the event for a milestone of a rollout, such as an opened wave.
 pub(in crate::reconcile) fn of_milestone(milestone: &Milestone) -> NewEvent {
     let Milestone { book, run, kind } = milestone;
     let of = |event_type: EventType, reason: &str, message: String| {
@@ -141,7 +142,7 @@ pub(in crate::reconcile) fn of_milestone(milestone: &Milestone) -> NewEvent {
     }
 }
 
-/// Returns the event of an accepted revision.
+/// Returns the event for an accepted revision.
 pub(in crate::reconcile) fn of_accepted(accepted: &Accepted) -> NewEvent {
     let short = |(name, commit): (&String, &String)| format!("{name} {}", commit.chars().take(12).collect::<String>());
     let commits = accepted.commits.iter().map(short).collect::<Vec<_>>().join(", ");
@@ -153,7 +154,7 @@ pub(in crate::reconcile) fn of_accepted(accepted: &Accepted) -> NewEvent {
         .with("by", accepted.by.as_str())
 }
 
-/// Returns the events of the rollouts that a node begins by accepting a revision.
+/// Returns one event for each rollout that starts because a revision was accepted.
 pub(in crate::reconcile) fn of_acceptance(generation: u64, manifest: &RevisionManifest) -> Vec<NewEvent> {
     let new = manifest.books.iter().filter(|(_, entry)| entry.since == generation);
     new.map(|(book, _)| {
@@ -168,14 +169,14 @@ pub(in crate::reconcile) fn of_acceptance(generation: u64, manifest: &RevisionMa
     .collect()
 }
 
-/// Returns whether an alarm comes from the books, and is set by [`of_books`].
+/// Returns whether an alarm is derived from the TaskBooks by [`of_books`].
 pub(in crate::reconcile) fn is_of_books(event: &NewEvent) -> bool {
     use EventType as T;
     matches!(event.event_type, T::TaskFailed | T::TaskHeld | T::TaskHandlerFailed | T::DriftReported | T::PruneHeld)
 }
 
-/// Returns whether an alarm comes from the books and a pass has shown whether it still holds. A task that was not run
-/// keeps its alarms, and so do the handlers of a book that did not reach its end.
+/// Returns whether a pass has decided if an alarm of a TaskBook still holds. A task that did not run keeps its alarms.
+/// The handlers of a TaskBook with such a task also keep their alarms.
 pub(in crate::reconcile) fn is_judged(event: &NewEvent, outcome: &PassOutcome) -> bool {
     if !is_of_books(event) || outcome.interrupted {
         return false;
@@ -195,7 +196,7 @@ pub(in crate::reconcile) fn is_judged(event: &NewEvent, outcome: &PassOutcome) -
     }
 }
 
-/// Returns the alarms of the books after a pass.
+/// Returns the alarms of the TaskBooks after a pass.
 pub(in crate::reconcile) fn of_books(state: &State, outcome: &PassOutcome, runs: &RunProgress) -> Vec<NewEvent> {
     let tasks = outcome
         .books
@@ -213,13 +214,14 @@ fn task_alarm(task: &TaskOutcome) -> Option<EventType> {
     }
 }
 
-/// Returns the kind of a hold. A halted rollout has the reason Budget too, but holds the book.
+/// Returns the kind of a hold: `prune` if the prune budget holds removals, otherwise `task`. A halted rollout also has
+/// the reason Budget, but its subject is the TaskBook.
 fn kind_of(hold: &Hold) -> &'static str {
     let is_prune = hold.reason == "Budget" && hold.subject == format!("{}/prune", hold.book);
     if is_prune { "prune" } else { "task" }
 }
 
-/// Returns one alarm for each held book or task, with all its reasons.
+/// Returns one alarm for each held TaskBook or task. The alarm lists all reasons of the hold.
 fn of_holds(state: &State) -> Vec<NewEvent> {
     let mut alarms: Vec<NewEvent> = Vec::new();
     let mut subjects: Vec<(&str, &str)> = Vec::new();
@@ -253,7 +255,7 @@ fn of_holds(state: &State) -> Vec<NewEvent> {
     alarms
 }
 
-/// Returns the events of a pass that have no duration.
+/// Returns the one-time events of a pass: the changes, and the ends of runs.
 pub(in crate::reconcile) fn of_pass(outcome: &PassOutcome, runs: &mut RunProgress) -> Vec<NewEvent> {
     let mut events = Vec::new();
     for book in &outcome.books {
@@ -267,7 +269,7 @@ pub(in crate::reconcile) fn of_pass(outcome: &PassOutcome, runs: &mut RunProgres
     events
 }
 
-/// Returns the events of the changes that a book has made in a pass.
+/// Returns the events for the changes that a pass made in a TaskBook.
 pub(in crate::reconcile) fn of_changes(book: &BookOutcome, runs: &RunProgress) -> Vec<NewEvent> {
     let changes = book.tasks.iter().filter_map(|task| {
         let event_type = match task.outcome {

@@ -1,4 +1,4 @@
-//! Reports of a pass: the state, the runs, the events and the log.
+//! Reports the outcome of a pass in the state of the node, its runs, its events and the log.
 
 pub(super) mod happenings;
 mod run_progress;
@@ -18,11 +18,11 @@ use super::{
 use crate::events::{EventType, NewEvent};
 use run_progress::RunProgress;
 
-/// Maximum number of remembered runs.
+/// The maximum number of runs that the journal keeps.
 const RUNS: usize = 200;
 
 impl Node {
-    /// Reports a pass.
+    /// Reports the outcome of a pass: updates the conditions, and records events and runs.
     pub(super) fn report(&mut self, revision: &Revision, outcome: &PassOutcome, fresh: bool) {
         let failed: Vec<String> = outcome
             .books
@@ -48,8 +48,8 @@ impl Node {
             .collect();
         let failed_text =
             (!failed.is_empty()).then(|| format!("{}; correct it in git, or on the node", failed.join("; ")));
-        // Books are shown before the conditions. A reader whose conditions show the end of a pass then also sees its
-        // books.
+        // The status of the TaskBooks is published before the conditions. A reader that sees the end of a pass in the
+        // conditions then also sees the TaskBooks of that pass.
         let books: Vec<pb::TaskBookStatus> = outcome.books.iter().map(pass::BookOutcome::status).collect();
         self.handle.set_books(books.clone());
         self.step(Input::Passed(Passed {
@@ -105,7 +105,7 @@ impl Node {
         }
     }
 
-    /// Records the events of a pass, and logs the messages of `debug` tasks.
+    /// Records the events of a pass, and logs the messages of `debug` tasks. Returns the progress of the runs.
     fn announce(&self, revision: &Revision, outcome: &PassOutcome, changes: &mut Changes) -> RunProgress {
         let mut events: Vec<NewEvent> = self.fleet.take_written_off().into_iter().map(written_off).collect();
         let shows = |module: &str| towpath_proto::module(module).is_some_and(|module| module.shows_message);
@@ -144,20 +144,21 @@ impl Node {
         self.journal.get_readable(&()).ok().flatten().unwrap_or_default()
     }
 
-    /// Records the changes of a pass that is repeated. The repetition finds them in sync.
+    /// Records the changes of a pass before the pass is repeated. The repeated pass finds these changes in sync and
+    /// does not report them.
     pub(super) fn record_changes(&self, outcome: &PassOutcome) {
         let runs = self.run_progress();
         self.record_events(outcome.books.iter().flat_map(|book| happenings::of_changes(book, &runs)).collect());
     }
 
-    /// Begins the runs of the books of a revision, and adds their progress to a commit.
+    /// Starts the runs of the TaskBooks of a revision, and adds the progress of the runs to the changes of the journal.
     pub(super) fn begin_runs(&self, revision: &Revision, changes: &mut Changes) {
         let mut runs = self.run_progress();
         self.record_events(runs.begin(runs::of_node(revision)));
         changes.set(&runs);
     }
 
-    /// Ends the alarms of halted rollouts that have resumed, or that another run has replaced.
+    /// Ends the alarms of halted rollouts that have resumed or that another run has replaced.
     fn resolve_halted(&self, revision: &Revision) {
         let is_over = |alarm: &NewEvent| {
             let id = alarm.object.as_deref().and_then(|object| object.strip_prefix("TaskBook/")).unwrap_or_default();
@@ -175,7 +176,7 @@ impl Node {
     }
 }
 
-/// Returns the event of a node that this node has written off.
+/// Returns the event for a lost node that this node has written off in a rollout.
 fn written_off(written_off: WrittenOff) -> NewEvent {
     let namespace = written_off.book.split('/').next().unwrap_or_default();
     NewEvent::new(EventType::RolloutNodeWrittenOff, written_off.message)
@@ -184,7 +185,7 @@ fn written_off(written_off: WrittenOff) -> NewEvent {
         .with("node", written_off.node)
 }
 
-/// Returns the closed gates of a book, and its held tasks.
+/// Returns the holds of a TaskBook: its closed gates and its held tasks.
 fn holds(revision: &Revision, book: &pass::BookOutcome) -> Vec<Hold> {
     let id = format!("{}/{}", book.namespace, book.name);
     let run = revision.manifest.books.get(&id).map_or_else(String::new, |entry| format!("{id}@{}", entry.since));
@@ -197,7 +198,7 @@ fn holds(revision: &Revision, book: &pass::BookOutcome) -> Vec<Hold> {
         is_shared: gate.is_shared,
         ..hold.clone()
     });
-    // A task that waits for a gate of its book has no reason of its own.
+    // A task that only waits for a gate of its TaskBook is not listed.
     let own =
         |task: &&pass::TaskOutcome| task.outcome == Outcome::Held && (book.held.is_empty() || task.module == "prune");
     let tasks = book.tasks.iter().filter(own).map(|task| Hold {

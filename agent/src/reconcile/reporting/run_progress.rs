@@ -1,4 +1,4 @@
-//! The progress of book runs on this node, from which their events come. It is pure.
+//! The progress of the runs of TaskBooks on this node. The events about runs are derived from this progress.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::{
     reconcile::pass::Outcome,
 };
 
-/// The progress of the runs of all books.
+/// The progress of the runs of all TaskBooks on this node, by TaskBook.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct RunProgress(BTreeMap<String, BookProgress>);
@@ -19,11 +19,11 @@ impl Record for RunProgress {
     type Kind = kinds::RunProgress;
 }
 
-/// The progress of the run of a book.
+/// The progress of the run of one TaskBook on this node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct BookProgress {
     run: String,
-    /// The digest of the book. A book with another one has another run.
+    /// The digest of the TaskBook. A TaskBook whose digest changes gets a new run.
     digest: String,
     phase: Phase,
 }
@@ -36,8 +36,8 @@ enum Phase {
 }
 
 impl RunProgress {
-    /// Begins the runs of the books of a revision: (book, run, digest of the book). A book that has not changed keeps
-    /// its run.
+    /// Starts the runs of the TaskBooks of a revision. Each item names a TaskBook, its run and its digest. A TaskBook
+    /// that has not changed keeps its run.
     pub(crate) fn begin(&mut self, books: impl IntoIterator<Item = (String, String, String)>) -> Vec<NewEvent> {
         let mut before = std::mem::take(&mut self.0);
         let mut events = Vec::new();
@@ -55,7 +55,8 @@ impl RunProgress {
         events
     }
 
-    /// Takes the outcome of a book in a pass that was not preempted. Returns an event if it ends the run.
+    /// Records the outcome of a TaskBook in a pass that was not preempted. Returns an event if the outcome ends the
+    /// run.
     pub(crate) fn end(&mut self, book: &str, outcome: Outcome, message: &str) -> Option<NewEvent> {
         let progress = self.0.get_mut(book)?;
         let (phase, event_type) = match outcome {
@@ -70,7 +71,7 @@ impl RunProgress {
         Some(of_run(event_type, book, &progress.run, message))
     }
 
-    /// Returns the run of a book. `None` for a book that has none yet.
+    /// Returns the run of a TaskBook. `None` if the TaskBook has no run yet.
     pub(crate) fn run_of(&self, book: &str) -> Option<&str> {
         self.0.get(book).map(|progress| progress.run.as_str())
     }
