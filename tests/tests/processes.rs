@@ -66,7 +66,11 @@ fn no_part_of_a_command_gets_the_environment_of_the_agent() {
 #[test]
 fn deadline_ends_all_that_a_task_has_started_in_each_kind_of_command() {
     let f = Fixture::new();
-    let late = |name: &str| format!("setsid sh -c 'sleep 3; touch {}/{name}' & sleep 60", f.folder.path().display());
+    let path = f.folder.path().display().to_string();
+    // Each process writes its file after the pass, if it is still alive then.
+    let late = |name: &str| {
+        format!("setsid sh -c 'until [ -e {path}/go ]; do sleep 0.05; done; touch {path}/{name}' & sleep 60")
+    };
     f.repository.write("files/late.sh", format!("#!/bin/sh\n{}\n", late("script")));
     f.repository.write("files/custom.sh", format!("#!/bin/sh\n{}\n", late("custom")));
     let line =
@@ -79,7 +83,8 @@ fn deadline_ends_all_that_a_task_has_started_in_each_kind_of_command() {
     for name in ["command", "script", "unless", "custom"] {
         assert_eq!(task(&outcome.status, name)["outcome"], "failed", "{}", outcome.log);
     }
-    std::thread::sleep(Duration::from_secs(4));
+    fs::write(f.folder.path().join("go"), "").unwrap();
+    std::thread::sleep(Duration::from_secs(1));
     let left: Vec<_> = fs::read_dir(f.folder.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
     for name in ["command", "script", "unless", "custom"] {
         assert!(!left.contains(&name.into()), "{name} had a process left: {left:?}");

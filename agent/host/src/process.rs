@@ -375,22 +375,36 @@ mod tests {
         assert_eq!((output.rc, output.stdout.as_str(), output.stderr.as_str()), (3, "in", "err\n"));
     }
 
-    /// Runs a shell line that tries to write a file after the deadline. Returns true if the file was written.
-    fn outlives_its_deadline(line: &str) -> bool {
-        outlives(line, 2)
+    /// A shell line in which `LATE` is a process that writes a file when it is told to. The test tells it after the end
+    /// of the command, so only a process that is still alive writes the file.
+    struct Late {
+        folder: tempfile::TempDir,
+        line: String,
     }
 
-    fn outlives(line: &str, seconds: u64) -> bool {
-        let folder = tempfile::tempdir().unwrap();
-        let mark = folder.path().join("mark");
-        let begin = SystemClock.monotonic();
-        let line = line.replace("LATE", &format!("sleep {seconds}; touch {}", mark.display()));
-        let output =
-            run(&Invocation { timeout: Some(Duration::from_millis(300)), ..shell(&line) }, &Cancel::default()).unwrap();
-        assert!(output.timed_out);
-        let left = Duration::from_millis(1000 * seconds + 600).saturating_sub(begin.elapsed());
-        thread::sleep(left);
-        mark.exists()
+    impl Late {
+        fn new(line: &str) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().display();
+            let late = format!("until [ -e {path}/go ]; do sleep 0.05; done; touch {path}/mark");
+            let line = line.replace("LATE", &late);
+            Self { folder, line }
+        }
+
+        /// Returns true if a process of the line is still alive.
+        fn is_alive(&self) -> bool {
+            std::fs::write(self.folder.path().join("go"), "").unwrap();
+            thread::sleep(Duration::from_secs(1));
+            self.folder.path().join("mark").exists()
+        }
+    }
+
+    /// Runs a shell line until its deadline. Returns true if one of its processes is alive afterwards.
+    fn outlives_its_deadline(line: &str) -> bool {
+        let late = Late::new(line);
+        let invocation = Invocation { timeout: Some(Duration::from_millis(300)), ..shell(&late.line) };
+        assert!(run(&invocation, &Cancel::default()).unwrap().timed_out);
+        late.is_alive()
     }
 
     #[test]
@@ -405,8 +419,7 @@ mod tests {
 
     #[test]
     fn deadline_ends_an_orphan_that_ignores_signals() {
-        // After SIGTERM, a process has five seconds until SIGKILL.
-        assert!(!outlives("setsid sh -c \"trap '' TERM HUP INT; sh -c 'LATE'\" & exec sleep 30", 7));
+        assert!(!outlives_its_deadline("setsid sh -c \"trap '' TERM HUP INT; sh -c 'LATE'\" & exec sleep 30"));
     }
 
     #[test]
@@ -418,30 +431,24 @@ mod tests {
 
     #[test]
     fn cancel_ends_the_whole_tree() {
-        let folder = tempfile::tempdir().unwrap();
-        let mark = folder.path().join("mark");
+        let late = Late::new("setsid sh -c 'LATE' & sleep 30");
         let cancel = Cancel::default();
         let other = cancel.clone();
         let canceller = thread::spawn(move || {
             thread::sleep(Duration::from_millis(300));
             other.cancel();
         });
-        let line = format!("setsid sh -c 'sleep 2; touch {}' & sleep 30", mark.display());
-        assert!(run(&shell(&line), &cancel).unwrap().cancelled);
+        assert!(run(&shell(&late.line), &cancel).unwrap().cancelled);
         canceller.join().unwrap();
-        thread::sleep(Duration::from_millis(2300));
-        assert!(!mark.exists());
+        assert!(!late.is_alive());
     }
 
     #[test]
     fn daemon_of_a_command_that_ended_in_time_continues() {
-        let line = "setsid sleep 77 >/dev/null 2>&1 & echo $!";
-        let output = run(&Invocation { timeout: Some(Duration::from_secs(20)), ..shell(line) }, &Cancel::default());
-        let output = output.unwrap();
-        let pid = Pid::from_raw(output.stdout.trim().parse().unwrap()).unwrap();
-        thread::sleep(Duration::from_millis(300));
-        assert!(rustix::process::test_kill_process(pid).is_ok(), "{output:?}");
-        kill_process(pid, Signal::KILL).unwrap();
+        let late = Late::new("setsid sh -c 'LATE' >/dev/null 2>&1 & exit 0");
+        let invocation = Invocation { timeout: Some(Duration::from_secs(20)), ..shell(&late.line) };
+        assert_eq!(run(&invocation, &Cancel::default()).unwrap().rc, 0);
+        assert!(late.is_alive());
     }
 
     #[test]
