@@ -71,20 +71,19 @@ impl Plan {
                 (Desired::default(), desired(self.from.accepted().await?, other).await?)
             })
         })??;
-        let Some(tasks) = after.tasks else {
+        if after.tasks.is_none() {
             let within = self.from.source_dir.as_ref().map_or_else(
                 || "the accepted revision (`towpath status` shows it)".to_owned(),
                 |folder| folder.display().to_string(),
             );
             return Err(Failure::failed(format!("there is no node {} in {within}", other.name)));
-        };
+        }
         let base = match &before.tasks {
             Some(_) => "the accepted revision",
             None => "a node on which nothing is applied",
         };
         output::progress(&format!("compared with {base}; the files of {} are not read", other.name));
-        let tasks = compare(&before.tasks.unwrap_or_default(), &tasks);
-        Ok(pb::PlanReply { generation: after.generation, tasks })
+        Ok(pb::PlanReply { generation: after.generation, tasks: compare(&before, &after) })
     }
 }
 

@@ -345,10 +345,13 @@ impl Handle {
     /// If a TaskBook of the node cannot be rendered.
     pub fn desired(&self, revision: &Revision, other: &OtherNode) -> Result<Desired, NoAnswer> {
         let view = NodeView::new(&revision.set, &other.name);
-        let inputs = self.inputs_with(revision, &view, other.facts.clone());
+        // The two sides of a comparison may come from two processes, which know different things of the other nodes.
+        let facts = other.facts.clone();
+        let nodes = pass::known_nodes(&revision.set, &view, &facts, &[], &BTreeMap::new());
         let unknown = pending_tasks(&revision.set, &view).into_iter();
         let unknown = unknown.map(|pending| (pending.namespace, pending.computed.name)).collect();
-        Desired::of(revision, &view, &Inputs { unknown, ..inputs }).map_err(|error| NoAnswer(error.to_string()))
+        let inputs = Inputs { facts, nodes: Arc::new(nodes), computed: BTreeMap::new(), unknown, event: None };
+        Desired::of(revision, &view, &inputs).map_err(|error| NoAnswer(error.to_string()))
     }
 
     /// Checks that a node exists: it must be this node, or a node that the revision names.

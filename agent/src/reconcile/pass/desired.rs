@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
+use towpath_modules::resolve;
 use towpath_proto::{ModuleKind, v1alpha as pb};
 use towpath_render::{
     document::to_yaml,
-    objects::task::{Book, Task},
+    objects::task::{Book, ModuleUse, Task},
     rendering::{Inputs, Item, RenderError, Rendered, Renderer},
     template::Want,
     tree::{self, EntryKind, Tree},
@@ -35,10 +36,8 @@ pub struct DesiredTask {
     pub is_probe: bool,
     /// True if the condition of the task does not hold.
     pub skipped: bool,
-    /// True if the book removes the items that it no longer mentions.
-    pub prune: bool,
-    /// The identity of the managed item. `None` if the module has none, or if it is not known.
-    pub identity: Option<String>,
+    /// The identities of the managed items. `None` if they are not known.
+    pub items: Option<Vec<String>>,
     /// The parameters. Null if they are not known.
     pub params: Value,
     /// A digest of the files that the task copies or runs.
@@ -57,6 +56,8 @@ pub struct Desired {
     pub generation: u64,
     /// The tasks. `None` if there is no revision, or if it does not name the node.
     pub tasks: Option<Vec<DesiredTask>>,
+    /// The books of the node. The value is true if the book removes the items that it no longer mentions.
+    pub prunes: BTreeMap<String, bool>,
 }
 
 impl Desired {
@@ -64,7 +65,7 @@ impl Desired {
     pub(in crate::reconcile) fn of(revision: &Revision, view: &NodeView, inputs: &Inputs) -> Result<Self, RenderError> {
         let generation = revision.generation;
         if !revision.set.all_nodes().contains(&view.node) {
-            return Ok(Self { generation, tasks: None });
+            return Ok(Self { generation, ..Self::default() });
         }
         let mut all = Vec::new();
         for book in &view.books {
@@ -73,7 +74,8 @@ impl Desired {
                 all.extend(tasks(&renderer, book, task));
             }
         }
-        Ok(Self { generation, tasks: Some(all) })
+        let prunes = view.books.iter().map(|book| (book.id(), book.prune)).collect();
+        Ok(Self { generation, tasks: Some(all), prunes })
     }
 }
 
@@ -86,7 +88,6 @@ fn tasks(renderer: &Renderer, book: &Book, task: &Task) -> Vec<DesiredTask> {
         module: module.map_or("sync", |module| module.name).to_owned(),
         is_action: kind == Some(ModuleKind::Action),
         is_probe: kind.is_none_or(|kind| kind == ModuleKind::Probe),
-        prune: book.prune,
         ..DesiredTask::default()
     };
     let items: Vec<Option<Item>> = match renderer.items(task) {
@@ -98,8 +99,8 @@ fn tasks(renderer: &Renderer, book: &Book, task: &Task) -> Vec<DesiredTask> {
     let of_item = |item: &Option<Item>| {
         let one = DesiredTask { name: instance::name(task, item.as_ref()), ..plain.clone() };
         match render(renderer, task, item.as_ref()) {
-            Ok(Rendered::Ready(Known { skipped, params, identity, source })) => {
-                DesiredTask { skipped, params, identity, source, ..one }
+            Ok(Rendered::Ready(Known { skipped, params, items, source })) => {
+                DesiredTask { skipped, params, items, source, ..one }
             }
             Ok(Rendered::Wants(wants)) => DesiredTask { unknown: Some(missing(&wants)), ..one },
             Err(message) => DesiredTask { error: Some(message), ..one },
@@ -118,7 +119,7 @@ fn missing(wants: &[Want]) -> String {
 struct Known {
     skipped: bool,
     params: Value,
-    identity: Option<String>,
+    items: Option<Vec<String>>,
     source: Option<String>,
 }
 
@@ -128,17 +129,19 @@ fn render(renderer: &Renderer, task: &Task, item: Option<&Item>) -> Result<Rende
         Rendered::Ready(holds) => !holds,
         Rendered::Wants(wants) => return Ok(Rendered::Wants(wants)),
     };
-    let Some(module) = &task.module else { return Ok(Rendered::Ready(Known { skipped, ..Known::default() })) };
+    let Some(module) = &task.module else {
+        return Ok(Rendered::Ready(Known { skipped, items: Some(Vec::new()), ..Known::default() }));
+    };
     let params = match renderer.params(task, item).map_err(|error| error.to_string()) {
         Ok(Rendered::Ready(params)) => params.into_value(),
-        // The parameters of a skipped task need not be known.
+        // The parameters of a skipped task need not be known. Its items are then not known either.
         Ok(Rendered::Wants(_)) | Err(_) if skipped => {
             return Ok(Rendered::Ready(Known { skipped, ..Known::default() }));
         }
         Ok(Rendered::Wants(wants)) => return Ok(Rendered::Wants(wants)),
         Err(message) => return Err(message),
     };
-    let identity = module.schema.identity(&params);
+    let items = items_of(module, &params);
     let source = params.get("source").and_then(Value::as_str);
     // Some modules have another kind of source, such as a device or a URL.
     let path = source.and_then(|source| tree::join(&task.within.folder, source).ok());
@@ -146,7 +149,18 @@ fn render(renderer: &Renderer, task: &Task, item: Option<&Item>) -> Result<Rende
         (Some(path), Some(tree)) => digest(&*tree, &path).map_err(|error| format!("cannot read {path}: {error}"))?,
         _ => None,
     };
-    Ok(Rendered::Ready(Known { skipped, params, identity, source }))
+    Ok(Rendered::Ready(Known { skipped, params, items, source }))
+}
+
+/// Returns the identities of the items that a task manages, for example each package of a list. `None` if they are not
+/// known.
+fn items_of(module: &ModuleUse, params: &Value) -> Option<Vec<String>> {
+    if module.schema.kind != ModuleKind::State {
+        return Some(Vec::new());
+    }
+    let options = resolve(module.name, params).ok()?;
+    let parts = options.parts();
+    if parts.is_empty() { Some(vec![module.schema.identity(params)?]) } else { Some(parts.to_vec()) }
 }
 
 /// Returns a digest of a file, or of all files below a folder. `None` if the tree has no such path, for example because
@@ -168,25 +182,69 @@ fn digest(tree: &dyn Tree, path: &str) -> std::io::Result<Option<String>> {
 }
 
 /// Compares the tasks of a node in two revisions. An empty `before` is a node on which nothing is applied.
-pub fn compare(before: &[DesiredTask], after: &[DesiredTask]) -> Vec<pb::PlannedTask> {
-    let (old, now) = (items(before), items(after));
-    let ran: Vec<&DesiredTask> = before.iter().filter(|task| task.is_action && !task.skipped).collect();
-    let mut planned: Vec<pb::PlannedTask> = after.iter().map(|task| change(task, &old, &ran)).collect();
+pub fn compare(before: &Desired, after: &Desired) -> Vec<pb::PlannedTask> {
+    let (before_tasks, after_tasks) = (tasks_of(before), tasks_of(after));
+    let base = Base { owners: owners(before_tasks), tasks: before_tasks };
+    let mut planned: Vec<pb::PlannedTask> = after_tasks.iter().map(|task| change(task, &base)).collect();
+    let now = owners(after_tasks);
     // An item that is not known yet may be the one that seems to be gone.
-    let complete = after.iter().all(|task| task.unknown.is_none() && task.error.is_none());
-    let gone = old.iter().filter(|(item, task)| !now.contains_key(*item) && task.prune && !is_absent(task));
-    planned.extend(gone.map(|(_, task)| pb::PlannedTask {
+    let complete =
+        after_tasks.iter().all(|task| task.unknown.is_none() && task.error.is_none() && task.items.is_some());
+    let prunes = |book: &String| after.prunes.get(book).or_else(|| before.prunes.get(book)).copied().unwrap_or(false);
+    let gone = |(item, task): &(&(&str, &str), &&DesiredTask)| {
+        !now.contains_key(*item) && prunes(&task.task_book) && !is_absent(task)
+    };
+    planned.extend(base.owners.iter().filter(gone).map(|((_, identity), task)| pb::PlannedTask {
         action: if complete { "remove" } else { "unknown" }.to_owned(),
-        diff: Some(format!("the TaskBook no longer mentions {}", task.identity.as_deref().unwrap_or_default())),
+        diff: Some(format!("the TaskBook no longer mentions {identity}")),
         ..named(task)
     }));
     planned
 }
 
-/// Returns the managed items of some tasks, by module and identity.
-fn items(tasks: &[DesiredTask]) -> BTreeMap<(&str, &str), &DesiredTask> {
-    let managed = tasks.iter().filter(|task| !task.is_action && !task.is_probe);
-    managed.filter_map(|task| Some(((task.module.as_str(), task.identity.as_deref()?), task))).collect()
+fn tasks_of(desired: &Desired) -> &[DesiredTask] {
+    desired.tasks.as_deref().unwrap_or_default()
+}
+
+/// The tasks of the revision with which a plan compares.
+struct Base<'t> {
+    owners: BTreeMap<(&'t str, &'t str), &'t DesiredTask>,
+    tasks: &'t [DesiredTask],
+}
+
+impl<'t> Base<'t> {
+    /// Returns the task that manages one of the items of another task. `None` if there is none, or if its condition does
+    /// not hold.
+    fn owner(&self, task: &DesiredTask) -> Option<&'t DesiredTask> {
+        let items = task.items.iter().flatten();
+        items
+            .filter_map(|item| self.owners.get(&(task.module.as_str(), item.as_str())).copied())
+            .find(|old| !old.skipped)
+    }
+
+    /// Returns whether the node may already have what a task describes, because a task of the base is not known.
+    fn may_have(&self, task: &DesiredTask) -> bool {
+        self.tasks.iter().any(|old| {
+            let is_unknown = old.unknown.is_some() || old.error.is_some() || old.items.is_none() && !old.skipped;
+            let is_same = if task.is_action { old.task_book == task.task_book } else { true };
+            is_unknown && is_same && old.module == task.module
+        })
+    }
+}
+
+/// Returns the managed items, by module and identity, each with its task. Of several tasks with one item, the task whose
+/// condition holds is the owner.
+fn owners(tasks: &[DesiredTask]) -> BTreeMap<(&str, &str), &DesiredTask> {
+    let mut owners: BTreeMap<(&str, &str), &DesiredTask> = BTreeMap::new();
+    for task in tasks {
+        for item in task.items.iter().flatten() {
+            let owner = owners.entry((task.module.as_str(), item.as_str())).or_insert(task);
+            if owner.skipped {
+                *owner = task;
+            }
+        }
+    }
+    owners
 }
 
 fn is_absent(task: &DesiredTask) -> bool {
@@ -202,7 +260,7 @@ fn named(task: &DesiredTask) -> pb::PlannedTask {
     }
 }
 
-fn change(task: &DesiredTask, old: &BTreeMap<(&str, &str), &DesiredTask>, ran: &[&DesiredTask]) -> pb::PlannedTask {
+fn change(task: &DesiredTask, base: &Base<'_>) -> pb::PlannedTask {
     let plan = |action: &str, diff: Option<String>| pb::PlannedTask { action: action.to_owned(), diff, ..named(task) };
     if let Some(error) = &task.error {
         return pb::PlannedTask { failed: true, ..plan("unknown", Some(error.clone())) };
@@ -213,27 +271,32 @@ fn change(task: &DesiredTask, old: &BTreeMap<(&str, &str), &DesiredTask>, ran: &
     if task.skipped || task.is_probe {
         return plan("none", None);
     }
+    let new = |action: &str| match base.may_have(task) {
+        true => plan("unknown", Some("the accepted revision has a task of this module that is not known".to_owned())),
+        false => plan(action, diff(&Value::Null, task, None)),
+    };
     if task.is_action {
-        let has_run = |known: &&&DesiredTask| {
-            known.task_book == task.task_book
+        let has_run = |known: &&DesiredTask| {
+            known.is_action
+                && !known.skipped
+                && known.task_book == task.task_book
                 && known.module == task.module
                 && known.params == task.params
                 && known.source == task.source
         };
-        return match ran.iter().find(has_run) {
+        return match base.tasks.iter().find(has_run) {
             Some(_) => plan("none", None),
-            None => plan("run", diff(&Value::Null, task, None)),
+            None => new("run"),
         };
     }
-    let identity = task.identity.as_deref().map(|identity| (task.module.as_str(), identity));
-    match identity.and_then(|identity| old.get(&identity)).filter(|known| !known.skipped) {
+    match base.owner(task) {
         Some(known) if known.params == task.params && known.source == task.source => plan("none", None),
         Some(known) => {
             let action = if is_absent(task) { "remove" } else { "update" };
             plan(action, diff(&known.params, task, known.source.as_ref()))
         }
         None if is_absent(task) => plan("unknown", Some("the present state of the item is not known".to_owned())),
-        None => plan("create", diff(&Value::Null, task, None)),
+        None => new("create"),
     }
 }
 
@@ -263,9 +326,8 @@ mod tests {
             task_book: "app/b".into(),
             name: path.into(),
             module: "file".into(),
-            identity: Some(path.into()),
+            items: Some(vec![path.into()]),
             params: json!({"path": path, "content": content}),
-            prune: true,
             ..DesiredTask::default()
         }
     }
@@ -274,20 +336,37 @@ mod tests {
         DesiredTask {
             module: "command".into(),
             is_action: true,
-            identity: None,
+            items: Some(Vec::new()),
             params: json!({"argv": [argument]}),
             ..file("acts", "")
         }
     }
 
+    fn packages(names: &[&str]) -> DesiredTask {
+        let items = Some(names.iter().map(|name| (*name).to_owned()).collect());
+        DesiredTask { module: "package".into(), items, params: json!({"names": names}), ..file("tools", "") }
+    }
+
+    fn unknown(task: DesiredTask) -> DesiredTask {
+        DesiredTask { unknown: Some("it depends on x".into()), items: None, params: Value::Null, ..task }
+    }
+
+    fn skipped(task: DesiredTask) -> DesiredTask {
+        DesiredTask { skipped: true, ..task }
+    }
+
+    fn desired(tasks: &[DesiredTask]) -> Desired {
+        Desired { generation: 1, tasks: Some(tasks.to_vec()), prunes: [("app/b".to_owned(), true)].into() }
+    }
+
     fn actions(before: &[DesiredTask], after: &[DesiredTask]) -> Vec<String> {
-        compare(before, after).into_iter().map(|task| task.action).collect()
+        compare(&desired(before), &desired(after)).into_iter().map(|task| task.action).collect()
     }
 
     #[test]
     fn tasks_of_a_new_node_are_created_and_run() {
         let absent = DesiredTask { params: json!({"path": "/c", "state": "absent"}), ..file("/c", "") };
-        let probe = DesiredTask { is_probe: true, identity: None, ..file("asks", "") };
+        let probe = DesiredTask { is_probe: true, items: Some(Vec::new()), ..file("asks", "") };
         assert_eq!(actions(&[], &[file("/a", "x"), action("x"), absent, probe]), ["create", "run", "unknown", "none"]);
     }
 
@@ -296,16 +375,21 @@ mod tests {
         let before = [file("/a", "x"), file("/b", "x"), file("/c", "x"), action("x")];
         let after = [file("/a", "x"), file("/b", "y"), action("x"), action("y")];
         assert_eq!(actions(&before, &after), ["none", "update", "none", "run", "remove"]);
-        let changed = compare(&before, &after).remove(1).diff.unwrap();
+        let changed = compare(&desired(&before), &desired(&after)).remove(1).diff.unwrap();
         assert!(changed.contains("-content: x\n+content: y\n"), "{changed}");
     }
 
     #[test]
     fn item_is_removed_only_from_a_book_that_prunes_and_when_all_items_are_known() {
-        let kept = DesiredTask { prune: false, ..file("/a", "x") };
-        assert!(actions(&[kept], &[]).is_empty());
-        let unknown = DesiredTask { unknown: Some("it depends on x".into()), ..file("/b", "") };
-        assert_eq!(actions(&[file("/a", "x")], &[unknown]), ["unknown", "unknown"]);
+        let (before, mut after) = (desired(&[file("/a", "x")]), desired(&[]));
+        assert_eq!(compare(&before, &after).len(), 1);
+        after.prunes.insert("app/b".into(), false);
+        assert!(compare(&before, &after).is_empty(), "the new revision of the book keeps its items");
+        after.prunes.clear();
+        assert_eq!(compare(&before, &after).len(), 1, "a deleted book is removed under its last definition");
+        assert_eq!(actions(&[file("/a", "x")], &[unknown(file("/b", ""))]), ["unknown", "unknown"]);
+        let hidden = DesiredTask { items: None, ..skipped(file("/b", "")) };
+        assert_eq!(actions(&[file("/a", "x")], &[hidden]), ["none", "unknown"]);
         let absent = DesiredTask { params: json!({"path": "/a", "state": "absent"}), ..file("/a", "") };
         assert_eq!(actions(&[file("/a", "x")], std::slice::from_ref(&absent)), ["remove"]);
         assert!(actions(&[absent], &[]).is_empty(), "the file is already gone");
@@ -313,9 +397,33 @@ mod tests {
 
     #[test]
     fn task_whose_condition_begins_to_hold_is_created() {
-        let skipped = DesiredTask { skipped: true, ..file("/a", "x") };
-        assert_eq!(actions(std::slice::from_ref(&skipped), &[file("/a", "x")]), ["create"]);
-        assert_eq!(actions(&[file("/a", "x")], &[skipped]), ["none"]);
+        let off = skipped(file("/a", "x"));
+        assert_eq!(actions(std::slice::from_ref(&off), &[file("/a", "x")]), ["create"]);
+        assert_eq!(actions(&[file("/a", "x")], &[off]), ["none"]);
+    }
+
+    #[test]
+    fn one_of_two_tasks_for_an_item_is_its_owner() {
+        let (one, other) = (file("/a", "x"), file("/a", "y"));
+        for before in [[one.clone(), skipped(other.clone())], [skipped(other.clone()), one.clone()]] {
+            assert_eq!(actions(&before, &before).iter().filter(|action| *action == "none").count(), 2);
+            assert_eq!(actions(&before, &[skipped(one.clone()), other.clone()]), ["none", "update"]);
+        }
+    }
+
+    #[test]
+    fn each_package_of_a_list_is_an_item() {
+        let more = [packages(&["a", "b"])];
+        assert_eq!(actions(&[packages(&["a"])], &more), ["update"]);
+        assert_eq!(actions(&more, &[packages(&["b"])]), ["update", "remove"]);
+        assert_eq!(actions(&[], &more), ["create"]);
+    }
+
+    #[test]
+    fn task_that_was_not_known_before_may_have_been_applied() {
+        assert_eq!(actions(&[unknown(file("/a", "x"))], &[file("/a", "x"), packages(&["a"])]), ["unknown", "create"]);
+        assert_eq!(actions(&[unknown(action("x"))], &[action("x")]), ["unknown"]);
+        assert_eq!(actions(&[unknown(action("x")), action("y")], &[action("y")]), ["none"]);
     }
 
     #[test]
@@ -325,7 +433,7 @@ mod tests {
             source: Some(digest.into()),
             ..file("/a", "")
         };
-        let planned = compare(&[of("1")], &[of("2")]);
+        let planned = compare(&desired(&[of("1")]), &desired(&[of("2")]));
         assert_eq!(
             (planned[0].action.as_str(), planned[0].diff.as_deref()),
             ("update", Some("the content of files/a differs\n"))
