@@ -91,6 +91,9 @@ impl Gate {
 
     /// Creates the gate that is closed because the data store does not answer.
     pub fn unreachable(error: &StoreError) -> Self {
+        if let StoreError::LostRaces(_) = error {
+            return Self::shared(GateReason::Dependency, error.to_string());
+        }
         let opens = format!(
             "{error}; rollouts are paused and resume when the data store answers. Content drift is still corrected"
         );

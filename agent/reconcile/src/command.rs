@@ -328,7 +328,7 @@ pub enum Observation {
 pub enum Next {
     /// The run gives out new commands. The executor may carry out several commands at the same time.
     Do(Vec<(CommandId, Command)>),
-    /// The run waits for the observations of commands that it has already given out.
+    /// The run waits for the observations of commands that it returned earlier.
     Wait,
     /// The run has ended with this report.
     Finished(BookReport),

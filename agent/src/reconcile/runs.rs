@@ -74,7 +74,7 @@ impl Run {
             count: serialize.map(count_of),
             max_failures: max_failures(book, members.len() as u64),
             after_all: book.rollout.after_all,
-            slot_failures: serialize.and_then(|serialize| slot_failures(set, manifest, book, serialize)),
+            slot_failures: serialize.and_then(|serialize| slot_limit(set, manifest, book, serialize)),
             shared: serialize.is_some_and(|serialize| serialize.slot.is_some())
                 || book.tasks.iter().any(|task| task.serialize.as_ref().is_some_and(|own| own.slot.is_none())),
             on_lost: match book.rollout.on_lost.as_str() {
@@ -99,7 +99,7 @@ impl Run {
                     let of = |node: &String| parts.get(node).cloned().unwrap_or_else(|| "-".to_owned());
                     parts = spec.known.iter().map(|node| (node.clone(), format!("={index}{}", of(node)))).collect();
                 }
-                let slot_failures = slot_failures(set, manifest, book, serialize);
+                let slot_failures = slot_limit(set, manifest, book, serialize);
                 let count = Some(count_of(serialize));
                 Some((index, RolloutSpec { group, parts, count, slot_failures, shared: true, ..spec.clone() }))
             })
@@ -109,7 +109,14 @@ impl Run {
 
     /// Returns the run that removes the items of a deleted TaskBook. The run has one segment without tasks, and uses
     /// the last budget of the TaskBook.
-    pub(super) fn of_gone(set: &ObjectSet, generation: u64, book: &str, slots: &LastSlots) -> Self {
+    pub(super) fn of_gone(
+        set: &ObjectSet,
+        generation: u64,
+        manifest: &RevisionManifest,
+        book: &str,
+        slots: &LastSlots,
+    ) -> Self {
+        let named = slots.budget.split_once("/slot=");
         let spec = RolloutSpec {
             book: book.to_owned(),
             group: slots.budget.clone(),
@@ -120,7 +127,7 @@ impl Run {
             parts: slots.partitions.clone(),
             count: slots.count,
             max_failures: slots.max_failures,
-            slot_failures: slots.slot_failures,
+            slot_failures: named.and_then(|(namespace, slot)| slot_failures(set, manifest, namespace, slot)),
             shared: true,
             waves: 1,
             ..RolloutSpec::default()
@@ -138,11 +145,10 @@ impl Run {
             targets: spec.members.keys().chain(&spec.late).cloned().collect(),
             count: spec.count,
             max_failures: spec.max_failures,
-            slot_failures: spec.slot_failures,
         }
     }
 
-    /// Returns the definition of the run for each budget. The budget of the TaskBook comes first.
+    /// Returns the definition of the run for each budget. The first definition is that of the TaskBook's own budget.
     pub(super) fn budgets(&self) -> Vec<&RolloutSpec> {
         [&self.spec].into_iter().chain(self.own.values()).collect()
     }
@@ -224,15 +230,19 @@ fn members(set: &ObjectSet, manifest: &RevisionManifest, book: &Book) -> Option<
     Some(set.targets_of(book).into_iter().partition(|node| joined.contains(node.as_str())))
 }
 
-/// Returns the smallest `maxFailures` of the books that share a named slot. `None` if the slot has no name, or if all
-/// its books state `failAfterAllTargetsRan`.
-fn slot_failures(set: &ObjectSet, manifest: &RevisionManifest, book: &Book, serialize: &pb::Serialize) -> Option<u64> {
-    let slot = serialize.slot.as_ref()?;
+/// Returns the limit of failures of a named slot. `None` if the slot has no name.
+fn slot_limit(set: &ObjectSet, manifest: &RevisionManifest, book: &Book, serialize: &pb::Serialize) -> Option<u64> {
+    slot_failures(set, manifest, &book.namespace, serialize.slot.as_ref()?)
+}
+
+/// Returns the smallest `maxFailures` of the books that share a named slot. `None` if no book shares it, or if all its
+/// books state `failAfterAllTargetsRan`.
+fn slot_failures(set: &ObjectSet, manifest: &RevisionManifest, namespace: &str, slot: &str) -> Option<u64> {
     let shares = |other: &&Book| {
         let own = other.tasks.iter().filter_map(|task| task.serialize.as_ref()).chain(&other.rollout.serialize);
-        other.namespace == book.namespace
+        other.namespace == namespace
             && !other.rollout.after_all
-            && own.into_iter().any(|serialize| serialize.slot.as_ref() == Some(slot))
+            && own.into_iter().any(|serialize| serialize.slot.as_deref() == Some(slot))
     };
     let limit = |other: &Book| {
         let (members, _) = members(set, manifest, other)?;

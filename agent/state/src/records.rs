@@ -263,8 +263,6 @@ pub struct LastSlots {
     pub count: Option<u64>,
     /// The number of failed nodes up to which other nodes continue.
     pub max_failures: u64,
-    /// The same limit of a named slot, which all its books share. `None` if the slot is not named.
-    pub slot_failures: Option<u64>,
 }
 
 /// A task with its parameters, stored so that the task can run after its book was deleted.

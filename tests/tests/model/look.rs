@@ -229,6 +229,8 @@ impl Fleet {
                 },
                 Turn::Elect(_) => self.elect(next, node, book, spec, snapshot),
                 Turn::Publish(ok) => {
+                    // The journal keeps the result before the store has it.
+                    next.nodes[node].books[book].elected = Some(Some(ok));
                     let record = self.record(next, spec);
                     match record.share_of(&spec.run, &me) == Some(&share(ok)) {
                         true => Ok(Reply::Go),

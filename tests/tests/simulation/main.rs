@@ -30,6 +30,6 @@ fn rollouts_in_virtual_time() {
 
 #[test]
 fn a_thousand_nodes_in_virtual_time() {
-    let took = Simulation::new(7, 1000).run();
+    let took = Simulation::new(8, 1000).run();
     println!("it took {} s of virtual time", took / SECOND);
 }

@@ -278,7 +278,8 @@ fn restored(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
         .action("Start these nodes, or delete their Node objects if they are gone")
 }
 
-/// Returns the gate of a rejected node with another key. The node counts as lost until git names that key (P145).
+/// Returns the gate of a node that was rejected because its key has changed. The node counts as lost until its Node
+/// object in git contains the new key (P145).
 fn stranger(node: &str, keys: &[String]) -> Gate {
     let keys = keys.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
     let opens = format!("node {node} is rejected and counts as lost: it has another key than the one it joined with");

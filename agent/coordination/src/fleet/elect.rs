@@ -117,5 +117,5 @@ impl Fleet {
 }
 
 fn too_fast() -> StoreError {
-    StoreError::Unreachable(format!("lost {TRIES} races with other nodes for the election; retrying"))
+    StoreError::LostRaces(TRIES)
 }

@@ -25,7 +25,7 @@ impl Fleet {
             let Some(txn) = republish(spec, &snapshot, &self.node, own) else { return Ok(()) };
             snapshot = self.commit(spec, txn)?;
         }
-        Err(StoreError::Unreachable(format!("lost {TRIES} races with other nodes; retrying")))
+        Err(StoreError::LostRaces(TRIES))
     }
 
     /// Reads the store to check whether this node must republish its claims. A report by a watch alone does not decide.
@@ -56,7 +56,7 @@ impl Fleet {
                 }
             }
         }
-        Err(StoreError::Unreachable(format!("lost {TRIES} races with other nodes; retrying")))
+        Err(StoreError::LostRaces(TRIES))
     }
 
     /// Reports that the store was rolled back, unless another node has already reported it.

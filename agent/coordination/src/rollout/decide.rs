@@ -65,15 +65,25 @@ pub fn decide(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, want: Reques
 /// an earlier run in which the node changed nothing. `None` if there is none. The node may have to wait for its wave,
 /// and no wave opens while the node counts as failed (P60).
 fn returned(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Option<Txn> {
-    let is_over = |held: &SlotRecord| match held.kind {
-        SlotState::Lost => true,
-        SlotState::Unadmitted => held.run != spec.run,
-        _ => false,
+    let mine = snapshot.mine(spec, me)?;
+    let kept = match mine.held.kind {
+        SlotState::Lost => None,
+        SlotState::Unadmitted if mine.held.run != spec.run => None,
+        SlotState::WrittenOff if mine.held.lost && mine.held.run != spec.run => {
+            Some(SlotRecord { lost: false, ..mine.held.clone() })
+        }
+        _ => return None,
     };
-    let mine = snapshot.mine(spec, me).filter(|mine| is_over(&mine.held))?;
     // Without a lease, other nodes are about to record the loss again.
     let may_write = snapshot.leased && !snapshot.needs_republish(me);
-    may_write.then(|| release(spec, snapshot, me, mine))
+    may_write.then(|| match kept {
+        None => release(spec, snapshot, me, mine),
+        Some(kept) => {
+            let mut txn = replace(spec, mine, &kept);
+            offer_on(spec, snapshot, me, mine, Some(&kept), &mut txn);
+            txn
+        }
+    })
 }
 
 /// Checks that a node may enter a segment.
@@ -98,8 +108,10 @@ fn change(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: Option<
     }
     let mine = snapshot.mine(spec, me);
     match mine.map(|mine| (mine.held.kind, mine)) {
-        Some((SlotState::Claim | SlotState::Failure, mine)) if mine.held.lost || mine.held.absent > 0 => {
-            // The node has returned, so it no longer counts as lost or absent.
+        Some((SlotState::Claim | SlotState::Failure | SlotState::WrittenOff, mine))
+            if mine.held.lost || mine.held.absent > 0 =>
+        {
+            // The node has returned, so it no longer counts as lost, absent, or failed before its admission.
             let held = SlotRecord { lost: false, absent: 0, ..mine.held.clone() };
             let mut txn = replace(spec, mine, &held);
             offer_on(spec, snapshot, me, mine, Some(&held), &mut txn);
@@ -273,6 +285,17 @@ fn done(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32) -> D
     let mine = snapshot.mine(spec, me);
     let vote = keys::vote(&spec.run, segment, spec.is_member(me), me);
     let put = Op::put(vote.clone(), bytes(&Vote { run: spec.run.clone(), segment, generation: spec.generation }));
+    // A node that has lost its journal, or repeats a vote, completes a segment again. A record of a later segment of the
+    // run is then still valid (P49).
+    let is_later = |held: &SlotRecord| held.kind != SlotState::Lost && held.run == spec.run && held.segment > segment;
+    if let Some(later) = mine.filter(|mine| is_later(&mine.held)) {
+        if snapshot.voted.contains(&segment) {
+            return Decision::Go;
+        }
+        let key = keys::held(&spec.group, &later.part, &spec.book, me);
+        let compare = vec![Compare::Absent(vote), Compare::Revision(key, later.modified)];
+        return Decision::Commit(Txn { compare, then: vec![put], otherwise: Vec::new() });
+    }
     match mine {
         None if snapshot.voted.contains(&segment) => withdraw(spec, snapshot, me),
         None => Decision::Commit(Txn {
@@ -302,19 +325,22 @@ pub(super) fn release(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, mine
 }
 
 fn failed(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32, admitted: bool) -> Decision {
-    // Only a node that was admitted may have changed something, so only such a node continues without a new slot. A
-    // node that was written off needs a new slot, too (P61).
-    let disrupted = match snapshot.mine(spec, me).map(|mine| mine.held.kind) {
-        Some(SlotState::Claim | SlotState::Failure) => true,
-        Some(SlotState::WrittenOff | SlotState::Offer) => false,
-        Some(SlotState::Lost | SlotState::Unadmitted) | None => admitted,
+    // Only a node that was admitted may have changed something, so only such a node continues without a new slot.
+    let kind = match snapshot.mine(spec, me).map(|mine| (mine.held.kind, &mine.held.run)) {
+        // After a completed correction, the node is not half changed, so its claim gives no slot for the segment.
+        Some((SlotState::Claim, run)) if *run == drift_of(&spec.book) && !admitted => SlotState::Unadmitted,
+        Some((SlotState::Claim | SlotState::Failure, _)) => SlotState::Failure,
+        // The node may be half changed, and the run has used one of its write-offs for it (P60, P61).
+        Some((SlotState::WrittenOff, _)) => SlotState::WrittenOff,
+        Some((SlotState::Lost, _)) | None if admitted => SlotState::Failure,
+        _ => SlotState::Unadmitted,
     };
     let failure = SlotRecord {
-        kind: if disrupted { SlotState::Failure } else { SlotState::Unadmitted },
+        kind,
         run: spec.run.clone(),
         segment,
         generation: spec.generation,
-        lost: false,
+        lost: kind == SlotState::WrittenOff,
         absent: 0,
     };
     let put = |key: String, compare: Compare| Txn {
@@ -323,7 +349,9 @@ fn failed(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32, ad
         otherwise: Vec::new(),
     };
     match snapshot.mine(spec, me) {
-        Some(mine) if mine.held.kind == failure.kind && mine.held.run == spec.run => withdraw(spec, snapshot, me),
+        Some(mine) if mine.held.kind == kind && mine.held.run == spec.run && mine.held.lost == failure.lost => {
+            withdraw(spec, snapshot, me)
+        }
         Some(mine) => {
             // A node whose label has changed holds a slot of its former partition.
             let key = keys::held(&spec.group, &mine.part, &spec.book, me);

@@ -178,8 +178,10 @@ fn give_up(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Comp
             && (held.held.generation != spec.generation
                 || snapshot.lost.contains(&held.node)
                 || snapshot.stale.contains(&(held.node.clone(), held.modified)));
-        // A lost node that is no longer a target does not count as lost.
-        let left = held.held.kind == SlotState::Lost && held.book == spec.book && !spec.selects(&held.node);
+        // A lost node that is no longer a target does not count as lost, and after a change of `onLostNode` it does not
+        // count as failed.
+        let is_over = !spec.selects(&held.node) || held.held.lost && spec.on_lost != OnLost::Fail;
+        let left = held.held.kind == SlotState::Lost && held.book == spec.book && is_over;
         unknown || offer || left
     };
     let held = snapshot.held.iter().find(stale)?;
@@ -256,9 +258,13 @@ fn as_lost(spec: &RolloutSpec, snapshot: &RunSnapshot, held: &SlotEntry) -> Opti
         }
         SlotState::Claim => (!held.held.lost || earlier).then_some(of_run),
         SlotState::Failure | SlotState::Lost => earlier.then_some(of_run),
-        SlotState::WrittenOff => earlier.then_some(SlotRecord { lost: false, ..of_run }),
+        SlotState::WrittenOff => (earlier || held.held.lost).then_some(SlotRecord {
+            lost: false,
+            run: spec.run.clone(),
+            ..held.held.clone()
+        }),
         // The node has changed nothing, so it is lost without a claim.
-        SlotState::Unadmitted => spec.is_member(&held.node).then_some(SlotRecord { kind: SlotState::Lost, ..of_run }),
+        SlotState::Unadmitted => Some(SlotRecord { kind: SlotState::Lost, ..of_run }),
     }
 }
 

@@ -81,9 +81,9 @@ fn after(snapshot: &RunSnapshot, old: &SlotEntry, new: Option<&SlotRecord>) -> R
 }
 
 /// Adds offers of the free slots to a transaction that replaces or removes one slot record (P53). A writer that may not
-/// admit nodes, or has not read the queue, wakes the waiters by a touch instead. The transaction compares every record
-/// that makes the writer offer fewer slots. If such a record changes, no other writer would offer the remaining slots
-/// (P135).
+/// admit nodes, or has not read the queue, wakes the waiters by a touch instead. Some records of other
+/// nodes are reasons to offer fewer slots, for example a failure. The transaction commits only if these records are
+/// unchanged, because no other writer would offer the remaining slots (P135).
 pub(super) fn offer_on(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,
@@ -112,12 +112,12 @@ pub(super) fn offer_on(
         }
         return;
     }
+    if succeeds && spec.failure_limit().is_some() {
+        // If more nodes fail before the commit, this compare fails, because this success could end the halt that they
+        // cause.
+        txn.compare.push(Compare::NoneNewer(keys::all_held(&spec.group), snapshot.revision));
+    }
     if released == 0 && !resumes {
-        if succeeds && spec.failure_limit().is_some() {
-            // If more nodes fail before the commit, this compare fails, because this success could end the halt that
-            // they cause.
-            txn.compare.push(Compare::NoneNewer(keys::all_held(&spec.group), snapshot.revision));
-        }
         return;
     }
     let has_parts = spec.shared || !spec.parts.is_empty();
@@ -162,7 +162,7 @@ pub(super) fn offer_on(
     if first.is_empty() {
         return;
     }
-    let fails = new.is_some_and(|new| new.kind == SlotState::Failure);
+    let fails = after.failures() > snapshot.failures();
     if fails || first.len() as u64 > released {
         // If one release makes several offers or adds a failure, no slot record may have changed since the read.
         txn.compare.push(Compare::NoneNewer(keys::all_held(&spec.group), snapshot.revision));
@@ -558,5 +558,25 @@ mod tests {
         assert!(fixture.ask(&spec, "n39", Request::Done(0)));
         assert_eq!(fixture.freed(), Some(Freed::default()));
         assert!(fixture.ask(&spec, "n30", Request::Change(0)));
+    }
+
+    #[test]
+    fn release_of_a_lost_claim_is_compared_with_failures_that_follow() {
+        let (mut fixture, spec) = (Fixture::new(), RolloutSpec { on_lost: OnLost::Fail, ..spec(1, Some(2), 1) });
+        for node in ["a", "b"] {
+            assert!(fixture.ask(&spec, node, Request::Change(0)));
+        }
+        let lost = SlotRecord { lost: true, ..fixture.snapshot(&spec, "a").mine(&spec, "a").unwrap().held.clone() };
+        let key = keys::held(&spec.group, "-", &spec.book, "a");
+        fixture.0.apply(&Txn { then: vec![Op::put(key, bytes(&lost))], ..Txn::default() }).unwrap();
+        for node in ["c", "d"] {
+            assert!(!fixture.ask(&spec, node, Request::Change(0)));
+        }
+        let success = prepared(&fixture, &spec, "a", Request::Done(0));
+        assert!(fixture.ask(&spec, "b", Request::Failed(0, true)), "it halts the run");
+        assert!(is_refused(&mut fixture, &success));
+        assert!(fixture.ask(&spec, "a", Request::Done(0)));
+        let offers = fixture.kinds(&spec).into_iter().filter(|(_, kind)| *kind == SlotState::Offer).count();
+        assert_eq!(offers, 2);
     }
 }

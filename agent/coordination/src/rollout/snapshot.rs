@@ -304,7 +304,7 @@ impl RunSnapshot {
     /// share the budget are ignored.
     pub fn holder_beyond_budget(&self, spec: &RolloutSpec) -> Option<&str> {
         let spent = spec.on_lost == super::OnLost::Skip && self.written_off(spec) >= spec.count.unwrap_or(1);
-        let halted = self.failures() > spec.max_failures;
+        let halted = self.failures() > spec.failure_limit().unwrap_or(spec.max_failures);
         let holds = |held: &&SlotEntry| {
             let blocks = match held.held.kind {
                 SlotState::Claim => true,

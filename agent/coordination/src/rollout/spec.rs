@@ -52,7 +52,7 @@ pub struct RolloutSpec {
     /// The maximum number of failed nodes with which the run continues.
     pub max_failures: u64,
     /// True if failures stop neither other nodes nor later waves. With too many failures the run still does not
-    /// complete.
+    /// complete. In a named slot, the limit of the other books is also valid for this one.
     pub after_all: bool,
     /// For a named slot: the smallest `max_failures` of its books, so that a failure stops all of them or none. `None` if
     /// the limit of the book is valid.

@@ -235,6 +235,26 @@ fn failed_node_retries_in_its_segment_after_the_store_has_lost_the_opened_barrie
 }
 
 #[test]
+fn node_that_completes_a_segment_again_keeps_the_claim_of_a_later_segment() {
+    for (kind, run) in [(SlotState::Claim, "n/b@1"), (SlotState::Failure, "n/b@1"), (SlotState::Claim, "n/b@0")] {
+        let (mut fixture, spec) = (Fixture::new(), RolloutSpec { cuts: vec![Cut::Barrier], ..of_two(Some(1), 1) });
+        let record = SlotRecord { kind, run: run.into(), segment: 1, generation: 1, lost: false, absent: 0 };
+        fixture.put(&keys::held(&spec.group, "-", &spec.book, "a"), bytes(&record));
+        for _ in 0..2 {
+            assert!(fixture.ask(&spec, "a", Request::Done(0)));
+            assert!(fixture.snapshot(&spec, "a").voted.contains(&0));
+            // A claim of an earlier run is released at the first cut (P45).
+            let kept = if run == spec.run { vec![is("a", kind)] } else { vec![] };
+            assert_eq!(fixture.kinds(&spec), kept, "{kind:?} {run}");
+        }
+        assert!(fixture.ask(&spec, "b", Request::Done(0)));
+        fixture.maintain(&spec, "b", &[]);
+        assert!(fixture.ask(&spec, "a", Request::Change(1)) && fixture.ask(&spec, "a", Request::Done(1)));
+        assert_eq!(fixture.kinds(&spec), []);
+    }
+}
+
+#[test]
 fn run_of_many_segments_ends() {
     for cuts in [39, 40, 41, 130] {
         let mut fixture = Fixture::new();
@@ -363,26 +383,74 @@ fn node_that_failed_before_its_admission_takes_a_slot_when_its_check_succeeds() 
 
 #[test]
 fn written_off_node_and_offered_node_that_fail_before_their_admission_need_a_slot() {
-    for kind in [SlotState::WrittenOff, SlotState::Offer] {
-        let (mut fixture, spec) = (Fixture::new(), spec(1, Some(1), 1));
-        let record = SlotRecord { kind, run: spec.run.clone(), segment: 0, generation: 1, lost: false, absent: 0 };
-        fixture.put(&keys::held(&spec.group, "-", &spec.book, "a"), bytes(&record));
-        assert!(fixture.ask(&spec, "a", Request::Failed(0, false)));
-        assert_eq!(fixture.kinds(&spec), [is("a", SlotState::Unadmitted)], "{kind:?}");
-        assert!(fixture.ask(&spec, "b", Request::Change(0)));
-        assert!(!fixture.ask(&spec, "a", Request::Change(0)), "{kind:?}");
+    for (kind, after) in [
+        (SlotState::WrittenOff, SlotState::WrittenOff),
+        (SlotState::Offer, SlotState::Unadmitted),
+        (SlotState::Unadmitted, SlotState::Unadmitted),
+    ] {
+        for admitted in [false, true] {
+            let (mut fixture, spec) = (Fixture::new(), spec(1, Some(1), 1));
+            let record = SlotRecord { kind, run: spec.run.clone(), segment: 0, generation: 1, lost: false, absent: 0 };
+            fixture.put(&keys::held(&spec.group, "-", &spec.book, "a"), bytes(&record));
+            assert!(fixture.ask(&spec, "a", Request::Failed(0, admitted)));
+            assert_eq!(fixture.kinds(&spec), [is("a", after)], "{kind:?} {admitted}");
+            assert_eq!(fixture.snapshot(&spec, "a").failures(), 1);
+            assert!(fixture.ask(&spec, "b", Request::Change(0)));
+            assert!(!fixture.ask(&spec, "a", Request::Change(0)), "{kind:?} {admitted}");
+        }
+    }
+}
+
+#[test]
+fn failure_of_a_written_off_node_before_its_admission_does_not_forget_the_write_off() {
+    let spec = RolloutSpec { on_lost: OnLost::Skip, ..spec(1, Some(1), 0) };
+    let mut fixture = Fixture::new();
+    assert!(fixture.ask(&spec, "a", Request::Change(0)));
+    fixture.maintain(&spec, "d", &["a"]);
+    fixture.put(&keys::alive("a"), Vec::new());
+    assert!(fixture.ask(&spec, "a", Request::Failed(0, false)));
+    let counts = |fixture: &Fixture, spec: &RolloutSpec| {
+        let snapshot = fixture.snapshot(spec, "a");
+        (snapshot.failures(), snapshot.written_off(spec))
+    };
+    assert_eq!(counts(&fixture, &spec), (1, 1));
+    // The failure ends with the run, and when the check succeeds. The write-off remains until the node has a new slot.
+    fixture.accept(2);
+    assert!(fixture.ask(&mended(&spec), "a", Request::Enter(0)));
+    assert_eq!(counts(&fixture, &mended(&spec)), (0, 0));
+    assert_eq!(fixture.kinds(&spec), [is("a", SlotState::WrittenOff)]);
+    assert!(fixture.ask(&mended(&spec), "a", Request::Failed(0, false)));
+    assert!(fixture.ask(&mended(&spec), "a", Request::Change(0)));
+    assert_eq!(fixture.kinds(&spec), [is("a", SlotState::Claim)]);
+}
+
+#[test]
+fn failure_after_a_completed_correction_gives_no_slot() {
+    for (admitted, after) in [(false, SlotState::Unadmitted), (true, SlotState::Failure)] {
+        let (mut fixture, spec) = (Fixture::new(), spec(1, Some(1), 0));
+        assert!(fixture.ask(&spec, "a", Request::Correct));
+        assert!(fixture.ask(&spec, "a", Request::Failed(1, admitted)));
+        assert_eq!(fixture.kinds(&spec), [is("a", after)]);
     }
 }
 
 #[test]
 fn node_that_failed_before_its_admission_is_lost_without_a_claim() {
-    for (on_lost, counts) in [(OnLost::Skip, 0), (OnLost::Fail, 1)] {
-        let (mut fixture, spec) = (Fixture::new(), RolloutSpec { on_lost, ..of_two(Some(1), 0) });
+    for (on_lost, is_late, counts) in [(OnLost::Skip, false, 0), (OnLost::Skip, true, 0), (OnLost::Fail, false, 1)] {
+        let (mut fixture, mut spec) = (Fixture::new(), RolloutSpec { on_lost, ..of_two(Some(1), 0) });
+        if is_late {
+            spec.members.remove("a");
+            spec.late.push("a".into());
+        }
         assert!(fixture.ask(&spec, "a", Request::Failed(0, false)));
         fixture.maintain(&spec, "b", &["a"]);
         assert_eq!(fixture.kinds(&spec), [is("a", SlotState::Lost)], "{on_lost:?}");
         let snapshot = fixture.snapshot(&spec, "b");
         assert_eq!((snapshot.failures(), snapshot.written_off(&spec)), (counts, 0), "{on_lost:?}");
+        // After a change of `onLostNode`, the lost node does not count as failed.
+        let changed = RolloutSpec { on_lost: OnLost::Skip, ..spec };
+        fixture.maintain(&changed, "b", &["a"]);
+        assert_eq!(fixture.snapshot(&changed, "b").failures(), 0);
     }
 }
 

@@ -56,7 +56,7 @@ impl Heard {
 }
 
 /// Returns the store keys at which a writer has at most one record. The numbers at these keys are never removed,
-/// because the records may be old.
+/// because a valid record at such a key may be old.
 fn fixed(name: &str) -> [u64; 8] {
     [
         crate::keys::joined(name),

@@ -246,6 +246,9 @@ pub enum StoreError {
     /// The store does not answer.
     #[error("the data store does not answer: {0}")]
     Unreachable(String),
+    /// Other nodes wrote the same records first, many times in a row.
+    #[error("lost {0} races with other nodes; retrying")]
+    LostRaces(usize),
     /// The store has no free space.
     #[error("the data store is full; free space with: {command}")]
     Full {

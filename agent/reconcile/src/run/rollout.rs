@@ -12,7 +12,7 @@ use super::{
     flush::{self, flush},
     removal,
     segment::{after, handlers, persist_or_stop},
-    slots::{Position, activate, leave_old_slot, leave_queue, refused, stop, vote},
+    slots::{Position, activate, leave_old_failure, leave_old_slot, leave_queue, refused, stop, vote},
     task,
 };
 use crate::{
@@ -179,6 +179,7 @@ async fn segments(run: &Run, lane: &mut Lane) {
         record.done = 0;
         record.completed = false;
     }
+    leave_old_failure(run, lane).await;
     let count = u32::try_from(plan.segments.len()).unwrap_or(u32::MAX);
     for (number, segment) in (0..count).zip(&plan.segments) {
         if lane.stopped() {

@@ -88,7 +88,7 @@ async fn admit(run: &Run) -> Result<(), NotBegun> {
     if let Some(slot) = &slot {
         let waiting = SlotRef { slot: slot.clone(), state: SlotState::Waiting };
         // A failure before the admission ends with the request.
-        let holds = |known: &SlotRef| !matches!(known.state, SlotState::Unadmitted(..));
+        let holds = |known: &SlotRef| known.slot != *slot || !matches!(known.state, SlotState::Unadmitted(..));
         let recorded = persist(run, |record| record.slot = record.slot.take().filter(holds).or(Some(waiting))).await;
         recorded.map_err(NotBegun::Failed)?;
     }

@@ -47,7 +47,7 @@ pub(super) fn activate(run: &Run, plan: &SegmentPlan, at: Position, kept_out: bo
 /// Votes for a segment after its tasks have ended, and releases the slot. Returns true if the next segment may run.
 pub(super) async fn vote(run: &Run, lane: &mut Lane, at: Position) -> bool {
     let failed = lane.stopped();
-    let admitted = run.segment.borrow().admitted;
+    let admitted = run.segment.borrow().admitted || holds_other_slot(run);
     // Corrections use the slot of the interrupted segment, unless that segment has a budget of its own (P43).
     let shares_slot = !at.settled || at.whole || shares_slot(run, at.number);
     let call = match (failed, at.settled) {
@@ -76,6 +76,27 @@ pub(super) fn shares_slot(run: &Run, number: u32) -> bool {
     let segment = |number: u32| plan.segments.get(usize::try_from(number).ok()?);
     let slots = segment(number).zip(segment(record.done));
     record.frame.is_some() || slots.is_none_or(|(one, other)| one.slot == other.slot)
+}
+
+/// Returns true if the node holds a slot of another budget, or failed with it. The node may then be half changed.
+fn holds_other_slot(run: &Run) -> bool {
+    let (record, segment) = (run.record.borrow(), run.segment.borrow());
+    let active = segment.slot.as_ref().map(|(slot, _)| slot);
+    let disrupted = |known: &&SlotRef| matches!(known.state, SlotState::Claimed(..) | SlotState::Failed(..));
+    record.slot.as_ref().filter(disrupted).is_some_and(|known| active.is_some_and(|active| known.slot != *active))
+}
+
+/// Releases the record of a failure before an admission in an earlier run, or in a budget that this run does not use.
+/// The node has changed nothing, so the record must not halt the new run or other books.
+pub(super) async fn leave_old_failure(run: &Run, lane: &mut Lane) {
+    let Some(plan) = &run.inputs.rollout else { return };
+    let is_old = run.record.borrow().slot.as_ref().is_some_and(|known| {
+        let is_used = plan.segments.iter().any(|segment| segment.slot == known.slot);
+        matches!(&known.state, SlotState::Unadmitted(of, _) if *of != plan.run || !is_used)
+    });
+    if is_old && refused(run.channel.coordinate(Call::LeaveOld).await).is_none() {
+        persist_or_stop(run, lane, "slot", |record| record.slot = None).await;
+    }
 }
 
 /// Records that the slot was released, or that the slot is kept as a failure. A slot in a budget that the run no longer

@@ -62,7 +62,7 @@ impl<'a> Coordinator<'a> {
         let run = pass.coordination.and_then(|with| {
             let run = match &session.last {
                 None => Run::of(set, generation, with.manifest, book)?,
-                Some(last) => Run::of_gone(set, generation, &book.id(), last.slots.as_ref()?),
+                Some(last) => Run::of_gone(set, generation, with.manifest, &book.id(), last.slots.as_ref()?),
             };
             Some((with, run))
         });

@@ -133,7 +133,7 @@ pub(in crate::reconcile) struct Session<'a> {
     pub(super) id: BookId,
     pub(in crate::reconcile) renderer: Renderer,
     pub(super) permit: Permit,
-    /// The outcome of a task that needs the missing result of another task.
+    /// The outcome of a task that needs the result of another task, if that result is missing.
     pub(super) lacking: Outcome,
     /// The last rollout of the TaskBook, if the TaskBook was deleted.
     pub(super) last: Option<LastRollout>,
@@ -143,7 +143,8 @@ pub(in crate::reconcile) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Creates a session. `lacking` is the outcome of a task that needs the missing result of another task.
+    /// Creates a session. `lacking` is the outcome of a task that needs the result of another task, if that
+    /// result is missing.
     pub(in crate::reconcile) fn new(
         pass: &'a Pass<'a>,
         book: Arc<Book>,

@@ -4,7 +4,7 @@
 //! classifies errors, and `cluster` sends the request. Watches and commits also continue at another member (`watch`,
 //! `fence`).
 //!
-//! Guarantees: etcd provides those of the trait `Store`. No request fails while a quorum of members answers.
+//! etcd provides the guarantees of the trait `Store`. No request fails while a quorum of members answers.
 //! Assumptions: only this cluster uses the keys below the prefix, and only one process at a time writes as this node.
 
 mod cluster;

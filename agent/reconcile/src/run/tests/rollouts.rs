@@ -243,13 +243,36 @@ fn failure_before_the_admission_holds_no_slot() {
     assert_eq!(world.record.slot, Some(SlotRef { slot: slot(), state: SlotState::Waiting }));
 }
 
+/// Returns the record of a node that has a slot in this state, in the budget of the run or in another one.
+fn with_slot(state: SlotState, is_other: bool) -> BookRecord {
+    let mut slot = slot();
+    if is_other {
+        slot.budget = "n/slot=s".into();
+    }
+    BookRecord { run: "n/b@1".into(), slot: Some(SlotRef { slot, state }), ..BookRecord::default() }
+}
+
 #[test]
 fn failed_check_of_a_node_that_holds_a_slot_keeps_the_slot_as_a_failure() {
-    let slot = SlotRef { slot: slot(), state: SlotState::Claimed("n/b@1".into(), Some(0)) };
-    let record = BookRecord { run: "n/b@1".into(), slot: Some(slot), ..BookRecord::default() };
-    let mut world = World { check_fails: ["a".into()].into(), ..World::differs(&["a", "b"]) }.record(record);
-    world.roll(&book(SYNC));
-    assert!(matches!(&world.record.slot, Some(SlotRef { state: SlotState::Failed(..), .. })));
+    for (is_other, call) in [(false, "failed 0 unadmitted"), (true, "failed 0")] {
+        let record = with_slot(SlotState::Claimed("n/b@1".into(), Some(0)), is_other);
+        let mut world = World { check_fails: ["a".into()].into(), ..World::differs(&["a", "b"]) }.record(record);
+        world.roll(&book(SYNC));
+        // The store knows the claim of this budget. Only the journal knows the claim of the other budget.
+        assert!(world.log.contains(&call.to_owned()), "{:?}", world.log);
+        assert!(matches!(&world.record.slot, Some(SlotRef { state: SlotState::Failed(..), .. })));
+        assert_eq!(world.log.contains(&"leave old".to_owned()), is_other);
+    }
+}
+
+#[test]
+fn failure_before_the_admission_of_an_earlier_run_or_in_another_budget_is_released_first() {
+    for (of, is_other, is_released) in [("n/b@1", false, false), ("n/b@0", false, true), ("n/b@1", true, true)] {
+        let record = with_slot(SlotState::Unadmitted(of.into(), 0), is_other);
+        let mut world = World::differs(&["a", "b"]).record(record);
+        world.roll(&book(SYNC));
+        assert_eq!(world.log.first().is_some_and(|line| line == "leave old"), is_released, "{:?}", world.log);
+    }
 }
 
 #[test]
