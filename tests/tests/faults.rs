@@ -134,7 +134,7 @@ fn full_state_directory_is_reported_and_recovered_from() {
     );
     let second = repository.publish("second");
     let message = reason(&node, "Reconciling", "DiskFull");
-    assert!(message.contains("room"), "{message}");
+    assert!(message.contains("free space"), "{message}");
     fs::remove_file(&ballast).unwrap();
     disk.remount("size=64m");
     wait_until(PATIENCE, || node.applied(&second), || format!("{:#}\n{}", node.status(), node.log()));

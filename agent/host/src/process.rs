@@ -375,8 +375,8 @@ mod tests {
         assert_eq!((output.rc, output.stdout.as_str(), output.stderr.as_str()), (3, "in", "err\n"));
     }
 
-    /// A shell line in which `LATE` is a process that writes a file when it is told to. The test tells it after the end
-    /// of the command, so only a process that is still alive writes the file.
+    /// A shell line in which `LATE` is a process that waits for a file and then writes another one. The test creates the
+    /// first file after the end of the command, so only a process that is still alive writes the second one.
     struct Late {
         folder: tempfile::TempDir,
         line: String,

@@ -18,12 +18,17 @@ pub(crate) use tag::tag;
 
 /// The error that a commit has no valid signature, although the source requires a signature.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[error("cannot verify the commit {commit}: {message}")]
+#[error("cannot verify {}: {message}", subject(commit))]
 pub struct Unverified {
     /// The id of the commit; empty if the files with the keys cannot be used.
     pub commit: String,
     /// The reason for the rejection.
     pub message: String,
+}
+
+/// Returns what could not be verified: the commit, or any commit if the keys cannot be used.
+fn subject(commit: &str) -> String {
+    if commit.is_empty() { "commits".to_owned() } else { format!("the commit {commit}") }
 }
 
 /// The signers whose signatures are accepted.

@@ -142,7 +142,7 @@ fn shared_slots(loader: &mut Loader<'_>) {
                 .or_insert_with(|| (serialize.count.clone(), place.clone()));
             if known.0 != serialize.count {
                 let finding = Finding::new(format!(
-                    "the slot {slot} has another count elsewhere: {}",
+                    "the slot {slot} is defined with a different count: {}",
                     known.0.clone().unwrap_or_default()
                 ));
                 findings.push((

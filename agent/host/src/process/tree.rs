@@ -12,7 +12,7 @@ use crate::{Clock as _, SystemClock};
 
 /// The time after SIGTERM until the remaining processes are killed.
 const TERMINATE: Duration = Duration::from_secs(5);
-/// The maximum time of attempts to kill processes. A process that waits for a device cannot be killed.
+/// The maximum time for which the agent tries to kill processes. A process that waits for a device cannot be killed.
 const KILL: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 

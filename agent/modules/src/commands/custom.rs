@@ -200,7 +200,9 @@ impl<'a> Program<'a> {
             return Err(ModuleError::new(format!("{what} ended with status {}: {said}", output.rc)));
         }
         serde_json::from_str(&output.stdout).map_err(|error| {
-            ModuleError::new(format!("cannot parse the output of {what}: {error}; write one JSON document"))
+            ModuleError::new(format!(
+                "cannot parse the output of {what}: {error}; the program must print exactly one JSON document"
+            ))
         })
     }
 }

@@ -82,14 +82,14 @@ fn resolve(wait: &pb::Wait) -> Result<WaitSpec, Vec<Problem>> {
 }
 
 fn run(wait: &WaitSpec, context: &Context<'_>) -> Result<Report, ModuleError> {
+    let seconds = context.timeout.as_secs();
     let what = match wait {
         WaitSpec::For(duration) => {
             let step = Duration::from_millis(100);
             let mut left = *duration;
             if left > context.timeout {
                 return Err(ModuleError::new(format!(
-                    "the duration is longer than the timeout of {} s; raise the timeout of the task",
-                    context.timeout.as_secs()
+                    "the duration is longer than the timeout of {seconds} s; raise the timeout of the task"
                 )));
             }
             while !left.is_zero() && !context.cancel.is_cancelled() {
@@ -104,15 +104,15 @@ fn run(wait: &WaitSpec, context: &Context<'_>) -> Result<Report, ModuleError> {
             addresses.into_iter().any(|address| TcpStream::connect_timeout(&address, Duration::from_secs(2)).is_ok())
         })
         .then_some(())
-        .ok_or_else(|| format!("{address} did not accept connections")),
+        .ok_or_else(|| format!("{address} did not accept connections within {seconds} s")),
         WaitSpec::Path(path) => until(context, || context.look.exists(path).unwrap_or(false))
             .then_some(())
-            .ok_or_else(|| format!("{path} did not exist")),
+            .ok_or_else(|| format!("{path} did not exist within {seconds} s")),
         WaitSpec::Shared(name) => Err(format!("the shared value {name}, which needs etcd, could not be read")),
     };
     match what {
         Ok(()) => Ok(Report::success()),
-        Err(what) => Err(ModuleError::new(format!("{what} within {} s", context.timeout.as_secs()))),
+        Err(what) => Err(ModuleError::new(what)),
     }
 }
 
