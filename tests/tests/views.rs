@@ -208,6 +208,10 @@ fn plan_for_another_node_compares_working_tree_with_accepted_revision() {
     assert_eq!((actions, code), (named(&expected), Some(5)));
     assert_eq!(planned("web3", &source).1, Some(1), "git does not name it");
     assert_eq!(run(&node, &["plan", "--node", "web2"]).status.code(), Some(2), "facts are required");
+    let unreadable = run(&node, &["plan", "--node", "web2", "--facts", "/no/facts"]);
+    let message = String::from_utf8_lossy(&unreadable.stderr).into_owned();
+    assert!(unreadable.status.code() == Some(1) && message.contains("/no/facts"), "{message}");
+    assert!(!message.contains("--config"), "{message}");
     assert!(node.read("/etc/one").is_none() && node.read("/etc/other").is_none());
     // An agent that runs gives the same answer.
     let (before, _, _) = planned("web2", &source);

@@ -16,7 +16,7 @@ use towpath_state::Journal;
 
 use super::{exit::Failure, output};
 use crate::{
-    config::{self, Settings},
+    config::{self, ConfigError, Settings},
     events::Events,
     reconcile::{FolderTree, Handle, Node, Options, OtherNode, Revision, pass::Machine},
     serve::Client,
@@ -52,7 +52,13 @@ impl AsNode {
     pub(super) fn read(&self) -> Result<Option<OtherNode>, Failure> {
         let (Some(name), Some(file)) = (&self.node, &self.facts) else { return Ok(None) };
         let shown = file.display();
-        let bytes = config::read(file)?;
+        let bytes = config::read(file).map_err(|error| match error {
+            ConfigError::Unreadable { source, .. } => {
+                Failure::failed(format!("cannot read the facts in {shown}: {source}"))
+                    .hint("write the file with `towpath facts -o json` on that node")
+            }
+            invalid @ ConfigError::Invalid(_) => invalid.into(),
+        })?;
         let text = String::from_utf8_lossy(&bytes);
         let facts = plain_value(&text).map_err(|error| Failure::invalid(format!("cannot read {shown}: {error}")))?;
         if !facts.is_object() {

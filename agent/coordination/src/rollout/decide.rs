@@ -65,25 +65,15 @@ pub fn decide(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, want: Reques
 /// an earlier run in which the node changed nothing. `None` if there is none. The node may have to wait for its wave,
 /// and no wave opens while the node counts as failed (P60).
 fn returned(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Option<Txn> {
-    let mine = snapshot.mine(spec, me)?;
-    let kept = match mine.held.kind {
-        SlotState::Lost => None,
-        SlotState::Unadmitted if mine.held.run != spec.run => None,
-        SlotState::WrittenOff if mine.held.lost && mine.held.run != spec.run => {
-            Some(SlotRecord { lost: false, ..mine.held.clone() })
-        }
-        _ => return None,
+    let is_over = |held: &SlotRecord| match held.kind {
+        SlotState::Lost => true,
+        SlotState::Unadmitted => held.run != spec.run,
+        _ => false,
     };
+    let mine = snapshot.mine(spec, me).filter(|mine| is_over(&mine.held))?;
     // Without a lease, other nodes are about to record the loss again.
     let may_write = snapshot.leased && !snapshot.needs_republish(me);
-    may_write.then(|| match kept {
-        None => release(spec, snapshot, me, mine),
-        Some(kept) => {
-            let mut txn = replace(spec, mine, &kept);
-            offer_on(spec, snapshot, me, mine, Some(&kept), &mut txn);
-            txn
-        }
-    })
+    may_write.then(|| release(spec, snapshot, me, mine))
 }
 
 /// Checks that a node may enter a segment.
@@ -108,10 +98,8 @@ fn change(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: Option<
     }
     let mine = snapshot.mine(spec, me);
     match mine.map(|mine| (mine.held.kind, mine)) {
-        Some((SlotState::Claim | SlotState::Failure | SlotState::WrittenOff, mine))
-            if mine.held.lost || mine.held.absent > 0 =>
-        {
-            // The node has returned, so it no longer counts as lost, absent, or failed before its admission.
+        Some((SlotState::Claim | SlotState::Failure, mine)) if mine.held.lost || mine.held.absent > 0 => {
+            // The node has returned, so it no longer counts as lost or absent.
             let held = SlotRecord { lost: false, absent: 0, ..mine.held.clone() };
             let mut txn = replace(spec, mine, &held);
             offer_on(spec, snapshot, me, mine, Some(&held), &mut txn);
@@ -326,32 +314,22 @@ pub(super) fn release(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, mine
 
 fn failed(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32, admitted: bool) -> Decision {
     // Only a node that was admitted may have changed something, so only such a node continues without a new slot.
-    let kind = match snapshot.mine(spec, me).map(|mine| (mine.held.kind, &mine.held.run)) {
-        // After a completed correction, the node is not half changed, so its claim gives no slot for the segment.
-        Some((SlotState::Claim, run)) if *run == drift_of(&spec.book) && !admitted => SlotState::Unadmitted,
-        Some((SlotState::Claim | SlotState::Failure, _)) => SlotState::Failure,
-        // The node may be half changed, and the run has used one of its write-offs for it (P60, P61).
-        Some((SlotState::WrittenOff, _)) => SlotState::WrittenOff,
-        Some((SlotState::Lost, _)) | None if admitted => SlotState::Failure,
+    let kind = match snapshot.mine(spec, me).map(|mine| mine.held.kind) {
+        Some(SlotState::Claim | SlotState::Failure) => SlotState::Failure,
+        // The node may be half changed, and a run has used one of its write-offs for it (P60, P61).
+        Some(SlotState::WrittenOff) => return withdraw(spec, snapshot, me),
+        _ if admitted => SlotState::Failure,
         _ => SlotState::Unadmitted,
     };
-    let failure = SlotRecord {
-        kind,
-        run: spec.run.clone(),
-        segment,
-        generation: spec.generation,
-        lost: kind == SlotState::WrittenOff,
-        absent: 0,
-    };
+    let failure =
+        SlotRecord { kind, run: spec.run.clone(), segment, generation: spec.generation, lost: false, absent: 0 };
     let put = |key: String, compare: Compare| Txn {
         compare: vec![compare],
         then: vec![Op::put(key, bytes(&failure)), Op::Delete(keys::offer_notice(me, &spec.group))],
         otherwise: Vec::new(),
     };
     match snapshot.mine(spec, me) {
-        Some(mine) if mine.held.kind == kind && mine.held.run == spec.run && mine.held.lost == failure.lost => {
-            withdraw(spec, snapshot, me)
-        }
+        Some(mine) if mine.held.kind == kind && mine.held.run == spec.run => withdraw(spec, snapshot, me),
         Some(mine) => {
             // A node whose label has changed holds a slot of its former partition.
             let key = keys::held(&spec.group, &mine.part, &spec.book, me);

@@ -246,7 +246,9 @@ fn lost(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare
 /// run becomes a record of this run, so that this run does not wait for the node.
 fn as_lost(spec: &RolloutSpec, snapshot: &RunSnapshot, held: &SlotEntry) -> Option<SlotRecord> {
     let fails = spec.on_lost == OnLost::Fail;
-    let of_run = SlotRecord { run: spec.run.clone(), lost: fails, ..held.held.clone() };
+    // The segments of an earlier run are not those of this run.
+    let segment = if held.held.run == spec.run { held.held.segment } else { 0 };
+    let of_run = SlotRecord { run: spec.run.clone(), segment, lost: fails, ..held.held.clone() };
     let earlier = held.held.run != spec.run && spec.is_member(&held.node);
     match held.held.kind {
         SlotState::Offer => None,
@@ -258,11 +260,7 @@ fn as_lost(spec: &RolloutSpec, snapshot: &RunSnapshot, held: &SlotEntry) -> Opti
         }
         SlotState::Claim => (!held.held.lost || earlier).then_some(of_run),
         SlotState::Failure | SlotState::Lost => earlier.then_some(of_run),
-        SlotState::WrittenOff => (earlier || held.held.lost).then_some(SlotRecord {
-            lost: false,
-            run: spec.run.clone(),
-            ..held.held.clone()
-        }),
+        SlotState::WrittenOff => earlier.then_some(SlotRecord { lost: false, ..of_run }),
         // The node has changed nothing, so it is lost without a claim.
         SlotState::Unadmitted => Some(SlotRecord { kind: SlotState::Lost, ..of_run }),
     }

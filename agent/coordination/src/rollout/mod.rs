@@ -66,8 +66,7 @@ pub struct SlotRecord {
     pub segment: u32,
     /// The generation that created the record.
     pub generation: u64,
-    /// True if the node counts as failed although its state is not a failure: it was lost under `onLostNode: fail`, or
-    /// it was written off and has failed before it got a new slot.
+    /// True if the node was lost under `onLostNode: fail`. The node counts as failed until it returns.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lost: bool,
     /// The announced duration of the node's absence, in seconds. The node does not count as lost in that time. 0 if no

@@ -383,21 +383,19 @@ fn node_that_failed_before_its_admission_takes_a_slot_when_its_check_succeeds() 
 
 #[test]
 fn written_off_node_and_offered_node_that_fail_before_their_admission_need_a_slot() {
-    for (kind, after) in [
-        (SlotState::WrittenOff, SlotState::WrittenOff),
-        (SlotState::Offer, SlotState::Unadmitted),
-        (SlotState::Unadmitted, SlotState::Unadmitted),
+    for (kind, admitted, after) in [
+        (SlotState::WrittenOff, false, SlotState::WrittenOff),
+        // The node was written off while it worked.
+        (SlotState::WrittenOff, true, SlotState::WrittenOff),
+        (SlotState::Offer, false, SlotState::Unadmitted),
     ] {
-        for admitted in [false, true] {
-            let (mut fixture, spec) = (Fixture::new(), spec(1, Some(1), 1));
-            let record = SlotRecord { kind, run: spec.run.clone(), segment: 0, generation: 1, lost: false, absent: 0 };
-            fixture.put(&keys::held(&spec.group, "-", &spec.book, "a"), bytes(&record));
-            assert!(fixture.ask(&spec, "a", Request::Failed(0, admitted)));
-            assert_eq!(fixture.kinds(&spec), [is("a", after)], "{kind:?} {admitted}");
-            assert_eq!(fixture.snapshot(&spec, "a").failures(), 1);
-            assert!(fixture.ask(&spec, "b", Request::Change(0)));
-            assert!(!fixture.ask(&spec, "a", Request::Change(0)), "{kind:?} {admitted}");
-        }
+        let (mut fixture, spec) = (Fixture::new(), spec(1, Some(1), 1));
+        let record = SlotRecord { kind, run: spec.run.clone(), segment: 0, generation: 1, lost: false, absent: 0 };
+        fixture.put(&keys::held(&spec.group, "-", &spec.book, "a"), bytes(&record));
+        assert!(fixture.ask(&spec, "a", Request::Failed(0, admitted)));
+        assert_eq!(fixture.kinds(&spec), [is("a", after)], "{kind:?} {admitted}");
+        assert!(fixture.ask(&spec, "b", Request::Change(0)));
+        assert!(!fixture.ask(&spec, "a", Request::Change(0)), "{kind:?} {admitted}");
     }
 }
 
@@ -409,28 +407,24 @@ fn failure_of_a_written_off_node_before_its_admission_does_not_forget_the_write_
     fixture.maintain(&spec, "d", &["a"]);
     fixture.put(&keys::alive("a"), Vec::new());
     assert!(fixture.ask(&spec, "a", Request::Failed(0, false)));
-    let counts = |fixture: &Fixture, spec: &RolloutSpec| {
-        let snapshot = fixture.snapshot(spec, "a");
-        (snapshot.failures(), snapshot.written_off(spec))
-    };
-    assert_eq!(counts(&fixture, &spec), (1, 1));
-    // The failure ends with the run, and when the check succeeds. The write-off remains until the node has a new slot.
-    fixture.accept(2);
-    assert!(fixture.ask(&mended(&spec), "a", Request::Enter(0)));
-    assert_eq!(counts(&fixture, &mended(&spec)), (0, 0));
-    assert_eq!(fixture.kinds(&spec), [is("a", SlotState::WrittenOff)]);
-    assert!(fixture.ask(&mended(&spec), "a", Request::Failed(0, false)));
-    assert!(fixture.ask(&mended(&spec), "a", Request::Change(0)));
-    assert_eq!(fixture.kinds(&spec), [is("a", SlotState::Claim)]);
+    assert_eq!(fixture.snapshot(&spec, "a").written_off(&spec), 1);
+    assert!(fixture.ask(&spec, "b", Request::Change(0)));
+    fixture.maintain(&spec, "d", &["b"]);
+    assert_eq!(fixture.kinds(&spec), [is("a", SlotState::WrittenOff), is("b", SlotState::Claim)], "one is the limit");
 }
 
 #[test]
-fn failure_after_a_completed_correction_gives_no_slot() {
-    for (admitted, after) in [(false, SlotState::Unadmitted), (true, SlotState::Failure)] {
-        let (mut fixture, spec) = (Fixture::new(), spec(1, Some(1), 0));
-        assert!(fixture.ask(&spec, "a", Request::Correct));
-        assert!(fixture.ask(&spec, "a", Request::Failed(1, admitted)));
-        assert_eq!(fixture.kinds(&spec), [is("a", after)]);
+fn claim_of_a_lost_node_from_an_earlier_run_is_released_by_its_first_segment() {
+    for on_lost in [OnLost::Fail, OnLost::Skip] {
+        let (mut fixture, spec) = (Fixture::new(), RolloutSpec { on_lost, ..of_two(Some(1), 0) });
+        let key = keys::held(&spec.group, "-", &spec.book, "a");
+        let run = "n/b@0".into();
+        let claim = SlotRecord { kind: SlotState::Claim, run, segment: 3, generation: 1, lost: false, absent: 0 };
+        fixture.put(&key, bytes(&claim));
+        fixture.maintain(&spec, "b", &["a"]);
+        fixture.put(&keys::alive("a"), Vec::new());
+        assert!(fixture.ask(&spec, "a", Request::Change(0)) && fixture.ask(&spec, "a", Request::Done(0)));
+        assert_eq!(fixture.kinds(&spec), [], "{on_lost:?}");
     }
 }
 

@@ -88,7 +88,8 @@ async fn admit(run: &Run) -> Result<(), NotBegun> {
     if let Some(slot) = &slot {
         let waiting = SlotRef { slot: slot.clone(), state: SlotState::Waiting };
         // A failure before the admission ends with the request.
-        let holds = |known: &SlotRef| known.slot != *slot || !matches!(known.state, SlotState::Unadmitted(..));
+        let holds =
+            |known: &SlotRef| known.slot.budget != slot.budget || !matches!(known.state, SlotState::Unadmitted(..));
         let recorded = persist(run, |record| record.slot = record.slot.take().filter(holds).or(Some(waiting))).await;
         recorded.map_err(NotBegun::Failed)?;
     }
@@ -112,9 +113,9 @@ async fn admit(run: &Run) -> Result<(), NotBegun> {
 }
 
 /// Releases the slot of another budget, which an earlier revision or an earlier segment acquired. The record names the
-/// slot until it is released.
+/// slot until it is released. A node has one slot record in a budget, whatever the partition.
 async fn leave_other_slot(run: &Run, slot: &Slot) -> Result<(), NotBegun> {
-    let is_other = run.record.borrow().slot.as_ref().is_some_and(|known| known.slot != *slot);
+    let is_other = run.record.borrow().slot.as_ref().is_some_and(|known| known.slot.budget != slot.budget);
     if !is_other {
         return Ok(());
     }

@@ -10,7 +10,7 @@ use crate::{
     command::{Answer, Call, InstanceId, SlotUse},
     outcome::{Outcome, TaskReport},
     plan::assess::RunMode,
-    record::{Frame, SlotRef, SlotState},
+    record::{Frame, Slot, SlotRef, SlotState},
 };
 
 /// The position of a segment in its run, with the progress of this node.
@@ -47,7 +47,7 @@ pub(super) fn activate(run: &Run, plan: &SegmentPlan, at: Position, kept_out: bo
 /// Votes for a segment after its tasks have ended, and releases the slot. Returns true if the next segment may run.
 pub(super) async fn vote(run: &Run, lane: &mut Lane, at: Position) -> bool {
     let failed = lane.stopped();
-    let admitted = run.segment.borrow().admitted || holds_other_slot(run);
+    let admitted = run.segment.borrow().admitted || !at.settled && holds_other_slot(run);
     // Corrections use the slot of the interrupted segment, unless that segment has a budget of its own (P43).
     let shares_slot = !at.settled || at.whole || shares_slot(run, at.number);
     let call = match (failed, at.settled) {
@@ -82,8 +82,10 @@ pub(super) fn shares_slot(run: &Run, number: u32) -> bool {
 fn holds_other_slot(run: &Run) -> bool {
     let (record, segment) = (run.record.borrow(), run.segment.borrow());
     let active = segment.slot.as_ref().map(|(slot, _)| slot);
-    let disrupted = |known: &&SlotRef| matches!(known.state, SlotState::Claimed(..) | SlotState::Failed(..));
-    record.slot.as_ref().filter(disrupted).is_some_and(|known| active.is_some_and(|active| known.slot != *active))
+    // The claim of a completed correction is not a change in progress.
+    let disrupted = |known: &&SlotRef| matches!(known.state, SlotState::Claimed(_, Some(_)) | SlotState::Failed(..));
+    let is_other = |known: &SlotRef| active.is_some_and(|active| known.slot.budget != active.budget);
+    record.slot.as_ref().filter(disrupted).is_some_and(is_other)
 }
 
 /// Releases the record of a failure before an admission in an earlier run, or in a budget that this run does not use.
@@ -91,7 +93,7 @@ fn holds_other_slot(run: &Run) -> bool {
 pub(super) async fn leave_old_failure(run: &Run, lane: &mut Lane) {
     let Some(plan) = &run.inputs.rollout else { return };
     let is_old = run.record.borrow().slot.as_ref().is_some_and(|known| {
-        let is_used = plan.segments.iter().any(|segment| segment.slot == known.slot);
+        let is_used = plan.segments.iter().any(|segment| segment.slot.budget == known.slot.budget);
         matches!(&known.state, SlotState::Unadmitted(of, _) if *of != plan.run || !is_used)
     });
     if is_old && refused(run.channel.coordinate(Call::LeaveOld).await).is_none() {
@@ -112,7 +114,12 @@ pub(super) async fn released(run: &Run, lane: &mut Lane, failed: Option<(u32, bo
         let state = if admitted || disrupted { SlotState::Failed } else { SlotState::Unadmitted };
         SlotRef { slot, state: state(run_id(run), number) }
     });
-    let foreign = known.is_some_and(|known| !plan.segments.iter().any(|segment| segment.slot == known.slot));
+    // The record names one slot, so a slot of another budget is released before a failure replaces it.
+    let foreign = known.is_some_and(|known| {
+        let is_other = |slot: &Slot| slot.budget != known.slot.budget;
+        plan.segments.iter().all(|segment| is_other(&segment.slot))
+            || now.as_ref().is_some_and(|now| is_other(&now.slot))
+    });
     if foreign && refused(run.channel.coordinate(Call::LeaveOld).await).is_some() {
         return;
     }

@@ -266,6 +266,19 @@ fn failed_check_of_a_node_that_holds_a_slot_keeps_the_slot_as_a_failure() {
 }
 
 #[test]
+fn slot_in_another_partition_of_the_budget_is_not_released_after_the_admission() {
+    let claimed = SlotState::Claimed("n/b@1".into(), Some(0));
+    for state in [claimed, SlotState::Unadmitted("n/b@1".into(), 0)] {
+        let mut record = with_slot(state, false);
+        record.slot.as_mut().unwrap().slot.partition = "=0-".into();
+        let mut world = World::differs(&["a", "b"]).record(record);
+        world.roll(&book(SYNC));
+        // The store has one record of the node in the budget.
+        assert!(!world.log.contains(&"leave old".to_owned()), "{:?}", world.log);
+    }
+}
+
+#[test]
 fn failure_before_the_admission_of_an_earlier_run_or_in_another_budget_is_released_first() {
     for (of, is_other, is_released) in [("n/b@1", false, false), ("n/b@0", false, true), ("n/b@1", true, true)] {
         let record = with_slot(SlotState::Unadmitted(of.into(), 0), is_other);
