@@ -109,9 +109,14 @@ pub(super) async fn released(run: &Run, lane: &mut Lane, failed: Option<(u32, bo
     let Some(plan) = &run.inputs.rollout else { return };
     let active = run.segment.borrow().slot.clone();
     let known = run.record.borrow().slot.clone();
-    let disrupted = matches!(&known, Some(SlotRef { state: SlotState::Claimed(..) | SlotState::Failed(..), .. }));
     let now = failed.zip(active).map(|((number, admitted), (slot, _))| {
-        let state = if admitted || disrupted { SlotState::Failed } else { SlotState::Unadmitted };
+        // A claim of this budget becomes a failure in the store, too.
+        let claims = |known: &SlotRef| {
+            let is_claim = matches!(known.state, SlotState::Claimed(..) | SlotState::Failed(..));
+            is_claim && known.slot.budget == slot.budget
+        };
+        let state =
+            if admitted || known.as_ref().is_some_and(claims) { SlotState::Failed } else { SlotState::Unadmitted };
         SlotRef { slot, state: state(run_id(run), number) }
     });
     // The record names one slot, so a slot of another budget is released before a failure replaces it.

@@ -1,7 +1,15 @@
-//! Tests of admission: windows, slots and closed gates.
+//! Tests of admission: windows, slots, closed gates, and nodes that fail before they are admitted.
 
-use super::world::{World, applied, book, finished, messages, outcomes, reasons};
-use crate::{command::Observation, outcome::Outcome, plan::assess::RunMode, record::BookRecord};
+use super::{
+    rollouts::SYNC,
+    world::{World, applied, book, finished, messages, outcomes, reasons, slot},
+};
+use crate::{
+    command::Observation,
+    outcome::Outcome,
+    plan::assess::RunMode,
+    record::{BookRecord, SlotRef, SlotState},
+};
 
 const MIXED: &str = r#"
 tasks:
@@ -284,4 +292,72 @@ fn drift_of_content_is_corrected_after_a_task_that_a_missing_input_holds() {
     world.held.insert("s".into());
     let report = world.run(&book(AFTER), RunMode::Steady);
     assert_eq!(outcomes(&report), ["s held", "a changed"]);
+}
+
+#[test]
+fn failure_before_the_admission_holds_no_slot() {
+    let mut world = World { check_fails: ["a".into()].into(), ..World::differs(&["a", "b"]) };
+    world.roll(&book(SYNC));
+    assert!(world.log.contains(&"failed 0 unadmitted".to_owned()), "{:?}", world.log);
+    let state = SlotState::Unadmitted("n/b@1".into(), 0);
+    assert_eq!(world.record.slot, Some(SlotRef { slot: slot(), state }));
+    // The check succeeds in the next pass, and the node waits for a slot.
+    let mut world = World::differs(&["a", "b"]).record(world.record).gates(&[Some("Slot")]);
+    world.roll(&book(SYNC));
+    assert_eq!(world.record.slot, Some(SlotRef { slot: slot(), state: SlotState::Waiting }));
+}
+
+/// Returns the record of a node that has a slot in this state, in the budget of the run or in another one.
+fn with_slot(state: SlotState, is_other: bool) -> BookRecord {
+    let mut slot = slot();
+    if is_other {
+        slot.budget = "n/slot=s".into();
+    }
+    BookRecord { run: "n/b@1".into(), slot: Some(SlotRef { slot, state }), ..BookRecord::default() }
+}
+
+#[test]
+fn failed_check_of_a_node_that_holds_a_slot_keeps_the_slot_as_a_failure() {
+    for (is_other, call) in [(false, "failed 0 unadmitted"), (true, "failed 0")] {
+        let record = with_slot(SlotState::Claimed("n/b@1".into(), Some(0)), is_other);
+        let mut world = World { check_fails: ["a".into()].into(), ..World::differs(&["a", "b"]) }.record(record);
+        world.roll(&book(SYNC));
+        // The store knows the claim of this budget. Only the journal knows the claim of the other budget.
+        assert!(world.log.contains(&call.to_owned()), "{:?}", world.log);
+        assert!(matches!(&world.record.slot, Some(SlotRef { state: SlotState::Failed(..), .. })));
+        assert_eq!(world.log.contains(&"leave old".to_owned()), is_other);
+    }
+}
+
+#[test]
+fn claim_of_a_completed_correction_in_another_budget_makes_no_failure_with_a_slot() {
+    let mut world = World { check_fails: ["a".into()].into(), ..World::differs(&["a", "b"]) };
+    world = world.record(with_slot(SlotState::Claimed("n/b@1".into(), None), true));
+    world.roll(&book(SYNC));
+    assert!(world.log.contains(&"failed 0 unadmitted".to_owned()), "{:?}", world.log);
+    let state = SlotState::Unadmitted("n/b@1".into(), 0);
+    assert_eq!(world.record.slot, Some(SlotRef { slot: slot(), state }));
+}
+
+#[test]
+fn slot_in_another_partition_of_the_budget_is_not_released_after_the_admission() {
+    let claimed = SlotState::Claimed("n/b@1".into(), Some(0));
+    for state in [claimed, SlotState::Unadmitted("n/b@1".into(), 0)] {
+        let mut record = with_slot(state, false);
+        record.slot.as_mut().unwrap().slot.partition = "=0-".into();
+        let mut world = World::differs(&["a", "b"]).record(record);
+        world.roll(&book(SYNC));
+        // The store has one record of the node in the budget.
+        assert!(!world.log.contains(&"leave old".to_owned()), "{:?}", world.log);
+    }
+}
+
+#[test]
+fn failure_before_the_admission_of_an_earlier_run_or_in_another_budget_is_released_first() {
+    for (of, is_other, is_released) in [("n/b@1", false, false), ("n/b@0", false, true), ("n/b@1", true, true)] {
+        let record = with_slot(SlotState::Unadmitted(of.into(), 0), is_other);
+        let mut world = World::differs(&["a", "b"]).record(record);
+        world.roll(&book(SYNC));
+        assert_eq!(world.log.first().is_some_and(|line| line == "leave old"), is_released, "{:?}", world.log);
+    }
 }

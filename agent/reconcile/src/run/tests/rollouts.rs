@@ -170,7 +170,7 @@ fn skipped_task_does_not_count_as_a_change_at_a_wave() {
     assert!(world.roll(&book(ONE)).gates.is_empty());
 }
 
-const SYNC: &str = r#"
+pub(super) const SYNC: &str = r#"
 rollout: {serialize: {count: 1}}
 tasks:
   - {name: a, service: {name: a, state: started}, notify: [h]}
@@ -228,64 +228,6 @@ fn segment_that_failed_succeeds_in_the_next_pass() {
     world.roll(&book(SYNC));
     assert_eq!((world.record.done, world.record.slot.clone()), (2, None));
     assert!(world.log.contains(&"done 0".to_owned()));
-}
-
-#[test]
-fn failure_before_the_admission_holds_no_slot() {
-    let mut world = World { check_fails: ["a".into()].into(), ..World::differs(&["a", "b"]) };
-    world.roll(&book(SYNC));
-    assert!(world.log.contains(&"failed 0 unadmitted".to_owned()), "{:?}", world.log);
-    let state = SlotState::Unadmitted("n/b@1".into(), 0);
-    assert_eq!(world.record.slot, Some(SlotRef { slot: slot(), state }));
-    // The check succeeds in the next pass, and the node waits for a slot.
-    let mut world = World::differs(&["a", "b"]).record(world.record).gates(&[Some("Slot")]);
-    world.roll(&book(SYNC));
-    assert_eq!(world.record.slot, Some(SlotRef { slot: slot(), state: SlotState::Waiting }));
-}
-
-/// Returns the record of a node that has a slot in this state, in the budget of the run or in another one.
-fn with_slot(state: SlotState, is_other: bool) -> BookRecord {
-    let mut slot = slot();
-    if is_other {
-        slot.budget = "n/slot=s".into();
-    }
-    BookRecord { run: "n/b@1".into(), slot: Some(SlotRef { slot, state }), ..BookRecord::default() }
-}
-
-#[test]
-fn failed_check_of_a_node_that_holds_a_slot_keeps_the_slot_as_a_failure() {
-    for (is_other, call) in [(false, "failed 0 unadmitted"), (true, "failed 0")] {
-        let record = with_slot(SlotState::Claimed("n/b@1".into(), Some(0)), is_other);
-        let mut world = World { check_fails: ["a".into()].into(), ..World::differs(&["a", "b"]) }.record(record);
-        world.roll(&book(SYNC));
-        // The store knows the claim of this budget. Only the journal knows the claim of the other budget.
-        assert!(world.log.contains(&call.to_owned()), "{:?}", world.log);
-        assert!(matches!(&world.record.slot, Some(SlotRef { state: SlotState::Failed(..), .. })));
-        assert_eq!(world.log.contains(&"leave old".to_owned()), is_other);
-    }
-}
-
-#[test]
-fn slot_in_another_partition_of_the_budget_is_not_released_after_the_admission() {
-    let claimed = SlotState::Claimed("n/b@1".into(), Some(0));
-    for state in [claimed, SlotState::Unadmitted("n/b@1".into(), 0)] {
-        let mut record = with_slot(state, false);
-        record.slot.as_mut().unwrap().slot.partition = "=0-".into();
-        let mut world = World::differs(&["a", "b"]).record(record);
-        world.roll(&book(SYNC));
-        // The store has one record of the node in the budget.
-        assert!(!world.log.contains(&"leave old".to_owned()), "{:?}", world.log);
-    }
-}
-
-#[test]
-fn failure_before_the_admission_of_an_earlier_run_or_in_another_budget_is_released_first() {
-    for (of, is_other, is_released) in [("n/b@1", false, false), ("n/b@0", false, true), ("n/b@1", true, true)] {
-        let record = with_slot(SlotState::Unadmitted(of.into(), 0), is_other);
-        let mut world = World::differs(&["a", "b"]).record(record);
-        world.roll(&book(SYNC));
-        assert_eq!(world.log.first().is_some_and(|line| line == "leave old"), is_released, "{:?}", world.log);
-    }
 }
 
 #[test]
