@@ -1,10 +1,13 @@
 //! The agent: a daemon and a command line, built from git sources, rendering, modules and coordination.
 //!
-//! The modules form layers: cli, serve, reconcile, events, config. Each module imports only from the modules after it.
+//! The modules form layers: cli, serve, node, status, reconcile, events, config. Each module imports only from the modules
+//! after it.
 
 pub mod cli;
 pub mod config;
 mod error_chain;
 pub mod events;
+pub mod node;
 pub mod reconcile;
 pub mod serve;
+pub mod status;

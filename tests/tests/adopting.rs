@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 use towpath_agent::{
     config,
-    reconcile::{Node, Options},
+    node::{Node, Options},
 };
 use towpath_coordination::{
     Accepted, LocalStore,
@@ -121,7 +121,7 @@ impl Fleet {
             fleet.nodes.push(node);
         }
         fleet.look(2);
-        let says = fleet.nodes[0].handle().status();
+        let says = fleet.nodes[0].queries().status();
         assert_eq!(fleet.at(), [(1, head.clone()), (1, head)], "{says:#?}");
         fleet
     }
@@ -161,7 +161,7 @@ spec:
         for _ in 0..times {
             *self.clock.1.lock().unwrap() += Duration::from_secs(15);
             for node in &mut self.nodes {
-                node.advance();
+                node.refresh_and_propose();
             }
         }
     }
@@ -169,7 +169,7 @@ spec:
     /// Returns the generation and the commit of each node.
     fn at(&self) -> Vec<(u64, String)> {
         let of = |node: &Node| {
-            let status = node.handle().status();
+            let status = node.queries().status();
             (status.generation, status.commits.get("fleet").cloned().unwrap_or_default())
         };
         self.nodes.iter().map(of).collect()
@@ -177,7 +177,7 @@ spec:
 
     /// Returns the reason of a condition of n1. `None` if the condition is false.
     fn reason(&self, kind: &str) -> Option<String> {
-        let status = self.nodes[1].handle().status();
+        let status = self.nodes[1].queries().status();
         let found = status.conditions.into_iter().find(|condition| condition.r#type == kind);
         found.filter(|condition| condition.status).map(|condition| condition.reason)
     }
@@ -491,7 +491,7 @@ fn unsigned_tag_counts_for_a_new_node_alone() {
     let node = fleet.open("n3", "tag: \"v*\", verify: {mode: range, keyFiles: [FOLDER/keys]}");
     fleet.nodes.push(node);
     fleet.look(2);
-    assert_eq!(fleet.at()[2].1, first, "{:#?}", fleet.nodes[2].handle().status());
+    assert_eq!(fleet.at()[2].1, first, "{:#?}", fleet.nodes[2].queries().status());
     let next = fleet.publish("next");
     fleet.repository.git(&["push", "-q", "origin", "HEAD:refs/tags/v1.1.0"]);
     fleet.look(4);
@@ -499,5 +499,5 @@ fn unsigned_tag_counts_for_a_new_node_alone() {
     assert_eq!(commits, [next.clone(), next.clone(), first]);
     fleet.sign_tag("v1.2.0");
     fleet.look(3);
-    assert_eq!(fleet.at()[2].1, next, "{:#?}", fleet.nodes[2].handle().status());
+    assert_eq!(fleet.at()[2].1, next, "{:#?}", fleet.nodes[2].queries().status());
 }

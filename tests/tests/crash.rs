@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use towpath_agent::reconcile::conditions::State;
+use towpath_agent::status::conditions::State;
 use towpath_state::{Acceptance, Intent, Journal, Phase};
 use towpath_tests::{
     Running,

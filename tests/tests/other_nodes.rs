@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::mpsc;
 use towpath_agent::{
     config,
-    reconcile::{Node, Options},
+    node::{Node, Options},
 };
 use towpath_coordination::{
     LocalStore, Store,

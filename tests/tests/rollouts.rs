@@ -15,7 +15,7 @@ use std::{
 use tokio::sync::mpsc;
 use towpath_agent::{
     config,
-    reconcile::{Node, Options},
+    node::{Node, Options},
 };
 use towpath_coordination::{
     LocalStore, keys,
@@ -71,12 +71,12 @@ impl Store for Shared {
 /// Lets a node refresh its sources and make a pass. The news of another node's acceptance comes from a thread, and
 /// preempts a pass, which is then repeated.
 fn pass(node: &mut Node) {
-    let queue = node.queue();
+    let inbox = node.inbox();
     for _ in 0..10 {
-        queue.take(Duration::ZERO);
-        node.advance();
+        inbox.take(Duration::ZERO);
+        node.refresh_and_propose();
         node.pass();
-        if !queue.wants_way() || queue.stops() {
+        if !inbox.wants_way() || inbox.stops() {
             break;
         }
     }
@@ -182,19 +182,19 @@ impl Fleet {
     /// Lets a node make a pass that ends while its slow task runs, as if the agent had stopped.
     fn cut_off(&mut self, name: &str) {
         let root = self.folder.path().join(name).join("root");
-        let queue = self.node(name).queue();
+        let inbox = self.node(name).inbox();
         let stops = thread::spawn(move || {
             wait_until(
                 Duration::from_secs(30),
                 || root.join("begun").exists(),
                 || "the task does not begin".to_owned(),
             );
-            queue.poke(|wake| wake.stop = true);
+            inbox.notify(|work| work.stop = true);
             fs::write(root.join("go"), "x").unwrap();
         });
         self.pass(&[name]);
         stops.join().unwrap();
-        self.node(name).queue().take(Duration::ZERO);
+        self.node(name).inbox().take(Duration::ZERO);
     }
 
     /// Ends the lease of a node, as its death would.
@@ -204,7 +204,7 @@ impl Fleet {
 
     /// Returns a rollout as a node shows it.
     fn rollout(&mut self, node: &str, book: &str) -> pb::RolloutSummary {
-        let all = self.node(node).handle().rollouts().unwrap();
+        let all = self.node(node).queries().rollouts().unwrap();
         all.into_iter().find(|rollout| rollout.name == book).unwrap()
     }
 
@@ -215,13 +215,13 @@ impl Fleet {
 
     /// Returns the reason, the message and the start of the condition Held of a node.
     fn held(&mut self, node: &str) -> pb::Condition {
-        let status = self.node(node).handle().status();
+        let status = self.node(node).queries().status();
         status.conditions.into_iter().find(|condition| condition.r#type == "Held").unwrap()
     }
 
     /// Returns the tasks of a book as the status of a node lists them.
     fn tasks(&mut self, node: &str, book: &str) -> Vec<(String, String)> {
-        let books = self.node(node).handle().status().task_books;
+        let books = self.node(node).queries().status().task_books;
         let book = books.into_iter().find(|found| found.name == book).unwrap();
         book.tasks.into_iter().map(|task| (task.name, task.outcome)).collect()
     }
@@ -287,7 +287,7 @@ fn written_off_node_is_skipped_and_makes_an_event() {
     let rollout = fleet.rollout("n3", "web");
     assert_eq!((rollout.phase.as_str(), rollout.done, rollout.total), ("done", 2, 3), "{rollout:#?}");
     assert_eq!((rollout.skipped, rollout.holding.len()), (vec!["n1".to_owned()], 0));
-    let events: Vec<_> = fleet.nodes.iter().flat_map(|node| node.handle().events().recorded()).collect();
+    let events: Vec<_> = fleet.nodes.iter().flat_map(|node| node.queries().events().recorded()).collect();
     let written_off = events.iter().filter(|event| event.r#type == "rollout.node-written-off").collect::<Vec<_>>();
     assert_eq!(written_off.len(), 1, "{events:#?}");
     assert!(written_off[0].message.contains("n1") && written_off[0].namespace == "app", "{written_off:#?}");
@@ -440,7 +440,7 @@ tasks:
         let begun = || root.join("begun").exists();
         wait_until(Duration::from_secs(30), begun, || "the task does not begin".to_owned());
         pass(&mut others[0]);
-        let all = others[0].handle().rollouts().unwrap();
+        let all = others[0].queries().rollouts().unwrap();
         fs::write(root.join("go"), "x").unwrap();
         all.into_iter().find(|rollout| rollout.name == "web").unwrap()
     });
@@ -496,7 +496,7 @@ tasks:
         fleet.pass(&ALL);
     }
     assert_eq!(fleet.rollout("n1", "web").phase, "done");
-    let events: Vec<_> = fleet.nodes.iter().flat_map(|node| node.handle().events().recorded()).collect();
+    let events: Vec<_> = fleet.nodes.iter().flat_map(|node| node.queries().events().recorded()).collect();
     let mut counts: std::collections::BTreeMap<&str, usize> = std::collections::BTreeMap::new();
     for event in events.iter().filter(|event| event.object.as_deref() == Some("TaskBook/app/web")) {
         *counts.entry(event.r#type.as_str()).or_default() += 1;
@@ -512,7 +512,7 @@ fn halted_rollout_is_an_alarm_of_the_node_that_failed_and_ends_with_another_run(
     fleet.publish("web", &book("web", breaks));
     fleet.pass(&ALL);
     let of = |fleet: &Fleet| -> Vec<_> {
-        let all = fleet.nodes.iter().flat_map(|node| node.handle().events().recorded());
+        let all = fleet.nodes.iter().flat_map(|node| node.queries().events().recorded());
         let halted = all.filter(|event| event.r#type == "rollout.halted");
         halted.map(|event| (event.node, event.state.unwrap_or_default())).collect()
     };

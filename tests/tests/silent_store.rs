@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 use towpath_agent::{
     config,
-    reconcile::{Node, Options},
+    node::{Node, Options},
 };
 use towpath_coordination::{
     LocalStore,
@@ -137,7 +137,7 @@ spec:
     /// Has the node follow the newest commit.
     fn follow(&mut self) {
         self.clock.advance(1000);
-        self.node.advance();
+        self.node.refresh_and_propose();
         self.pass();
         self.pass();
     }
@@ -156,7 +156,7 @@ spec:
     }
 
     fn reason(&self, kind: &str) -> String {
-        let status = self.node.handle().status();
+        let status = self.node.queries().status();
         status.conditions.into_iter().find(|condition| condition.r#type == kind).unwrap().reason
     }
 }
@@ -206,7 +206,7 @@ fn slot_of_a_removed_book_is_released_when_the_store_answers_again() {
     fs::remove_file(fixture.repository.work.join("web.yaml")).unwrap();
     fixture.repository.publish("without the book");
     fixture.clock.advance(1000);
-    fixture.node.advance();
+    fixture.node.refresh_and_propose();
     fixture.settle_without_the_store();
     assert_eq!(fixture.store.rows("book/held/").len(), 1);
     fixture.store.set_away(false);
@@ -223,7 +223,7 @@ fn state_of_a_node_is_published_when_the_store_answers_again() {
     fixture.repository.write("base.yaml", book("base", &BASE.replace("content: base", "content: next")));
     fixture.repository.publish("next");
     fixture.clock.advance(1000);
-    fixture.node.advance();
+    fixture.node.refresh_and_propose();
     fixture.settle_without_the_store();
     assert!(published(&fixture).contains("\"generation\":1"));
     fixture.store.set_away(false);
@@ -236,7 +236,7 @@ fn node_that_is_alone_is_reported_also_in_the_steady_state() {
     let mut fixture = Fixture::new(&[("base", BASE)]);
     fixture.follow();
     let reports = |fixture: &Fixture| {
-        let events = fixture.node.handle().events().recorded();
+        let events = fixture.node.queries().events().recorded();
         events.iter().filter(|event| event.r#type == "node.never-joined").count()
     };
     assert_eq!(reports(&fixture), 0, "the others have a minute to join");

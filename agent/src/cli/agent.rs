@@ -16,8 +16,9 @@ use towpath_host::{
 use super::{Output, exit, exit::Failure, output, status, terminal};
 use crate::{
     config::{self, DataStore, Settings},
-    reconcile::{Ended, Handle, Node, Options, Queue},
+    node::{Ended, Inbox, Node, Options},
     serve::{self, Doors, Links, Shared},
+    status::PeerService,
 };
 
 /// The time in which the current task may finish after the agent is asked to stop.
@@ -51,7 +52,7 @@ impl Agent {
         let mut node = Node::open(options)?;
         if self.once {
             let ended = node.once();
-            let status = node.handle().status();
+            let status = node.queries().status();
             output::print(self.output.output, &status, || status::text(&status))?;
             return Ok(match ended {
                 Ended::Done => 0,
@@ -100,15 +101,15 @@ fn credentials(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Option<Arc
 const SETTLING: Duration = Duration::from_secs(15);
 
 /// Starts the gossip of the node.
-fn gossip(handle: &Handle, port: u16, credentials: Arc<Credentials>, clock: Arc<dyn Clock>, queue: Queue) {
+fn gossip(service: &PeerService, port: u16, credentials: Arc<Credentials>, clock: Arc<dyn Clock>, inbox: Inbox) {
     let options = gossip::Options {
         node: credentials.now().subject.name.clone(),
-        life: handle.life(),
+        life: service.life(),
         port,
         clock: Arc::clone(&clock),
         peers: Arc::new(Links::new(tokio::runtime::Handle::current(), credentials)),
     };
-    let listener = handle.clone();
+    let listener = service.clone();
     // Recording an event writes to disk, so a separate thread records the events.
     let (sender, heard) = std::sync::mpsc::sync_channel::<Heard>(256);
     std::thread::spawn(move || {
@@ -124,15 +125,15 @@ fn gossip(handle: &Handle, port: u16, credentials: Arc<Credentials>, clock: Arc<
         if !settling && heard != Heard::Slots && sender.try_send(heard.clone()).is_err() {
             tracing::warn!(?heard, "ignored a gossip event: too many gossip events at once");
         }
-        queue.poke(|wake| match heard {
-            Heard::Accepted(_) => wake.accepted = true,
-            Heard::Lost(_) | Heard::Left(_) | Heard::Joined(_) => wake.check = true,
+        inbox.notify(|work| match heard {
+            Heard::Accepted(_) => work.accepted = true,
+            Heard::Lost(_) | Heard::Left(_) | Heard::Joined(_) => work.check = true,
             // Only nodes that wait for a slot need this event, and such nodes check on their own.
             Heard::Slots => {}
         });
     });
     match begun {
-        Ok(gossip) => handle.hear(gossip),
+        Ok(gossip) => service.hear(gossip),
         Err(error) => tracing::error!(%error, "cannot start gossip; the data store alone decides which nodes are lost"),
     }
 }
@@ -154,10 +155,10 @@ fn daemon(
     shared: Option<(Shared, u16, Arc<Credentials>)>,
     clock: Arc<dyn Clock>,
 ) -> Result<u8, Failure> {
-    let handle = node.handle();
-    let queue = node.queue();
+    let (queries, peers) = (node.queries(), node.peers());
+    let inbox = node.inbox();
     let cancel = node.cancel();
-    watchdog(queue.clone());
+    watchdog(inbox.clone());
 
     block_on_small(async move {
         let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
@@ -165,13 +166,13 @@ fn daemon(
         let mut interrupt = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt())
             .map_err(|error| Failure::error(&error))?;
         let shared = shared.map(|(shared, port, credentials)| {
-            gossip(&handle, port, credentials, clock, queue.clone());
+            gossip(&peers, port, credentials, clock, inbox.clone());
             shared
         });
         let (stopped, stop) = tokio::sync::oneshot::channel::<()>();
         let server = tokio::spawn(async move {
             let until = async { drop(stop.await) };
-            serve::serve(handle, Doors { socket, shared }, until).await
+            serve::serve(queries, peers, Doors { socket, shared }, until).await
         });
         let mut running = tokio::task::spawn_blocking(move || {
             node.run(&alive);
@@ -184,7 +185,7 @@ fn daemon(
             ended = &mut running => early = Some(ended),
         }
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-        queue.poke(|wake| wake.stop = true);
+        inbox.notify(|work| work.stop = true);
         if early.is_none() {
             // The current task may finish. A command that takes too long is cancelled.
             if tokio::time::timeout(GRACE, &mut running).await.is_err() {
@@ -210,14 +211,14 @@ fn daemon(
 const PATIENCE: Duration = Duration::from_secs(3600);
 
 /// Reports to systemd that the agent is alive, as long as the main loop or a run makes progress.
-fn watchdog(queue: Queue) {
+fn watchdog(inbox: Inbox) {
     std::thread::spawn(move || {
         let step = Duration::from_secs(20);
-        let (mut last, mut still) = (queue.progress(), Duration::ZERO);
+        let (mut last, mut still) = (inbox.progress(), Duration::ZERO);
         while still < PATIENCE {
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
             std::thread::sleep(step);
-            let now = queue.progress();
+            let now = inbox.progress();
             still = if now == last { still + step } else { Duration::ZERO };
             last = now;
         }

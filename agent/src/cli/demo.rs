@@ -25,7 +25,8 @@ use towpath_host::{
 use super::{exit::Failure, output};
 use crate::{
     config::{DataStore, Settings, Source, WrittenReconcile},
-    reconcile::{Handle, Node, Options, Queue},
+    node::{Inbox, Node, Options},
+    status::Queries,
 };
 
 const NODES: [&str; 3] = ["web1", "web2", "web3"];
@@ -53,7 +54,7 @@ pub(super) struct Demo {
 
 struct Fleet {
     folder: PathBuf,
-    nodes: Vec<(Handle, Queue, thread::JoinHandle<()>)>,
+    nodes: Vec<(Queries, Inbox, thread::JoinHandle<()>)>,
 }
 
 impl Demo {
@@ -175,15 +176,15 @@ impl Fleet {
                 clock: Arc::new(SystemClock),
                 credentials: None,
             })?;
-            let (handle, queue) = (node.handle(), node.queue());
-            nodes.push((handle, queue, thread::spawn(move || node.run(&|_| {}))));
+            let (queries, inbox) = (node.queries(), node.inbox());
+            nodes.push((queries, inbox, thread::spawn(move || node.run(&|_| {}))));
         }
         Ok(Self { folder: folder.to_owned(), nodes })
     }
 
     fn stop(self) {
-        for (_, queue, _) in &self.nodes {
-            queue.poke(|wake| wake.stop = true);
+        for (_, inbox, _) in &self.nodes {
+            inbox.notify(|work| work.stop = true);
         }
         for (_, _, thread) in self.nodes {
             // A thread that panicked has already printed the message of the panic.
@@ -195,7 +196,7 @@ impl Fleet {
     fn wait_for(&self, commit: &str) -> Result<(), Failure> {
         let begin = SystemClock.monotonic();
         loop {
-            let statuses: Vec<_> = self.nodes.iter().map(|(handle, _, _)| handle.status()).collect();
+            let statuses: Vec<_> = self.nodes.iter().map(|(queries, _, _)| queries.status()).collect();
             let applied = |status: &towpath_proto::v1alpha::NodeStatus| {
                 status
                     .last_applied
@@ -221,8 +222,8 @@ impl Fleet {
         let rows: Vec<Vec<String>> = self
             .nodes
             .iter()
-            .map(|(handle, _, _)| {
-                let status = handle.status();
+            .map(|(queries, _, _)| {
+                let status = queries.status();
                 let commit = status
                     .commits
                     .values()
@@ -271,7 +272,7 @@ impl Fleet {
     fn generations(&self) -> Vec<u64> {
         self.nodes
             .iter()
-            .map(|(handle, _, _)| handle.status().last_applied.map_or(0, |applied| applied.generation))
+            .map(|(queries, _, _)| queries.status().last_applied.map_or(0, |applied| applied.generation))
             .collect()
     }
 }

@@ -3,7 +3,7 @@
 use std::{error::Error, process::ExitCode};
 
 use super::terminal;
-use crate::{config::ConfigError, error_chain::chain, reconcile::NodeError, serve::CallError};
+use crate::{config::ConfigError, error_chain::chain, node::NodeError, serve::CallError};
 
 /// The exit status for an error, and for an unreachable source after the last good revision was applied.
 pub(super) const ERROR: u8 = 1;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use towpath_host::facts;
 
 use super::{Format, Output, exit::Failure, output};
 use crate::reconcile::host_facts;
@@ -20,12 +21,13 @@ pub(super) struct Facts {
 impl Facts {
     pub(super) fn run(self) -> Result<u8, Failure> {
         let folders = self.config.parent().map(|folder| folder.join("facts.d")).into_iter().collect();
-        let (facts, problems) = host_facts(folders);
+        let options = facts::Options { facts_d: folders, ..facts::Options::default() };
+        let (found, problems) = host_facts(&options);
         for problem in problems {
             output::progress(&format!("{}: {}", problem.file, problem.message));
         }
         let format = if self.output.output == Format::Text { Format::Yaml } else { self.output.output };
-        output::print(format, &facts, String::new)?;
+        output::print(format, &found, String::new)?;
         Ok(0)
     }
 }

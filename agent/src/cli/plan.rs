@@ -9,7 +9,10 @@ use super::{
     output::{self, Colour},
     worktree::{self, Answer, AsNode, From},
 };
-use crate::reconcile::{Desired, OtherNode, compare};
+use crate::{
+    reconcile::{Desired, compare},
+    status::OtherNode,
+};
 
 /// Shows what would change on this node, or on another one.
 ///
@@ -52,8 +55,8 @@ impl Plan {
             Err(here) => here,
         };
         let plan = match &here.revision {
-            Some(revision) => here.handle.plan_of(revision),
-            None => here.handle.plan(),
+            Some(revision) => here.queries.plan_of(revision),
+            None => here.queries.plan(),
         };
         plan.map_err(|error| Failure::failed(error.to_string()))
     }
@@ -93,10 +96,10 @@ async fn desired(answer: Answer, other: &OtherNode) -> Result<Desired, Failure> 
         Answer::Agent(client) => worktree::parsed(&client.view("desired", "", false, Some(other)).await?)?,
         Answer::Here(here) => match &here.revision {
             Some(revision) => {
-                return here.handle.desired(revision, other).map_err(|error| Failure::failed(error.to_string()));
+                return here.queries.desired(revision, other).map_err(|error| Failure::failed(error.to_string()));
             }
             None => here
-                .handle
+                .queries
                 .view("desired", "", false, Some(other))
                 .map_err(|error| Failure::failed(error.to_string()))?,
         },

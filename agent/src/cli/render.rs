@@ -39,8 +39,8 @@ impl Render {
             }
             Answer::Here(here) => {
                 let view = match &here.revision {
-                    Some(revision) => here.handle.render(revision, &self.task_book, other.as_ref()),
-                    None => here.handle.view("render", &self.task_book, false, other.as_ref()),
+                    Some(revision) => here.queries.render(revision, &self.task_book, other.as_ref()),
+                    None => here.queries.view("render", &self.task_book, false, other.as_ref()),
                 };
                 view.map_err(|error| Failure::failed(error.to_string()))
             }

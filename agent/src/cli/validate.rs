@@ -11,7 +11,7 @@ use towpath_render::{
 };
 
 use super::{Output, exit, exit::Failure, output, worktree};
-use crate::reconcile::bad_sources;
+use crate::node::bad_sources;
 
 /// Reports all mistakes of a state repository.
 #[derive(Debug, Args)]

@@ -39,8 +39,8 @@ impl Vars {
             Answer::Agent(client) => worktree::parsed(&client.view("vars", subject, self.explain, None).await?),
             Answer::Here(here) => {
                 let view = match &here.revision {
-                    Some(revision) => here.handle.vars(revision, subject, self.explain),
-                    None => here.handle.view("vars", subject, self.explain, None),
+                    Some(revision) => here.queries.vars(revision, subject, self.explain),
+                    None => here.queries.view("vars", subject, self.explain, None),
                 };
                 view.map_err(|error| Failure::failed(error.to_string()))
             }

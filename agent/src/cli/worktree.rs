@@ -18,8 +18,10 @@ use super::{exit::Failure, output};
 use crate::{
     config::{self, ConfigError, Settings},
     events::Events,
-    reconcile::{FolderTree, Handle, Node, Options, OtherNode, Revision, pass::Machine},
+    node::{FolderTree, Node, Options},
+    reconcile::{Revision, pass::Machine},
     serve::Client,
+    status::{OtherNode, Queries, StatusSnapshot},
 };
 
 /// The arguments that select the source of the objects.
@@ -78,7 +80,7 @@ pub(super) enum Answer {
 
 /// The data with which this process answers a command.
 pub(super) struct Here {
-    pub(super) handle: Handle,
+    pub(super) queries: Queries,
     pub(super) revision: Option<Arc<Revision>>,
     _node: Option<Node>,
     /// The lock of the state directory, held while this process reads the journal.
@@ -108,8 +110,8 @@ impl From {
                     credentials: None,
                 })?;
                 node.load_last_good();
-                let handle = node.handle();
-                Ok(Answer::Here(Box::new(Here { revision: None, handle, _node: Some(node), _state: None })))
+                let queries = node.queries();
+                Ok(Answer::Here(Box::new(Here { revision: None, queries, _node: Some(node), _state: None })))
             }
         }
     }
@@ -150,8 +152,9 @@ impl From {
         let facts = facts::Options { facts_d, ..facts::Options::default() };
         let reconcile = settings.as_ref().map(|settings| settings.reconcile).unwrap_or_default();
         let cluster = settings.map_or_else(|| "default".to_owned(), |settings| settings.cluster);
-        let handle = Handle::new(node.clone(), cluster, machine, facts, reconcile, Events::new(node, None), None);
-        Ok(Here { handle, revision: Some(revision), _node: None, _state: state })
+        let status = StatusSnapshot::new(node.clone(), cluster, Events::new(node, None));
+        let queries = Queries::of_plan(status, machine, facts, reconcile);
+        Ok(Here { queries, revision: Some(revision), _node: None, _state: state })
     }
 }
 

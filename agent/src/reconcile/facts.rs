@@ -7,34 +7,34 @@ use towpath_host::facts::{CustomProblem, Options, YAML_MARK, gather};
 use towpath_render::document::{Limits, parse};
 
 /// The facts of one pass. The facts are gathered once, at the first read.
-pub(super) struct PassFacts<'a> {
+pub(crate) struct PassFacts<'a> {
     gather: &'a dyn Fn() -> Value,
     gathered: OnceCell<Value>,
 }
 
 impl<'a> PassFacts<'a> {
-    pub(super) fn new(gather: &'a dyn Fn() -> Value) -> Self {
+    pub(crate) fn new(gather: &'a dyn Fn() -> Value) -> Self {
         Self { gather, gathered: OnceCell::new() }
     }
 
     /// Returns all facts of the host.
-    pub(super) fn all(&self) -> &Value {
+    pub(crate) fn all(&self) -> &Value {
         self.gathered.get_or_init(self.gather)
     }
 
     /// Returns whether the facts still have the values that an earlier pass read.
-    pub(super) fn contain(&self, known: &BTreeMap<String, Value>) -> bool {
+    pub(crate) fn contain(&self, known: &BTreeMap<String, Value>) -> bool {
         known.is_empty() || known.iter().all(|(name, known)| self.all().get(name) == Some(known))
     }
 
     /// Returns the values of the named facts.
-    pub(super) fn select(&self, names: impl IntoIterator<Item = String>) -> BTreeMap<String, Value> {
+    pub(crate) fn select(&self, names: impl IntoIterator<Item = String>) -> BTreeMap<String, Value> {
         names.into_iter().filter_map(|name| Some((name.clone(), self.all().get(&name)?.clone()))).collect()
     }
 }
 
 /// Returns the facts of the host, and the problems of custom facts that cannot be read.
-pub(super) fn facts(options: &Options) -> (Value, Vec<CustomProblem>) {
+pub(crate) fn host_facts(options: &Options) -> (Value, Vec<CustomProblem>) {
     let (mut facts, mut problems) = gather(options);
     if let Some(custom) = facts.get_mut("custom").and_then(Value::as_object_mut) {
         custom.retain(|name, value| match value.get(YAML_MARK).and_then(Value::as_str) {
@@ -55,7 +55,7 @@ pub(super) fn facts(options: &Options) -> (Value, Vec<CustomProblem>) {
 }
 
 /// Returns the machine id of this host. Empty if the host has no machine id.
-pub(super) fn machine_id() -> String {
+pub(crate) fn machine_id() -> String {
     towpath_host::facts::machine_id().unwrap_or_default()
 }
 

@@ -1,38 +1,30 @@
-//! The reconciler, which brings a server to the state that the git sources define. It contains the main loop of a node,
-//! its state and its queries.
+//! The reconciler, which brings a server to the state that the git sources define: a pass over the TaskBooks of a
+//! revision, and the executors of runs.
 
-mod adoption;
-mod advance;
-pub mod conditions;
 mod execute;
 mod facts;
-mod fellows;
-mod follow;
-mod handle;
-mod node;
-mod others;
 pub mod pass;
-mod poller;
-mod queue;
-mod reporting;
 mod revision;
-mod runs;
-mod settled;
-mod source_trouble;
-mod sources;
-mod speech;
-mod trees;
-mod waiting;
+pub(crate) mod runs;
 
-pub use handle::{Handle, OtherNode};
-pub use node::{Ended, Node, NodeError, Options};
+pub(crate) use facts::{PassFacts, host_facts, machine_id};
 pub use pass::desired::{Desired, compare};
-pub use queue::Queue;
 pub use revision::Revision;
-pub use sources::bad_sources;
-pub use trees::FolderTree;
+pub(crate) use revision::{object_id, object_ids};
 
-/// Returns the facts of the host, including the custom facts from some folders.
-pub fn host_facts(facts_d: Vec<std::path::PathBuf>) -> (serde_json::Value, Vec<towpath_host::facts::CustomProblem>) {
-    facts::facts(&towpath_host::facts::Options { facts_d, ..towpath_host::facts::Options::default() })
+use self::{
+    execute::{DryRun, Executor},
+    pass::{ComputedCache, Pass, PassOutcome},
+};
+
+/// Runs the TaskBooks of a node, and changes what differs from the desired state.
+pub(crate) fn apply(pass: Pass<'_>, computed: &mut ComputedCache) -> PassOutcome {
+    let (inputs, failures) = pass::computed::evaluate(&pass, computed);
+    let pass = Pass { inputs, ..pass };
+    pass::books::run::<Executor<'_>>(&pass, &pass.claims(), &failures)
+}
+
+/// Returns what the TaskBooks of a node would change. Nothing is changed.
+pub(crate) fn plan(pass: &Pass<'_>) -> PassOutcome {
+    pass::books::run::<DryRun<'_>>(pass, &pass.claims(), &[])
 }

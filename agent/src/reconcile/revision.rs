@@ -1,13 +1,16 @@
 //! An accepted revision as one node sees it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, OnceLock},
 };
 
 use towpath_coordination::{Accepted, Window, Windows, accept::RevisionManifest};
 use towpath_proto::v1alpha as pb;
-use towpath_render::{objects::ObjectSet, view::NodeView};
+use towpath_render::{
+    objects::{Key, ObjectSet},
+    view::NodeView,
+};
 
 use crate::config::{Reconcile, WrittenReconcile};
 
@@ -78,6 +81,17 @@ impl Revision {
             self.set.configs.values().flat_map(|config| config.shared_facts.iter().cloned()).collect();
         if said.is_empty() { ["hostname", "fqdn", "addresses", "os"].map(str::to_owned).to_vec() } else { said }
     }
+}
+
+/// Returns the ids of all objects of a revision, including held objects, in the form that manifests use.
+pub(crate) fn object_ids(set: &ObjectSet) -> BTreeSet<String> {
+    let held = set.held.keys().filter_map(|(_, key)| key.as_ref());
+    set.objects.keys().chain(held).map(object_id).collect()
+}
+
+/// Returns the id of an object in the form that manifests use: `kind/namespace/name`.
+pub(crate) fn object_id(key: &Key) -> String {
+    format!("{}/{}/{}", key.kind, key.namespace, key.name)
 }
 
 /// Returns whether an object or template calls `nodes()`.

@@ -22,7 +22,7 @@ use towpath_state::LastSlots;
 use super::revision::Revision;
 
 /// Returns the run of each TaskBook of a node, as (TaskBook, run, digest of the TaskBook).
-pub(super) fn of_node(revision: &Revision) -> Vec<(String, String, String)> {
+pub(crate) fn of_node(revision: &Revision) -> Vec<(String, String, String)> {
     let run = |book: &Book| {
         let id = book.id();
         let since = revision.manifest.books.get(&id).map_or(revision.generation, |entry| entry.since);
@@ -37,18 +37,18 @@ pub(super) fn of_node(revision: &Revision) -> Vec<(String, String, String)> {
 
 /// The run of a TaskBook: its segments, and the budget of each segment.
 #[derive(Debug, Clone)]
-pub(super) struct Run {
+pub(crate) struct Run {
     /// The definition of the run, with the budget of the TaskBook.
-    pub(super) spec: RolloutSpec,
+    pub(crate) spec: RolloutSpec,
     /// The segments of the TaskBook.
-    pub(super) segments: Vec<Segment>,
+    pub(crate) segments: Vec<Segment>,
     /// The definition of the run for each segment whose task has its own `serialize`, by index of the segment.
     own: BTreeMap<usize, RolloutSpec>,
 }
 
 impl Run {
     /// Returns the run of a coordinated TaskBook. `None` if the manifest does not contain the TaskBook.
-    pub(super) fn of(set: &ObjectSet, generation: u64, manifest: &RevisionManifest, book: &Book) -> Option<Self> {
+    pub(crate) fn of(set: &ObjectSet, generation: u64, manifest: &RevisionManifest, book: &Book) -> Option<Self> {
         let id = book.id();
         let entry = manifest.books.get(&id)?;
         let known: BTreeSet<String> = set.all_nodes().into_iter().chain(set.targets_of(book)).collect();
@@ -109,7 +109,7 @@ impl Run {
 
     /// Returns the run that removes the items of a deleted TaskBook. The run has one segment without tasks, and uses
     /// the last budget of the TaskBook.
-    pub(super) fn of_gone(
+    pub(crate) fn of_gone(
         set: &ObjectSet,
         generation: u64,
         manifest: &RevisionManifest,
@@ -137,7 +137,7 @@ impl Run {
     }
 
     /// Returns the slot settings of the last segment, in which the run removes items.
-    pub(super) fn last_slots(&self) -> LastSlots {
+    pub(crate) fn last_slots(&self) -> LastSlots {
         let spec = self.spec_of(self.segments.len().saturating_sub(1));
         LastSlots {
             budget: spec.group.clone(),
@@ -149,19 +149,19 @@ impl Run {
     }
 
     /// Returns the definition of the run for each budget. The first definition is that of the TaskBook's own budget.
-    pub(super) fn budgets(&self) -> Vec<&RolloutSpec> {
+    pub(crate) fn budgets(&self) -> Vec<&RolloutSpec> {
         [&self.spec].into_iter().chain(self.own.values()).collect()
     }
 
     /// Returns the definition of the run with the budget of one segment.
-    pub(super) fn spec_of(&self, segment: usize) -> &RolloutSpec {
+    pub(crate) fn spec_of(&self, segment: usize) -> &RolloutSpec {
         self.own.get(&segment).unwrap_or(&self.spec)
     }
 }
 
 /// Returns the rights in each coordinated TaskBook: the budgets, the target nodes, and the nodes eligible for each
 /// elected task.
-pub(super) fn rights(set: &ObjectSet, generation: u64, manifest: &RevisionManifest) -> BTreeMap<String, BookRights> {
+pub(crate) fn rights(set: &ObjectSet, generation: u64, manifest: &RevisionManifest) -> BTreeMap<String, BookRights> {
     let of = |book: &Book| {
         let run = Run::of(set, generation, manifest, book)?;
         let targets: BTreeSet<String> = set.targets_of(book).into_iter().collect();
@@ -180,7 +180,7 @@ pub(super) fn rights(set: &ObjectSet, generation: u64, manifest: &RevisionManife
 }
 
 /// Returns whether a target node may be elected for a task (P79).
-pub(super) fn may_be_elected(set: &ObjectSet, task: &Task, node: &str) -> bool {
+pub(crate) fn may_be_elected(set: &ObjectSet, task: &Task, node: &str) -> bool {
     let Some(elect) = &task.elect else { return false };
     elect.nodes.is_empty() && elect.node_groups.is_empty()
         || elect.nodes.iter().any(|name| name == node)
@@ -188,7 +188,7 @@ pub(super) fn may_be_elected(set: &ObjectSet, task: &Task, node: &str) -> bool {
 }
 
 /// Returns the digests of all TaskBooks that need coordination.
-pub(super) fn digests(set: &ObjectSet) -> BTreeMap<String, String> {
+pub(crate) fn digests(set: &ObjectSet) -> BTreeMap<String, String> {
     let coordinated = set.books.values().filter(|book| book.targets.is_some() && needs_run(set, book));
     coordinated.map(|book| (book.id(), book_digest(set, book))).collect()
 }

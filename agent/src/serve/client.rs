@@ -17,7 +17,7 @@ use towpath_host::{
 use towpath_proto::v1alpha::{self as pb, events_client::EventsClient, status_client::StatusClient};
 
 use super::tls;
-use crate::{error_chain::chain, reconcile::OtherNode};
+use crate::{error_chain::chain, status::OtherNode};
 
 /// The error of a failed call to an agent.
 #[derive(Debug, Error)]

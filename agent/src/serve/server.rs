@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     error_chain::chain,
-    reconcile::{Handle, OtherNode},
+    status::{OtherNode, PeerService, Queries},
 };
 
 /// The error of an API server that cannot start.
@@ -95,13 +95,18 @@ impl Shared {
 ///
 /// # Errors
 /// Fails if the socket cannot be created, or if the services fail.
-pub async fn serve(handle: Handle, doors: Doors, until: impl Future<Output = ()> + Send) -> Result<(), ServeError> {
+pub async fn serve(
+    queries: Queries,
+    peers: PeerService,
+    doors: Doors,
+    until: impl Future<Output = ()> + Send,
+) -> Result<(), ServeError> {
     let Doors { socket, shared } = doors;
     let listener = bind(&socket)?;
     let remote = match shared {
         Some(shared) => {
-            let known = handle.clone();
-            let routes = routes(&handle).await?.add_service(peer_service(handle.clone()));
+            let known = peers.clone();
+            let routes = routes(&queries, &peers).await?.add_service(peer_service(queries.clone(), peers.clone()));
             let admitted = InterceptorLayer::new(move |request: Request<()>| admit(&known, request));
             let listener = TcpListener::from_std(shared.listener)
                 .map_err(|source| ServeError::Socket { path: socket.clone(), source })?;
@@ -119,7 +124,7 @@ pub async fn serve(handle: Handle, doors: Doors, until: impl Future<Output = ()>
         None => None,
     };
     let served = tonic::transport::Server::builder()
-        .add_routes(routes(&handle).await?)
+        .add_routes(routes(&queries, &peers).await?)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), until)
         .await;
     if let Some(remote) = remote {
@@ -133,18 +138,18 @@ pub async fn serve(handle: Handle, doors: Doors, until: impl Future<Output = ()>
 /// Admits a call of a person, or of a node that the revision names and that has the known key. A node is checked by
 /// name, because a certificate can outlive its node. Every call is checked, so that a revocation also affects open
 /// connections.
-fn admit(handle: &Handle, request: Request<()>) -> Result<Request<()>, Status> {
+fn admit(peers: &PeerService, request: Request<()>) -> Result<Request<()>, Status> {
     match request.extensions().get::<Caller>() {
-        Some(caller) => admit_caller(handle, caller).map(|()| request),
+        Some(caller) => admit_caller(peers, caller).map(|()| request),
         None => Err(Status::unauthenticated("a certificate is required")),
     }
 }
 
-fn admit_caller(handle: &Handle, Caller(caller, serial): &Caller) -> Result<(), Status> {
-    if caller.role == Role::Node && handle.names_node(&caller.name) == Some(false) {
+fn admit_caller(peers: &PeerService, Caller(caller, serial): &Caller) -> Result<(), Status> {
+    if caller.role == Role::Node && peers.names_node(&caller.name) == Some(false) {
         return Err(Status::permission_denied(format!("there is no Node {} in git", caller.name)));
     }
-    match handle.refuses(caller, serial.as_deref()) {
+    match peers.refuses(caller, serial.as_deref()) {
         Some(why) => Err(Status::permission_denied(why)),
         None => Ok(()),
     }
@@ -155,12 +160,12 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// Returns a stream of results. The stream ends before its next item once its caller is no longer admitted.
 fn while_admitted<T: Send + 'static>(
-    handle: Handle,
+    peers: PeerService,
     caller: Option<Caller>,
     items: impl Stream<Item = Result<T, Status>> + Send + 'static,
 ) -> Answers<T> {
     let items = items.map(move |item| match &caller {
-        Some(caller) => admit_caller(&handle, caller).and(item),
+        Some(caller) => admit_caller(&peers, caller).and(item),
         // Callers on the Unix socket have no certificate.
         None => item,
     });
@@ -184,7 +189,7 @@ fn bind(socket: &Path) -> Result<UnixListener, ServeError> {
 }
 
 /// Returns the read-only services for all admitted callers.
-async fn routes(handle: &Handle) -> Result<Routes, ServeError> {
+async fn routes(queries: &Queries, peers: &PeerService) -> Result<Routes, ServeError> {
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<pb::status_server::StatusServer<Api>>().await;
     let reflection = || {
@@ -193,7 +198,7 @@ async fn routes(handle: &Handle) -> Result<Routes, ServeError> {
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let failed = |error: tonic_reflection::server::Error| ServeError::Reflection(error.to_string());
-    let api = Api::new(handle.clone());
+    let api = Api::new(queries.clone(), peers.clone());
     Ok(Routes::new(health_service)
         .add_service(reflection().build_v1().map_err(failed)?)
         // Tools from before 2023 use the v1alpha name of the reflection service.
@@ -203,8 +208,8 @@ async fn routes(handle: &Handle) -> Result<Routes, ServeError> {
 }
 
 /// Returns the service that only other nodes may call.
-fn peer_service(handle: Handle) -> pb::peer_server::PeerServer<Api> {
-    pb::peer_server::PeerServer::new(Api::new(handle))
+fn peer_service(queries: Queries, peers: PeerService) -> pb::peer_server::PeerServer<Api> {
+    pb::peer_server::PeerServer::new(Api::new(queries, peers))
         .max_decoding_message_size(towpath_coordination::gossip::core::LARGEST)
 }
 
@@ -213,7 +218,7 @@ impl pb::peer_server::Peer for Api {
     async fn gossip(&self, request: Request<pb::GossipMessage>) -> Result<Response<pb::GossipReply>, Status> {
         let caller = node_that_asks(&request)?;
         let message = request.into_inner().message;
-        self.handle.gossip(&caller, message).map_err(|error| Status::permission_denied(error.to_string()))?;
+        self.peers.gossip(&caller, message).map_err(|error| Status::permission_denied(error.to_string()))?;
         Ok(Response::new(pb::GossipReply {}))
     }
 
@@ -222,7 +227,7 @@ impl pb::peer_server::Peer for Api {
         request: Request<pb::GetAcceptanceRequest>,
     ) -> Result<Response<pb::AcceptanceReply>, Status> {
         node_that_asks(&request)?;
-        let reply = self.handle.acceptance().map_err(|error| Status::not_found(error.to_string()))?;
+        let reply = self.peers.acceptance().map_err(|error| Status::not_found(error.to_string()))?;
         Ok(Response::new(reply))
     }
 
@@ -235,7 +240,7 @@ impl pb::peer_server::Peer for Api {
         node_that_asks(&request)?;
         let caller = request.extensions().get::<Caller>().cloned();
         let pb::FetchPackRequest { source, commit, have } = request.into_inner();
-        let mirror = self.handle.mirror(&source, &commit).map_err(|error| Status::not_found(error.to_string()))?;
+        let mirror = self.peers.mirror(&source, &commit).map_err(|error| Status::not_found(error.to_string()))?;
         let permit = Arc::clone(&self.packs).try_acquire_owned();
         let permit = permit.map_err(|_| {
             Status::resource_exhausted(
@@ -254,7 +259,7 @@ impl pb::peer_server::Peer for Api {
                 tracing::debug!(%error, "a node closed the connection before its pack was written");
             }
         });
-        Ok(Response::new(while_admitted(self.handle.clone(), caller, ReceiverStream::new(stream))))
+        Ok(Response::new(while_admitted(self.peers.clone(), caller, ReceiverStream::new(stream))))
     }
 }
 
@@ -297,41 +302,42 @@ impl Write for Parts {
 /// The gRPC services of one node.
 #[derive(Debug, Clone)]
 struct Api {
-    handle: Handle,
+    queries: Queries,
+    peers: PeerService,
     packs: Arc<Semaphore>,
     callers: Callers,
 }
 
 impl Api {
-    fn new(handle: Handle) -> Self {
-        Self { handle, packs: Arc::new(Semaphore::new(PACKS)), callers: Callers::default() }
+    fn new(queries: Queries, peers: PeerService) -> Self {
+        Self { queries, peers, packs: Arc::new(Semaphore::new(PACKS)), callers: Callers::default() }
     }
 
     /// Runs blocking work, such as reading files, outside the threads of the async runtime.
-    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(Handle) -> T + Send + 'static) -> Result<T, Status> {
-        let handle = self.handle.clone();
-        tokio::task::spawn_blocking(move || work(handle)).await.map_err(|error| Status::internal(error.to_string()))
+    async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(Queries) -> T + Send + 'static) -> Result<T, Status> {
+        let queries = self.queries.clone();
+        tokio::task::spawn_blocking(move || work(queries)).await.map_err(|error| Status::internal(error.to_string()))
     }
 }
 
 #[tonic::async_trait]
 impl StatusService for Api {
     async fn get_status(&self, _: Request<pb::GetStatusRequest>) -> Result<Response<pb::NodeStatus>, Status> {
-        Ok(Response::new(self.handle.status()))
+        Ok(Response::new(self.queries.status()))
     }
 
     async fn list_nodes(&self, _: Request<pb::ListNodesRequest>) -> Result<Response<pb::ListNodesReply>, Status> {
-        let nodes = self.blocking(|handle| handle.nodes()).await?;
+        let nodes = self.blocking(|queries| queries.nodes()).await?;
         Ok(Response::new(pb::ListNodesReply { nodes }))
     }
 
     async fn list_objects(&self, _: Request<pb::ListObjectsRequest>) -> Result<Response<pb::ListObjectsReply>, Status> {
-        let objects = self.blocking(|handle| handle.objects()).await?;
+        let objects = self.blocking(|queries| queries.objects()).await?;
         Ok(Response::new(pb::ListObjectsReply { objects }))
     }
 
     async fn list_runs(&self, _: Request<pb::ListRunsRequest>) -> Result<Response<pb::ListRunsReply>, Status> {
-        let runs = self.blocking(|handle| handle.runs()).await?;
+        let runs = self.blocking(|queries| queries.runs()).await?;
         Ok(Response::new(pb::ListRunsReply { runs }))
     }
 
@@ -339,7 +345,7 @@ impl StatusService for Api {
         &self,
         _: Request<pb::ListRolloutsRequest>,
     ) -> Result<Response<pb::ListRolloutsReply>, Status> {
-        let rollouts = self.blocking(|handle| handle.rollouts()).await?;
+        let rollouts = self.blocking(|queries| queries.rollouts()).await?;
         let rollouts = rollouts.map_err(|error| Status::failed_precondition(error.to_string()))?;
         Ok(Response::new(pb::ListRolloutsReply { rollouts }))
     }
@@ -347,7 +353,7 @@ impl StatusService for Api {
     async fn get_plan(&self, request: Request<pb::GetPlanRequest>) -> Result<Response<pb::PlanReply>, Status> {
         // The caller keeps its turn until the plan is made, even if the caller no longer waits for the answer.
         let turn = self.callers.turn(&request).await?;
-        let plan = self.blocking(move |handle| (handle.plan(), turn).0).await?;
+        let plan = self.blocking(move |queries| (queries.plan(), turn).0).await?;
         plan.map(Response::new).map_err(|error| Status::failed_precondition(error.to_string()))
     }
 
@@ -361,8 +367,8 @@ impl StatusService for Api {
             (None, None) => None,
             _ => return Err(Status::invalid_argument("node and facts must be given together")),
         };
-        let view = move |handle: Handle| {
-            (handle.view(&request.view, &request.subject, request.explain, other.as_ref()), turn).0
+        let view = move |queries: Queries| {
+            (queries.view(&request.view, &request.subject, request.explain, other.as_ref()), turn).0
         };
         let view = self.blocking(view).await?;
         let view = view.map_err(|error| Status::failed_precondition(error.to_string()))?;
@@ -380,8 +386,8 @@ impl Events for Api {
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
         // The stream is opened before the recorded events are read, so that no event is lost in between.
-        let live = self.handle.events().follow();
-        let kept = self.blocking(|handle| handle.events().recorded()).await?;
+        let live = self.queries.events().follow();
+        let kept = self.blocking(|queries| queries.events().recorded()).await?;
         let last = kept.last().map(|event| event.uuid.clone()).unwrap_or_default();
         let kept = tokio_stream::iter(kept.into_iter().map(Ok));
         if !request.into_inner().follow {
@@ -394,6 +400,6 @@ impl Events for Api {
                 "events were lost because the client read them too slowly; run the command again",
             ))),
         });
-        Ok(Response::new(while_admitted(self.handle.clone(), caller, kept.chain(live))))
+        Ok(Response::new(while_admitted(self.peers.clone(), caller, kept.chain(live))))
     }
 }

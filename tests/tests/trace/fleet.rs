@@ -243,7 +243,7 @@ tasks:
     publish(&mut trace, "two tasks that wait for each other", &spec);
     trace.looks(&["n1"]);
     // The commits of both tasks come in any order.
-    let status = trace.node("n1").handle().status();
+    let status = trace.node("n1").queries().status();
     let book = status.task_books.iter().find(|book| book.name == "web").unwrap();
     assert!(book.tasks.iter().all(|task| task.outcome == "changed"), "{:?}", book.tasks);
 }

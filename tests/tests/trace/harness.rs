@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc, threa
 
 use towpath_agent::{
     config,
-    reconcile::{Ended, Node, Options},
+    node::{Ended, Node, Options},
 };
 use towpath_coordination::{
     LocalStore, Store,
@@ -199,15 +199,15 @@ impl Trace {
     /// that the agent is asked before the task has ended.
     pub fn cut_off(&mut self, name: &str, begun: &str, go: &str) {
         let (begun, go) = (self.path(name, begun), self.path(name, go));
-        let queue = self.node(name).queue();
+        let inbox = self.node(name).inbox();
         let asks = thread::spawn(move || {
             wait_until(Duration::from_secs(30), || begun.exists(), || "the task does not begin".to_owned());
-            queue.poke(|wake| wake.stop = true);
+            inbox.notify(|work| work.stop = true);
             fs::write(go, "x").unwrap();
         });
         self.looks(&[name]);
         asks.join().unwrap();
-        self.node(name).queue().take(Duration::ZERO);
+        self.node(name).inbox().take(Duration::ZERO);
     }
 
     /// Returns a node that runs.
@@ -222,7 +222,7 @@ impl Trace {
             self.clock.advance(PAUSE);
             self.say(&format!("{name} looks"));
             let node = self.node(name);
-            let looked = node.advance();
+            let looked = node.refresh_and_propose();
             assert_ne!(looked, Ended::Rejected, "{name} rejects the commit");
             let passed = node.pass();
             self.ended(name, &format!("looked {looked:?}, passed {passed:?}"));
@@ -239,7 +239,7 @@ impl Trace {
 
     /// Records the outcomes and conditions of a node.
     fn ended(&mut self, name: &str, how: &str) {
-        let status = self.node(name).handle().status();
+        let status = self.node(name).queries().status();
         let mut block = format!("{name} {how}\n");
         for book in &status.task_books {
             block.push_str(&format!("    book {}/{} {}\n", book.namespace, book.name, book.outcome));

@@ -61,10 +61,10 @@ handlers:
 "#;
     trace.publish("a reboot", &[("book.yaml", &book("web", spec))]);
     // The system asks the agent to end once it reboots.
-    let (queue, seen) = (trace.node("n1").queue(), asked.clone());
+    let (inbox, seen) = (trace.node("n1").inbox(), asked.clone());
     let system = thread::spawn(move || {
         wait_until(Duration::from_secs(30), || seen.exists(), || "the node does not reboot".to_owned());
-        queue.poke(|wake| wake.stop = true);
+        inbox.notify(|work| work.stop = true);
     });
     trace.once();
     system.join().unwrap();

@@ -62,7 +62,7 @@ pub struct Desired {
 
 impl Desired {
     /// Renders the tasks of the node that a view belongs to.
-    pub(in crate::reconcile) fn of(revision: &Revision, view: &NodeView, inputs: &Inputs) -> Result<Self, RenderError> {
+    pub(crate) fn of(revision: &Revision, view: &NodeView, inputs: &Inputs) -> Result<Self, RenderError> {
         let generation = revision.generation;
         if !revision.set.all_nodes().contains(&view.node) {
             return Ok(Self { generation, ..Self::default() });

@@ -33,8 +33,14 @@ pub(in crate::reconcile) fn of(pass: &Pass<'_>, book: &Book, dependencies: Vec<S
     let now = pass.machine.clock.wall() / 1000;
     let suspended = book.suspend.iter().chain(&pass.suspended).map(|suspend| {
         let until = suspend.until.clone().unwrap_or_default();
-        let ends = crate::reconcile::conditions::epoch(&until);
+        let ends = epoch(&until);
         Suspension { reason: suspend.reason.clone().unwrap_or_default(), until, ends }
     });
     Gates { suspended: suspended.collect(), now, dependencies, closed: runs_to_wait_for(pass, book) }
+}
+
+/// Parses an RFC 3339 time into Unix seconds. An unreadable time counts as the far future, so that a suspension does
+/// not end early.
+fn epoch(text: &str) -> i64 {
+    chrono::DateTime::parse_from_rfc3339(text).map_or(i64::MAX, |time| time.timestamp())
 }

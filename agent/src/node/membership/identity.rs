@@ -7,10 +7,8 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use towpath_coordination::{
     Store,
-    gossip::core::{Heard as Gossiped, Liveness},
     signed::{BookRights, Heard, RecordSigner, Rights, SignedStore},
 };
 use towpath_host::{
@@ -19,10 +17,10 @@ use towpath_host::{
 };
 use towpath_state::{Changes, Journal, PresentedCertificates, Record, RecordNumbers, kinds};
 
-use super::{handle::Handle, node::NodeError, revision::Revision, runs};
 use crate::{
     config::Settings,
-    events::{EventType, NewEvent},
+    node::error::NodeError,
+    reconcile::{Revision, runs},
 };
 
 /// The number of records that may be signed before the journal must reserve more numbers (P110).
@@ -45,7 +43,7 @@ impl Record for KnownRights {
 
 /// The identity of a node in its fleet.
 #[derive(Debug)]
-pub(super) struct Speech {
+pub(in crate::node) struct NodeIdentity {
     bearer: Bearer,
     signer: Arc<RecordSigner>,
     first: u64,
@@ -62,9 +60,9 @@ struct Kept {
     at: Instant,
 }
 
-impl Speech {
+impl NodeIdentity {
     /// Opens the identity of the node: its certificate, or the key in the state directory. A missing key is created.
-    pub(super) fn new(
+    pub(in crate::node) fn open(
         settings: &Settings,
         credentials: Option<Arc<Credentials>>,
         journal: &Journal,
@@ -87,35 +85,35 @@ impl Speech {
 
     /// Wraps a shared data store in a store that signs records. A local store is returned unchanged, because no other
     /// process writes to it.
-    pub(super) fn through(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
+    pub(in crate::node) fn signed_store(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
         if store.shared() { Arc::new(SignedStore::new(store, Arc::clone(&self.signer))) } else { store }
     }
 
-    pub(super) fn keys(&self) -> PublicKeys {
+    pub(in crate::node) fn keys(&self) -> PublicKeys {
         self.bearer.keys()
     }
 
-    pub(super) fn signer(&self) -> Arc<RecordSigner> {
+    pub(in crate::node) fn signer(&self) -> Arc<RecordSigner> {
         Arc::clone(&self.signer)
     }
 
     /// Returns the identity that opens results sealed to this node.
-    pub(super) fn bearer(&self) -> Bearer {
+    pub(in crate::node) fn bearer(&self) -> Bearer {
         self.bearer.clone()
     }
 
     /// Returns the incarnation of this process. The number is larger than all earlier incarnations, even if the clock
     /// goes back.
-    pub(super) fn life(&self) -> u64 {
+    pub(in crate::node) fn life(&self) -> u64 {
         self.first
     }
 
-    pub(super) fn is_certified(&self) -> bool {
+    pub(in crate::node) fn is_certified(&self) -> bool {
         self.bearer.is_certified()
     }
 
     /// Sets the trusted keys of nodes and the rights in TaskBooks, as a revision defines them.
-    pub(super) fn follow(&self, revision: &Revision, settings: &Settings) {
+    pub(in crate::node) fn follow(&self, revision: &Revision, settings: &Settings) {
         let revoked = revision.set.configs.values().flat_map(|config| &config.revoked);
         if self.signer.revoked().set(settings.revoked.iter().chain(revoked).cloned()) {
             tracing::warn!("the list of revoked certificates and keys has changed");
@@ -132,7 +130,7 @@ impl Speech {
 
     /// Adds the changed record numbers, the reservation and the rights to a journal commit. Many changed writers are
     /// saved only at an interval, or if `all` is set because the agent ends.
-    pub(super) fn keep(&self, changes: &mut Changes, now: Instant, all: bool) {
+    pub(in crate::node) fn keep(&self, changes: &mut Changes, now: Instant, all: bool) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if all || self.signer.changed() <= FEW || now.duration_since(kept.at) >= KEPT {
             for (writer, heard) in self.signer.take_changed() {
@@ -156,13 +154,13 @@ impl Speech {
     }
 
     /// Returns the reason why the certificate or key of this node is revoked. `None` if neither is revoked.
-    pub(super) fn is_revoked(&self) -> Option<String> {
+    pub(in crate::node) fn is_revoked(&self) -> Option<String> {
         let serial = self.bearer.serial();
         self.signer.refuses(None, &self.keys().sign, serial.as_deref())
     }
 
     /// Returns the records that were rejected since the last call, with the reasons.
-    pub(super) fn refused(&self) -> BTreeMap<String, String> {
+    pub(in crate::node) fn refused(&self) -> BTreeMap<String, String> {
         self.signer.refused()
     }
 }
@@ -176,41 +174,4 @@ fn number(journal: &Journal, clock: &dyn Clock) -> Result<u64, NodeError> {
     changes.set(&RecordNumbers { reserved: first.saturating_add(RESERVED) });
     journal.commit(changes)?;
     Ok(first)
-}
-
-impl Handle {
-    /// Records events for changes of membership that gossip reports.
-    pub fn heard(&self, heard: &Gossiped, now: i64) {
-        let (event_type, reason, node, message) = match heard {
-            Gossiped::Joined(node) => (EventType::NodeJoined, "Joined", node, format!("{node} has joined")),
-            Gossiped::Left(node) => (EventType::NodeLeft, "Left", node, format!("{node} has stopped")),
-            Gossiped::Lost(node) => {
-                (EventType::NodeLost, "Lost", node, format!("{node} does not answer any other node"))
-            }
-            Gossiped::Accepted(_) | Gossiped::Slots => return,
-        };
-        let object = format!("Node/{node}");
-        let event = NewEvent::new(event_type, message).because(reason).about(object.clone(), "");
-        let over = |alarm: &NewEvent| alarm.event_type == EventType::NodeLost && alarm.object.as_ref() == Some(&object);
-        let ended = match heard {
-            Gossiped::Lost(_) => Ok(()),
-            _ => self.events().resolve(now, over),
-        };
-        let recorded = self.events().record(now, vec![event.with("node", node.as_str())]);
-        if let Err(error) = ended.and(recorded) {
-            tracing::warn!(%error, "cannot record an event");
-        }
-    }
-
-    /// Ends the alarms of lost nodes that have returned or left. The node may have missed the message about the return.
-    pub(super) fn end_lost(&self, now: i64) {
-        let Some(gossip) = self.shared_gossip() else { return };
-        let is_over = |alarm: &NewEvent| {
-            let node = alarm.data.get("node").and_then(Value::as_str).unwrap_or_default();
-            alarm.event_type == EventType::NodeLost && matches!(gossip.opinion(node), Liveness::Alive | Liveness::Left)
-        };
-        if let Err(error) = self.events().resolve(now, is_over) {
-            tracing::warn!(%error, "cannot record an event");
-        }
-    }
 }

@@ -1,5 +1,10 @@
 //! Fetches, verifies and loads all git sources, and builds a valid candidate revision from them.
 
+pub(super) mod candidates;
+pub(super) mod follow;
+pub(super) mod trees;
+mod trouble;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
@@ -16,21 +21,18 @@ use towpath_render::{
 };
 use towpath_state::{Changes, Journal, SourceCheckpoint};
 
-use super::{
-    conditions::{Input, Trouble},
-    source_trouble,
-    trees::SnapshotTree,
-};
+use self::trees::SnapshotTree;
 use crate::{
     config::{self, Source},
     error_chain::chain,
+    status::conditions::{Input, Trouble},
 };
 
 /// The number of git sources after which the search for further sources ends.
 const MOST_SOURCES: usize = 64;
 
 /// The maximum nesting depth of sources that name further sources, and of includes (P19).
-pub(super) const DEPTH: usize = 5;
+pub(in crate::node) const DEPTH: usize = 5;
 
 /// The accepted snapshot and the head snapshot of one source.
 #[derive(Debug, Default)]
@@ -61,57 +63,62 @@ type Chosen = BTreeMap<String, Snapshot>;
 
 /// The git sources of the bootstrap file, and the folder of all mirrors.
 #[derive(Debug)]
-pub(super) struct Sources {
+pub(in crate::node) struct Sources {
     folder: PathBuf,
-    pub(super) first: Vec<Source>,
+    first: Vec<Source>,
 }
 
 /// The result of a refresh of all sources.
 #[derive(Debug, Default)]
-pub(super) struct Looked {
+pub(in crate::node) struct RefreshReport {
     /// The commits of the valid candidate revision, by source.
-    pub(super) commits: BTreeMap<String, String>,
+    pub(in crate::node) commits: BTreeMap<String, String>,
     /// The objects at the commits of the candidate revision. `None` without a valid candidate.
-    pub(super) set: Option<Arc<ObjectSet>>,
+    pub(in crate::node) set: Option<Arc<ObjectSet>>,
     /// The inputs for the state machine of the node.
-    pub(super) inputs: Vec<Input>,
+    pub(in crate::node) inputs: Vec<Input>,
     /// The errors and warnings of a rejected candidate revision.
-    pub(super) problems: Vec<Problem>,
+    pub(in crate::node) problems: Vec<Problem>,
     /// The sources of the bootstrap file, and the sources that the candidate revision adds.
-    pub(super) sources: Vec<Source>,
+    pub(in crate::node) sources: Vec<Source>,
     /// The head commits on the git servers, by source.
-    pub(super) heads: BTreeMap<String, String>,
+    pub(in crate::node) heads: BTreeMap<String, String>,
     tags: BTreeMap<String, Option<String>>,
     /// The rejected candidate revisions, each as a map from sources to commits.
-    pub(super) refused: BTreeSet<BTreeMap<String, String>>,
+    pub(in crate::node) refused: BTreeSet<BTreeMap<String, String>>,
     /// True if a commit was rejected.
-    pub(super) rejected: bool,
-    pub(super) unreachable: bool,
+    pub(in crate::node) rejected: bool,
+    pub(in crate::node) unreachable: bool,
 }
 
 impl Sources {
-    pub(super) fn new(folder: PathBuf, first: Vec<Source>) -> Self {
+    pub(in crate::node) fn new(folder: PathBuf, first: Vec<Source>) -> Self {
         Self { folder, first }
     }
 
-    pub(super) fn mirror(&self, source: &Source) -> Mirror {
+    /// Returns whether the git servers of all sources of the bootstrap file answer.
+    pub(in crate::node) fn answer(&self) -> bool {
+        self.first.iter().all(|source| self.mirror(source).answers())
+    }
+
+    fn mirror(&self, source: &Source) -> Mirror {
         Mirror::new(source.git.clone(), &self.folder)
     }
 
     /// Returns the sources that a revision names in addition to those of the bootstrap file.
-    pub(super) fn further(&self, set: &ObjectSet) -> Vec<Source> {
+    pub(in crate::node) fn further(&self, set: &ObjectSet) -> Vec<Source> {
         further_sources(set, &self.first)
     }
 
     /// Returns the mirrors of all sources of a revision.
-    pub(super) fn mirrors(&self, set: &ObjectSet) -> BTreeMap<String, Arc<Mirror>> {
+    pub(in crate::node) fn mirrors(&self, set: &ObjectSet) -> BTreeMap<String, Arc<Mirror>> {
         let further = self.further(set);
         let all = self.first.iter().chain(&further);
         all.map(|source| (source.git.name.clone(), Arc::new(self.mirror(source)))).collect()
     }
 
     /// Returns whether the head of every source is still the accepted commit.
-    pub(super) fn unmoved(&self, journal: &Journal, accepted: &BTreeMap<String, String>) -> bool {
+    pub(in crate::node) fn unmoved(&self, journal: &Journal, accepted: &BTreeMap<String, String>) -> bool {
         accepted.len() == self.first.len()
             && self.first.iter().all(|source| {
                 let name = &source.git.name;
@@ -122,18 +129,21 @@ impl Sources {
     }
 
     /// Returns a fingerprint of each mirror on disk, by source.
-    pub(super) fn fingerprints(&self) -> BTreeMap<String, String> {
+    pub(in crate::node) fn fingerprints(&self) -> BTreeMap<String, String> {
         self.first.iter().map(|source| (source.git.name.clone(), self.mirror(source).fingerprint())).collect()
     }
 
     /// Returns whether a revision uses only the sources of the bootstrap file.
-    pub(super) fn alone(&self, set: &ObjectSet) -> bool {
+    pub(in crate::node) fn alone(&self, set: &ObjectSet) -> bool {
         further_sources(set, &self.first).is_empty()
     }
 
     /// Loads accepted commits from the mirrors, without contacting the sources.
-    pub(super) fn load_accepted(&self, commits: &BTreeMap<String, String>) -> Result<Looked, SourceError> {
-        let mut looked = Looked::default();
+    pub(in crate::node) fn load_accepted(
+        &self,
+        commits: &BTreeMap<String, String>,
+    ) -> Result<RefreshReport, SourceError> {
+        let mut report = RefreshReport::default();
         let mut sources = self.first.clone();
         let mut snapshots: BTreeMap<String, Snapshot> = BTreeMap::new();
         for _ in 0..DEPTH {
@@ -147,57 +157,57 @@ impl Sources {
             let further = further_sources(&loaded.set, &sources);
             if further.is_empty() {
                 if loaded.errors.is_empty() {
-                    looked.set = Some(Arc::new(loaded.set));
-                    looked.commits.clone_from(commits);
+                    report.set = Some(Arc::new(loaded.set));
+                    report.commits.clone_from(commits);
                 }
-                looked.problems = loaded.errors;
-                looked.sources = sources;
-                return Ok(looked);
+                report.problems = loaded.errors;
+                report.sources = sources;
+                return Ok(report);
             }
             sources.extend(further);
         }
-        Ok(looked)
+        Ok(report)
     }
 
     /// Refreshes all sources. The first candidate consists of the heads of all sources. If the first candidate does not
     /// load, each source in turn advances to its head or stays at its accepted commit. A source without a head and
     /// without an accepted commit blocks the candidate: the node keeps its last generation (P20).
-    pub(super) fn look(
+    pub(in crate::node) fn refresh(
         &self,
         journal: &Journal,
         accepted: &BTreeMap<String, String>,
         rejected: &BTreeSet<BTreeMap<String, String>>,
         now: u64,
-    ) -> Looked {
-        let mut looked = Looked { sources: self.first.clone(), ..Looked::default() };
+    ) -> RefreshReport {
+        let mut report = RefreshReport { sources: self.first.clone(), ..RefreshReport::default() };
         let mut standings: BTreeMap<String, Standing> = BTreeMap::new();
         let loaded = loop {
-            for source in looked.sources.clone() {
+            for source in report.sources.clone() {
                 if !standings.contains_key(&source.git.name) {
-                    let standing = self.standing(journal, &source, accepted, now, &mut looked);
+                    let standing = self.standing(journal, &source, accepted, now, &mut report);
                     standings.insert(source.git.name.clone(), standing);
                 }
             }
-            let Some(chosen) = choose(&looked.sources, &standings, Standing::best) else { return looked };
-            let loaded = self.load(&looked.sources, &chosen, load);
-            let further = further_sources(&loaded.set, &looked.sources);
-            if further.is_empty() || looked.sources.len() > MOST_SOURCES {
+            let Some(chosen) = choose(&report.sources, &standings, Standing::best) else { return report };
+            let loaded = self.load(&report.sources, &chosen, load);
+            let further = further_sources(&loaded.set, &report.sources);
+            if further.is_empty() || report.sources.len() > MOST_SOURCES {
                 break loaded;
             }
-            looked.sources.extend(further);
+            report.sources.extend(further);
         };
         if loaded.errors.is_empty() {
-            let Some(chosen) = choose(&looked.sources, &standings, Standing::best) else { return looked };
+            let Some(chosen) = choose(&report.sources, &standings, Standing::best) else { return report };
             for (name, standing) in &standings {
                 if standing.new.is_some() {
-                    looked.inputs.push(Input::Rejected(name.clone(), None));
+                    report.inputs.push(Input::Rejected(name.clone(), None));
                 }
             }
-            looked.adopt(loaded, &chosen, &standings);
-            return looked;
+            report.adopt(loaded, &chosen, &standings);
+            return report;
         }
-        self.step_by_step(standings, rejected, &mut looked);
-        looked
+        self.step_by_step(standings, rejected, &mut report);
+        report
     }
 
     /// Advances the sources one at a time. A source advances if its head loads together with the sources before it.
@@ -206,12 +216,12 @@ impl Sources {
         &self,
         standings: BTreeMap<String, Standing>,
         rejected: &BTreeSet<BTreeMap<String, String>>,
-        looked: &mut Looked,
+        report: &mut RefreshReport,
     ) {
-        let Some(mut chosen) = choose(&looked.sources, &standings, Standing::safest) else { return };
+        let Some(mut chosen) = choose(&report.sources, &standings, Standing::safest) else { return };
         let mut good = Some(self.load_declared(&chosen)).filter(|(_, loaded)| loaded.errors.is_empty());
         let mut settled: BTreeSet<String> = BTreeSet::new();
-        for source in looked.sources.clone() {
+        for source in report.sources.clone() {
             let name = source.git.name.clone();
             settled.insert(name.clone());
             let Some(head) = standings.get(&name).and_then(|standing| standing.new.clone()) else { continue };
@@ -224,7 +234,7 @@ impl Sources {
             let held = before.map_or_else(|| loaded.set.held.values().collect(), |set| newly_held(&loaded.set, set));
             errors.extend(held.iter().map(|held| held.problem.clone()).filter(|why| settled.contains(&why.source)));
             if errors.is_empty() {
-                looked.inputs.push(Input::Rejected(name, None));
+                report.inputs.push(Input::Rejected(name, None));
                 chosen = trial;
                 good = Some((declared, loaded));
                 continue;
@@ -232,18 +242,18 @@ impl Sources {
             if same && good.is_some() {
                 continue;
             }
-            looked.rejected = true;
-            looked.inputs.push(Input::Rejected(name, Some(source_trouble::invalid(&source, &errors))));
+            report.rejected = true;
+            report.inputs.push(Input::Rejected(name, Some(trouble::invalid(&source, &errors))));
             let commits = commits(&trial);
             if !rejected.contains(&commits) {
-                looked.problems.extend(errors);
+                report.problems.extend(errors);
             }
-            looked.refused.insert(commits);
+            report.refused.insert(commits);
         }
         if let Some((declared, loaded)) = good {
             chosen.retain(|name, _| declared.iter().any(|source| source.git.name == *name));
-            looked.sources = declared;
-            looked.adopt(loaded, &chosen, &standings);
+            report.sources = declared;
+            report.adopt(loaded, &chosen, &standings);
         }
     }
 
@@ -270,18 +280,18 @@ impl Sources {
         source: &Source,
         accepted: &BTreeMap<String, String>,
         now: u64,
-        looked: &mut Looked,
+        report: &mut RefreshReport,
     ) -> Standing {
         let mut standing = Standing::default();
-        let head = self.head(journal, source, accepted, now, looked, &mut standing.tag);
+        let head = self.head(journal, source, accepted, now, report, &mut standing.tag);
         let commit = head.as_ref().map(|head| head.commit.clone());
         standing.new = head;
         if commit.as_ref() == accepted.get(&source.git.name) {
             standing.old.clone_from(&standing.new);
         } else {
-            let mut quiet = Looked::default();
-            let report = if standing.new.is_none() { &mut *looked } else { &mut quiet };
-            standing.old = self.stay(&self.mirror(source), source, accepted, report);
+            let mut quiet = RefreshReport::default();
+            let of_old = if standing.new.is_none() { &mut *report } else { &mut quiet };
+            standing.old = self.stay(&self.mirror(source), source, accepted, of_old);
         }
         standing
     }
@@ -294,7 +304,7 @@ impl Sources {
         source: &Source,
         accepted: &BTreeMap<String, String>,
         now: u64,
-        looked: &mut Looked,
+        report: &mut RefreshReport,
         tag: &mut Option<String>,
     ) -> Option<Snapshot> {
         let name = source.git.name.clone();
@@ -306,15 +316,15 @@ impl Sources {
             .as_ref()
             .map(|guard| guard.commit.clone())
             .or_else(|| accepted.get(&name).filter(|_| !changed).cloned());
-        let fetched = self.fetch(&mirror, floor.as_deref(), looked, &name)?;
-        if let Some(trouble) = source_trouble::refused(source, &fetched, guard.as_ref()) {
-            looked.rejected = true;
-            looked.inputs.push(Input::Rejected(name, Some(trouble)));
+        let fetched = self.fetch(&mirror, floor.as_deref(), report, &name)?;
+        if let Some(trouble) = trouble::refused(source, &fetched, guard.as_ref()) {
+            report.rejected = true;
+            report.inputs.push(Input::Rejected(name, Some(trouble)));
             return None;
         }
         if fetched.movement == Movement::Behind && matches!(source.git.reference, Reference::Branch(_)) {
             tag.clone_from(&guard?.tag);
-            return self.stay(&mirror, source, accepted, looked);
+            return self.stay(&mirror, source, accepted, report);
         }
         // Changed signature rules do not affect a head and a tag that are already accepted. The rules apply to the next
         // head or tag.
@@ -323,46 +333,51 @@ impl Sources {
         match verified {
             Ok(_) => {}
             Err(VerifyError::Unverified(why)) => {
-                looked.rejected = true;
+                report.rejected = true;
                 let message = format!(
                     "{}: {why}; sign the commit with a key of verify.keyFiles, or add the signer's key to verify.keyFiles",
                     source.git.name
                 );
-                looked.inputs.push(Input::Rejected(name, Some(Trouble::new("Unverified", message))));
+                report.inputs.push(Input::Rejected(name, Some(Trouble::new("Unverified", message))));
                 return None;
             }
             Err(VerifyError::Source(error)) => {
-                Self::trouble(&error, &name, looked);
+                Self::trouble(&error, &name, report);
                 return None;
             }
         }
-        match self.verified_tree(&mirror, &fetched.commit, looked) {
+        match self.verified_tree(&mirror, &fetched.commit, report) {
             Ok(snapshot) => {
                 *tag = fetched.tag;
                 Some(snapshot)
             }
             Err(SourceError::Refused { commit, message }) => {
-                looked.rejected = true;
-                let trouble = source_trouble::refused_tree(&name, &commit, &message);
-                looked.inputs.push(Input::Rejected(name, Some(trouble)));
+                report.rejected = true;
+                let trouble = trouble::refused_tree(&name, &commit, &message);
+                report.inputs.push(Input::Rejected(name, Some(trouble)));
                 None
             }
             Err(error) => {
-                Self::trouble(&error, &name, looked);
+                Self::trouble(&error, &name, report);
                 None
             }
         }
     }
 
     /// Reads the tree of a verified commit with all files of the tree. A damaged mirror is rebuilt.
-    fn verified_tree(&self, mirror: &Mirror, commit: &str, looked: &mut Looked) -> Result<Snapshot, SourceError> {
+    fn verified_tree(
+        &self,
+        mirror: &Mirror,
+        commit: &str,
+        report: &mut RefreshReport,
+    ) -> Result<Snapshot, SourceError> {
         let read = || mirror.snapshot(commit).and_then(Snapshot::whole);
         match read() {
             Err(SourceError::Corrupt { .. }) => {
-                Self::say_damaged(&mirror.options().name, looked);
+                Self::say_damaged(&mirror.options().name, report);
                 mirror.renew()?;
                 let read = read()?;
-                looked.inputs.push(Input::Source(mirror.options().name.clone(), None));
+                report.inputs.push(Input::Source(mirror.options().name.clone(), None));
                 Ok(read)
             }
             other => other,
@@ -370,12 +385,12 @@ impl Sources {
     }
 
     /// Reports that the mirror of a source is damaged and is rebuilt.
-    fn say_damaged(name: &str, looked: &mut Looked) {
+    fn say_damaged(name: &str, report: &mut RefreshReport) {
         tracing::warn!(source = name, "the mirror is damaged; rebuilding it");
         let message = format!(
             "the mirror of {name} is damaged; rebuilding it. If this happens again, check the disk (dmesg, smartctl)"
         );
-        looked.inputs.push(Input::Source(name.to_owned(), Some(Trouble::new("MirrorCorrupt", message))));
+        report.inputs.push(Input::Source(name.to_owned(), Some(Trouble::new("MirrorCorrupt", message))));
     }
 
     /// Fetches a source into its mirror. A damaged mirror is rebuilt.
@@ -383,32 +398,32 @@ impl Sources {
         &self,
         mirror: &Mirror,
         floor: Option<&str>,
-        looked: &mut Looked,
+        report: &mut RefreshReport,
         name: &str,
     ) -> Option<towpath_git::Fetched> {
         let first = mirror.fetch(floor);
         let result = if matches!(first, Err(SourceError::Corrupt { .. })) {
-            Self::say_damaged(name, looked);
+            Self::say_damaged(name, report);
             mirror.renew().and_then(|()| mirror.fetch(floor))
         } else {
             first
         };
         match result {
             Ok(fetched) => {
-                looked.inputs.push(Input::Source(name.to_owned(), None));
-                looked.heads.insert(name.to_owned(), fetched.commit.clone());
+                report.inputs.push(Input::Source(name.to_owned(), None));
+                report.heads.insert(name.to_owned(), fetched.commit.clone());
                 Some(fetched)
             }
             Err(error) => {
-                Self::trouble(&error, name, looked);
+                Self::trouble(&error, name, report);
                 None
             }
         }
     }
 
-    fn trouble(error: &SourceError, name: &str, looked: &mut Looked) {
-        looked.unreachable = true;
-        looked.inputs.push(Input::Source(name.to_owned(), Some(source_trouble::of_error(error, name))));
+    fn trouble(error: &SourceError, name: &str, report: &mut RefreshReport) {
+        report.unreachable = true;
+        report.inputs.push(Input::Source(name.to_owned(), Some(trouble::of_error(error, name))));
     }
 
     /// Returns the accepted snapshot of a source from the mirror. `None` without an accepted commit, or if the mirror
@@ -418,13 +433,13 @@ impl Sources {
         mirror: &Mirror,
         source: &Source,
         accepted: &BTreeMap<String, String>,
-        looked: &mut Looked,
+        report: &mut RefreshReport,
     ) -> Option<Snapshot> {
         let commit = accepted.get(&source.git.name)?;
         match mirror.snapshot(commit) {
             Ok(snapshot) => Some(snapshot),
             Err(error) => {
-                Self::trouble(&error, &source.git.name, looked);
+                Self::trouble(&error, &source.git.name, report);
                 None
             }
         }
@@ -433,20 +448,20 @@ impl Sources {
     /// Records a checkpoint of the accepted commit of each source. Checkpoints are in the journal, so they survive the
     /// loss of a mirror. A commit that this refresh fetched is recorded with the tag that selected it. An unchanged
     /// commit keeps its recorded tag. A commit that other nodes accepted is recorded with its highest tag.
-    pub(super) fn remember(
+    pub(in crate::node) fn remember(
         &self,
-        looked: &Looked,
+        report: &RefreshReport,
         accepted: &BTreeMap<String, String>,
         (journal, now): (&Journal, i64),
         changes: &mut Changes,
     ) {
         let now = u64::try_from(now / 1000).unwrap_or(0);
-        for source in &looked.sources {
+        for source in &report.sources {
             let name = &source.git.name;
             let Some(commit) = accepted.get(name) else { continue };
             let known: Option<SourceCheckpoint> = journal.get_readable(name).ok().flatten();
             let known = known.filter(|guard| guard.origin == origin(source));
-            let tag = match (looked.tags.get(name).cloned().flatten(), &known) {
+            let tag = match (report.tags.get(name).cloned().flatten(), &known) {
                 (Some(tag), _) => Some(tag),
                 (None, Some(guard)) if guard.commit == *commit => guard.tag.clone(),
                 (None, _) => {
@@ -542,7 +557,7 @@ fn commits(chosen: &Chosen) -> BTreeMap<String, String> {
     chosen.iter().map(|(name, snapshot)| (name.clone(), snapshot.commit.clone())).collect()
 }
 
-impl Looked {
+impl RefreshReport {
     fn adopt(&mut self, loaded: Loaded, chosen: &Chosen, standings: &BTreeMap<String, Standing>) {
         self.commits = commits(chosen);
         self.set = Some(Arc::new(loaded.set));
@@ -558,7 +573,7 @@ impl Looked {
     }
 }
 
-pub(super) fn origin(source: &Source) -> String {
+pub(in crate::node) fn origin(source: &Source) -> String {
     format!("{} {:?}", source.git.url, source.git.reference)
 }
 

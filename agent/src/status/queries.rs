@@ -2,72 +2,38 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::Arc,
 };
 
 use serde_json::{Value, json};
-use towpath_coordination::{Windows, accept::RevisionManifest, fleet::Fleet, gossip::Gossip, signed::RecordSigner};
-use towpath_git::Mirror;
-use towpath_host::{
-    facts,
-    identity::{Role, Subject},
-    process::Cancel,
-};
+use towpath_coordination::{Windows, accept::RevisionManifest};
+use towpath_host::{facts, process::Cancel};
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
     objects::Key,
     rendering::{Inputs, Rendered, Renderer, pending_tasks},
     view::{NodeView, Winner},
 };
-use towpath_state::{OtherNodes, RunRecord};
+use towpath_state::RunRecord;
 
-use super::{
-    advance::object_id,
-    conditions::State,
-    execute::DryRun,
-    pass::{self, Machine, Outcome, Pass, desired::Desired},
-    revision::Revision,
+use super::{FleetView, StatusSnapshot};
+use crate::{
+    config::WrittenReconcile,
+    events::Events,
+    reconcile::{
+        self, Desired, Revision, host_facts, object_id,
+        pass::{self, Machine, Outcome, Pass},
+    },
 };
-use crate::{config::WrittenReconcile, events::Events};
 
-/// A handle for queries about a running node. All clones read the same state.
+/// The queries about a node: its status, its plan, its objects, and what other nodes do. All clones read the same state.
 #[derive(Debug, Clone)]
-pub struct Handle {
-    pub(super) shared: Arc<Shared>,
-}
-
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) node: String,
-    cluster: String,
-    /// The fleet that the node belongs to. `None` in a command that only makes a plan.
-    pub(super) fleet: Option<Arc<Fleet>>,
-    pub(super) machine: Arc<Machine>,
+pub struct Queries {
+    status: StatusSnapshot,
+    fleet: FleetView,
+    machine: Arc<Machine>,
     facts: facts::Options,
     reconcile: WrittenReconcile,
-    events: Events,
-    view: Mutex<View>,
-    /// The gossip of the node. Unset if the node does not take part in gossip.
-    pub(super) gossip: OnceLock<Gossip>,
-}
-
-#[derive(Debug, Default)]
-pub(super) struct View {
-    pub(super) state: State,
-    pub(super) revision: Option<Arc<Revision>>,
-    /// The last known state of the other nodes, which templates can read.
-    pub(super) others: Option<OtherNodes>,
-    books: Vec<pb::TaskBookStatus>,
-    public_keys: Vec<String>,
-    /// The signer of the node's records. The signer also decides which callers of the API are rejected.
-    signer: Option<Arc<RecordSigner>>,
-    insecure: bool,
-    /// The warnings about the settings of the node.
-    warnings: Vec<String>,
-    /// The incarnation of the node: a number that grows with each start of the agent.
-    life: u64,
-    /// The local mirrors of the git sources of the revision, by name of the source.
-    pub(super) mirrors: BTreeMap<String, Arc<Mirror>>,
 }
 
 /// Another node of the fleet, for which this node renders a TaskBook.
@@ -99,112 +65,67 @@ impl OtherNode {
 #[error("{0}")]
 pub struct NoAnswer(pub String);
 
-impl Handle {
-    /// Creates the query handle of a node that has no revision yet.
+impl NoAnswer {
+    /// Creates the error of a query that needs an accepted revision.
+    pub(super) fn no_revision() -> Self {
+        Self("no revision has been accepted yet; `towpath status` shows the reason".into())
+    }
+}
+
+impl Queries {
+    /// Creates the queries about a node.
     pub fn new(
-        node: String,
-        cluster: String,
+        status: StatusSnapshot,
+        fleet: FleetView,
         machine: Arc<Machine>,
         facts: facts::Options,
         reconcile: WrittenReconcile,
-        events: Events,
-        fleet: Option<Arc<Fleet>>,
     ) -> Self {
-        let view = Mutex::default();
-        Self {
-            shared: Arc::new(Shared {
-                node,
-                cluster,
-                fleet,
-                machine,
-                facts,
-                reconcile,
-                events,
-                view,
-                gossip: OnceLock::new(),
-            }),
-        }
+        Self { status, fleet, machine, facts, reconcile }
     }
 
-    pub(super) fn shared_gossip(&self) -> Option<&Gossip> {
-        self.shared.gossip.get()
-    }
-
-    pub(super) fn lock(&self) -> MutexGuard<'_, View> {
-        self.shared.view.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn set_state(&self, state: &State) {
-        self.lock().state = state.clone();
-    }
-
-    pub(super) fn set_revision(&self, revision: Option<Arc<Revision>>, mirrors: BTreeMap<String, Arc<Mirror>>) {
-        let mut view = self.lock();
-        view.revision = revision;
-        view.mirrors = mirrors;
-    }
-
-    pub(super) fn set_books(&self, books: Vec<pb::TaskBookStatus>) {
-        self.lock().books = books;
+    /// Creates the queries of a command that only makes a plan, without a fleet.
+    pub fn of_plan(
+        status: StatusSnapshot,
+        machine: Arc<Machine>,
+        facts: facts::Options,
+        reconcile: WrittenReconcile,
+    ) -> Self {
+        let fleet = FleetView::new(status.clone(), None, machine.journal.clone(), Arc::default());
+        Self::new(status, fleet, machine, facts, reconcile)
     }
 
     /// Returns the event log of the node.
     pub fn events(&self) -> &Events {
-        &self.shared.events
+        self.status.events()
+    }
+
+    /// Returns the view of the fleet.
+    pub fn fleet(&self) -> &FleetView {
+        &self.fleet
     }
 
     /// Returns the status of the node.
     pub fn status(&self) -> pb::NodeStatus {
-        let view = self.lock();
-        let machine = &self.shared.machine;
-        let at_work = machine.memory.activity.now(machine.clock.monotonic());
-        let status = view.state.status(&self.shared.node, &self.shared.cluster, view.books.clone(), at_work);
-        pb::NodeStatus {
-            insecure: view.insecure,
-            public_keys: view.public_keys.clone(),
-            warnings: view.warnings.clone(),
-            ..status
-        }
+        self.status.status(self.machine.memory.activity.now(self.machine.clock.monotonic()))
     }
 
-    /// Returns the incarnation of the node: a number that grows with each start of the agent.
-    pub fn life(&self) -> u64 {
-        self.lock().life
+    /// Returns a summary of each node that the revision names, and of this node.
+    pub fn nodes(&self) -> Vec<pb::NodeSummary> {
+        self.fleet.nodes()
     }
 
-    /// Returns whether the accepted revision defines a node with this name. `None` before the first revision.
-    pub fn names_node(&self, name: &str) -> Option<bool> {
-        self.lock().revision.as_ref().map(|revision| revision.set.nodes.contains_key(name))
-    }
-
-    /// Returns the reason to reject a caller. `None` if the caller is admitted. A caller is rejected if its certificate
-    /// is revoked, or if it is a node whose key differs from the known key.
-    pub fn refuses(&self, caller: &Subject, serial: Option<&str>) -> Option<String> {
-        let signer = self.lock().signer.clone()?;
-        let node = (caller.role == Role::Node).then_some(caller.name.as_str());
-        signer.refuses(node, &caller.keys.sign, serial)
-    }
-
-    /// Sets the signer and the incarnation of the node, and whether the node runs without certificates.
-    pub(super) fn introduce(&self, signer: Arc<RecordSigner>, life: u64, insecure: bool) {
-        let keys = signer.keys();
-        let mut view = self.lock();
-        view.signer = Some(signer);
-        view.life = life;
-        view.public_keys = keys.texts().to_vec();
-        view.insecure = insecure;
-    }
-
-    /// Sets the warnings about the settings of the node. Returns the warnings that were not set before.
-    pub(super) fn set_warnings(&self, warnings: Vec<String>) -> Vec<String> {
-        let mut view = self.lock();
-        let known = std::mem::replace(&mut view.warnings, warnings.clone());
-        warnings.into_iter().filter(|warning| !known.contains(warning)).collect()
+    /// Returns the progress of the rollouts of all coordinated TaskBooks.
+    ///
+    /// # Errors
+    /// Fails if no revision has been accepted.
+    pub fn rollouts(&self) -> Result<Vec<pb::RolloutSummary>, NoAnswer> {
+        Ok(self.fleet.rollouts(&*self.revision()?))
     }
 
     /// Returns the runs that are recorded in the journal, newest first.
     pub fn runs(&self) -> Vec<pb::RunSummary> {
-        let journal = self.shared.machine.journal.as_ref();
+        let journal = self.machine.journal.as_ref();
         let records = journal.and_then(|journal| journal.all::<RunRecord>().ok()).unwrap_or_default();
         let mut runs: Vec<pb::RunSummary> = records
             .into_iter()
@@ -214,7 +135,7 @@ impl Handle {
                 name: run.name,
                 cause: "commit".into(),
                 generation: run.generation,
-                node: self.shared.node.clone(),
+                node: self.status.node().to_owned(),
                 started: towpath_host::clock::rfc3339(run.started),
                 took: run.took,
                 outcome: run.outcome,
@@ -227,7 +148,7 @@ impl Handle {
 
     /// Returns the objects of the accepted revision, including objects that are held because of a problem.
     pub fn objects(&self) -> Vec<pb::ObjectSummary> {
-        let Some(revision) = self.lock().revision.clone() else { return Vec::new() };
+        let Some(revision) = self.status.revision() else { return Vec::new() };
         let accepted = revision.set.objects.values().map(|object| (object, "accepted".to_owned()));
         let held = revision.set.held.values();
         let held = held.filter_map(|held| Some((held.object.as_ref()?, format!("held: {}", held.problem.message))));
@@ -235,7 +156,7 @@ impl Handle {
             kind: object.key.kind.to_owned(),
             namespace: (!object.key.namespace.is_empty()).then(|| object.key.namespace.clone()),
             name: object.key.name.clone(),
-            uuid: Some(uuid(&self.shared.cluster, &object.key, &revision.manifest)),
+            uuid: Some(uuid(self.status.cluster(), &object.key, &revision.manifest)),
             source: object.place.source().to_owned(),
             file: object.place.file().to_owned(),
             line: u32::try_from(object.place.position().0).unwrap_or(0),
@@ -247,11 +168,8 @@ impl Handle {
         objects
     }
 
-    pub(super) fn revision(&self) -> Result<Arc<Revision>, NoAnswer> {
-        self.lock()
-            .revision
-            .clone()
-            .ok_or_else(|| NoAnswer("no revision has been accepted yet; `towpath status` shows the reason".into()))
+    fn revision(&self) -> Result<Arc<Revision>, NoAnswer> {
+        self.status.revision().ok_or_else(NoAnswer::no_revision)
     }
 
     /// Returns the changes that the accepted revision would make on the node.
@@ -272,13 +190,13 @@ impl Handle {
         let unknown = pending_tasks(&revision.set, &revision.view).into_iter();
         let unknown = unknown.map(|pending| (pending.namespace, pending.computed.name)).collect();
         let pass = Pass {
-            machine: &self.shared.machine,
+            machine: &self.machine,
             set: &revision.set,
             view: &revision.view,
             inputs: Inputs { unknown, ..self.inputs(revision) },
             generation: revision.generation,
             fresh: true,
-            drift: revision.reconcile(self.shared.reconcile).drift,
+            drift: revision.reconcile(self.reconcile).drift,
             suspended: Vec::new(),
             windows: Windows::default(),
             coordination: None,
@@ -286,7 +204,7 @@ impl Handle {
             stops: &|| false,
             make_way: &|| false,
         };
-        let outcome = pass::books::run::<DryRun<'_>>(&pass, &pass.claims(), &[]);
+        let outcome = reconcile::plan(&pass);
         let mut tasks = Vec::new();
         for book in outcome.books {
             let id = format!("{}/{}", book.namespace, book.name);
@@ -335,7 +253,8 @@ impl Handle {
     }
 
     fn inputs_with(&self, revision: &Revision, view: &NodeView, facts: Value) -> Inputs {
-        let nodes = pass::known_nodes(&revision.set, view, &facts, &revision.shared_facts(), &self.others(revision));
+        let nodes =
+            pass::known_nodes(&revision.set, view, &facts, &revision.shared_facts(), &self.fleet.others(revision));
         Inputs { facts, nodes: Arc::new(nodes), computed: BTreeMap::new(), unknown: BTreeSet::new(), event: None }
     }
 
@@ -357,7 +276,7 @@ impl Handle {
     /// Checks that a node exists: it must be this node, or a node that the revision names.
     fn check_node(&self, revision: &Revision, name: &str) -> Result<(), NoAnswer> {
         let known = revision.set.all_nodes();
-        if name == self.shared.node || known.contains(name) {
+        if name == self.status.node() || known.contains(name) {
             return Ok(());
         }
         let similar = towpath_proto::did_you_mean(name, known.iter().map(String::as_str));
@@ -367,7 +286,7 @@ impl Handle {
 
     /// Returns the facts of the host.
     pub fn facts(&self) -> Value {
-        let (facts, problems) = super::facts::facts(&self.shared.facts);
+        let (facts, problems) = host_facts(&self.facts);
         for problem in problems {
             tracing::warn!(file = problem.file, "cannot read a custom fact: {}", problem.message);
         }
@@ -384,7 +303,7 @@ impl Handle {
             "render" => self.render(&*self.revision()?, subject, other),
             "desired" => {
                 let other = other.ok_or_else(|| NoAnswer("the view \"desired\" needs a node and its facts".into()))?;
-                let revision = self.lock().revision.clone();
+                let revision = self.status.revision();
                 let desired = revision.map(|revision| self.desired(&revision, other)).transpose()?;
                 Ok(json!(desired.unwrap_or_default()))
             }
@@ -444,7 +363,7 @@ impl Handle {
     /// # Errors
     /// Fails if the node does not exist.
     pub fn vars(&self, revision: &Revision, node: &str, explain: bool) -> Result<Value, NoAnswer> {
-        let name = if node.is_empty() { self.shared.node.as_str() } else { node };
+        let name = if node.is_empty() { self.status.node() } else { node };
         self.check_node(revision, name)?;
         Ok(variables(revision, name, explain))
     }

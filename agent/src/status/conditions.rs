@@ -7,9 +7,8 @@ use serde::{Deserialize, Serialize};
 use towpath_coordination::GateReason;
 use towpath_host::clock::rfc3339;
 use towpath_proto::v1alpha as pb;
+use towpath_reconcile::Outcome;
 use towpath_state::{Acceptance, Record, kinds};
-
-use super::pass::Outcome;
 
 /// The persistent state of a node.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -167,7 +166,7 @@ pub fn step(mut state: State, input: Input) -> State {
             state.attempted = Some(Acceptance { at: state.looked, ..state.accepted.clone() });
             state.attempting = true;
         }
-        Input::Passed(passed) => pass(&mut state, passed),
+        Input::Passed(passed) => state = pass(state, passed),
         Input::Looked(now) => {
             let back = state.looked - now;
             if back > JUMP {
@@ -220,7 +219,7 @@ fn holds(before: &BTreeMap<String, Hold>, held: Vec<Hold>, now: i64) -> BTreeMap
     holds
 }
 
-fn pass(state: &mut State, passed: Passed) {
+fn pass(mut state: State, passed: Passed) -> State {
     state.attempting &= passed.interrupted;
     note(&mut state.troubles, "disk", passed.disk.clone());
     let failed = passed.failed.filter(|_| passed.disk.is_none()).map(|message| Trouble::new("TaskFailed", message));
@@ -246,6 +245,7 @@ fn pass(state: &mut State, passed: Passed) {
     if in_full && !state.is_at(state.applied.as_ref()) {
         state.applied = Some(Acceptance { at: state.looked, ..state.accepted.clone() });
     }
+    state
 }
 
 impl State {
@@ -377,12 +377,6 @@ fn current(state: &State) -> Vec<pb::Condition> {
         None => conditions.push(condition("Held", false, "None", "nothing is held back".into())),
     }
     conditions
-}
-
-/// Parses an RFC 3339 time into Unix seconds. An unreadable time counts as the far future, so that a suspension does
-/// not end early.
-pub fn epoch(text: &str) -> i64 {
-    chrono::DateTime::parse_from_rfc3339(text).map_or(i64::MAX, |time| time.timestamp())
 }
 
 #[cfg(test)]

@@ -4,8 +4,7 @@ use towpath_git::{Fetched, Movement, Reference, SourceError};
 use towpath_render::problem::Problem;
 use towpath_state::SourceCheckpoint;
 
-use super::conditions::Trouble;
-use crate::{config::Source, error_chain::chain};
+use crate::{config::Source, error_chain::chain, status::conditions::Trouble};
 
 /// Returns the problem of a source that cannot be fetched or read.
 pub(super) fn of_error(error: &SourceError, name: &str) -> Trouble {

@@ -10,12 +10,12 @@ use std::{
 
 use towpath_host::{Clock, process::Cancel};
 
-use super::Queue;
+use super::Inbox;
 use crate::config::Source;
 
 /// The sources and their heads, as found by the last refresh.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Polled(Arc<Mutex<Known>>);
+pub(in crate::node) struct Polled(Arc<Mutex<Known>>);
 
 #[derive(Debug, Default)]
 struct Known {
@@ -29,7 +29,7 @@ impl Polled {
     }
 
     /// Sets the sources to poll, and the heads that a refresh found. Only a different head wakes the node.
-    pub(super) fn set(&self, sources: &[Source], heads: &BTreeMap<String, String>) {
+    pub(in crate::node) fn set(&self, sources: &[Source], heads: &BTreeMap<String, String>) {
         let mut known = self.lock();
         known.sources = sources.to_vec();
         known.heads.extend(heads.iter().map(|(name, head)| (name.clone(), head.clone())));
@@ -37,18 +37,18 @@ impl Polled {
 
     /// Records a polled head. Wakes the main loop if the head has changed, or at the first failure. Returns the number
     /// of consecutive failures.
-    fn head(&self, queue: &Queue, name: &str, head: Result<String, towpath_git::SourceError>, failures: u32) -> u32 {
+    fn head(&self, inbox: &Inbox, name: &str, head: Result<String, towpath_git::SourceError>, failures: u32) -> u32 {
         match head {
             Ok(head) => {
                 let moved = self.lock().heads.insert(name.to_owned(), head.clone()) != Some(head);
                 if moved || failures > 0 {
-                    queue.poke(|wake| wake.moved = true);
+                    inbox.notify(|work| work.moved = true);
                 }
                 0
             }
             Err(_) => {
                 if failures == 0 {
-                    queue.poke(|wake| wake.poll = true);
+                    inbox.notify(|work| work.poll = true);
                 }
                 failures.saturating_add(1)
             }
@@ -58,11 +58,17 @@ impl Polled {
 
 /// The thread that polls the sources. The thread stops when this handle is dropped.
 #[derive(Debug)]
-pub(super) struct Poller(Cancel);
+pub(in crate::node) struct Poller(Cancel);
 
 impl Poller {
     /// Starts the thread that polls the sources.
-    pub(super) fn start(polled: Polled, queue: Queue, clock: Arc<dyn Clock>, mirrors: PathBuf, node: String) -> Self {
+    pub(in crate::node) fn start(
+        polled: Polled,
+        inbox: Inbox,
+        clock: Arc<dyn Clock>,
+        mirrors: PathBuf,
+        node: String,
+    ) -> Self {
         let stop = Cancel::default();
         let flag = stop.clone();
         thread::spawn(move || {
@@ -80,7 +86,7 @@ impl Poller {
                         continue;
                     }
                     let head = towpath_git::Mirror::new(source.git.clone(), &mirrors).poll();
-                    let failures = polled.head(&queue, &name, head, failures);
+                    let failures = polled.head(&inbox, &name, head, failures);
                     let pause = jittered(backed_off(source.interval, failures), 10, &node, clock.wall());
                     due.insert(name, (clock.monotonic() + pause, failures));
                 }
@@ -102,7 +108,7 @@ fn backed_off(interval: Duration, failures: u32) -> Duration {
 }
 
 /// Returns the interval, lengthened or shortened by up to `percent`. The difference depends on the node and the time.
-pub(super) fn jittered(interval: Duration, percent: u64, node: &str, now: i64) -> Duration {
+pub(in crate::node) fn jittered(interval: Duration, percent: u64, node: &str, now: i64) -> Duration {
     use sha2::Digest as _;
     let digest = sha2::Sha256::digest(format!("{node} {now}"));
     let spread = interval.as_millis() as u64 * percent.min(100) / 100;
@@ -120,10 +126,10 @@ mod tests {
 
     #[test]
     fn head_that_a_look_has_found_wakes_no_node() {
-        let (polled, queue) = (Polled::default(), Queue::default());
+        let (polled, inbox) = (Polled::default(), Inbox::default());
         let moved = |head: &str| {
-            polled.head(&queue, "fleet", Ok(head.into()), 0);
-            queue.take(Duration::ZERO).moved
+            polled.head(&inbox, "fleet", Ok(head.into()), 0);
+            inbox.take(Duration::ZERO).moved
         };
         let looked = |head: &str| polled.set(&[], &BTreeMap::from([("fleet".to_owned(), head.to_owned())]));
         assert!(moved("a"), "no look has found it");

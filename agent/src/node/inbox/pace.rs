@@ -1,65 +1,16 @@
-//! Waits for missing parts of an accepted revision, and the schedule of retries. All functions are pure: the time is a
-//! parameter.
+//! The pace of the main loop: the schedule of retries, and the pauses of passes that follow each other. All functions are
+//! pure: the time is a parameter.
 
 use std::time::{Duration, Instant};
-
-use super::follow::Lacking;
-
-/// The maximum time between two refreshes that is added to a wait. During a longer time, the git server may have been
-/// unreachable.
-const STEP: Duration = Duration::from_secs(60);
 
 /// The shortest pause after an error (P136).
 const SOONEST: Duration = Duration::from_secs(2);
 /// The longest pause after an error (P136).
 const LATEST: Duration = Duration::from_secs(15);
 
-impl Lacking {
-    /// Returns the maximum time of the wait. Only the time in which the supplier answers counts.
-    pub(super) fn patience(self) -> Duration {
-        match self {
-            // The agents of a fleet are upgraded before records use a newer schema (P139).
-            Self::Commit | Self::Agent => Duration::from_secs(600),
-            // The writer of a record stores the manifest before the record, so a short wait is sufficient.
-            Self::Manifest | Self::Record => Duration::from_secs(60),
-        }
-    }
-}
-
-/// The wait for the thing that a node lacks to adopt one accepted revision.
-#[derive(Debug, Clone, Default)]
-pub(super) struct LackingWait {
-    /// The id of the record of the revision.
-    id: String,
-    /// The time in which the supplier answered without supplying the missing thing.
-    waited: Duration,
-    /// The time of the last answer of the supplier. `None` if the last refresh had no answer.
-    answered: Option<Instant>,
-}
-
-impl LackingWait {
-    /// Records that a refresh found something missing. Returns whether the wait has expired. The record is then
-    /// rejected as long as refreshes find something missing.
-    pub(super) fn look(&mut self, id: &str, what: Lacking, answered: bool, now: Instant) -> bool {
-        if self.id != id {
-            *self = Self { id: id.to_owned(), ..Self::default() };
-        }
-        if let Some(before) = self.answered.filter(|_| answered) {
-            self.waited = self.waited.saturating_add(now.saturating_duration_since(before).min(STEP));
-        }
-        self.answered = answered.then_some(now);
-        self.waited >= what.patience()
-    }
-
-    /// Ends the wait, because the record was adopted or replaced.
-    pub(super) fn end(&mut self) {
-        *self = Self::default();
-    }
-}
-
 /// The schedule of refreshes after an error whose end is not reported by an event.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Retry {
+pub(in crate::node) struct Retry {
     due: Option<Instant>,
     pause: Duration,
 }
@@ -67,7 +18,7 @@ pub(super) struct Retry {
 impl Retry {
     /// Records whether the error persists. The pauses grow from 2 to 15 s. A due refresh stays due until it is taken,
     /// because passes may last longer than the pause.
-    pub(super) fn noted(&mut self, failing: bool, now: Instant) {
+    pub(in crate::node) fn noted(&mut self, failing: bool, now: Instant) {
         if !failing {
             *self = Self::default();
         } else if self.due.is_none() {
@@ -77,12 +28,12 @@ impl Retry {
     }
 
     /// Takes the refresh if it is due. Returns whether the refresh was due.
-    pub(super) fn take(&mut self, now: Instant) -> bool {
+    pub(in crate::node) fn take(&mut self, now: Instant) -> bool {
         self.due.take_if(|due| *due <= now).is_some()
     }
 
     /// Returns the time of the next refresh. `None` if there is no error.
-    pub(super) fn due(&self) -> Option<Instant> {
+    pub(in crate::node) fn due(&self) -> Option<Instant> {
         self.due
     }
 }
@@ -96,7 +47,7 @@ const AT_ONCE: u32 = 8;
 /// The pace of passes that follow changes of managed files. The pace limits the passes if a task changes a managed file
 /// in each pass.
 #[derive(Debug, Clone, Default)]
-pub(super) struct TouchPace {
+pub(in crate::node) struct TouchPace {
     /// The number of consecutive passes that each followed a change during or directly after the previous pass.
     rounds: u32,
     /// The end of the last pass, and whether a change after that pass was counted.
@@ -105,12 +56,12 @@ pub(super) struct TouchPace {
 
 impl TouchPace {
     /// Records the end of a pass.
-    pub(super) fn pass_ended(&mut self, now: Instant) {
+    pub(in crate::node) fn pass_ended(&mut self, now: Instant) {
         self.ended = Some((now, false));
     }
 
     /// Records a change of a managed file. Returns the pause before the next pass.
-    pub(super) fn touched(&mut self, now: Instant) -> Duration {
+    pub(in crate::node) fn touched(&mut self, now: Instant) -> Duration {
         match &mut self.ended {
             Some((ended, counted)) if now.saturating_duration_since(*ended) < ECHO => {
                 if !std::mem::replace(counted, true) {
@@ -134,46 +85,6 @@ mod tests {
 
     fn seconds(seconds: u64) -> Duration {
         Duration::from_secs(seconds)
-    }
-
-    /// Simulates a refresh every 15 s. Returns the seconds until the wait expires. `None` if the wait lasts longer than
-    /// two hours.
-    fn over(wait: &mut LackingWait, id: &str, begin: Instant, answered: impl Fn(u64) -> bool) -> Option<u64> {
-        (0..480).map(|look| look * 15).find(|at| wait.look(id, Lacking::Commit, answered(*at), begin + seconds(*at)))
-    }
-
-    #[test]
-    fn wait_for_a_commit_is_over_after_ten_minutes_of_answers() {
-        let begin = SystemClock.monotonic();
-        assert_eq!(over(&mut LackingWait::default(), "a", begin, |_| true), Some(600));
-        assert_eq!(over(&mut LackingWait::default(), "a", begin, |_| false), None, "no answer rejects nothing");
-        // The git server is unreachable for half an hour in the middle.
-        let away = |at: u64| !(300..2100).contains(&at);
-        assert_eq!(over(&mut LackingWait::default(), "a", begin, away), Some(2100 + 600 - 285));
-        // Every other refresh has no answer, so no time counts.
-        assert_eq!(over(&mut LackingWait::default(), "a", begin, |at| at % 30 == 0), None);
-    }
-
-    #[test]
-    fn wait_begins_again_for_another_record() {
-        let begin = SystemClock.monotonic();
-        let mut wait = LackingWait::default();
-        assert_eq!(over(&mut wait, "a", begin, |_| true), Some(600));
-        assert!(wait.look("a", Lacking::Commit, true, begin + seconds(615)), "it stays over");
-        assert!(wait.look("a", Lacking::Commit, false, begin + seconds(630)), "also when the server is away then");
-        assert!(!wait.look("b", Lacking::Commit, true, begin + seconds(645)));
-        wait.end();
-        assert!(!wait.look("a", Lacking::Commit, true, begin + seconds(660)));
-    }
-
-    #[test]
-    fn one_long_pause_between_two_looks_is_not_a_wait() {
-        let begin = SystemClock.monotonic();
-        let mut wait = LackingWait::default();
-        assert!(!wait.look("a", Lacking::Commit, true, begin));
-        assert!(!wait.look("a", Lacking::Commit, true, begin + seconds(86_400)), "the node slept meanwhile");
-        // The clock of a test may not advance.
-        assert!(!wait.look("a", Lacking::Commit, true, begin));
     }
 
     #[test]

@@ -5,17 +5,17 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use towpath_coordination::{Accepted, Milestone, MilestoneKind, accept::RevisionManifest};
 
-use super::run_progress::RunProgress;
+use super::{
+    conditions::{Hold, Input, State, Trouble},
+    run_progress::RunProgress,
+};
 use crate::{
     events::{EventType, NewEvent},
-    reconcile::{
-        conditions::{Hold, Input, State, Trouble},
-        pass::{BookOutcome, Origin, Outcome, PassOutcome, TaskOutcome},
-    },
+    reconcile::pass::{BookOutcome, Origin, Outcome, PassOutcome, TaskOutcome},
 };
 
 /// Returns whether an alarm is derived from the state of the node by [`of_state`].
-pub(in crate::reconcile) fn is_of_state(event: &NewEvent) -> bool {
+pub(crate) fn is_of_state(event: &NewEvent) -> bool {
     use EventType as T;
     matches!(
         event.event_type,
@@ -36,7 +36,7 @@ pub(in crate::reconcile) fn is_of_state(event: &NewEvent) -> bool {
 
 /// Returns the alarms for the problems in the state of a node. Problems with the same event type and object become one
 /// alarm.
-pub(in crate::reconcile) fn of_state(state: &State) -> Vec<NewEvent> {
+pub(crate) fn of_state(state: &State) -> Vec<NewEvent> {
     // Failed tasks are left out here, because each failed task has an alarm of its own.
     let stalls = state.stalls.iter().filter(|(subject, _)| *subject != "tasks");
     let mut alarms: Vec<NewEvent> = Vec::new();
@@ -76,11 +76,7 @@ fn of_trouble(subject: &str, trouble: &Trouble) -> Option<NewEvent> {
 }
 
 /// Returns the events for a start of the agent. `last` is the event data of the previous start.
-pub(in crate::reconcile) fn of_start(
-    last: Option<&BTreeMap<String, Value>>,
-    version: &str,
-    boot: &str,
-) -> Vec<NewEvent> {
+pub(crate) fn of_start(last: Option<&BTreeMap<String, Value>>, version: &str, boot: &str) -> Vec<NewEvent> {
     let fact = |name: &str| last.and_then(|last| last.get(name)?.as_str()).filter(|value| !value.is_empty());
     let mut events = Vec::new();
     if let Some(was) = fact("bootId").filter(|was| *was != boot && !boot.is_empty()) {
@@ -98,7 +94,7 @@ pub(in crate::reconcile) fn of_start(
 }
 
 /// Returns the one-time events that a change of the state causes. One-time events are not alarms.
-pub(in crate::reconcile) fn of_change(before: &State, input: &Input) -> Vec<NewEvent> {
+pub(crate) fn of_change(before: &State, input: &Input) -> Vec<NewEvent> {
     let Input::Source(name, None) = input else { return Vec::new() };
     let was = before.troubles.get(&format!("source {name}"));
     if was.is_none_or(|trouble| trouble.reason != "MirrorCorrupt") {
@@ -110,7 +106,7 @@ pub(in crate::reconcile) fn of_change(before: &State, input: &Input) -> Vec<NewE
 }
 
 /// Returns the event for a milestone of a rollout, such as an opened wave.
-pub(in crate::reconcile) fn of_milestone(milestone: &Milestone) -> NewEvent {
+pub(crate) fn of_milestone(milestone: &Milestone) -> NewEvent {
     let Milestone { book, run, kind } = milestone;
     let of = |event_type: EventType, reason: &str, message: String| {
         let namespace = book.split('/').next().unwrap_or_default();
@@ -143,7 +139,7 @@ pub(in crate::reconcile) fn of_milestone(milestone: &Milestone) -> NewEvent {
 }
 
 /// Returns the event for an accepted revision.
-pub(in crate::reconcile) fn of_accepted(accepted: &Accepted) -> NewEvent {
+pub(crate) fn of_accepted(accepted: &Accepted) -> NewEvent {
     let short = |(name, commit): (&String, &String)| format!("{name} {}", commit.chars().take(12).collect::<String>());
     let commits = accepted.commits.iter().map(short).collect::<Vec<_>>().join(", ");
     let message = format!("generation {} was accepted: {commits}", accepted.generation);
@@ -155,7 +151,7 @@ pub(in crate::reconcile) fn of_accepted(accepted: &Accepted) -> NewEvent {
 }
 
 /// Returns one event for each rollout that starts because a revision was accepted.
-pub(in crate::reconcile) fn of_acceptance(generation: u64, manifest: &RevisionManifest) -> Vec<NewEvent> {
+pub(crate) fn of_acceptance(generation: u64, manifest: &RevisionManifest) -> Vec<NewEvent> {
     let new = manifest.books.iter().filter(|(_, entry)| entry.since == generation);
     new.map(|(book, _)| {
         let namespace = book.split('/').next().unwrap_or_default();
@@ -170,14 +166,14 @@ pub(in crate::reconcile) fn of_acceptance(generation: u64, manifest: &RevisionMa
 }
 
 /// Returns whether an alarm is derived from the TaskBooks by [`of_books`].
-pub(in crate::reconcile) fn is_of_books(event: &NewEvent) -> bool {
+pub(crate) fn is_of_books(event: &NewEvent) -> bool {
     use EventType as T;
     matches!(event.event_type, T::TaskFailed | T::TaskHeld | T::TaskHandlerFailed | T::DriftReported | T::PruneHeld)
 }
 
 /// Returns whether a pass has decided if an alarm of a TaskBook still holds. A task that did not run keeps its alarms.
 /// The handlers of a TaskBook with such a task also keep their alarms.
-pub(in crate::reconcile) fn is_judged(event: &NewEvent, outcome: &PassOutcome) -> bool {
+pub(crate) fn is_judged(event: &NewEvent, outcome: &PassOutcome) -> bool {
     if !is_of_books(event) || outcome.interrupted {
         return false;
     }
@@ -197,7 +193,7 @@ pub(in crate::reconcile) fn is_judged(event: &NewEvent, outcome: &PassOutcome) -
 }
 
 /// Returns the alarms of the TaskBooks after a pass.
-pub(in crate::reconcile) fn of_books(state: &State, outcome: &PassOutcome, runs: &RunProgress) -> Vec<NewEvent> {
+pub(crate) fn of_books(state: &State, outcome: &PassOutcome, runs: &RunProgress) -> Vec<NewEvent> {
     let tasks = outcome
         .books
         .iter()
@@ -256,7 +252,7 @@ fn of_holds(state: &State) -> Vec<NewEvent> {
 }
 
 /// Returns the one-time events of a pass: the changes, and the ends of runs.
-pub(in crate::reconcile) fn of_pass(outcome: &PassOutcome, runs: &mut RunProgress) -> Vec<NewEvent> {
+pub(crate) fn of_pass(outcome: &PassOutcome, runs: &mut RunProgress) -> Vec<NewEvent> {
     let mut events = Vec::new();
     for book in &outcome.books {
         events.extend(of_changes(book, runs));
@@ -270,7 +266,7 @@ pub(in crate::reconcile) fn of_pass(outcome: &PassOutcome, runs: &mut RunProgres
 }
 
 /// Returns the events for the changes that a pass made in a TaskBook.
-pub(in crate::reconcile) fn of_changes(book: &BookOutcome, runs: &RunProgress) -> Vec<NewEvent> {
+pub(crate) fn of_changes(book: &BookOutcome, runs: &RunProgress) -> Vec<NewEvent> {
     let changes = book.tasks.iter().filter_map(|task| {
         let event_type = match task.outcome {
             Outcome::Changed if task.origin == Origin::Removal => EventType::PruneRemoved,
@@ -312,7 +308,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::reconcile::conditions::{Passed, step};
+    use crate::status::conditions::{Passed, step};
 
     fn book(tasks: Vec<TaskOutcome>) -> BookOutcome {
         BookOutcome {

@@ -9,12 +9,12 @@ use towpath_coordination::gossip::Wanted;
 use towpath_git::{Mirror, Movement, Reference, SourceError, VerifyError, VerifyMode};
 use towpath_state::{Journal, SourceCheckpoint};
 
-use super::sources::{DEPTH, Looked, Sources, origin};
+use super::{DEPTH, RefreshReport, Sources, origin};
 use crate::{config::Source, error_chain::chain};
 
 /// The reason for which a node does not adopt an accepted revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Unfollowed {
+pub(in crate::node) enum Unfollowed {
     /// A temporary failure: the data store, a mirror or a source is not usable yet.
     Behind(String),
     /// The node lacks a commit, a manifest, a valid record or a newer agent. The node waits for a limited time. Only
@@ -38,7 +38,7 @@ pub(super) enum Unfollowed {
 
 /// The kind of thing that a node still needs before it can adopt a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lacking {
+pub(in crate::node) enum Lacking {
     /// A commit that is not in the mirror.
     Commit,
     /// The manifest that the record of the revision names.
@@ -72,14 +72,14 @@ impl Sources {
     ///
     /// # Errors
     /// Fails with the reason for which this node cannot adopt the revision.
-    pub(super) fn follow(
+    pub(in crate::node) fn follow(
         &self,
         journal: &Journal,
         known: &BTreeMap<String, String>,
         commits: &BTreeMap<String, String>,
         now: i64,
         peers: AskPeers<'_>,
-    ) -> Result<Looked, Unfollowed> {
+    ) -> Result<RefreshReport, Unfollowed> {
         let now = u64::try_from(now / 1000).unwrap_or(0);
         let mut sources = self.first.clone();
         let mut checked: BTreeSet<String> = BTreeSet::new();
@@ -105,20 +105,20 @@ impl Sources {
                     step.check()?;
                 }
             }
-            let looked = self.load_accepted(commits).map_err(|error| match error {
+            let report = self.load_accepted(commits).map_err(|error| match error {
                 SourceError::Refused { .. } => Unfollowed::Rejected(chain(&error)),
                 _ => Unfollowed::Behind(chain(&error)),
             })?;
-            if looked.sources.len() <= sources.len() || looked.set.is_none() {
-                let unknown = commits.keys().find(|name| looked.sources.iter().all(|source| source.git.name != **name));
-                return match unknown.filter(|_| looked.set.is_some()) {
+            if report.sources.len() <= sources.len() || report.set.is_none() {
+                let unknown = commits.keys().find(|name| report.sources.iter().all(|source| source.git.name != **name));
+                return match unknown.filter(|_| report.set.is_some()) {
                     Some(name) => Err(Unfollowed::Rejected(format!(
                         "the revision has a commit of {name:?}, which is not a source"
                     ))),
-                    None => Ok(looked),
+                    None => Ok(report),
                 };
             }
-            sources = looked.sources;
+            sources = report.sources;
         }
         Err(Unfollowed::Rejected("the sources of the revision are nested too deeply".into()))
     }

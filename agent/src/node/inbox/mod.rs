@@ -1,6 +1,9 @@
 //! The queue of pending work of the main loop. Timers, webhooks, file events and new commits only record that there is
 //! work. Work that arrives while the loop is busy is merged.
 
+pub(super) mod pace;
+pub(super) mod poller;
+
 use std::{
     collections::BTreeSet,
     path::PathBuf,
@@ -13,7 +16,7 @@ use std::{
 
 /// The pending work of the main loop.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Wake {
+pub struct PendingWork {
     /// True if the sources must be refreshed.
     pub poll: bool,
     /// True if a source has changed.
@@ -28,7 +31,7 @@ pub struct Wake {
     pub stop: bool,
 }
 
-impl Wake {
+impl PendingWork {
     /// Returns whether there is no pending work.
     pub fn is_empty(&self) -> bool {
         !self.poll && !self.moved && !self.accepted && !self.check && !self.stop && self.touched.is_empty()
@@ -37,8 +40,8 @@ impl Wake {
 
 /// The queue of pending work, shared by the main loop and the threads that report work.
 #[derive(Debug, Clone, Default)]
-pub struct Queue {
-    slot: Arc<(Mutex<Wake>, Condvar)>,
+pub struct Inbox {
+    slot: Arc<(Mutex<PendingWork>, Condvar)>,
     /// A counter of loop iterations and preemption checks, which shows that the agent is not stuck.
     progress: Arc<AtomicU64>,
 }
@@ -46,38 +49,38 @@ pub struct Queue {
 /// The maximum number of touched paths in the queue. With more paths, the node checks all TaskBooks instead.
 const TOUCHED: usize = 1000;
 
-impl Queue {
-    fn lock(&self) -> MutexGuard<'_, Wake> {
+impl Inbox {
+    fn lock(&self) -> MutexGuard<'_, PendingWork> {
         self.slot.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds pending work and wakes the main loop.
-    pub fn poke(&self, add: impl FnOnce(&mut Wake)) {
-        let mut wake = self.lock();
-        add(&mut wake);
-        if wake.touched.len() > TOUCHED {
-            wake.touched.clear();
-            wake.check = true;
+    pub fn notify(&self, add: impl FnOnce(&mut PendingWork)) {
+        let mut work = self.lock();
+        add(&mut work);
+        if work.touched.len() > TOUCHED {
+            work.touched.clear();
+            work.check = true;
         }
         self.slot.1.notify_all();
     }
 
     /// Waits for pending work and takes it from the queue. The result is empty if no work arrives within `patience`.
-    pub fn take(&self, patience: Duration) -> Wake {
+    pub fn take(&self, patience: Duration) -> PendingWork {
         self.progress.fetch_add(1, Ordering::Relaxed);
-        let (mut wake, _) = self
+        let (mut work, _) = self
             .slot
             .1
-            .wait_timeout_while(self.lock(), patience, |wake| wake.is_empty())
+            .wait_timeout_while(self.lock(), patience, |work| work.is_empty())
             .unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *wake)
+        std::mem::take(&mut *work)
     }
 
     /// Returns whether the current run should be preempted, by a newer revision or because the agent stops.
     pub fn wants_way(&self) -> bool {
         self.progress.fetch_add(1, Ordering::Relaxed);
-        let wake = self.lock();
-        wake.moved || wake.accepted || wake.stop
+        let work = self.lock();
+        work.moved || work.accepted || work.stop
     }
 
     /// Returns a counter that grows as long as the main loop or a run makes progress.
@@ -97,24 +100,24 @@ mod tests {
 
     #[test]
     fn pokes_are_kept_together() {
-        let queue = Queue::default();
-        queue.poke(|wake| wake.check = true);
-        queue.poke(|wake| wake.moved = true);
-        assert!(queue.wants_way());
-        let wake = queue.take(Duration::ZERO);
-        assert!(wake.check && wake.moved);
-        assert!(queue.take(Duration::ZERO).is_empty());
+        let inbox = Inbox::default();
+        inbox.notify(|work| work.check = true);
+        inbox.notify(|work| work.moved = true);
+        assert!(inbox.wants_way());
+        let work = inbox.take(Duration::ZERO);
+        assert!(work.check && work.moved);
+        assert!(inbox.take(Duration::ZERO).is_empty());
     }
 
     #[test]
     fn a_flood_of_paths_becomes_one_check() {
-        let queue = Queue::default();
+        let inbox = Inbox::default();
         for number in 0..2000 {
-            queue.poke(|wake| {
-                wake.touched.insert(PathBuf::from(format!("/{number}")));
+            inbox.notify(|work| {
+                work.touched.insert(PathBuf::from(format!("/{number}")));
             });
         }
-        let wake = queue.take(Duration::ZERO);
-        assert!(wake.check && wake.touched.len() <= TOUCHED);
+        let work = inbox.take(Duration::ZERO);
+        assert!(work.check && work.touched.len() <= TOUCHED);
     }
 }

@@ -1,0 +1,139 @@
+//! Adopts revisions that other nodes have accepted (P25).
+
+use std::{path::Path, sync::Arc};
+
+use towpath_coordination::{
+    Accepted,
+    accept::{self, AcceptError, Found, Made, RevisionManifest, Standing},
+    gossip::Wanted,
+};
+
+use super::{Acceptance, Adopted, accepted_by, unfollowed::shown};
+use crate::{
+    node::{
+        sources::follow::{Lacking, Unfollowed},
+        writer::Effects,
+    },
+    reconcile::{Revision, object_ids, runs},
+};
+
+impl Acceptance {
+    /// Adopts the record of the data store, whose revision is `found`. Returns the reason if the node cannot adopt the
+    /// record. `looked` is the time of the refresh.
+    pub(in crate::node) fn adopt_found(
+        &self,
+        own: &Accepted,
+        found: &Found,
+        looked: i64,
+    ) -> Result<Option<Adopted>, Unfollowed> {
+        match &found.standing {
+            Standing::Nothing | Standing::Own | Standing::Older => Ok(None),
+            // An invalid record has no generation to compare, so this case comes first.
+            Standing::Void(why) if own.generation == 0 => {
+                Err(Unfollowed::Missing { why: why.clone(), answered: true, what: Lacking::Record })
+            }
+            Standing::Void(why) => Err(Unfollowed::Void(why.clone())),
+            // The node may have adopted a newer record from a peer just before.
+            _ if found.record.generation < own.generation => Ok(None),
+            Standing::Sound | Standing::Apart => self.adopt_revision(own, &found.record, None, looked).map(Some),
+        }
+    }
+
+    /// Remembers the reason for which a record is not adopted, and returns the inputs that show the reason.
+    pub(in crate::node) fn note_unfollowed(&mut self, found: &Found, why: Option<Unfollowed>) -> Effects<'static> {
+        let why = self.adoption.note(found, why, self.clock.monotonic());
+        shown(found, why.as_ref())
+    }
+
+    /// Adopts a revision that peers have accepted and that the data store does not show. The data store was rolled
+    /// back, or hides the record. A failure blocks nothing, because the data store does not contain the record (P103).
+    pub(in crate::node) fn adopt_from_peers(&self, own: &Accepted, stored: u64, looked: i64) -> Option<Adopted> {
+        let (record, manifest) = self.newer_of_peers(stored.max(own.generation))?;
+        let adopted = match accept::judge_announced(&record, own) {
+            Standing::Sound | Standing::Apart => self.adopt_revision(own, &record, Some(manifest), looked),
+            other => Err(Unfollowed::Void(format!("{other:?}"))),
+        };
+        adopted
+            .inspect_err(|why| {
+                tracing::warn!(
+                    generation = record.generation,
+                    by = record.by,
+                    ?why,
+                    "ignored a revision that other nodes announce and the data store does not contain"
+                );
+            })
+            .ok()
+    }
+
+    /// Returns an accepted revision that peers announce and supply, if its generation is greater than `known`.
+    fn newer_of_peers(&self, known: u64) -> Option<(Accepted, RevisionManifest)> {
+        let gossip = self.peers.shared_gossip()?;
+        let announced = gossip.announced();
+        if announced.generation <= known {
+            return None;
+        }
+        let asked = gossip.ask(&announced.by, |peers, node, address| {
+            let (record, manifest) = peers.acceptance(node, address)?;
+            Accepted::of_announced(&record, &manifest, &announced.digest)
+                .ok_or_else(|| "the node follows another revision".into())
+        });
+        asked
+            .inspect_err(|why| {
+                tracing::warn!(
+                    generation = announced.generation,
+                    "nodes announce a generation that the data store does not contain, but no node supplies it: {why}"
+                )
+            })
+            .ok()
+    }
+
+    /// Fetches, checks and loads a revision that another node has accepted.
+    fn adopt_revision(
+        &self,
+        own: &Accepted,
+        current: &Accepted,
+        manifest: Option<RevisionManifest>,
+        looked: i64,
+    ) -> Result<Adopted, Unfollowed> {
+        current.admits(&self.origin()).map_err(|error| match error {
+            AcceptError::TooOld(_) => {
+                let answered = self.sources.answer();
+                Unfollowed::Missing { why: error.to_string(), answered, what: Lacking::Agent }
+            }
+            _ => Unfollowed::Refused(error.to_string()),
+        })?;
+        let manifest = match manifest {
+            Some(manifest) => manifest,
+            None => accept::manifest_of(self.store.as_ref(), current)
+                .map_err(|error| Unfollowed::Behind(error.to_string()))?
+                .ok_or_else(|| {
+                    let why = "the manifest of the revision is not in the data store".to_owned();
+                    Unfollowed::Missing { why, answered: true, what: Lacking::Manifest }
+                })?,
+        };
+        let peers = |wanted: &Wanted, into: &Path| match self.peers.shared_gossip() {
+            Some(gossip) => gossip.ask(&current.by, |peers, node, address| peers.pack(node, address, wanted, into)),
+            None => Err("this node cannot connect to other nodes; set tls and listen.api".into()),
+        };
+        let report = self.sources.follow(&self.journal, &own.commits, &current.commits, self.clock.wall(), &peers)?;
+        let Some(set) = report.set.clone() else {
+            let first = report.problems.first().map(ToString::to_string).unwrap_or_default();
+            return Err(Unfollowed::Rejected(format!("cannot load the revision on this node: {first}")));
+        };
+        let (digests, objects, own_manifest) = (runs::digests(&set), object_ids(&set), self.manifest());
+        let made = Made { digests: &digests, objects: &objects, disk: own, disk_manifest: &own_manifest };
+        manifest.check(current, &made).map_err(Unfollowed::Rejected)?;
+        tracing::info!(generation = current.generation, by = current.by, "adopted the revision of another node");
+        // If the record is by this node, the node accepted the revision itself, but the answer of the data store was
+        // lost.
+        let by_this_node = current.by == self.settings.node;
+        let effects = accepted_by(current, &manifest, looked, by_this_node).changes(self.kept(
+            current,
+            &manifest,
+            &report,
+            &current.commits,
+        ));
+        let revision = Revision::new(current.clone(), manifest, set, &self.settings.node);
+        Ok(Adopted { revision: Some(Arc::new(revision)), effects })
+    }
+}

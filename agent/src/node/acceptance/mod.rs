@@ -1,0 +1,245 @@
+//! The accepted revision of a node: proposes a valid candidate of the sources (P22), or adopts the revision that other
+//! nodes have accepted.
+
+mod adoption;
+mod unfollowed;
+mod wait;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use towpath_coordination::{
+    Accepted, Candidate, Store,
+    accept::{self, AcceptError, Attempt, FleetIdentity, Found, Proposal, RevisionManifest, SCHEMA, VerifyPolicy},
+};
+use towpath_git::{SourceError, VerifyMode};
+use towpath_host::Clock;
+use towpath_render::objects::ObjectSet;
+use towpath_state::{Acceptance as AcceptedState, Changes, Journal};
+
+use self::unfollowed::Adoption;
+use super::{
+    sources::{RefreshReport, Sources},
+    writer::Effects,
+};
+use crate::{
+    config::Settings,
+    reconcile::{Revision, object_ids, runs},
+    status::{
+        PeerService,
+        conditions::{Input, State},
+        happenings,
+    },
+};
+
+/// The accepted revision of a node, and the ways to a newer one.
+#[derive(Debug)]
+pub(super) struct Acceptance {
+    settings: Arc<Settings>,
+    store: Arc<dyn Store>,
+    journal: Arc<Journal>,
+    sources: Arc<Sources>,
+    peers: PeerService,
+    clock: Arc<dyn Clock>,
+    adoption: Adoption,
+    revision: Option<Arc<Revision>>,
+}
+
+/// An accepted revision, and what the node must write before it uses the revision.
+#[derive(Debug)]
+pub(super) struct Adopted {
+    /// The revision. `None` if the node already uses it.
+    pub(super) revision: Option<Arc<Revision>>,
+    pub(super) effects: Effects<'static>,
+}
+
+/// The result of a proposal.
+#[derive(Debug)]
+pub(super) enum Proposed {
+    Accepted(Adopted),
+    /// Another node proposed a revision first.
+    Lost,
+    /// The node proposes nothing: the fleet rejects the node, or the node must first adopt a newer revision.
+    Blocked,
+}
+
+impl Acceptance {
+    pub(super) fn new(
+        settings: Arc<Settings>,
+        store: Arc<dyn Store>,
+        journal: Arc<Journal>,
+        sources: Arc<Sources>,
+        peers: PeerService,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let adoption = Adoption::default();
+        Self { settings, store, journal, sources, peers, clock, adoption, revision: None }
+    }
+
+    /// Returns the accepted revision with its objects. `None` until the revision is loaded.
+    pub(super) fn revision(&self) -> Option<Arc<Revision>> {
+        self.revision.clone()
+    }
+
+    pub(super) fn peers(&self) -> &PeerService {
+        &self.peers
+    }
+
+    /// Uses a revision from now on.
+    pub(super) fn set_revision(&mut self, revision: Arc<Revision>) {
+        self.revision = Some(revision);
+    }
+
+    /// Returns whether the record of the data store keeps the node from adopting a revision.
+    pub(super) fn is_unfollowed(&self) -> bool {
+        self.adoption.is_unfollowed()
+    }
+
+    /// Returns the record of the accepted revision from the journal.
+    pub(super) fn accepted(&self) -> Accepted {
+        self.journal.get_readable(&()).ok().flatten().unwrap_or_default()
+    }
+
+    /// Returns the manifest of the accepted revision from the journal.
+    fn manifest(&self) -> RevisionManifest {
+        self.journal.get_readable(&()).ok().flatten().unwrap_or_default()
+    }
+
+    /// Returns the identity of the fleet, which is equal on all its nodes. The identity is empty without a shared data
+    /// store, because the bootstrap file of a single server may change freely (P18).
+    fn origin(&self) -> FleetIdentity {
+        let Some(first) = self.settings.sources.first().filter(|_| self.store.shared()) else {
+            return FleetIdentity::default();
+        };
+        FleetIdentity {
+            from: format!("{} {} {:?}", self.settings.cluster, first.git.shown_url(), first.git.reference),
+            verify: match first.git.verify.mode {
+                VerifyMode::None => VerifyPolicy::None,
+                VerifyMode::Head => VerifyPolicy::Head,
+                VerifyMode::Range => VerifyPolicy::Range,
+            },
+        }
+    }
+
+    /// Returns the record of the accepted revision in the data store, compared with the record of this node.
+    ///
+    /// # Errors
+    /// Fails if the data store does not answer.
+    pub(super) fn find(&self, own: &Accepted) -> Result<Found, AcceptError> {
+        accept::current(self.store.as_ref(), own)
+    }
+
+    /// Proposes the candidate of a refresh. `is_rejected` states that the fleet rejects this node.
+    ///
+    /// # Errors
+    /// Fails if the data store does not answer, or if the node may not write its record.
+    pub(super) fn propose(
+        &self,
+        report: &RefreshReport,
+        set: &Arc<ObjectSet>,
+        state: &State,
+        is_rejected: bool,
+    ) -> Result<Proposed, AcceptError> {
+        if is_rejected || self.adoption.blocks() {
+            return Ok(Proposed::Blocked);
+        }
+        let own = self.accepted();
+        let candidate = Candidate { commits: report.commits.clone(), schema: SCHEMA };
+        let (digests, objects) = (runs::digests(set), object_ids(set));
+        let joined = if digests.is_empty() { Vec::new() } else { accept::joined(self.store.as_ref())? };
+        let proposal = Proposal {
+            node: &self.settings.node,
+            disk: &own,
+            disk_manifest: &self.manifest(),
+            candidate: &candidate,
+            origin: &self.origin(),
+            digests: &digests,
+            joined: &joined,
+            objects: &objects,
+            rejected: self.adoption.rejected(),
+            follows: self.store.shared(),
+        };
+        match accept::attempt(self.store.as_ref(), &proposal)? {
+            Attempt::Accepted(accepted, manifest) => {
+                Ok(Proposed::Accepted(self.of_accepted(report, set, state, &own, accepted, manifest)))
+            }
+            Attempt::Lost(won) => {
+                tracing::info!(
+                    generation = won.generation,
+                    "another node proposed a revision first; adopting that revision"
+                );
+                Ok(Proposed::Lost)
+            }
+        }
+    }
+
+    /// Returns what follows from the acceptance of a candidate.
+    fn of_accepted(
+        &self,
+        report: &RefreshReport,
+        set: &Arc<ObjectSet>,
+        state: &State,
+        own: &Accepted,
+        accepted: Accepted,
+        manifest: RevisionManifest,
+    ) -> Adopted {
+        let known = self.revision.as_ref().is_some_and(|revision| revision.commits == report.commits);
+        let mut effects = Effects::default().input(Input::Own("store", None));
+        if accepted.generation != state.accepted.generation || state.accepted.commits != accepted.commits {
+            tracing::info!(generation = accepted.generation, commits = ?accepted.commits, "accepted");
+            let by_this_node = accepted.by == self.settings.node && self.store.shared();
+            effects = effects.then(accepted_by(&accepted, &manifest, state.looked, by_this_node));
+        }
+        if accepted != *own || !known {
+            effects = effects.changes(self.kept(&accepted, &manifest, report, &accepted.commits));
+        }
+        let is_new =
+            !known || self.revision.as_ref().is_some_and(|revision| revision.generation != accepted.generation);
+        let revision =
+            is_new.then(|| Arc::new(Revision::new(accepted, manifest, Arc::clone(set), &self.settings.node)));
+        Adopted { revision, effects }
+    }
+
+    /// Returns the changes of the journal for an accepted revision.
+    fn kept(
+        &self,
+        accepted: &Accepted,
+        manifest: &RevisionManifest,
+        report: &RefreshReport,
+        commits: &BTreeMap<String, String>,
+    ) -> Changes {
+        let mut changes = Changes::default();
+        changes.set(accepted);
+        changes.set(manifest);
+        self.sources.remember(report, commits, (&self.journal, self.clock.wall()), &mut changes);
+        changes
+    }
+
+    /// Loads the last good revision from the mirrors, without contacting the sources. `None` if a revision is loaded
+    /// already, or if the node has accepted none.
+    ///
+    /// # Errors
+    /// Fails if a mirror cannot be read.
+    pub(super) fn last_good(&self) -> Result<Option<Arc<Revision>>, SourceError> {
+        let accepted = self.accepted();
+        if self.revision.is_some() || accepted.generation == 0 {
+            return Ok(None);
+        }
+        let set = self.sources.load_accepted(&accepted.commits)?.set;
+        Ok(set.map(|set| Arc::new(Revision::new(accepted, self.manifest(), set, &self.settings.node))))
+    }
+}
+
+/// Returns what the acceptance of a revision changes in the state and in the event log. `looked` is the time of the
+/// refresh. `by_this_node` states that this node made the record.
+fn accepted_by(accepted: &Accepted, manifest: &RevisionManifest, looked: i64, by_this_node: bool) -> Effects<'static> {
+    let input = Input::Accepted(AcceptedState {
+        generation: accepted.generation,
+        commits: accepted.commits.clone(),
+        at: looked,
+    });
+    let mut events = vec![happenings::of_accepted(accepted)];
+    if by_this_node {
+        events.extend(happenings::of_acceptance(accepted.generation, manifest));
+    }
+    Effects::default().input(input).events(events)
+}

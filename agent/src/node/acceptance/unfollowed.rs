@@ -1,0 +1,112 @@
+//! The accepted record of the data store that a node does not adopt, with the reason (P25).
+
+use std::time::Instant;
+
+use towpath_coordination::{
+    Accepted,
+    accept::{Found, Rejected, Standing},
+};
+
+use super::wait::LackingWait;
+use crate::{
+    node::{
+        sources::follow::{Lacking, Unfollowed},
+        writer::Effects,
+    },
+    status::conditions::{Input, Trouble},
+};
+
+/// The accepted record of the data store that this node does not adopt, and the wait for what it lacks.
+#[derive(Debug, Default)]
+pub(super) struct Adoption {
+    unfollowed: Option<(Unfollowed, Rejected)>,
+    /// The wait for the thing that the node lacks to adopt this revision.
+    lacking: LackingWait,
+}
+
+impl Adoption {
+    pub(super) fn is_unfollowed(&self) -> bool {
+        self.unfollowed.is_some()
+    }
+
+    /// Returns whether the node must not propose a revision until the problem ends. The candidate of the node may be
+    /// older than the accepted record of the fleet.
+    pub(super) fn blocks(&self) -> bool {
+        self.unfollowed.is_some() && self.rejected().is_none()
+    }
+
+    /// Returns the record if this node may overwrite the record in the data store.
+    pub(super) fn rejected(&self) -> Option<&Rejected> {
+        match &self.unfollowed {
+            Some((Unfollowed::Rejected(_) | Unfollowed::Void(_), record)) => Some(record),
+            _ => None,
+        }
+    }
+
+    /// Turns an expired wait into a rejection, and remembers the reason for which a record is not adopted. Returns that
+    /// reason.
+    pub(super) fn note(&mut self, found: &Found, why: Option<Unfollowed>, now: Instant) -> Option<Unfollowed> {
+        let why = match why {
+            Some(Unfollowed::Missing { why, answered, what }) => {
+                let over = self.lacking.look(&found.id, what, answered, now);
+                Some(match (over, what) {
+                    (false, _) => Unfollowed::Missing { why, answered, what },
+                    (true, Lacking::Record) => Unfollowed::Void(why),
+                    (true, Lacking::Commit) => Unfollowed::Rejected(format!(
+                        "for 10 minutes neither the git server nor another node supplied the commit: {why}"
+                    )),
+                    (true, Lacking::Agent) => {
+                        Unfollowed::Rejected(format!("{why}; this node has waited 10 minutes for a newer agent"))
+                    }
+                    (true, Lacking::Manifest) => Unfollowed::Rejected(why),
+                })
+            }
+            other => {
+                self.lacking.end();
+                other
+            }
+        };
+        // A generation is valid only if the chain of records leads to it.
+        let counts = found.standing == Standing::Sound;
+        let record = Rejected { id: found.id.clone(), counts };
+        self.unfollowed = why.clone().map(|why| (why, record));
+        why
+    }
+}
+
+/// Returns the inputs that show why a record is not adopted.
+pub(super) fn shown(found: &Found, why: Option<&Unfollowed>) -> Effects<'static> {
+    let Accepted { generation, by, .. } = &found.record;
+    let what = |why: &str| format!("generation {generation} was accepted by {by}: {why}");
+    let stays = "this node stays at its last good revision, and replaces the record with the next commit";
+    let too_old = match why {
+        Some(Unfollowed::Missing { why, what: Lacking::Agent, .. }) => Some(what(why)),
+        _ => None,
+    };
+    let (behind, rejected) = match why {
+        None | Some(Unfollowed::Missing { what: Lacking::Agent, .. }) => (None, None),
+        Some(Unfollowed::Behind(why) | Unfollowed::Missing { why, .. }) => {
+            (Some(Trouble::new("Progressing", what(why))), None)
+        }
+        Some(Unfollowed::Refused(why)) => (
+            Some(Trouble::new(
+                "Refused",
+                format!("{why}; until the conflict is resolved, this node accepts no revision"),
+            )),
+            None,
+        ),
+        Some(Unfollowed::Rejected(why)) => {
+            (None, Some(Trouble::new("RejectedLocally", format!("{}; {stays}", what(why)))))
+        }
+        Some(Unfollowed::Void(why)) => {
+            let message = format!(
+                "ignored the invalid record of acceptance by {by}: {why}; nodes overwrite the record with a valid one"
+            );
+            (None, Some(Trouble::new("RejectedLocally", message)))
+        }
+    };
+    Effects::default()
+        .input(Input::Own("accepted", behind))
+        .input(Input::TooOld(too_old))
+        .input(Input::RejectedLocally(rejected))
+}

@@ -1,0 +1,168 @@
+//! The steady state: the record of a pass that found all TaskBooks in sync. Until an input of the pass changes, the
+//! agent loads, renders and applies nothing.
+//!
+//! The agent deletes the record from disk before any change, so that a crash never leaves an outdated record.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use towpath_host::{keyed_digest, process::Cancel};
+use towpath_modules::Expectation;
+use towpath_state::{Changes, Journal, Record, kinds};
+
+use crate::{
+    config::Settings,
+    node::{sources::Sources, writer::Effects},
+    reconcile::{
+        PassFacts, Revision,
+        pass::{self, BookStatuses, Machine, PassOutcome, Settled},
+    },
+    status::conditions::State,
+};
+
+/// The inputs and the checks of a pass that found all TaskBooks in sync.
+#[derive(Debug)]
+struct SettledPass {
+    generation: u64,
+    commits: BTreeMap<String, String>,
+    /// The values of the facts that the pass read.
+    facts: BTreeMap<String, Value>,
+    checks: Vec<Settled>,
+}
+
+/// The steady state in the form that the journal stores.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct SteadyRecord {
+    /// A keyed digest of the version and the settings of the agent. Another version or other settings may lead to
+    /// another state.
+    by: String,
+    generation: u64,
+    commits: BTreeMap<String, String>,
+    facts: BTreeMap<String, Value>,
+    /// The fingerprints of the mirrors at the end of the pass.
+    mirrors: BTreeMap<String, String>,
+    expectations: Vec<Expectation>,
+}
+
+impl Record for SteadyRecord {
+    type Kind = kinds::SteadyState;
+}
+
+/// The steady state of a node.
+#[derive(Debug)]
+pub(in crate::node) struct SteadyState {
+    settings: Arc<Settings>,
+    sources: Arc<Sources>,
+    journal: Arc<Journal>,
+    machine: Arc<Machine>,
+    cancel: Cancel,
+    settled: Option<SettledPass>,
+    /// True if the journal may contain a record of the steady state.
+    is_on_disk: bool,
+}
+
+impl SteadyState {
+    pub(in crate::node) fn new(
+        settings: Arc<Settings>,
+        sources: Arc<Sources>,
+        journal: Arc<Journal>,
+        machine: Arc<Machine>,
+        cancel: Cancel,
+    ) -> Self {
+        Self { settings, sources, journal, machine, cancel, settled: None, is_on_disk: true }
+    }
+
+    /// Returns whether the inputs and the checks of the steady state are unchanged. If so, the pass renders nothing.
+    pub(in crate::node) fn holds(&self, revision: &Revision, state: &State, facts: &PassFacts<'_>) -> bool {
+        let same =
+            |settled: &&SettledPass| settled.generation == revision.generation && settled.commits == revision.commits;
+        let Some(settled) = self.settled.as_ref().filter(same) else { return false };
+        state.is_applied()
+            && state.troubles.is_empty()
+            && facts.contain(&settled.facts)
+            && pass::still_settled(&self.machine, &settled.checks, &self.cancel)
+    }
+
+    /// Returns whether the steady state of the previous agent process still holds: sources, settings, facts and files
+    /// are unchanged. This check loads no objects. `now` is the time in milliseconds since 1970.
+    pub(in crate::node) fn held_before(&self, state: &State, now: i64, facts: &PassFacts<'_>) -> bool {
+        let coordinated = self.settings.coordinated();
+        let quiet = state.is_applied() && state.troubles.is_empty() && state.stalls.is_empty();
+        let jumped = now < state.looked;
+        if coordinated || !quiet || jumped {
+            return false;
+        }
+        let Some(record) = self.journal.get_readable::<SteadyRecord>(&()).ok().flatten() else { return false };
+        let same = record.generation == state.accepted.generation
+            && record.commits == state.accepted.commits
+            && record.by == self.by()
+            && self.sources.unmoved(&self.journal, &record.commits)
+            && record.mirrors == self.sources.fingerprints()
+            && facts.contain(&record.facts)
+            && pass::still_settled(&self.machine, &[Settled::Expectations(record.expectations)], &self.cancel);
+        if same {
+            tracing::debug!(generation = record.generation, "nothing has changed since the last pass");
+        }
+        same
+    }
+
+    fn by(&self) -> String {
+        let text = format!("{} {:?}", env!("CARGO_PKG_VERSION"), self.settings);
+        keyed_digest(&self.machine.digest_key, text.as_bytes())
+    }
+
+    /// Forgets the steady state. The node writes the effects before any change.
+    pub(in crate::node) fn invalidate(&mut self) -> Effects<'static> {
+        self.settled = None;
+        if !std::mem::take(&mut self.is_on_disk) {
+            return Effects::default();
+        }
+        let mut changes = Changes::default();
+        changes.delete::<kinds::SteadyState>(&());
+        Effects::default().changes(changes)
+    }
+
+    /// Records the steady state if the pass found all TaskBooks in sync.
+    pub(in crate::node) fn remember(
+        &mut self,
+        revision: &Revision,
+        outcome: &mut PassOutcome,
+        facts: &PassFacts<'_>,
+    ) -> Effects<'static> {
+        let Some(checks) = outcome.settled.take() else { return Effects::default() };
+        // The tasks were rendered with these facts. A fact that changes later causes another pass.
+        let facts = facts.select(std::mem::take(&mut outcome.facts_read));
+        let kept = self.record(revision, &facts, &checks);
+        let commits = revision.commits.clone();
+        self.settled = Some(SettledPass { generation: revision.generation, commits, facts, checks });
+        let Some(record) = kept else { return Effects::default() };
+        self.is_on_disk = true;
+        let books = outcome.books.iter().map(pass::BookOutcome::status).collect();
+        let mut changes = Changes::default();
+        changes.set(&record);
+        changes.set(&BookStatuses(books));
+        Effects::default().changes(changes)
+    }
+
+    /// Returns the record for the next start of the agent. `None` if the journal has it already, or if a check cannot
+    /// be stored.
+    fn record(&self, revision: &Revision, facts: &BTreeMap<String, Value>, checks: &[Settled]) -> Option<SteadyRecord> {
+        let mut expectations = Vec::new();
+        for check in checks {
+            let Settled::Expectations(some) = check else { return None };
+            expectations.extend(some.iter().cloned());
+        }
+        if self.is_on_disk || revision.generation == 0 || !self.sources.alone(&revision.set) {
+            return None;
+        }
+        Some(SteadyRecord {
+            by: self.by(),
+            generation: revision.generation,
+            commits: revision.commits.clone(),
+            facts: facts.clone(),
+            mirrors: self.sources.fingerprints(),
+            expectations,
+        })
+    }
+}

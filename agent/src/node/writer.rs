@@ -1,0 +1,191 @@
+//! Writes what the stages of the node return: the state of the node, its status, its events and its journal.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use towpath_git::Mirror;
+use towpath_host::Clock;
+use towpath_proto::v1alpha as pb;
+use towpath_state::{Changes, Journal, JournalError};
+
+use super::membership::identity::NodeIdentity;
+use crate::{
+    events::{Events, NewEvent},
+    reconcile::Revision,
+    status::{
+        StatusSnapshot,
+        conditions::{self, Input, State, Trouble},
+        happenings,
+    },
+};
+
+/// A function that selects alarms.
+type Covers<'a> = Box<dyn Fn(&NewEvent) -> bool + 'a>;
+
+/// The results of a stage of the node, in the order in which the node writes them. A stage itself writes nothing.
+#[derive(Debug, Default)]
+pub(super) struct Effects<'a>(Vec<Effect<'a>>);
+
+enum Effect<'a> {
+    Input(Input),
+    Events(Vec<NewEvent>),
+    /// Replaces the firing alarms among the alarms that the function selects.
+    Alarms(Covers<'a>, Vec<NewEvent>),
+    Changes(Changes),
+}
+
+impl fmt::Debug for Effect<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Input(input) => f.debug_tuple("Input").field(input).finish(),
+            Self::Events(events) => f.debug_tuple("Events").field(events).finish(),
+            Self::Alarms(_, firing) => f.debug_tuple("Alarms").field(firing).finish(),
+            Self::Changes(changes) => f.debug_tuple("Changes").field(changes).finish(),
+        }
+    }
+}
+
+impl<'a> Effects<'a> {
+    /// Adds an input of the state machine.
+    pub(super) fn input(mut self, input: Input) -> Self {
+        self.0.push(Effect::Input(input));
+        self
+    }
+
+    /// Adds events for the event log.
+    pub(super) fn events(mut self, events: Vec<NewEvent>) -> Self {
+        self.0.push(Effect::Events(events));
+        self
+    }
+
+    /// Adds the alarms that fire among the alarms that `covers` selects. The other selected alarms end.
+    pub(super) fn alarms(mut self, covers: impl Fn(&NewEvent) -> bool + 'a, firing: Vec<NewEvent>) -> Self {
+        self.0.push(Effect::Alarms(Box::new(covers), firing));
+        self
+    }
+
+    /// Adds changes of the journal.
+    pub(super) fn changes(mut self, changes: Changes) -> Self {
+        self.0.push(Effect::Changes(changes));
+        self
+    }
+
+    /// Adds the effects of another stage.
+    pub(super) fn then(mut self, other: Self) -> Self {
+        self.0.extend(other.0);
+        self
+    }
+}
+
+/// The writer of the state of a node. It also writes the journal, the event log and the status.
+#[derive(Debug)]
+pub(super) struct StateWriter {
+    state: State,
+    journal: Arc<Journal>,
+    status: StatusSnapshot,
+    identity: Arc<NodeIdentity>,
+    clock: Arc<dyn Clock>,
+}
+
+impl StateWriter {
+    /// Creates the writer with the state that the journal holds.
+    pub(super) fn new(
+        state: State,
+        journal: Arc<Journal>,
+        status: StatusSnapshot,
+        identity: Arc<NodeIdentity>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        status.set_state(&state);
+        Self { state, journal, status, identity, clock }
+    }
+
+    /// Returns the current state of the node.
+    pub(super) fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub(super) fn journal(&self) -> Arc<Journal> {
+        Arc::clone(&self.journal)
+    }
+
+    /// Writes the results of a stage, in their order.
+    pub(super) fn write(&mut self, effects: Effects<'_>) {
+        for effect in effects.0 {
+            match effect {
+                Effect::Input(input) => self.step(input),
+                Effect::Events(events) => self.record_events(events),
+                Effect::Alarms(covers, firing) => self.set_alarms(covers, firing),
+                Effect::Changes(changes) => self.save(changes),
+            }
+        }
+    }
+
+    /// Applies an input to the state machine, records the resulting events, and publishes the new state in the status.
+    pub(super) fn step(&mut self, input: Input) {
+        let before = std::mem::take(&mut self.state);
+        self.record_events(happenings::of_change(&before, &input));
+        self.state = conditions::step(before, input);
+        self.set_alarms(happenings::is_of_state, happenings::of_state(&self.state));
+        self.status.set_state(&self.state);
+    }
+
+    /// Commits changes to the journal, together with the state of the node. An error becomes a problem of the node.
+    pub(super) fn save(&mut self, mut changes: Changes) {
+        changes.set(&self.state);
+        self.identity.keep(&mut changes, self.clock.monotonic(), false);
+        if let Err(error) = self.journal.commit(changes) {
+            let reason = match error {
+                JournalError::ReadOnly { .. } => "ReadOnly",
+                _ => "DiskFull",
+            };
+            let message =
+                format!("{error}; free space below the state directory; the agent then continues without a restart");
+            self.step(Input::Own("journal", Some(Trouble::new(reason, message))));
+        } else if self.state.troubles.contains_key("node journal") {
+            self.step(Input::Own("journal", None));
+        }
+    }
+
+    /// Publishes a revision in the status, with the mirrors of its sources.
+    pub(super) fn show_revision(&self, revision: &Arc<Revision>, mirrors: BTreeMap<String, Arc<Mirror>>) {
+        self.status.set_revision(Arc::clone(revision), mirrors);
+    }
+
+    /// Publishes the warnings about the settings of the node. Returns the warnings that were not published before.
+    pub(super) fn show_warnings(&self, warnings: Vec<String>) -> Vec<String> {
+        self.status.set_warnings(warnings)
+    }
+
+    /// Publishes the status of the TaskBooks.
+    pub(super) fn show_books(&self, books: Vec<pb::TaskBookStatus>) {
+        self.status.set_books(books);
+    }
+
+    /// Returns the event log of the node.
+    pub(super) fn events(&self) -> &Events {
+        self.status.events()
+    }
+
+    /// Records events in the event log. An error of the event log is only logged.
+    pub(super) fn record_events(&self, events: Vec<NewEvent>) {
+        if let Err(error) = self.status.events().record(self.clock.wall(), events) {
+            tracing::warn!(%error, "cannot record an event");
+        }
+    }
+
+    /// Replaces the firing alarms among the alarms that `covers` selects.
+    fn set_alarms(&self, covers: impl Fn(&NewEvent) -> bool, firing: Vec<NewEvent>) {
+        if let Err(error) = self.status.events().set_alarms(self.clock.wall(), covers, firing) {
+            tracing::warn!(%error, "cannot record an event");
+        }
+    }
+
+    /// Saves the last seen record number of each writer when the agent ends.
+    pub(super) fn keep_heard(&self) {
+        let mut changes = Changes::default();
+        self.identity.keep(&mut changes, self.clock.monotonic(), true);
+        if let Err(error) = self.journal.commit(changes) {
+            tracing::warn!(%error, "cannot save the last seen record numbers");
+        }
+    }
+}

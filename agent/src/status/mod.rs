@@ -1,0 +1,16 @@
+//! What a node shows: its status, the answers to queries, the view of the fleet, and the service for other nodes.
+
+pub mod conditions;
+mod fleet_view;
+pub(crate) mod happenings;
+mod peers;
+mod published;
+mod queries;
+pub(crate) mod run_progress;
+mod snapshot;
+
+pub use fleet_view::FleetView;
+pub use peers::PeerService;
+pub(crate) use published::{PublishedState, shared_facts};
+pub use queries::{NoAnswer, OtherNode, Queries};
+pub use snapshot::StatusSnapshot;

@@ -1,0 +1,158 @@
+//! The service of a node for the other nodes of its fleet, and what the node hears from them through gossip.
+
+use std::sync::{Arc, OnceLock};
+
+use serde_json::Value;
+use towpath_coordination::{
+    fleet::Fleet,
+    gossip::{
+        Gossip,
+        core::{Heard, Liveness},
+    },
+    signed::RecordSigner,
+};
+use towpath_git::Mirror;
+use towpath_host::identity::{Role, Subject};
+use towpath_proto::v1alpha as pb;
+
+use super::{NoAnswer, StatusSnapshot};
+use crate::events::{EventType, NewEvent};
+
+/// The service of a node for the other nodes of its fleet.
+#[derive(Debug, Clone)]
+pub struct PeerService {
+    status: StatusSnapshot,
+    fleet: Arc<Fleet>,
+    /// The signer of the node's records. The signer also decides which callers of the API are rejected.
+    signer: Arc<RecordSigner>,
+    /// The incarnation of the node: a number that grows with each start of the agent.
+    life: u64,
+    /// The gossip of the node. Unset if the node does not take part in gossip.
+    gossip: Arc<OnceLock<Gossip>>,
+}
+
+impl PeerService {
+    /// Creates the service of a node. `gossip` is set when the node begins to take part in gossip.
+    pub(crate) fn new(
+        status: StatusSnapshot,
+        fleet: Arc<Fleet>,
+        signer: Arc<RecordSigner>,
+        life: u64,
+        gossip: Arc<OnceLock<Gossip>>,
+    ) -> Self {
+        Self { status, fleet, signer, life, gossip }
+    }
+
+    /// Returns the incarnation of the node: a number that grows with each start of the agent.
+    pub fn life(&self) -> u64 {
+        self.life
+    }
+
+    /// Returns whether the accepted revision defines a node with this name. `None` before the first revision.
+    pub fn names_node(&self, name: &str) -> Option<bool> {
+        self.status.revision().map(|revision| revision.set.nodes.contains_key(name))
+    }
+
+    /// Returns the reason to reject a caller. `None` if the caller is admitted. A caller is rejected if its certificate
+    /// is revoked, or if it is a node whose key differs from the known key.
+    pub fn refuses(&self, caller: &Subject, serial: Option<&str>) -> Option<String> {
+        let node = (caller.role == Role::Node).then_some(caller.name.as_str());
+        self.signer.refuses(node, &caller.keys.sign, serial)
+    }
+
+    /// Returns the gossip of the node. `None` if the node does not take part in gossip.
+    pub(crate) fn shared_gossip(&self) -> Option<&Gossip> {
+        self.gossip.get()
+    }
+
+    /// Connects the gossip with this node and its fleet.
+    pub fn hear(&self, gossip: Gossip) {
+        self.fleet.hear(gossip.clone());
+        let _ = self.gossip.set(gossip);
+        self.tell_gossip();
+    }
+
+    /// Passes the addresses of the other nodes and the accepted revision to the gossip.
+    pub(crate) fn tell_gossip(&self) {
+        let (Some(gossip), Some(revision)) = (self.gossip.get(), self.status.revision()) else { return };
+        let others = revision.set.nodes.iter().filter(|(name, _)| *name != self.status.node());
+        gossip.seeds(others.filter_map(|(name, node)| Some((name.clone(), node.address.clone()?))).collect());
+        gossip.accepted(revision.generation, revision.record.digest());
+    }
+
+    /// Announces through gossip that this node leaves the fleet.
+    pub(crate) fn leave_gossip(&self) {
+        if let Some(gossip) = self.gossip.get() {
+            gossip.leave();
+        }
+    }
+
+    /// Passes a message from an authenticated node to the gossip.
+    ///
+    /// # Errors
+    /// Fails if this node has no gossip, or if the revision does not name the sender.
+    pub fn gossip(&self, from: &str, message: Vec<u8>) -> Result<(), NoAnswer> {
+        let Some(gossip) = self.gossip.get() else { return Err(NoAnswer("this node has no gossip".into())) };
+        // Before the first revision the nodes are not known, so the certificate of the sender is sufficient.
+        if self.names_node(from) == Some(false) {
+            return Err(NoAnswer(format!("there is no Node {from} in git")));
+        }
+        gossip.receive(from, message);
+        Ok(())
+    }
+
+    /// Returns the record and the manifest of the accepted revision, for peers.
+    ///
+    /// # Errors
+    /// Fails if no revision has been accepted.
+    pub fn acceptance(&self) -> Result<pb::AcceptanceReply, NoAnswer> {
+        let revision = self.status.revision().ok_or_else(NoAnswer::no_revision)?;
+        let unreadable = |error: serde_json::Error| NoAnswer(error.to_string());
+        Ok(pb::AcceptanceReply {
+            record: serde_json::to_vec(&revision.record).map_err(unreadable)?,
+            manifest: serde_json::to_vec(&revision.manifest).map_err(unreadable)?,
+        })
+    }
+
+    /// Returns the mirror that contains a commit of the accepted revision. Peers cannot fetch other commits.
+    ///
+    /// # Errors
+    /// Fails if the commit does not belong to the accepted revision.
+    pub fn mirror(&self, source: &str, commit: &str) -> Result<Arc<Mirror>, NoAnswer> {
+        let foreign = || NoAnswer(format!("the revision of this node does not have {source} at {commit}"));
+        self.status.mirror_at(source, commit).ok_or_else(foreign)
+    }
+
+    /// Records events for changes of membership that gossip reports.
+    pub fn heard(&self, heard: &Heard, now: i64) {
+        let (event_type, reason, node, message) = match heard {
+            Heard::Joined(node) => (EventType::NodeJoined, "Joined", node, format!("{node} has joined")),
+            Heard::Left(node) => (EventType::NodeLeft, "Left", node, format!("{node} has stopped")),
+            Heard::Lost(node) => (EventType::NodeLost, "Lost", node, format!("{node} does not answer any other node")),
+            Heard::Accepted(_) | Heard::Slots => return,
+        };
+        let object = format!("Node/{node}");
+        let event = NewEvent::new(event_type, message).because(reason).about(object.clone(), "");
+        let over = |alarm: &NewEvent| alarm.event_type == EventType::NodeLost && alarm.object.as_ref() == Some(&object);
+        let ended = match heard {
+            Heard::Lost(_) => Ok(()),
+            _ => self.status.events().resolve(now, over),
+        };
+        let recorded = self.status.events().record(now, vec![event.with("node", node.as_str())]);
+        if let Err(error) = ended.and(recorded) {
+            tracing::warn!(%error, "cannot record an event");
+        }
+    }
+
+    /// Ends the alarms of lost nodes that have returned or left. The node may have missed the message about the return.
+    pub(crate) fn end_lost(&self, now: i64) {
+        let Some(gossip) = self.gossip.get() else { return };
+        let is_over = |alarm: &NewEvent| {
+            let node = alarm.data.get("node").and_then(Value::as_str).unwrap_or_default();
+            alarm.event_type == EventType::NodeLost && matches!(gossip.opinion(node), Liveness::Alive | Liveness::Left)
+        };
+        if let Err(error) = self.status.events().resolve(now, is_over) {
+            tracing::warn!(%error, "cannot record an event");
+        }
+    }
+}

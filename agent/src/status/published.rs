@@ -1,0 +1,82 @@
+//! The state and the facts that a node publishes for other nodes.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use towpath_coordination::{Gate, GateReason, NodeReport};
+
+use super::conditions::State;
+
+/// The maximum number of gates that a node publishes.
+const GATES: usize = 16;
+/// The maximum length of the message of a published gate, in characters.
+const MESSAGE: usize = 300;
+
+/// The state that a node publishes for other nodes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct PublishedState {
+    pub(super) generation: u64,
+    pub(super) ready: bool,
+    pub(super) version: String,
+    /// The generation that the node has loaded.
+    accepted: Option<u64>,
+    /// The closed gates of the node that the data store does not show, by TaskBook.
+    held: BTreeMap<String, Vec<PublishedGate>>,
+}
+
+impl PublishedState {
+    /// Builds the published state from the state of this node.
+    pub(crate) fn of(state: &State) -> Self {
+        Self {
+            generation: state.applied.as_ref().map_or(0, |applied| applied.generation),
+            ready: state.is_applied(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            accepted: Some(state.accepted.generation),
+            held: gates(state),
+        }
+    }
+
+    /// Returns the part of the state that concerns one TaskBook. `None` for the state of an agent of an older version,
+    /// which does not publish the generation that it has loaded.
+    pub(super) fn report(&self, book: &str) -> Option<NodeReport> {
+        let gates = self.held.get(book).into_iter().flatten().cloned().map(PublishedGate::read).collect();
+        Some(NodeReport { generation: self.accepted?, gates })
+    }
+}
+
+/// A gate that a node publishes for other nodes.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+struct PublishedGate {
+    gate: String,
+    since: Option<i64>,
+    opens: String,
+    action: Option<String>,
+}
+
+impl PublishedGate {
+    fn read(self) -> Gate {
+        Gate { since: self.since, action: self.action, ..Gate::new(GateReason::named(&self.gate), self.opens) }
+    }
+}
+
+/// Returns the closed gates of a node that the data store does not show, by TaskBook.
+fn gates(state: &State) -> BTreeMap<String, Vec<PublishedGate>> {
+    let mut shown: BTreeMap<String, Vec<PublishedGate>> = BTreeMap::new();
+    for hold in state.holds.values().filter(|hold| !hold.is_shared && !hold.book.is_empty()).take(GATES) {
+        shown.entry(hold.book.clone()).or_default().push(PublishedGate {
+            gate: hold.reason.clone(),
+            since: Some(hold.since),
+            opens: towpath_git::without_secrets(&hold.opens).chars().take(MESSAGE).collect(),
+            action: hold.action.clone(),
+        });
+    }
+    shown
+}
+
+/// Returns the facts that other nodes may read, selected by name.
+pub(crate) fn shared_facts(facts: &Value, names: &[String]) -> Value {
+    Value::Object(names.iter().filter_map(|name| Some((name.clone(), facts.get(name)?.clone()))).collect::<Map<_, _>>())
+}
