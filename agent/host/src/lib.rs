@@ -10,6 +10,7 @@ pub mod facts;
 pub mod files;
 pub mod http;
 pub mod identity;
+pub mod kernel;
 pub mod lock;
 pub mod look;
 pub mod memory;
