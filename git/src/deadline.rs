@@ -11,13 +11,25 @@ use std::{
     time::Duration,
 };
 
-use crate::meter::Meter;
+use crate::{Options, SourceError, meter::Meter};
 
 /// The result of work with a remote. `TimedOut` is also the result if the meter exceeds a limit.
 pub(crate) enum Ended<T> {
     Done(T),
     TimedOut,
     Panicked,
+}
+
+impl<T> Ended<T> {
+    /// Returns the result of the work, or the error of a source whose work did not end within a time.
+    pub(crate) fn within(self, options: &Options, time: Duration) -> Result<T, SourceError> {
+        let url = options.shown_url();
+        match self {
+            Self::Done(done) => Ok(done),
+            Self::TimedOut => Err(SourceError::TimedOut { url, seconds: time.as_secs() }),
+            Self::Panicked => Err(SourceError::Unreachable { url, source: "cannot parse the data".into() }),
+        }
+    }
 }
 
 /// Runs work on a new thread with a time limit. The work must stop when its flag is set.

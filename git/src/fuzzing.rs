@@ -3,7 +3,7 @@
 use gix::{ObjectId, objs::CommitRefIter};
 
 use crate::{
-    tree,
+    objects::tree,
     verify::{Signers, civil, commit_object, signature_of, tag},
 };
 

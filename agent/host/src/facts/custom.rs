@@ -1,14 +1,33 @@
 //! Custom facts from facts.d: static JSON and YAML files, and executables that print JSON.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde_json::{Map, Value};
 
-use super::Options;
 use crate::process::{Cancel, Invocation, run};
 
 /// The maximum size of one fact, in bytes.
 const LIMIT: usize = 1 << 20;
+
+/// The settings for custom facts.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The folders that contain custom facts.
+    pub facts_d: Vec<PathBuf>,
+    /// The time limit of an executable in the folders of custom facts.
+    pub timeout: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { facts_d: vec![PathBuf::from("/etc/towpath/facts.d")], timeout: Duration::from_secs(10) }
+    }
+}
 
 /// A file of facts.d that cannot be used as a fact.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,8 +105,6 @@ pub const YAML_MARK: &str = "\u{0}yaml";
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::fs::PermissionsExt as _, time::Duration};
-
     use super::*;
 
     #[test]

@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, fs};
 
 use serde_json::{Value, json};
 
+use super::first_line::first_line;
+
 pub(super) fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
@@ -22,8 +24,8 @@ pub(super) fn disks() -> BTreeMap<String, Value> {
         if ["loop", "ram", "zram", "dm-", "md", "sr", "fd", "nbd"].iter().any(|prefix| name.starts_with(prefix)) {
             continue;
         }
-        let sectors: Option<u64> = super::line(&format!("/sys/block/{name}/size")).and_then(|text| text.parse().ok());
-        let model = super::line(&format!("/sys/block/{name}/device/model"));
+        let sectors: Option<u64> = first_line(&format!("/sys/block/{name}/size")).and_then(|text| text.parse().ok());
+        let model = first_line(&format!("/sys/block/{name}/device/model"));
         disks.insert(name, json!({ "sizeBytes": sectors.map(|sectors| sectors * 512), "model": model }));
     }
     disks

@@ -2,30 +2,17 @@
 //! below another root.
 
 mod custom;
+mod first_line;
 mod hardware;
 mod network;
 mod system;
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::fs;
 
 use serde_json::{Value, json};
 
-pub use custom::{CustomProblem, YAML_MARK};
-
-/// The settings for custom facts.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The folders that contain custom facts.
-    pub facts_d: Vec<PathBuf>,
-    /// The time limit of an executable in the folders of custom facts.
-    pub timeout: Duration,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { facts_d: vec![PathBuf::from("/etc/towpath/facts.d")], timeout: Duration::from_secs(10) }
-    }
-}
+pub use custom::{CustomProblem, Options, YAML_MARK};
+use first_line::first_line;
 
 /// Gathers all facts. Returns the facts, and a problem for each custom fact that cannot be read.
 pub fn gather(options: &Options) -> (Value, Vec<CustomProblem>) {
@@ -33,7 +20,7 @@ pub fn gather(options: &Options) -> (Value, Vec<CustomProblem>) {
     let (hostname, fqdn) = system::names();
     let facts = json!({
         "os": system::os(),
-        "kernel": { "release": line("/proc/sys/kernel/osrelease") },
+        "kernel": { "release": first_line("/proc/sys/kernel/osrelease") },
         "hostname": hostname,
         "fqdn": fqdn,
         "cpus": hardware::cpus(),
@@ -45,8 +32,8 @@ pub fn gather(options: &Options) -> (Value, Vec<CustomProblem>) {
         "packageManager": system::package_manager(),
         "init": system::init(),
         "virtualization": system::virtualization(),
-        "machineId": line("/etc/machine-id"),
-        "bootId": line("/proc/sys/kernel/random/boot_id"),
+        "machineId": first_line("/etc/machine-id"),
+        "bootId": first_line("/proc/sys/kernel/random/boot_id"),
         "custom": custom,
     });
     (facts, problems)
@@ -59,14 +46,7 @@ pub fn host_name() -> String {
 
 /// Returns the machine id of systemd, from /etc/machine-id.
 pub fn machine_id() -> Option<String> {
-    line("/etc/machine-id")
-}
-
-/// Returns the first line of a file, without surrounding blanks; `None` if the file is unreadable or the line is empty.
-fn line(path: &str) -> Option<String> {
-    let text = fs::read_to_string(path).ok()?;
-    let line = text.lines().next()?.trim();
-    (!line.is_empty()).then(|| line.to_owned())
+    first_line("/etc/machine-id")
 }
 
 /// Returns the kernel's id of the current boot.

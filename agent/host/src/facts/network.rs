@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 use nix::{ifaddrs::getifaddrs, net::if_::InterfaceFlags};
 use serde_json::{Value, json};
 
+use super::first_line::first_line;
+
 struct Found {
     name: String,
     up: bool,
@@ -49,7 +51,7 @@ pub(super) fn interfaces() -> BTreeMap<String, Value> {
         }
     }
     let described = interfaces.into_iter().map(|(name, (up, addresses))| {
-        let mac = super::line(&format!("/sys/class/net/{name}/address"));
+        let mac = first_line(&format!("/sys/class/net/{name}/address"));
         (name, json!({ "mac": mac, "addresses": addresses, "up": up }))
     });
     described.collect()

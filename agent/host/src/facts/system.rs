@@ -4,6 +4,8 @@ use std::{fs, path::Path};
 
 use serde_json::{Value, json};
 
+use super::first_line::first_line;
+
 /// Gathers the fact `os`: family, name, version, codename and architecture of the operating system.
 pub(super) fn os() -> Value {
     let text = fs::read_to_string("/etc/os-release")
@@ -73,16 +75,16 @@ pub(super) fn init() -> Option<String> {
     if Path::new("/run/systemd/system").exists() {
         return Some("systemd".into());
     }
-    super::line("/proc/1/comm")
+    first_line("/proc/1/comm")
 }
 
 /// Returns the fact `virtualization`: the container type, the hypervisor, or `none`.
 pub(super) fn virtualization() -> String {
     if Path::new("/run/systemd/container").exists() || Path::new("/.dockerenv").exists() {
-        return super::line("/run/systemd/container").unwrap_or_else(|| "container".into());
+        return first_line("/run/systemd/container").unwrap_or_else(|| "container".into());
     }
-    let vendor = super::line("/sys/class/dmi/id/sys_vendor").unwrap_or_default();
-    let product = super::line("/sys/class/dmi/id/product_name").unwrap_or_default();
+    let vendor = first_line("/sys/class/dmi/id/sys_vendor").unwrap_or_default();
+    let product = first_line("/sys/class/dmi/id/product_name").unwrap_or_default();
     let known = [
         ("QEMU", "kvm"),
         ("KVM", "kvm"),

@@ -13,7 +13,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use crate::look::{FileKind, Look, Meta, meta};
+use super::look::{FileKind, Look, Meta, meta};
 
 /// The time after a change from which every further change of the file gives a new version.
 const TICK: Duration = Duration::from_millis(20);
@@ -110,7 +110,7 @@ fn timeless(meta: Meta) -> Meta {
 mod tests {
     use std::{fs, sync::Arc};
 
-    use super::super::{Access, Hand};
+    use super::super::hand::{Access, Hand};
     use super::*;
 
     const ACCESS: Access = Access { mode: 0o644, uid: None, gid: None };

@@ -1,48 +1,8 @@
-//! The accounts that run commands, and the environment of a command.
-//!
-//! A command never inherits the whole environment of the agent. The agent's environment may contain credentials
-//! (CREDENTIALS_DIRECTORY, tokens) and handles for the agent alone (NOTIFY_SOCKET, LISTEN_FDS).
+//! The accounts that run commands and own files.
 
-use std::{collections::BTreeMap, ffi::CString, io, path::PathBuf};
+use std::{ffi::CString, io, path::PathBuf};
 
-use nix::unistd::{Gid, Uid, User};
-
-/// The search path of a command that runs as another user than the agent. Also the path if the agent has no PATH.
-const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// The environment variables of the agent that every command gets: language and time zone.
-const LOCALE: [&str; 15] = [
-    "LANG",
-    "LANGUAGE",
-    "LC_ALL",
-    "LC_ADDRESS",
-    "LC_COLLATE",
-    "LC_CTYPE",
-    "LC_IDENTIFICATION",
-    "LC_MEASUREMENT",
-    "LC_MESSAGES",
-    "LC_MONETARY",
-    "LC_NAME",
-    "LC_NUMERIC",
-    "LC_PAPER",
-    "LC_TIME",
-    "TZ",
-];
-
-/// The environment variables with proxies. Commands of other users do not get them, because a proxy URL may contain a
-/// password.
-const PROXIES: [&str; 10] = [
-    "http_proxy",
-    "https_proxy",
-    "ftp_proxy",
-    "all_proxy",
-    "no_proxy",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "FTP_PROXY",
-    "ALL_PROXY",
-    "NO_PROXY",
-];
+use nix::unistd::{Gid, Group, Uid, User};
 
 /// A user account of the machine, with the properties that a login would set.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +34,7 @@ impl Account {
         if let Some(user) = User::from_name(name)? {
             return Self::of(user).map(Some);
         }
-        let Some(uid) = super::id(name) else { return Ok(None) };
+        let Some(uid) = id(name) else { return Ok(None) };
         if uid == u32::MAX {
             // For setresuid(2), this value means "keep the user id".
             return Ok(None);
@@ -119,84 +79,31 @@ impl Account {
     }
 }
 
-/// Returns the environment of a command: the variables of the command's account, overridden by `own`.
-///
-/// `other` is the account of the command; `None` if the command runs as the agent.
-pub(super) fn environment(
-    own: &BTreeMap<String, String>,
-    other: Option<&Account>,
-) -> io::Result<BTreeMap<String, String>> {
-    build(own, other, &Account::own()?, super::environment)
+/// Parses a user id or a group id. A leading sign is rejected, although the standard library accepts a sign.
+fn id(name: &str) -> Option<u32> {
+    name.bytes().all(|byte| byte.is_ascii_digit()).then(|| name.parse().ok()).flatten()
 }
 
-fn build(
-    own: &BTreeMap<String, String>,
-    other: Option<&Account>,
-    agent: &Account,
-    of_agent: impl Fn(&str) -> Option<String>,
-) -> io::Result<BTreeMap<String, String>> {
-    let account = other.unwrap_or(agent);
-    let mut env = BTreeMap::new();
-    let passed = LOCALE.iter().chain(PROXIES.iter().filter(|_| other.is_none()));
-    env.extend(passed.filter_map(|name| Some(((*name).to_owned(), of_agent(name)?))));
-    let path = of_agent("PATH").filter(|path| other.is_none() && !path.is_empty());
-    env.insert("PATH".into(), path.unwrap_or_else(|| SEARCH_PATH.into()));
-    env.insert("HOME".into(), account.home.display().to_string());
-    env.insert("SHELL".into(), account.shell.display().to_string());
-    env.insert("USER".into(), account.name.clone());
-    env.insert("LOGNAME".into(), account.name.clone());
-    env.extend(own.iter().map(|(name, value)| (name.clone(), value.clone())));
-    Ok(env)
+/// Returns the user id and the group id of a user, which is given by name or number.
+pub fn user(name: &str) -> Option<(u32, u32)> {
+    if let Some(number) = id(name) {
+        let known = User::from_uid(number.into()).ok().flatten();
+        return Some(known.map_or((number, number), |user| (user.uid.as_raw(), user.gid.as_raw())));
+    }
+    User::from_name(name).ok().flatten().map(|user| (user.uid.as_raw(), user.gid.as_raw()))
+}
+
+/// Returns the id of a group, which is given by name or number.
+pub fn group(name: &str) -> Option<u32> {
+    if let Some(number) = id(name) {
+        return Some(number);
+    }
+    Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn account(name: &str) -> Account {
-        let home = PathBuf::from(format!("/home/{name}"));
-        Account { uid: 7, gid: 7, groups: vec![7], name: name.into(), home, shell: "/bin/zsh".into() }
-    }
-
-    fn of_agent(name: &str) -> Option<String> {
-        let held = [
-            ("PATH", "/opt/bin"),
-            ("HOME", "/of-the-agent"),
-            ("LANG", "de_DE.UTF-8"),
-            ("TZ", "Asia/Kathmandu"),
-            ("https_proxy", "http://me:word@proxy"),
-            ("NOTIFY_SOCKET", "/run/systemd/notify"),
-            ("CREDENTIALS_DIRECTORY", "/run/credentials"),
-            ("VAULT_TOKEN", "t"),
-            ("RUST_LOG", "debug"),
-            ("LD_PRELOAD", "/x.so"),
-        ];
-        held.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
-    }
-
-    #[test]
-    fn command_of_a_user_gets_that_users_environment_and_nothing_of_the_agents() {
-        let own = [("EXTRA".to_owned(), "1".to_owned())].into();
-        let env = build(&own, Some(&account("ada")), &account("root"), of_agent).unwrap();
-        let names: Vec<&str> = env.keys().map(String::as_str).collect();
-        assert_eq!(names, ["EXTRA", "HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TZ", "USER"]);
-        assert_eq!((env["HOME"].as_str(), env["USER"].as_str(), env["LOGNAME"].as_str()), ("/home/ada", "ada", "ada"));
-        assert_eq!((env["PATH"].as_str(), env["SHELL"].as_str()), (SEARCH_PATH, "/bin/zsh"));
-    }
-
-    #[test]
-    fn command_without_a_user_keeps_search_path_and_proxies_but_no_credentials() {
-        let env = build(&BTreeMap::new(), None, &account("root"), of_agent).unwrap();
-        let names: Vec<&str> = env.keys().map(String::as_str).collect();
-        assert_eq!(names, ["HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TZ", "USER", "https_proxy"]);
-        assert_eq!((env["PATH"].as_str(), env["HOME"].as_str()), ("/opt/bin", "/home/root"));
-    }
-
-    #[test]
-    fn own_variables_of_a_command_win() {
-        let own = [("HOME".to_owned(), "/srv".to_owned())].into();
-        assert_eq!(build(&own, Some(&account("ada")), &account("root"), of_agent).unwrap()["HOME"], "/srv");
-    }
 
     #[test]
     fn account_is_found_by_name_or_number() {
@@ -208,5 +115,13 @@ mod tests {
         assert_eq!((bare.uid, bare.groups.as_slice(), bare.home.to_str()), (4_242_424, &[4_242_424][..], Some("/")));
         assert_eq!(Account::find("no-such-user-here").unwrap(), None);
         assert_eq!(Account::find(&u32::MAX.to_string()).unwrap(), None);
+    }
+
+    #[test]
+    fn name_with_a_sign_is_not_a_number_of_an_account() {
+        assert_eq!((user("0"), group("0")), (Some((0, 0)), Some(0)));
+        for name in ["+0", "-0", "0 ", ""] {
+            assert_eq!((user(name), group(name)), (None, None), "{name:?}");
+        }
     }
 }

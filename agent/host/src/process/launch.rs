@@ -22,8 +22,8 @@ use std::{
 use nix::unistd::{Gid, Uid};
 use rustix::fs::{Mode, OFlags};
 
-use super::Account;
-use crate::look::Look;
+use super::account::Account;
+use crate::Look;
 
 /// The first file descriptor after stdin, stdout and stderr.
 const FIRST_FILE: RawFd = 3;

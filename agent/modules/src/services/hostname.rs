@@ -1,7 +1,7 @@
 //! The module `hostname`: the host name of the machine.
 
 use serde_json::{Value, json};
-use towpath_host::{Hand, files::Access, process};
+use towpath_host::{Hand, files::Access, kernel};
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 
 use crate::{
@@ -39,7 +39,7 @@ impl Resource for HostnameSpec {
 
     fn check(&self, context: &Context<'_>) -> Result<Checked, ModuleError> {
         context.needs_whole_root(Hostname.schema().key)?;
-        let (file, now) = (written(context)?, process::hostname());
+        let (file, now) = (written(context)?, kernel::hostname());
         if file == self.name && now == self.name {
             return Ok(Checked::InSync);
         }
@@ -51,7 +51,7 @@ impl Resource for HostnameSpec {
         let access = Access { mode: 0o644, uid: None, gid: None };
         let text = format!("{}\n", self.name);
         hand.replace(HOSTNAME, text.as_bytes(), access).map_err(|error| ModuleError::io(HOSTNAME, &error))?;
-        process::set_hostname(&self.name)
+        kernel::set_hostname(&self.name)
             .map_err(|error| ModuleError::new(format!("cannot set the host name {}: {error}", self.name)))?;
         Ok(Report::success())
     }

@@ -1,7 +1,7 @@
 //! The module `sysctl`: a kernel setting, now and at every boot (sysctl.d(5)).
 
 use serde_json::{Value, json};
-use towpath_host::{Hand, files::Access, process};
+use towpath_host::{Hand, files::Access, kernel};
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 
 use crate::{
@@ -166,7 +166,7 @@ pub(crate) fn run(spec: &SysctlSpec, context: &Context<'_>, hand: &Hand) -> Resu
     let missing = missing(spec, context)?.ok_or_else(|| ModuleError::new(spec.unknown()))?;
     // The value is set in the kernel first. A value that the kernel rejects is then not set at every boot.
     if let (true, Some(value)) = (missing.kernel, &spec.value) {
-        process::set_kernel(&spec.place(), value)
+        kernel::set_parameter(&spec.place(), value)
             .map_err(|error| ModuleError::new(format!("cannot set {} = {value}: {error}", spec.name)))?;
         let now = spec.now(context)?.unwrap_or_default();
         if now != *value {

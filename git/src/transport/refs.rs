@@ -1,13 +1,9 @@
-//! The refs of a remote, and the choice of the ref that a source follows.
-
-use std::path::{Path, PathBuf};
+//! The refs of a remote, and the choice of the tag that a source follows.
 
 use gix::ObjectId;
 
-use crate::{Mirror, Reference, SourceError, connection, deadline};
-
 /// The maximum number of refs in a ref advertisement.
-const MOST_REFS: usize = 1 << 17;
+pub(crate) const MOST_REFS: usize = 1 << 17;
 
 /// One ref of a remote.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,67 +24,8 @@ pub(crate) struct Advertised {
     pub(crate) empty: bool,
 }
 
-impl Mirror {
-    /// Returns the current ref on the remote that the source follows; `None` for a source that names a commit.
-    pub(crate) fn target(&self) -> Result<Option<Ref>, SourceError> {
-        let wanted = match &self.options().reference {
-            Reference::Commit(_) => return Ok(None),
-            Reference::Branch(branch) => format!("refs/heads/{branch}"),
-            Reference::Tag(_) => "refs/tags/*".to_owned(),
-        };
-        let advertised = self.advertised(&wanted)?;
-        let (found, shown) = match &self.options().reference {
-            Reference::Tag(pattern) => (highest_tag(&advertised, pattern), format!("tag {pattern}")),
-            _ => (
-                advertised.refs.iter().find(|found| found.name == wanted).cloned(),
-                wanted.replace("refs/heads/", "branch "),
-            ),
-        };
-        found.map(Some).ok_or_else(|| SourceError::Missing {
-            url: self.options().shown_url(),
-            wanted: shown,
-            empty: advertised.empty,
-        })
-    }
-
-    /// Asks the remote for the refs that match a refspec.
-    pub(crate) fn advertised(&self, wanted: &str) -> Result<Advertised, SourceError> {
-        let advertised = match local_path(&self.options().url) {
-            Some(local) => self.local_refs(&local, wanted)?,
-            None => {
-                self.prepare(self.path())?;
-                let (path, options, wanted) = (self.path().to_owned(), self.options().clone(), wanted.to_owned());
-                let time = options.limits.poll;
-                let ended = deadline::run(time, move |_| connection::advertise(&path, &options, &wanted, time));
-                self.ended(ended, time)??
-            }
-        };
-        if advertised.refs.len() > MOST_REFS {
-            return Err(self.too_much(format!("{MOST_REFS} refs")));
-        }
-        Ok(advertised)
-    }
-
-    /// Reads the refs of a local repository directly, without a git process.
-    fn local_refs(&self, path: &Path, wanted: &str) -> Result<Advertised, SourceError> {
-        let unreachable = |error: gix::Error| self.unreachable(error);
-        let repository =
-            gix::open_opts(path, gix::open::Options::isolated().open_path_as_is(false)).map_err(unreachable)?;
-        let platform = repository.references().map_err(unreachable)?;
-        let empty = platform.all().map_err(unreachable)?.next().is_none();
-        let refs = match wanted.strip_suffix('*') {
-            Some(prefix) => {
-                let all = platform.prefixed(prefix).map_err(unreachable)?;
-                all.flatten().take(MOST_REFS + 1).filter_map(read).collect()
-            }
-            None => repository.try_find_reference(wanted).map_err(unreachable)?.and_then(read).into_iter().collect(),
-        };
-        Ok(Advertised { refs, empty })
-    }
-}
-
 /// Resolves a ref of a repository to its commit; `None` if the ref does not lead to an object.
-fn read(mut reference: gix::Reference<'_>) -> Option<Ref> {
+pub(crate) fn read(mut reference: gix::Reference<'_>) -> Option<Ref> {
     let name = reference.name().as_bstr().to_string();
     let object = reference.follow_to_object().ok()?.detach();
     let commit = reference.peel_to_id().ok()?.detach();
@@ -113,17 +50,9 @@ pub(crate) fn tags_at(advertised: &Advertised, pattern: &str, commit: ObjectId) 
     found
 }
 
-/// Returns the path of a local repository; `None` for a remote URL.
-fn local_path(url: &str) -> Option<PathBuf> {
-    if let Some(path) = url.strip_prefix("file://") {
-        return Some(PathBuf::from(path));
-    }
-    (url.starts_with('/') || url.starts_with("./") || url.starts_with("../")).then(|| PathBuf::from(url))
-}
-
 /// Returns the tag with the highest semantic version among the tags that match a pattern. A pattern without `*` is the
 /// name of one tag.
-fn highest_tag(advertised: &Advertised, pattern: &str) -> Option<Ref> {
+pub(crate) fn highest_tag(advertised: &Advertised, pattern: &str) -> Option<Ref> {
     let tags = advertised.refs.iter().filter_map(|found| Some((found.name.strip_prefix("refs/tags/")?, found)));
     if !pattern.contains('*') {
         return tags.clone().find(|(tag, _)| *tag == pattern).map(|(_, found)| found.clone());

@@ -1,6 +1,6 @@
 //! The read side of the machine's files. All paths are below a root. Links cannot lead out of the root.
 //!
-//! One system call resolves a path without links. The module [`walk`](crate::walk) resolves a path with links,
+//! One system call resolves a path without links. The module [`walk`](super::walk) resolves a path with links,
 //! component by component.
 
 use std::{
@@ -15,7 +15,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::{
+use super::{
     attributes::Attributes,
     walk::{self, Place, Rules},
 };

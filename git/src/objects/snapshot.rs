@@ -2,12 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
-use gix::{ObjectId, ThreadSafeRepository, objs::tree::EntryKind};
+use gix::{ObjectId, Repository, ThreadSafeRepository, objs::tree::EntryKind};
 
-use crate::{
-    SourceError,
-    tree::{Budget, TreeError, Trees},
-};
+use super::tree::{Budget, TreeError, Trees};
+use crate::{SourceError, repo::BareRepo};
 
 /// One commit of one source, with the files in the source's folder.
 #[derive(Clone)]
@@ -57,19 +55,17 @@ impl Blob {
 
 impl Snapshot {
     /// Reads the tree of a commit, and returns the snapshot of a folder in the tree.
-    pub(crate) fn read(
-        source: &str,
-        repository: &ThreadSafeRepository,
-        mirror: PathBuf,
-        commit: ObjectId,
-        folder: &str,
-    ) -> Result<Self, SourceError> {
+    pub(crate) fn read(repo: &BareRepo, commit: ObjectId, folder: &str) -> Result<Self, SourceError> {
+        Self::of(repo, repo.open()?, commit, folder)
+    }
+
+    fn of(repo: &BareRepo, local: Repository, commit: ObjectId, folder: &str) -> Result<Self, SourceError> {
+        let source = &repo.options.name;
         let failed = |error: TreeError| match error {
-            TreeError::Unreadable(message) => SourceError::Corrupt { path: mirror.clone(), message },
+            TreeError::Unreadable(message) => repo.corrupt(message),
             TreeError::Refused(message) => SourceError::Refused { commit: commit.to_string(), message },
         };
         let unreadable = |error: gix::Error| failed(TreeError::Unreadable(error.to_string()));
-        let local = repository.to_thread_local();
         let root = local.find_commit(commit).map_err(unreadable)?.tree_id().map_err(unreadable)?.detach();
         let files = Trees::read(&local, root, Budget::SOURCE).and_then(|trees| trees.files(folder)).map_err(failed)?;
         let Some(files) = files.filter(|files| !files.is_empty() || folder.trim_matches(['/', '.']).is_empty()) else {
@@ -89,12 +85,24 @@ impl Snapshot {
         });
         let entries = entries.collect();
         Ok(Self {
-            source: source.to_owned(),
+            source: source.clone(),
             commit: commit.to_string(),
-            repository: repository.clone(),
-            mirror,
+            repository: local.into_sync(),
+            mirror: repo.path.clone(),
             entries: Arc::new(entries),
         })
+    }
+
+    /// Checks that a mirror has a commit and all its files, because a remote may omit objects.
+    pub(crate) fn check_complete(repo: &BareRepo, commit: ObjectId) -> Result<(), SourceError> {
+        // The remote is the cause of all errors after the mirror was opened.
+        let local = repo.open()?;
+        let incomplete = |what: String| repo.unreachable(format!("the remote did not send {what}"));
+        match Self::of(repo, local, commit, "") {
+            Ok(snapshot) => snapshot.missing_object().map_or(Ok(()), |missing| Err(incomplete(missing))),
+            Err(error @ SourceError::Refused { .. }) => Err(error),
+            Err(error) => Err(incomplete(error.to_string())),
+        }
     }
 
     /// Returns all entries of the snapshot, by path.

@@ -12,7 +12,7 @@ use std::{
 use gix::{ObjectId, Repository, objs::Kind};
 use gix_pack::{data, index};
 
-use crate::{Options, SourceError, connection};
+use crate::{SourceError, repo::BareRepo};
 
 /// The maximum length of a delta chain, as in git.
 const LONGEST_CHAIN: u64 = 4095;
@@ -24,22 +24,21 @@ const LARGEST_COMMIT: u64 = 1 << 20;
 /// The record of a mirror's state before a fetch, for the check of the packs that the fetch adds.
 #[derive(Debug)]
 pub(crate) struct Audit<'a> {
-    mirror: &'a Path,
-    options: &'a Options,
+    repo: &'a BareRepo,
     before: BTreeSet<PathBuf>,
     reference: Option<(String, Option<ObjectId>)>,
 }
 
 impl<'a> Audit<'a> {
     /// Records the packs of a mirror, and the ref that a refspec will write.
-    pub(crate) fn begin(mirror: &'a Path, options: &'a Options, spec: &str) -> Result<Self, SourceError> {
+    pub(crate) fn begin(repo: &'a BareRepo, spec: &str) -> Result<Self, SourceError> {
         let name = spec.split_once(':').map(|(_, name)| name.to_owned());
-        let repository = Self::open(mirror, options)?;
+        let repository = repo.open()?;
         let reference = name.map(|name| {
             let target = target(&repository, &name);
             (name, target)
         });
-        Ok(Self { mirror, options, before: indexes(mirror), reference })
+        Ok(Self { repo, before: indexes(repo), reference })
     }
 
     /// Checks the packs that were added since `begin`. If a pack is rejected, all added packs are removed, and the ref
@@ -48,10 +47,10 @@ impl<'a> Audit<'a> {
     /// # Errors
     /// When a delta chain is too long or too costly, or a commit or tag is too large.
     pub(crate) fn check(&self) -> Result<(), SourceError> {
-        let new: Vec<PathBuf> = indexes(self.mirror).difference(&self.before).cloned().collect();
-        let repository = Self::open(self.mirror, self.options)?;
+        let new: Vec<PathBuf> = indexes(self.repo).difference(&self.before).cloned().collect();
+        let repository = self.repo.open()?;
         let checked = new.iter().try_for_each(|index| {
-            let known = chains(index, self.options.limits.object)?;
+            let known = chains(index, self.repo.options.limits.object)?;
             commits(index, &known, &repository)
         });
         checked.map_err(|limit| {
@@ -61,18 +60,13 @@ impl<'a> Audit<'a> {
                 }
             }
             self.put_back();
-            SourceError::TooMuch { url: self.options.shown_url(), limit }
+            self.repo.too_much(limit)
         })
-    }
-
-    fn open(mirror: &Path, options: &Options) -> Result<Repository, SourceError> {
-        connection::open(mirror, options)
-            .map_err(|error| SourceError::Corrupt { path: mirror.to_owned(), message: error.to_string() })
     }
 
     /// Sets the ref that the fetch has written to its earlier commit.
     fn put_back(&self) {
-        let (Some((name, target)), Ok(repository)) = (&self.reference, Self::open(self.mirror, self.options)) else {
+        let (Some((name, target)), Ok(repository)) = (&self.reference, self.repo.open()) else {
             return;
         };
         match target {
@@ -94,9 +88,8 @@ fn target(repository: &Repository, name: &str) -> Option<ObjectId> {
 }
 
 /// Returns the paths of the pack indexes in a mirror.
-fn indexes(mirror: &Path) -> BTreeSet<PathBuf> {
-    let found = fs::read_dir(mirror.join("objects/pack")).into_iter().flatten().flatten();
-    found.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|ending| ending == "idx")).collect()
+fn indexes(repo: &BareRepo) -> BTreeSet<PathBuf> {
+    repo.pack_files().into_iter().filter(|path| path.extension().is_some_and(|ending| ending == "idx")).collect()
 }
 
 /// The cost to read one object of a pack: the length and the bytes of the object's delta chain.

@@ -8,8 +8,6 @@
 //!
 //! Assumptions: rename within a directory is atomic, as POSIX requires.
 
-pub mod written;
-
 use std::{
     ffi::OsString,
     io::{self, Write as _},
@@ -23,12 +21,11 @@ use rustix::{
 };
 use sha2::{Digest as _, Sha256};
 
-use self::written::WrittenFiles;
-use crate::{
-    FileVersion,
+use super::{
     attributes::Attributes,
-    look::{FileKind, Look, is_missing, is_shared, meta},
+    look::{FileKind, FileVersion, Look, is_missing, is_shared, meta},
     walk::Place,
+    written::{self, WrittenFiles},
 };
 
 /// The number of files from which one syncfs call is faster than one fsync call for each file.

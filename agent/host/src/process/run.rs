@@ -1,13 +1,9 @@
 //! Execution of commands with a deadline. At the deadline, the agent ends the whole process tree of the command.
 
-mod account;
-mod launch;
-mod tree;
-
 use std::{
     collections::BTreeMap,
     io::{self, Read, Write as _},
-    os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
+    os::unix::process::ExitStatusExt as _,
     path::PathBuf,
     process::{Command, Stdio},
     sync::{
@@ -23,8 +19,7 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open},
 };
 
-pub use account::Account;
-
+use super::{account::Account, environment, launch, tree::Tree};
 use crate::{Clock as _, SystemClock};
 
 /// The minimum number of last bytes that are kept of a command's stdout and stderr. At most twice as many are kept.
@@ -104,7 +99,7 @@ pub fn run_watched(invocation: &Invocation, cancel: &Cancel, report: &mut dyn Fn
     let mut argv = invocation.argv.iter();
     let program = argv.next().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the command is empty"))?;
     let mut command = Command::new(program);
-    command.args(argv).env_clear().envs(account::environment(&invocation.env, invocation.user.as_ref())?);
+    command.args(argv).env_clear().envs(environment::of_command(&invocation.env, invocation.user.as_ref())?);
     command.stdin(if invocation.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = launch::spawn(&mut command, invocation.user.as_ref(), invocation.cwd.as_deref())?;
@@ -136,7 +131,7 @@ pub fn run_watched(invocation: &Invocation, cancel: &Cancel, report: &mut dyn Fn
 
 /// Ends the process tree of a command.
 fn end(supervisor: Pid, program: &str) {
-    if !tree::Tree::hold(supervisor).end() {
+    if !Tree::hold(supervisor).end() {
         tracing::warn!(program, "cannot kill processes of the command: they wait for a device or a file system");
         // The agent does not wait for the processes that cannot be killed.
         let _ = kill_process(supervisor, Signal::KILL);
@@ -223,148 +218,12 @@ fn keep(pipe: Option<impl Read + Send + 'static>) -> Kept {
     Kept { receiver, bytes }
 }
 
-/// A script in a temporary file. The file is removed when the value is dropped.
-#[derive(Debug)]
-pub struct ScriptFile {
-    folder: PathBuf,
-    path: PathBuf,
-}
-
-impl ScriptFile {
-    /// Writes a script to a temporary folder that only the agent's user can read.
-    ///
-    /// # Errors
-    /// When the script cannot be written.
-    pub fn new(bytes: &[u8]) -> io::Result<Self> {
-        use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-        let folder = std::env::temp_dir().join(format!("towpath-{}", uuid::Uuid::new_v4()));
-        std::fs::DirBuilder::new().mode(0o700).create(&folder)?;
-        let path = folder.join("script");
-        let script = Self { folder, path };
-        let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o700).open(&script.path)?;
-        file.write_all(bytes)?;
-        Ok(script)
-    }
-
-    /// Returns the path of the script.
-    pub fn path(&self) -> &std::path::Path {
-        &self.path
-    }
-
-    /// Makes a user the owner of the script, so that the user can run the script.
-    ///
-    /// # Errors
-    /// When the owner or the folder's mode cannot be changed.
-    pub fn give_to(&self, user: Option<&Account>) -> io::Result<()> {
-        let Some(user) = user else { return Ok(()) };
-        // The agent remains the owner of the folder, because the folder's owner could replace the script by a link.
-        std::os::unix::fs::lchown(&self.path, Some(user.uid), Some(user.gid))?;
-        std::fs::set_permissions(&self.folder, std::fs::Permissions::from_mode(0o711))
-    }
-}
-
-impl Drop for ScriptFile {
-    fn drop(&mut self) {
-        // If the removal fails, the script remains in the folder for temporary files. Only its user can read it.
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
-}
-
-/// A program in a sealed memory file. The bytes of the program cannot change, and no file system is needed.
-#[derive(Debug)]
-pub struct Sealed(std::os::fd::OwnedFd);
-
-impl Sealed {
-    /// Copies a program, or a script with an interpreter line, into a sealed memory file.
-    ///
-    /// # Errors
-    /// When the kernel does not provide the memory.
-    pub fn new(bytes: &[u8]) -> io::Result<Self> {
-        use rustix::fs::{MemfdFlags, SealFlags};
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        // Kernels before 6.3 do not know the flag EXEC; on these kernels, every memory file is executable.
-        let fd = match rustix::fs::memfd_create("towpath", flags | MemfdFlags::EXEC) {
-            Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create("towpath", flags)?,
-            made => made?,
-        };
-        let mut file = std::fs::File::from(fd);
-        file.write_all(bytes)?;
-        let fd = std::os::fd::OwnedFd::from(file);
-        rustix::fs::fcntl_add_seals(&fd, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE)?;
-        Ok(Self(fd))
-    }
-
-    /// Returns the path of the program. The path is valid in this process and its children.
-    pub fn path(&self) -> String {
-        use std::os::fd::AsRawFd as _;
-        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
-    }
-}
-
-/// Parses a user id or a group id. A leading sign is rejected, although the standard library accepts a sign.
-fn id(name: &str) -> Option<u32> {
-    name.bytes().all(|byte| byte.is_ascii_digit()).then(|| name.parse().ok()).flatten()
-}
-
-/// Returns the user id and the group id of a user, which is given by name or number.
-pub fn user(name: &str) -> Option<(u32, u32)> {
-    if let Some(number) = id(name) {
-        let known = nix::unistd::User::from_uid(number.into()).ok().flatten();
-        return Some(known.map_or((number, number), |user| (user.uid.as_raw(), user.gid.as_raw())));
-    }
-    nix::unistd::User::from_name(name).ok().flatten().map(|user| (user.uid.as_raw(), user.gid.as_raw()))
-}
-
-/// Returns the id of a group, which is given by name or number.
-pub fn group(name: &str) -> Option<u32> {
-    if let Some(number) = id(name) {
-        return Some(number);
-    }
-    nix::unistd::Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw())
-}
-
-/// Returns the current host name; an empty string if it cannot be read.
-pub fn hostname() -> String {
-    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
-}
-
-/// Sets the host name until the next boot.
-///
-/// # Errors
-/// When the kernel rejects the host name.
-pub fn set_hostname(name: &str) -> io::Result<()> {
-    Ok(nix::unistd::sethostname(name)?)
-}
-
-/// Sets a kernel parameter until the next boot. `path` is below /proc/sys.
-///
-/// # Errors
-/// When the kernel rejects the value.
-pub fn set_kernel(path: &str, value: &str) -> io::Result<()> {
-    let mut file = std::fs::OpenOptions::new().write(true).open(std::path::Path::new("/proc/sys").join(path))?;
-    file.write_all(format!("{value}\n").as_bytes())
-}
-
-/// Returns a variable of the agent's own environment.
-#[expect(clippy::disallowed_methods, reason = "this is the port")]
-pub fn environment(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn shell(line: &str) -> Invocation {
         Invocation { argv: vec!["/bin/sh".into(), "-c".into(), line.into()], ..Invocation::default() }
-    }
-
-    #[test]
-    fn name_with_a_sign_is_not_a_number_of_an_account() {
-        assert_eq!((user("0"), group("0")), (Some((0, 0)), Some(0)));
-        for name in ["+0", "-0", "0 ", ""] {
-            assert_eq!((user(name), group(name)), (None, None), "{name:?}");
-        }
     }
 
     #[test]
@@ -495,17 +354,6 @@ mod tests {
         assert!(lines[3] == "/" || lines[3] == user.home.display().to_string());
         assert!(!output.stdout.contains("CARGO"), "{output:?}");
         assert!(lines.contains(&"USER=nobody"));
-    }
-
-    #[test]
-    fn a_sealed_script_runs_and_stays_as_it_is() {
-        let sealed = Sealed::new(b"#!/bin/sh\necho \"$(cat) there\"\n").unwrap();
-        let invocation =
-            Invocation { argv: vec![sealed.path()], stdin: Some(b"who".to_vec()), ..Invocation::default() };
-        assert_eq!(run(&invocation, &Cancel::default()).unwrap().stdout, "who there\n");
-        let written =
-            std::fs::OpenOptions::new().write(true).open(sealed.path()).and_then(|mut file| file.write_all(b"x"));
-        assert!(written.is_err());
     }
 
     #[test]

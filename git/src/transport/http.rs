@@ -1,4 +1,4 @@
-//! The transport to a remote: TLS settings and headers for https, and the command for ssh.
+//! The options of the HTTP transport: TLS settings and headers.
 
 use std::{
     any::Any,
@@ -104,31 +104,4 @@ fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static
         return Err(wrong(&"the file contains no certificate"));
     }
     Ok(all)
-}
-
-/// Returns the git settings of a mirror, including the ssh command.
-///
-/// The git settings of the machine and of the user are ignored.
-pub(crate) fn overrides(options: &Options) -> Vec<String> {
-    let mut overrides = vec!["protocol.version=2".to_owned(), "gc.auto=0".to_owned(), "pack.threads=1".to_owned()];
-    let mut ssh =
-        "timeout -k 5 900 ssh -F none -o BatchMode=yes -o ConnectTimeout=15 -o ServerAliveInterval=10 -o ServerAliveCountMax=3"
-            .to_owned();
-    if let Some(key) = &options.auth.ssh_key_file {
-        ssh.push_str(&format!(" -o IdentitiesOnly=yes -o IdentityAgent=none -i {}", shell_word(key)));
-    }
-    match &options.auth.known_hosts_file {
-        Some(file) => ssh.push_str(&format!(
-            " -o StrictHostKeyChecking=yes -o GlobalKnownHostsFile=/dev/null -o UserKnownHostsFile={}",
-            shell_word(file)
-        )),
-        None => ssh.push_str(" -o StrictHostKeyChecking=yes"),
-    }
-    overrides.push(format!("core.sshCommand={ssh}"));
-    overrides.push("ssh.variant=ssh".to_owned());
-    overrides
-}
-
-fn shell_word(path: &Path) -> String {
-    format!("'{}'", path.display().to_string().replace('\'', "'\\''"))
 }

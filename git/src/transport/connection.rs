@@ -1,37 +1,22 @@
 //! Connections to a remote. All received bytes are counted.
 
-use std::{path::Path, sync::atomic::AtomicBool, time::Duration};
+use std::{sync::atomic::AtomicBool, time::Duration};
 
 use gix::{
-    Repository, ThreadSafeRepository,
     progress::NestedProgress,
     protocol::transport::client::blocking_io::{Transport, connect, http},
     remote::Direction,
 };
 
-use crate::{
-    Options, SourceError,
+use super::{
     counted::{Counted, CountedHttp, Left},
+    http::{http_options, is_http},
     refs::{Advertised, Ref},
-    transport,
 };
+use crate::{Limits, SourceError, repo::BareRepo};
 
 /// The maximum size of a ref advertisement, in bytes.
 const ADVERTISEMENT: u64 = 32 << 20;
-
-/// Opens a mirror. The git settings of the machine and of the user are ignored.
-pub(crate) fn open(path: &Path, options: &Options) -> gix::Result<Repository> {
-    // To read one object, gix also needs memory for the object's base and deltas.
-    open_limited(path, options, options.limits.object.saturating_mul(4))
-}
-
-/// Opens a mirror with a limit for the size of each allocation of gix.
-fn open_limited(path: &Path, options: &Options, bytes: u64) -> gix::Result<Repository> {
-    let mut overrides = transport::overrides(options);
-    overrides.push(format!("gitoxide.objects.allocLimit={bytes}"));
-    let isolated = gix::open::Options::isolated().config_overrides(overrides).open_path_as_is(true);
-    ThreadSafeRepository::open_opts(path, isolated).map(|repository| repository.to_thread_local())
-}
 
 type Unreachable = Box<dyn std::error::Error + Send + Sync>;
 
@@ -39,16 +24,15 @@ type Connection<'a, 'b, 'c> = gix::remote::Connection<'a, 'b, 'c, Counted>;
 
 /// Connects to the remote of a mirror for one refspec, with limits for time and bytes.
 fn connected<T>(
-    path: &Path,
-    options: &Options,
+    repo: &BareRepo,
     spec: &str,
     (time, bytes): (Duration, u64),
     work: impl FnOnce(Connection<'_, '_, '_>) -> Result<T, Unreachable>,
 ) -> Result<T, SourceError> {
-    let unreachable = |error: Unreachable| SourceError::Unreachable { url: options.shown_url(), source: error };
+    let options = &repo.options;
+    let unreachable = |error: Unreachable| repo.unreachable(error);
     let left = Left::new(bytes);
-    let repository = open_limited(path, options, options.limits.object)
-        .map_err(|error| SourceError::Corrupt { path: path.to_owned(), message: error.to_string() })?;
+    let repository = repo.open_limited(options.limits.object)?;
     let remote = repository
         .remote_at(options.url.as_str())
         .and_then(|remote| {
@@ -56,7 +40,7 @@ fn connected<T>(
         })
         .map_err(|error| unreachable(error.into()))?;
     let counted = remote.sanitized_url_and_version(Direction::Fetch).and_then(|(url, version)| {
-        if transport::is_http(&options.url) {
+        if is_http(&options.url) {
             let http = CountedHttp { inner: http::reqwest::Remote::default(), left: left.clone() };
             let inner: Box<dyn Transport + Send> = Box::new(http::Transport::new_http(http, url, version, false));
             return Ok(Counted { inner, left: Left::new(u64::MAX) });
@@ -67,27 +51,20 @@ fn connected<T>(
         Ok(Counted { inner, left: left.clone() })
     });
     let mut connection = remote.to_connection_with_transport(counted.map_err(|error| unreachable(error.into()))?);
-    if transport::is_http(&options.url) {
-        connection.set_transport_options(transport::http_options(options, time)?);
+    if is_http(&options.url) {
+        connection.set_transport_options(http_options(options, time)?);
     }
     connection.set_credentials(|_| Ok(None));
-    work(connection).map_err(|error| {
-        if left.none() {
-            SourceError::TooMuch { url: options.shown_url(), limit: format!("{bytes} bytes") }
-        } else {
-            unreachable(error)
-        }
-    })
+    work(connection).map_err(
+        |error| {
+            if left.none() { repo.too_much(format!("{bytes} bytes")) } else { unreachable(error) }
+        },
+    )
 }
 
 /// Requests the refs that match a refspec from a remote. A remote with an old protocol sends all refs.
-pub(crate) fn advertise(
-    path: &Path,
-    options: &Options,
-    wanted: &str,
-    time: Duration,
-) -> Result<Advertised, SourceError> {
-    connected(path, options, wanted, (time, ADVERTISEMENT), |connection| {
+pub(crate) fn advertise(repo: &BareRepo, wanted: &str, time: Duration) -> Result<Advertised, SourceError> {
+    connected(repo, wanted, (time, ADVERTISEMENT), |connection| {
         let (map, _) = connection.ref_map(gix::progress::Discard, gix::remote::ref_map::Options::default())?;
         let refs = map.remote_refs.iter().filter_map(|reference| {
             let (name, target, peeled) = reference.unpack();
@@ -99,19 +76,13 @@ pub(crate) fn advertise(
 }
 
 /// Fetches the refs that match a refspec, and adds the received pack to the mirror.
-pub(crate) fn fetch<P>(
-    path: &Path,
-    options: &Options,
-    spec: &str,
-    progress: P,
-    stop: &AtomicBool,
-) -> Result<(), SourceError>
+pub(crate) fn fetch<P>(repo: &BareRepo, spec: &str, progress: P, stop: &AtomicBool) -> Result<(), SourceError>
 where
     P: NestedProgress,
     P::SubProgress: 'static,
 {
-    let crate::Limits { fetch: time, bytes, .. } = options.limits;
-    connected(path, options, spec, (time, bytes), |connection| {
+    let Limits { fetch: time, bytes, .. } = repo.options.limits;
+    connected(repo, spec, (time, bytes), |connection| {
         let prepared = connection.prepare_fetch(gix::progress::Discard, gix::remote::ref_map::Options::default())?;
         prepared.receive(progress, stop)?;
         Ok(())

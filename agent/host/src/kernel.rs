@@ -1,0 +1,29 @@
+//! Settings of the running kernel: the host name and kernel parameters.
+
+use std::{
+    fs::OpenOptions,
+    io::{self, Write as _},
+    path::Path,
+};
+
+/// Returns the current host name; an empty string if it cannot be read.
+pub fn hostname() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
+}
+
+/// Sets the host name until the next boot.
+///
+/// # Errors
+/// When the kernel rejects the host name.
+pub fn set_hostname(name: &str) -> io::Result<()> {
+    Ok(nix::unistd::sethostname(name)?)
+}
+
+/// Sets a kernel parameter until the next boot. `path` is below /proc/sys.
+///
+/// # Errors
+/// When the kernel rejects the value.
+pub fn set_parameter(path: &str, value: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(Path::new("/proc/sys").join(path))?;
+    file.write_all(format!("{value}\n").as_bytes())
+}

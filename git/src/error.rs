@@ -1,0 +1,81 @@
+//! The errors of a source.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// An error of a source.
+#[derive(Debug, Error)]
+pub enum SourceError {
+    /// The error that a remote does not answer, rejects the request, or breaks the connection.
+    #[error("cannot reach {url}")]
+    Unreachable {
+        /// The URL of the remote, without credentials.
+        url: String,
+        /// The cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The error that a remote missed the deadline.
+    #[error("{url} did not answer within {seconds} s")]
+    TimedOut {
+        /// The URL of the remote, without credentials.
+        url: String,
+        /// The deadline, in seconds.
+        seconds: u64,
+    },
+    /// The error that a remote sent more data than a limit allows.
+    #[error("{url} sent more than {limit}")]
+    TooMuch {
+        /// The URL of the remote, without credentials.
+        url: String,
+        /// The exceeded limit, with its unit.
+        limit: String,
+    },
+    /// The error that the tree of a commit is rejected.
+    #[error("rejected the commit {commit}: {message}")]
+    Refused {
+        /// The id of the commit.
+        commit: String,
+        /// The reason for the rejection.
+        message: String,
+    },
+    /// The error that the configured ref does not exist on the remote.
+    #[error("{url} has no {wanted}{}", if *.empty { ": it is empty" } else { "" })]
+    Missing {
+        /// The URL of the remote, without credentials.
+        url: String,
+        /// The kind and the name of the configured ref.
+        wanted: String,
+        /// True if the remote advertised no refs. A remote with protocol v2 advertises only refs that match the
+        /// request.
+        empty: bool,
+    },
+    /// The error that a setting of the source is wrong.
+    #[error("{message}")]
+    Settings {
+        /// The name of the setting, and the reason why the setting is wrong.
+        message: String,
+    },
+    /// The error that a pack from another node cannot be used.
+    #[error("cannot get the commit from another node: {message}")]
+    Pack {
+        /// The reason why the pack cannot be used.
+        message: String,
+    },
+    /// The error that the mirror of a source cannot be read.
+    #[error("the mirror {path} is damaged: {message}", path = .path.display())]
+    Corrupt {
+        /// The path of the mirror.
+        path: PathBuf,
+        /// The problem that was found.
+        message: String,
+    },
+    /// The error that the mirror of a source cannot be written.
+    #[error("cannot write the mirror {path}", path = .path.display())]
+    Disk {
+        /// The path of the mirror.
+        path: PathBuf,
+        /// The I/O error.
+        source: std::io::Error,
+    },
+}

@@ -1,0 +1,16 @@
+//! Jobs on untrusted data: a fetch from a remote, and the indexing of a pack from another node.
+//!
+//! A job runs in a child process with a memory limit, so that a hostile pack can only make the fetch fail. Without a
+//! call of [`isolate`], a job runs on a thread of this process. In both cases, a meter counts bytes and objects.
+
+mod audit;
+mod child;
+mod job;
+pub(crate) mod leftovers;
+mod report;
+
+pub use child::{isolate, worker};
+pub(crate) use {
+    child::run,
+    job::{Job, Task},
+};
