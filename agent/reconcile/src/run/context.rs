@@ -152,19 +152,19 @@ pub(super) enum Stop {
 }
 
 impl Stop {
-    /// Returns the reason that remains if a second reason follows. A preemption outweighs all other reasons, and closed
-    /// gates outweigh a failure.
-    pub(super) fn and(self, second: Self) -> Self {
-        match (self, second) {
-            (Self::Preempted, _) | (_, Self::Preempted) => Self::Preempted,
-            (Self::Blocked(mut gates), Self::Blocked(more)) => {
+    /// Returns the reason that remains if this one follows another one. A preemption outweighs all other reasons, and
+    /// closed gates outweigh a failure.
+    pub(super) fn after(self, first: Option<Self>) -> Self {
+        match (first, self) {
+            (Some(Self::Preempted), _) | (_, Self::Preempted) => Self::Preempted,
+            (Some(Self::Blocked(mut gates)), Self::Blocked(more)) => {
                 let new = more.into_iter().filter(|gate| !gates.contains(gate)).collect::<Vec<_>>();
                 gates.extend(new);
                 Self::Blocked(gates)
             }
-            (Self::Blocked(gates), _) => Self::Blocked(gates),
-            (Self::Failed, Self::Held) => Self::Failed,
-            (_, second) => second,
+            (Some(Self::Blocked(gates)), _) => Self::Blocked(gates),
+            (Some(Self::Failed), Self::Held) => Self::Failed,
+            (_, stop) => stop,
         }
     }
 }
@@ -238,10 +238,7 @@ impl Steps {
 
     /// Ends the lane of the steps.
     pub(super) fn stop(&mut self, stop: Stop) {
-        self.stop = Some(match self.stop.take() {
-            Some(known) => known.and(stop),
-            None => stop,
-        });
+        self.stop = Some(stop.after(self.stop.take()));
     }
 
     /// Returns true if the steps end their lane.

@@ -96,10 +96,7 @@ impl Lane {
 
     /// Stops the lane.
     pub(super) fn stop(&mut self, stop: Stop) {
-        self.stop = Some(match self.stop.take() {
-            Some(known) => known.and(stop),
-            None => stop,
-        });
+        self.stop = Some(stop.after(self.stop.take()));
     }
 
     /// Returns true if the lane runs no further tasks.
