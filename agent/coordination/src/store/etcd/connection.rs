@@ -10,7 +10,7 @@ use std::{
 
 use etcd_client as etcd;
 use tokio::{sync::watch, time::Instant};
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::Endpoint;
 use towpath_host::{Clock as _, SystemClock};
 
 use super::{
@@ -147,12 +147,12 @@ async fn dial(endpoint: String, access: ReadAccess) -> Result<Connection, Fault>
         // etcd treats pings on a connection without streams as an attack.
         .keep_alive_while_idle(false);
     if endpoint.starts_with("https://") {
-        let mut tls = ClientTlsConfig::new();
+        let mut tls = etcd::TlsOptions::new();
         if let Some(ca) = &access.ca {
-            tls = tls.ca_certificate(Certificate::from_pem(ca));
+            tls = tls.ca_certificate(etcd::Certificate::from_pem(ca));
         }
         if let Some((certificate, key)) = &access.identity {
-            tls = tls.identity(Identity::from_pem(certificate, key));
+            tls = tls.identity(etcd::Identity::from_pem(certificate, key));
         }
         settings = settings.tls_config(tls).map_err(|error| failed(&error))?;
     }
