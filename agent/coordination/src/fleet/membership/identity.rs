@@ -42,14 +42,17 @@ impl Identity {
         self.presented
     }
 
-    /// Sets the public keys that git lists for this node. Returns whether the list has changed, and whether the new list
-    /// lacks the key of this node.
-    pub(super) fn give(&mut self, keys: Option<Vec<String>>) -> (bool, bool) {
-        let own = self.joined.as_ref().map(|joined| joined.public_keys.as_slice()).unwrap_or_default();
-        let lacks_own = keys.as_ref().is_some_and(|keys| !same_keys(keys, own));
+    /// Sets the public keys that git lists for this node. Returns whether the list has changed.
+    pub(super) fn give(&mut self, keys: Option<Vec<String>>) -> bool {
         let changed = self.given != keys;
         self.given = keys;
-        (changed, lacks_own)
+        changed
+    }
+
+    /// Returns whether git lists other public keys for this node than its own.
+    pub(super) fn is_given_other_keys(&self) -> bool {
+        let own = self.joined.as_ref().map(|joined| joined.public_keys.as_slice()).unwrap_or_default();
+        self.given.as_ref().is_some_and(|given| !same_keys(given, own))
     }
 
     /// Returns the public keys that git lists for this node. `None` if git lists none.

@@ -179,8 +179,8 @@ impl Membership {
     pub(super) fn give(&self, keys: Option<Vec<String>>) {
         let again = {
             let mut state = self.shared.lock();
-            let (changed, lacks_own) = state.identity.give(keys);
-            if changed && lacks_own {
+            let changed = state.identity.give(keys);
+            if changed && state.identity.is_given_other_keys() {
                 // A node without a lease tries to join again, and that attempt finds the other keys in git and rejects
                 // the node.
                 state.leases.give_up();
