@@ -187,7 +187,7 @@ impl Lane {
     }
 
     /// Records that not all managed items are known.
-    pub(super) fn miss_items(&mut self) {
+    pub(super) fn note_unknown_items(&mut self) {
         self.incomplete = true;
     }
 
@@ -207,7 +207,7 @@ impl Lane {
     }
 
     /// Records that the next pass needs more than checks to confirm that the book is in sync.
-    pub(super) fn unsettle(&mut self) {
+    pub(super) fn note_unsteady(&mut self) {
         self.unsteady = true;
     }
 

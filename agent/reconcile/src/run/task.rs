@@ -34,7 +34,7 @@ pub(super) async fn task(run: &Run, lane: &mut Lane, index: usize) {
     }
     if let Some(missing) = lane.unmet_by(task) {
         let message = format!("not run: the required task {missing:?} failed or is held");
-        lane.miss_items();
+        lane.note_unknown_items();
         let report = report(task, None, Outcome::Skipped).with_message(message);
         lane.fail(task);
         return finish(run, lane, task, report, None).await;
@@ -128,7 +128,7 @@ async fn not_ready(
     instance: Option<&Arc<Instance>>,
     why: NotReady,
 ) -> Option<usize> {
-    lane.miss_items();
+    lane.note_unknown_items();
     let report = report(task, instance.map(Arc::as_ref), why.outcome).with_message(why.message);
     match why.outcome {
         Outcome::Failed => match instance {
@@ -168,7 +168,7 @@ async fn ready(run: &Run, lane: &mut Lane, task: &Task, instance: Arc<Instance>,
 async fn probe(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance>) -> Option<usize> {
     // A probe with a registered result runs in every pass.
     if task.register.is_some() {
-        lane.unsettle();
+        lane.note_unsteady();
     }
     if !run.segment.borrow().probes && task.register.is_none() {
         let report = report(task, Some(instance), Outcome::Unchanged);
@@ -207,7 +207,7 @@ fn as_unchanged(mut result: Value, outcome: Outcome) -> Value {
 /// Runs an action if its definition is new, or if its conditions require a run.
 async fn action(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance>, facts: &Facts) -> Option<usize> {
     if facts.kind != ModuleKind::Action {
-        lane.unsettle();
+        lane.note_unsteady();
     }
     // The queue may hold files that the action depends on.
     if !lane.flush(run).await {
@@ -265,7 +265,7 @@ async fn run_action(
     planned: TaskReport,
     last: &LastRun,
 ) -> Option<usize> {
-    lane.unsettle();
+    lane.note_unsteady();
     if let Err(why) = lane.begin(run).await {
         let report = TaskReport { outcome: why.outcome(), message: Some(why.message()), ..planned };
         return finish_item(run, lane, task, instance, report, None).await;
@@ -304,13 +304,13 @@ async fn state(run: &Run, lane: &mut Lane, task: &Task, instance: Arc<Instance>,
             let data = if let Check::InSync(data) = check { data } else { None };
             if data.is_some() && task.register.is_some() {
                 // Registered data may differ the next time.
-                lane.unsettle();
+                lane.note_unsteady();
             }
             let result = data.map(|data| report.result([("data".to_owned(), data)]));
             finish_item(run, lane, task, &instance, report, result).await
         }
         (Assessment::Left(reported), check) => {
-            lane.unsettle();
+            lane.note_unsteady();
             report.diff = if let Check::Differs(preview) = check { Some(preview.diff) } else { None };
             report.origin = Origin::Drift;
             report.message = reported.then(|| DRIFT_IS_LEFT.to_owned());
@@ -318,22 +318,22 @@ async fn state(run: &Run, lane: &mut Lane, task: &Task, instance: Arc<Instance>,
         }
         // All tasks before a direct change have run, so no later task can make the state known.
         (Assessment::Unknown(why), _) if facts.applies_directly && run.inputs.ends_at_failure => {
-            lane.miss_items();
+            lane.note_unknown_items();
             let report = TaskReport { outcome: Outcome::Failed, message: Some(why), ..report };
             finish_item(run, lane, task, &instance, report, None).await
         }
         (Assessment::Unknown(why), _) => {
-            lane.miss_items();
+            lane.note_unknown_items();
             lane.push(TaskReport { outcome: Outcome::Unknown, action: "unknown", message: Some(why), ..report });
             None
         }
         (Assessment::Failed(why), _) => {
-            lane.miss_items();
+            lane.note_unknown_items();
             let report = TaskReport { outcome: Outcome::Failed, message: Some(why), ..report };
             finish_item(run, lane, task, &instance, report, None).await
         }
         (Assessment::Change(cause, admission), Check::Differs(preview)) => {
-            lane.unsettle();
+            lane.note_unsteady();
             let waits = if facts.applies_directly {
                 can_wait(task, facts)
             } else {
@@ -418,7 +418,7 @@ async fn reboot(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance
         return None;
     }
     // Every pass checks for a pending reboot.
-    lane.unsettle();
+    lane.note_unsteady();
     let mut planned = report(task, Some(instance), Outcome::Unchanged);
     let mut rebooted = run.channel.reboot(instance.id, false).await;
     if rebooted == Rebooted::Due {
@@ -457,7 +457,7 @@ async fn reboot(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance
             None
         }
         Rebooted::Failed(why) => {
-            lane.miss_items();
+            lane.note_unknown_items();
             let report = TaskReport { outcome: Outcome::Failed, message: Some(why), ..planned };
             finish_item(run, lane, task, instance, report, None).await
         }
