@@ -7,8 +7,9 @@ use std::{
 };
 
 use towpath_coordination::gossip::{
+    Life,
     broadcast::Announced,
-    core::{Heard, Life, Liveness, Member},
+    core::{Heard, Liveness, Member},
 };
 
 /// A generator of pseudo-random numbers, which are the same for each seed.

@@ -2,6 +2,7 @@
 //! (P22).
 
 mod chain;
+mod link;
 mod manifest;
 mod record;
 #[cfg(test)]
@@ -10,7 +11,6 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use thiserror::Error;
 
 use crate::{
     keys,
@@ -18,9 +18,10 @@ use crate::{
 };
 
 pub use self::{
-    chain::{FARTHEST, KEPT, Link, Standing},
+    chain::{FARTHEST, KEPT, Standing},
+    link::Link,
     manifest::{Made, ManifestEntry, RevisionManifest, joined, manifest_of},
-    record::{Accepted, FleetIdentity, SCHEMA, VerifyPolicy},
+    record::{AcceptError, Accepted, FleetIdentity, SCHEMA, VerifyPolicy},
 };
 /// The store key of the acceptance record.
 pub use crate::keys::ACCEPTED as KEY;
@@ -32,42 +33,6 @@ pub struct Candidate {
     pub commits: BTreeMap<String, String>,
     /// The schema version of the records in the store.
     pub schema: u32,
-}
-
-/// The error that a revision cannot be accepted.
-#[derive(Debug, Error)]
-pub enum AcceptError {
-    /// The error of a request to the data store.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The error that the acceptance record has a newer schema than this agent knows (P12).
-    #[error(
-        "cannot read the acceptance record: its schema is {0}, and this agent knows schemas up to {SCHEMA}; upgrade the agent"
-    )]
-    TooOld(u32),
-    /// The error that the fleet began with another first source than this node is configured with (P18).
-    #[error(
-        "cannot follow the fleet: it began with {theirs}, and this node is configured with {ours}; correct the bootstrap file"
-    )]
-    OtherOrigin {
-        /// The first source, cluster and store that generation 1 recorded.
-        theirs: String,
-        /// The first source, cluster and store in the bootstrap file of this node.
-        ours: String,
-    },
-    /// The error that the fleet requires stricter verification of the first source than this node is configured with.
-    #[error(
-        "cannot follow the fleet: it requires verify.mode {theirs} for the first source, and this node is configured with {ours}; set verify.mode to {theirs} or stricter in the bootstrap file"
-    )]
-    Weaker {
-        /// The verification policy that generation 1 recorded.
-        theirs: &'static str,
-        /// The verification policy in the bootstrap file of this node.
-        ours: &'static str,
-    },
-    /// The error that the acceptance record cannot be written, with the cause.
-    #[error("cannot write the acceptance record: {0}")]
-    Unwritable(String),
 }
 
 /// The decision whether a candidate must be written as the next acceptance.
@@ -189,7 +154,7 @@ pub fn decide(
         let before = if counts { &in_store } else { newest };
         let generation = before.generation.checked_add(1);
         let generation = generation.ok_or_else(|| AcceptError::Unwritable("no generation number is left".into()))?;
-        let manifest = known.next(generation, proposal);
+        let manifest = known.following(generation, proposal.digests, proposal.joined, proposal.objects);
         let accepted = Accepted {
             schema: SCHEMA,
             generation,
@@ -340,6 +305,15 @@ pub fn current(store: &dyn Store, disk: &Accepted) -> Result<Found, AcceptError>
 /// Returns whether the data store answers a read.
 pub fn answers(store: &dyn Store) -> bool {
     read_row(store).is_ok()
+}
+
+impl Accepted {
+    /// Parses an acceptance record and its manifest that another node has sent. `None` if a digest does not match.
+    pub fn of_announced(record: &[u8], manifest: &[u8], digest: &str) -> Option<(Self, RevisionManifest)> {
+        let accepted: Self = serde_json::from_slice(record).ok()?;
+        let manifest: RevisionManifest = serde_json::from_slice(manifest).ok()?;
+        (accepted.digest() == digest && accepted.manifest == manifest.digest()).then_some((accepted, manifest))
+    }
 }
 
 /// Judges an acceptance record that another node has sent. The message contains no links, so only the direct successor

@@ -7,13 +7,13 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
-
-use super::{Accepted, SCHEMA};
+use super::{
+    link::Link,
+    record::{Accepted, SCHEMA},
+};
 use crate::{
     keys,
-    store::{Op, Page, Row, Store, StoreError},
+    store::{Page, Row, Store, StoreError},
 };
 
 /// The number of links that the store keeps (P24).
@@ -23,47 +23,6 @@ pub const KEPT: u64 = 1000;
 /// revision a second reaches this distance after 136 years. The limit ensures that a forged record uses up only few of
 /// the 2^64 generations.
 pub const FARTHEST: u64 = 1 << 32;
-
-/// The fields of an acceptance record from which the chain of acceptances is built.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Link {
-    /// The generation of the acceptance.
-    pub generation: u64,
-    /// The generation of the parent, which is the acceptance before this one.
-    pub parent: u64,
-    /// The digest of the parent's link. Empty if the acceptance has no parent.
-    pub parent_digest: String,
-    /// The digest of the other fields of the acceptance record, without its signer.
-    pub body: String,
-    /// The node that wrote the acceptance record.
-    pub by: String,
-}
-
-impl Link {
-    /// Returns the digest of the acceptance. The digest does not cover the signer, so two nodes that accept the same
-    /// content write the same acceptance. A node that restores the record of another node also writes the same
-    /// acceptance.
-    pub fn digest(&self) -> String {
-        let mut hash = Sha256::new();
-        for part in [
-            self.generation.to_be_bytes().as_slice(),
-            &self.parent.to_be_bytes(),
-            self.parent_digest.as_bytes(),
-            self.body.as_bytes(),
-        ] {
-            hash.update((part.len() as u64).to_be_bytes());
-            hash.update(part);
-        }
-        hex::encode(&hash.finalize()[..16])
-    }
-
-    /// Returns the operation that writes the link to the store. `None` for generation 0.
-    pub(super) fn put(&self) -> Option<Op> {
-        let bytes = serde_json::to_vec(self).ok().filter(|_| self.generation > 0)?;
-        Some(Op::put(keys::link(self.generation), bytes))
-    }
-}
 
 /// The relation of the acceptance record in the store to the acceptance record on a node's disk.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use towpath_state::{Record, kinds};
 
-use super::{Accepted, Proposal};
+use super::record::Accepted;
 use crate::{
     keys,
     store::{Op, Page, Store, StoreError, Txn},
@@ -53,12 +53,9 @@ pub struct Made<'a> {
 const PAGE: usize = 64 << 10;
 
 impl RevisionManifest {
-    /// Returns the manifest of the next generation. Unchanged books and objects keep the generations in this manifest.
-    pub(super) fn next(&self, generation: u64, proposal: &Proposal<'_>) -> Self {
-        self.following(generation, proposal.digests, proposal.joined, proposal.objects)
-    }
-
-    fn following(
+    /// Returns the manifest of a generation after this one. Unchanged books and objects keep the generations in this
+    /// manifest.
+    pub(super) fn following(
         &self,
         generation: u64,
         digests: &BTreeMap<String, String>,

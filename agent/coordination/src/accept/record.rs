@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use towpath_state::{Record, kinds};
 
-use super::{AcceptError, Link, RevisionManifest};
+use super::link::Link;
+use crate::store::StoreError;
 
 /// The schema version of the store records that this agent writes and understands (P12).
 pub const SCHEMA: u32 = 1;
@@ -73,6 +75,42 @@ pub struct FleetIdentity {
     pub verify: VerifyPolicy,
 }
 
+/// The error that a revision cannot be accepted.
+#[derive(Debug, Error)]
+pub enum AcceptError {
+    /// The error of a request to the data store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The error that the acceptance record has a newer schema than this agent knows (P12).
+    #[error(
+        "cannot read the acceptance record: its schema is {0}, and this agent knows schemas up to {SCHEMA}; upgrade the agent"
+    )]
+    TooOld(u32),
+    /// The error that the fleet began with another first source than this node is configured with (P18).
+    #[error(
+        "cannot follow the fleet: it began with {theirs}, and this node is configured with {ours}; correct the bootstrap file"
+    )]
+    OtherOrigin {
+        /// The first source, cluster and store that generation 1 recorded.
+        theirs: String,
+        /// The first source, cluster and store in the bootstrap file of this node.
+        ours: String,
+    },
+    /// The error that the fleet requires stricter verification of the first source than this node is configured with.
+    #[error(
+        "cannot follow the fleet: it requires verify.mode {theirs} for the first source, and this node is configured with {ours}; set verify.mode to {theirs} or stricter in the bootstrap file"
+    )]
+    Weaker {
+        /// The verification policy that generation 1 recorded.
+        theirs: &'static str,
+        /// The verification policy in the bootstrap file of this node.
+        ours: &'static str,
+    },
+    /// The error that the acceptance record cannot be written, with the cause.
+    #[error("cannot write the acceptance record: {0}")]
+    Unwritable(String),
+}
+
 impl Accepted {
     /// Returns the link of the record in the chain of acceptances.
     pub fn link(&self) -> Link {
@@ -92,13 +130,6 @@ impl Accepted {
     /// Returns the digest by which nodes refer to the record (P26).
     pub fn digest(&self) -> String {
         self.link().digest()
-    }
-
-    /// Parses an acceptance record and its manifest that another node has sent. `None` if a digest does not match.
-    pub fn of_announced(record: &[u8], manifest: &[u8], digest: &str) -> Option<(Self, RevisionManifest)> {
-        let accepted: Self = serde_json::from_slice(record).ok()?;
-        let manifest: RevisionManifest = serde_json::from_slice(manifest).ok()?;
-        (accepted.digest() == digest && accepted.manifest == manifest.digest()).then_some((accepted, manifest))
     }
 
     /// Checks that a node with the settings `ours` may follow the record.

@@ -43,9 +43,8 @@ impl Fleet {
                     return self.elected_so(spec, election);
                 }
                 ElectStep::Behind | ElectStep::Commit(_) => {
-                    let mut snapshot = self.look(spec)?;
-                    self.read_acknowledgements(&mut snapshot)?;
-                    snapshot
+                    let snapshot = self.look(spec)?;
+                    self.with_acknowledgements(snapshot)?
                 }
             };
             match elect(&record, &snapshot, &candidacy) {

@@ -301,7 +301,7 @@ impl Fleet {
         let mut maintained = 0;
         for _ in 0..TRIES {
             snapshot = self.rollback_reported(spec, snapshot)?;
-            self.notice(spec, &mut snapshot)?;
+            snapshot = self.noticed(spec, snapshot)?;
             match decide(spec, &snapshot, &self.node, want) {
                 Decision::Go => {
                     if let Some(txn) = self.newer_message(spec, &snapshot, want) {
@@ -405,7 +405,7 @@ impl Fleet {
     /// Does the maintenance that is due in a run, starting from a snapshot. Returns whether the run is complete.
     fn next_maintenance(&self, spec: &RolloutSpec, mut snapshot: RunSnapshot) -> Result<bool, StoreError> {
         for _ in 0..TRIES {
-            self.notice(spec, &mut snapshot)?;
+            snapshot = self.noticed(spec, snapshot)?;
             let Some(txn) = next_maintenance(spec, &snapshot, &self.node) else { break };
             snapshot = self.commit(spec, txn)?;
         }
@@ -420,8 +420,8 @@ impl Fleet {
     }
 
     /// Commits a transaction of a run, and reads the next snapshot of the run in the same request.
-    fn commit(&self, spec: &RolloutSpec, mut txn: Txn) -> Result<RunSnapshot, StoreError> {
-        self.stamp(&mut txn);
+    fn commit(&self, spec: &RolloutSpec, txn: Txn) -> Result<RunSnapshot, StoreError> {
+        let mut txn = self.stamped(txn);
         let before = explain::may_reach(&self.node, &txn).then(|| self.snapshot(spec));
         let requested = self.requested();
         // If the store is not shared, no thread sends delayed touches, so no touch is delayed.
@@ -485,8 +485,8 @@ impl Fleet {
             let more = self.store.commit(&txn).inspect_err(|_| self.forget())?;
             snapshot = snapshot.with_votes(spec, &self.node, more.answers().1);
         }
-        self.position.judge(requested.position, &mut snapshot);
-        self.note_stabilizing(&mut snapshot);
+        snapshot.rolled_back = self.position.judge(requested.position, &snapshot);
+        snapshot.stabilizing = self.is_stabilizing();
         let mut inner = self.lock();
         // The spec of a recovery has generation 0, because it covers the whole fleet and no single revision.
         inner.behind |= spec.generation > 0 && snapshot.current(spec).is_none();

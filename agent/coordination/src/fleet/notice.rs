@@ -2,7 +2,7 @@
 //! no clock (P2).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
@@ -41,67 +41,72 @@ fn first_seen<T>(
 
 impl Fleet {
     /// Adds the measured durations and the lost nodes to a snapshot.
-    pub(super) fn notice(&self, spec: &RolloutSpec, snapshot: &mut RunSnapshot) -> Result<(), StoreError> {
-        self.note_stabilizing(snapshot);
-        self.notice_offers(spec, snapshot);
-        self.notice_absences(spec, snapshot);
-        self.notice_idle(spec, snapshot);
-        self.read_acknowledgements(snapshot)?;
+    pub(super) fn noticed(&self, spec: &RolloutSpec, mut snapshot: RunSnapshot) -> Result<RunSnapshot, StoreError> {
+        snapshot.stabilizing = self.is_stabilizing();
+        snapshot.stale.extend(self.stale_offers(spec, &snapshot));
+        snapshot.overdue.extend(self.overdue_absences(spec, &snapshot));
+        snapshot.idle = self.has_idle_slot(spec, &snapshot).unwrap_or(snapshot.idle);
+        snapshot = self.with_acknowledgements(snapshot)?;
         if spec.on_lost != OnLost::Hold && (!snapshot.done(spec) || snapshot.recovery.is_some()) {
-            let alive = self.alive()?;
-            let known = spec.known.iter().filter(|_| snapshot.recovery.is_some()).cloned();
-            let held = snapshot.held.iter().map(|held| held.node.clone());
-            let named = spec.members.keys().cloned().chain(held).chain(known);
-            snapshot.lost = named
-                .filter(|node| *node != self.node && !alive.contains(node))
-                .filter(|node| self.agrees_lost(node))
-                .collect();
+            snapshot.lost = self.lost_nodes(spec, &snapshot)?;
         }
         // The snapshot keeps the names, so they are read once for each snapshot.
-        let read = |snapshot: &RunSnapshot, segment| snapshot.names.as_ref().is_some_and(|(of, _)| *of == segment);
-        if let Some(segment) = segment_to_inspect(spec, snapshot)
-            && !read(snapshot, segment)
+        let read = |segment| snapshot.names.as_ref().is_some_and(|(of, _)| *of == segment);
+        if let Some(segment) = segment_to_inspect(spec, &snapshot)
+            && !read(segment)
         {
             let prefix = keys::member_votes(&spec.run, segment);
             snapshot.names = Some((segment, self.names(&prefix)?));
         }
-        self.notice_soak(spec, snapshot);
-        self.notice_unseen(spec, snapshot)
+        snapshot.soaked = self.has_soaked(spec, &snapshot).unwrap_or(snapshot.soaked);
+        snapshot.hidden_claims = self.hidden_claims(spec, &snapshot)?;
+        Ok(snapshot)
     }
 
-    /// Adds to a snapshot the nodes that report by gossip a slot which the store does not contain.
-    fn notice_unseen(&self, spec: &RolloutSpec, snapshot: &mut RunSnapshot) -> Result<(), StoreError> {
-        snapshot.hidden_claims.clear();
-        let Some(gossip) = self.gossip.get().filter(|_| spec.count.is_some()) else { return Ok(()) };
-        for (node, number) in gossip.holders(&part_of(spec, spec.part(&self.node))) {
+    /// Returns the nodes of a run that have no lease, and that gossip also considers lost.
+    fn lost_nodes(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<BTreeSet<String>, StoreError> {
+        let alive = self.alive()?;
+        let known = spec.known.iter().filter(|_| snapshot.recovery.is_some()).cloned();
+        let held = snapshot.held.iter().map(|held| held.node.clone());
+        let named = spec.members.keys().cloned().chain(held).chain(known);
+        let lost = named.filter(|node| *node != self.node && !alive.contains(node));
+        Ok(lost.filter(|node| self.agrees_lost(node)).collect())
+    }
+
+    /// Returns the nodes that report by gossip a slot which the store does not contain.
+    fn hidden_claims(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<BTreeSet<String>, StoreError> {
+        let mut hidden = BTreeSet::new();
+        let Some(gossip) = self.gossip.get().filter(|_| spec.count.is_some()) else { return Ok(hidden) };
+        let part = part_of(spec, spec.part(&self.node));
+        for (node, number) in gossip.holders(&part) {
             let shown = node == self.node || snapshot.held.iter().any(|held| held.node == node);
             // Under `skip` and `fail`, the run does not wait for a lost node.
             let counts = !shown && spec.known.contains(&node) && !snapshot.lost.contains(&node);
             if counts && self.mark_of(&node)? < number {
-                snapshot.hidden_claims.insert(node);
+                hidden.insert(node);
             }
         }
-        self.bound_hearsay(&part_of(spec, spec.part(&self.node)), snapshot);
-        Ok(())
+        Ok(if self.believes_hearsay(&part, &hidden) { hidden } else { BTreeSet::new() })
     }
 
-    /// Limits the time for which reports by gossip block other nodes, because gossip proves nothing. If the reports
-    /// disappear and appear again, the time starts from zero (P104).
-    fn bound_hearsay(&self, part: &str, snapshot: &mut RunSnapshot) {
+    /// Returns whether reports by gossip may still block other nodes. The time is limited, because gossip proves
+    /// nothing. If the reports disappear and appear again, the time starts from zero (P104).
+    fn believes_hearsay(&self, part: &str, hidden: &BTreeSet<String>) -> bool {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
-        if snapshot.hidden_claims.is_empty() {
+        if hidden.is_empty() {
             inner.hearsay.remove(part);
-            return;
+            return false;
         }
         let since = *inner.hearsay.entry(part.to_owned()).or_insert(now);
-        if now.duration_since(since) >= HIDDEN_CLAIM_LIMIT {
-            tracing::warn!(part, nodes = ?snapshot.hidden_claims, "ignored reports of slots that the data store does not have");
-            snapshot.hidden_claims.clear();
-        } else {
+        let believes = now.duration_since(since) < HIDDEN_CLAIM_LIMIT;
+        if believes {
             // No watch reports that the store shows these slots, so the node decides again after 10 s.
             sooner(&mut inner.due, now + OFFER);
+        } else {
+            tracing::warn!(part, nodes = ?hidden, "ignored reports of slots that the data store does not have");
         }
+        believes
     }
 
     /// Returns the sequence number of a node's last write from the store. 0 if the store has none.
@@ -125,7 +130,8 @@ impl Fleet {
         gossip.holds(Holds { number: snapshot.sequence, parts });
     }
 
-    pub(super) fn notice_offers(&self, spec: &RolloutSpec, snapshot: &mut RunSnapshot) {
+    /// Returns the offers to other nodes that were not taken in time. An entry is a node and a store revision.
+    pub(super) fn stale_offers(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> BTreeSet<(String, u64)> {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
         let offers: BTreeMap<(String, u64), ()> = snapshot
@@ -134,16 +140,19 @@ impl Fleet {
             .filter(|held| held.held.kind == SlotState::Offer && held.node != self.node)
             .map(|held| ((held.node.clone(), held.modified), ()))
             .collect();
+        let mut stale = BTreeSet::new();
         for (offer, first) in first_seen(&mut inner.offers, &spec.group, &offers, now) {
             if now.duration_since(first) >= OFFER {
-                snapshot.stale.insert(offer);
+                stale.insert(offer);
             } else {
                 sooner(&mut inner.due, first + OFFER);
             }
         }
+        stale
     }
 
-    pub(super) fn notice_absences(&self, spec: &RolloutSpec, snapshot: &mut RunSnapshot) {
+    /// Returns the claims of nodes that did not return from an announced absence in time.
+    pub(super) fn overdue_absences(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> BTreeSet<(String, u64)> {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
         let absent: BTreeMap<(String, u64), u64> = snapshot
@@ -152,24 +161,28 @@ impl Fleet {
             .filter(|held| held.held.absent > 0)
             .map(|held| ((held.node.clone(), held.modified), held.held.absent))
             .collect();
+        let mut overdue = BTreeSet::new();
         for (absence, first) in first_seen(&mut inner.absences, &spec.group, &absent, now) {
             let seconds = absent.get(&absence).copied().unwrap_or_default();
             let back = first + Duration::from_secs(seconds);
             if now >= back {
-                snapshot.overdue.insert(absence);
+                overdue.insert(absence);
             } else {
                 sooner(&mut inner.due, back);
             }
         }
+        overdue
     }
 
-    pub(super) fn notice_idle(&self, spec: &RolloutSpec, snapshot: &mut RunSnapshot) {
+    /// Returns whether this node may offer a free slot, because the slot was free for long or the budget was touched.
+    /// `None` if no node waits for a free slot.
+    fn has_idle_slot(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<bool> {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
         let Some(waiting) = idle(spec, snapshot, &self.node) else {
             inner.idle.remove(&spec.group);
             self.membership.touches(|touches| touches.forget(&spec.group));
-            return;
+            return None;
         };
         let (known, since) = inner.idle.get(&spec.group).cloned().unwrap_or_else(|| (waiting.clone(), now));
         // The time starts from zero when another waiter is the first one.
@@ -179,34 +192,37 @@ impl Fleet {
         let spread = self.node.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
         let patience = OFFER + Duration::from_millis(u64::from(spread % 20_000));
         let touched = self.membership.touches(|touches| touches.offers_now(&spec.group));
-        snapshot.idle = touched || now.duration_since(since) >= patience;
-        if !snapshot.idle {
+        let is_idle = touched || now.duration_since(since) >= patience;
+        if !is_idle {
             sooner(&mut inner.due, since + patience);
         }
+        Some(is_idle)
     }
 
-    pub(super) fn notice_soak(&self, spec: &RolloutSpec, snapshot: &mut RunSnapshot) {
+    /// Returns whether the complete wave of a run has been complete for the soak. `None` if no wave is complete.
+    fn has_soaked(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<bool> {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
-        match complete(spec, snapshot) {
-            None => drop(inner.complete.remove(&spec.run)),
-            Some(wave) => {
-                let (known, since) = inner.complete.get(&spec.run).copied().unwrap_or((wave, now));
-                let since = if known == wave { since } else { now };
-                inner.complete.insert(spec.run.clone(), (wave, since));
-                snapshot.soaked = now.duration_since(since) >= spec.soak;
-                if !snapshot.soaked {
-                    sooner(&mut inner.due, since + spec.soak);
-                }
-            }
+        let Some(wave) = complete(spec, snapshot) else {
+            inner.complete.remove(&spec.run);
+            return None;
+        };
+        let (known, since) = inner.complete.get(&spec.run).copied().unwrap_or((wave, now));
+        let since = if known == wave { since } else { now };
+        inner.complete.insert(spec.run.clone(), (wave, since));
+        let has_soaked = now.duration_since(since) >= spec.soak;
+        if !has_soaked {
+            sooner(&mut inner.due, since + spec.soak);
         }
+        Some(has_soaked)
     }
 
-    pub(super) fn note_stabilizing(&self, snapshot: &mut RunSnapshot) {
+    /// Returns whether this node has connected to the store only a moment ago.
+    pub(super) fn is_stabilizing(&self) -> bool {
         let sure = self.position.stabilizing_until(self.clock.monotonic());
-        snapshot.stabilizing = sure.is_some();
         if let Some(sure) = sure {
             sooner(&mut self.lock().due, sure);
         }
+        sure.is_some()
     }
 }

@@ -46,7 +46,7 @@ impl Fleet {
         let mut snapshot = self.look(&none)?;
         for _ in 0..TRIES {
             snapshot = self.rollback_reported(&none, snapshot)?;
-            self.read_acknowledgements(&mut snapshot)?;
+            snapshot = self.with_acknowledgements(snapshot)?;
             match acknowledge(&snapshot, &self.node) {
                 Some(txn) => snapshot = self.commit(&none, txn)?,
                 None => {
@@ -83,10 +83,10 @@ impl Fleet {
         Ok(snapshot)
     }
 
-    pub(super) fn read_acknowledgements(&self, snapshot: &mut RunSnapshot) -> Result<(), StoreError> {
-        if let Some((restored, _)) = &snapshot.recovery {
-            snapshot.acknowledged = self.names(&keys::all_recovery_acks(&restored.id))?;
-        }
-        Ok(())
+    /// Adds to a snapshot the nodes that have republished their claims in the open recovery.
+    pub(super) fn with_acknowledgements(&self, snapshot: RunSnapshot) -> Result<RunSnapshot, StoreError> {
+        let Some((restored, _)) = &snapshot.recovery else { return Ok(snapshot) };
+        let acknowledged = self.names(&keys::all_recovery_acks(&restored.id))?;
+        Ok(RunSnapshot { acknowledged, ..snapshot })
     }
 }

@@ -55,9 +55,9 @@ impl Fleet {
         }
     }
 
-    /// Adds the time of the write to slot and progress records, and the error message to this node's failure. No
-    /// decision reads these fields.
-    pub(super) fn stamp(&self, txn: &mut Txn) {
+    /// Returns a transaction with the time of the write in its slot and progress records, and with the error message in
+    /// this node's failure. No decision reads these fields.
+    pub(super) fn stamped(&self, mut txn: Txn) -> Txn {
         let now = self.clock.wall();
         for operation in &mut txn.then {
             let Op::Put { key, value, .. } = operation else { continue };
@@ -76,6 +76,7 @@ impl Fleet {
             }
             *value = serde_json::to_vec(&record).unwrap_or_default();
         }
+        txn
     }
 
     /// Returns the transaction that replaces the message of this node's failure record. `None` if the message is
@@ -162,8 +163,8 @@ impl Fleet {
         liveness: &dyn Fn(&str) -> &'static str,
         reports: &'a BTreeMap<String, NodeReport>,
     ) -> Result<Observed<'a>, StoreError> {
-        let mut snapshot = self.look(spec)?;
-        self.notice(spec, &mut snapshot)?;
+        let snapshot = self.look(spec)?;
+        let mut snapshot = self.noticed(spec, snapshot)?;
         if let Some((segment, _)) = frontier(spec, &snapshot).first().copied() {
             snapshot.names = Some((segment, self.names(&keys::member_votes(&spec.run, segment))?));
         }

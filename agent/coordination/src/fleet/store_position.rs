@@ -99,8 +99,9 @@ impl StorePosition {
         }
     }
 
-    /// Detects a rollback from a snapshot and the position at its request. Sets `rolled_back` in the snapshot.
-    pub(super) fn judge(&self, before: (u64, u64), snapshot: &mut RunSnapshot) {
+    /// Detects a rollback from a snapshot and the position at its request. Returns whether the store was rolled back and
+    /// this node knows of no report by another node.
+    pub(super) fn judge(&self, before: (u64, u64), snapshot: &RunSnapshot) -> bool {
         self.seen(before, snapshot.revision);
         let mut known = self.lock();
         // A missing sequence number proves nothing, because its record may be signed with a replaced key.
@@ -124,7 +125,7 @@ impl StorePosition {
             None if !known.rolled_back && self.shared => known.needs_republish = false,
             _ => {}
         }
-        snapshot.rolled_back = known.rolled_back && self.shared;
+        known.rolled_back && self.shared
     }
 
     /// Records the sequence number of a write of this node.

@@ -335,23 +335,17 @@ fn offers_and_absences_end_although_the_node_waits_in_another_budget_too() {
     };
     let held = vec![entry("a", SlotState::Offer, 0, 7), entry("b", SlotState::Claim, 8, 9)];
     let shown = RunSnapshot { held, ..RunSnapshot::default() };
+    let none = RunSnapshot::default();
     for second in 0..=10 {
-        let mut snapshot = shown.clone();
-        fleet.notice_offers(&spec, &mut snapshot);
-        fleet.notice_absences(&spec, &mut snapshot);
-        assert_eq!(snapshot.stale.contains(&("a".to_owned(), 7)), second >= 10, "{second}");
-        assert_eq!(snapshot.overdue.contains(&("b".to_owned(), 9)), second >= 8, "{second}");
-        let mut snapshot = RunSnapshot::default();
-        fleet.notice_offers(&other, &mut snapshot);
-        fleet.notice_absences(&other, &mut snapshot);
+        let (stale, overdue) = (fleet.stale_offers(&spec, &shown), fleet.overdue_absences(&spec, &shown));
+        assert_eq!(stale.contains(&("a".to_owned(), 7)), second >= 10, "{second}");
+        assert_eq!(overdue.contains(&("b".to_owned(), 9)), second >= 8, "{second}");
+        fleet.stale_offers(&other, &none);
+        fleet.overdue_absences(&other, &none);
         clock.advance(1000);
     }
     // Records that are no longer shown are forgotten. Later records are measured from their own beginning.
-    let mut gone = RunSnapshot::default();
-    fleet.notice_offers(&spec, &mut gone);
-    fleet.notice_absences(&spec, &mut gone);
-    let mut back = shown.clone();
-    fleet.notice_offers(&spec, &mut back);
-    fleet.notice_absences(&spec, &mut back);
-    assert!(back.stale.is_empty() && back.overdue.is_empty());
+    fleet.stale_offers(&spec, &none);
+    fleet.overdue_absences(&spec, &none);
+    assert!(fleet.stale_offers(&spec, &shown).is_empty() && fleet.overdue_absences(&spec, &shown).is_empty());
 }

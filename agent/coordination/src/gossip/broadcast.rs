@@ -8,7 +8,7 @@ use std::{
 use foca::{BroadcastHandler, Invalidates};
 use serde::{Deserialize, Serialize};
 
-use super::core::Life;
+use super::life::Life;
 
 /// The maximum number of nodes whose departure is remembered, and of nodes whose slots are remembered.
 const NODES: usize = 20_000;

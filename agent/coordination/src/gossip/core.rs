@@ -6,7 +6,7 @@
 //! several rounds (P99).
 
 use std::{
-    collections::{BTreeMap, BTreeSet, BinaryHeap},
+    collections::{BTreeMap, BTreeSet},
     fmt,
     num::{NonZeroU8, NonZeroUsize},
     sync::Arc,
@@ -15,9 +15,15 @@ use std::{
 
 use foca::{AccumulatingRuntime, Foca, OwnedNotification, PeriodicParams, PostcardCodec};
 use rand::{SeedableRng as _, rngs::SmallRng};
-use serde::{Deserialize, Serialize};
 
-use super::broadcast::{Announced, Ears, Holds, Told, What};
+use super::{
+    announcements::Announcements,
+    broadcast::{Announced, Ears, Holds, Told, What},
+    joining::Joining,
+    life::Life,
+    rounds::Rounds,
+    timers::Timers,
+};
 
 /// The liveness of a node as gossip sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -47,70 +53,6 @@ impl Liveness {
     }
 }
 
-/// The name of a node, with its incarnation. A node that returns has a higher incarnation.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(from = "(String, u64)")]
-pub struct Life {
-    /// The name of the node. The text is shared, because foca copies the name for each member that a message contains.
-    pub name: Arc<str>,
-    /// The incarnation of the node.
-    pub began: u64,
-    /// A hash of the name. foca compares each member of a message with all known members, so the comparison must be
-    /// fast.
-    key: u128,
-}
-
-impl Life {
-    /// Creates the identity of a node in one incarnation.
-    pub fn new(name: String, began: u64) -> Self {
-        use std::hash::Hasher as _;
-        let half = |salt: u8| {
-            let mut hasher = std::hash::DefaultHasher::new();
-            hasher.write_u8(salt);
-            hasher.write(name.as_bytes());
-            u128::from(hasher.finish())
-        };
-        let key = half(0) << 64 | half(1);
-        Self { name: name.into(), began, key }
-    }
-}
-
-impl PartialEq for Life {
-    fn eq(&self, other: &Self) -> bool {
-        (self.key, self.began) == (other.key, other.began)
-    }
-}
-
-impl Eq for Life {}
-
-impl From<(String, u64)> for Life {
-    fn from((name, began): (String, u64)) -> Self {
-        Self::new(name, began)
-    }
-}
-
-impl Serialize for Life {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        (&self.name, self.began).serialize(serializer)
-    }
-}
-
-impl foca::Identity for Life {
-    type Addr = u128;
-
-    fn renew(&self) -> Option<Self> {
-        Some(Self { began: self.began + 1, ..self.clone() })
-    }
-
-    fn addr(&self) -> u128 {
-        self.key
-    }
-
-    fn win_addr_conflict(&self, adversary: &Self) -> bool {
-        self.began > adversary.began
-    }
-}
-
 /// An event that gossip reports to the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
@@ -132,24 +74,9 @@ const PERIOD: Duration = Duration::from_secs(1);
 const ANSWER: Duration = Duration::from_millis(500);
 /// The time in which a suspected member may refute the suspicion.
 const SUSPICION: Duration = Duration::from_secs(4);
-/// The time between two rounds that send news. `ROUNDS` is the number of rounds.
-const ROUND: Duration = Duration::from_millis(200);
-const ROUNDS: u8 = 3;
-/// The delay from which a member counts as stalled, because its machine slept or is overloaded.
-const STALL: Duration = Duration::from_millis(100);
-/// The factor between the delay of a late member and the extra pause before its next round of news.
-const CARE: u32 = 50;
-const CARE_AT_MOST: Duration = Duration::from_secs(10);
-/// The time after a join at which the last announcements are repeated. Many nodes may join in this time.
-const AGAIN: Duration = Duration::from_secs(2);
 /// The maximum size of a message in bytes. The size is enough for a thousand names. Larger messages slow down the start
 /// of a large fleet.
 pub const LARGEST: usize = 16 << 10;
-/// The pause between two attempts to join while no other member is known. `SELDOM` is the longest pause between
-/// requests to nodes that gossip has never heard of. `ASKED` is the number of nodes that one attempt asks.
-const ALONE: Duration = Duration::from_secs(2);
-const SELDOM: Duration = Duration::from_secs(60);
-const ASKED: usize = 3;
 
 /// Returns how often each member sends one piece of news: four times for each decimal digit of `nodes`, and once more.
 fn transmissions(nodes: usize) -> NonZeroU8 {
@@ -182,63 +109,14 @@ pub struct Member {
     foca: Foca<Life, PostcardCodec, SmallRng, Ears>,
     ears: Ears,
     runtime: AccumulatingRuntime<Life>,
-    timers: BinaryHeap<Timer>,
-    numbered: u64,
+    timers: Timers,
     sends: Vec<(Life, Vec<u8>)>,
     heard: Vec<Heard>,
-    /// The highest acceptance that this node knows, which is its own or a received one.
-    accepted: Announced,
-    /// The last report of this node about the slots that it holds.
-    holds: Holds,
-    /// The number of changes of reported slots that this member has handled.
-    changed: u64,
-    /// The time at which announcements are repeated, because a node that has joined has not received them.
-    again: Option<Instant>,
-    /// The nodes that may be alive. The fields `turn` and `ask` are the position and the time of the next request to
-    /// join.
-    seeds: Vec<String>,
-    turn: usize,
-    ask: Instant,
-    pause: Duration,
-    /// The time of the next round that sends news. The field `rounds` is the number of rounds left.
-    round: Instant,
-    rounds: u8,
-    /// The size of foca's backlog when it was last read.
-    backlog: usize,
+    announcements: Announcements,
+    joining: Joining,
+    rounds: Rounds,
     /// The number of nodes for which foca was last configured.
     nodes: usize,
-    /// True if there was news since the last call of `has_news`.
-    news: bool,
-    /// The delay with which this member does its work. A late member sends news less often, so that it still answers
-    /// probes in time.
-    late: Duration,
-}
-
-/// A timer of foca. The earliest timer compares as the greatest, because the heap returns the greatest element first.
-struct Timer {
-    at: Instant,
-    number: u64,
-    timer: foca::Timer<Life>,
-}
-
-impl PartialEq for Timer {
-    fn eq(&self, other: &Self) -> bool {
-        (self.at, self.number) == (other.at, other.number)
-    }
-}
-
-impl Eq for Timer {}
-
-impl PartialOrd for Timer {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Timer {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (other.at, other.number).cmp(&(self.at, self.number))
-    }
 }
 
 impl fmt::Debug for Member {
@@ -256,24 +134,13 @@ impl Member {
             foca: Foca::with_custom_broadcast(me, config(1), random, PostcardCodec, ears.clone()),
             ears,
             runtime: AccumulatingRuntime::new(),
-            timers: BinaryHeap::new(),
-            numbered: 0,
+            timers: Timers::default(),
             sends: Vec::new(),
             heard: Vec::new(),
-            accepted: Announced::default(),
-            holds: Holds::default(),
-            changed: 0,
-            again: None,
-            seeds: Vec::new(),
-            turn: usize::try_from(seed % 1_000_003).unwrap_or(0),
-            ask: now,
-            pause: ALONE,
-            round: now,
-            rounds: 0,
-            backlog: 0,
+            announcements: Announcements::default(),
+            joining: Joining::new(seed, now),
+            rounds: Rounds::new(now),
             nodes: 1,
-            news: true,
-            late: Duration::ZERO,
         }
     }
 
@@ -284,34 +151,19 @@ impl Member {
 
     /// Sets the nodes that may be alive. The member asks those of them that gossip has never heard of to admit it.
     pub fn seeds(&mut self, seeds: Vec<String>, now: Instant) {
-        if self.seeds != seeds {
-            self.pause = ALONE;
-            self.ask = self.ask.min(now + ALONE);
-        }
-        self.seeds = seeds;
+        self.joining.seeds(seeds, now);
     }
 
-    /// Asks nodes to admit this member. A member that knows no other member asks any of the given nodes. Later the
-    /// member asks only nodes that gossip has never heard of. Nodes that start together and ask only one another would
-    /// otherwise stay a separate group.
+    /// Asks nodes to admit this member, if a request is due.
     fn ask_member(&mut self, now: Instant) {
-        if self.seeds.is_empty() || now < self.ask {
+        if !self.joining.is_due(now) {
             return;
         }
-        let alone = self.others() == 0;
-        let candidates: Vec<String> = if alone {
-            self.seeds.clone()
-        } else {
-            let known: BTreeSet<&str> = self.foca.iter_membership_state().map(|member| &*member.id().name).collect();
-            self.seeds.iter().filter(|seed| !known.contains(seed.as_str())).cloned().collect()
-        };
-        self.pause = if alone { ALONE } else { (self.pause * 2).min(SELDOM) };
-        self.ask = now + self.pause;
-        for _ in 0..if alone { ASKED } else { 1 }.min(candidates.len()) {
-            // The large step prevents that nodes which start together all ask the same nodes.
-            self.turn = self.turn.wrapping_add(7919);
-            let to = Life::new(candidates[self.turn % candidates.len()].clone(), 0);
-            let done = self.foca.announce(to, &mut self.runtime);
+        let names = || self.foca.iter_membership_state().map(|member| &*member.id().name);
+        let known: Option<BTreeSet<&str>> = (self.others() > 0).then(|| names().collect());
+        let asked = self.joining.choose(known.as_ref(), now);
+        for node in asked {
+            let done = self.foca.announce(Life::new(node, 0), &mut self.runtime);
             self.after(done, now);
         }
     }
@@ -333,22 +185,14 @@ impl Member {
 
     /// Runs the timers that are due, sends news, and asks nodes to admit this member.
     pub fn tick(&mut self, now: Instant) {
-        let late = self.timers.peek().map_or(Duration::ZERO, |timer| now.saturating_duration_since(timer.at));
-        self.late = late.max(self.late / 2).min(SUSPICION);
-        let late = late.min(SUSPICION);
-        if late >= STALL {
-            // A stalled member could not receive answers, so it cannot conclude that other members were silent. All
-            // timers are postponed by the delay.
-            self.timers = self.timers.drain().map(|timer| Timer { at: timer.at + late, ..timer }).collect();
-        }
-        while self.timers.peek().is_some_and(|timer| timer.at <= now) {
-            let Some(timer) = self.timers.pop() else { return };
-            let done = self.foca.handle_timer(timer.timer, &mut self.runtime);
+        self.timers.measure_delay(now, SUSPICION);
+        while let Some(timer) = self.timers.take_due(now) {
+            let done = self.foca.handle_timer(timer, &mut self.runtime);
             self.after(done, now);
         }
-        if self.again.is_some_and(|again| again <= now) {
+        if self.announcements.must_repeat(now) {
             self.tell_accepted(now);
-            if !self.holds.parts.is_empty() {
+            if !self.announcements.holds().parts.is_empty() {
                 self.tell_holds(now);
             }
         }
@@ -358,12 +202,10 @@ impl Member {
 
     /// Sends news to some members, if a round is due.
     fn send_on(&mut self, now: Instant) {
-        if self.rounds > 0 && self.round <= now {
-            self.rounds -= 1;
-            self.round = now + ROUND + self.care();
+        if self.rounds.take_due(now, self.care()) {
             let done = self.foca.gossip(&mut self.runtime);
             // foca removes news from its backlog after enough transmissions.
-            self.backlog = self.pending_broadcasts();
+            self.rounds.sent(self.pending_broadcasts());
             self.after(done, now);
         }
     }
@@ -375,30 +217,27 @@ impl Member {
 
     /// Returns the time at which `tick` has to be called next.
     pub fn next(&self) -> Option<Instant> {
-        let timer = self.timers.peek().map(|timer| timer.at);
-        let round = (self.rounds > 0).then_some(self.round);
-        let ask = (!self.seeds.is_empty()).then_some(self.ask);
-        timer.into_iter().chain(round).chain(ask).chain(self.again).min()
+        let times = [self.timers.next(), self.rounds.next(), self.joining.next(), self.announcements.next()];
+        times.into_iter().flatten().min()
     }
 
     /// Broadcasts the generation that this node has accepted, and the digest of its acceptance record.
     pub fn accepted(&mut self, generation: u64, digest: String, now: Instant) {
-        if generation > self.accepted.generation {
-            self.accepted = Announced { generation, digest, by: self.foca.identity().name.to_string() };
+        let by = self.foca.identity().name.to_string();
+        if self.announcements.accept(Announced { generation, digest, by }) {
             self.tell_accepted(now);
         }
     }
 
     /// Broadcasts the partitions in which this node holds a slot, with the sequence number of its last write.
     pub fn holds(&mut self, holds: Holds, now: Instant) {
-        if holds.number > self.holds.number {
-            self.holds = holds;
+        if self.announcements.hold(holds) {
             self.tell_holds(now);
         }
     }
 
     fn tell_holds(&mut self, now: Instant) {
-        let Holds { number, parts } = self.holds.clone();
+        let Holds { number, parts } = self.announcements.holds().clone();
         self.say(self.foca.identity().name.to_string(), number, What::Holds(parts), now);
     }
 
@@ -408,8 +247,7 @@ impl Member {
     }
 
     fn tell_accepted(&mut self, now: Instant) {
-        self.again = None;
-        let Announced { generation, digest, by } = self.accepted.clone();
+        let Announced { generation, digest, by } = self.announcements.take_accepted();
         if generation > 0 {
             self.say(by, generation, What::Accepted(generation, digest), now);
         }
@@ -432,7 +270,7 @@ impl Member {
 
     /// Returns the extra delay of work that is not urgent. The delay is zero unless this member is late.
     pub fn care(&self) -> Duration {
-        (self.late * CARE).min(CARE_AT_MOST)
+        self.timers.care()
     }
 
     /// Returns the messages to send, and removes them from the member.
@@ -447,7 +285,7 @@ impl Member {
 
     /// Returns whether the liveness of other nodes may have changed since the last call.
     pub fn has_news(&mut self) -> bool {
-        std::mem::take(&mut self.news)
+        self.rounds.take_news()
     }
 
     /// Returns the liveness of every other node that gossip has ever heard of.
@@ -480,18 +318,13 @@ impl Member {
             // foca rejects this only if periodic work is switched on or off, and that never changes here.
             let _ = self.foca.set_config(config(nodes));
         }
-        // News that replaces older news does not enlarge the backlog.
-        if pending > self.backlog || self.heard.len() > heard {
-            self.rounds = ROUNDS;
-            self.news = true;
-        }
-        self.backlog = pending;
+        // News that replaces older news does not enlarge the backlog, but it is an event.
+        self.rounds.note(pending, self.heard.len() > heard);
         while let Some((to, bytes)) = self.runtime.to_send() {
             self.sends.push((to, bytes.to_vec()));
         }
         while let Some((delay, timer)) = self.runtime.to_schedule() {
-            self.numbered += 1;
-            self.timers.push(Timer { at: now + delay, number: self.numbered, timer });
+            self.timers.schedule(now + delay, timer);
         }
     }
 
@@ -499,7 +332,7 @@ impl Member {
         while let Some(notification) = self.runtime.to_notify() {
             match notification {
                 OwnedNotification::MemberUp(life) => {
-                    self.again.get_or_insert(now + AGAIN);
+                    self.announcements.note_joined(now);
                     self.heard.push(Heard::Joined(life.name.to_string()));
                 }
                 OwnedNotification::MemberDown(life) => {
@@ -511,12 +344,11 @@ impl Member {
             }
         }
         let listener = self.ears.lock();
-        let highest = (listener.accepted.generation > self.accepted.generation).then(|| listener.accepted.clone());
-        let slots = listener.changed != self.changed;
-        self.changed = listener.changed;
+        let highest = self.announcements.is_below(&listener.accepted).then(|| listener.accepted.clone());
+        let slots = self.announcements.note_slots(listener.changed);
         drop(listener);
         if let Some(highest) = highest {
-            self.accepted = highest.clone();
+            self.announcements.accept(highest.clone());
             self.heard.push(Heard::Accepted(highest));
         }
         if slots {

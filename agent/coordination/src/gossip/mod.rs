@@ -3,8 +3,13 @@
 //! [`core`] implements one member without side effects. This module gives the member a thread, a clock, and [`Peers`]
 //! as its transport. The caller of [`Gossip::receive`] must have authenticated the sender.
 
+mod announcements;
 pub mod broadcast;
 pub mod core;
+mod joining;
+mod life;
+mod rounds;
+mod timers;
 
 use std::{
     collections::BTreeMap,
@@ -23,8 +28,10 @@ use towpath_host::Clock;
 
 use self::{
     broadcast::{Announced, Holds},
-    core::{Heard, Life, Liveness, Member},
+    core::{Heard, Liveness, Member},
 };
+
+pub use self::life::Life;
 
 /// The transport of messages between nodes.
 pub trait Peers: fmt::Debug + Send + Sync {

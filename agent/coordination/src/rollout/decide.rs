@@ -1,10 +1,10 @@
 //! The decision about the next step of a node, for example to take a slot, to vote, or to wait.
 
-use serde::Serialize;
-
 use super::{
     BlockReason, Decision, Entry, Queued, RolloutSpec, RunSnapshot, SlotEntry, SlotRecord, SlotState, Vote,
     offer::{eligible, offer_on},
+    slots::{bytes, delete, own_held, replace},
+    spec::run_of,
 };
 use crate::{
     keys,
@@ -166,15 +166,6 @@ fn change(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: Option<
         }
         None => Decision::Commit(enqueue(spec, me, mine, unmoved, &run, segment)),
     }
-}
-
-pub(super) fn run_of(spec: &RolloutSpec, segment: Option<u32>) -> String {
-    segment.map_or_else(|| drift_of(&spec.book), |_| spec.run.clone())
-}
-
-/// Returns the run name that corrective changes of a book use. Corrective changes belong to no run (P91).
-pub fn drift_of(book: &str) -> String {
-    format!("{book}!drift")
 }
 
 fn enqueue(
@@ -363,35 +354,6 @@ fn withdraw(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Decision {
     })
 }
 
-/// Returns the transaction that replaces a slot record, if the record is unchanged.
-pub(super) fn replace(spec: &RolloutSpec, old: &SlotEntry, new: &SlotRecord) -> Txn {
-    let key = keys::held(&spec.group, &old.part, &old.book, &old.node);
-    Txn {
-        compare: vec![Compare::Revision(key.clone(), old.modified)],
-        then: vec![Op::put(key, bytes(new))],
-        otherwise: Vec::new(),
-    }
-}
-
-/// Returns the transaction that deletes a slot record, if the record is unchanged.
-pub(super) fn delete(spec: &RolloutSpec, old: &SlotEntry) -> Txn {
-    let key = keys::held(&spec.group, &old.part, &old.book, &old.node);
-    Txn {
-        compare: vec![Compare::Revision(key.clone(), old.modified)],
-        then: vec![Op::Delete(key)],
-        otherwise: Vec::new(),
-    }
-}
-
-pub(super) fn own_held(spec: &RolloutSpec, me: &str) -> String {
-    keys::held(&spec.group, spec.part(me), &spec.book, me)
-}
-
 fn own_queue(spec: &RolloutSpec, me: &str) -> String {
     keys::queue(&spec.group, spec.part(me), &spec.book, me)
-}
-
-pub(super) fn bytes<T: Serialize>(record: &T) -> Vec<u8> {
-    // The records are plain structs, so their serialization cannot fail.
-    serde_json::to_vec(record).unwrap_or_default()
 }

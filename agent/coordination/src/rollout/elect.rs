@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{OnLost, RolloutSpec, RunSnapshot, decide::bytes};
+use super::{OnLost, RolloutSpec, RunSnapshot, slots::bytes};
 use crate::{
     keys,
     store::{Compare, MAX_OPERATIONS, Op, Row, Txn},

@@ -3,8 +3,8 @@
 
 use super::{
     Cut, Entry, OnLost, RolloutProgress, RolloutSpec, RunSnapshot, SlotEntry, SlotRecord, SlotState,
-    decide::{bytes, delete, replace},
     offer::{offer_free, offer_on},
+    slots::{bytes, delete, replace},
 };
 use crate::{
     keys,

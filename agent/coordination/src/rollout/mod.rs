@@ -10,6 +10,7 @@ mod elect;
 mod maintenance;
 mod offer;
 mod recovery;
+mod slots;
 mod snapshot;
 mod spec;
 #[cfg(test)]
@@ -21,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::Txn;
 
-pub use decide::{Request, decide, drift_of};
+pub use decide::{Request, decide};
 pub use elect::{
     ElectStep, Elected, Election, ElectionContext, Record, SealedResult, elect, publish, republish_election,
 };
@@ -30,7 +31,7 @@ pub use offer::{Freed, idle};
 pub use recovery::{NodeClaims, acknowledge, report_rollback, republish};
 pub use snapshot::{Entry, RunSnapshot, SlotEntry, SlotNote, WriteSequence, look, newest_recovery};
 pub(crate) use snapshot::{queue_entry, slot_entry};
-pub use spec::{Cut, OnLost, RolloutSpec};
+pub use spec::{Cut, OnLost, RolloutSpec, drift_of};
 
 /// The time for which slots that only gossip reports may block other nodes (P104).
 pub const HIDDEN_CLAIM_LIMIT: Duration = Duration::from_secs(120);

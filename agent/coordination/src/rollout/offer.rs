@@ -5,10 +5,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Entry, RolloutSpec, RunSnapshot, SlotEntry, SlotRecord, SlotState,
-    decide::{bytes, run_of},
-};
+use super::{Entry, RolloutSpec, RunSnapshot, SlotEntry, SlotRecord, SlotState, slots::bytes, spec::run_of};
 use crate::{
     keys,
     store::{Compare, Op, Txn},

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use super::{
     RecoveryEpoch, RolloutSpec, RunSnapshot, SlotEntry, SlotRecord, SlotState, Vote,
-    decide::{bytes, delete, own_held, replace},
+    slots::{bytes, delete, own_held, replace},
 };
 use crate::{
     keys,

@@ -144,3 +144,13 @@ impl RolloutSpec {
         self.members.iter().filter(move |(_, own)| **own <= wave).map(|(node, _)| node.as_str())
     }
 }
+
+/// Returns the name of the run to which a change belongs. A corrective change has no segment.
+pub(super) fn run_of(spec: &RolloutSpec, segment: Option<u32>) -> String {
+    segment.map_or_else(|| drift_of(&spec.book), |_| spec.run.clone())
+}
+
+/// Returns the run name that corrective changes of a book use. Corrective changes belong to no run (P91).
+pub fn drift_of(book: &str) -> String {
+    format!("{book}!drift")
+}

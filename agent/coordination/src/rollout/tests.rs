@@ -6,7 +6,7 @@ use crate::{
     keys,
     store::{Op, memory::Memory},
 };
-use decide::bytes;
+use slots::bytes;
 
 const NODES: [&str; 4] = ["a", "b", "c", "d"];
 

@@ -1,14 +1,7 @@
-//! The inputs and the state of a run: its active segment, and the findings of each lane.
+//! The inputs and the state of a run, and the results of the steps around its tasks.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeMap, BTreeSet},
-    ops::Range,
-    rc::Rc,
-    sync::Arc,
-};
+use std::{cell::RefCell, ops::Range, rc::Rc, sync::Arc};
 
-use serde_json::{Value, json};
 use towpath_coordination::Gate;
 use towpath_render::objects::{
     SegmentKind,
@@ -17,9 +10,9 @@ use towpath_render::objects::{
 
 use super::channel::Channel;
 use crate::{
-    command::{InstanceId, List, SlotUse, TaskRef},
+    command::{List, SlotUse, TaskRef},
     outcome::{Outcome, TaskReport},
-    plan::{assess::RunMode, batch::Queue, removal::Managed},
+    plan::assess::RunMode,
     record::{BookRecord, Slot},
 };
 
@@ -158,137 +151,21 @@ pub(super) enum Stop {
     Failed,
 }
 
-/// A sequence of tasks with its reports and queue. A parallel book has one lane for each task, any other book has one
-/// lane.
-#[derive(Debug, Default)]
-pub(super) struct Lane {
-    /// The queue of changes that the lane has not made yet.
-    pub(super) queue: Queue,
-    /// The reports, in the order in which the tasks ran. `None` for a change that was dropped.
-    pub(super) reports: Vec<Option<TaskReport>>,
-    /// The tasks that the run has reached. The map value is true for a task that failed or is held, or that requires
-    /// such a task.
-    pub(super) reached: BTreeMap<String, bool>,
-    /// The items that the tasks of the lane manage.
-    pub(super) managed: BTreeSet<Managed>,
-    /// The rendered tasks that were already in sync, and are not recorded yet.
-    pub(super) observed: Vec<InstanceId>,
-    /// True if not all managed items are known.
-    pub(super) incomplete: bool,
-    /// True if the next pass needs more than checks to confirm that the book is in sync.
-    pub(super) unsteady: bool,
-    /// The reason why the lane runs no further tasks. `None` while the lane still runs tasks.
-    pub(super) stop: Option<Stop>,
-    /// The result of an elected task that this node ran.
-    pub(super) elected: Option<Value>,
-    /// The results of loop items that differ from the default result, by the position of their reports. `None` for an
-    /// item that a dry run would change.
-    pub(super) results: BTreeMap<usize, Option<Value>>,
-}
-
-impl Lane {
-    /// Returns a new lane for a task that runs at the same time as others. The new lane knows which tasks have failed.
-    pub(super) fn beside(&self) -> Self {
-        Self { reached: self.reached.clone(), ..Self::default() }
-    }
-
-    /// Adds the findings of a lane that ran at the same time.
-    pub(super) fn merge(&mut self, other: Self) {
-        self.reports.extend(other.reports);
-        for (task, unmet) in other.reached {
-            *self.reached.entry(task).or_default() |= unmet;
-        }
-        self.managed.extend(other.managed);
-        self.observed.extend(other.observed);
-        self.incomplete |= other.incomplete;
-        self.unsteady |= other.unsteady;
-        self.elected = self.elected.take().or(other.elected);
-        if let Some(stop) = other.stop {
-            self.stop(stop);
-        }
-    }
-
-    /// Stops the lane. A preemption outweighs all other reasons, and closed gates outweigh a failure.
-    pub(super) fn stop(&mut self, stop: Stop) {
-        self.stop = match (self.stop.take(), stop) {
-            (Some(Stop::Preempted), _) | (_, Stop::Preempted) => Some(Stop::Preempted),
-            (Some(Stop::Blocked(mut gates)), Stop::Blocked(more)) => {
+impl Stop {
+    /// Returns the reason that remains if this one follows another one. A preemption outweighs all other reasons, and
+    /// closed gates outweigh a failure.
+    pub(super) fn after(self, first: Option<Self>) -> Self {
+        match (first, self) {
+            (Some(Self::Preempted), _) | (_, Self::Preempted) => Self::Preempted,
+            (Some(Self::Blocked(mut gates)), Self::Blocked(more)) => {
                 let new = more.into_iter().filter(|gate| !gates.contains(gate)).collect::<Vec<_>>();
                 gates.extend(new);
-                Some(Stop::Blocked(gates))
+                Self::Blocked(gates)
             }
-            (Some(Stop::Blocked(gates)), _) => Some(Stop::Blocked(gates)),
-            (Some(Stop::Failed), Stop::Held) => Some(Stop::Failed),
-            (_, stop) => Some(stop),
-        };
-    }
-
-    /// Returns true if the lane runs no further tasks.
-    pub(super) fn stopped(&self) -> bool {
-        self.stop.is_some()
-    }
-
-    /// Adds a report, and returns its position.
-    pub(super) fn push(&mut self, report: TaskReport) -> usize {
-        self.reports.push(Some(report));
-        self.reports.len().saturating_sub(1)
-    }
-
-    /// Returns the outcome of the report at a position. `None` for a change that was dropped.
-    pub(super) fn outcome(&self, position: usize) -> Option<Outcome> {
-        self.reports.get(position)?.as_ref().map(|report| report.outcome)
-    }
-
-    /// Returns true if any task of the lane has failed.
-    pub(super) fn any_failed(&self) -> bool {
-        self.reports.iter().flatten().any(|report| report.outcome == Outcome::Failed)
-    }
-
-    /// Records that the run has reached a task. Tasks that the run does not reach are reported as not run.
-    pub(super) fn reach(&mut self, task: &Task) {
-        self.reached.entry(task.id.clone()).or_default();
-    }
-
-    /// Records that a task failed or is held. Tasks that require this task do not run.
-    pub(super) fn fail(&mut self, task: &Task) {
-        self.reached.insert(task.id.clone(), true);
-    }
-
-    /// Returns the worst outcome so far. The outcome is at least held if gates are closed.
-    pub(super) fn worst(&self) -> Outcome {
-        let worst = self.reports.iter().flatten().map(|report| report.outcome).max().unwrap_or(Outcome::Unchanged);
-        let blocked = matches!(self.stop, Some(Stop::Blocked(_)));
-        if blocked { worst.max(Outcome::Held) } else { worst.max(Outcome::Unchanged) }
-    }
-
-    /// Returns the names and messages of the failed tasks, as one text.
-    pub(super) fn failure_message(&self) -> String {
-        let failed = self.reports.iter().flatten().filter(|report| report.outcome == Outcome::Failed);
-        let message =
-            |report: &TaskReport| format!("{}: {}", report.name, report.message.as_deref().unwrap_or_default());
-        failed.map(message).collect::<Vec<_>>().join("; ")
-    }
-
-    /// Returns a required task that failed or is held, or that did not run because of such a task.
-    pub(super) fn unmet_by<'t>(&self, task: &'t Task) -> Option<&'t str> {
-        task.requires.iter().find(|name| self.reached.get(*name) == Some(&true)).map(String::as_str)
-    }
-
-    /// Returns the registered result of a loop: all results, a flag for any changed item, and the worst outcome. `None`
-    /// if a dry run cannot know the result.
-    pub(super) fn loop_result(&self, items: &[usize]) -> Option<Value> {
-        let reports = || items.iter().filter_map(|at| Some((at, self.reports.get(*at)?.as_ref()?)));
-        let changed = reports().any(|(_, report)| report.outcome == Outcome::Changed);
-        let worst = reports().map(|(_, report)| report.outcome).max().unwrap_or(Outcome::Skipped);
-        let mut results = Vec::new();
-        for (at, report) in reports() {
-            match self.results.get(at) {
-                None => results.push(report.result([])),
-                Some(Some(result)) => results.push(result.clone()),
-                Some(None) => return None,
-            }
+            (Some(Self::Blocked(gates)), _) => Self::Blocked(gates),
+            (Some(Self::Failed), Self::Held) => Self::Failed,
+            (_, stop) => stop,
         }
-        Some(json!({ "results": results, "changed": changed, "outcome": worst.as_str() }))
     }
 }
 
@@ -321,5 +198,70 @@ impl NotBegun {
             Self::Held(gate) => Stop::Blocked(vec![gate.clone()]),
             Self::Failed(_) => Stop::Failed,
         }
+    }
+}
+
+/// The results of steps around the tasks of a lane, such as handlers, removals and votes.
+#[derive(Debug, Default)]
+#[must_use]
+pub(super) struct Steps {
+    reports: Vec<TaskReport>,
+    stop: Option<Stop>,
+    unsteady: bool,
+}
+
+impl Steps {
+    /// Returns the results of a step that failed and ends its lane.
+    pub(super) fn failed(report: TaskReport) -> Self {
+        Self { reports: vec![report], stop: Some(Stop::Failed), unsteady: false }
+    }
+
+    /// Returns the results of a request to the fleet that was not granted. The request ends its lane.
+    pub(super) fn refused(why: &NotBegun) -> Self {
+        match why {
+            NotBegun::Failed(message) => {
+                Self::failed(TaskReport::new("rollout", "rollout", Outcome::Failed).with_message(message.clone()))
+            }
+            NotBegun::Held(_) => Self { stop: Some(why.stop()), ..Self::default() },
+        }
+    }
+
+    /// Returns the results of a step that the next pass must repeat.
+    pub(super) fn unsteady() -> Self {
+        Self { unsteady: true, ..Self::default() }
+    }
+
+    /// Adds a report.
+    pub(super) fn push(&mut self, report: TaskReport) {
+        self.reports.push(report);
+    }
+
+    /// Ends the lane of the steps.
+    pub(super) fn stop(&mut self, stop: Stop) {
+        self.stop = Some(stop.after(self.stop.take()));
+    }
+
+    /// Returns true if the steps end their lane.
+    pub(super) fn stopped(&self) -> bool {
+        self.stop.is_some()
+    }
+
+    /// Adds the results of later steps.
+    pub(super) fn add(&mut self, later: Self) {
+        self.reports.extend(later.reports);
+        self.unsteady |= later.unsteady;
+        if let Some(stop) = later.stop {
+            self.stop(stop);
+        }
+    }
+
+    /// Returns the reports of the steps.
+    pub(super) fn reports(&self) -> impl Iterator<Item = &TaskReport> {
+        self.reports.iter()
+    }
+
+    /// Returns the reports, the reason why the lane ends, and true if the next pass must repeat a step.
+    pub(super) fn into_parts(self) -> (Vec<TaskReport>, Option<Stop>, bool) {
+        (self.reports, self.stop, self.unsteady)
     }
 }

@@ -7,7 +7,7 @@
 
 mod channel;
 mod context;
-mod flush;
+mod lane;
 mod machine;
 mod removal;
 mod rollout;

@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    context::{Lane, Run, Stop},
+    context::{Run, Steps, Stop},
+    lane::Lane,
     segment::{after, begin, persist_or_stop},
     slots,
 };
@@ -13,68 +14,64 @@ use crate::{
     plan::removal::{Decision, Managed, decide},
 };
 
-/// Removes the items that the book no longer mentions. `managed` is `None` if not all managed items are known. Returns
-/// true if the removal has ended and does not keep the node out of service.
-pub(super) async fn remove(run: &Run, lane: &mut Lane, managed: Option<Arc<BTreeSet<Managed>>>) -> bool {
+/// Removes the items that the book no longer mentions, after its tasks have ended in a lane. `managed` is `None` if not
+/// all managed items are known.
+pub(super) async fn remove(run: &Run, lane: &Lane, managed: Option<Arc<BTreeSet<Managed>>>) -> Steps {
     let waits = run.record.borrow().removal_failed;
     let interim = Interim { managed: managed.clone(), worst: lane.worst() };
     let inventory = match run.channel.inventory(interim).await {
         Ok(inventory) => inventory,
-        Err(message) => {
-            fail(lane, message);
-            return false;
-        }
+        Err(message) => return failed(message),
     };
+    let mut steps = Steps::default();
     if run.channel.preempted() {
         // The newer revision decides which items are removed.
         if !lane.stopped() {
-            lane.stop(Stop::Preempted);
+            steps.stop(Stop::Preempted);
         }
-        return false;
+        return steps;
     }
     let (Some(inventory), Some(managed)) = (inventory, managed) else {
         // The current pass cannot remove any item. A node that a failed removal keeps out of service returns to service
         // now. The next attempt may come much later, and the rollout must not wait for the attempt.
-        return waits && !lane.stopped() && return_to_service(run, lane).await;
+        return if waits && !lane.stopped() { return_to_service(run, lane, steps).await } else { steps };
     };
     match decide(&inventory, &managed) {
-        Decision::Nothing => !waits || return_to_service(run, lane).await,
+        Decision::Nothing if waits => return_to_service(run, lane, steps).await,
+        Decision::Nothing => steps,
         Decision::Forget(removal) => {
-            forget(run, lane, removal).await;
-            !lane.stopped() && (!waits || return_to_service(run, lane).await)
+            if let Err(message) = run.channel.remove(removal).await {
+                steps.add(failed(message));
+            }
+            let returns = waits && !lane.stopped() && !steps.stopped();
+            if returns { return_to_service(run, lane, steps).await } else { steps }
         }
         Decision::OverBudget { message } => {
-            lane.push(TaskReport::new("prune", "prune", Outcome::Held).with_message(message));
-            false
+            steps.push(TaskReport::new("prune", "prune", Outcome::Held).with_message(message));
+            steps
         }
         Decision::Remove(removal) => all(run, lane, removal).await,
     }
 }
 
-async fn forget(run: &Run, lane: &mut Lane, removal: Removal) {
-    if let Err(message) = run.channel.remove(removal).await {
-        fail(lane, message);
-    }
-}
-
-/// Removes items. Returns true if no removal failed or is held, and the node is in service.
-async fn all(run: &Run, lane: &mut Lane, removal: Removal) -> bool {
+/// Removes items, within the rollout.
+async fn all(run: &Run, lane: &Lane, removal: Removal) -> Steps {
     let waits = run.record.borrow().removal_failed;
     // The removal needs an open window of its own, even if changes of this run began in an open window.
     run.segment.borrow_mut().in_window = false;
-    let begun = match slots::enter_removal(run, lane).await {
-        Ok(()) => begin(run, lane).await,
-        Err(why) => Err(why),
+    let (mut steps, begun) = match slots::enter_removal(run).await {
+        Ok(()) => begin(run).await,
+        Err(why) => (Steps::refused(&why), Err(why)),
     };
     if let Err(why) = begun {
-        lane.push(TaskReport::new("prune", "prune", why.outcome()).with_message(why.message()));
-        return false;
+        steps.push(TaskReport::new("prune", "prune", why.outcome()).with_message(why.message()));
+        return steps;
     }
     let removed = match run.channel.remove(removal).await {
         Ok(removed) => removed,
         Err(message) => {
-            fail(lane, message);
-            return false;
+            steps.add(failed(message));
+            return steps;
         }
     };
     let mut complete = true;
@@ -85,33 +82,33 @@ async fn all(run: &Run, lane: &mut Lane, removal: Removal) -> bool {
         let mut report = TaskReport::new(name, one.item.module, one.outcome).with_message(one.message);
         report.action = "remove";
         report.origin = Origin::Removal;
-        lane.push(report);
+        steps.push(report);
     }
     if complete {
-        return return_to_service(run, lane).await;
+        return return_to_service(run, lane, steps).await;
     }
     // The failure is recorded before it is sent to the fleet. A crash between the two steps then does not return the
     // node to service.
-    persist_or_stop(run, lane, "prune", |record| record.removal_failed = true).await;
-    slots::leave_removal(run, lane, true).await;
-    lane.stop(Stop::Failed);
-    false
+    steps.add(persist_or_stop(run, "prune", |record| record.removal_failed = true).await);
+    let failure = lane.failure_message(&steps);
+    steps.add(slots::leave_removal(run, Some(failure)).await);
+    steps.stop(Stop::Failed);
+    steps
 }
 
-/// Runs the `after` tasks, and releases the slot of the removal.
-async fn return_to_service(run: &Run, lane: &mut Lane) -> bool {
+/// Runs the `after` tasks, and releases the slot of the removal. `steps` are the results of the removal so far.
+async fn return_to_service(run: &Run, lane: &Lane, mut steps: Steps) -> Steps {
     run.segment.borrow_mut().kept_out = false;
-    after(run, lane).await;
-    let failed = lane.stopped();
-    slots::leave_removal(run, lane, failed).await;
-    if failed {
-        return false;
+    steps.add(after(run).await);
+    let failure = (lane.stopped() || steps.stopped()).then(|| lane.failure_message(&steps));
+    let has_failed = failure.is_some();
+    steps.add(slots::leave_removal(run, failure).await);
+    if !has_failed {
+        steps.add(persist_or_stop(run, "prune", |record| record.removal_failed = false).await);
     }
-    persist_or_stop(run, lane, "prune", |record| record.removal_failed = false).await;
-    !lane.stopped()
+    steps
 }
 
-fn fail(lane: &mut Lane, message: String) {
-    lane.push(TaskReport::new("prune", "prune", Outcome::Failed).with_message(message));
-    lane.stop(Stop::Failed);
+fn failed(message: String) -> Steps {
+    Steps::failed(TaskReport::new("prune", "prune", Outcome::Failed).with_message(message))
 }

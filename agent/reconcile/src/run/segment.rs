@@ -1,7 +1,7 @@
 //! The record of a book, and the steps at the begin and end of a segment: admission, `before` tasks, handlers, `after`
 //! tasks.
 
-use super::context::{Lane, NotBegun, Run, Stop};
+use super::context::{NotBegun, Run, Steps, Stop};
 use crate::{
     command::{Admit, Answer, Call, Command, Executed, Invocation, List, SlotUse, TaskRef},
     outcome::{Origin, Outcome, TaskReport},
@@ -28,52 +28,60 @@ pub(super) async fn persist(run: &Run, change: impl FnOnce(&mut BookRecord)) -> 
     persisted
 }
 
-/// Changes the record of the book, and writes it to the journal. A failed write stops the lane and is reported as a
+/// Changes the record of the book, and writes it to the journal. A failed write ends the lane and is reported as a
 /// failed task.
-pub(super) async fn persist_or_stop(run: &Run, lane: &mut Lane, what: &str, change: impl FnOnce(&mut BookRecord)) {
-    if let Err(message) = persist(run, change).await {
-        lane.push(TaskReport::new(what, "journal", Outcome::Failed).with_message(message));
-        lane.stop(Stop::Failed);
+pub(super) async fn persist_or_stop(run: &Run, what: &str, change: impl FnOnce(&mut BookRecord)) -> Steps {
+    match persist(run, change).await {
+        Ok(()) => Steps::default(),
+        Err(message) => Steps::failed(TaskReport::new(what, "journal", Outcome::Failed).with_message(message)),
     }
 }
 
 /// Prepares the node for changes: asks for admission, and runs the `before` tasks. Interrupted or failed `before` tasks
-/// run again in the next pass.
-///
-/// # Errors
-/// If a gate is closed or a `before` task failed. The lane is then stopped.
-pub(super) async fn begin(run: &Run, lane: &mut Lane) -> Result<(), NotBegun> {
+/// run again in the next pass. Returns the results of the `before` tasks. If a gate is closed or a `before` task failed,
+/// returns also the reason, which ends the lane.
+pub(super) async fn begin(run: &Run) -> (Steps, Result<(), NotBegun>) {
     // One lane asks for admission, and its answer applies to all lanes.
     run.channel.until(|| !run.segment.borrow().beginning).await;
     let refused = run.segment.borrow().refused.clone();
-    let begun = if let Some(why) = refused {
-        Err(why)
+    let (mut steps, begun) = if let Some(why) = refused {
+        (Steps::default(), Err(why))
     } else {
         run.segment.borrow_mut().beginning = true;
-        let begun = begin_alone(run, lane).await;
+        let (steps, begun) = begin_alone(run).await;
         let mut segment = run.segment.borrow_mut();
         segment.beginning = false;
         segment.refused = begun.clone().err();
-        begun
+        (steps, begun)
     };
     run.channel.notify();
-    begun.inspect_err(|why| lane.stop(why.stop()))
+    if let Err(why) = &begun {
+        steps.stop(why.stop());
+    }
+    (steps, begun)
 }
 
-async fn begin_alone(run: &Run, lane: &mut Lane) -> Result<(), NotBegun> {
-    admit(run).await?;
-    if run.segment.borrow().prepared {
-        return Ok(());
+async fn begin_alone(run: &Run) -> (Steps, Result<(), NotBegun>) {
+    let admitted = admit(run).await;
+    if admitted.is_err() || run.segment.borrow().prepared {
+        return (Steps::default(), admitted);
     }
-    if run.has_frame() {
-        persist(run, |record| record.frame = Some(Frame::Preparing)).await.map_err(NotBegun::Failed)?;
-        if let Some(failed) = unconditional(run, lane, List::Before).await {
-            return Err(NotBegun::Failed(format!("task {failed:?}, which runs before the first change, failed")));
-        }
-        persist(run, |record| record.frame = Some(Frame::Changing)).await.map_err(NotBegun::Failed)?;
+    let (steps, prepared) = if run.has_frame() { prepare(run).await } else { (Steps::default(), Ok(())) };
+    run.segment.borrow_mut().prepared |= prepared.is_ok();
+    (steps, prepared)
+}
+
+/// Runs the `before` tasks, and records that changes may follow.
+async fn prepare(run: &Run) -> (Steps, Result<(), NotBegun>) {
+    if let Err(message) = persist(run, |record| record.frame = Some(Frame::Preparing)).await {
+        return (Steps::default(), Err(NotBegun::Failed(message)));
     }
-    run.segment.borrow_mut().prepared = true;
-    Ok(())
+    let (steps, failed) = unconditional(run, List::Before).await;
+    let prepared = match failed {
+        Some(failed) => Err(format!("task {failed:?}, which runs before the first change, failed")),
+        None => persist(run, |record| record.frame = Some(Frame::Changing)).await,
+    };
+    (steps, prepared.map_err(NotBegun::Failed))
 }
 
 /// Asks for admission. The slot is recorded before and after the request, because the slot must be released if the book
@@ -131,27 +139,32 @@ pub(super) fn run_id(run: &Run) -> String {
 }
 
 /// Runs the `after` tasks, if this segment has begun to change the node.
-pub(super) async fn after(run: &Run, lane: &mut Lane) {
+pub(super) async fn after(run: &Run) -> Steps {
     if !run.has_frame() || run.record.borrow().frame.is_none() || run.segment.borrow().kept_out {
-        return;
+        return Steps::default();
     }
     // If the `before` tasks of the segment were interrupted, the `before` tasks run again first, because the `after`
     // tasks revert them.
-    if let Err(why) = begin(run, lane).await {
+    let (mut steps, begun) = begin(run).await;
+    if let Err(why) = begun {
         if let NotBegun::Failed(message) = why {
-            lane.push(TaskReport::new("after", "rollout", Outcome::Failed).with_message(message));
+            steps.push(TaskReport::new("after", "rollout", Outcome::Failed).with_message(message));
         }
-        return;
+        return steps;
     }
-    if unconditional(run, lane, List::After).await.is_some() {
-        lane.stop(Stop::Failed);
-        return;
+    let (tasks, failed) = unconditional(run, List::After).await;
+    steps.add(tasks);
+    if failed.is_some() {
+        steps.stop(Stop::Failed);
+    } else {
+        steps.add(persist_or_stop(run, "after", |record| record.frame = None).await);
     }
-    persist_or_stop(run, lane, "after", |record| record.frame = None).await;
+    steps
 }
 
-/// Runs the `before` or the `after` tasks. Returns the name of the task that failed.
-async fn unconditional(run: &Run, lane: &mut Lane, list: List) -> Option<String> {
+/// Runs the `before` or the `after` tasks. Returns their results, and the name of the task that failed.
+async fn unconditional(run: &Run, list: List) -> (Steps, Option<String>) {
+    let mut steps = Steps::default();
     let tasks = match list {
         List::Before => &run.book().rollout.before,
         _ => &run.book().rollout.after,
@@ -159,38 +172,39 @@ async fn unconditional(run: &Run, lane: &mut Lane, list: List) -> Option<String>
     for (index, task) in tasks.iter().enumerate() {
         let executed = run.channel.execute(Invocation::Unconditional(TaskRef { list, index })).await;
         let Executed::Ran(outcome, finished) = executed else { continue };
-        lane.push(TaskReport::new(task.id.clone(), instance::module(task), outcome).with_message(finished.message));
+        steps.push(TaskReport::new(task.id.clone(), instance::module(task), outcome).with_message(finished.message));
         if outcome == Outcome::Failed && !task.go_on {
-            return Some(task.id.clone());
+            return (steps, Some(task.id.clone()));
         }
     }
-    None
+    (steps, None)
 }
 
 /// Runs the pending handlers: first the handlers of the book in its order, then the handlers of earlier revisions.
-pub(super) async fn handlers(run: &Run, lane: &mut Lane) {
+pub(super) async fn handlers(run: &Run) -> Steps {
     // The lanes of a parallel book must not run the same handler twice.
     run.channel.until(|| !run.segment.borrow().handling).await;
     run.segment.borrow_mut().handling = true;
-    run_pending(run, lane).await;
+    let steps = run_pending(run).await;
     run.segment.borrow_mut().handling = false;
     run.channel.notify();
+    steps
 }
 
-async fn run_pending(run: &Run, lane: &mut Lane) {
+async fn run_pending(run: &Run) -> Steps {
     let pending = match run.channel.handlers().await {
         Ok(pending) => pending,
         Err(message) => {
-            lane.push(TaskReport::new("handlers", "handler", Outcome::Failed).with_message(message));
-            return lane.stop(Stop::Failed);
+            return Steps::failed(TaskReport::new("handlers", "handler", Outcome::Failed).with_message(message));
         }
     };
     if pending.is_empty() {
-        return;
+        return Steps::default();
     }
-    if let Err(why) = begin(run, lane).await {
-        lane.push(TaskReport::new("handlers", "handler", why.outcome()).with_message(why.message()));
-        return;
+    let (mut steps, begun) = begin(run).await;
+    if let Err(why) = begun {
+        steps.push(TaskReport::new("handlers", "handler", why.outcome()).with_message(why.message()));
+        return steps;
     }
     for handler in pending {
         let task = handler.task.and_then(|at| run.task(at));
@@ -201,10 +215,11 @@ async fn run_pending(run: &Run, lane: &mut Lane) {
         let Executed::Ran(outcome, finished) = run.channel.execute(Invocation::Handler(handler)).await else {
             continue;
         };
-        lane.push(TaskReport::new(name, module, outcome).with_message(finished.message).with_origin(Origin::Handler));
+        steps.push(TaskReport::new(name, module, outcome).with_message(finished.message).with_origin(Origin::Handler));
         if outcome == Outcome::Failed {
             // The failed handler stays pending (D18). Later handlers still run in this pass.
-            lane.stop(Stop::Failed);
+            steps.stop(Stop::Failed);
         }
     }
+    steps
 }

@@ -3,12 +3,12 @@
 use towpath_render::objects::SegmentKind;
 
 use super::{
-    context::{ActiveSegment, Lane, NotBegun, Run, SegmentPlan},
+    context::{ActiveSegment, NotBegun, Run, SegmentPlan, Steps},
+    lane::Lane,
     segment::{persist, persist_or_stop, run_id},
 };
 use crate::{
     command::{Answer, Call, InstanceId, SlotUse},
-    outcome::{Outcome, TaskReport},
     plan::assess::RunMode,
     record::{Frame, Slot, SlotRef, SlotState},
 };
@@ -44,8 +44,9 @@ pub(super) fn activate(run: &Run, plan: &SegmentPlan, at: Position, kept_out: bo
     });
 }
 
-/// Votes for a segment after its tasks have ended, and releases the slot. Returns true if the next segment may run.
-pub(super) async fn vote(run: &Run, lane: &mut Lane, at: Position) -> bool {
+/// Votes for a segment after its tasks have ended in a lane, and releases the slot. Returns also true if the next segment
+/// may run.
+pub(super) async fn vote(run: &Run, lane: &Lane, at: Position) -> (Steps, bool) {
     let failed = lane.stopped();
     let admitted = run.segment.borrow().admitted || !at.settled && holds_other_slot(run);
     // Corrections use the slot of the interrupted segment, unless that segment has a budget of its own (P43).
@@ -53,20 +54,18 @@ pub(super) async fn vote(run: &Run, lane: &mut Lane, at: Position) -> bool {
     let call = match (failed, at.settled) {
         // A failed correction of content holds no slot, so the failure does not count as a failure of the run.
         (true, _) if lane.any_failed() && (!at.settled || admitted) => {
-            Call::Failed { segment: at.number, admitted, message: lane.failure_message() }
+            Call::Failed { segment: at.number, admitted, message: lane.failure_message(&Steps::default()) }
         }
-        (true, _) => return false,
+        (true, _) => return (Steps::default(), false),
         (false, false) => Call::Done(at.number),
         (false, true) if admitted && (at.whole || !shares_slot) => Call::Leave(at.number),
         // A slot of an earlier pass is released after all segments.
-        (false, true) => return true,
+        (false, true) => return (Steps::default(), true),
     };
     if let Some(why) = refused(run.channel.coordinate(call).await) {
-        stop(lane, &why);
-        return false;
+        return (Steps::refused(&why), false);
     }
-    released(run, lane, failed.then_some((at.number, admitted))).await;
-    !failed
+    (released(run, failed.then_some((at.number, admitted))).await, !failed)
 }
 
 /// Returns true if a completed segment uses the slot of the interrupted segment, or if the node has begun to change.
@@ -90,23 +89,24 @@ fn holds_other_slot(run: &Run) -> bool {
 
 /// Releases the record of a failure before an admission in an earlier run, or in a budget that this run does not use.
 /// The node has changed nothing, so the record must not halt the new run or other books.
-pub(super) async fn leave_old_failure(run: &Run, lane: &mut Lane) {
-    let Some(plan) = &run.inputs.rollout else { return };
+pub(super) async fn leave_old_failure(run: &Run) -> Steps {
+    let Some(plan) = &run.inputs.rollout else { return Steps::default() };
     let is_old = run.record.borrow().slot.as_ref().is_some_and(|known| {
         let is_used = plan.segments.iter().any(|segment| segment.slot.budget == known.slot.budget);
         matches!(&known.state, SlotState::Unadmitted(of, _) if *of != plan.run || !is_used)
     });
-    if is_old && refused(run.channel.coordinate(Call::LeaveOld).await).is_none() {
-        persist_or_stop(run, lane, "slot", |record| record.slot = None).await;
+    if !is_old || refused(run.channel.coordinate(Call::LeaveOld).await).is_some() {
+        return Steps::default();
     }
+    persist_or_stop(run, "slot", |record| record.slot = None).await
 }
 
 /// Records that the slot was released, or that the slot is kept as a failure. A slot in a budget that the run no longer
 /// uses is released, too.
 ///
 /// `failed` is the segment in which the node has failed, and whether it was admitted there.
-pub(super) async fn released(run: &Run, lane: &mut Lane, failed: Option<(u32, bool)>) {
-    let Some(plan) = &run.inputs.rollout else { return };
+async fn released(run: &Run, failed: Option<(u32, bool)>) -> Steps {
+    let Some(plan) = &run.inputs.rollout else { return Steps::default() };
     let active = run.segment.borrow().slot.clone();
     let known = run.record.borrow().slot.clone();
     let now = failed.zip(active).map(|((number, admitted), (slot, _))| {
@@ -126,45 +126,41 @@ pub(super) async fn released(run: &Run, lane: &mut Lane, failed: Option<(u32, bo
             || now.as_ref().is_some_and(|now| is_other(&now.slot))
     });
     if foreign && refused(run.channel.coordinate(Call::LeaveOld).await).is_some() {
-        return;
+        return Steps::default();
     }
-    persist_or_stop(run, lane, "slot", |record| record.slot = now).await;
+    persist_or_stop(run, "slot", |record| record.slot = now).await
 }
 
 /// Releases a slot of an earlier pass, after all segments are completed without a failure. The node keeps its position
 /// in a queue, because a removal may wait for the slot.
-pub(super) async fn leave_old_slot(run: &Run, lane: &mut Lane) {
-    if run.record.borrow().slot.is_some() && !is_queued(run) {
-        leave(run, lane).await;
-    }
+pub(super) async fn leave_old_slot(run: &Run, lane: &Lane) -> Steps {
+    let holds = run.record.borrow().slot.is_some() && !is_queued(run);
+    if holds { leave(run, lane).await } else { Steps::default() }
 }
 
 /// Gives up the position in the queue for a slot, if no removal waits for the slot.
-pub(super) async fn leave_queue(run: &Run, lane: &mut Lane) {
-    if is_queued(run) && !lane.stopped() {
-        leave(run, lane).await;
-    }
+pub(super) async fn leave_queue(run: &Run, lane: &Lane) -> Steps {
+    if is_queued(run) && !lane.stopped() { leave(run, lane).await } else { Steps::default() }
 }
 
 fn is_queued(run: &Run) -> bool {
     run.record.borrow().slot.as_ref().is_some_and(|slot| slot.state == SlotState::Waiting)
 }
 
-async fn leave(run: &Run, lane: &mut Lane) {
+async fn leave(run: &Run, lane: &Lane) -> Steps {
     let keeps = lane.any_failed() || run.record.borrow().removal_failed;
     if keeps || refused(run.channel.coordinate(Call::LeaveOld).await).is_some() {
         // In the steady state, the node would not try again to release the slot.
-        lane.unsteady = true;
-        return;
+        return Steps::unsteady();
     }
-    persist_or_stop(run, lane, "slot", |record| record.slot = None).await;
+    persist_or_stop(run, "slot", |record| record.slot = None).await
 }
 
 /// Announces to the fleet that this node will be absent for a reboot, with the slot that the node holds (P59).
 ///
 /// # Errors
-/// If a gate is closed, or the record cannot be written. The lane is then stopped.
-pub(super) async fn announce_absence(run: &Run, lane: &mut Lane, instance: InstanceId) -> Result<(), NotBegun> {
+/// If a gate is closed, or the record cannot be written.
+pub(super) async fn announce_absence(run: &Run, instance: InstanceId) -> Result<(), NotBegun> {
     let (slot, active, number) = {
         let segment = run.segment.borrow();
         let number = if let SlotUse::Change(number) = segment.slot_use { number } else { 0 };
@@ -172,48 +168,43 @@ pub(super) async fn announce_absence(run: &Run, lane: &mut Lane, instance: Insta
     };
     let Some((slot, _)) = slot else { return Ok(()) };
     if let Some(why) = refused(run.channel.coordinate(Call::Absent(active, number, instance)).await) {
-        stop(lane, &why);
         return Err(why);
     }
     // A run without slots acquires a slot for the absence, which must be released later.
     let state = SlotState::Claimed(run_id(run), Some(number));
     let recorded = persist(run, |record| record.slot = Some(SlotRef { slot, state })).await;
-    recorded.map_err(NotBegun::Failed).inspect_err(|why| stop(lane, why))
+    recorded.map_err(NotBegun::Failed)
 }
 
 /// Enters the rollout for a removal, which belongs to the last segment and acquires its own slot.
 ///
 /// # Errors
-/// If a gate is closed. The lane is then stopped.
-pub(super) async fn enter_removal(run: &Run, lane: &mut Lane) -> Result<(), NotBegun> {
+/// If a gate is closed.
+pub(super) async fn enter_removal(run: &Run) -> Result<(), NotBegun> {
     let Some((plan, at)) = last_segment(run) else { return Ok(()) };
     activate(run, plan, at, false);
     if run.record.borrow().completed {
         return Ok(());
     }
-    match refused(run.channel.coordinate(Call::Enter(at.number)).await) {
-        None => Ok(()),
-        Some(why) => {
-            stop(lane, &why);
-            Err(why)
-        }
-    }
+    refused(run.channel.coordinate(Call::Enter(at.number)).await).map_or(Ok(()), Err)
 }
 
-/// Leaves the rollout after a removal: releases the slot, or reports a failure of the run.
-pub(super) async fn leave_removal(run: &Run, lane: &mut Lane, failed: bool) {
-    let Some((_, at)) = last_segment(run) else { return };
-    if !run.segment.borrow().admitted || run.record.borrow().slot.is_none() && !failed {
-        return;
+/// Leaves the rollout after a removal: releases the slot, or reports a failure of the run with its message.
+pub(super) async fn leave_removal(run: &Run, failure: Option<String>) -> Steps {
+    let Some((_, at)) = last_segment(run) else { return Steps::default() };
+    if !run.segment.borrow().admitted || run.record.borrow().slot.is_none() && failure.is_none() {
+        return Steps::default();
     }
-    let call = match failed {
-        true => Call::Failed { segment: at.number, admitted: true, message: lane.failure_message() },
-        false => Call::Leave(at.number),
+    let failed = failure.is_some().then_some((at.number, true));
+    let call = match failure {
+        Some(message) => Call::Failed { segment: at.number, admitted: true, message },
+        None => Call::Leave(at.number),
     };
-    if refused(run.channel.coordinate(call).await).is_none() {
-        run.segment.borrow_mut().admitted = false;
-        released(run, lane, failed.then_some((at.number, true))).await;
+    if refused(run.channel.coordinate(call).await).is_some() {
+        return Steps::default();
     }
+    run.segment.borrow_mut().admitted = false;
+    released(run, failed).await
 }
 
 pub(super) fn last_segment(run: &Run) -> Option<(&SegmentPlan, Position)> {
@@ -230,12 +221,4 @@ pub(super) fn refused(answer: Result<Answer, String>) -> Option<NotBegun> {
         Ok(Answer::Hold(gate)) => Some(NotBegun::Held(gate)),
         Err(message) => Some(NotBegun::Failed(message)),
     }
-}
-
-/// Stops a lane because a request to the fleet was not granted.
-pub(super) fn stop(lane: &mut Lane, why: &NotBegun) {
-    if let NotBegun::Failed(message) = why {
-        lane.push(TaskReport::new("rollout", "rollout", Outcome::Failed).with_message(message.clone()));
-    }
-    lane.stop(why.stop());
 }

@@ -9,9 +9,10 @@ use towpath_render::{
 };
 
 use super::{
-    context::{Lane, Run, Stop},
-    flush::{self, flush, register},
-    segment::{begin, handlers},
+    context::{Run, Steps, Stop},
+    lane::Lane,
+    segment::handlers,
+    slots::announce_absence,
 };
 use crate::{
     command::{Command, Executed, Instance, Invocation, Items, List, NotReady, Rebooted, Rendered, TaskRef},
@@ -28,23 +29,23 @@ pub(super) async fn task(run: &Run, lane: &mut Lane, index: usize) {
     let at = TaskRef { list: List::Tasks, index };
     let Some(task) = run.task(at) else { return };
     // The queue may hold a change of a required task.
-    if !task.requires.is_empty() && !flush(run, lane).await {
+    if !task.requires.is_empty() && !lane.flush(run).await {
         return;
     }
     if let Some(missing) = lane.unmet_by(task) {
         let message = format!("not run: the required task {missing:?} failed or is held");
-        lane.incomplete = true;
+        lane.note_unknown_items();
         let report = report(task, None, Outcome::Skipped).with_message(message);
         lane.fail(task);
         return finish(run, lane, task, report, None).await;
     }
     if task.sync || task.flush_handlers {
-        if !flush(run, lane).await {
+        if !lane.flush(run).await {
             return;
         }
         // In a coordinated book, handlers run at the end of each segment.
         if task.flush_handlers || run.inputs.rollout.is_none() {
-            handlers(run, lane).await;
+            lane.add(handlers(run).await);
         }
         if lane.stopped() {
             return;
@@ -57,9 +58,9 @@ pub(super) async fn task(run: &Run, lane: &mut Lane, index: usize) {
     }
     lane.reach(task);
     let mut items = run.channel.items(Command::Items(at)).await;
-    if items.as_ref().is_err_and(|why| why.is_missing) && !lane.queue.is_empty() {
+    if items.as_ref().is_err_and(|why| why.is_missing) && !lane.queue().is_empty() {
         // A queued change may supply the missing result.
-        if !flush(run, lane).await {
+        if !lane.flush(run).await {
             return;
         }
         items = run.channel.items(Command::Items(at)).await;
@@ -73,7 +74,7 @@ pub(super) async fn task(run: &Run, lane: &mut Lane, index: usize) {
 
 /// Runs a task for each item of its loop.
 async fn all_items(run: &Run, lane: &mut Lane, at: TaskRef, task: &Task, items: Vec<Item>) {
-    if task.register.is_some() && !flush(run, lane).await {
+    if task.register.is_some() && !lane.flush(run).await {
         return;
     }
     let (mut results, count) = (Vec::new(), items.len());
@@ -88,11 +89,11 @@ async fn all_items(run: &Run, lane: &mut Lane, at: TaskRef, task: &Task, items: 
         results.extend(item(run, lane, at, task, Some(one)).await);
     }
     if task.register.is_some() {
-        flush(run, lane).await;
+        lane.flush(run).await;
         // A dry run does not know the results of its changes.
         let unknown = !run.inputs.ends_at_failure && results.len() < count;
         if let Some(result) = lane.loop_result(&results).filter(|_| !unknown) {
-            register(run, lane, task, result).await;
+            lane.register(run, task, result).await;
         }
     }
 }
@@ -102,8 +103,8 @@ async fn item(run: &Run, lane: &mut Lane, at: TaskRef, task: &Task, item: Option
     let name = instance::name(task, item.as_ref());
     let instance = Arc::new(Instance { id: run.channel.new_instance(), task: at, item, name });
     let mut rendered = run.channel.render(Command::Render(Arc::clone(&instance))).await;
-    if rendered.as_ref().is_err_and(|why| why.is_missing) && !lane.queue.is_empty() {
-        if !flush(run, lane).await {
+    if rendered.as_ref().is_err_and(|why| why.is_missing) && !lane.queue().is_empty() {
+        if !lane.flush(run).await {
             return None;
         }
         rendered = run.channel.render(Command::Render(Arc::clone(&instance))).await;
@@ -111,8 +112,7 @@ async fn item(run: &Run, lane: &mut Lane, at: TaskRef, task: &Task, item: Option
     match rendered {
         Err(why) => not_ready(run, lane, task, Some(&instance), why).await,
         Ok(Rendered::Skipped(managed)) => {
-            lane.incomplete |= managed.is_none();
-            lane.managed.extend(managed.unwrap_or_default());
+            lane.manage(managed);
             let report = report(task, Some(&instance), Outcome::Skipped);
             finish_item(run, lane, task, &instance, report, None).await
         }
@@ -128,7 +128,7 @@ async fn not_ready(
     instance: Option<&Arc<Instance>>,
     why: NotReady,
 ) -> Option<usize> {
-    lane.incomplete = true;
+    lane.note_unknown_items();
     let report = report(task, instance.map(Arc::as_ref), why.outcome).with_message(why.message);
     match why.outcome {
         Outcome::Failed => match instance {
@@ -149,9 +149,9 @@ async fn not_ready(
 }
 
 async fn ready(run: &Run, lane: &mut Lane, task: &Task, instance: Arc<Instance>, mut facts: Facts) -> Option<usize> {
-    lane.managed.extend(std::mem::take(&mut facts.managed));
+    lane.manage(Some(std::mem::take(&mut facts.managed)));
     // A task that cannot join the transaction ends the transaction.
-    if !lane.queue.accepts(facts.batch.as_ref()) && !flush(run, lane).await {
+    if !lane.queue().accepts(facts.batch.as_ref()) && !lane.flush(run).await {
         return None;
     }
     match facts.kind {
@@ -167,13 +167,15 @@ async fn ready(run: &Run, lane: &mut Lane, task: &Task, instance: Arc<Instance>,
 /// Runs a probe, if the segment runs probes or if the probe registers its result.
 async fn probe(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance>) -> Option<usize> {
     // A probe with a registered result runs in every pass.
-    lane.unsteady |= task.register.is_some();
+    if task.register.is_some() {
+        lane.note_unsteady();
+    }
     if !run.segment.borrow().probes && task.register.is_none() {
         let report = report(task, Some(instance), Outcome::Unchanged);
         return finish_item(run, lane, task, instance, report, None).await;
     }
     // The queue may hold a change that the probe reads.
-    if !flush(run, lane).await {
+    if !lane.flush(run).await {
         return None;
     }
     let (outcome, finished) = match run.channel.execute(Invocation::Probe(instance.id)).await {
@@ -204,9 +206,11 @@ fn as_unchanged(mut result: Value, outcome: Outcome) -> Value {
 
 /// Runs an action if its definition is new, or if its conditions require a run.
 async fn action(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance>, facts: &Facts) -> Option<usize> {
-    lane.unsteady |= facts.kind != ModuleKind::Action;
+    if facts.kind != ModuleKind::Action {
+        lane.note_unsteady();
+    }
     // The queue may hold files that the action depends on.
-    if !flush(run, lane).await {
+    if !lane.flush(run).await {
         return None;
     }
     let checked = run.channel.check(instance.id).await;
@@ -261,8 +265,8 @@ async fn run_action(
     planned: TaskReport,
     last: &LastRun,
 ) -> Option<usize> {
-    lane.unsteady = true;
-    if let Err(why) = begin(run, lane).await {
+    lane.note_unsteady();
+    if let Err(why) = lane.begin(run).await {
         let report = TaskReport { outcome: why.outcome(), message: Some(why.message()), ..planned };
         return finish_item(run, lane, task, instance, report, None).await;
     }
@@ -285,8 +289,8 @@ fn interrupted(times: u32) -> String {
 /// Checks a state, and makes or queues the change.
 async fn state(run: &Run, lane: &mut Lane, task: &Task, instance: Arc<Instance>, facts: &Facts) -> Option<usize> {
     // The check of a direct change may depend on queued changes of files.
-    let depends = facts.applies_directly || facts.path.as_ref().is_some_and(|path| lane.queue.affects(path));
-    if depends && !flush::files(run, lane).await {
+    let depends = facts.applies_directly || facts.path.as_ref().is_some_and(|path| lane.queue().affects(path));
+    if depends && !lane.flush_files(run).await {
         return None;
     }
     let checked = run.channel.check(instance.id).await;
@@ -295,16 +299,18 @@ async fn state(run: &Run, lane: &mut Lane, task: &Task, instance: Arc<Instance>,
     match (assessment, checked.check) {
         (Assessment::InSync { record }, check) => {
             if record {
-                lane.observed.push(instance.id);
+                lane.observe(instance.id);
             }
             let data = if let Check::InSync(data) = check { data } else { None };
-            // Registered data may differ the next time.
-            lane.unsteady |= data.is_some() && task.register.is_some();
+            if data.is_some() && task.register.is_some() {
+                // Registered data may differ the next time.
+                lane.note_unsteady();
+            }
             let result = data.map(|data| report.result([("data".to_owned(), data)]));
             finish_item(run, lane, task, &instance, report, result).await
         }
         (Assessment::Left(reported), check) => {
-            lane.unsteady = true;
+            lane.note_unsteady();
             report.diff = if let Check::Differs(preview) = check { Some(preview.diff) } else { None };
             report.origin = Origin::Drift;
             report.message = reported.then(|| DRIFT_IS_LEFT.to_owned());
@@ -312,42 +318,42 @@ async fn state(run: &Run, lane: &mut Lane, task: &Task, instance: Arc<Instance>,
         }
         // All tasks before a direct change have run, so no later task can make the state known.
         (Assessment::Unknown(why), _) if facts.applies_directly && run.inputs.ends_at_failure => {
-            lane.incomplete = true;
+            lane.note_unknown_items();
             let report = TaskReport { outcome: Outcome::Failed, message: Some(why), ..report };
             finish_item(run, lane, task, &instance, report, None).await
         }
         (Assessment::Unknown(why), _) => {
-            lane.incomplete = true;
+            lane.note_unknown_items();
             lane.push(TaskReport { outcome: Outcome::Unknown, action: "unknown", message: Some(why), ..report });
             None
         }
         (Assessment::Failed(why), _) => {
-            lane.incomplete = true;
+            lane.note_unknown_items();
             let report = TaskReport { outcome: Outcome::Failed, message: Some(why), ..report };
             finish_item(run, lane, task, &instance, report, None).await
         }
         (Assessment::Change(cause, admission), Check::Differs(preview)) => {
-            lane.unsteady = true;
+            lane.note_unsteady();
             let waits = if facts.applies_directly {
                 can_wait(task, facts)
             } else {
                 preview.plain && task.register.is_none() && task.success.is_none() && task.changed.is_none()
             };
-            let alone = facts.applies_directly && !(waits && lane.queue.accepts(facts.batch.as_ref()));
-            if (alone || !facts.applies_directly && !preview.plain) && !flush(run, lane).await {
+            let alone = facts.applies_directly && !(waits && lane.queue().accepts(facts.batch.as_ref()));
+            if (alone || !facts.applies_directly && !preview.plain) && !lane.flush(run).await {
                 return None;
             }
             let position = lane.push(change_report(task, &instance, cause, &preview));
             let batch = facts.batch.clone().filter(|_| waits);
             let change = Queued { instance, report: position, admission, writes: preview.writes, batch };
             let full = if facts.applies_directly {
-                lane.queue.push_direct(change);
+                lane.queue_direct(change);
                 false
             } else {
-                lane.queue.push_files(change)
+                lane.queue_files(change)
             };
             if full || !waits {
-                flush(run, lane).await;
+                lane.flush(run).await;
             }
             lane.outcome(position).map(|_| position)
         }
@@ -380,12 +386,12 @@ pub(super) async fn queue_content(run: &Run, lane: &mut Lane, index: usize) {
         let checked = run.channel.check(instance.id).await;
         if let (Assessment::Change(cause, Admission::Free), Check::Differs(preview)) =
             (assessed(run, task, &facts, &checked), checked.check)
-            && !lane.queue.depends_on_held(&preview.writes)
+            && !lane.queue().depends_on_held(&preview.writes)
         {
             lane.reach(task);
             let report = lane.push(change_report(task, &instance, cause, &preview));
             let admission = Admission::Free;
-            lane.queue.push_files(Queued { instance, report, admission, writes: preview.writes, batch: None });
+            lane.queue_files(Queued { instance, report, admission, writes: preview.writes, batch: None });
         }
     }
 }
@@ -408,18 +414,18 @@ fn change_report(task: &Task, instance: &Instance, cause: Cause, preview: &Previ
 
 /// Reboots the node if a reboot is due, or continues after the reboot.
 async fn reboot(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance>) -> Option<usize> {
-    if !flush(run, lane).await {
+    if !lane.flush(run).await {
         return None;
     }
     // Every pass checks for a pending reboot.
-    lane.unsteady = true;
+    lane.note_unsteady();
     let mut planned = report(task, Some(instance), Outcome::Unchanged);
     let mut rebooted = run.channel.reboot(instance.id, false).await;
     if rebooted == Rebooted::Due {
         planned.action = "run";
         planned.diff = Some("reboot\n".to_owned());
-        let begun = match begin(run, lane).await {
-            Ok(()) => super::slots::announce_absence(run, lane, instance.id).await,
+        let begun = match lane.begin(run).await {
+            Ok(()) => announce_absence(run, instance.id).await.inspect_err(|why| lane.add(Steps::refused(why))),
             Err(why) => Err(why),
         };
         if let Err(why) = begun {
@@ -451,7 +457,7 @@ async fn reboot(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance
             None
         }
         Rebooted::Failed(why) => {
-            lane.incomplete = true;
+            lane.note_unknown_items();
             let report = TaskReport { outcome: Outcome::Failed, message: Some(why), ..planned };
             finish_item(run, lane, task, instance, report, None).await
         }
@@ -480,13 +486,13 @@ async fn finish_item(
     result: Option<Value>,
 ) -> Option<usize> {
     if instance.item.is_none() {
-        let position = lane.reports.len();
+        let position = lane.next_position();
         finish(run, lane, task, report, result).await;
         return Some(position);
     }
     let position = conclude(run, lane, task, report);
     if let Some(result) = result {
-        lane.results.insert(position, Some(result));
+        lane.keep_result(position, result);
     }
     Some(position)
 }
@@ -494,7 +500,7 @@ async fn finish_item(
 async fn finish(run: &Run, lane: &mut Lane, task: &Task, report: TaskReport, result: Option<Value>) {
     let result = result.unwrap_or_else(|| report.result([]));
     conclude(run, lane, task, report);
-    register(run, lane, task, result).await;
+    lane.register(run, task, result).await;
 }
 
 /// Adds a report, and stops the lane after a failure. Returns the position of the report.

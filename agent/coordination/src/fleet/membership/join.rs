@@ -16,18 +16,18 @@ const TTL: Duration = Duration::from_secs(25);
 
 impl Shared {
     pub(super) fn kept(&self, joined: &Joined) -> Result<(), StoreError> {
-        let namesake = self.lock().namesake.clone();
+        let namesake = self.lock().identity.namesake().cloned();
         if let Some(why) = namesake {
             return Err(StoreError::Denied(why));
         }
-        let lease = self.lock().lease;
+        let lease = self.lock().leases.lease();
         if let Some(lease) = lease {
             return self.store.keep_alive(lease);
         }
         self.introduce(joined)?;
         // The reason is copied, because a lock in the condition would last through the block, and `knock` takes the
         // lock too.
-        let refused = self.lock().refused.clone();
+        let refused = self.lock().identity.refused().cloned();
         if let Some(why) = refused {
             self.knock(joined)?;
             return Err(StoreError::Denied(why));
@@ -38,7 +38,8 @@ impl Shared {
         let then = vec![self.alive(joined, lease), Op::put(keys::agent(&self.node), agent)];
         self.store.commit(&Txn { then, ..Txn::default() })?;
         let mut state = self.lock();
-        (state.lease, state.knock, state.presented) = (lease, None, true);
+        state.leases.acquire(lease);
+        state.identity.present();
         Ok(())
     }
 
@@ -50,11 +51,11 @@ impl Shared {
     /// Shows the keys of a rejected node to the other nodes, unless a node with the right keys is alive. The other
     /// nodes do not count the rejected node as alive.
     fn knock(&self, joined: &Joined) -> Result<(), StoreError> {
-        let known = self.lock().knock;
+        let known = self.lock().leases.knock();
         if let Some(lease) = known.filter(|_| self.store.shared()) {
             return match self.store.keep_alive(lease) {
                 Err(StoreError::LeaseGone) => {
-                    self.lock().knock = None;
+                    self.lock().leases.set_knock(None);
                     Ok(())
                 }
                 kept => kept,
@@ -67,7 +68,7 @@ impl Shared {
         let compare = vec![Compare::Absent(keys::alive(&self.node))];
         let txn = Txn { compare, then: vec![self.alive(joined, Some(lease))], otherwise: Vec::new() };
         if matches!(self.store.commit(&txn)?, Outcome::Done { .. }) {
-            self.lock().knock = Some(lease);
+            self.lock().leases.set_knock(Some(lease));
         }
         Ok(())
     }
@@ -77,10 +78,11 @@ impl Shared {
     fn introduce(&self, joined: &Joined) -> Result<(), StoreError> {
         let key = keys::joined(&self.node);
         let value = serde_json::to_vec(joined).unwrap_or_default();
-        let given = self.lock().given.clone();
+        let given = self.lock().identity.given().cloned();
         let is_given = given.as_ref().is_some_and(|given| same_keys(given, &joined.public_keys));
         if given.is_some() && !is_given && self.store.shared() {
-            self.lock().refused = Some(other_key(&self.node, joined, "git lists other public keys for this name"));
+            let why = other_key(&self.node, joined, "git lists other public keys for this name");
+            self.lock().identity.refuse(Some(why));
             return Ok(());
         }
         let txn = Txn {
@@ -99,7 +101,7 @@ impl Shared {
             outcome = self.store.commit(&txn)?;
         }
         if matches!(outcome, Outcome::Done { .. }) {
-            self.lock().refused = None;
+            self.lock().identity.refuse(None);
             return Ok(());
         }
         let Some(row) = found(outcome).filter(|row| row.key == key) else {
@@ -110,7 +112,7 @@ impl Shared {
         let there: Joined = serde_json::from_slice(&row.value).unwrap_or_default();
         // No other node uses this store, so no other node can have the same name.
         let own = is_given || !self.store.shared() || same_keys(&there.public_keys, &joined.public_keys);
-        self.lock().refused = (!own).then(|| {
+        let why = (!own).then(|| {
             let machine = if there.machine_id == joined.machine_id {
                 "this machine joined with another key before it was set up again".to_owned()
             } else {
@@ -118,6 +120,7 @@ impl Shared {
             };
             other_key(&self.node, joined, &machine)
         });
+        self.lock().identity.refuse(why);
         // The record is signed again with each lease, because the certificate may have changed. A record from a backup
         // would also be older than the one that other nodes have read.
         if own {
@@ -130,7 +133,7 @@ impl Shared {
     /// Checks whether another agent has overwritten the record of this agent.
     pub(super) fn look_for_namesake(&self) {
         let key = keys::agent(&self.node);
-        if self.lock().presented
+        if self.lock().identity.is_presented()
             && let Ok(Some(row)) = self.store.as_written(&key)
         {
             self.meet(&row);
@@ -140,7 +143,8 @@ impl Shared {
     /// Rejects this node if a row is the record of another agent with the same key (P146). The node then writes its own
     /// record again, so that the other agent is rejected too. No node can know which of the two agents is meant to run.
     pub(super) fn meet(&self, row: &Row) {
-        if row.key != keys::agent(&self.node) || !self.lock().presented || !self.store.is_of_namesake(row) {
+        if row.key != keys::agent(&self.node) || !self.lock().identity.is_presented() || !self.store.is_of_namesake(row)
+        {
             return;
         }
         let other: Agent = serde_json::from_slice(&row.value).unwrap_or_default();
@@ -149,13 +153,12 @@ impl Shared {
         }
         let first = {
             let mut state = self.lock();
-            let first = state.namesake.is_none();
-            state.namesake = Some(format!(
+            let first = state.identity.meet_namesake(format!(
                 "another agent runs as {} with this node's key (machine {}); both are rejected. Stop one of them, give it a name and a key of its own (delete its state directory or certificate), then restart the agent that stays",
                 self.node, other.machine_id
             ));
-            (state.lease, state.heard) = (None, None);
-            first.then(|| state.joined.machine_id.clone())
+            state.leases.give_up();
+            first.then(|| state.identity.joined().map(|joined| joined.machine_id.clone()).unwrap_or_default())
         };
         if let Some(machine_id) = first {
             let agent = Agent { id: self.id.clone(), machine_id };

@@ -39,11 +39,7 @@ impl Shared {
 
     /// Reports that the store was rolled back, unless another node has already reported it.
     fn report_rollback(&self) -> Result<(), StoreError> {
-        let rejected = {
-            let state = self.lock();
-            state.refused.is_some() || state.namesake.is_some()
-        };
-        if rejected {
+        if self.lock().identity.rejected().is_some() {
             return Ok(());
         }
         let read = self.store.read(keys::ALL_RECOVERIES, &Page::default())?;
@@ -58,11 +54,7 @@ impl Shared {
 
     /// Wakes the node for a touch of a budget that it waits for. A decision in progress then finds its snapshot stale.
     fn hear_touch(&self, row: &Row, poke: &Waker) {
-        let acts = {
-            let mut state = self.lock();
-            state.news = state.news.wrapping_add(1);
-            state.touches.heard(&self.node, row)
-        };
+        let acts = self.lock().news.hear_touch(&self.node, row);
         if acts {
             poke(Poke::Look);
         }
@@ -73,7 +65,7 @@ impl Shared {
         let mut begun = first;
         let mut reported: Option<Instant> = None;
         // The node also answers requests that were written before the watch began.
-        self.lock().asked = true;
+        self.lock().news.note_asked();
         while !self.stops() {
             let Some(mut changes) = begun.take() else {
                 thread::sleep(Duration::from_secs(1));
@@ -91,9 +83,9 @@ impl Shared {
                 }
                 match change {
                     Change::Put(row) if row.key == keys::agent(&self.node) => {
-                        let before = self.lock().namesake.is_some();
+                        let before = self.lock().identity.namesake().is_some();
                         self.meet(&row);
-                        if !before && self.lock().namesake.is_some() {
+                        if !before && self.lock().identity.namesake().is_some() {
                             poke(Poke::Accepted);
                         }
                     }
@@ -118,7 +110,9 @@ impl Shared {
                         if row.key.starts_with(keys::ALL_RECOVERIES) {
                             self.position.note_recovery();
                         }
-                        self.lock().asked |= row.key.starts_with(&keys::result_wants(&self.node));
+                        if row.key.starts_with(&keys::result_wants(&self.node)) {
+                            self.lock().news.note_asked();
+                        }
                         poke(Poke::Look);
                     }
                     // The recovery is complete, so waiting nodes may continue.

@@ -9,7 +9,8 @@ use std::{
 use tokio::time::Instant;
 
 use super::{
-    connection::{Connection, Member, ReadAccess, SILENCE},
+    access::ReadAccess,
+    connection::{Connection, Member, SILENCE},
     members::{Admission, Members},
     verdict::{Fault, Kind, Said, Verdict, judge},
 };

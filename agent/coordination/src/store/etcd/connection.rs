@@ -1,7 +1,6 @@
 //! The connection to one etcd member, made on demand with the credentials that the node has at that time.
 
 use std::{
-    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -11,10 +10,11 @@ use std::{
 
 use etcd_client as etcd;
 use tokio::{sync::watch, time::Instant};
-use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tonic::transport::Endpoint;
 use towpath_host::{Clock as _, SystemClock};
 
 use super::{
+    access::{Access, ReadAccess},
     handshake::refusal,
     verdict::{Fault, Kind, Said, Shows, Verdict, judge},
 };
@@ -28,30 +28,6 @@ const CONNECT: Duration = Duration::from_secs(2);
 
 /// The interval of pings on a connection. etcd rejects clients that ping more often (`--grpc-keepalive-min-time`).
 const PING: Duration = Duration::from_secs(5);
-
-/// The credentials with which a node connects to etcd, and the certificate authority that it trusts.
-#[derive(Clone, Default)]
-pub struct Access {
-    /// The certificate of the authority that issued the members' certificates, in PEM.
-    pub ca: Option<Vec<u8>>,
-    /// The certificate and the private key of this node, in PEM.
-    pub identity: Option<(Vec<u8>, Vec<u8>)>,
-    /// The time at which the certificate of this node expires, in seconds since 1970. `None` if it is unknown.
-    pub valid_until: Option<i64>,
-    /// The user name and the password.
-    pub user: Option<(String, String)>,
-}
-
-impl fmt::Debug for Access {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The private key and the password must not appear in logs.
-        f.debug_struct("Access").field("user", &self.user.as_ref().map(|(user, _)| user)).finish_non_exhaustive()
-    }
-}
-
-/// A function that reads the credentials. Each new connection calls the function, so renewed files are used from then
-/// on.
-pub type ReadAccess = Arc<dyn Fn() -> Result<Access, String> + Send + Sync>;
 
 /// An open connection to an etcd member.
 #[derive(Clone)]
@@ -171,12 +147,12 @@ async fn dial(endpoint: String, access: ReadAccess) -> Result<Connection, Fault>
         // etcd treats pings on a connection without streams as an attack.
         .keep_alive_while_idle(false);
     if endpoint.starts_with("https://") {
-        let mut tls = ClientTlsConfig::new();
+        let mut tls = etcd::TlsOptions::new();
         if let Some(ca) = &access.ca {
-            tls = tls.ca_certificate(Certificate::from_pem(ca));
+            tls = tls.ca_certificate(etcd::Certificate::from_pem(ca));
         }
         if let Some((certificate, key)) = &access.identity {
-            tls = tls.identity(Identity::from_pem(certificate, key));
+            tls = tls.identity(etcd::Identity::from_pem(certificate, key));
         }
         settings = settings.tls_config(tls).map_err(|error| failed(&error))?;
     }

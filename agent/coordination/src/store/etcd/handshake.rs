@@ -13,7 +13,7 @@ use rustls::{
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 use tokio_rustls::TlsConnector;
 
-use super::{connection::Access, verdict::Said};
+use super::{access::Access, verdict::Said};
 
 /// The time in which a member must reject the certificate.
 const PATIENCE: Duration = Duration::from_secs(1);

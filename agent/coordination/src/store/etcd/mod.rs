@@ -7,6 +7,7 @@
 //! etcd provides the guarantees of the trait `Store`. No request fails while a quorum of members answers.
 //! Assumptions: only this cluster uses the keys below the prefix, and only one process at a time writes as this node.
 
+mod access;
 mod cluster;
 mod connection;
 mod fence;
@@ -25,7 +26,7 @@ use std::{
 use etcd_client as etcd;
 use tokio::{runtime::Runtime, sync::mpsc};
 
-pub use self::connection::{Access, ReadAccess};
+pub use self::access::{Access, ReadAccess};
 use self::{
     cluster::{Cluster, Repeat},
     fence::Committer,

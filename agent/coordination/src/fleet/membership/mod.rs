@@ -1,6 +1,9 @@
 //! The membership of a node in the fleet: its join record, its lease, and the watches that wake it.
 
+mod identity;
 mod join;
+mod lease;
+mod news;
 mod records;
 mod touch;
 mod watch;
@@ -12,18 +15,18 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use towpath_host::Clock;
 
 pub use self::records::Joined;
-use self::{records::same_keys, touch::Touches};
+use self::{identity::Identity, lease::Leases, news::News, touch::Touches};
 use crate::{
     fleet::store_position::StorePosition,
     keys,
     rollout::Freed,
-    store::{LeaseId, Op, Store, StoreError, Txn},
+    store::{Op, Store, StoreError, Txn},
 };
 
 /// The interval at which a node renews its lease (P101).
@@ -66,26 +69,9 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    begun: bool,
-    joined: Joined,
-    /// True if this agent has written its record to the store.
-    presented: bool,
-    /// The public keys that the Node object in git lists for this node. `None` if git lists none.
-    given: Option<Vec<String>>,
-    /// The reason why this node is rejected until its process ends: another agent runs under its name.
-    namesake: Option<String>,
-    lease: Option<LeaseId>,
-    /// The lease of a rejected node, which shows the node's keys to the other nodes.
-    knock: Option<LeaseId>,
-    /// The time of the request that last renewed the lease. `None` if no lease was confirmed.
-    heard: Option<Instant>,
-    refused: Option<String>,
-    /// The number of changes that the watches have reported. A snapshot that was requested before the last one is
-    /// stale.
-    news: u64,
-    touches: Touches,
-    /// True if another node has requested the key of a result from this node.
-    asked: bool,
+    identity: Identity,
+    leases: Leases,
+    news: News,
 }
 
 impl fmt::Debug for Membership {
@@ -109,32 +95,24 @@ impl Membership {
 
     /// Returns the number of changes that the watches have reported.
     pub(super) fn news(&self) -> u64 {
-        self.shared.lock().news
+        self.shared.lock().news.count()
     }
 
     /// Runs a closure with exclusive access to the touches of budgets.
     pub(super) fn touches<T>(&self, work: impl FnOnce(&mut Touches) -> T) -> T {
-        work(&mut self.shared.lock().touches)
+        work(self.shared.lock().news.touches())
     }
 
     pub(super) fn begin(&self, joined: Joined, poke: Waker) {
         let shared = Arc::clone(&self.shared);
         let poke: Waker = Arc::new(move |what| {
             // The counter changes before the wake-up, so that the woken node finds its snapshot stale.
-            {
-                let mut state = shared.lock();
-                state.news = state.news.wrapping_add(1);
-            }
+            shared.lock().news.add();
             tracing::debug!(target: "towpath_coordination::wake", "news");
             poke(what);
         });
-        {
-            let mut state = self.shared.lock();
-            if state.begun {
-                return;
-            }
-            state.begun = true;
-            state.joined = joined.clone();
+        if !self.shared.lock().identity.begin(&joined) {
+            return;
         }
         // The first lease is acquired on this thread, so that an agent with `--once` need not wait for another thread.
         self.shared.keep(&joined);
@@ -156,7 +134,7 @@ impl Membership {
 
     pub(super) fn end(&self) {
         self.shared.stop.store(true, Ordering::Relaxed);
-        let held = self.shared.lock().lease.take();
+        let held = self.shared.lock().leases.end();
         if held.is_some() {
             // If the delete fails, the key is removed when the lease expires.
             let key = keys::alive(&self.shared.node);
@@ -166,35 +144,34 @@ impl Membership {
 
     /// Returns whether the node is not rejected and has a lease that it trusts.
     pub(super) fn ready(&self) -> bool {
-        !self.lease_may_be_gone() && self.shared.lock().refused.is_none()
+        !self.lease_may_be_gone() && self.shared.lock().identity.refused().is_none()
     }
 
     pub(super) fn lease_may_be_gone(&self) -> bool {
         if !self.shared.store.shared() {
             return false;
         }
-        let heard = self.shared.lock().heard;
+        let heard = self.shared.lock().leases.heard();
         heard.is_none_or(|heard| self.shared.clock.monotonic().duration_since(heard) >= BELIEF)
     }
 
     /// Returns whether this node was asked for the key of a result since the last call.
     pub(super) fn is_asked(&self) -> bool {
-        std::mem::take(&mut self.shared.lock().asked)
+        self.shared.lock().news.take_asked()
     }
 
     /// Records that requests for the keys of results still need an answer.
     pub(super) fn note_asked(&self) {
-        self.shared.lock().asked = true;
+        self.shared.lock().news.note_asked();
     }
 
     pub(super) fn refused(&self) -> Option<String> {
-        let state = self.shared.lock();
-        state.namesake.clone().or_else(|| state.refused.clone())
+        self.shared.lock().identity.rejected().cloned()
     }
 
     /// Returns whether another machine runs with the key of this node.
     pub(super) fn is_cloned(&self) -> bool {
-        self.shared.lock().namesake.is_some()
+        self.shared.lock().identity.namesake().is_some()
     }
 
     /// Sets the public keys that git lists for this node. A node that was rejected for its key tries to join
@@ -202,13 +179,13 @@ impl Membership {
     pub(super) fn give(&self, keys: Option<Vec<String>>) {
         let again = {
             let mut state = self.shared.lock();
-            let changed = std::mem::replace(&mut state.given, keys.clone()) != keys;
-            if changed && keys.is_some_and(|keys| !same_keys(&keys, &state.joined.public_keys)) {
+            let changed = state.identity.give(keys);
+            if changed && state.identity.is_given_other_keys() {
                 // A node without a lease tries to join again, and that attempt finds the other keys in git and rejects
                 // the node.
-                (state.lease, state.heard) = (None, None);
+                state.leases.give_up();
             }
-            (changed && state.begun && state.lease.is_none()).then(|| state.joined.clone())
+            state.identity.joined().filter(|_| changed && state.leases.lease().is_none()).cloned()
         };
         if let Some(joined) = again {
             self.shared.keep(&joined);
@@ -239,7 +216,7 @@ impl Shared {
 
     fn keep_on(&self, joined: &Joined, poke: &Waker) {
         let step = Duration::from_millis(200);
-        let mut well = self.lock().heard.is_some();
+        let mut well = self.lock().leases.heard().is_some();
         loop {
             let pause = if well { KEEP } else { Duration::from_secs(1) };
             let mut left = pause;
@@ -268,12 +245,12 @@ impl Shared {
     /// began.
     fn send_due_touches(&self) {
         let now = self.clock.monotonic();
-        let due = self.lock().touches.take_due(now);
+        let due = self.lock().news.touches().take_due(now);
         for group in due {
             let put = Op::put(keys::freed(&group), serde_json::to_vec(&Freed::default()).unwrap_or_default());
             if let Err(error) = self.store.commit(&Txn { then: vec![put], ..Txn::default() }) {
                 tracing::debug!(%error, group, "cannot send a touch of a budget; it is sent later");
-                self.lock().touches.owe(group, now);
+                self.lock().news.touches().owe(group, now);
             }
         }
     }
@@ -283,14 +260,14 @@ impl Shared {
         let before = self.clock.monotonic();
         match self.kept(joined) {
             Ok(()) => {
-                self.lock().heard = Some(before);
+                self.lock().leases.renewed(before);
                 true
             }
             Err(error) => {
                 self.position.lost_sight();
                 tracing::debug!(%error, "cannot keep the lease alive; retrying");
                 if error == StoreError::LeaseGone {
-                    self.lock().lease = None;
+                    self.lock().leases.end();
                 }
                 false
             }

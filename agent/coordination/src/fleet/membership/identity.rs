@@ -1,0 +1,87 @@
+//! The identity with which a node joins the fleet, and the reasons for which the fleet rejects the node.
+
+use super::records::{Joined, same_keys};
+
+/// The identity of a node: its own keys, the keys that git lists for it, and the reasons for its rejection.
+#[derive(Debug, Default)]
+pub(super) struct Identity {
+    /// The record with which the node joins. `None` if the node has not begun to join.
+    joined: Option<Joined>,
+    /// True if this agent has written its record to the store.
+    presented: bool,
+    /// The public keys that the Node object in git lists for this node. `None` if git lists none.
+    given: Option<Vec<String>>,
+    /// The reason why this node is rejected until its process ends: another agent runs under its name.
+    namesake: Option<String>,
+    /// The reason why this node is rejected for its key.
+    refused: Option<String>,
+}
+
+impl Identity {
+    /// Sets the record with which the node joins. Returns false if the node has already begun to join.
+    pub(super) fn begin(&mut self, joined: &Joined) -> bool {
+        let first = self.joined.is_none();
+        if first {
+            self.joined = Some(joined.clone());
+        }
+        first
+    }
+
+    /// Returns the record with which the node joins. `None` if the node has not begun to join.
+    pub(super) fn joined(&self) -> Option<&Joined> {
+        self.joined.as_ref()
+    }
+
+    /// Records that this agent has written its record to the store.
+    pub(super) fn present(&mut self) {
+        self.presented = true;
+    }
+
+    /// Returns whether this agent has written its record to the store.
+    pub(super) fn is_presented(&self) -> bool {
+        self.presented
+    }
+
+    /// Sets the public keys that git lists for this node. Returns whether the list has changed.
+    pub(super) fn give(&mut self, keys: Option<Vec<String>>) -> bool {
+        let changed = self.given != keys;
+        self.given = keys;
+        changed
+    }
+
+    /// Returns whether git lists other public keys for this node than its own.
+    pub(super) fn is_given_other_keys(&self) -> bool {
+        let own = self.joined.as_ref().map(|joined| joined.public_keys.as_slice()).unwrap_or_default();
+        self.given.as_ref().is_some_and(|given| !same_keys(given, own))
+    }
+
+    /// Returns the public keys that git lists for this node. `None` if git lists none.
+    pub(super) fn given(&self) -> Option<&Vec<String>> {
+        self.given.as_ref()
+    }
+
+    /// Sets the reason why this node is rejected for its key. `None` if its key is accepted.
+    pub(super) fn refuse(&mut self, why: Option<String>) {
+        self.refused = why;
+    }
+
+    /// Returns the reason why this node is rejected for its key.
+    pub(super) fn refused(&self) -> Option<&String> {
+        self.refused.as_ref()
+    }
+
+    /// Records that another agent runs under the name of this node. Returns whether this is the first such agent.
+    pub(super) fn meet_namesake(&mut self, why: String) -> bool {
+        self.namesake.replace(why).is_none()
+    }
+
+    /// Returns the reason why this node is rejected because of another agent with its name.
+    pub(super) fn namesake(&self) -> Option<&String> {
+        self.namesake.as_ref()
+    }
+
+    /// Returns the reason why this node is rejected. `None` if it is not rejected.
+    pub(super) fn rejected(&self) -> Option<&String> {
+        self.namesake.as_ref().or(self.refused.as_ref())
+    }
+}

@@ -1,0 +1,57 @@
+//! The leases of a node: one shows that the node is alive, the other shows the keys of a rejected node.
+
+use std::time::Instant;
+
+use crate::store::LeaseId;
+
+/// The leases of a node, and the time of the last renewal.
+#[derive(Debug, Default)]
+pub(super) struct Leases {
+    lease: Option<LeaseId>,
+    /// The lease of a rejected node, which shows the node's keys to the other nodes.
+    knock: Option<LeaseId>,
+    /// The time of the request that last renewed the lease. `None` if no lease was confirmed.
+    heard: Option<Instant>,
+}
+
+impl Leases {
+    /// Returns the lease of the node.
+    pub(super) fn lease(&self) -> Option<LeaseId> {
+        self.lease
+    }
+
+    /// Replaces the leases by a new lease of the node. `None` if the store has no leases.
+    pub(super) fn acquire(&mut self, lease: Option<LeaseId>) {
+        (self.lease, self.knock) = (lease, None);
+    }
+
+    /// Removes the lease, because it has ended or is about to end, and returns it.
+    pub(super) fn end(&mut self) -> Option<LeaseId> {
+        self.lease.take()
+    }
+
+    /// Gives up the lease, so that the node no longer trusts it and joins again.
+    pub(super) fn give_up(&mut self) {
+        (self.lease, self.heard) = (None, None);
+    }
+
+    /// Records that a request at this time has renewed the lease.
+    pub(super) fn renewed(&mut self, at: Instant) {
+        self.heard = Some(at);
+    }
+
+    /// Returns the time of the request that last renewed the lease. `None` if no lease was confirmed.
+    pub(super) fn heard(&self) -> Option<Instant> {
+        self.heard
+    }
+
+    /// Returns the lease that shows the keys of this rejected node.
+    pub(super) fn knock(&self) -> Option<LeaseId> {
+        self.knock
+    }
+
+    /// Sets the lease that shows the keys of this rejected node.
+    pub(super) fn set_knock(&mut self, lease: Option<LeaseId>) {
+        self.knock = lease;
+    }
+}

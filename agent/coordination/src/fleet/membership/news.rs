@@ -1,0 +1,48 @@
+//! The news that the watches of a node have reported, until the node acts on them.
+
+use super::touch::Touches;
+use crate::store::Row;
+
+/// The changes that the watches have reported, and the touches of budgets.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    /// The number of changes that the watches have reported. A snapshot that was requested before the last one is
+    /// stale.
+    count: u64,
+    touches: Touches,
+    /// True if another node has requested the key of a result from this node.
+    asked: bool,
+}
+
+impl News {
+    /// Returns the number of changes that the watches have reported.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Counts a change that a watch has reported.
+    pub(super) fn add(&mut self) {
+        self.count = self.count.wrapping_add(1);
+    }
+
+    /// Counts a touch that a watch has reported. Returns whether the node acts on it.
+    pub(super) fn hear_touch(&mut self, node: &str, row: &Row) -> bool {
+        self.add();
+        self.touches.heard(node, row)
+    }
+
+    /// Returns the touches of budgets for modification.
+    pub(super) fn touches(&mut self) -> &mut Touches {
+        &mut self.touches
+    }
+
+    /// Records that requests for the keys of results need an answer.
+    pub(super) fn note_asked(&mut self) {
+        self.asked = true;
+    }
+
+    /// Returns whether this node was asked for the key of a result since the last call.
+    pub(super) fn take_asked(&mut self) -> bool {
+        std::mem::take(&mut self.asked)
+    }
+}

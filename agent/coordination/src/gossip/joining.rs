@@ -1,0 +1,66 @@
+//! The requests of a gossip member to be admitted by others: which nodes it asks, and when.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+/// The pause between two attempts to join while no other member is known. `SELDOM` is the longest pause between
+/// requests to nodes that gossip has never heard of. `ASKED` is the number of nodes that one attempt asks.
+const ALONE: Duration = Duration::from_secs(2);
+const SELDOM: Duration = Duration::from_secs(60);
+const ASKED: usize = 3;
+
+/// The nodes that may be alive, and the next request to some of them.
+pub(super) struct Joining {
+    seeds: Vec<String>,
+    /// The position of the next request in the list of candidates.
+    turn: usize,
+    /// The time of the next request.
+    ask: Instant,
+    pause: Duration,
+}
+
+impl Joining {
+    /// Creates the state of a member that knows no node yet. The seed differs from node to node.
+    pub(super) fn new(seed: u64, now: Instant) -> Self {
+        Self { seeds: Vec::new(), turn: usize::try_from(seed % 1_000_003).unwrap_or(0), ask: now, pause: ALONE }
+    }
+
+    /// Sets the nodes that may be alive.
+    pub(super) fn seeds(&mut self, seeds: Vec<String>, now: Instant) {
+        if self.seeds != seeds {
+            self.pause = ALONE;
+            self.ask = self.ask.min(now + ALONE);
+        }
+        self.seeds = seeds;
+    }
+
+    /// Returns the time of the next request. `None` if no node is known.
+    pub(super) fn next(&self) -> Option<Instant> {
+        (!self.seeds.is_empty()).then_some(self.ask)
+    }
+
+    /// Returns whether a request is due.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.next().is_some_and(|next| next <= now)
+    }
+
+    /// Returns the nodes to ask now, and schedules the next request. `known` are the members that gossip has heard of,
+    /// or `None` if no other member is alive. A lone member asks any of the given nodes. Later the member asks only
+    /// nodes that gossip has never heard of. Nodes that start together and ask only one another would otherwise stay a
+    /// separate group.
+    pub(super) fn choose(&mut self, known: Option<&BTreeSet<&str>>, now: Instant) -> Vec<String> {
+        let is_new = |seed: &&String| known.is_none_or(|known| !known.contains(seed.as_str()));
+        let candidates: Vec<&String> = self.seeds.iter().filter(is_new).collect();
+        self.pause = if known.is_none() { ALONE } else { (self.pause * 2).min(SELDOM) };
+        self.ask = now + self.pause;
+        let mut chosen = Vec::new();
+        for _ in 0..if known.is_none() { ASKED } else { 1 }.min(candidates.len()) {
+            // The large step prevents that nodes which start together all ask the same nodes.
+            self.turn = self.turn.wrapping_add(7919);
+            chosen.push(candidates[self.turn % candidates.len()].clone());
+        }
+        chosen
+    }
+}

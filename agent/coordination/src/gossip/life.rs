@@ -1,0 +1,69 @@
+//! The identity of a gossip member: its name and its incarnation.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// The name of a node, with its incarnation. A node that returns has a higher incarnation.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(from = "(String, u64)")]
+pub struct Life {
+    /// The name of the node. The text is shared, because foca copies the name for each member that a message contains.
+    pub name: Arc<str>,
+    /// The incarnation of the node.
+    pub began: u64,
+    /// A hash of the name. foca compares each member of a message with all known members, so the comparison must be
+    /// fast.
+    key: u128,
+}
+
+impl Life {
+    /// Creates the identity of a node in one incarnation.
+    pub fn new(name: String, began: u64) -> Self {
+        use std::hash::Hasher as _;
+        let half = |salt: u8| {
+            let mut hasher = std::hash::DefaultHasher::new();
+            hasher.write_u8(salt);
+            hasher.write(name.as_bytes());
+            u128::from(hasher.finish())
+        };
+        let key = half(0) << 64 | half(1);
+        Self { name: name.into(), began, key }
+    }
+}
+
+impl PartialEq for Life {
+    fn eq(&self, other: &Self) -> bool {
+        (self.key, self.began) == (other.key, other.began)
+    }
+}
+
+impl Eq for Life {}
+
+impl From<(String, u64)> for Life {
+    fn from((name, began): (String, u64)) -> Self {
+        Self::new(name, began)
+    }
+}
+
+impl Serialize for Life {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        (&self.name, self.began).serialize(serializer)
+    }
+}
+
+impl foca::Identity for Life {
+    type Addr = u128;
+
+    fn renew(&self) -> Option<Self> {
+        Some(Self { began: self.began + 1, ..self.clone() })
+    }
+
+    fn addr(&self) -> u128 {
+        self.key
+    }
+
+    fn win_addr_conflict(&self, adversary: &Self) -> bool {
+        self.began > adversary.began
+    }
+}

@@ -1,0 +1,87 @@
+//! The timers of a gossip member, and the delay with which the member handles them.
+
+use std::{
+    cmp::Ordering,
+    collections::BinaryHeap,
+    time::{Duration, Instant},
+};
+
+use super::life::Life;
+
+/// The delay from which a member counts as stalled, because its machine slept or is overloaded.
+const STALL: Duration = Duration::from_millis(100);
+/// The factor between the delay of a late member and the extra pause before its next round of news.
+const CARE: u32 = 50;
+const CARE_AT_MOST: Duration = Duration::from_secs(10);
+
+/// The timers of foca that are not due yet.
+#[derive(Default)]
+pub(super) struct Timers {
+    waiting: BinaryHeap<Timer>,
+    numbered: u64,
+    /// The delay with which this member does its work. A late member sends news less often, so that it still answers
+    /// probes in time.
+    late: Duration,
+}
+
+impl Timers {
+    /// Adds a timer.
+    pub(super) fn schedule(&mut self, at: Instant, timer: foca::Timer<Life>) {
+        self.numbered += 1;
+        self.waiting.push(Timer { at, number: self.numbered, timer });
+    }
+
+    /// Returns the time of the first timer.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.waiting.peek().map(|timer| timer.at)
+    }
+
+    /// Measures the delay of this member, up to `most`. A stalled member could not receive answers, so it cannot
+    /// conclude that other members were silent. All its timers are postponed by the delay.
+    pub(super) fn measure_delay(&mut self, now: Instant, most: Duration) {
+        let late = self.next().map_or(Duration::ZERO, |first| now.saturating_duration_since(first));
+        self.late = late.max(self.late / 2).min(most);
+        let late = late.min(most);
+        if late >= STALL {
+            self.waiting = self.waiting.drain().map(|timer| Timer { at: timer.at + late, ..timer }).collect();
+        }
+    }
+
+    /// Removes the first timer if it is due, and returns it.
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<foca::Timer<Life>> {
+        self.waiting.peek().filter(|timer| timer.at <= now)?;
+        self.waiting.pop().map(|timer| timer.timer)
+    }
+
+    /// Returns the extra delay of work that is not urgent. The delay is zero unless this member is late.
+    pub(super) fn care(&self) -> Duration {
+        (self.late * CARE).min(CARE_AT_MOST)
+    }
+}
+
+/// A timer of foca. The earliest timer compares as the greatest, because the heap returns the greatest element first.
+struct Timer {
+    at: Instant,
+    number: u64,
+    timer: foca::Timer<Life>,
+}
+
+impl PartialEq for Timer {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.number) == (other.at, other.number)
+    }
+}
+
+impl Eq for Timer {}
+
+impl PartialOrd for Timer {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Timer {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.at, other.number).cmp(&(self.at, self.number))
+    }
+}

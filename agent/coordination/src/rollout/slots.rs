@@ -1,0 +1,40 @@
+//! The transactions that write one slot record.
+
+use serde::Serialize;
+
+use super::{RolloutSpec, SlotEntry, SlotRecord};
+use crate::{
+    keys,
+    store::{Compare, Op, Txn},
+};
+
+/// Returns the transaction that replaces a slot record, if the record is unchanged.
+pub(super) fn replace(spec: &RolloutSpec, old: &SlotEntry, new: &SlotRecord) -> Txn {
+    let key = keys::held(&spec.group, &old.part, &old.book, &old.node);
+    Txn {
+        compare: vec![Compare::Revision(key.clone(), old.modified)],
+        then: vec![Op::put(key, bytes(new))],
+        otherwise: Vec::new(),
+    }
+}
+
+/// Returns the transaction that deletes a slot record, if the record is unchanged.
+pub(super) fn delete(spec: &RolloutSpec, old: &SlotEntry) -> Txn {
+    let key = keys::held(&spec.group, &old.part, &old.book, &old.node);
+    Txn {
+        compare: vec![Compare::Revision(key.clone(), old.modified)],
+        then: vec![Op::Delete(key)],
+        otherwise: Vec::new(),
+    }
+}
+
+/// Returns the key of the slot record of a node in its own partition.
+pub(super) fn own_held(spec: &RolloutSpec, me: &str) -> String {
+    keys::held(&spec.group, spec.part(me), &spec.book, me)
+}
+
+/// Returns the stored form of a record.
+pub(super) fn bytes<T: Serialize>(record: &T) -> Vec<u8> {
+    // The records are plain structs, so their serialization cannot fail.
+    serde_json::to_vec(record).unwrap_or_default()
+}
