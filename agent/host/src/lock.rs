@@ -13,7 +13,7 @@ use std::{
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use thiserror::Error;
 
-use crate::Look;
+use crate::FsReader;
 
 /// The maximum number of retries for the lock. A child of a killed agent holds the lock between fork and exec.
 pub const TRIES: usize = 20;
@@ -123,11 +123,11 @@ impl StateDir {
 fn make_private(path: &Path) -> Result<(), LockError> {
     let unusable = |source| LockError::Unusable { path: path.to_owned(), source };
     let whole = std::path::absolute(path).map_err(unusable)?;
-    let look = Look::at(Path::new("/")).map_err(unusable)?;
-    let real = look.resolved(&whole.to_string_lossy(), true).map_err(unusable)?;
+    let reader = FsReader::at(Path::new("/")).map_err(unusable)?;
+    let real = reader.resolved(&whole.to_string_lossy(), true).map_err(unusable)?;
     let ends = real.match_indices('/').map(|(at, _)| at.max(1)).chain([real.len()]);
     for folder in ends.map(|at| &real[..at]) {
-        let Some(meta) = look.meta(folder).map_err(unusable)? else { break };
+        let Some(meta) = reader.meta(folder).map_err(unusable)? else { break };
         // The mode of the state directory itself is corrected below.
         let mode = if folder == real { 0 } else { meta.mode };
         if let Some(cause) = changeable(meta.uid, meta.gid, mode) {

@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, io};
 
 use towpath_host::{
-    Hand,
+    FsWriter,
     attributes::Attributes,
     files::{Access, Placed, Staged},
     process::{Cancel, Invocation, Sealed},
@@ -36,7 +36,7 @@ pub type Outcome = Result<(), ModuleError>;
 ///
 /// `before` is called before each phase with all paths of the batch, and may reject the phase. Returns one result for
 /// each task, in order.
-pub fn batch(tasks: Vec<Vec<Step>>, hand: &Hand, cancel: &Cancel, before: &mut Before<'_>) -> Vec<Outcome> {
+pub fn batch(tasks: Vec<Vec<Step>>, writer: &FsWriter, cancel: &Cancel, before: &mut Before<'_>) -> Vec<Outcome> {
     let mut outcomes: Vec<Outcome> = tasks.iter().map(|_| Ok(())).collect();
     let paths: Vec<String> = tasks
         .iter()
@@ -64,7 +64,7 @@ pub fn batch(tasks: Vec<Vec<Step>>, hand: &Hand, cancel: &Cancel, before: &mut B
             if outcomes[task].is_err() {
                 break;
             }
-            match carry_out(step, hand, cancel) {
+            match carry_out(step, writer, cancel) {
                 Ok(Some((staged, pending_one))) => {
                     synced.push(staged);
                     pending.push((task, pending_one));
@@ -79,14 +79,14 @@ pub fn batch(tasks: Vec<Vec<Step>>, hand: &Hand, cancel: &Cancel, before: &mut B
         return outcomes;
     }
     let ready = before(Phase::Sync, &paths)
-        .and_then(|()| hand.sync(&synced).map_err(|error| ModuleError::io(&synced[0].path, &error)));
+        .and_then(|()| writer.sync(&synced).map_err(|error| ModuleError::io(&synced[0].path, &error)));
     let ready = ready.and_then(|()| before(Phase::Rename, &paths));
     if let Err(error) = ready {
-        synced.into_iter().for_each(|staged| hand.discard(staged));
+        synced.into_iter().for_each(|staged| writer.discard(staged));
         refuse(&mut outcomes, &error);
         return outcomes;
     }
-    place_all(synced, pending, hand, cancel, &mut outcomes);
+    place_all(synced, pending, writer, cancel, &mut outcomes);
     reload_units(&reloads, &mut outcomes);
     outcomes
 }
@@ -127,8 +127,8 @@ fn stop_unit(unit: &str) -> Outcome {
 ///
 /// # Errors
 /// The first error of a step.
-pub fn all(steps: Vec<Step>, hand: &Hand, cancel: &Cancel) -> Outcome {
-    batch(vec![steps], hand, cancel, &mut |_, _| Ok(())).into_iter().collect()
+pub fn all(steps: Vec<Step>, writer: &FsWriter, cancel: &Cancel) -> Outcome {
+    batch(vec![steps], writer, cancel, &mut |_, _| Ok(())).into_iter().collect()
 }
 
 /// The settings of a staged file that are needed after its content was written.
@@ -139,7 +139,7 @@ struct Pending {
 }
 
 /// Executes a step at once. The file of a write step is only staged.
-fn carry_out(step: Step, hand: &Hand, cancel: &Cancel) -> Result<Option<(Staged, Pending)>, ModuleError> {
+fn carry_out(step: Step, writer: &FsWriter, cancel: &Cancel) -> Result<Option<(Staged, Pending)>, ModuleError> {
     let failed = |path: &str| {
         let path = path.to_owned();
         move |error: io::Error| ModuleError::io(&path, &error)
@@ -148,19 +148,21 @@ fn carry_out(step: Step, hand: &Hand, cancel: &Cancel) -> Result<Option<(Staged,
         Step::MakeDirectory { path, access } => {
             // Another task of the batch may have created the directory. The directory then keeps the permissions of
             // that task.
-            let made = hand.make_directory(&path, 0o755).map_err(failed(&path))?;
+            let made = writer.make_directory(&path, 0o755).map_err(failed(&path))?;
             if made.contains(&path.trim_end_matches('/').to_owned()) {
-                hand.grant(&path, access).map_err(failed(&path))?;
+                writer.grant(&path, access).map_err(failed(&path))?;
             }
         }
-        Step::Grant { path, access, expects } => hand.grant_if(&path, access, Some(expects)).map_err(failed(&path))?,
-        Step::Link { path, target } => hand.link(&path, &target).map_err(failed(&path))?,
-        Step::Remove { path } => hand.remove(&path).map_err(failed(&path))?,
-        Step::Within { folder, step } => return carry_out(*step, &hand.plain_below(&folder), cancel),
+        Step::Grant { path, access, expects } => {
+            writer.grant_if(&path, access, Some(expects)).map_err(failed(&path))?
+        }
+        Step::Link { path, target } => writer.link(&path, &target).map_err(failed(&path))?,
+        Step::Remove { path } => writer.remove(&path).map_err(failed(&path))?,
+        Step::Within { folder, step } => return carry_out(*step, &writer.plain_below(&folder), cancel),
         Step::StopUnit { unit } => stop_unit(&unit)?,
         Step::ReloadUnits => {}
         Step::Write { path, content, access, validate, backup, expects } => {
-            return stage(&path, &content, access, validate, backup, expects, hand, cancel).map(Some);
+            return stage(&path, &content, access, validate, backup, expects, writer, cancel).map(Some);
         }
     }
     Ok(None)
@@ -174,20 +176,20 @@ fn stage(
     validate: Option<String>,
     backup: bool,
     expects: Option<towpath_host::FileVersion>,
-    hand: &Hand,
+    writer: &FsWriter,
     cancel: &Cancel,
 ) -> Result<(Staged, Pending), ModuleError> {
     let bytes = content.bytes()?;
     // If the path is a link, the target of the link is replaced.
-    let staged = hand.stage(path, &bytes, access).map_err(|error| ModuleError::io(path, &error))?;
+    let staged = writer.stage(path, &bytes, access).map_err(|error| ModuleError::io(path, &error))?;
     let (now, later) = match validate {
         Some(line) if line.contains("%s") => (Some(line), None),
         other => (None, other),
     };
     if let Some(line) = now {
-        let judged = judged(&line, &staged, &bytes, hand, cancel);
+        let judged = judged(&line, &staged, &bytes, writer, cancel);
         if let Err(error) = judged {
-            hand.discard(staged);
+            writer.discard(staged);
             return Err(error);
         }
     }
@@ -196,9 +198,9 @@ fn stage(
 
 /// Runs the `validate` command on a file before the rename. If users can replace the file meanwhile, the command reads
 /// a sealed copy.
-fn judged(line: &str, staged: &Staged, bytes: &[u8], hand: &Hand, cancel: &Cancel) -> Outcome {
+fn judged(line: &str, staged: &Staged, bytes: &[u8], writer: &FsWriter, cancel: &Cancel) -> Outcome {
     let io = |error: io::Error| ModuleError::io(&staged.path, &error);
-    let sealed = if hand.look().is_private(&staged.path).map_err(io)? { None } else { Some(Sealed::new(bytes)) };
+    let sealed = if writer.reader().is_private(&staged.path).map_err(io)? { None } else { Some(Sealed::new(bytes)) };
     let sealed = sealed.transpose().map_err(io)?;
     let path = sealed.as_ref().map_or_else(|| staged.temporary_path.display().to_string(), Sealed::path);
     validated(&line.replace("%s", &quoted(&path)), cancel)
@@ -207,7 +209,7 @@ fn judged(line: &str, staged: &Staged, bytes: &[u8], hand: &Hand, cancel: &Cance
 fn place_all(
     staged: Vec<Staged>,
     pending: Vec<(usize, Pending)>,
-    hand: &Hand,
+    writer: &FsWriter,
     cancel: &Cancel,
     outcomes: &mut [Outcome],
 ) {
@@ -216,23 +218,23 @@ fn place_all(
     let mut validations: Vec<(usize, String)> = Vec::new();
     for (staged, (task, pending)) in staged.into_iter().zip(pending) {
         if outcomes[task].is_err() {
-            hand.discard(staged);
+            writer.discard(staged);
             continue;
         }
         let path = staged.path.clone();
-        match prepare(&path, &pending, hand) {
+        match prepare(&path, &pending, writer) {
             Ok(old) => {
                 if pending.validate_after.is_some() {
                     undo.entry(task).or_default().push(old);
                 }
             }
             Err(error) => {
-                hand.discard(staged);
+                writer.discard(staged);
                 outcomes[task] = Err(error);
                 continue;
             }
         }
-        match hand.place(staged) {
+        match writer.place(staged) {
             Ok(done) => placed.push(done),
             Err(error) => {
                 outcomes[task] = Err(ModuleError::io(&path, &error));
@@ -243,13 +245,13 @@ fn place_all(
             validations.push((task, line));
         }
     }
-    if let Err(error) = hand.settle(&placed) {
+    if let Err(error) = writer.settle(&placed) {
         let error = ModuleError::new(format!("cannot sync the changed directories to disk: {error}"));
         outcomes.iter_mut().filter(|outcome| outcome.is_ok()).for_each(|outcome| *outcome = Err(error.clone()));
     }
     for (task, line) in validations {
         if let Err(error) = validated(&line, cancel) {
-            outcomes[task] = put_back(undo.remove(&task).unwrap_or_default(), hand).and(Err(error));
+            outcomes[task] = put_back(undo.remove(&task).unwrap_or_default(), writer).and(Err(error));
         }
     }
 }
@@ -261,12 +263,12 @@ struct Undo {
 }
 
 /// Checks that the file to replace has not changed since the check, and saves its old content if needed.
-fn prepare(path: &str, pending: &Pending, hand: &Hand) -> Result<Undo, ModuleError> {
-    let meta = hand.look().meta(path).map_err(|error| ModuleError::io(path, &error))?;
+fn prepare(path: &str, pending: &Pending, writer: &FsWriter) -> Result<Undo, ModuleError> {
+    let meta = writer.reader().meta(path).map_err(|error| ModuleError::io(path, &error))?;
     if pending.expects.is_none() && meta.is_none() {
         return Ok(Undo { path: path.to_owned(), old: None });
     }
-    let read = || hand.look().read(path).map_err(|error| ModuleError::io(path, &error));
+    let read = || writer.reader().read(path).map_err(|error| ModuleError::io(path, &error));
     let same = match (pending.expects, meta) {
         (Some(expected), Some(meta)) if meta.kind == towpath_host::FileKind::Link => {
             read()?.is_none_or(|(_, meta)| meta.version == expected)
@@ -282,21 +284,21 @@ fn prepare(path: &str, pending: &Pending, hand: &Hand) -> Result<Undo, ModuleErr
     if pending.validate_after.is_none() && !pending.backup {
         return Ok(Undo { path: path.to_owned(), old: None });
     }
-    let attributes = hand.look().attributes(path).map_err(|error| ModuleError::io(path, &error))?;
+    let attributes = writer.reader().attributes(path).map_err(|error| ModuleError::io(path, &error))?;
     let old = read()?
         .map(|(bytes, meta)| (bytes, Access { mode: meta.mode, uid: Some(meta.uid), gid: Some(meta.gid) }, attributes));
     if let (true, Some((bytes, access, attributes))) = (pending.backup, &old) {
         let beside = format!("{path}.towpath-backup");
-        hand.restore(&beside, bytes, *access, attributes).map_err(|error| ModuleError::io(&beside, &error))?;
+        writer.restore(&beside, bytes, *access, attributes).map_err(|error| ModuleError::io(&beside, &error))?;
     }
     Ok(Undo { path: path.to_owned(), old })
 }
 
-fn put_back(undo: Vec<Undo>, hand: &Hand) -> Outcome {
+fn put_back(undo: Vec<Undo>, writer: &FsWriter) -> Outcome {
     for Undo { path, old } in undo {
         let done = match old {
-            Some((bytes, access, attributes)) => hand.restore(&path, &bytes, access, &attributes),
-            None => hand.remove(&path),
+            Some((bytes, access, attributes)) => writer.restore(&path, &bytes, access, &attributes),
+            None => writer.remove(&path),
         };
         done.map_err(|error| {
             ModuleError::new(format!("cannot restore {path} after its validate command failed: {error}"))

@@ -8,7 +8,7 @@ use std::{
 };
 
 use thiserror::Error;
-use towpath_host::{Look, process::Cancel};
+use towpath_host::{FsReader, process::Cancel};
 use towpath_render::tree::Tree;
 
 use crate::activity::Activity;
@@ -17,7 +17,7 @@ use crate::activity::Activity;
 #[derive(Debug, Clone)]
 pub struct Context<'a> {
     /// The read access to the files of the node.
-    pub look: &'a Look,
+    pub reader: &'a FsReader,
     /// The files of the task's source, and the folder of the task's book in the source.
     pub source: Option<(Arc<dyn Tree>, String)>,
     /// The name of the node.
@@ -77,12 +77,12 @@ impl Context<'_> {
 
     /// Fails if the root is not `/`, because the module changes the whole machine.
     pub(crate) fn needs_whole_root(&self, module: &str) -> Result<(), ModuleError> {
-        if self.look.root() == std::path::Path::new("/") {
+        if self.reader.root() == std::path::Path::new("/") {
             return Ok(());
         }
         Err(ModuleError::new(format!(
             "cannot use the module {module} with root {}: the module changes the whole machine; set root: /",
-            self.look.root().display()
+            self.reader.root().display()
         )))
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use towpath_host::{FileKind, Look, keyed_digest, process};
+use towpath_host::{FileKind, FsReader, keyed_digest, process};
 
 /// The expected state of one path. The content of a file is stored as a keyed hash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,44 +40,44 @@ pub(crate) enum Expected {
 /// A comparison of expectations with the machine. Each user and group is looked up only once.
 #[derive(Debug)]
 pub struct Inspector<'a> {
-    look: &'a Look,
+    reader: &'a FsReader,
     key: &'a [u8; 32],
-    trees: BTreeMap<String, Look>,
+    trees: BTreeMap<String, FsReader>,
     users: BTreeMap<String, Option<u32>>,
     groups: BTreeMap<String, Option<u32>>,
 }
 
 impl<'a> Inspector<'a> {
     /// Creates an inspector for the files below a root. The key is used for the digests of content.
-    pub fn new(look: &'a Look, key: &'a [u8; 32]) -> Self {
-        Self { look, key, trees: BTreeMap::new(), users: BTreeMap::new(), groups: BTreeMap::new() }
+    pub fn new(reader: &'a FsReader, key: &'a [u8; 32]) -> Self {
+        Self { reader, key, trees: BTreeMap::new(), users: BTreeMap::new(), groups: BTreeMap::new() }
     }
 
     /// Returns true if a path has the expected state. Returns false if the path cannot be read.
     pub fn holds(&mut self, expected: &Expectation) -> bool {
         let path = expected.path.as_str();
-        let look = match &expected.plain_below {
+        let reader = match &expected.plain_below {
             Some(folder) => {
-                let all = self.look;
+                let all = self.reader;
                 &*self.trees.entry(folder.clone()).or_insert_with(|| all.plain_below(folder))
             }
-            None => self.look,
+            None => self.reader,
         };
         let meta = match &expected.what {
-            Expected::Absent => return matches!(look.meta(path), Ok(None)),
+            Expected::Absent => return matches!(reader.meta(path), Ok(None)),
             Expected::Link(target) => {
-                return matches!(look.link(path), Ok(Some(found)) if found == *target);
+                return matches!(reader.link(path), Ok(Some(found)) if found == *target);
             }
             // A link to a directory counts as the directory, as in the full check.
-            Expected::Directory => match look.target(path) {
+            Expected::Directory => match reader.target(path) {
                 Ok(Some(meta)) if meta.kind == FileKind::Directory => meta,
                 _ => return false,
             },
-            Expected::Any => match look.read(path) {
+            Expected::Any => match reader.read(path) {
                 Ok(Some((_, meta))) => meta,
                 _ => return false,
             },
-            Expected::Content(digest) => match look.read(path) {
+            Expected::Content(digest) => match reader.read(path) {
                 Ok(Some((bytes, meta))) if keyed_digest(self.key, &bytes) == *digest => meta,
                 _ => return false,
             },

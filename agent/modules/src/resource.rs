@@ -3,7 +3,7 @@
 use std::{any::Any, collections::BTreeMap, fmt::Debug, sync::Arc};
 
 use serde_json::Value;
-use towpath_host::Hand;
+use towpath_host::FsWriter;
 use towpath_proto::{ModuleKind, ModuleSchema};
 
 use crate::{
@@ -71,7 +71,7 @@ pub trait Resource: Any + Debug + Send + Sync {
     /// # Errors
     /// If the resource cannot be applied. A command that ends with a status other than 0 is not an error but part of
     /// the report.
-    fn apply(&self, _context: &Context<'_>, _hand: &Hand) -> Result<Report, ModuleError> {
+    fn apply(&self, _context: &Context<'_>, _writer: &FsWriter) -> Result<Report, ModuleError> {
         Err(ModuleError::new(format!(
             "internal error: the module {} applies its changes as steps",
             self.module().schema().key

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, path::PathBuf, sync::Arc};
 
 use clap::Args;
 use towpath_coordination::{Accepted, LocalStore, accept::RevisionManifest};
-use towpath_host::{Look, SystemClock, facts, lock::StateDir};
+use towpath_host::{FsReader, SystemClock, facts, lock::StateDir};
 use towpath_render::{
     document::plain_value,
     objects::{Loaded, SourceTree, load},
@@ -141,13 +141,13 @@ impl From {
         let revision =
             Arc::new(Revision::new(Accepted::default(), RevisionManifest::default(), Arc::new(loaded.set), &node));
         let root = settings.as_ref().map_or_else(|| PathBuf::from("/"), |settings| settings.root.clone());
-        let look = Look::at(&root).map_err(|error| Failure::error(&error))?;
+        let reader = FsReader::at(&root).map_err(|error| Failure::error(&error))?;
         let state = settings.as_ref().filter(|_| given.is_none()).and_then(own_state);
         let (state, journal, digest_key) = match state {
             Some((state, journal, key)) => (Some(state), Some(journal), key),
             None => (None, None, [0; 32]),
         };
-        let machine = Arc::new(Machine::new(node.clone(), look, journal, Arc::new(SystemClock), digest_key));
+        let machine = Arc::new(Machine::new(node.clone(), reader, journal, Arc::new(SystemClock), digest_key));
         let facts_d = self.config.parent().map(|folder| folder.join("facts.d")).into_iter().collect();
         let facts = facts::Options { facts_d, ..facts::Options::default() };
         let reconcile = settings.as_ref().map(|settings| settings.reconcile).unwrap_or_default();

@@ -11,7 +11,7 @@ use towpath_coordination::{
     Store,
     fleet::{self, Fleet},
 };
-use towpath_host::{Clock, Look, facts, identity::Credentials, lock::StateDir, process::Cancel};
+use towpath_host::{Clock, FsReader, facts, identity::Credentials, lock::StateDir, process::Cancel};
 use towpath_state::{Journal, Phase};
 
 use super::{
@@ -123,10 +123,10 @@ impl Node {
         let digest_key = journal.digest_key()?;
         std::fs::create_dir_all(&settings.root)
             .map_err(|source| NodeError::Root { root: settings.root.clone(), source })?;
-        let look =
-            Look::at(&settings.root).map_err(|source| NodeError::Root { root: settings.root.clone(), source })?;
+        let reader =
+            FsReader::at(&settings.root).map_err(|source| NodeError::Root { root: settings.root.clone(), source })?;
         let own = settings.node.clone();
-        let machine = Machine::new(own.clone(), look, Some(Arc::clone(&journal)), Arc::clone(&clock), digest_key);
+        let machine = Machine::new(own.clone(), reader, Some(Arc::clone(&journal)), Arc::clone(&clock), digest_key);
         let machine = Arc::new(machine);
         let events = Events::new(own.clone(), Some(Arc::clone(&journal)));
         let facts = facts::Options { facts_d: settings.facts_d.clone(), ..facts::Options::default() };

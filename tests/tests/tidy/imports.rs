@@ -280,7 +280,7 @@ mod tests {
     fn import_of_a_lower_layer_or_in_tests_is_green() {
         for (path, text) in [
             ("agent/src/cli/x.rs", "use towpath_git::Mirror;"),
-            ("agent/src/config/x.rs", "use towpath_host::files::Look;"),
+            ("agent/src/config/x.rs", "use towpath_host::files::FsReader;"),
             ("agent/modules/src/x.rs", "#[cfg(test)] mod tests { use towpath_coordination::Store; }"),
             ("agent/modules/src/x.rs", "#[test] fn f() { towpath_coordination::x() }"),
         ] {
@@ -327,7 +327,7 @@ mod tests {
     #[test]
     fn import_of_io_in_a_pure_room_is_red() {
         for text in [
-            "use towpath_host::files::Hand;",
+            "use towpath_host::files::FsWriter;",
             "use tokio::sync::watch;",
             "use std::{fs, io};",
             "fn f() { std::time::Instant::now() }",

@@ -2,11 +2,11 @@
 
 pub mod attributes;
 pub mod diff;
-mod hand;
-mod look;
+mod reader;
 pub mod walk;
 pub mod watch;
+mod writer;
 pub mod written;
 
-pub use hand::{Access, Hand, Part, Placed, Staged};
-pub use look::{FileKind, FileVersion, Look, Meta};
+pub use reader::{FileKind, FileVersion, FsReader, Meta};
+pub use writer::{Access, FsWriter, Part, Placed, Staged};

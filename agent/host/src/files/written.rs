@@ -13,7 +13,7 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use super::look::{FileKind, Look, Meta, meta};
+use super::reader::{FileKind, FsReader, Meta, meta};
 
 /// The time after a change from which every further change of the file gives a new version.
 const TICK: Duration = Duration::from_millis(20);
@@ -28,20 +28,20 @@ pub struct Seen {
 
 impl Seen {
     /// Records the version of a path before the check of the path.
-    pub fn before_check(look: &Look, path: &str) -> Self {
-        let meta = look.meta(path).ok().flatten();
+    pub fn before_check(reader: &FsReader, path: &str) -> Self {
+        let meta = reader.meta(path).ok().flatten();
         Self { meta, recent: meta.is_some_and(is_recent) }
     }
 
     /// Records the version of a directory, a link or a missing file after the agent's own change.
-    pub fn after_own_change(look: &Look, path: &str) -> Self {
-        let meta = look.meta(path).ok().flatten();
+    pub fn after_own_change(reader: &FsReader, path: &str) -> Self {
+        let meta = reader.meta(path).ok().flatten();
         Self { meta, recent: meta.is_some_and(|meta| meta.kind == FileKind::File && is_recent(meta)) }
     }
 
     /// Returns true if the path may have changed since the record.
-    pub fn may_differ(&self, look: &Look, path: &str) -> bool {
-        self.recent || look.meta(path).ok().flatten() != self.meta
+    pub fn may_differ(&self, reader: &FsReader, path: &str) -> bool {
+        self.recent || reader.meta(path).ok().flatten() != self.meta
     }
 }
 
@@ -90,9 +90,9 @@ impl WrittenFiles {
 
     /// Returns true if a file is unchanged since the agent has written the file. Returns `None` if the agent has not
     /// written the file since the last check.
-    pub fn is_intact(&self, look: &Look, real: &Path, path: &str) -> Option<bool> {
+    pub fn is_intact(&self, reader: &FsReader, real: &Path, path: &str) -> Option<bool> {
         let written = self.lock().get(real).cloned()?;
-        let found = look.read(path).ok().flatten();
+        let found = reader.read(path).ok().flatten();
         Some(found.is_some_and(|(bytes, meta)| timeless(meta) == written.meta && digest(&bytes) == written.digest))
     }
 }
@@ -110,65 +110,65 @@ fn timeless(meta: Meta) -> Meta {
 mod tests {
     use std::{fs, sync::Arc};
 
-    use super::super::hand::{Access, Hand};
+    use super::super::writer::{Access, FsWriter};
     use super::*;
 
     const ACCESS: Access = Access { mode: 0o644, uid: None, gid: None };
 
-    fn root() -> (tempfile::TempDir, Look) {
+    fn root() -> (tempfile::TempDir, FsReader) {
         let folder = tempfile::tempdir().unwrap();
-        let look = Look::at(folder.path()).unwrap();
-        (folder, look)
+        let reader = FsReader::at(folder.path()).unwrap();
+        (folder, reader)
     }
 
     #[test]
     fn old_file_differs_after_each_change_and_not_before() {
-        let (folder, look) = root();
+        let (folder, reader) = root();
         let file = folder.path().join("a");
         fs::write(&file, "one").unwrap();
         std::thread::sleep(TICK * 2);
-        let seen = Seen::before_check(&look, "/a");
-        assert!(!seen.may_differ(&look, "/a"));
+        let seen = Seen::before_check(&reader, "/a");
+        assert!(!seen.may_differ(&reader, "/a"));
         fs::write(&file, "two").unwrap();
-        assert!(seen.may_differ(&look, "/a"));
+        assert!(seen.may_differ(&reader, "/a"));
         fs::remove_file(&file).unwrap();
-        assert!(seen.may_differ(&look, "/a"));
+        assert!(seen.may_differ(&reader, "/a"));
     }
 
     #[test]
     fn file_that_has_just_changed_may_always_differ() {
-        let (folder, look) = root();
+        let (folder, reader) = root();
         fs::write(folder.path().join("a"), "one").unwrap();
-        assert!(Seen::before_check(&look, "/a").may_differ(&look, "/a"));
-        assert!(Seen::after_own_change(&look, "/a").may_differ(&look, "/a"));
+        assert!(Seen::before_check(&reader, "/a").may_differ(&reader, "/a"));
+        assert!(Seen::after_own_change(&reader, "/a").may_differ(&reader, "/a"));
     }
 
     #[test]
     fn own_directory_differs_only_after_a_change() {
-        let (folder, look) = root();
+        let (folder, reader) = root();
         let directory = folder.path().join("d");
         fs::create_dir(&directory).unwrap();
-        let seen = Seen::after_own_change(&look, "/d");
-        assert!(!seen.may_differ(&look, "/d"));
+        let seen = Seen::after_own_change(&reader, "/d");
+        assert!(!seen.may_differ(&reader, "/d"));
         fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
-        assert!(seen.may_differ(&look, "/d"));
-        let missing = Seen::after_own_change(&look, "/e");
-        assert!(!missing.may_differ(&look, "/e"));
+        assert!(seen.may_differ(&reader, "/d"));
+        let missing = Seen::after_own_change(&reader, "/e");
+        assert!(!missing.may_differ(&reader, "/e"));
         fs::write(folder.path().join("e"), "").unwrap();
-        assert!(missing.may_differ(&look, "/e"));
+        assert!(missing.may_differ(&reader, "/e"));
     }
 
     /// Tests changes within the same tick, such as an overwrite with the same length.
     #[test]
     fn own_file_is_intact_until_its_content_or_its_mode_changes() {
-        let (folder, look) = root();
+        let (folder, reader) = root();
         let written = Arc::new(WrittenFiles::default());
-        let hand = Hand::new(look.clone()).noting(Arc::clone(&written));
+        let writer = FsWriter::new(reader.clone()).noting(Arc::clone(&written));
         let file = folder.path().join("a");
-        let intact = || written.is_intact(&look, &file, "/a");
+        let intact = || written.is_intact(&reader, &file, "/a");
         assert_eq!(intact(), None);
         for change in ["overwrite", "mode", "replace", "remove", "link"] {
-            hand.replace("/a", b"ours", ACCESS).unwrap();
+            writer.replace("/a", b"ours", ACCESS).unwrap();
             assert_eq!(intact(), Some(true), "{change}");
             match change {
                 "overwrite" => fs::write(&file, "else").unwrap(),
@@ -192,11 +192,11 @@ mod tests {
 
     #[test]
     fn tree_below_a_folder_is_noted_by_its_real_paths() {
-        let (folder, look) = root();
+        let (folder, reader) = root();
         let written = Arc::new(WrittenFiles::default());
         fs::create_dir(folder.path().join("d")).unwrap();
-        let hand = Hand::new(look.clone()).noting(Arc::clone(&written)).plain_below("/d");
-        hand.replace("/d/a", b"ours", ACCESS).unwrap();
-        assert_eq!(written.is_intact(&look, &folder.path().join("d/a"), "/d/a"), Some(true));
+        let writer = FsWriter::new(reader.clone()).noting(Arc::clone(&written)).plain_below("/d");
+        writer.replace("/d/a", b"ours", ACCESS).unwrap();
+        assert_eq!(written.is_intact(&reader, &folder.path().join("d/a"), "/d/a"), Some(true));
     }
 }

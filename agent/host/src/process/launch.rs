@@ -23,7 +23,7 @@ use nix::unistd::{Gid, Uid};
 use rustix::fs::{Mode, OFlags};
 
 use super::account::Account;
-use crate::Look;
+use crate::FsReader;
 
 /// The first file descriptor after stdin, stdout and stderr.
 const FIRST_FILE: RawFd = 3;
@@ -68,7 +68,7 @@ pub(super) fn spawn(command: &mut Command, user: Option<&Account>, cwd: Option<&
 /// Opens the working directory for a command that runs as root.
 fn walked(path: &Path) -> io::Result<OwnedFd> {
     let path = path.to_str().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "cwd is not UTF-8"))?;
-    Look::at(Path::new("/"))?.open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
+    FsReader::at(Path::new("/"))?.open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
 }
 
 fn own_user() -> u32 {

@@ -1,7 +1,7 @@
 //! The module `authorizedKey`: a public key that gives a user access over ssh (sshd(8), AUTHORIZED_KEYS FILE FORMAT).
 
 use serde_json::{Value, json};
-use towpath_host::{Hand, Look, Meta, diff, files::Access, process};
+use towpath_host::{FsReader, FsWriter, Meta, diff, files::Access, process};
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 
 use crate::{
@@ -43,8 +43,8 @@ impl Resource for AuthorizedKeySpec {
         check(self, context)
     }
 
-    fn apply(&self, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
-        run(self, context, hand)
+    fn apply(&self, context: &Context<'_>, writer: &FsWriter) -> Result<Report, ModuleError> {
+        run(self, context, writer)
     }
 
     fn undo(&self, context: &Context<'_>) -> Option<Value> {
@@ -135,7 +135,7 @@ fn is_one_word(options: &str) -> bool {
 /// `None` if the user or the directory is missing.
 fn home(user: &str, context: &Context<'_>) -> Result<Option<String>, ModuleError> {
     let io = |error: std::io::Error| ModuleError::io("/etc/passwd", &error);
-    let bytes = context.look.read("/etc/passwd").map_err(io)?.map(|(bytes, _)| bytes).unwrap_or_default();
+    let bytes = context.reader.read("/etc/passwd").map_err(io)?.map(|(bytes, _)| bytes).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let line = text.lines().find(|line| line.split(':').next() == Some(user));
     let Some(home) = line.and_then(|line| line.split(':').nth(5)).filter(|home| home.starts_with('/')) else {
@@ -147,7 +147,7 @@ fn home(user: &str, context: &Context<'_>) -> Result<Option<String>, ModuleError
         )));
     }
     let home = home.trim_end_matches('/');
-    let there = context.look.exists(home).map_err(|error| ModuleError::io(home, &error))?;
+    let there = context.reader.exists(home).map_err(|error| ModuleError::io(home, &error))?;
     Ok(there.then(|| home.to_owned()))
 }
 
@@ -164,15 +164,15 @@ struct Edit {
 }
 
 /// Returns the edit that the `authorized_keys` file needs. `None` if the file is in sync.
-fn edit(spec: &AuthorizedKeySpec, home: &str, look: &Look) -> Result<Option<Edit>, ModuleError> {
+fn edit(spec: &AuthorizedKeySpec, home: &str, reader: &FsReader) -> Result<Option<Edit>, ModuleError> {
     let path = keys(home);
-    let real = |path: &str| look.resolved(path, true).map_err(|error| ModuleError::io(path, &error));
+    let real = |path: &str| reader.resolved(path, true).map_err(|error| ModuleError::io(path, &error));
     let (end, folder) = (real(&path)?, real(home)?);
     if !end.starts_with(&format!("{folder}/")) {
         let message = format!("cannot edit {path}: a link leads out of the home, to {end}; remove the link");
         return Err(ModuleError::new(message));
     }
-    let read = look.read(&path).map_err(|error| ModuleError::io(&path, &error))?;
+    let read = reader.read(&path).map_err(|error| ModuleError::io(&path, &error))?;
     // The new file belongs to the user and contains all lines of the old file. If the old file were a hard link to
     // another user's file, the new file would disclose its content.
     let owner = process::user(&spec.user).map(|ids| ids.0);
@@ -210,32 +210,32 @@ pub(crate) fn check(spec: &AuthorizedKeySpec, context: &Context<'_>) -> Result<C
         let why = format!("this node has no user {:?} with a home; create the user before this task", spec.user);
         return Ok(if spec.absent { Checked::InSync } else { Checked::Unknown(why) });
     };
-    let Some(edit) = edit(spec, &home, context.look)? else { return Ok(Checked::InSync) };
+    let Some(edit) = edit(spec, &home, context.reader)? else { return Ok(Checked::InSync) };
     let diff = diff::unified(&format!("authorized_keys of {}", spec.user), &edit.old, &edit.new);
     let verb = if spec.absent { Verb::Remove } else { Verb::Update };
     Ok(Checked::Change(Change { verb, diff, steps: Vec::new() }))
 }
 
-pub(crate) fn run(spec: &AuthorizedKeySpec, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
+pub(crate) fn run(spec: &AuthorizedKeySpec, context: &Context<'_>, writer: &FsWriter) -> Result<Report, ModuleError> {
     let Some(home) = home(&spec.user, context)? else {
         return Err(ModuleError::new(format!("this node has no user {:?} with a home", spec.user)));
     };
-    let Some(edit) = edit(spec, &home, context.look)? else { return Ok(Report::success()) };
+    let Some(edit) = edit(spec, &home, context.reader)? else { return Ok(Report::success()) };
     let io = |error: std::io::Error| ModuleError::io(&format!("authorized_keys of {}", spec.user), &error);
     let ids = process::user(&spec.user);
     let (uid, gid) = (ids.map(|ids| ids.0), ids.map(|ids| ids.1));
     let folder = format!("{home}/.ssh");
-    if !hand.make_directory(&folder, 0o700).map_err(io)?.is_empty() {
-        hand.grant(&folder, Access { mode: 0o700, uid, gid }).map_err(io)?;
+    if !writer.make_directory(&folder, 0o700).map_err(io)?.is_empty() {
+        writer.grant(&folder, Access { mode: 0o700, uid, gid }).map_err(io)?;
     }
     let mode = edit.meta.map_or(0o600, |meta| meta.mode);
-    hand.replace(&keys(&home), &edit.new, Access { mode, uid, gid }).map_err(io)?;
+    writer.replace(&keys(&home), &edit.new, Access { mode, uid, gid }).map_err(io)?;
     Ok(Report::success())
 }
 
 /// Returns the parameters that remove the key. `None` if the key is already authorized, or if the task removes it.
 pub(crate) fn undo(spec: &AuthorizedKeySpec, context: &Context<'_>) -> Option<Value> {
-    let there = home(&spec.user, context).ok()?.and_then(|home| context.look.read(&keys(&home)).ok()?).is_some_and(
+    let there = home(&spec.user, context).ok()?.and_then(|home| context.reader.read(&keys(&home)).ok()?).is_some_and(
         |(bytes, _)| {
             String::from_utf8_lossy(&bytes).lines().any(|line| key_of(line).as_deref() == Some(spec.key.as_str()))
         },
@@ -276,7 +276,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(folder.path().join("home/ada/.ssh")).unwrap();
         std::fs::write(folder.path().join("home/ada/.ssh/authorized_keys"), old).unwrap();
-        let edit = edit(spec, "/home/ada", &Look::at(folder.path()).unwrap()).unwrap();
+        let edit = edit(spec, "/home/ada", &FsReader::at(folder.path()).unwrap()).unwrap();
         edit.map(|edit| String::from_utf8(edit.new).unwrap())
     }
 

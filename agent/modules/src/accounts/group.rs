@@ -1,7 +1,7 @@
 //! The module `group`: a group of the machine, managed with groupadd(8), groupmod(8) and groupdel(8).
 
 use serde_json::Value;
-use towpath_host::Hand;
+use towpath_host::FsWriter;
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 
 use super::tools::{ToolCall, checked, entry, named, removal, run, undo};
@@ -39,7 +39,7 @@ impl Resource for GroupSpec {
         Ok(checked(self.call(context)?))
     }
 
-    fn apply(&self, context: &Context<'_>, _hand: &Hand) -> Result<Report, ModuleError> {
+    fn apply(&self, context: &Context<'_>, _writer: &FsWriter) -> Result<Report, ModuleError> {
         context.needs_whole_root(Group.schema().key)?;
         run(Group.schema().key, self.name(), self.call(context)?, context)
     }

@@ -17,7 +17,7 @@ pub(super) fn named(key: &str, name: Option<&str>, problems: &mut Vec<Problem>) 
 
 /// Returns the fields of an account's line in passwd(5) or group(5). `None` if the file does not list the account.
 pub(super) fn entry(file: &str, name: &str, context: &Context<'_>) -> Result<Option<Vec<String>>, ModuleError> {
-    let bytes = context.look.read(file).map_err(|error| ModuleError::io(file, &error))?;
+    let bytes = context.reader.read(file).map_err(|error| ModuleError::io(file, &error))?;
     let text = bytes.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let line = text.lines().find(|line| line.split(':').next() == Some(name));
     Ok(line.map(|line| line.split(':').map(str::to_owned).collect()))

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use towpath_host::Hand;
+use towpath_host::FsWriter;
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 
 use super::tools::{ToolCall, checked, entry, named, removal, run, undo};
@@ -41,7 +41,7 @@ impl Resource for UserSpec {
         Ok(checked(self.call(context)?))
     }
 
-    fn apply(&self, context: &Context<'_>, _hand: &Hand) -> Result<Report, ModuleError> {
+    fn apply(&self, context: &Context<'_>, _writer: &FsWriter) -> Result<Report, ModuleError> {
         context.needs_whole_root(User.schema().key)?;
         run(User.schema().key, self.name(), self.call(context)?, context)
     }
@@ -116,7 +116,7 @@ impl UserSpec {
 
 /// Returns the groups that list a user as a member.
 fn groups_of(name: &str, context: &Context<'_>) -> Result<BTreeSet<String>, ModuleError> {
-    let bytes = context.look.read("/etc/group").map_err(|error| ModuleError::io("/etc/group", &error))?;
+    let bytes = context.reader.read("/etc/group").map_err(|error| ModuleError::io("/etc/group", &error))?;
     let text = bytes.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let lists = |line: &str| {
         let fields: Vec<&str> = line.split(':').collect();

@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 use towpath_host::{
-    Hand,
+    FsWriter,
     process::{self, Invocation, Sealed},
 };
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
@@ -66,7 +66,7 @@ impl Resource for CustomSpec {
         true
     }
 
-    fn apply(&self, context: &Context<'_>, _hand: &Hand) -> Result<Report, ModuleError> {
+    fn apply(&self, context: &Context<'_>, _writer: &FsWriter) -> Result<Report, ModuleError> {
         run(self, context)
     }
 }
@@ -170,7 +170,7 @@ impl<'a> Program<'a> {
     }
 
     fn ask<T: serde::de::DeserializeOwned>(&self, operation: &str) -> Result<T, ModuleError> {
-        let root = self.context.look.root().display().to_string();
+        let root = self.context.reader.root().display().to_string();
         let mut request = json!({ "operation": operation, "name": self.spec.name, "node": self.context.node });
         if let (Some(request), true) = (request.as_object_mut(), operation != "describe") {
             request.insert("params".into(), Value::Object(self.spec.params.clone()));

@@ -81,7 +81,7 @@ impl Invoked {
             None => None,
         };
         let mut env = self.env.clone();
-        env.insert("TOWPATH_ROOT".into(), context.look.root().display().to_string());
+        env.insert("TOWPATH_ROOT".into(), context.reader.root().display().to_string());
         env.insert("TOWPATH_NODE".into(), context.node.to_owned());
         Ok(Invocation {
             argv,
@@ -117,7 +117,7 @@ fn account(name: &str) -> Result<Account, ModuleError> {
 /// Checks the conditions of the program. A program without conditions always needs to run. The caller knows if the
 /// program ran before.
 pub(super) fn check(spec: &Invoked, context: &Context<'_>) -> Result<Checked, ModuleError> {
-    let there = |path: &String| context.look.exists(path).map_err(|error| ModuleError::io(path, &error));
+    let there = |path: &String| context.reader.exists(path).map_err(|error| ModuleError::io(path, &error));
     let run = Checked::Change(Change { verb: Verb::Run, diff: spec.display(), steps: Vec::new() });
     let mut needed = true;
     if let Some(path) = &spec.creates {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 use towpath_host::{
-    Hand,
+    FsWriter,
     process::{self, Invocation},
 };
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
@@ -41,7 +41,7 @@ impl Resource for RebootSpec {
         check(self, context)
     }
 
-    fn apply(&self, context: &Context<'_>, _hand: &Hand) -> Result<Report, ModuleError> {
+    fn apply(&self, context: &Context<'_>, _writer: &FsWriter) -> Result<Report, ModuleError> {
         run(context)
     }
 
@@ -61,7 +61,7 @@ pub(crate) fn check(spec: &RebootSpec, context: &Context<'_>) -> Result<Checked,
     context.needs_whole_root("reboot")?;
     let mut required = spec.always;
     for path in REQUIRED {
-        required |= context.look.exists(path).map_err(|error| ModuleError::io(path, &error))?;
+        required |= context.reader.exists(path).map_err(|error| ModuleError::io(path, &error))?;
     }
     if !required {
         return Ok(Checked::InSync);

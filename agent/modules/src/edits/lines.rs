@@ -18,7 +18,7 @@ pub(crate) struct Lines {
 impl Lines {
     /// Reads the lines of a file. A missing file has no lines.
     pub(crate) fn read(path: &str, context: &Context<'_>) -> Result<Self, ModuleError> {
-        let old = context.look.read(path).map_err(|error| ModuleError::io(path, &error))?;
+        let old = context.reader.read(path).map_err(|error| ModuleError::io(path, &error))?;
         let text = match &old {
             Some((bytes, _)) => {
                 std::str::from_utf8(bytes).map_err(|_| ModuleError::new(format!("{path} is not valid UTF-8")))?
@@ -45,7 +45,7 @@ impl Lines {
             Some(meta) => Access { mode: meta.mode, uid: Some(meta.uid), gid: Some(meta.gid) },
             None => Access { mode: 0o644, uid: None, gid: None },
         };
-        let mut steps = if meta.is_none() { file::parents(path, context.look)? } else { Vec::new() };
+        let mut steps = if meta.is_none() { file::parents(path, context.reader)? } else { Vec::new() };
         let diff = diff::unified(path, &old_bytes, &bytes);
         steps.push(Step::Write {
             path: path.to_owned(),

@@ -243,7 +243,7 @@ impl ValueSpec {
 
     fn compare(&self, context: &Context<'_>) -> Result<Checked, ModuleError> {
         let path = self.path.as_str();
-        let old = context.look.read(path).map_err(|error| ModuleError::io(path, &error))?;
+        let old = context.reader.read(path).map_err(|error| ModuleError::io(path, &error))?;
         if old.is_none() && self.value.is_none() {
             return Ok(Checked::InSync);
         }
@@ -256,7 +256,7 @@ impl ValueSpec {
             Some(meta) => Access { mode: meta.mode, uid: Some(meta.uid), gid: Some(meta.gid) },
             None => Access { mode: 0o644, uid: None, gid: None },
         };
-        let mut steps = if meta.is_none() { file::parents(path, context.look)? } else { Vec::new() };
+        let mut steps = if meta.is_none() { file::parents(path, context.reader)? } else { Vec::new() };
         let diff = diff::unified(path, bytes, new.as_bytes());
         steps.push(Step::Write {
             path: path.to_owned(),
@@ -271,7 +271,7 @@ impl ValueSpec {
 
     /// Returns the parameters that restore the current value, or that remove the value if it is absent now.
     fn current(&self, context: &Context<'_>) -> Option<Value> {
-        let bytes = context.look.read(&self.path).ok()?.map(|(bytes, _)| bytes).unwrap_or_default();
+        let bytes = context.reader.read(&self.path).ok()?.map(|(bytes, _)| bytes).unwrap_or_default();
         let text = String::from_utf8(bytes).ok()?;
         let now = self.format.read(text.trim_start_matches('\u{feff}')).ok()?;
         let mut undo = json!({ "path": self.path, "key": self.key });

@@ -9,7 +9,7 @@ use std::io::{self, Cursor, Read, Write as _};
 
 use serde_json::{Value, json};
 use towpath_host::{
-    FileKind, Hand, Look, Meta,
+    FileKind, FsReader, FsWriter, Meta,
     files::{Access, Staged},
 };
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
@@ -58,8 +58,8 @@ impl Resource for ArchiveSpec {
         check(self, context)
     }
 
-    fn apply(&self, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
-        run(self, context, hand)
+    fn apply(&self, context: &Context<'_>, writer: &FsWriter) -> Result<Report, ModuleError> {
+        run(self, context, writer)
     }
 
     fn undo(&self, context: &Context<'_>) -> Option<Value> {
@@ -128,7 +128,7 @@ pub(crate) fn resolve(archive: pb::Archive) -> Result<ArchiveSpec, Vec<Problem>>
 fn open(spec: &ArchiveSpec, context: &Context<'_>) -> Result<Option<Box<dyn Source>>, ModuleError> {
     match &spec.from {
         From::File(file) => {
-            let found = context.look.file(file).map_err(|error| ModuleError::io(file, &error))?;
+            let found = context.reader.file(file).map_err(|error| ModuleError::io(file, &error))?;
             Ok(found.map(|(file, _)| Box::new(file) as Box<dyn Source>))
         }
         From::Source(source) => {
@@ -151,7 +151,7 @@ fn missing(spec: &ArchiveSpec) -> String {
 
 /// A comparison of archive members with the files on disk.
 struct Compared<'a> {
-    below: Option<&'a Look>,
+    below: Option<&'a FsReader>,
     uid: Option<u32>,
     gid: Option<u32>,
 }
@@ -230,9 +230,9 @@ fn stopped(context: &Context<'_>) -> io::Result<()> {
 
 pub(crate) fn check(spec: &ArchiveSpec, context: &Context<'_>) -> Result<Checked, ModuleError> {
     let path = spec.path.as_str();
-    let below = context.look.below(path).map_err(|error| ModuleError::io(path, &error))?;
+    let below = context.reader.below(path).map_err(|error| ModuleError::io(path, &error))?;
     if spec.absent {
-        let there = context.look.meta(path).map_err(|error| ModuleError::io(path, &error))?.is_some();
+        let there = context.reader.meta(path).map_err(|error| ModuleError::io(path, &error))?.is_some();
         let diff = format!("remove {path} and all that is in it\n");
         let change = Change { verb: Verb::Remove, diff, steps: Vec::new() };
         return Ok(if there { Checked::Change(change) } else { Checked::InSync });
@@ -267,36 +267,37 @@ fn failed(spec: &ArchiveSpec, error: &io::Error) -> ModuleError {
     ModuleError { message: format!("{}: {error}", spec.from.name()), disk, moved: false }
 }
 
-pub(crate) fn run(spec: &ArchiveSpec, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
+pub(crate) fn run(spec: &ArchiveSpec, context: &Context<'_>, writer: &FsWriter) -> Result<Report, ModuleError> {
     let path = spec.path.as_str();
     let io = |error: io::Error| ModuleError::io(path, &error);
     if spec.absent {
-        hand.remove(path).map_err(io)?;
+        writer.remove(path).map_err(io)?;
         return Ok(Report::success());
     }
     let source = open(spec, context)?.ok_or_else(|| ModuleError::new(missing(spec)))?;
     let (uid, gid) = file::ids(spec.owner.as_deref(), spec.group.as_deref())?;
-    hand.make_directory(path, 0o755).map_err(io)?;
-    let below = hand.look().below(path).map_err(io)?.ok_or_else(|| {
+    writer.make_directory(path, 0o755).map_err(io)?;
+    let below = writer.reader().below(path).map_err(io)?.ok_or_else(|| {
         ModuleError::new(format!("{path} is not a directory; remove it first, or unpack to another path"))
     })?;
-    let unpacking = Unpacking { hand: Hand::new(below.clone()), compared: Compared { below: Some(&below), uid, gid } };
+    let unpacking =
+        Unpacking { writer: FsWriter::new(below.clone()), compared: Compared { below: Some(&below), uid, gid } };
     let mut waiting = Vec::new();
     let budget = Budget::new(spec.max_bytes);
     members::each(source, spec.strip, &budget, &mut |member| {
         stopped(context)?;
         unpacking.take(member, &budget, &mut waiting)
     })
-    .and_then(|()| unpacking.hand.place_all(std::mem::take(&mut waiting)))
+    .and_then(|()| unpacking.writer.place_all(std::mem::take(&mut waiting)))
     .map_err(|error| {
-        waiting.drain(..).for_each(|staged| unpacking.hand.discard(staged));
+        waiting.drain(..).for_each(|staged| unpacking.writer.discard(staged));
         failed(spec, &error)
     })?;
     Ok(Report::success())
 }
 
 struct Unpacking<'a> {
-    hand: Hand,
+    writer: FsWriter,
     compared: Compared<'a>,
 }
 
@@ -313,26 +314,26 @@ impl Unpacking<'_> {
                 self.refuse_links_above(&path)?;
                 if self.compared.differs(&mut member)?.is_some() {
                     self.make(folder)?;
-                    self.hand.link(&path, &target)?;
+                    self.writer.link(&path, &target)?;
                 }
                 return Ok(());
             }
             // The file to copy may still wait to be renamed in this batch.
-            Kind::Copy(_) => self.hand.place_all(std::mem::take(waiting))?,
+            Kind::Copy(_) => self.writer.place_all(std::mem::take(waiting))?,
             Kind::File { .. } => {}
         }
         self.make(folder)?;
-        let old = self.hand.look().meta(&path)?;
+        let old = self.writer.reader().meta(&path)?;
         if old.is_some_and(|meta| meta.kind == FileKind::Directory) {
             return Err(io::Error::other(format!(
                 "{path} is a directory on this node, but a file in the archive; remove the directory first"
             )));
         }
         // The content is written to a temporary file, which replaces the old file after the batch was synced.
-        let mut part = self.hand.part(&path)?;
+        let mut part = self.writer.part(&path)?;
         part.clear()?;
         let of = match &member.kind {
-            Kind::Copy(of) => self.hand.look().file(of)?,
+            Kind::Copy(of) => self.writer.reader().file(of)?,
             _ => None,
         };
         let access = match of {
@@ -353,7 +354,7 @@ impl Unpacking<'_> {
         part.file.flush()?;
         waiting.push(part.finish(access)?);
         if waiting.len() >= TOGETHER {
-            self.hand.place_all(std::mem::take(waiting))?;
+            self.writer.place_all(std::mem::take(waiting))?;
         }
         Ok(())
     }
@@ -361,7 +362,7 @@ impl Unpacking<'_> {
     /// Rejects a link below another link, because the target of the first link would depend on the second one.
     fn refuse_links_above(&self, path: &str) -> io::Result<()> {
         for (at, _) in path.match_indices('/') {
-            if self.hand.look().link(&path[..at])?.is_some() {
+            if self.writer.reader().link(&path[..at])?.is_some() {
                 return Err(io::Error::other(format!("the link {path:?} is below another link")));
             }
         }
@@ -369,8 +370,8 @@ impl Unpacking<'_> {
     }
 
     fn make(&self, folder: &str) -> io::Result<()> {
-        for made in self.hand.make_directory(folder, 0o755)? {
-            self.hand.grant(&made, Access { mode: 0o755, uid: self.compared.uid, gid: self.compared.gid })?;
+        for made in self.writer.make_directory(folder, 0o755)? {
+            self.writer.grant(&made, Access { mode: 0o755, uid: self.compared.uid, gid: self.compared.gid })?;
         }
         Ok(())
     }
@@ -378,6 +379,6 @@ impl Unpacking<'_> {
 
 /// Returns the parameters that remove the directory. `None` if the directory already exists, or if the task removes it.
 pub(crate) fn undo(spec: &ArchiveSpec, context: &Context<'_>) -> Option<Value> {
-    let new = !spec.absent && !context.look.exists(&spec.path).ok()?;
+    let new = !spec.absent && !context.reader.exists(&spec.path).ok()?;
     new.then(|| json!({ "path": spec.path, "state": "absent" }))
 }

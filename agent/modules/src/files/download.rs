@@ -8,7 +8,7 @@ use std::io::{Read, Seek as _, Write as _};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use towpath_host::{
-    FileKind, Hand, Meta,
+    FileKind, FsWriter, Meta,
     files::{Access, Part},
     http::{self, Fetch},
 };
@@ -58,8 +58,8 @@ impl Resource for DownloadSpec {
         check(self, context)
     }
 
-    fn apply(&self, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
-        run(self, context, hand)
+    fn apply(&self, context: &Context<'_>, writer: &FsWriter) -> Result<Report, ModuleError> {
+        run(self, context, writer)
     }
 
     fn undo(&self, context: &Context<'_>) -> Option<Value> {
@@ -123,14 +123,14 @@ enum Found {
     Right(Meta, String),
 }
 
-fn look(spec: &DownloadSpec, context: &Context<'_>) -> Result<Found, ModuleError> {
+fn reader(spec: &DownloadSpec, context: &Context<'_>) -> Result<Found, ModuleError> {
     let path = spec.path.as_str();
     let io = |error: std::io::Error| ModuleError::io(path, &error);
-    let Some(meta) = context.look.meta(path).map_err(io)? else { return Ok(Found::Nothing) };
+    let Some(meta) = context.reader.meta(path).map_err(io)? else { return Ok(Found::Nothing) };
     if matches!(meta.kind, FileKind::Directory | FileKind::Other) {
         return Err(ModuleError::new(format!("{path} exists, but it is not a regular file; remove it first")));
     }
-    let Some((found, meta)) = context.look.file(path).map_err(io)? else { return Ok(Found::Nothing) };
+    let Some((found, meta)) = context.reader.file(path).map_err(io)? else { return Ok(Found::Nothing) };
     if digest(found, context).map_err(io)? != spec.digest {
         return Ok(Found::Other(meta));
     }
@@ -142,11 +142,11 @@ pub(crate) fn check(spec: &DownloadSpec, context: &Context<'_>) -> Result<Checke
     let change = |verb, diff| Ok(Checked::Change(Change { verb, diff, steps: Vec::new() }));
     let path = &spec.path;
     if spec.absent {
-        let there = context.look.meta(path).map_err(|error| ModuleError::io(path, &error))?.is_some();
+        let there = context.reader.meta(path).map_err(|error| ModuleError::io(path, &error))?.is_some();
         return if there { change(Verb::Remove, format!("remove {path}\n")) } else { Ok(Checked::InSync) };
     }
     let comes = format!("{path} comes from {} with the digest {}\n", shown(&spec.url), spec.digest);
-    match look(spec, context)? {
+    match reader(spec, context)? {
         Found::Nothing => change(Verb::Create, comes),
         Found::Other(_) => change(Verb::Update, comes),
         Found::Right(_, diff) if !diff.is_empty() => change(Verb::Update, diff),
@@ -166,47 +166,47 @@ fn shown(url: &str) -> String {
     }
 }
 
-pub(crate) fn run(spec: &DownloadSpec, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
+pub(crate) fn run(spec: &DownloadSpec, context: &Context<'_>, writer: &FsWriter) -> Result<Report, ModuleError> {
     // A download replaces the target of a link at the path. A removal removes the link itself.
     let path = spec.path.as_str();
     let io = |error: std::io::Error| ModuleError::io(path, &error);
     if spec.absent {
-        let meta = context.look.meta(&spec.path).map_err(io)?;
+        let meta = context.reader.meta(&spec.path).map_err(io)?;
         if meta.is_some_and(|meta| meta.kind == FileKind::Directory) {
             return Err(ModuleError::new(format!("cannot remove {path}: it is a directory, not a file")));
         }
-        hand.remove(&spec.path).and_then(|()| hand.drop_part(path)).map_err(io)?;
+        writer.remove(&spec.path).and_then(|()| writer.drop_part(path)).map_err(io)?;
         return Ok(Report::success());
     }
-    let old = match look(spec, context)? {
+    let old = match reader(spec, context)? {
         Found::Right(meta, _) => {
-            hand.grant(path, spec.access(Some(meta))?).map_err(io)?;
+            writer.grant(path, spec.access(Some(meta))?).map_err(io)?;
             return Ok(Report::success());
         }
         Found::Other(meta) => Some(meta),
         Found::Nothing => None,
     };
     if let Some((folder, _)) = path.rsplit_once('/').filter(|(folder, _)| !folder.is_empty()) {
-        hand.make_directory(folder, 0o755).map_err(io)?;
+        writer.make_directory(folder, 0o755).map_err(io)?;
     }
     let access = spec.access(old)?;
-    let mut part = hand.part(path).map_err(io)?;
+    let mut part = writer.part(path).map_err(io)?;
     let begun = part.file.metadata().map_err(io)?.len();
-    let mut got = fetch(spec, context, hand, (path, &mut part), begun)?;
+    let mut got = fetch(spec, context, writer, (path, &mut part), begun)?;
     if got != spec.digest && begun > 0 {
         // The partial file on disk may belong to another file, so the transfer starts again.
         part.clear().map_err(io)?;
-        got = fetch(spec, context, hand, (path, &mut part), 0)?;
+        got = fetch(spec, context, writer, (path, &mut part), 0)?;
     }
     if got != spec.digest {
-        hand.drop_part(path).map_err(io)?;
+        writer.drop_part(path).map_err(io)?;
         let from = shown(&spec.url);
         return Err(ModuleError::new(format!(
             "cannot write {path}: the file from {from} has the digest {got}, not {}",
             spec.digest
         )));
     }
-    part.finish(access).and_then(|staged| hand.place_all(vec![staged])).map_err(io)?;
+    part.finish(access).and_then(|staged| writer.place_all(vec![staged])).map_err(io)?;
     Ok(Report::success())
 }
 
@@ -214,7 +214,7 @@ pub(crate) fn run(spec: &DownloadSpec, context: &Context<'_>, hand: &Hand) -> Re
 fn fetch(
     spec: &DownloadSpec,
     context: &Context<'_>,
-    hand: &Hand,
+    writer: &FsWriter,
     (path, part): (&str, &mut Part),
     from: u64,
 ) -> Result<String, ModuleError> {
@@ -251,7 +251,7 @@ fn fetch(
     let all = fetched.length().map(|rest| rest.saturating_add(size));
     loop {
         if size > limit || all.is_some_and(|all| all > limit) {
-            hand.drop_part(path).map_err(io)?;
+            writer.drop_part(path).map_err(io)?;
             let message =
                 format!("cannot write {path}: the file from {shown} has more than {limit} bytes; raise maxBytes");
             return Err(ModuleError::new(message));
@@ -276,7 +276,7 @@ fn fetch(
 
 /// Returns the parameters that remove the file. `None` if the file already exists, or if the task removes it.
 pub(crate) fn undo(spec: &DownloadSpec, context: &Context<'_>) -> Option<Value> {
-    let new = !spec.absent && !context.look.exists(&spec.path).ok()?;
+    let new = !spec.absent && !context.reader.exists(&spec.path).ok()?;
     new.then(|| json!({ "path": spec.path, "state": "absent" }))
 }
 

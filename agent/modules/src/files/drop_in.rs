@@ -32,7 +32,7 @@ impl DropInFile {
 
     /// Returns the parameters that remove the file. `None` if the file already exists, or if the task removes it.
     pub(crate) fn undo(&self, context: &Context<'_>) -> Option<Value> {
-        if self.absent || context.look.exists(self.file.path()?).ok()? {
+        if self.absent || context.reader.exists(self.file.path()?).ok()? {
             return None;
         }
         Some(json!({ "name": self.name, "state": "absent" }))

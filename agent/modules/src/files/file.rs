@@ -93,11 +93,11 @@ fn watched(spec: &FileSpec, context: &Context<'_>) -> Vec<String> {
 fn compare(spec: &FileSpec, context: &Context<'_>) -> Result<Checked, ModuleError> {
     let path = spec.path.as_str();
     match &spec.want {
-        Want::Absent => absent(path, context.look),
-        Want::Link(target) => link(path, target, context.look, context),
-        Want::Directory => directory(spec, path, context.look),
-        Want::Content(bytes) => one_file(spec, path, Some(Content::Bytes(Arc::clone(bytes))), context.look, None),
-        Want::Any => one_file(spec, path, None, context.look, None),
+        Want::Absent => absent(path, context.reader),
+        Want::Link(target) => link(path, target, context.reader, context),
+        Want::Directory => directory(spec, path, context.reader),
+        Want::Content(bytes) => one_file(spec, path, Some(Content::Bytes(Arc::clone(bytes))), context.reader, None),
+        Want::Any => one_file(spec, path, None, context.reader, None),
         Want::Source(source) => from_source(spec, source, context),
     }
 }
@@ -172,12 +172,12 @@ fn from_source(spec: &FileSpec, source: &str, context: &Context<'_>) -> Result<C
         EntryKind::File | EntryKind::Executable => {
             refuse_pointer(&tree, &path)?;
             let default = (entry.kind == EntryKind::Executable).then_some(0o755);
-            one_file(spec, &spec.path, Some(Content::Source(tree, path)), context.look, default)
+            one_file(spec, &spec.path, Some(Content::Source(tree, path)), context.reader, default)
         }
         EntryKind::Folder => members::check(spec, &tree, &path, context),
         EntryKind::Link => {
             let target = tree.read(&path).map_err(io(&path))?.unwrap_or_default();
-            link(&spec.path, &String::from_utf8_lossy(&target), context.look, context)
+            link(&spec.path, &String::from_utf8_lossy(&target), context.reader, context)
         }
         EntryKind::Submodule => {
             Err(ModuleError::new(format!("cannot read the git submodule {path}; add its repository as a source")))
@@ -188,7 +188,7 @@ fn from_source(spec: &FileSpec, source: &str, context: &Context<'_>) -> Result<C
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use towpath_host::{Hand, Look, process::Cancel};
+    use towpath_host::{FsReader, FsWriter, process::Cancel};
     use towpath_render::tree::MemoryTree;
 
     use super::*;
@@ -225,15 +225,15 @@ mod tests {
     struct Fixture {
         made: &'static [&'static str],
         folder: tempfile::TempDir,
-        look: Look,
+        reader: FsReader,
         tree: Arc<dyn Tree>,
     }
 
     fn fixture() -> Fixture {
         let folder = tempfile::tempdir().unwrap();
-        let look = Look::at(folder.path()).unwrap();
+        let reader = FsReader::at(folder.path()).unwrap();
         let files = [("files/a", "A"), ("files/sub/b", "B")];
-        Fixture { made: &[], folder, look, tree: Arc::new(files.into_iter().collect::<MemoryTree>()) }
+        Fixture { made: &[], folder, reader, tree: Arc::new(files.into_iter().collect::<MemoryTree>()) }
     }
 
     impl Fixture {
@@ -241,7 +241,7 @@ mod tests {
             let options = resolve_any("file", &params).expect("good parameters");
             let cancel = Cancel::default();
             let context = Context {
-                look: &self.look,
+                reader: &self.reader,
                 source: Some((Arc::clone(&self.tree), String::new())),
                 node: "n",
                 task: "t",
@@ -255,7 +255,7 @@ mod tests {
         fn apply(&self, params: Value) -> Result<bool, ModuleError> {
             match self.check(params)? {
                 Checked::Change(change) => {
-                    apply::all(change.steps, &Hand::new(self.look.clone()), &Cancel::default()).map(|()| true)
+                    apply::all(change.steps, &FsWriter::new(self.reader.clone()), &Cancel::default()).map(|()| true)
                 }
                 _ => Ok(false),
             }
@@ -402,7 +402,7 @@ mod tests {
             let spec = FileSpec::resolve(&json!({"path": path, "state": "directory", "mode": "0750"})).unwrap();
             let cancel = Cancel::default();
             let context = Context {
-                look: &fixture.look,
+                reader: &fixture.reader,
                 source: None,
                 node: "n",
                 task: "t",
@@ -411,7 +411,7 @@ mod tests {
                 cache: &crate::ModuleCache::default(),
             };
             let expectations = expected(&spec, &context, &[0; 32]).unwrap();
-            let mut inspector = crate::Inspector::new(&fixture.look, &[0; 32]);
+            let mut inspector = crate::Inspector::new(&fixture.reader, &[0; 32]);
             assert_eq!(expectations.iter().all(|one| inspector.holds(one)), holds, "{path} {found:o}");
         }
     }
@@ -423,7 +423,7 @@ mod tests {
         let Checked::Change(change) = fixture.check(json!({"path": "/a", "content": "two"})).unwrap() else { panic!() };
         std::fs::remove_file(fixture.folder.path().join("a")).unwrap();
         std::fs::write(fixture.folder.path().join("a"), "foreign").unwrap();
-        assert!(apply::all(change.steps, &Hand::new(fixture.look.clone()), &Cancel::default()).is_err());
+        assert!(apply::all(change.steps, &FsWriter::new(fixture.reader.clone()), &Cancel::default()).is_err());
         assert_eq!(fixture.text("a"), "foreign");
     }
 

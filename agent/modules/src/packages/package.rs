@@ -13,7 +13,7 @@ mod tool;
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use towpath_host::Hand;
+use towpath_host::FsWriter;
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 
 use self::{
@@ -56,7 +56,7 @@ impl Resource for PackageSpec {
         check(self, context)
     }
 
-    fn apply(&self, context: &Context<'_>, _hand: &Hand) -> Result<Report, ModuleError> {
+    fn apply(&self, context: &Context<'_>, _writer: &FsWriter) -> Result<Report, ModuleError> {
         package_transaction(&[self], context).map(|()| Report::success())
     }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use towpath_host::{
-    Hand,
+    FsWriter,
     http::{Request, send as send_request},
 };
 use towpath_proto::{ModuleKind, ModuleMessage as _, ModuleSchema, v1alpha as pb};
@@ -46,7 +46,7 @@ impl Resource for HttpSpec {
         Ok(Checked::InSync)
     }
 
-    fn apply(&self, context: &Context<'_>, _hand: &Hand) -> Result<Report, ModuleError> {
+    fn apply(&self, context: &Context<'_>, _writer: &FsWriter) -> Result<Report, ModuleError> {
         send(self, context)
     }
 }

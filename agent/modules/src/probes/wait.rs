@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::Value;
-use towpath_host::{Clock as _, Hand, SystemClock};
+use towpath_host::{Clock as _, FsWriter, SystemClock};
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 use towpath_render::words;
 
@@ -53,7 +53,7 @@ impl Resource for WaitSpec {
         Ok(Checked::InSync)
     }
 
-    fn apply(&self, context: &Context<'_>, _hand: &Hand) -> Result<Report, ModuleError> {
+    fn apply(&self, context: &Context<'_>, _writer: &FsWriter) -> Result<Report, ModuleError> {
         run(self, context)
     }
 }
@@ -105,7 +105,7 @@ fn run(wait: &WaitSpec, context: &Context<'_>) -> Result<Report, ModuleError> {
         })
         .then_some(())
         .ok_or_else(|| format!("{address} did not accept connections within {seconds} s")),
-        WaitSpec::Path(path) => until(context, || context.look.exists(path).unwrap_or(false))
+        WaitSpec::Path(path) => until(context, || context.reader.exists(path).unwrap_or(false))
             .then_some(())
             .ok_or_else(|| format!("{path} did not exist within {seconds} s")),
         WaitSpec::Shared(name) => Err(format!("the shared value {name}, which needs etcd, could not be read")),

@@ -1,7 +1,7 @@
 //! The module `hostname`: the host name of the machine.
 
 use serde_json::{Value, json};
-use towpath_host::{Hand, files::Access, kernel};
+use towpath_host::{FsWriter, files::Access, kernel};
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 
 use crate::{
@@ -46,11 +46,11 @@ impl Resource for HostnameSpec {
         Ok(Change::direct(Verb::Update, format!("the host name {now} becomes {}\n", self.name)))
     }
 
-    fn apply(&self, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
+    fn apply(&self, context: &Context<'_>, writer: &FsWriter) -> Result<Report, ModuleError> {
         context.needs_whole_root(Hostname.schema().key)?;
         let access = Access { mode: 0o644, uid: None, gid: None };
         let text = format!("{}\n", self.name);
-        hand.replace(HOSTNAME, text.as_bytes(), access).map_err(|error| ModuleError::io(HOSTNAME, &error))?;
+        writer.replace(HOSTNAME, text.as_bytes(), access).map_err(|error| ModuleError::io(HOSTNAME, &error))?;
         kernel::set_hostname(&self.name)
             .map_err(|error| ModuleError::new(format!("cannot set the host name {}: {error}", self.name)))?;
         Ok(Report::success())
@@ -79,6 +79,6 @@ fn resolve(hostname: &pb::Hostname) -> Result<HostnameSpec, Vec<Problem>> {
 
 /// Returns the name in /etc/hostname. Empty if the file contains no name.
 fn written(context: &Context<'_>) -> Result<String, ModuleError> {
-    let read = context.look.read(HOSTNAME).map_err(|error| ModuleError::io(HOSTNAME, &error))?;
+    let read = context.reader.read(HOSTNAME).map_err(|error| ModuleError::io(HOSTNAME, &error))?;
     Ok(read.map(|(bytes, _)| String::from_utf8_lossy(&bytes).trim().to_owned()).unwrap_or_default())
 }

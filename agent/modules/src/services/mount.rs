@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 use towpath_host::{
-    Hand,
+    FsWriter,
     files::Access,
     systemd::{Job, Systemd, UnitState},
 };
@@ -48,8 +48,8 @@ impl Resource for MountSpec {
         check(self, context)
     }
 
-    fn apply(&self, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
-        run(self, context, hand)
+    fn apply(&self, context: &Context<'_>, writer: &FsWriter) -> Result<Report, ModuleError> {
+        run(self, context, writer)
     }
 
     fn undo(&self, context: &Context<'_>) -> Option<Value> {
@@ -161,7 +161,7 @@ fn missing(
     let file = spec.file();
     let name = unit(&spec.path);
     let state = systemd.state(&name).map_err(failed)?;
-    let read = context.look.read(&file).map_err(|error| ModuleError::io(&file, &error))?;
+    let read = context.reader.read(&file).map_err(|error| ModuleError::io(&file, &error))?;
     let old = read.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned());
     let (mounted, enabled) = (state.active == "active", state.file == "enabled");
     let mut missing = Vec::new();
@@ -197,7 +197,7 @@ fn missing(
 
 /// Fails for a path that /etc/fstab also mounts, because the two definitions could contradict each other.
 fn refuse_fstab(spec: &MountSpec, context: &Context<'_>) -> Result<(), ModuleError> {
-    let read = context.look.read("/etc/fstab").map_err(|error| ModuleError::io("/etc/fstab", &error))?;
+    let read = context.reader.read("/etc/fstab").map_err(|error| ModuleError::io("/etc/fstab", &error))?;
     let text = read.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
     let here = |line: &str| {
         let place = line.split_whitespace().nth(1).filter(|_| !line.trim_start().starts_with('#'));
@@ -242,7 +242,7 @@ pub(crate) fn check(spec: &MountSpec, context: &Context<'_>) -> Result<Checked, 
     Ok(Checked::Change(Change { verb, diff, steps: Vec::new() }))
 }
 
-pub(crate) fn run(spec: &MountSpec, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
+pub(crate) fn run(spec: &MountSpec, context: &Context<'_>, writer: &FsWriter) -> Result<Report, ModuleError> {
     context.needs_whole_root("mount")?;
     let systemd = Systemd::connect().map_err(failed)?;
     let (name, file) = (unit(&spec.path), spec.file());
@@ -252,11 +252,11 @@ pub(crate) fn run(spec: &MountSpec, context: &Context<'_>, hand: &Hand) -> Resul
     for missing in missing {
         let done = match missing {
             Missing::Write => {
-                hand.replace(&file, spec.text().as_bytes(), access).map_err(io)?;
+                writer.replace(&file, spec.text().as_bytes(), access).map_err(io)?;
                 systemd.reload()
             }
             Missing::Remove => {
-                hand.remove(&file).map_err(io)?;
+                writer.remove(&file).map_err(io)?;
                 systemd.reload()
             }
             Missing::Enable(enabled) => systemd.enable(&name, enabled),
@@ -264,7 +264,7 @@ pub(crate) fn run(spec: &MountSpec, context: &Context<'_>, hand: &Hand) -> Resul
         };
         if let (Err(_), Missing::Run(Job::Reload), Some(old)) = (&done, missing, &old) {
             // systemd rejected the new options. The old unit is restored, because it describes the mounted file system.
-            hand.replace(&file, old.as_bytes(), access).map_err(io)?;
+            writer.replace(&file, old.as_bytes(), access).map_err(io)?;
             let _ = systemd.reload();
         }
         done.map_err(|error| with_journal(&spec.path, &name, &error, context))?;
@@ -275,7 +275,7 @@ pub(crate) fn run(spec: &MountSpec, context: &Context<'_>, hand: &Hand) -> Resul
 /// Returns the parameters that unmount the file system and remove its unit. `None` if the unit already exists, or if
 /// the task removes it.
 pub(crate) fn undo(spec: &MountSpec, context: &Context<'_>) -> Option<Value> {
-    let new = spec.state != State::Absent && !context.look.exists(&spec.file()).ok()?;
+    let new = spec.state != State::Absent && !context.reader.exists(&spec.file()).ok()?;
     new.then(|| json!({ "path": spec.path, "state": "absent" }))
 }
 

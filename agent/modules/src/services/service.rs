@@ -4,7 +4,7 @@ mod aliases;
 
 use serde_json::{Value, json};
 use towpath_host::{
-    Hand,
+    FsWriter,
     process::{self, Invocation},
     systemd::{Job, Systemd, SystemdError, UnitState},
 };
@@ -48,7 +48,7 @@ impl Resource for ServiceSpec {
         check(self, context)
     }
 
-    fn apply(&self, context: &Context<'_>, _hand: &Hand) -> Result<Report, ModuleError> {
+    fn apply(&self, context: &Context<'_>, _writer: &FsWriter) -> Result<Report, ModuleError> {
         run(self, context)
     }
 
@@ -126,7 +126,7 @@ impl ServiceSpec {
     /// Returns the name of the unit that the task's name refers to. An alias is resolved from the unit files, even if
     /// the unit is not loaded.
     pub(crate) fn meant(&self, context: &Context<'_>) -> String {
-        aliases::unit(context.look, &self.unit)
+        aliases::unit(context.reader, &self.unit)
     }
 
     /// Returns the state of the unit. The `id` in the state is the name of the unit without aliases.

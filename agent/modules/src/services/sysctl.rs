@@ -1,7 +1,7 @@
 //! The module `sysctl`: a kernel setting, now and at every boot (sysctl.d(5)).
 
 use serde_json::{Value, json};
-use towpath_host::{Hand, files::Access, kernel};
+use towpath_host::{FsWriter, files::Access, kernel};
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 
 use crate::{
@@ -41,8 +41,8 @@ impl Resource for SysctlSpec {
         check(self, context)
     }
 
-    fn apply(&self, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
-        run(self, context, hand)
+    fn apply(&self, context: &Context<'_>, writer: &FsWriter) -> Result<Report, ModuleError> {
+        run(self, context, writer)
     }
 
     fn undo(&self, context: &Context<'_>) -> Option<Value> {
@@ -108,7 +108,7 @@ impl SysctlSpec {
 
     fn now(&self, context: &Context<'_>) -> Result<Option<String>, ModuleError> {
         let path = format!("/proc/sys/{}", self.place());
-        let read = context.look.read(&path).map_err(|error| ModuleError::io(&path, &error))?;
+        let read = context.reader.read(&path).map_err(|error| ModuleError::io(&path, &error))?;
         Ok(read.map(|(bytes, _)| plain(&String::from_utf8_lossy(&bytes))))
     }
 
@@ -132,7 +132,7 @@ struct Missing {
 fn missing(spec: &SysctlSpec, context: &Context<'_>) -> Result<Option<Missing>, ModuleError> {
     let mut missing = Missing::default();
     let file = spec.file();
-    let text = context.look.read(&file).map_err(|error| ModuleError::io(&file, &error))?.map(|(bytes, _)| bytes);
+    let text = context.reader.read(&file).map_err(|error| ModuleError::io(&file, &error))?.map(|(bytes, _)| bytes);
     let wanted = (!spec.absent).then(|| spec.text().into_bytes());
     if text != wanted {
         missing.file = true;
@@ -161,7 +161,7 @@ pub(crate) fn check(spec: &SysctlSpec, context: &Context<'_>) -> Result<Checked,
     Ok(Checked::Change(Change { verb, diff: missing.diff, steps: Vec::new() }))
 }
 
-pub(crate) fn run(spec: &SysctlSpec, context: &Context<'_>, hand: &Hand) -> Result<Report, ModuleError> {
+pub(crate) fn run(spec: &SysctlSpec, context: &Context<'_>, writer: &FsWriter) -> Result<Report, ModuleError> {
     context.needs_whole_root("sysctl")?;
     let missing = missing(spec, context)?.ok_or_else(|| ModuleError::new(spec.unknown()))?;
     // The value is set in the kernel first. A value that the kernel rejects is then not set at every boot.
@@ -178,11 +178,11 @@ pub(crate) fn run(spec: &SysctlSpec, context: &Context<'_>, hand: &Hand) -> Resu
         let file = spec.file();
         let io = |error: std::io::Error| ModuleError::io(&file, &error);
         if spec.absent {
-            hand.remove(&file).map_err(io)?;
+            writer.remove(&file).map_err(io)?;
         } else {
-            hand.make_directory("/etc/sysctl.d", 0o755).map_err(io)?;
+            writer.make_directory("/etc/sysctl.d", 0o755).map_err(io)?;
             let access = Access { mode: 0o644, uid: None, gid: None };
-            hand.replace(&file, spec.text().as_bytes(), access).map_err(io)?;
+            writer.replace(&file, spec.text().as_bytes(), access).map_err(io)?;
         }
     }
     Ok(Report::success())
@@ -191,7 +191,7 @@ pub(crate) fn run(spec: &SysctlSpec, context: &Context<'_>, hand: &Hand) -> Resu
 /// Returns the parameters that restore the current value of the kernel. `None` if Towpath has already set the value, or
 /// if the task removes it.
 pub(crate) fn undo(spec: &SysctlSpec, context: &Context<'_>) -> Option<Value> {
-    if spec.absent || context.look.exists(&spec.file()).ok()? {
+    if spec.absent || context.reader.exists(&spec.file()).ok()? {
         return None;
     }
     Some(json!({ "name": spec.name, "value": spec.now(context).ok()??, "state": "absent" }))

@@ -46,7 +46,7 @@ impl Resource for TimezoneSpec {
 
     /// Returns the parameters that restore the current time zone. `None` if no time zone is set.
     fn undo(&self, context: &Context<'_>) -> Option<Value> {
-        let target = context.look.link(LOCALTIME).ok()??;
+        let target = context.reader.link(LOCALTIME).ok()??;
         Some(json!({ "name": target.split("zoneinfo/").nth(1)? }))
     }
 
@@ -73,18 +73,18 @@ fn resolve(timezone: &pb::Timezone) -> Result<TimezoneSpec, Vec<Problem>> {
 fn compare(timezone: &TimezoneSpec, context: &Context<'_>) -> Result<Checked, ModuleError> {
     let zone = format!("{ZONES}/{}", timezone.name);
     let io = |error: std::io::Error| ModuleError::io(LOCALTIME, &error);
-    let target = context.look.link(LOCALTIME).map_err(io)?;
+    let target = context.reader.link(LOCALTIME).map_err(io)?;
     let now = target.as_deref().and_then(|target| target.split("zoneinfo/").nth(1)).unwrap_or("none").to_owned();
     if now == timezone.name {
         return Ok(Checked::InSync);
     }
-    if !context.look.exists(&zone).map_err(io)? {
+    if !context.reader.exists(&zone).map_err(io)? {
         let what = format!("this node has no time zone {} below {ZONES}", timezone.name);
         return Err(ModuleError::new(format!("{what}; install the package tzdata before this task")));
     }
     let mut steps = vec![Step::Link { path: LOCALTIME.into(), target: format!("..{zone}") }];
     // Debian also stores the name of the time zone in this file.
-    if let Some((old, meta)) = context.look.read("/etc/timezone").map_err(io)? {
+    if let Some((old, meta)) = context.reader.read("/etc/timezone").map_err(io)? {
         let text = format!("{}\n", timezone.name);
         if old != text.as_bytes() {
             steps.push(Step::Write {

@@ -97,7 +97,7 @@ fn template(unit: &str) -> bool {
 fn vendor(unit: &str, context: &Context<'_>) -> bool {
     ["/usr/lib/systemd/system", "/lib/systemd/system"]
         .iter()
-        .any(|folder| context.look.exists(&format!("{folder}/{unit}")).unwrap_or(false))
+        .any(|folder| context.reader.exists(&format!("{folder}/{unit}")).unwrap_or(false))
 }
 
 pub(crate) fn check(spec: &UnitSpec, context: &Context<'_>) -> Result<Checked, ModuleError> {
@@ -123,7 +123,7 @@ pub(crate) fn check(spec: &UnitSpec, context: &Context<'_>) -> Result<Checked, M
 
 /// Returns the parameters that remove the unit file. `None` if the unit file already exists, or if the task removes it.
 pub(crate) fn undo(spec: &UnitSpec, context: &Context<'_>) -> Option<Value> {
-    if spec.absent || context.look.exists(spec.path()?).ok()? {
+    if spec.absent || context.reader.exists(spec.path()?).ok()? {
         return None;
     }
     let mut undo = json!({ "name": spec.unit, "state": "absent" });

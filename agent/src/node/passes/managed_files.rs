@@ -61,10 +61,10 @@ impl ManagedFiles {
         let machine = &self.machine;
         paths.iter().any(|real| {
             let Some(seen) = self.versions.get(real) else { return false };
-            let Ok(inner) = real.strip_prefix(machine.look.root()) else { return false };
+            let Ok(inner) = real.strip_prefix(machine.reader.root()) else { return false };
             let path = format!("/{}", inner.display());
-            let intact = machine.written.is_intact(&machine.look, real, &path);
-            intact.map_or_else(|| seen.may_differ(&machine.look, &path), |intact| !intact)
+            let intact = machine.written.is_intact(&machine.reader, real, &path);
+            intact.map_or_else(|| seen.may_differ(&machine.reader, &path), |intact| !intact)
         })
     }
 

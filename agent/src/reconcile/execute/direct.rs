@@ -158,7 +158,7 @@ fn carry_out(session: &Session<'_>, effect: Effect<'_>, time: Option<Duration>) 
     let context = session.context(effect.task);
     let context = Context { timeout: time.unwrap_or(context.timeout), ..context };
     let attempted = attempts(session, effect.task, effect.rendered.item(), || {
-        effect.resource().apply(&context, &session.machine().hand())
+        effect.resource().apply(&context, &session.machine().writer())
     });
     done(session, &effect, attempted)
 }

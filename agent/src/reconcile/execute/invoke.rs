@@ -3,7 +3,7 @@
 use std::{sync::Arc, thread, time::Duration};
 
 use serde_json::Value;
-use towpath_host::{Hand, facts::boot_id, process::Cancel};
+use towpath_host::{FsWriter, facts::boot_id, process::Cancel};
 use towpath_modules::{Checked, Context, ModuleError, Report, Resource, apply as apply_steps};
 use towpath_proto::ModuleKind;
 use towpath_reconcile::{
@@ -58,7 +58,7 @@ pub(super) fn probe(session: &Session<'_>, task: &Task, rendered: &RenderedTask)
 
 fn apply(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Attempted {
     let context = session.context(task);
-    attempts(session, task, rendered.item(), || rendered.ready.options.apply(&context, &session.machine().hand()))
+    attempts(session, task, rendered.item(), || rendered.ready.options.apply(&context, &session.machine().writer()))
 }
 
 /// Runs an action, and records its start and its end in the journal.
@@ -125,8 +125,8 @@ fn unconditional(session: &Session<'_>, task: &Task) -> Attempted {
             Err(error) => Attempted::failed(session.failed(error)),
             Ok(()) => {
                 let (context, cancel) = (session.context(task), session.pass.cancel);
-                let hand = session.machine().hand();
-                attempts(session, task, None, || execute(&*ready.options, &context, &hand, cancel))
+                let writer = session.machine().writer();
+                attempts(session, task, None, || execute(&*ready.options, &context, &writer, cancel))
             }
         },
     };
@@ -240,7 +240,7 @@ fn reboot_now(
         return Rebooted::Failed(message);
     }
     tracing::warn!(task = rendered.instance.name, "rebooting the node");
-    let applied = rendered.ready.options.apply(&session.context(task), &session.machine().hand());
+    let applied = rendered.ready.options.apply(&session.context(task), &session.machine().writer());
     let message = match applied {
         // The operating system ends the agent during the reboot. Later tasks run after the reboot.
         Ok(_) if waits_for_its_end(session, task.timeout) => return Rebooted::Ending,
@@ -327,7 +327,7 @@ fn run_without_book(session: &Session<'_>, record: &KeptTask) -> Attempted {
         }
     };
     let context = Context {
-        look: &pass.machine.look,
+        reader: &pass.machine.reader,
         source,
         node: &pass.machine.node,
         task: &record.name,
@@ -335,7 +335,7 @@ fn run_without_book(session: &Session<'_>, record: &KeptTask) -> Attempted {
         cancel: pass.cancel,
         cache: &pass.machine.memory,
     };
-    match execute(&*options, &context, &pass.machine.hand(), pass.cancel) {
+    match execute(&*options, &context, &pass.machine.writer(), pass.cancel) {
         Ok(report) => Attempted {
             outcome: if report.ok { Outcome::Changed } else { Outcome::Failed },
             message: report.message.filter(|_| !report.ok),
@@ -349,15 +349,15 @@ fn run_without_book(session: &Session<'_>, record: &KeptTask) -> Attempted {
 pub(super) fn execute(
     options: &dyn Resource,
     context: &Context<'_>,
-    hand: &Hand,
+    writer: &FsWriter,
     cancel: &Cancel,
 ) -> Result<Report, ModuleError> {
     match options.kind() {
-        ModuleKind::Probe | ModuleKind::Action | ModuleKind::Always => options.apply(context, hand),
+        ModuleKind::Probe | ModuleKind::Action | ModuleKind::Always => options.apply(context, writer),
         ModuleKind::State => match options.check(context)? {
-            Checked::Change(_) if options.schema().applies_directly => options.apply(context, hand),
+            Checked::Change(_) if options.schema().applies_directly => options.apply(context, writer),
             Checked::Unknown(why) => Err(ModuleError::new(why)),
-            Checked::Change(change) => apply_steps::all(change.steps, hand, cancel).map(|()| Report::success()),
+            Checked::Change(change) => apply_steps::all(change.steps, writer, cancel).map(|()| Report::success()),
             _ => Ok(Report::success()),
         },
     }

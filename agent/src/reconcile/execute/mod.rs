@@ -246,23 +246,23 @@ impl<'a> Session<'a> {
     pub(super) fn watch(&self, options: &dyn Resource, context: &Context<'_>) {
         let machine = self.machine();
         for path in options.watched_paths(context) {
-            let real = machine.look.real_path(&path);
+            let real = machine.reader.real_path(&path);
             if let Entry::Vacant(unseen) = self.notes().watched.entry(real) {
                 if self.shows_activity() {
                     machine.written.forget(unseen.key());
                 }
-                unseen.insert(Seen::before_check(&machine.look, &path));
+                unseen.insert(Seen::before_check(&machine.reader, &path));
             }
         }
     }
 
     /// Records the new versions of directories, links and removed files that this run has changed.
     pub(super) fn saw_own_changes(&self, paths: Vec<PathBuf>) {
-        let look = &self.machine().look;
+        let reader = &self.machine().reader;
         let mut notes = self.notes();
         for path in paths {
-            if let (Some(seen), Ok(inner)) = (notes.watched.get_mut(&path), path.strip_prefix(look.root())) {
-                *seen = Seen::after_own_change(look, &format!("/{}", inner.display()));
+            if let (Some(seen), Ok(inner)) = (notes.watched.get_mut(&path), path.strip_prefix(reader.root())) {
+                *seen = Seen::after_own_change(reader, &format!("/{}", inner.display()));
             }
         }
     }

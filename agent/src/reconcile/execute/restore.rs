@@ -105,7 +105,7 @@ fn undo(session: &Session<'_>, managed: &Managed) -> Result<Option<Arc<dyn Resou
 fn context<'t>(session: &'t Session<'_>, task: &'t str) -> Context<'t> {
     let pass = session.pass;
     Context {
-        look: &pass.machine.look,
+        reader: &pass.machine.reader,
         source: None,
         node: &pass.machine.node,
         task,
@@ -137,10 +137,10 @@ fn remove_together<'m>(session: &Session<'_>, gone: &[&'m Managed], module: &str
 }
 
 fn restore(session: &Session<'_>, managed: &Managed, task: &str) -> Result<String, String> {
-    let hand = session.machine().hand();
+    let writer = session.machine().writer();
     let path = managed.identity.as_str();
     if let Some(options) = undo(session, managed)? {
-        let report = execute(&*options, &context(session, task), &hand, session.pass.cancel);
+        let report = execute(&*options, &context(session, task), &writer, session.pass.cancel);
         let report = report.map_err(|error| error.message)?;
         if !report.ok {
             return Err(report.message.unwrap_or_else(|| "cannot remove the item again".into()));
@@ -152,8 +152,8 @@ fn restore(session: &Session<'_>, managed: &Managed, task: &str) -> Result<Strin
     }
     let failed = |error: std::io::Error| format!("{path}: {error}");
     // Recorded paths contain no links. If a parent folder has become a link, the path now leads to another file.
-    let real = hand.look().resolved(path, true).map_err(failed)?;
-    let itself = hand.look().resolved(path, false).map_err(failed)?;
+    let real = writer.reader().resolved(path, true).map_err(failed)?;
+    let itself = writer.reader().resolved(path, false).map_err(failed)?;
     let original = |at: &str| session.machine().record::<Original>(&at.to_owned());
     let (path, original) = match original(path) {
         Some(_) if itself != path => {
@@ -165,7 +165,7 @@ fn restore(session: &Session<'_>, managed: &Managed, task: &str) -> Result<Strin
             None => (real.as_str(), original(&real)),
         },
     };
-    let meta = hand.look().meta(path).map_err(failed)?;
+    let meta = writer.reader().meta(path).map_err(failed)?;
     let directory = meta.is_some_and(|meta| meta.kind == towpath_host::FileKind::Directory);
     match original {
         Some(Original::File { .. } | Original::Link { .. }) if directory => {
@@ -177,24 +177,24 @@ fn restore(session: &Session<'_>, managed: &Managed, task: &str) -> Result<Strin
                 format!("cannot restore {path}: the journal has lost its original content; the file stays unchanged")
             })?;
             let access = Access { mode, uid: Some(uid), gid: Some(gid) };
-            hand.restore(path, &bytes, access, &attributes).map_err(failed)?;
+            writer.restore(path, &bytes, access, &attributes).map_err(failed)?;
             Ok("the original file was restored".into())
         }
         Some(Original::Link { target }) => {
-            hand.link(path, &target).map_err(failed)?;
+            writer.link(path, &target).map_err(failed)?;
             Ok("the original link was restored".into())
         }
         Some(Original::Directory { mode, uid, gid }) => {
-            hand.make_directory(path, 0o755).map_err(failed)?;
-            hand.grant(path, Access { mode, uid: Some(uid), gid: Some(gid) }).map_err(failed)?;
+            writer.make_directory(path, 0o755).map_err(failed)?;
+            writer.grant(path, Access { mode, uid: Some(uid), gid: Some(gid) }).map_err(failed)?;
             Ok("the directory existed before Towpath managed it, and is kept".into())
         }
         Some(Original::Nothing) => {
             if !directory {
-                hand.remove(path).map_err(failed)?;
+                writer.remove(path).map_err(failed)?;
                 return Ok("it was removed".into());
             }
-            let empty = hand.remove_empty_directory(path).map_err(failed)?;
+            let empty = writer.remove_empty_directory(path).map_err(failed)?;
             Ok(if empty {
                 "the empty directory was removed".into()
             } else {

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, path::PathBuf};
 
 use towpath_coordination::Permit;
-use towpath_host::{Look, files::Access, walk::RefusedLink};
+use towpath_host::{FsReader, files::Access, walk::RefusedLink};
 use towpath_modules::{ModuleError, Step, apply};
 use towpath_state::{AppliedItem, Changes, Intent, Journal, JournalError, Managed, Original, Phase, Unchecked, kinds};
 
@@ -35,7 +35,7 @@ pub(in crate::reconcile) fn carry_out(
 ) -> Vec<(usize, Result<(), ModuleError>)> {
     // The permit proves that this function may write files.
     let _: &Permit = permit;
-    let hand = machine.hand();
+    let writer = machine.writer();
     let mut first = Changes::default();
     let mut last = Changes::default();
     let mut steps = Vec::new();
@@ -55,7 +55,7 @@ pub(in crate::reconcile) fn carry_out(
         finished.push((one.position, one.key, one.applied));
     }
     let mut first = Some(first);
-    let outcomes = apply::batch(steps, &hand, cancel, &mut |phase, paths| {
+    let outcomes = apply::batch(steps, &writer, cancel, &mut |phase, paths| {
         let phase = match phase {
             apply::Phase::Write => Phase::Write,
             apply::Phase::Sync => Phase::Sync,
@@ -88,13 +88,13 @@ fn remember_originals(
 ) -> Result<(), ModuleError> {
     let mut seen = BTreeSet::new();
     for step in steps.iter().filter(|step| !step.path().is_empty()) {
-        let (path, look) = real_path(machine, step)?;
+        let (path, reader) = real_path(machine, step)?;
         if !seen.insert(path.clone())
             || journal.get_readable::<Original>(&path).map_err(|error| journal_failed(&error))?.is_some()
         {
             continue;
         }
-        changes.put(&path, &original(&look, journal, &path)?);
+        changes.put(&path, &original(&reader, journal, &path)?);
     }
     Ok(())
 }
@@ -113,8 +113,8 @@ fn mark_unchecked(
         if line.contains("%s") {
             continue;
         }
-        let (path, look) = real_path(machine, step)?;
-        before.put(&path, &Unchecked { validate: line.clone(), old: original(&look, journal, &path)? });
+        let (path, reader) = real_path(machine, step)?;
+        before.put(&path, &Unchecked { validate: line.clone(), old: original(&reader, journal, &path)? });
         after.delete::<kinds::Unchecked>(&path);
     }
     Ok(())
@@ -129,17 +129,17 @@ pub(in crate::reconcile) fn check_unchecked(machine: &Machine, journal: &Journal
                 path,
                 "restoring an invalid file that was written before the agent was interrupted: {error}"
             );
-            let hand = machine.hand();
+            let writer = machine.writer();
             let done = match &record.old {
                 Original::File { content, mode, uid, gid, attributes } => match journal.original(content) {
                     Some(bytes) => {
                         let access = Access { mode: *mode, uid: Some(*uid), gid: Some(*gid) };
-                        hand.restore(&path, &bytes, access, attributes)
+                        writer.restore(&path, &bytes, access, attributes)
                     }
                     None => Ok(()),
                 },
-                Original::Link { target } => hand.link(&path, target),
-                Original::Nothing => hand.remove(&path),
+                Original::Link { target } => writer.link(&path, target),
+                Original::Nothing => writer.remove(&path),
                 Original::Directory { .. } | Original::Part => Ok(()),
             };
             if let Err(error) = done {
@@ -156,43 +156,43 @@ pub(in crate::reconcile) fn check_unchecked(machine: &Machine, journal: &Journal
 
 /// Returns the path that a step changes, with links resolved, and the file reader for this path. A step that writes
 /// through a link changes the target of the link.
-fn real_path(machine: &Machine, step: &Step) -> Result<(String, Look), ModuleError> {
+fn real_path(machine: &Machine, step: &Step) -> Result<(String, FsReader), ModuleError> {
     let path = step.path();
     let io = |error: std::io::Error| ModuleError::io(path, &error);
     if let Step::Within { folder, .. } = step {
-        let base = machine.look.resolved(folder, true).map_err(io)?;
+        let base = machine.reader.resolved(folder, true).map_err(io)?;
         let real = format!("{base}{}", path.strip_prefix(folder.as_str()).unwrap_or(path));
-        return Ok((real, machine.look.plain_below(&base)));
+        return Ok((real, machine.reader.plain_below(&base)));
     }
     let through = matches!(step, Step::Write { .. } | Step::Grant { .. });
-    Ok((machine.look.resolved(path, through).map_err(io)?, machine.look.clone()))
+    Ok((machine.reader.resolved(path, through).map_err(io)?, machine.reader.clone()))
 }
 
 /// Returns the path on the host that a step changes. `None` if the path cannot be resolved.
 pub(in crate::reconcile) fn changed_path(machine: &Machine, step: &Step) -> Option<PathBuf> {
     let (path, _) = real_path(machine, step).ok()?;
-    Some(machine.look.real_path(&path))
+    Some(machine.reader.real_path(&path))
 }
 
-fn original(look: &Look, journal: &Journal, path: &str) -> Result<Original, ModuleError> {
+fn original(reader: &FsReader, journal: &Journal, path: &str) -> Result<Original, ModuleError> {
     let io = |error: std::io::Error| ModuleError::io(path, &error);
-    let meta = match look.meta(path) {
+    let meta = match reader.meta(path) {
         // An earlier step of the change removes the link.
         Err(error) if RefusedLink::is_plain(&error) => None,
         found => found.map_err(io)?,
     };
     let Some(meta) = meta else { return Ok(Original::Nothing) };
     Ok(match meta.kind {
-        towpath_host::FileKind::File => match look.read(path).map_err(io)? {
+        towpath_host::FileKind::File => match reader.read(path).map_err(io)? {
             Some((bytes, meta)) => {
                 let content = journal.keep_original(&bytes).map_err(|error| journal_failed(&error))?;
-                let attributes = look.attributes(path).map_err(io)?;
+                let attributes = reader.attributes(path).map_err(io)?;
                 Original::File { content, mode: meta.mode, uid: meta.uid, gid: meta.gid, attributes }
             }
             None => Original::Nothing,
         },
         towpath_host::FileKind::Directory => Original::Directory { mode: meta.mode, uid: meta.uid, gid: meta.gid },
-        towpath_host::FileKind::Link => Original::Link { target: look.link(path).map_err(io)?.unwrap_or_default() },
+        towpath_host::FileKind::Link => Original::Link { target: reader.link(path).map_err(io)?.unwrap_or_default() },
         towpath_host::FileKind::Other => Original::Part,
     })
 }

@@ -167,7 +167,7 @@ pub(in crate::reconcile) fn context<'a>(
     cancel: &'a Cancel,
 ) -> Context<'a> {
     Context {
-        look: &machine.look,
+        reader: &machine.reader,
         source: renderer.tree(task).map(|tree| (tree, task.within.folder.clone())),
         node: &machine.node,
         task: &task.id,

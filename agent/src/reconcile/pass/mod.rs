@@ -20,7 +20,7 @@ use std::{
 use serde_json::{Value, json};
 use towpath_coordination::{Windows, accept::RevisionManifest, fleet::Fleet};
 use towpath_host::{
-    Clock, Hand, Look,
+    Clock, FsReader, FsWriter,
     files::written::{Seen, WrittenFiles},
     process::Cancel,
 };
@@ -51,7 +51,7 @@ pub struct Machine {
     /// The name of the node.
     pub node: String,
     /// The reader for files below the root directory.
-    pub look: Look,
+    pub reader: FsReader,
     /// The journal of the node. `None` for a plan that runs beside an agent, or without a state directory.
     pub journal: Option<Arc<Journal>>,
     /// The wall clock and the monotonic clock.
@@ -70,7 +70,7 @@ impl Machine {
     /// Creates the context of a pass on a host.
     pub fn new(
         node: String,
-        look: Look,
+        reader: FsReader,
         journal: Option<Arc<Journal>>,
         clock: Arc<dyn Clock>,
         digest_key: [u8; 32],
@@ -79,11 +79,11 @@ impl Machine {
             Some(journal) => ModuleCache::knowing(Arc::new(Originals(Arc::clone(journal)))),
             None => ModuleCache::default(),
         };
-        Self { node, look, journal, clock, digest_key, memory, written: Arc::default(), applied: Mutex::new(None) }
+        Self { node, reader, journal, clock, digest_key, memory, written: Arc::default(), applied: Mutex::new(None) }
     }
 
-    pub(in crate::reconcile) fn hand(&self) -> Hand {
-        Hand::new(self.look.clone()).noting(Arc::clone(&self.written))
+    pub(in crate::reconcile) fn writer(&self) -> FsWriter {
+        FsWriter::new(self.reader.clone()).noting(Arc::clone(&self.written))
     }
 
     /// Returns a record from the journal. `None` if the record is missing. An unreadable record is logged and counts as
@@ -221,12 +221,12 @@ pub enum Settled {
 
 /// Returns whether all checks of a steady state still hold.
 pub fn still_settled(machine: &Machine, settled: &[Settled], cancel: &Cancel) -> bool {
-    let mut inspector = Inspector::new(&machine.look, &machine.digest_key);
+    let mut inspector = Inspector::new(&machine.reader, &machine.digest_key);
     settled.iter().all(|one| match one {
         Settled::Expectations(expectations) => expectations.iter().all(|expected| inspector.holds(expected)),
         Settled::Check { options, source, timeout } => {
             let context = Context {
-                look: &machine.look,
+                reader: &machine.reader,
                 source: source.clone(),
                 node: &machine.node,
                 task: "",

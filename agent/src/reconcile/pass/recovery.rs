@@ -25,7 +25,7 @@ pub fn recover(machine: &Machine) -> Result<Option<Intent>, JournalError> {
     batch::check_unchecked(machine, journal)?;
     let Some(intent) = journal.get_readable::<Intent>(&())? else { return Ok(None) };
     for path in &intent.paths {
-        if let Err(error) = machine.hand().clear_temporary(path) {
+        if let Err(error) = machine.writer().clear_temporary(path) {
             tracing::warn!(path, %error, "cannot remove a temporary file of an interrupted run");
         }
     }

@@ -7,7 +7,7 @@ use std::{
 use rustix::fs::ResolveFlags;
 
 use super::*;
-use crate::{Hand, Look, files::Access};
+use crate::{FsReader, FsWriter, files::Access};
 
 const USER: u32 = 65534;
 const OTHER: u32 = 65533;
@@ -18,7 +18,7 @@ fn own(path: &Path, uid: u32) {
 }
 
 /// Creates a root with the home of a user, and with a folder and a file of root.
-fn machine() -> (tempfile::TempDir, Look) {
+fn machine() -> (tempfile::TempDir, FsReader) {
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     for (name, uid) in [("home", 0), ("home/u", USER), ("home/u/own", USER), ("home/v", OTHER), ("secret", 0)] {
@@ -28,8 +28,8 @@ fn machine() -> (tempfile::TempDir, Look) {
     fs::write(folder.path().join("secret/key"), "secret").unwrap();
     fs::write(folder.path().join("home/u/own/file"), "own").unwrap();
     own(&folder.path().join("home/u/own/file"), USER);
-    let look = Look::at(folder.path()).unwrap();
-    (folder, look)
+    let reader = FsReader::at(folder.path()).unwrap();
+    (folder, reader)
 }
 
 fn link(folder: &tempfile::TempDir, at: &str, target: &str, uid: u32) {
@@ -42,28 +42,28 @@ fn refused_link(error: &io::Error) -> Option<&RefusedLink> {
 }
 
 /// Asserts that each read or change through a path fails with an error that names the link.
-fn assert_refused(look: &Look, path: &str, component: &str, folder: bool) {
-    let hand = Hand::new(look.clone());
+fn assert_refused(reader: &FsReader, path: &str, component: &str, folder: bool) {
+    let writer = FsWriter::new(reader.clone());
     let below = format!("{path}/new");
     let mut results = vec![
-        ("read", look.read(path).map(drop)),
-        ("exists", look.exists(path).map(drop)),
-        ("list", look.list(path).map(drop)),
-        ("below", look.below(path).map(drop)),
-        ("attributes", look.attributes(path).map(drop)),
-        ("resolved", look.resolved(path, true).map(drop)),
-        ("grant", hand.grant(path, PLAIN)),
-        ("replace", hand.replace(path, b"evil", PLAIN)),
-        ("part", hand.part(path).map(drop)),
+        ("read", reader.read(path).map(drop)),
+        ("exists", reader.exists(path).map(drop)),
+        ("list", reader.list(path).map(drop)),
+        ("below", reader.below(path).map(drop)),
+        ("attributes", reader.attributes(path).map(drop)),
+        ("resolved", reader.resolved(path, true).map(drop)),
+        ("grant", writer.grant(path, PLAIN)),
+        ("replace", writer.replace(path, b"evil", PLAIN)),
+        ("part", writer.part(path).map(drop)),
     ];
     if folder {
         results.extend([
-            ("meta below", look.meta(&below).map(drop)),
-            ("link below", look.link(&below).map(drop)),
-            ("replace below", hand.replace(&below, b"evil", PLAIN)),
-            ("directory below", hand.make_directory(&below, 0o755).map(drop)),
-            ("new link below", hand.link(&below, "x")),
-            ("remove below", hand.remove(&below)),
+            ("meta below", reader.meta(&below).map(drop)),
+            ("link below", reader.link(&below).map(drop)),
+            ("replace below", writer.replace(&below, b"evil", PLAIN)),
+            ("directory below", writer.make_directory(&below, 0o755).map(drop)),
+            ("new link below", writer.link(&below, "x")),
+            ("remove below", writer.remove(&below)),
         ]);
     }
     for (what, result) in results {
@@ -85,11 +85,11 @@ fn link_of_a_user_to_a_foreign_file_or_folder_is_refused() {
         ("/", USER),
         ("/home/u/own", OTHER),
     ] {
-        let (folder, look) = machine();
+        let (folder, reader) = machine();
         // A link of root in the path does not make the user's link before the link of root acceptable.
         link(&folder, "home/u/own/through", "/secret", 0);
         link(&folder, "home/u/link", target, uid);
-        assert_refused(&look, "/home/u/link", "/home/u/link", !matches!(target, "/secret/key" | "/secret/new"));
+        assert_refused(&reader, "/home/u/link", "/home/u/link", !matches!(target, "/secret/key" | "/secret/new"));
         assert_eq!(fs::read_to_string(folder.path().join("secret/key")).unwrap(), "secret");
         assert_eq!(fs::read_dir(folder.path().join("secret")).unwrap().count(), 1, "{target}");
     }
@@ -98,75 +98,75 @@ fn link_of_a_user_to_a_foreign_file_or_folder_is_refused() {
 #[test]
 fn link_of_a_user_to_an_own_file_or_folder_is_followed() {
     for target in ["own", "/home/u/own", "../../home/u/own", "own/../own/.", "other"] {
-        let (folder, look) = machine();
+        let (folder, reader) = machine();
         link(&folder, "home/u/other", "own", USER);
         link(&folder, "home/u/link", target, USER);
-        assert_eq!(look.read("/home/u/link/file").unwrap().unwrap().0, b"own", "{target}");
-        Hand::new(look.clone()).replace("/home/u/link/new", b"x", PLAIN).unwrap();
-        assert_eq!(look.resolved("/home/u/link/new", true).unwrap(), "/home/u/own/new");
+        assert_eq!(reader.read("/home/u/link/file").unwrap().unwrap().0, b"own", "{target}");
+        FsWriter::new(reader.clone()).replace("/home/u/link/new", b"x", PLAIN).unwrap();
+        assert_eq!(reader.resolved("/home/u/link/new", true).unwrap(), "/home/u/own/new");
         assert_eq!(fs::read_to_string(folder.path().join("home/u/own/new")).unwrap(), "x");
     }
 }
 
 #[test]
 fn link_of_root_is_followed_out_of_a_users_folder() {
-    let (folder, look) = machine();
+    let (folder, reader) = machine();
     link(&folder, "home/u/link", "/secret", 0);
-    assert_eq!(look.read("/home/u/link/key").unwrap().unwrap().0, b"secret");
+    assert_eq!(reader.read("/home/u/link/key").unwrap().unwrap().0, b"secret");
     // Without the kernel's setting protected_hardlinks, a user can create a second name for a link of root.
     fs::hard_link(folder.path().join("home/u/link"), folder.path().join("home/u/second")).unwrap();
-    assert_refused(&look, "/home/u/second", "/home/u/second", true);
+    assert_refused(&reader, "/home/u/second", "/home/u/second", true);
 }
 
 #[test]
 fn link_in_a_folder_that_all_users_share_is_refused() {
-    let (folder, look) = machine();
+    let (folder, reader) = machine();
     fs::create_dir(folder.path().join("tmp")).unwrap();
     fs::set_permissions(folder.path().join("tmp"), fs::Permissions::from_mode(0o1777)).unwrap();
     link(&folder, "tmp/link", "/home/u/own", USER);
-    assert_refused(&look, "/tmp/link", "/tmp/link", true);
+    assert_refused(&reader, "/tmp/link", "/tmp/link", true);
     link(&folder, "tmp/root", "/home/u/own", 0);
-    assert_eq!(look.read("/tmp/root/file").unwrap().unwrap().0, b"own");
+    assert_eq!(reader.read("/tmp/root/file").unwrap().unwrap().0, b"own");
 }
 
 #[test]
 fn step_up_after_a_users_link_is_refused() {
-    let (folder, look) = machine();
+    let (folder, reader) = machine();
     fs::write(folder.path().join("home/file"), "root").unwrap();
     link(&folder, "home/u/up", "/home/u", USER);
     link(&folder, "link", "home/u/up/../file", 0);
-    let error = look.read("/link").unwrap_err();
+    let error = reader.read("/link").unwrap_err();
     assert_eq!(refused_link(&error).map(|one| (one.link.as_str(), one.owner)), Some(("/home/u", USER)));
     link(&folder, "straight", "home/u/../file", 0);
-    assert_eq!(look.read("/straight").unwrap().unwrap().0, b"root");
+    assert_eq!(reader.read("/straight").unwrap().unwrap().0, b"root");
 }
 
 #[test]
 fn links_below_a_plain_folder_are_refused() {
-    let (folder, look) = machine();
+    let (folder, reader) = machine();
     link(&folder, "way", "home/u", 0);
     link(&folder, "home/u/link", "own", 0);
-    assert!(look.read("/way/link/file").unwrap().is_some());
-    let plain = look.plain_below("/way");
+    assert!(reader.read("/way/link/file").unwrap().is_some());
+    let plain = reader.plain_below("/way");
     assert!(plain.read("/way/own/file").unwrap().is_some());
     assert_refused(&plain, "/way/link", "/home/u/link", true);
     assert_eq!(plain.link("/way/link").unwrap().as_deref(), Some("own"));
     assert!(plain.read("/wayward").unwrap().is_none());
-    assert_refused(&look.below("/home/u").unwrap().unwrap(), "/link", "/link", true);
+    assert_refused(&reader.below("/home/u").unwrap().unwrap(), "/link", "/link", true);
 }
 
 #[test]
 fn loops_end_with_the_kernels_error_and_limit() {
-    let (folder, look) = machine();
+    let (folder, reader) = machine();
     link(&folder, "loop", "loop", 0);
-    let error = look.read("/loop").unwrap_err();
+    let error = reader.read("/loop").unwrap_err();
     assert_eq!(Errno::from_io_error(&error), Some(Errno::LOOP));
     fs::write(folder.path().join("l0"), "end").unwrap();
     for number in 0..41 {
         link(&folder, &format!("l{}", number + 1), &format!("l{number}"), 0);
     }
-    assert_eq!(look.read("/l40").unwrap().unwrap().0, b"end");
-    assert_eq!(Errno::from_io_error(&look.read("/l41").unwrap_err()), Some(Errno::LOOP));
+    assert_eq!(reader.read("/l40").unwrap().unwrap().0, b"end");
+    assert_eq!(Errno::from_io_error(&reader.read("/l41").unwrap_err()), Some(Errno::LOOP));
 }
 
 /// Compares each walk with the kernel's own resolution below a root.
@@ -225,8 +225,8 @@ fn paths_of_links_end_where_the_kernel_ends() {
 
 #[test]
 fn folder_that_a_user_swaps_for_a_link_meanwhile_leads_nowhere_else() {
-    let (folder, look) = machine();
-    let hand = Hand::new(look.clone());
+    let (folder, reader) = machine();
+    let writer = FsWriter::new(reader.clone());
     let base = folder.path().join("home/u");
     let done = std::sync::atomic::AtomicBool::new(false);
     let inode = fs::metadata(folder.path().join("secret/key")).unwrap().ino();
@@ -248,11 +248,11 @@ fn folder_that_a_user_swaps_for_a_link_meanwhile_leads_nowhere_else() {
             if through > 20 && stopped > 20 {
                 break;
             }
-            match hand.replace("/home/u/own/key", b"new", PLAIN) {
+            match writer.replace("/home/u/own/key", b"new", PLAIN) {
                 Ok(()) => through += 1,
                 Err(_) => stopped += 1,
             }
-            assert_ne!(look.read("/home/u/own/key").ok().flatten().map(|(bytes, _)| bytes), Some(b"secret".to_vec()));
+            assert_ne!(reader.read("/home/u/own/key").ok().flatten().map(|(bytes, _)| bytes), Some(b"secret".to_vec()));
         }
         done.store(true, std::sync::atomic::Ordering::Relaxed);
         assert!(through > 0 && stopped > 0, "{through} writes went through, {stopped} were refused");

@@ -119,10 +119,11 @@ fn empty_value_is_written_once() {
 fn undo_restores_the_current_value() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("a.toml"), "a = 1\n").unwrap();
-    let look = towpath_host::Look::at(folder.path()).unwrap();
+    let reader = towpath_host::FsReader::at(folder.path()).unwrap();
     let (cancel, cache) = (towpath_host::process::Cancel::default(), crate::ModuleCache::default());
     let timeout = std::time::Duration::from_secs(1);
-    let context = Context { look: &look, source: None, node: "n", task: "t", timeout, cancel: &cancel, cache: &cache };
+    let context =
+        Context { reader: &reader, source: None, node: "n", task: "t", timeout, cancel: &cancel, cache: &cache };
     let undo = |key: &str| {
         let options = resolve(&Toml, &json!({ "path": "/a.toml", "key": key, "value": 5 })).unwrap();
         options.undo(&context).unwrap()

@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use towpath_host::{FileKind, Look, files::Access};
+use towpath_host::{FileKind, FsReader, files::Access};
 use towpath_render::tree::{Entry, EntryKind, Tree};
 
 use super::{
@@ -23,11 +23,11 @@ pub(super) fn check(
     context: &Context<'_>,
 ) -> Result<Checked, ModuleError> {
     let base = spec.path.trim_end_matches('/');
-    let look = context.look.plain_below(base);
+    let reader = context.reader.plain_below(base);
     let mut members = Members {
         base,
         single: FileSpec { validate: None, ..spec.clone() },
-        look: &look,
+        reader: &reader,
         context,
         there: BTreeSet::new(),
         removed: BTreeSet::new(),
@@ -49,7 +49,7 @@ pub(super) fn check(
 struct Members<'a> {
     base: &'a str,
     single: FileSpec,
-    look: &'a Look,
+    reader: &'a FsReader,
     context: &'a Context<'a>,
     /// The paths of the folders that exist.
     there: BTreeSet<String>,
@@ -72,7 +72,7 @@ impl Members<'_> {
                 let found = if self.is_new(&path)? {
                     None
                 } else {
-                    let found = one_file(&self.single, &path, Some(content.clone()), self.look, default);
+                    let found = one_file(&self.single, &path, Some(content.clone()), self.reader, default);
                     self.or_removed(&path, "a file", found)?
                 };
                 found.map_or_else(|| new_file(&self.single, &path, content, default, self.way(&path)), Ok)?
@@ -83,7 +83,7 @@ impl Members<'_> {
                 let found = if self.is_new(&path)? {
                     None
                 } else {
-                    let found = link(&path, &target, self.look, self.context);
+                    let found = link(&path, &target, self.reader, self.context);
                     self.or_removed(&path, "a link", found)?
                 };
                 found.unwrap_or_else(|| new_link(&path, &target, self.way(&path)))
@@ -136,7 +136,7 @@ impl Members<'_> {
             }
             // The top folder of the tree may be a link.
             let place = if at == self.base.len() { format!("{folder}/.") } else { folder.to_owned() };
-            let Some(meta) = self.look.meta(&place).map_err(io(folder))? else { return Ok(true) };
+            let Some(meta) = self.reader.meta(&place).map_err(io(folder))? else { return Ok(true) };
             if meta.kind != FileKind::Directory {
                 self.remove(folder, "a folder")?;
                 return Ok(true);
@@ -157,7 +157,7 @@ impl Members<'_> {
             Ok(found) => return Ok(Some(found)),
             Err(error) => error,
         };
-        let kind = self.look.meta(path).map_err(io(path))?.map(|meta| meta.kind);
+        let kind = self.reader.meta(path).map_err(io(path))?.map(|meta| meta.kind);
         if !matches!(kind, Some(FileKind::Link | FileKind::Directory)) {
             return Err(error);
         }
@@ -167,7 +167,7 @@ impl Members<'_> {
 
     /// Adds a step that removes a path of an earlier commit. Fails if Towpath did not make the path.
     fn remove(&mut self, path: &str, wanted: &str) -> Result<(), ModuleError> {
-        let target = self.look.link(path).map_err(io(path))?;
+        let target = self.reader.link(path).map_err(io(path))?;
         let found = match (&target, self.is_folder(path)?) {
             (Some(target), _) => format!("a link to {target}"),
             (None, true) => "a folder".to_owned(),
@@ -187,19 +187,19 @@ impl Members<'_> {
     }
 
     fn is_folder(&self, path: &str) -> Result<bool, ModuleError> {
-        Ok(self.look.meta(path).map_err(io(path))?.is_some_and(|meta| meta.kind == FileKind::Directory))
+        Ok(self.reader.meta(path).map_err(io(path))?.is_some_and(|meta| meta.kind == FileKind::Directory))
     }
 
     /// Returns the first path that Towpath did not make, among a path and all paths below it.
     fn foreign(&self, path: &str, depth: usize) -> Result<Option<String>, ModuleError> {
         if !self.is_folder(path)? {
-            let real = self.look.resolved(path, false).map_err(io(path))?;
+            let real = self.reader.resolved(path, false).map_err(io(path))?;
             return Ok((!self.context.cache.has_made(&real)).then(|| path.to_owned()));
         }
         if depth > 64 {
             return Ok(Some(path.to_owned()));
         }
-        for name in self.look.list(path).map_err(io(path))? {
+        for name in self.reader.list(path).map_err(io(path))? {
             let foreign = self.foreign(&format!("{path}/{name}"), depth + 1)?;
             if foreign.is_some() {
                 return Ok(foreign);

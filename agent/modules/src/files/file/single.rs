@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use towpath_host::{FileKind, Look, Meta, diff, files::Access};
+use towpath_host::{FileKind, FsReader, Meta, diff, files::Access};
 use towpath_render::tree::Tree;
 
 use super::spec::FileSpec;
@@ -12,10 +12,10 @@ pub(super) fn io(path: &str) -> impl Fn(std::io::Error) -> ModuleError + '_ {
     move |error| ModuleError::io(path, &error)
 }
 
-pub(super) fn absent(path: &str, look: &Look) -> Result<Checked, ModuleError> {
-    let Some(meta) = look.meta(path).map_err(io(path))? else { return Ok(Checked::InSync) };
+pub(super) fn absent(path: &str, reader: &FsReader) -> Result<Checked, ModuleError> {
+    let Some(meta) = reader.meta(path).map_err(io(path))? else { return Ok(Checked::InSync) };
     let diff = match meta.kind {
-        FileKind::File if meta.size <= 1 << 20 => look
+        FileKind::File if meta.size <= 1 << 20 => reader
             .read(path)
             .ok()
             .flatten()
@@ -27,26 +27,26 @@ pub(super) fn absent(path: &str, look: &Look) -> Result<Checked, ModuleError> {
 }
 
 /// Compares a link with its desired target. Only a link, or a file that Towpath made, is replaced.
-pub(super) fn link(path: &str, target: &str, look: &Look, context: &Context<'_>) -> Result<Checked, ModuleError> {
-    let old = look.link(path).map_err(io(path))?;
+pub(super) fn link(path: &str, target: &str, reader: &FsReader, context: &Context<'_>) -> Result<Checked, ModuleError> {
+    let old = reader.link(path).map_err(io(path))?;
     if old.as_deref() == Some(target) {
         return Ok(Checked::InSync);
     }
-    let meta = look.meta(path).map_err(io(path))?;
+    let meta = reader.meta(path).map_err(io(path))?;
     if meta.is_some_and(|meta| meta.kind == FileKind::Directory) {
         return Err(ModuleError::new(format!(
             "{path} is a directory, but the task manages a link; remove it first with state: absent"
         )));
     }
     let foreign = |meta: &Meta| meta.kind != FileKind::Link;
-    if meta.filter(foreign).is_some() && !context.cache.has_made(&look.resolved(path, false).map_err(io(path))?) {
+    if meta.filter(foreign).is_some() && !context.cache.has_made(&reader.resolved(path, false).map_err(io(path))?) {
         return Err(ModuleError::new(format!(
             "cannot make the link {path}: a file is there that Towpath did not make; move it away, or remove it with \
              state: absent in an earlier commit"
         )));
     }
     if meta.is_none() {
-        return Ok(new_link(path, target, parents(path, look)?));
+        return Ok(new_link(path, target, parents(path, reader)?));
     }
     let diff = match old {
         Some(old) => format!("{path} -> {old}\nbecomes {path} -> {target}"),
@@ -63,9 +63,9 @@ pub(super) fn new_link(path: &str, target: &str, mut steps: Vec<Step>) -> Checke
 }
 
 /// Compares a directory. A link to a directory counts as the directory, as in programs that open it.
-pub(super) fn directory(spec: &FileSpec, path: &str, look: &Look) -> Result<Checked, ModuleError> {
+pub(super) fn directory(spec: &FileSpec, path: &str, reader: &FsReader) -> Result<Checked, ModuleError> {
     let (uid, gid) = spec.ids()?;
-    let Some(meta) = look.meta(path).map_err(io(path))? else {
+    let Some(meta) = reader.meta(path).map_err(io(path))? else {
         let access = Access { mode: spec.mode.unwrap_or(0o755), uid, gid };
         return Ok(Checked::Change(Change {
             verb: Verb::Create,
@@ -73,8 +73,8 @@ pub(super) fn directory(spec: &FileSpec, path: &str, look: &Look) -> Result<Chec
             steps: vec![Step::MakeDirectory { path: path.to_owned(), access }],
         }));
     };
-    let link = look.link(path).map_err(io(path))?;
-    let found = if link.is_some() { look.target(path).map_err(io(path))? } else { Some(meta) };
+    let link = reader.link(path).map_err(io(path))?;
+    let found = if link.is_some() { reader.target(path).map_err(io(path))? } else { Some(meta) };
     match (found, link) {
         (Some(meta), _) if meta.kind == FileKind::Directory => Ok(granted(path, meta, spec.mode, uid, gid)),
         (Some(_), None) => {
@@ -122,9 +122,9 @@ pub(crate) fn access_diff(path: &str, meta: Meta, mode: Option<u32>, uid: Option
 }
 
 /// Returns the step that creates the missing directories above a path.
-pub(crate) fn parents(path: &str, look: &Look) -> Result<Vec<Step>, ModuleError> {
+pub(crate) fn parents(path: &str, reader: &FsReader) -> Result<Vec<Step>, ModuleError> {
     let Some((folder, _)) = path.trim_end_matches('/').rsplit_once('/') else { return Ok(Vec::new()) };
-    if folder.is_empty() || look.exists(folder).map_err(io(folder))? {
+    if folder.is_empty() || reader.exists(folder).map_err(io(folder))? {
         return Ok(Vec::new());
     }
     let access = Access { mode: 0o755, uid: None, gid: None };
@@ -135,11 +135,11 @@ pub(super) fn one_file(
     spec: &FileSpec,
     path: &str,
     content: Option<Content>,
-    look: &Look,
+    reader: &FsReader,
     default_mode: Option<u32>,
 ) -> Result<Checked, ModuleError> {
     let (uid, gid) = spec.ids()?;
-    let read = look.read(path);
+    let read = reader.read(path);
     let old = match read {
         Ok(old) => old,
         Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
@@ -152,7 +152,7 @@ pub(super) fn one_file(
     let mode = spec.mode.or(default_mode);
     let Some((old_bytes, meta)) = old else {
         let content = content.unwrap_or_else(|| Content::Bytes(Arc::from(Vec::new())));
-        return new_file(spec, path, content, default_mode, parents(path, look)?);
+        return new_file(spec, path, content, default_mode, parents(path, reader)?);
     };
     let Some(content) = content else { return Ok(granted(path, meta, mode, uid, gid)) };
     let new_bytes = content.bytes()?;

@@ -16,7 +16,7 @@ pub(super) const DPKG: &str = "/var/lib/dpkg/status";
 
 /// Returns true if the node has the package database of dpkg.
 pub(super) fn debian(context: &Context<'_>) -> bool {
-    context.look.exists(DPKG).unwrap_or(false)
+    context.reader.exists(DPKG).unwrap_or(false)
 }
 
 /// The database files of rpm: one for each backend (rpm(8), `%_db_backend`: sqlite, ndb, bdb), and the write-ahead log
@@ -41,12 +41,12 @@ impl Database {
         let io = |error: std::io::Error| ModuleError::io(DPKG, &error);
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         // If the node has the databases of dpkg and rpm, the backend selects one database.
-        let meta = if backend == Backend::Dnf { None } else { context.look.meta(DPKG).map_err(io)? };
+        let meta = if backend == Backend::Dnf { None } else { context.reader.meta(DPKG).map_err(io)? };
         let Some(meta) = meta else { return known.rpm(context) };
         if let Some((_, packages)) = known.dpkg.as_ref().filter(|(version, _)| *version == meta.version) {
             return Ok(Arc::clone(packages));
         }
-        let (bytes, meta) = context.look.read(DPKG).map_err(io)?.unwrap_or((Vec::new(), meta));
+        let (bytes, meta) = context.reader.read(DPKG).map_err(io)?.unwrap_or((Vec::new(), meta));
         let packages = Arc::new(dpkg(&String::from_utf8_lossy(&bytes)));
         known.dpkg = Some((meta.version, Arc::clone(&packages)));
         Ok(packages)
@@ -65,7 +65,7 @@ impl Known {
             }
         };
         let versions = || -> Vec<FileVersion> {
-            let meta = |file: &&str| context.look.meta(&format!("{folder}/{file}")).ok().flatten();
+            let meta = |file: &&str| context.reader.meta(&format!("{folder}/{file}")).ok().flatten();
             RPM.iter().filter_map(meta).map(|meta| meta.version).collect()
         };
         let before = versions();

@@ -1,7 +1,7 @@
 //! The aliases of systemd units: links to the file of another unit, and names that an enabled unit takes
 //! (systemd.unit(5)).
 
-use towpath_host::Look;
+use towpath_host::FsReader;
 
 /// The folders of unit files. Earlier folders take precedence.
 const FOLDERS: [&str; 8] = [
@@ -19,13 +19,13 @@ const FOLDERS: [&str; 8] = [
 const LINKS: usize = 8;
 
 /// Returns the name of the unit that a name refers to. The result is the same name, unless the name is an alias.
-pub(super) fn unit(look: &Look, name: &str) -> String {
+pub(super) fn unit(reader: &FsReader, name: &str) -> String {
     let mut unit = name.to_owned();
     for _ in 0..LINKS {
-        match target(look, &unit) {
+        match target(reader, &unit) {
             Found::Alias(target) => unit = target,
             Found::Unit => return unit,
-            Found::Nothing => match owner(look, &unit) {
+            Found::Nothing => match owner(reader, &unit) {
                 // The unit that takes the alias may have a link as its file, too.
                 Some(owner) => unit = owner,
                 None => return unit,
@@ -42,10 +42,10 @@ enum Found {
 }
 
 /// Returns the kind of the first file with the unit's name.
-fn target(look: &Look, unit: &str) -> Found {
+fn target(reader: &FsReader, unit: &str) -> Found {
     for folder in FOLDERS {
         let path = format!("{folder}/{unit}");
-        if let Ok(Some(link)) = look.link(&path) {
+        if let Ok(Some(link)) = reader.link(&path) {
             let name = link.rsplit('/').next().unwrap_or_default();
             // A link to /dev/null masks the unit. A link to a file of the same name only leads to another folder.
             return if link == "/dev/null" || name == unit || !name.contains('.') {
@@ -54,7 +54,7 @@ fn target(look: &Look, unit: &str) -> Found {
                 Found::Alias(instance(name, unit))
             };
         }
-        if look.exists(&path).unwrap_or(false) {
+        if reader.exists(&path).unwrap_or(false) {
             return Found::Unit;
         }
     }
@@ -71,15 +71,15 @@ fn instance(target: &str, alias: &str) -> String {
 }
 
 /// Returns the unit that takes a name when it is enabled, as ssh.service takes sshd.service on Debian.
-fn owner(look: &Look, alias: &str) -> Option<String> {
+fn owner(reader: &FsReader, alias: &str) -> Option<String> {
     // An instance of a template unit has no file of its own.
     if alias.contains('@') {
         return None;
     }
     for folder in FOLDERS {
-        let names = look.list(folder).unwrap_or_default();
+        let names = reader.list(folder).unwrap_or_default();
         for name in names.into_iter().filter(|name| name.rsplit('.').next() == alias.rsplit('.').next()) {
-            let read = look.read(&format!("{folder}/{name}")).ok().flatten();
+            let read = reader.read(&format!("{folder}/{name}")).ok().flatten();
             if read.is_some_and(|(bytes, _)| takes(&String::from_utf8_lossy(&bytes), alias)) {
                 return Some(name);
             }
@@ -125,7 +125,7 @@ mod tests {
         symlink("loop.service", etc.join("loop.service")).unwrap();
         symlink("b.service", etc.join("a.service")).unwrap();
         symlink("a.service", etc.join("b.service")).unwrap();
-        let look = Look::at(root.path()).unwrap();
+        let reader = FsReader::at(root.path()).unwrap();
         for (name, wanted) in [
             ("openssh.service", "ssh.service"),
             ("remote.service", "ssh.service"),
@@ -140,8 +140,8 @@ mod tests {
             ("loop.service", "loop.service"),
             ("unknown.service", "unknown.service"),
         ] {
-            assert_eq!(unit(&look, name), wanted, "{name}");
+            assert_eq!(unit(&reader, name), wanted, "{name}");
         }
-        unit(&look, "a.service");
+        unit(&reader, "a.service");
     }
 }

@@ -57,14 +57,14 @@ pub struct Meta {
 
 /// The read side of the files below a root.
 #[derive(Debug, Clone)]
-pub struct Look {
+pub struct FsReader {
     root: Arc<OwnedFd>,
     path: PathBuf,
     whole: bool,
     plain_below: Option<Arc<str>>,
 }
 
-impl Look {
+impl FsReader {
     /// Creates the read side of the files below a directory.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! Guarantees:
 //! - A staged file has its whole content, its mode and its owner before the rename to the final path.
-//! - After [`Hand::settle`], renames have reached the disk.
+//! - After [`FsWriter::settle`], renames have reached the disk.
 //! - A replaced file keeps its extended attributes.
 //! - Every system call works on a directory that the path resolver opened, so a changed path cannot redirect the call.
 //!
@@ -23,7 +23,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     attributes::Attributes,
-    look::{FileKind, FileVersion, Look, is_missing, is_shared, meta},
+    reader::{FileKind, FileVersion, FsReader, is_missing, is_shared, meta},
     walk::Place,
     written::{self, WrittenFiles},
 };
@@ -33,8 +33,8 @@ const MANY: usize = 16;
 
 /// The write side of the files below a root.
 #[derive(Debug, Clone)]
-pub struct Hand {
-    look: Look,
+pub struct FsWriter {
+    reader: FsReader,
     written: Option<Arc<WrittenFiles>>,
 }
 
@@ -65,10 +65,10 @@ pub struct Staged {
     pub temporary_path: std::path::PathBuf,
 }
 
-impl Hand {
+impl FsWriter {
     /// Creates the write side for a root. The caller must lend the write side only to code that holds a permit.
-    pub fn new(look: Look) -> Self {
-        Self { look, written: None }
+    pub fn new(reader: FsReader) -> Self {
+        Self { reader, written: None }
     }
 
     /// Returns a write side that records each replaced file in `written`.
@@ -80,12 +80,12 @@ impl Hand {
     /// Returns a write side that rejects links below a folder.
     #[must_use]
     pub fn plain_below(&self, folder: &str) -> Self {
-        Self { look: self.look.plain_below(folder), written: self.written.clone() }
+        Self { reader: self.reader.plain_below(folder), written: self.written.clone() }
     }
 
     /// Returns the read side for the same root.
-    pub fn look(&self) -> &Look {
-        &self.look
+    pub fn reader(&self) -> &FsReader {
+        &self.reader
     }
 
     /// Writes a file, with mode and owner, under a temporary name in the folder of the final path.
@@ -106,7 +106,7 @@ impl Hand {
         access: Access,
         attributes: Option<&Attributes>,
     ) -> io::Result<Staged> {
-        let Place { folder, name, path: real, .. } = self.look.end(path)?;
+        let Place { folder, name, path: real, .. } = self.reader.end(path)?;
         let temporary = temporary_name(&name);
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let create = || rustix::fs::openat(&folder, &temporary, flags, Mode::from_raw_mode(0o600));
@@ -118,7 +118,7 @@ impl Hand {
             }
             other => other?,
         };
-        let temporary_path = self.look.real_path(&real).with_file_name(&temporary);
+        let temporary_path = self.reader.real_path(&real).with_file_name(&temporary);
         let digest = self.written.as_ref().map(|_| written::digest(content));
         let staged = Staged { folder, file, temporary, name, digest, path: real, temporary_path };
         let written = write_all(&staged.file, content).and_then(|()| match attributes {
@@ -139,7 +139,7 @@ impl Hand {
     /// # Errors
     /// When the directory or the file cannot be written.
     pub fn part(&self, path: &str) -> io::Result<Part> {
-        let Place { folder, name, path: real, .. } = self.look.end(path)?;
+        let Place { folder, name, path: real, .. } = self.reader.end(path)?;
         let mut temporary = temporary_name(&name);
         temporary.push(".part");
         let flags = OFlags::RDWR | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -157,7 +157,7 @@ impl Hand {
                 open(flags | OFlags::CREATE | OFlags::EXCL)?
             }
         };
-        let temporary_path = self.look.real_path(&real).with_file_name(&temporary);
+        let temporary_path = self.reader.real_path(&real).with_file_name(&temporary);
         let file_of = file.try_clone()?;
         let staged = Staged { folder, file: file_of, temporary, name, digest: None, path: real, temporary_path };
         Ok(Part { staged, file: std::fs::File::from(file) })
@@ -168,7 +168,7 @@ impl Hand {
     /// # Errors
     /// When the file cannot be removed.
     pub fn drop_part(&self, path: &str) -> io::Result<()> {
-        let Ok(Place { folder, name, .. }) = self.look.end(path) else { return Ok(()) };
+        let Ok(Place { folder, name, .. }) = self.reader.end(path) else { return Ok(()) };
         let mut temporary = temporary_name(&name);
         temporary.push(".part");
         match rustix::fs::unlinkat(&folder, &temporary, AtFlags::empty()) {
@@ -213,7 +213,7 @@ impl Hand {
     /// When the rename fails. The old file then remains at the path.
     pub fn place(&self, staged: Staged) -> io::Result<Placed> {
         if let (Some(written), Some(digest)) = (&self.written, staged.digest) {
-            written.note(self.look.real_path(&staged.path), &staged.file, digest);
+            written.note(self.reader.real_path(&staged.path), &staged.file, digest);
         }
         let placed = match is_shared(&staged.folder) {
             Ok(true) => place_shared(&staged),
@@ -256,7 +256,7 @@ impl Hand {
     /// # Errors
     /// When a file cannot be removed.
     pub fn clear_temporary(&self, path: &str) -> io::Result<()> {
-        let Ok(Place { folder, name, .. }) = self.look.end(path) else { return Ok(()) };
+        let Ok(Place { folder, name, .. }) = self.reader.end(path) else { return Ok(()) };
         let temporary = temporary_name(&name);
         remove_at(&folder, &room_name(&temporary), 0)?;
         match rustix::fs::unlinkat(&folder, temporary, AtFlags::empty()) {
@@ -275,10 +275,10 @@ impl Hand {
         for part in path.split('/').filter(|part| !part.is_empty()) {
             so_far.push('/');
             so_far.push_str(part);
-            if self.look.exists(&so_far)? {
+            if self.reader.exists(&so_far)? {
                 continue;
             }
-            let Place { folder, name, .. } = self.look.parent(&so_far)?;
+            let Place { folder, name, .. } = self.reader.parent(&so_far)?;
             match rustix::fs::mkdirat(&folder, &name, Mode::from_raw_mode(0o700)) {
                 Ok(()) => {
                     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -305,9 +305,9 @@ impl Hand {
     /// Sets mode and owner if the path still leads to the expected version of the file; `None` accepts any file.
     ///
     /// # Errors
-    /// The errors of [`Hand::grant`]; also when the path leads to another file now.
+    /// The errors of [`FsWriter::grant`]; also when the path leads to another file now.
     pub fn grant_if(&self, path: &str, access: Access, expects: Option<FileVersion>) -> io::Result<()> {
-        let place = self.look.end(path)?;
+        let place = self.reader.end(path)?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&place.folder, &place.name, flags, Mode::empty())?;
         let found = meta(&fd)?;
@@ -332,7 +332,7 @@ impl Hand {
     /// # Errors
     /// When the link cannot be created.
     pub fn link(&self, path: &str, target: &str) -> io::Result<()> {
-        let Place { folder, name, .. } = self.look.parent(path)?;
+        let Place { folder, name, .. } = self.reader.parent(path)?;
         let temporary = temporary_name(&name);
         match rustix::fs::symlinkat(target, &folder, &temporary) {
             Err(Errno::EXIST) => {
@@ -353,7 +353,7 @@ impl Hand {
     /// # Errors
     /// When a file or a directory cannot be removed.
     pub fn remove(&self, path: &str) -> io::Result<()> {
-        let Place { folder, name, .. } = match self.look.parent(path) {
+        let Place { folder, name, .. } = match self.reader.parent(path) {
             Ok(found) => found,
             Err(error) if is_missing(&error) => return Ok(()),
             Err(error) => return Err(error),
@@ -367,7 +367,7 @@ impl Hand {
     /// # Errors
     /// When an empty directory cannot be removed.
     pub fn remove_empty_directory(&self, path: &str) -> io::Result<bool> {
-        let Place { folder, name, .. } = self.look.parent(path)?;
+        let Place { folder, name, .. } = self.reader.parent(path)?;
         match rustix::fs::unlinkat(&folder, &name, AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => Ok(true),
             Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOTDIR) => Ok(false),
@@ -387,7 +387,7 @@ impl Hand {
     /// Restores an earlier content of a file, with its earlier extended attributes.
     ///
     /// # Errors
-    /// The errors of [`Hand::replace`].
+    /// The errors of [`FsWriter::replace`].
     pub fn restore(&self, path: &str, content: &[u8], access: Access, attributes: &Attributes) -> io::Result<()> {
         self.replace_with(path, content, access, Some(attributes))
     }
