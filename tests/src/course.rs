@@ -284,7 +284,7 @@ impl World<'_> {
             Command::Elect(_, true) => Observation::Election(ElectionState::Adopted(Value::Null)),
             Command::Elect(at, false) => return Err(Turn::Elect(number(at.index))),
             Command::PublishResult(result) => return Err(Turn::Publish(result.ok)),
-            Command::Apply(set) => {
+            Command::Apply(set, _) => {
                 let first = set.instances().first().map_or(0, |id| self.instances[id]);
                 return Err(Turn::Change(first));
             }
@@ -303,7 +303,7 @@ impl World<'_> {
     /// Answers a command with the reply of the world.
     fn observe(&mut self, command: &Command, reply: &Reply) -> Observation {
         match (command, reply) {
-            (Command::Apply(set), Reply::Changed(well)) => {
+            (Command::Apply(set, _), Reply::Changed(well)) => {
                 let one = |id: &InstanceId| {
                     if !well {
                         return Applied::Failed(Finished { message: Some("it failed".into()), result: None });

@@ -1,5 +1,5 @@
 //! The gates of a change. A gate is a condition that blocks the change, with its reason and the event that opens it
-//! (P89). [`Gates`] evaluates the gates that one node knows alone. Slots, waves and barriers are gates of a rollout,
+//! (P89). [`Gates`] evaluates the gates of a book that one node knows alone. Slots, waves and barriers are gates of a rollout,
 //! and `explain` describes them.
 
 use std::fmt;
@@ -137,7 +137,7 @@ pub struct Gates {
     /// The dependencies of the book that are not applied yet.
     pub dependencies: Vec<String>,
     /// Gates that the caller has already found closed, for example because the data store does not answer.
-    pub closed: Vec<Gate>,
+    pub found: Vec<Gate>,
 }
 
 /// An announced suspension of a book or of the whole fleet.
@@ -151,19 +151,9 @@ pub struct Suspension {
     pub ends: i64,
 }
 
-/// The proof that all gates of a change are open. Only [`Gates::pass`] creates a permit.
-#[derive(Debug)]
-#[must_use = "a permit must be passed to the code that makes the change"]
-pub struct Permit {
-    _private: (),
-}
-
 impl Gates {
-    /// Returns the permit for a change if all gates are open.
-    ///
-    /// # Errors
-    /// The gates that are closed.
-    pub fn pass(&self) -> Result<Permit, Vec<Gate>> {
+    /// Returns the gates that are closed.
+    pub fn closed(&self) -> Vec<Gate> {
         let mut closed: Vec<Gate> = Vec::new();
         for pause in self.suspended.iter().filter(|pause| pause.ends > self.now) {
             let opens = format!("suspended ({}); continues at {}", pause.reason, pause.until);
@@ -174,8 +164,8 @@ impl Gates {
             let opens = format!("waiting for {dependency}; continues when it is applied");
             closed.push(Gate::new(GateReason::Dependency, opens));
         }
-        closed.extend(self.closed.iter().cloned());
-        if closed.is_empty() { Ok(Permit { _private: () }) } else { Err(closed) }
+        closed.extend(self.found.iter().cloned());
+        closed
     }
 }
 
@@ -185,15 +175,15 @@ mod tests {
 
     #[test]
     fn gates_combine() {
-        assert!(Gates::default().pass().is_ok());
+        assert_eq!(Gates::default().closed(), []);
         let pause = |reason: &str, ends| Suspension { reason: reason.into(), ends, ..Suspension::default() };
         let gates = Gates {
             suspended: vec![pause("audit", 10), pause("over", 3)],
             now: 5,
             dependencies: vec!["a/b".into()],
-            closed: vec![Gate::unreachable(&StoreError::LeaseGone)],
+            found: vec![Gate::unreachable(&StoreError::LeaseGone)],
         };
-        let closed = gates.pass().unwrap_err();
+        let closed = gates.closed();
         let reasons: Vec<_> = closed.iter().map(|gate| gate.reason.name()).collect();
         assert_eq!(reasons, ["Suspended", "Dependency", "StoreUnreachable"]);
     }

@@ -16,6 +16,6 @@ pub mod windows;
 
 pub use accept::{Accepted, Candidate};
 pub use explain::{FailedNode, Holder, Liveness, Milestone, MilestoneKind, NodeReport, Rollout, WrittenOff};
-pub use gates::{Gate, GateReason, Gates, Permit, Suspension};
+pub use gates::{Gate, GateReason, Gates, Suspension};
 pub use store::{Store, local::LocalStore};
 pub use windows::{Window, Windows};

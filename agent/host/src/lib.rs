@@ -1,6 +1,7 @@
 //! Access to the machine: files below a root, processes, facts, the clock, HTTP, file events.
 //!
-//! The read side ([`FsReader`]) cannot change anything. The write side ([`FsWriter`]) is lent only to code that holds a permit.
+//! The read side ([`FsReader`]) cannot change anything. The one write side ([`FsWriter`]) is lent
+//! only to code that holds a permit.
 //! This crate does not know about tasks, or why a caller reads or writes a file.
 
 pub mod clock;
@@ -16,5 +17,5 @@ pub mod process;
 
 pub use clock::{Clock, SystemClock, TestClock};
 pub use dbus::{packagekit, systemd};
-pub use files::{FileKind, FileVersion, FsReader, FsWriter, Meta, attributes, diff, walk, watch};
+pub use files::{FileKind, FileVersion, FsReader, FsWriter, Host, Meta, attributes, diff, walk, watch};
 pub use identity::keyed_digest;

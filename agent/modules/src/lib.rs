@@ -73,6 +73,7 @@ mod probes {
 }
 
 use serde_json::Value;
+use towpath_host::FsWriter;
 use towpath_proto::{ModuleKind, ModuleMessage as _, v1alpha as pb};
 
 pub use activity::{Activity, ActivityGuard};
@@ -145,9 +146,9 @@ pub fn kept_identities(module: &'static str, params: &Value) -> Vec<String> {
 ///
 /// # Errors
 /// If one of the resources cannot be applied. Others may have been applied.
-pub fn apply_batch(resources: &[&dyn Resource], context: &Context<'_>) -> Result<(), ModuleError> {
+pub fn apply_batch(resources: &[&dyn Resource], context: &Context<'_>, writer: &FsWriter) -> Result<(), ModuleError> {
     match resources.first() {
-        Some(first) => first.module().apply_batch(resources, context),
+        Some(first) => first.module().apply_batch(resources, context, writer),
         None => Ok(()),
     }
 }

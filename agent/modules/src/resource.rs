@@ -30,7 +30,12 @@ pub trait Module: Sync {
     /// # Errors
     /// If one of the resources cannot be applied. Others may have been applied. By default, a module has no
     /// transactions.
-    fn apply_batch(&self, _resources: &[&dyn Resource], _context: &Context<'_>) -> Result<(), ModuleError> {
+    fn apply_batch(
+        &self,
+        _resources: &[&dyn Resource],
+        _context: &Context<'_>,
+        _writer: &FsWriter,
+    ) -> Result<(), ModuleError> {
         Err(ModuleError::new(format!("internal error: the module {} has no transactions", self.schema().key)))
     }
 }
@@ -65,17 +70,23 @@ pub trait Resource: Any + Debug + Send + Sync {
     /// If the machine cannot be read, or if an object of another kind blocks the change.
     fn check(&self, context: &Context<'_>) -> Result<Checked, ModuleError>;
 
-    /// Runs a probe or an action, or makes a direct change. The caller holds a permit. Changes with steps are applied
-    /// by [`crate::apply`] instead.
+    /// Runs an action, or makes a direct change. Only code with a permit has a writer, also for changes that write no
+    /// file. Changes with steps are applied by [`crate::apply`] instead.
     ///
     /// # Errors
     /// If the resource cannot be applied. A command that ends with a status other than 0 is not an error but part of
     /// the report.
-    fn apply(&self, _context: &Context<'_>, _writer: &FsWriter) -> Result<Report, ModuleError> {
-        Err(ModuleError::new(format!(
-            "internal error: the module {} applies its changes as steps",
-            self.module().schema().key
-        )))
+    fn apply(&self, context: &Context<'_>, _writer: &FsWriter) -> Result<Report, ModuleError> {
+        self.observe(context)
+    }
+
+    /// Runs a probe, or computes a value. No permit is needed.
+    ///
+    /// # Errors
+    /// If the machine cannot be asked, or if the module neither probes nor computes.
+    fn observe(&self, _context: &Context<'_>) -> Result<Report, ModuleError> {
+        let module = self.module().schema().key;
+        Err(ModuleError::new(format!("internal error: the module {module} applies its changes as steps")))
     }
 
     /// Returns the parameters that undo this use of the module. The caller asks for the parameters before the use is

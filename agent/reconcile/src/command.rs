@@ -11,7 +11,11 @@ pub use crate::plan::{batch::ChangeSet, removal::Removal};
 use crate::{
     names::Managed,
     outcome::{BookReport, Outcome},
-    plan::{assess::Checked, instance::Facts, removal::Inventory},
+    plan::{
+        assess::{Admission, Checked},
+        instance::Facts,
+        removal::Inventory,
+    },
     record::BookRecord,
 };
 
@@ -162,8 +166,8 @@ pub enum Command {
     Elect(TaskRef, bool),
     /// Publish the result of an elected task to the fleet.
     PublishResult(ElectedResult),
-    /// Make a set of changes on the node.
-    Apply(ChangeSet),
+    /// Make a set of changes on the node. The run has asked for the admission that the changes need.
+    Apply(ChangeSet, Admission),
     /// Run a probe, an action or a handler.
     Execute(Invocation),
     /// Check whether a reboot is due. If the flag is true, the reboot is admitted, and the executor carries out a due

@@ -147,7 +147,8 @@ impl From {
             Some((state, journal, key)) => (Some(state), Some(journal), key),
             None => (None, None, [0; 32]),
         };
-        let machine = Arc::new(Machine::new(node.clone(), reader, journal, Arc::new(SystemClock), digest_key));
+        let machine =
+            Arc::new(Machine::new(node.clone(), reader, journal, Arc::new(SystemClock), digest_key, Arc::default()));
         let facts_d = self.config.parent().map(|folder| folder.join("facts.d")).into_iter().collect();
         let facts = facts::Options { facts_d, ..facts::Options::default() };
         let reconcile = settings.as_ref().map(|settings| settings.reconcile).unwrap_or_default();

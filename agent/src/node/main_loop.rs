@@ -11,7 +11,7 @@ use towpath_coordination::{
     Store,
     fleet::{self, Fleet},
 };
-use towpath_host::{Clock, FsReader, facts, identity::Credentials, lock::StateDir, process::Cancel};
+use towpath_host::{Clock, Host, facts, identity::Credentials, lock::StateDir, process::Cancel};
 use towpath_state::{Journal, Phase};
 
 use super::{
@@ -32,7 +32,7 @@ use crate::{
     config::{Reconcile, Settings},
     events::{EventType, Events, NewEvent},
     reconcile::{
-        PassFacts, Revision,
+        PassFacts, Permit, Revision,
         pass::{self, BookStatuses, Machine, Outcome, PassOutcome, Watched},
     },
     status::{
@@ -123,11 +123,20 @@ impl Node {
         let digest_key = journal.digest_key()?;
         std::fs::create_dir_all(&settings.root)
             .map_err(|source| NodeError::Root { root: settings.root.clone(), source })?;
-        let reader =
-            FsReader::at(&settings.root).map_err(|source| NodeError::Root { root: settings.root.clone(), source })?;
+        let host =
+            Host::at(&settings.root).map_err(|source| NodeError::Root { root: settings.root.clone(), source })?;
+        let (reader, writer) = host.split();
         let own = settings.node.clone();
-        let machine = Machine::new(own.clone(), reader, Some(Arc::clone(&journal)), Arc::clone(&clock), digest_key);
+        let machine = Machine::new(
+            own.clone(),
+            reader,
+            Some(Arc::clone(&journal)),
+            Arc::clone(&clock),
+            digest_key,
+            writer.written(),
+        );
         let machine = Arc::new(machine);
+        let interrupted = pass::recover(&journal, Permit::after_a_crash(&writer))?;
         let events = Events::new(own.clone(), Some(Arc::clone(&journal)));
         let facts = facts::Options { facts_d: settings.facts_d.clone(), ..facts::Options::default() };
         let identity = Arc::new(NodeIdentity::open(&settings, credentials, &journal, &*clock)?);
@@ -152,8 +161,13 @@ impl Node {
         let (settings, inbox) = (Arc::new(settings), Inbox::default());
         let sources = Arc::new(Sources::new(settings.state_dir.join("mirrors"), settings.sources.clone()));
         let rejected = journal.get_readable(&())?.unwrap_or_default();
-        let passes =
-            Passes::new(Arc::clone(&settings), Arc::clone(&machine), Arc::clone(&fleet), queries, inbox.clone());
+        let passes = Passes::new(
+            Arc::clone(&settings),
+            (Arc::clone(&machine), writer),
+            Arc::clone(&fleet),
+            queries,
+            inbox.clone(),
+        );
         let node = Self {
             writer: StateWriter::new(state, Arc::clone(&journal), status, Arc::clone(&identity), Arc::clone(&clock)),
             candidates: Candidates::new(Arc::clone(&sources), Arc::clone(&journal), rejected),
@@ -187,9 +201,7 @@ impl Node {
             let event = NewEvent::new(EventType::AgentJournalDamaged, message).because("JournalDamaged");
             node.writer.record_events(vec![event]);
         }
-        if let Some(intent) = pass::recover(node.passes.machine())?
-            && intent.phase != Phase::Idle
-        {
+        if let Some(intent) = interrupted.filter(|intent| intent.phase != Phase::Idle) {
             tracing::warn!(book = intent.book, phase = ?intent.phase, "the last run of the agent was interrupted; resuming");
         }
         Ok(node)

@@ -1,16 +1,20 @@
 //! The reconciler, which brings a server to the state that the git sources define: a pass over the TaskBooks of a
 //! revision, and the executors of runs.
 
+mod admission;
 mod execute;
 mod facts;
 pub mod pass;
 mod revision;
 pub(crate) mod runs;
 
+pub(crate) use admission::Permit;
 pub(crate) use facts::{PassFacts, host_facts, machine_id};
 pub use pass::desired::{Desired, compare};
 pub use revision::Revision;
 pub(crate) use revision::{object_id, object_ids};
+
+use towpath_host::FsWriter;
 
 use self::{
     execute::{DryRun, Executor},
@@ -18,13 +22,13 @@ use self::{
 };
 
 /// Runs the TaskBooks of a node, and changes what differs from the desired state.
-pub(crate) fn apply(pass: Pass<'_>, computed: &mut ComputedCache) -> PassOutcome {
+pub(crate) fn apply(pass: Pass<'_>, writer: &FsWriter, computed: &mut ComputedCache) -> PassOutcome {
     let (inputs, failures) = pass::computed::evaluate(&pass, computed);
     let pass = Pass { inputs, ..pass };
-    pass::books::run::<Executor<'_>>(&pass, &pass.claims(), &failures)
+    pass::books::run::<Executor<'_>>(&pass, writer, &pass.claims(), &failures)
 }
 
 /// Returns what the TaskBooks of a node would change. Nothing is changed.
 pub(crate) fn plan(pass: &Pass<'_>) -> PassOutcome {
-    pass::books::run::<DryRun<'_>>(pass, &pass.claims(), &[])
+    pass::books::run::<DryRun<'_>>(pass, (), &pass.claims(), &[])
 }

@@ -12,6 +12,7 @@ use std::{
     ffi::OsString,
     io::{self, Write as _},
     os::fd::{AsFd, OwnedFd},
+    path::Path,
     sync::Arc,
 };
 
@@ -31,8 +32,28 @@ use super::{
 /// The number of files from which one syncfs call is faster than one fsync call for each file.
 const MANY: usize = 16;
 
+/// The files below a root.
+#[derive(Debug)]
+pub struct Host(FsWriter);
+
+impl Host {
+    /// Opens the files below a directory.
+    ///
+    /// # Errors
+    /// When the directory cannot be opened.
+    pub fn at(root: &Path) -> io::Result<Self> {
+        Ok(Self(FsWriter { reader: FsReader::at(root)?, written: Some(Arc::default()) }))
+    }
+
+    /// Returns the read side, which can be cloned, and the one write side, which cannot. The owner of the write side
+    /// must lend it only to code that holds a permit.
+    pub fn split(self) -> (FsReader, FsWriter) {
+        (self.0.reader.clone(), self.0)
+    }
+}
+
 /// The write side of the files below a root.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct FsWriter {
     reader: FsReader,
     written: Option<Arc<WrittenFiles>>,
@@ -66,15 +87,23 @@ pub struct Staged {
 }
 
 impl FsWriter {
-    /// Creates the write side for a root. The caller must lend the write side only to code that holds a permit.
-    pub fn new(reader: FsReader) -> Self {
+    #[cfg(test)]
+    pub(crate) fn new(reader: FsReader) -> Self {
         Self { reader, written: None }
     }
 
-    /// Returns a write side that records each replaced file in `written`.
-    #[must_use]
-    pub fn noting(self, written: Arc<WrittenFiles>) -> Self {
-        Self { written: Some(written), ..self }
+    /// Returns the files that this writer has replaced.
+    pub fn written(&self) -> Arc<WrittenFiles> {
+        self.written.clone().unwrap_or_default()
+    }
+
+    /// Returns a write side for the files below a directory of this root. Links below the directory are rejected. The
+    /// replaced files are not recorded. `None` if the path does not exist or is not a directory.
+    ///
+    /// # Errors
+    /// When the directory cannot be opened.
+    pub fn below(&self, path: &str) -> io::Result<Option<Self>> {
+        Ok(self.reader.below(path)?.map(|reader| Self { reader, written: None }))
     }
 
     /// Returns a write side that rejects links below a folder.

@@ -108,9 +108,9 @@ fn timeless(meta: Meta) -> Meta {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, sync::Arc};
+    use std::fs;
 
-    use super::super::writer::{Access, FsWriter};
+    use super::super::writer::{Access, Host};
     use super::*;
 
     const ACCESS: Access = Access { mode: 0o644, uid: None, gid: None };
@@ -161,9 +161,9 @@ mod tests {
     /// Tests changes within the same tick, such as an overwrite with the same length.
     #[test]
     fn own_file_is_intact_until_its_content_or_its_mode_changes() {
-        let (folder, reader) = root();
-        let written = Arc::new(WrittenFiles::default());
-        let writer = FsWriter::new(reader.clone()).noting(Arc::clone(&written));
+        let folder = tempfile::tempdir().unwrap();
+        let (reader, writer) = Host::at(folder.path()).unwrap().split();
+        let written = writer.written();
         let file = folder.path().join("a");
         let intact = || written.is_intact(&reader, &file, "/a");
         assert_eq!(intact(), None);
@@ -192,10 +192,11 @@ mod tests {
 
     #[test]
     fn tree_below_a_folder_is_noted_by_its_real_paths() {
-        let (folder, reader) = root();
-        let written = Arc::new(WrittenFiles::default());
+        let folder = tempfile::tempdir().unwrap();
+        let (reader, writer) = Host::at(folder.path()).unwrap().split();
+        let written = writer.written();
         fs::create_dir(folder.path().join("d")).unwrap();
-        let writer = FsWriter::new(reader.clone()).noting(Arc::clone(&written)).plain_below("/d");
+        let writer = writer.plain_below("/d");
         writer.replace("/d/a", b"ours", ACCESS).unwrap();
         assert_eq!(written.is_intact(&reader, &folder.path().join("d/a"), "/d/a"), Some(true));
     }

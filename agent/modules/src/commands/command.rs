@@ -1,7 +1,6 @@
 //! The module `command`: a program that a task runs.
 
 use serde_json::Value;
-use towpath_host::FsWriter;
 use towpath_proto::{ModuleKind, ModuleMessage as _, ModuleSchema, v1alpha as pb};
 
 use super::invoked::{Invoked, check, finish, finish_run};
@@ -46,7 +45,7 @@ impl Resource for CommandSpec {
         self.0.asks_commands()
     }
 
-    fn apply(&self, context: &Context<'_>, _writer: &FsWriter) -> Result<Report, ModuleError> {
+    fn observe(&self, context: &Context<'_>) -> Result<Report, ModuleError> {
         let mut invocation = self.0.invocation(self.0.argv.clone(), context)?;
         invocation.stdin = self.0.stdin.clone().map(String::into_bytes);
         finish_run(&invocation, &self.0, context)

@@ -1,7 +1,7 @@
 //! The module `script`: a file of the source that a task runs.
 
 use serde_json::Value;
-use towpath_host::{FsWriter, process};
+use towpath_host::process;
 use towpath_proto::{ModuleKind, ModuleMessage as _, ModuleSchema, v1alpha as pb};
 use towpath_render::tree;
 
@@ -47,7 +47,7 @@ impl Resource for ScriptSpec {
         self.0.asks_commands()
     }
 
-    fn apply(&self, context: &Context<'_>, _writer: &FsWriter) -> Result<Report, ModuleError> {
+    fn observe(&self, context: &Context<'_>) -> Result<Report, ModuleError> {
         run(&self.0, context)
     }
 }

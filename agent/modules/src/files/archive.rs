@@ -277,11 +277,10 @@ pub(crate) fn run(spec: &ArchiveSpec, context: &Context<'_>, writer: &FsWriter) 
     let source = open(spec, context)?.ok_or_else(|| ModuleError::new(missing(spec)))?;
     let (uid, gid) = file::ids(spec.owner.as_deref(), spec.group.as_deref())?;
     writer.make_directory(path, 0o755).map_err(io)?;
-    let below = writer.reader().below(path).map_err(io)?.ok_or_else(|| {
+    let inside = writer.below(path).map_err(io)?.ok_or_else(|| {
         ModuleError::new(format!("{path} is not a directory; remove it first, or unpack to another path"))
     })?;
-    let unpacking =
-        Unpacking { writer: FsWriter::new(below.clone()), compared: Compared { below: Some(&below), uid, gid } };
+    let unpacking = Unpacking { writer: &inside, compared: Compared { below: Some(inside.reader()), uid, gid } };
     let mut waiting = Vec::new();
     let budget = Budget::new(spec.max_bytes);
     members::each(source, spec.strip, &budget, &mut |member| {
@@ -297,7 +296,7 @@ pub(crate) fn run(spec: &ArchiveSpec, context: &Context<'_>, writer: &FsWriter) 
 }
 
 struct Unpacking<'a> {
-    writer: FsWriter,
+    writer: &'a FsWriter,
     compared: Compared<'a>,
 }
 

@@ -188,7 +188,7 @@ fn from_source(spec: &FileSpec, source: &str, context: &Context<'_>) -> Result<C
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use towpath_host::{FsReader, FsWriter, process::Cancel};
+    use towpath_host::{FsReader, FsWriter, Host, process::Cancel};
     use towpath_render::tree::MemoryTree;
 
     use super::*;
@@ -226,14 +226,15 @@ mod tests {
         made: &'static [&'static str],
         folder: tempfile::TempDir,
         reader: FsReader,
+        writer: FsWriter,
         tree: Arc<dyn Tree>,
     }
 
     fn fixture() -> Fixture {
         let folder = tempfile::tempdir().unwrap();
-        let reader = FsReader::at(folder.path()).unwrap();
+        let (reader, writer) = Host::at(folder.path()).unwrap().split();
         let files = [("files/a", "A"), ("files/sub/b", "B")];
-        Fixture { made: &[], folder, reader, tree: Arc::new(files.into_iter().collect::<MemoryTree>()) }
+        Fixture { made: &[], folder, reader, writer, tree: Arc::new(files.into_iter().collect::<MemoryTree>()) }
     }
 
     impl Fixture {
@@ -254,9 +255,7 @@ mod tests {
 
         fn apply(&self, params: Value) -> Result<bool, ModuleError> {
             match self.check(params)? {
-                Checked::Change(change) => {
-                    apply::all(change.steps, &FsWriter::new(self.reader.clone()), &Cancel::default()).map(|()| true)
-                }
+                Checked::Change(change) => apply::all(change.steps, &self.writer, &Cancel::default()).map(|()| true),
                 _ => Ok(false),
             }
         }
@@ -423,7 +422,7 @@ mod tests {
         let Checked::Change(change) = fixture.check(json!({"path": "/a", "content": "two"})).unwrap() else { panic!() };
         std::fs::remove_file(fixture.folder.path().join("a")).unwrap();
         std::fs::write(fixture.folder.path().join("a"), "foreign").unwrap();
-        assert!(apply::all(change.steps, &FsWriter::new(fixture.reader.clone()), &Cancel::default()).is_err());
+        assert!(apply::all(change.steps, &fixture.writer, &Cancel::default()).is_err());
         assert_eq!(fixture.text("a"), "foreign");
     }
 

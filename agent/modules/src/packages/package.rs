@@ -41,7 +41,12 @@ impl Module for Package {
         resource(spec::resolve(parse(params)?))
     }
 
-    fn apply_batch(&self, resources: &[&dyn Resource], context: &Context<'_>) -> Result<(), ModuleError> {
+    fn apply_batch(
+        &self,
+        resources: &[&dyn Resource],
+        context: &Context<'_>,
+        _writer: &FsWriter,
+    ) -> Result<(), ModuleError> {
         let packages: Vec<&PackageSpec> = resources.iter().filter_map(|resource| resource.downcast()).collect();
         package_transaction(&packages, context)
     }

@@ -1,7 +1,6 @@
 //! The module `assert`: expressions that must be true.
 
 use serde_json::Value;
-use towpath_host::FsWriter;
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 
 use crate::{Checked, Context, Module, ModuleError, Report, Resolved, Resource, params::parse, resource::resource};
@@ -33,7 +32,7 @@ impl Resource for AssertSpec {
         Ok(Checked::InSync)
     }
 
-    fn apply(&self, _context: &Context<'_>, _writer: &FsWriter) -> Result<Report, ModuleError> {
+    fn observe(&self, _context: &Context<'_>) -> Result<Report, ModuleError> {
         let (failed, ok) = (self.0.that.join("; "), self.0.that.is_empty());
         let message = match self.0.message.clone() {
             Some(message) if !ok => Some(format!("{message} ({failed} does not hold)")),

@@ -1,7 +1,6 @@
 //! The module `debug`: a message for the log and the status.
 
 use serde_json::Value;
-use towpath_host::FsWriter;
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 
 use crate::{Checked, Context, Module, ModuleError, Report, Resolved, Resource, params::parse, resource::resource};
@@ -33,7 +32,7 @@ impl Resource for DebugSpec {
         Ok(Checked::InSync)
     }
 
-    fn apply(&self, _context: &Context<'_>, _writer: &FsWriter) -> Result<Report, ModuleError> {
+    fn observe(&self, _context: &Context<'_>) -> Result<Report, ModuleError> {
         Ok(Report { message: self.0.message.clone(), ..Report::success() })
     }
 }

@@ -1,10 +1,7 @@
 //! The module `http`: an HTTP request. GET and HEAD requests are probes, and other requests are actions.
 
 use serde_json::{Value, json};
-use towpath_host::{
-    FsWriter,
-    http::{Request, send as send_request},
-};
+use towpath_host::http::{Request, send as send_request};
 use towpath_proto::{ModuleKind, ModuleMessage as _, ModuleSchema, v1alpha as pb};
 
 use crate::{
@@ -46,7 +43,7 @@ impl Resource for HttpSpec {
         Ok(Checked::InSync)
     }
 
-    fn apply(&self, context: &Context<'_>, _writer: &FsWriter) -> Result<Report, ModuleError> {
+    fn observe(&self, context: &Context<'_>) -> Result<Report, ModuleError> {
         send(self, context)
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::Value;
-use towpath_host::{Clock as _, FsWriter, SystemClock};
+use towpath_host::{Clock as _, SystemClock};
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 use towpath_render::words;
 
@@ -53,7 +53,7 @@ impl Resource for WaitSpec {
         Ok(Checked::InSync)
     }
 
-    fn apply(&self, context: &Context<'_>, _writer: &FsWriter) -> Result<Report, ModuleError> {
+    fn observe(&self, context: &Context<'_>) -> Result<Report, ModuleError> {
         run(self, context)
     }
 }

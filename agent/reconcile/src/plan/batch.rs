@@ -119,6 +119,12 @@ pub fn direct(changes: &[Queued]) -> ChangeSet {
     ChangeSet::Direct(changes.iter().map(|change| change.instance.id).collect())
 }
 
+/// Returns the permission that queued changes need together.
+pub fn admission(changes: &[Queued]) -> Admission {
+    let is_free = changes.iter().all(|change| change.admission == Admission::Free);
+    if is_free { Admission::Free } else { Admission::SlotAndWindow }
+}
+
 /// Splits file changes into changes that need no admission, and changes that need it. A change that depends on a path
 /// of an earlier change that needs admission stays in the second group.
 pub fn split_free(changes: Vec<Queued>) -> (Vec<Queued>, Vec<Queued>) {

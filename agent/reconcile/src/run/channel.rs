@@ -16,7 +16,7 @@ use crate::{
     },
     outcome::Outcome,
     plan::{
-        assess::{Check, Checked},
+        assess::{Admission, Check, Checked},
         removal::Inventory,
     },
 };
@@ -134,10 +134,10 @@ impl Channel {
     }
 
     /// Makes a set of changes, and returns one result for each change.
-    pub(super) async fn apply(&self, set: ChangeSet) -> Vec<Applied> {
+    pub(super) async fn apply(&self, set: ChangeSet, admission: Admission) -> Vec<Applied> {
         let length = set.instances().len();
         let failed = |message: String| Applied::Failed(Finished { message: Some(message), result: None });
-        match self.ask(Command::Apply(set)).await {
+        match self.ask(Command::Apply(set, admission)).await {
             Observation::Applied(mut results) => {
                 results.resize_with(length, || failed(UNEXPECTED.to_owned()));
                 results

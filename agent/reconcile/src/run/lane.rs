@@ -277,7 +277,7 @@ impl Lane {
     /// need no admission (P90). Returns true if further tasks may run.
     pub(super) async fn flush_files(&mut self, run: &Run) -> bool {
         let mut changes = self.queue.take_files();
-        if changes.iter().any(|change| change.admission != Admission::Free)
+        if batch::admission(&changes) != Admission::Free
             && let Err(why) = self.begin(run).await
         {
             let (free, held) = batch::split_free(changes);
@@ -288,7 +288,7 @@ impl Lane {
             changes = free;
         }
         if !changes.is_empty() {
-            let results = run.channel.apply(batch::files(&changes)).await;
+            let results = run.channel.apply(batch::files(&changes), batch::admission(&changes)).await;
             for (change, applied) in changes.iter().zip(results) {
                 // Not all files that a failed change would manage may be known.
                 self.incomplete |= matches!(applied, Applied::Failed(_));
@@ -316,7 +316,7 @@ impl Lane {
             }
             return;
         }
-        let results = run.channel.apply(batch::direct(&changes)).await;
+        let results = run.channel.apply(batch::direct(&changes), Admission::SlotAndWindow).await;
         for (change, applied) in changes.iter().zip(results) {
             self.end(run, change, applied).await;
         }

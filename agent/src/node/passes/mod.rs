@@ -11,7 +11,7 @@ use std::{
 
 use serde_json::Value;
 use towpath_coordination::fleet::Fleet;
-use towpath_host::process::Cancel;
+use towpath_host::{FsWriter, process::Cancel};
 use towpath_render::rendering::Inputs;
 
 use super::inbox::Inbox;
@@ -29,6 +29,8 @@ use crate::{
 pub(super) struct Passes {
     settings: Arc<Settings>,
     machine: Arc<Machine>,
+    /// The one write side of the files. Only an admitted change gets it.
+    writer: FsWriter,
     fleet: Arc<Fleet>,
     queries: Queries,
     inbox: Inbox,
@@ -39,13 +41,13 @@ pub(super) struct Passes {
 impl Passes {
     pub(super) fn new(
         settings: Arc<Settings>,
-        machine: Arc<Machine>,
+        (machine, writer): (Arc<Machine>, FsWriter),
         fleet: Arc<Fleet>,
         queries: Queries,
         inbox: Inbox,
     ) -> Self {
         let (cancel, computed) = (Cancel::default(), ComputedCache::default());
-        Self { settings, machine, fleet, queries, inbox, cancel, computed }
+        Self { settings, machine, writer, fleet, queries, inbox, cancel, computed }
     }
 
     pub(super) fn machine(&self) -> &Arc<Machine> {
@@ -87,6 +89,6 @@ impl Passes {
             stops: &|| self.inbox.stops(),
             make_way: &|| self.inbox.wants_way(),
         };
-        reconcile::apply(pass, &mut self.computed)
+        reconcile::apply(pass, &self.writer, &mut self.computed)
     }
 }

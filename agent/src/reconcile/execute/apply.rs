@@ -15,13 +15,16 @@ use towpath_render::{objects::task::Task, rendering::Item, rendering::Rendered a
 use towpath_state::{Changes, HandlerRecord, KeptTask};
 
 use super::{Found, RenderedTask, Session, UNKNOWN, attempts::success_problem};
-use crate::reconcile::pass::{
-    batch::{self, Waiting},
-    instance,
+use crate::reconcile::{
+    admission::Permit,
+    pass::{
+        batch::{self, Waiting},
+        instance,
+    },
 };
 
 /// Applies the file changes of several tasks as one batch. Returns the results in the order of `ids`.
-pub(super) fn files(session: &Session<'_>, ids: &[InstanceId]) -> Vec<Applied> {
+pub(super) fn files(session: &Session<'_>, ids: &[InstanceId], permit: Permit<'_>) -> Vec<Applied> {
     let machine = session.machine();
     let mut results: Vec<Applied> = ids.iter().map(|_| failed(UNKNOWN)).collect();
     let Some(journal) = &machine.journal else { return results };
@@ -37,7 +40,7 @@ pub(super) fn files(session: &Session<'_>, ids: &[InstanceId]) -> Vec<Applied> {
         members.insert(position, (rendered, task, is_quiet));
     }
     let book = session.book.id();
-    let outcomes = batch::carry_out(machine, journal, &book, waiting, &session.permit, session.pass.cancel);
+    let outcomes = batch::carry_out(machine, journal, &book, waiting, permit, session.pass.cancel);
     session.saw_own_changes(directly);
     for (position, outcome) in outcomes {
         let (Some(result), Some((rendered, task, is_quiet))) = (results.get_mut(position), members.remove(&position))

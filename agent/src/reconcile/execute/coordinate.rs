@@ -1,4 +1,4 @@
-//! Coordinates a run with the fleet: windows, slots, waves, elections, and the journal record of the TaskBook.
+//! Coordinates a run with the fleet: votes, elections, and the journal record of the TaskBook.
 
 use serde_json::{Map, Value};
 use std::sync::Mutex;
@@ -9,18 +9,19 @@ use towpath_coordination::{
     store::StoreError,
 };
 use towpath_reconcile::{
-    command::{Admit, Answer, Call, ElectedResult, ElectionState, SlotUse, TaskRef},
+    command::{Answer, Call, ElectedResult, ElectionState, TaskRef},
     record::{BookRecord, Frame, Slot, SlotRef, SlotState},
     run::{RolloutPlan, SegmentPlan},
 };
 use towpath_render::objects::{SegmentKind, task::Task, task_digest};
 use towpath_state::{
-    self as state, Changes, ClaimState, ElectionRecord, LastSlots, PublishedResult, RunProgress, SegmentPhase,
-    SlotClaim, TaskId, UsedResult,
+    self as state, Changes, ClaimState, ElectionRecord, PublishedResult, RunProgress, SegmentPhase, SlotClaim, TaskId,
+    UsedResult,
 };
 
 use super::{Session, lock};
 use crate::reconcile::{
+    admission::{AdmissionControl, BookRollout},
     pass::{
         Coordination, batch,
         coordinated::{remember_store_position, spec_of},
@@ -45,58 +46,51 @@ fn shortened(result: &Value) -> Value {
     }
 }
 
-/// The rollout of a TaskBook, and the record of the TaskBook in the journal.
-pub(super) struct Coordinator<'a> {
-    rollout: Option<(Coordination<'a>, Run)>,
-    /// The record of the TaskBook as last written to the journal.
-    record: Mutex<state::BookRecord>,
-    /// The segment for which the node holds a slot, and the use of the slot.
-    held: Mutex<Option<(u32, SlotUse)>>,
+/// Returns the rollout of a TaskBook. `None` for a TaskBook without coordination.
+pub(super) fn rollout<'a>(session: &Session<'a>) -> Option<BookRollout<'a>> {
+    let pass = session.pass;
+    let (set, generation, book, coordination) = (pass.set, pass.generation, &session.book, pass.coordination?);
+    let run = match &session.last {
+        None => Run::of(set, generation, coordination.manifest, book)?,
+        Some(last) => Run::of_gone(set, generation, coordination.manifest, &book.id(), last.slots.as_ref()?),
+    };
+    Some(BookRollout { coordination, run })
 }
 
-impl<'a> Coordinator<'a> {
+/// Returns the rollout as input for the state machine of the run.
+pub(super) fn plan(rollout: &BookRollout<'_>, node: &str) -> RolloutPlan {
+    let run = &rollout.run;
+    let segment = |(index, segment): (usize, &towpath_render::objects::Segment)| {
+        let spec = run.spec_of(index);
+        SegmentPlan {
+            tasks: segment.tasks.clone(),
+            kind: segment.kind,
+            slot: Slot { budget: spec.group.clone(), partition: spec.part(node).to_owned() },
+            limited: spec.count.is_some(),
+        }
+    };
+    let segments = run.segments.iter().enumerate().map(segment).collect();
+    RolloutPlan { run: run.spec.run.clone(), segments }
+}
+
+/// The record of a TaskBook in the journal.
+pub(super) struct Coordinator {
+    /// The record of the TaskBook as last written to the journal.
+    record: Mutex<state::BookRecord>,
+}
+
+impl Coordinator {
     /// Returns the coordinator of a TaskBook.
-    pub(super) fn new(session: &Session<'a>) -> Self {
-        let pass = session.pass;
-        let (set, generation, book) = (pass.set, pass.generation, &session.book);
-        let run = pass.coordination.and_then(|with| {
-            let run = match &session.last {
-                None => Run::of(set, generation, with.manifest, book)?,
-                Some(last) => Run::of_gone(set, generation, with.manifest, &book.id(), last.slots.as_ref()?),
-            };
-            Some((with, run))
-        });
-        let record = session.machine().book(&session.id);
-        Self { rollout: run, record: Mutex::new(record), held: Mutex::default() }
-    }
-
-    /// Returns the rollout as input for the state machine of the run.
-    pub(super) fn plan(&self, node: &str) -> Option<RolloutPlan> {
-        let (_, run) = self.rollout.as_ref()?;
-        let segment = |(index, segment): (usize, &towpath_render::objects::Segment)| {
-            let spec = run.spec_of(index);
-            SegmentPlan {
-                tasks: segment.tasks.clone(),
-                kind: segment.kind,
-                slot: Slot { budget: spec.group.clone(), partition: spec.part(node).to_owned() },
-                limited: spec.count.is_some(),
-            }
-        };
-        let segments = run.segments.iter().enumerate().map(segment).collect();
-        Some(RolloutPlan { run: run.spec.run.clone(), segments })
-    }
-
-    /// Returns the slots that a removal of the TaskBook would use. `None` for a TaskBook without coordination.
-    pub(super) fn last_slots(&self) -> Option<LastSlots> {
-        self.rollout.as_ref().map(|(_, run)| run.last_slots())
+    pub(super) fn new(session: &Session<'_>) -> Self {
+        Self { record: Mutex::new(session.machine().book(&session.id)) }
     }
 
     /// Converts the journal record of the TaskBook for the state machine of the run. In the run of a deleted TaskBook,
     /// only the removal is left.
-    pub(super) fn record(&self, session: &Session<'_>) -> BookRecord {
+    pub(super) fn record(&self, session: &Session<'_>, admission: &AdmissionControl<'_>) -> BookRecord {
         let book = &session.book.id();
         let known = lock(&self.record);
-        let run: String = self.rollout.as_ref().map(|(_, run)| run.spec.run.clone()).unwrap_or_default();
+        let run: String = admission.rollout().map(|rollout| rollout.run.spec.run.clone()).unwrap_or_default();
         let progress = match &session.last {
             None => known.progress.clone().unwrap_or_default(),
             Some(_) => RunProgress { run: run.clone(), done: 1, completed: true },
@@ -133,14 +127,19 @@ impl<'a> Coordinator<'a> {
     ///
     /// # Errors
     /// Fails if the journal cannot be written.
-    pub(super) fn persist(&self, session: &Session<'_>, record: &BookRecord) -> Result<(), String> {
+    pub(super) fn persist(
+        &self,
+        session: &Session<'_>,
+        admission: &AdmissionControl<'_>,
+        record: &BookRecord,
+    ) -> Result<(), String> {
         let Some(journal) = &session.machine().journal else { return Ok(()) };
         let mut known = lock(&self.record);
         let new = self.journal_record(session, record, &known);
         let (mut changes, id) = (Changes::default(), &session.id);
         let position = |changes: &mut Changes| {
-            if let Some((with, _)) = &self.rollout {
-                remember_store_position(with.fleet, changes);
+            if let Some(rollout) = admission.rollout() {
+                remember_store_position(rollout.coordination.fleet, changes);
             }
         };
         if new.slot != known.slot {
@@ -161,9 +160,9 @@ impl<'a> Coordinator<'a> {
         }
         journal.commit(changes).map_err(|error| session.failed(batch::journal_failed(&error)))?;
         let is_back = known.removal_failed && !new.removal_failed;
-        if let (true, Some((with, _))) = (is_back, &self.rollout) {
+        if let (true, Some(rollout)) = (is_back, admission.rollout()) {
             // The node has now completed its TaskBook, so the next pass can vote.
-            with.fleet.look_again();
+            rollout.coordination.fleet.look_again();
         }
         *known = new;
         Ok(())
@@ -205,42 +204,21 @@ impl<'a> Coordinator<'a> {
         }
     }
 
-    /// Admits a change if the maintenance window is open and the node holds a slot. A held slot is checked again if the
-    /// lease may have expired, because the slot may have been written off (P48).
-    pub(super) fn admit(&self, session: &Session<'_>, admit: Admit) -> Answer {
-        let windows = &session.pass.windows;
-        if !(admit.began && windows.finish())
-            && let Err(gate) = windows.open(session.machine().clock.wall())
-        {
-            return Answer::Hold(gate);
-        }
-        let (Some((with, run)), Some(number)) = (&self.rollout, admit.segment) else { return Answer::Go };
-        let mut held = lock(&self.held);
-        if *held == Some((number, admit.slot)) && !with.fleet.lease_may_be_gone() {
-            return Answer::Go;
-        }
-        let want = match admit.slot {
-            SlotUse::Change(number) => Request::Change(number),
-            SlotUse::Correct => Request::Correct,
-        };
-        match with.fleet.ask(run.spec_of(index(number)), want) {
-            fleet::Answer::Go => {
-                *held = Some((number, admit.slot));
-                Answer::Go
-            }
-            fleet::Answer::Hold(gate) => Answer::Hold(gate),
-        }
-    }
-
     /// Sends a coordination request to the fleet, and returns the answer.
-    pub(super) fn call(&self, session: &Session<'_>, call: &Call) -> Result<Answer, String> {
-        let Some((with, run)) = &self.rollout else { return Ok(Answer::Go) };
+    pub(super) fn call(
+        &self,
+        session: &Session<'_>,
+        admission: &AdmissionControl<'_>,
+        call: &Call,
+    ) -> Result<Answer, String> {
+        let Some(BookRollout { coordination, run }) = admission.rollout() else { return Ok(Answer::Go) };
         let (number, want) = match call {
-            Call::Enter(number) => (*number, Request::Enter(*number)),
+            Call::Enter(number) => return Ok(admission.enter(*number)),
             Call::Done(number) => (*number, Request::Done(*number)),
             Call::Leave(number) => (*number, Request::Leave),
             Call::Failed { segment, admitted, message } => {
-                with.fleet.describe_failure(&session.book.id(), &towpath_git::without_secrets(message));
+                let message = towpath_git::without_secrets(message);
+                coordination.fleet.describe_failure(&session.book.id(), &message);
                 (*segment, Request::Failed(*segment, *admitted))
             }
             Call::Absent(segment, number, instance) => {
@@ -248,113 +226,130 @@ impl<'a> Coordinator<'a> {
                 // The claim belongs to the budget of the active segment, even for a corrective change.
                 (*segment, Request::Absent(*number, timeout))
             }
-            Call::LeaveOld => return Ok(self.leave_old(session, *with)),
+            Call::LeaveOld => return Ok(self.leave_old(session, admission, *coordination)),
             Call::RepeatVotes(count) => {
-                self.repeat_votes(session, *with, run, *count);
+                repeat_votes(session, *coordination, run, *count);
                 return Ok(Answer::Go);
             }
-            Call::EndRun => return Ok(Answer::Ended(end_run(*with, run))),
+            Call::EndRun => return Ok(Answer::Ended(end_run(*coordination, run))),
         };
         if matches!(want, Request::Done(_) | Request::Failed(..) | Request::Leave) {
-            *lock(&self.held) = None;
+            admission.end();
         }
-        Ok(answer(with.fleet.ask(run.spec_of(index(number)), want)))
+        Ok(admission.ask(number, want))
     }
 
     /// Releases the slot that the journal records for the TaskBook.
-    fn leave_old(&self, session: &Session<'_>, with: Coordination<'_>) -> Answer {
+    fn leave_old(
+        &self,
+        session: &Session<'_>,
+        admission: &AdmissionControl<'_>,
+        coordination: Coordination<'_>,
+    ) -> Answer {
         let slot = lock(&self.record).slot.clone();
         let Some(slot) = slot else { return Answer::Go };
-        *lock(&self.held) = None;
-        answer(with.fleet.ask(&spec_of(&slot, &session.id, &session.pass.view.node), Request::Leave))
-    }
-
-    /// Repeats the votes, and the results of elected tasks, that the data store has lost.
-    fn repeat_votes(&self, session: &Session<'_>, with: Coordination<'_>, run: &Run, count: u32) {
-        for number in (0..count).filter(|number| with.fleet.lacks_vote(&run.spec, *number)) {
-            let Some(segment) = run.segments.get(index(number)) else { return };
-            if segment.kind == SegmentKind::Elected
-                && let Some(task) = session.book.tasks.get(segment.tasks.start)
-                && let key = session.id.task(task.id.as_str())
-                && let Some(found) = session.machine().record::<ElectionRecord>(&key).and_then(|known| known.published)
-                && let Err(error) = with.fleet.share(
-                    ElectedTask { spec: &run.spec, task: &task.id, definition: &found.definition },
-                    &found.clone().into(),
-                )
-            {
-                with.fleet.look_soon();
-                tracing::warn!(%error, "cannot republish the result of an elected task; retrying");
-                return;
-            }
-            // If a vote fails, the next pass repeats the vote.
-            let _ = with.fleet.ask(run.spec_of(index(number)), Request::Done(number));
+        admission.forget_slot();
+        match coordination.fleet.ask(&spec_of(&slot, &session.id, &session.pass.view.node), Request::Leave) {
+            fleet::Answer::Go => Answer::Go,
+            fleet::Answer::Hold(gate) => Answer::Hold(gate),
         }
     }
+}
 
-    /// Requests the election of nodes for a task (P79). `is_done` is true if this node has completed the segment of the
-    /// task.
-    pub(super) fn elect(&self, session: &Session<'_>, at: TaskRef, is_done: bool) -> Result<ElectionState, String> {
-        let task = session.task(at)?;
-        let Some((with, run)) = &self.rollout else { return Ok(ElectionState::Elected) };
-        let (with, spec) = (*with, run.spec_of(segment_of(run, at)));
-        let (set, node) = (session.pass.set, &session.pass.view.node);
-        let elect = task.elect.clone().unwrap_or_default();
-        let definition = task_digest(set, &session.book, task);
-        let may = |node: &str| may_be_elected(set, task, node);
-        // The number of elected nodes cannot exceed the number of eligible members.
-        let most = spec.members.keys().filter(|node| may(node)).count().max(1);
-        let count = usize::try_from(elect.count.unwrap_or(1).max(1)).unwrap_or(1).min(most);
-        let key = session.id.task(task.id.as_str());
-        let known = session.machine().record::<ElectionRecord>(&key).unwrap_or_default();
-        if let Some(used) = known.used.as_ref().filter(|used| is_done && used.definition == definition) {
-            return Ok(ElectionState::Adopted(used.result.clone()));
+/// Repeats the votes, and the results of elected tasks, that the data store has lost.
+fn repeat_votes(session: &Session<'_>, with: Coordination<'_>, run: &Run, count: u32) {
+    for number in (0..count).filter(|number| with.fleet.lacks_vote(&run.spec, *number)) {
+        let Some(segment) = run.segments.get(index(number)) else { return };
+        if segment.kind == SegmentKind::Elected
+            && let Some(task) = session.book.tasks.get(segment.tasks.start)
+            && let key = session.id.task(task.id.as_str())
+            && let Some(found) = session.machine().record::<ElectionRecord>(&key).and_then(|known| known.published)
+            && let Err(error) = with.fleet.share(
+                ElectedTask { spec: &run.spec, task: &task.id, definition: &found.definition },
+                &found.clone().into(),
+            )
+        {
+            with.fleet.look_soon();
+            tracing::warn!(%error, "cannot republish the result of an elected task; retrying");
+            return;
         }
-        let elected = ElectedTask { spec, task: &task.id, definition: &definition };
-        let election = with.fleet.elect(elected, may(node), count);
-        forget_election(session, &key, &known, election.as_ref().ok())?;
-        let results = match election {
-            Err(error) => return Ok(ElectionState::Hold(unreachable(with, &error))),
-            Ok(Election::Wait(nodes)) => return Ok(ElectionState::Hold(waiting_for_result(task, &nodes))),
-            Ok(Election::Run) => {
-                let mut changes = Changes::default();
-                changes.set_election_begun(&key, &definition);
-                remember_store_position(with.fleet, &mut changes);
-                commit(session, changes)?;
-                return Ok(ElectionState::Elected);
-            }
-            Ok(Election::Results(results)) => results,
-        };
-        match with.fleet.open(elected, &results) {
-            Err(error) => Ok(ElectionState::Hold(unreachable(with, &error))),
-            Ok(Err(closed)) => Ok(ElectionState::Hold(Gate::shared(
-                GateReason::Dependency,
-                format!(
-                    "waiting for the key to the result of the elected task {:?} (requested from {}); continues when one of these nodes has sent the key",
-                    task.id,
-                    closed.join(", ")
-                ),
-            ))),
-            Ok(Ok(found)) => use_results(session, task, &key, &definition, &found, count),
-        }
+        // If a vote fails, the next pass repeats the vote.
+        let _ = with.fleet.ask(run.spec_of(index(number)), Request::Done(number));
     }
+}
 
-    /// Publishes the result of an elected task.
-    pub(super) fn publish(&self, session: &Session<'_>, elected: &ElectedResult) -> Result<Answer, String> {
-        let task = session.task(elected.task)?;
-        let Some((with, run)) = &self.rollout else { return Ok(Answer::Go) };
-        let definition = task_digest(session.pass.set, &session.book, task);
-        let result = shortened(&elected.result);
-        let message = elected.message.as_deref().map(towpath_git::without_secrets);
-        let found = TaskResult { ok: elected.ok, result: result.clone(), message: message.clone() };
-        let mut changes = Changes::default();
-        let published = PublishedResult { definition: definition.clone(), ok: elected.ok, result, message };
-        changes.set_published_result(&session.id.task(task.id.as_str()), published);
-        commit(session, changes)?;
-        let spec = run.spec_of(segment_of(run, elected.task));
-        match with.fleet.share(ElectedTask { spec, task: &task.id, definition: &definition }, &found) {
-            Ok(()) => Ok(Answer::Go),
-            Err(error) => Ok(Answer::Hold(unreachable(*with, &error))),
+/// Requests the election of nodes for a task (P79). `is_done` is true if this node has completed the segment of the
+/// task.
+pub(super) fn elect(
+    session: &Session<'_>,
+    admission: &AdmissionControl<'_>,
+    at: TaskRef,
+    is_done: bool,
+) -> Result<ElectionState, String> {
+    let task = session.task(at)?;
+    let Some(BookRollout { coordination, run }) = admission.rollout() else { return Ok(ElectionState::Elected) };
+    let (with, spec) = (*coordination, run.spec_of(segment_of(run, at)));
+    let (set, node) = (session.pass.set, &session.pass.view.node);
+    let elect = task.elect.clone().unwrap_or_default();
+    let definition = task_digest(set, &session.book, task);
+    let may = |node: &str| may_be_elected(set, task, node);
+    // The number of elected nodes cannot exceed the number of eligible members.
+    let most = spec.members.keys().filter(|node| may(node)).count().max(1);
+    let count = usize::try_from(elect.count.unwrap_or(1).max(1)).unwrap_or(1).min(most);
+    let key = session.id.task(task.id.as_str());
+    let known = session.machine().record::<ElectionRecord>(&key).unwrap_or_default();
+    if let Some(used) = known.used.as_ref().filter(|used| is_done && used.definition == definition) {
+        return Ok(ElectionState::Adopted(used.result.clone()));
+    }
+    let elected = ElectedTask { spec, task: &task.id, definition: &definition };
+    let election = with.fleet.elect(elected, may(node), count);
+    forget_election(session, &key, &known, election.as_ref().ok())?;
+    let results = match election {
+        Err(error) => return Ok(ElectionState::Hold(unreachable(with, &error))),
+        Ok(Election::Wait(nodes)) => return Ok(ElectionState::Hold(waiting_for_result(task, &nodes))),
+        Ok(Election::Run) => {
+            let mut changes = Changes::default();
+            changes.set_election_begun(&key, &definition);
+            remember_store_position(with.fleet, &mut changes);
+            commit(session, changes)?;
+            return Ok(ElectionState::Elected);
         }
+        Ok(Election::Results(results)) => results,
+    };
+    match with.fleet.open(elected, &results) {
+        Err(error) => Ok(ElectionState::Hold(unreachable(with, &error))),
+        Ok(Err(closed)) => Ok(ElectionState::Hold(Gate::shared(
+            GateReason::Dependency,
+            format!(
+                "waiting for the key to the result of the elected task {:?} (requested from {}); continues when one of these nodes has sent the key",
+                task.id,
+                closed.join(", ")
+            ),
+        ))),
+        Ok(Ok(found)) => use_results(session, task, &key, &definition, &found, count),
+    }
+}
+
+/// Publishes the result of an elected task.
+pub(super) fn publish(
+    session: &Session<'_>,
+    admission: &AdmissionControl<'_>,
+    elected: &ElectedResult,
+) -> Result<Answer, String> {
+    let task = session.task(elected.task)?;
+    let Some(BookRollout { coordination: with, run }) = admission.rollout() else { return Ok(Answer::Go) };
+    let definition = task_digest(session.pass.set, &session.book, task);
+    let result = shortened(&elected.result);
+    let message = elected.message.as_deref().map(towpath_git::without_secrets);
+    let found = TaskResult { ok: elected.ok, result: result.clone(), message: message.clone() };
+    let mut changes = Changes::default();
+    let published = PublishedResult { definition: definition.clone(), ok: elected.ok, result, message };
+    changes.set_published_result(&session.id.task(task.id.as_str()), published);
+    commit(session, changes)?;
+    let spec = run.spec_of(segment_of(run, elected.task));
+    match with.fleet.share(ElectedTask { spec, task: &task.id, definition: &definition }, &found) {
+        Ok(()) => Ok(Answer::Go),
+        Err(error) => Ok(Answer::Hold(unreachable(*with, &error))),
     }
 }
 
@@ -365,13 +360,6 @@ fn index(number: u32) -> usize {
 /// Returns the index of the segment of a task. Zero for a task without a segment.
 fn segment_of(run: &Run, at: TaskRef) -> usize {
     run.segments.iter().position(|segment| segment.tasks.contains(&at.index)).unwrap_or_default()
-}
-
-fn answer(answer: fleet::Answer) -> Answer {
-    match answer {
-        fleet::Answer::Go => Answer::Go,
-        fleet::Answer::Hold(gate) => Answer::Hold(gate),
-    }
 }
 
 fn unreachable(with: Coordination<'_>, error: &StoreError) -> Gate {

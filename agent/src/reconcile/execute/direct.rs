@@ -8,6 +8,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
+use towpath_host::FsWriter;
 use towpath_modules::{Checked, Context, ModuleError, Resource, apply_batch};
 use towpath_reconcile::{
     Outcome,
@@ -21,7 +22,7 @@ use super::{
     apply::{failed, notified},
     attempts::{Attempted, attempts},
 };
-use crate::reconcile::pass::batch;
+use crate::reconcile::{admission::Permit, pass::batch};
 
 /// A pending direct change of a task, with the records for its undo.
 struct Effect<'t> {
@@ -45,7 +46,7 @@ impl Effect<'_> {
 type Results = Vec<(usize, Applied)>;
 
 /// Applies direct changes. Returns the results in the order of `ids`.
-pub(super) fn changes(session: &Session<'_>, ids: &[InstanceId]) -> Vec<Applied> {
+pub(super) fn changes(session: &Session<'_>, ids: &[InstanceId], permit: Permit<'_>) -> Vec<Applied> {
     let mut effects = Vec::new();
     for (position, id) in ids.iter().enumerate() {
         let Ok((rendered, task)) = session.rendered(*id) else { continue };
@@ -53,7 +54,7 @@ pub(super) fn changes(session: &Session<'_>, ids: &[InstanceId]) -> Vec<Applied>
         effects.push(Effect { position, rendered, task, key, applied, is_first, recorded: Vec::new() });
     }
     let mut all: Vec<Applied> = ids.iter().map(|_| failed(UNKNOWN)).collect();
-    for (position, result) in carry_out_all(session, effects) {
+    for (position, result) in carry_out_all(session, effects, permit.writer()) {
         if let Some(place) = all.get_mut(position) {
             *place = result;
         }
@@ -61,7 +62,7 @@ pub(super) fn changes(session: &Session<'_>, ids: &[InstanceId]) -> Vec<Applied>
     all
 }
 
-fn carry_out_all<'t>(session: &Session<'_>, effects: Vec<Effect<'t>>) -> Results {
+fn carry_out_all<'t>(session: &Session<'_>, effects: Vec<Effect<'t>>, writer: &FsWriter) -> Results {
     let pending = pending_names(session);
     let mut before = Changes::default();
     let in_advance = |effect: Effect<'t>| record_in_advance(session, effect, &mut before);
@@ -75,9 +76,9 @@ fn carry_out_all<'t>(session: &Session<'_>, effects: Vec<Effect<'t>>) -> Results
         return effects.into_iter().map(not_recorded).collect();
     }
     if effects.len() == 1 {
-        return effects.into_iter().map(|effect| carry_out(session, effect, None)).collect();
+        return effects.into_iter().map(|effect| carry_out(session, effect, None, writer)).collect();
     }
-    transaction(session, effects, pending)
+    transaction(session, effects, pending, writer)
 }
 
 /// Writes the intent of a change to the journal, with the records that must survive a crash during the change.
@@ -154,12 +155,11 @@ fn record_parts(
 }
 
 /// Applies a change whose intent is in the journal. The limit is `time`, or the timeout of the task.
-fn carry_out(session: &Session<'_>, effect: Effect<'_>, time: Option<Duration>) -> (usize, Applied) {
+fn carry_out(session: &Session<'_>, effect: Effect<'_>, time: Option<Duration>, writer: &FsWriter) -> (usize, Applied) {
     let context = session.context(effect.task);
     let context = Context { timeout: time.unwrap_or(context.timeout), ..context };
-    let attempted = attempts(session, effect.task, effect.rendered.item(), || {
-        effect.resource().apply(&context, &session.machine().writer())
-    });
+    let attempted =
+        attempts(session, effect.task, effect.rendered.item(), || effect.resource().apply(&context, writer));
     done(session, &effect, attempted)
 }
 
@@ -199,10 +199,15 @@ fn changed() -> Attempted {
 
 /// Applies several changes in one transaction. If the transaction fails, applies the changes one by one in the
 /// remaining time.
-fn transaction(session: &Session<'_>, effects: Vec<Effect<'_>>, pending: BTreeSet<String>) -> Results {
+fn transaction(
+    session: &Session<'_>,
+    effects: Vec<Effect<'_>>,
+    pending: BTreeSet<String>,
+    writer: &FsWriter,
+) -> Results {
     let (machine, begun) = (session.machine(), session.machine().clock.monotonic());
     let time = effects.iter().map(|effect| effect.task.timeout).max().unwrap_or_default();
-    let Some(error) = apply_together(session, &effects, time, begun) else {
+    let Some(error) = apply_together(session, &effects, (time, begun), writer) else {
         return effects.into_iter().map(|effect| done(session, &effect, changed())).collect();
     };
     tracing::info!(
@@ -231,7 +236,7 @@ fn transaction(session: &Session<'_>, effects: Vec<Effect<'_>>, pending: BTreeSe
             (effect.position, failed(error.message.clone()))
         } else {
             let time = effect.task.timeout.min(left);
-            carry_out(session, effect, Some(time))
+            carry_out(session, effect, Some(time), writer)
         };
         ended = matches!(result, Applied::Failed(_)) && !continues;
         results.push((position, result));
@@ -245,15 +250,15 @@ fn transaction(session: &Session<'_>, effects: Vec<Effect<'_>>, pending: BTreeSe
 fn apply_together(
     session: &Session<'_>,
     effects: &[Effect<'_>],
-    time: Duration,
-    begun: Instant,
+    (time, begun): (Duration, Instant),
+    writer: &FsWriter,
 ) -> Option<ModuleError> {
     let (machine, book) = (session.machine(), session.book.id());
     let begin = |effect: &Effect<'_>| machine.memory.activity.begin(&book, &effect.task.id, begun);
     let _work: Vec<_> = effects.iter().map(begin).collect();
     let context = session.context(effects.first()?.task);
     let uses: Vec<&dyn Resource> = effects.iter().map(Effect::resource).collect();
-    apply_batch(&uses, &Context { timeout: time, ..context }).err()
+    apply_batch(&uses, &Context { timeout: time, ..context }, writer).err()
 }
 
 fn is_done(session: &Session<'_>, effect: &Effect<'_>) -> bool {

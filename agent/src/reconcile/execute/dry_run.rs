@@ -71,7 +71,7 @@ impl DryRun<'_> {
             self.plan_change();
             return Rebooted::Due;
         }
-        match invoke::reboot(&self.session, id, false) {
+        match invoke::reboot(&self.session, id, None) {
             Rebooted::Done => Rebooted::NotDue,
             state => state,
         }
@@ -81,7 +81,9 @@ impl DryRun<'_> {
 impl<'a> CarryOut<'a> for DryRun<'a> {
     const LACKING: Outcome = Outcome::Unknown;
 
-    fn of(session: Session<'a>) -> Self {
+    type Tools = ();
+
+    fn of(session: Session<'a>, (): ()) -> Self {
         Self { session, has_changes: AtomicBool::new(false) }
     }
 
@@ -127,7 +129,7 @@ impl<'a> CarryOut<'a> for DryRun<'a> {
                 }
                 Observation::Checked(checked)
             }
-            Command::Apply(set) => {
+            Command::Apply(set, _) => {
                 self.plan_change();
                 Observation::Applied(set.instances().iter().map(|_| Applied::Planned).collect())
             }

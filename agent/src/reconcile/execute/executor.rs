@@ -8,16 +8,27 @@ use std::{
     thread::{self, Scope},
 };
 
+use towpath_host::FsWriter;
 use towpath_reconcile::{
     BookInputs, BookReport, BookRun, Command, CommandId, Next, Observation, Outcome, TaskReport,
-    command::{Answer, Findings, Interim},
-    plan::{assess::RunMode, removal::Inventory},
+    command::{Answer, Findings, InstanceId, Interim, Invocation, Removal},
+    plan::{
+        assess::{Admission, RunMode},
+        removal::Inventory,
+    },
 };
 use towpath_render::objects::task::Task;
 use towpath_state::{BookId, Changes, Inventory as InventoryRecord, LastRollout, Managed};
 
-use super::{Session, apply, coordinate::Coordinator, direct, invoke, resource, restore};
-use crate::reconcile::pass::{Pass, batch};
+use super::{
+    Session, apply,
+    coordinate::{self, Coordinator},
+    direct, invoke, resource, restore,
+};
+use crate::reconcile::{
+    admission::{AdmissionControl, Permit},
+    pass::{Pass, batch},
+};
 use towpath_reconcile::plan::batch::ChangeSet;
 
 /// An executor that carries out the commands of a run.
@@ -25,8 +36,11 @@ pub(in crate::reconcile) trait CarryOut<'a>: Sync + Sized {
     /// The outcome of a task that needs the missing result of another task.
     const LACKING: Outcome;
 
+    /// What the executor works with, beside the session.
+    type Tools: Copy;
+
     /// Creates the executor for one TaskBook.
-    fn of(session: Session<'a>) -> Self;
+    fn of(session: Session<'a>, tools: Self::Tools) -> Self;
 
     /// Returns the session of the executor.
     fn session(&self) -> &Session<'a>;
@@ -155,13 +169,55 @@ fn stuck() -> BookReport {
 /// Returns whether a command may take long. All other commands are answered immediately, even while tasks run in
 /// parallel.
 fn takes_time(command: &Command) -> bool {
-    matches!(command, Command::Check(_) | Command::Apply(_) | Command::Execute(_) | Command::Reboot(..))
+    matches!(command, Command::Check(_) | Command::Apply(..) | Command::Execute(_) | Command::Reboot(..))
 }
 
 /// The executor that changes the node.
 pub(in crate::reconcile) struct Executor<'a> {
     session: Session<'a>,
-    coordinator: Coordinator<'a>,
+    admission: AdmissionControl<'a>,
+    coordinator: Coordinator,
+}
+
+impl<'a> Executor<'a> {
+    /// Returns the permit for a change. The run has asked for the admission before.
+    fn permit(&self) -> Result<Permit<'a>, String> {
+        self.admission.permit(Admission::SlotAndWindow)
+    }
+
+    fn apply(&self, set: &ChangeSet, needs: Admission) -> Observation {
+        match (self.admission.permit(needs), set) {
+            (Err(message), _) => Observation::Failed(message),
+            (Ok(permit), ChangeSet::Files(ids)) => Observation::Applied(apply::files(&self.session, ids, permit)),
+            (Ok(permit), ChangeSet::Direct(ids)) => Observation::Applied(direct::changes(&self.session, ids, permit)),
+        }
+    }
+
+    fn execute(&self, invocation: &Invocation) -> Observation {
+        // A probe changes nothing, and the end of a reboot is only recorded.
+        let permit = match invocation {
+            Invocation::Probe(_) | Invocation::Rebooted(_) => self.admission.permit(Admission::Free),
+            _ => self.permit(),
+        };
+        match permit {
+            Ok(permit) => Observation::Executed(invoke::invoke(&self.session, invocation, permit)),
+            Err(message) => Observation::Failed(message),
+        }
+    }
+
+    fn reboot(&self, id: InstanceId, is_admitted: bool) -> Observation {
+        match is_admitted.then(|| self.permit()).transpose() {
+            Ok(permit) => Observation::Rebooted(invoke::reboot(&self.session, id, permit)),
+            Err(message) => Observation::Failed(message),
+        }
+    }
+
+    fn remove(&self, removal: &Removal) -> Observation {
+        // An item that is only forgotten is not changed.
+        let needs = if removal.remove.is_empty() { Admission::Free } else { Admission::SlotAndWindow };
+        let removed = self.admission.permit(needs).and_then(|permit| restore::remove(&self.session, removal, permit));
+        removed.map_or_else(Observation::Failed, Observation::Removed)
+    }
 }
 
 impl Executor<'_> {
@@ -169,7 +225,7 @@ impl Executor<'_> {
     fn last_rollout(&self, known: Option<LastRollout>) -> Option<LastRollout> {
         let session = &self.session;
         let rollout = &session.book.rollout;
-        let slots = self.coordinator.last_slots();
+        let slots = self.admission.rollout().map(|rollout| rollout.run.last_slots());
         if !session.book.prune || slots.is_none() && rollout.before.is_empty() && rollout.after.is_empty() {
             return None;
         }
@@ -218,9 +274,12 @@ impl Executor<'_> {
 impl<'a> CarryOut<'a> for Executor<'a> {
     const LACKING: Outcome = Outcome::Failed;
 
-    fn of(session: Session<'a>) -> Self {
+    type Tools = &'a FsWriter;
+
+    fn of(session: Session<'a>, writer: &'a FsWriter) -> Self {
+        let admission = AdmissionControl::new(session.pass, writer, coordinate::rollout(&session));
         let coordinator = Coordinator::new(&session);
-        Self { session, coordinator }
+        Self { session, admission, coordinator }
     }
 
     fn session(&self) -> &Session<'a> {
@@ -232,11 +291,11 @@ impl<'a> CarryOut<'a> for Executor<'a> {
         let pass = session.pass;
         BookInputs {
             book: std::sync::Arc::clone(&session.book),
-            rollout: self.coordinator.plan(&pass.view.node),
+            rollout: self.admission.rollout().map(|rollout| coordinate::plan(rollout, &pass.view.node)),
             mode: if pass.fresh { RunMode::NewRevision } else { RunMode::Steady },
             drift: pass.drift,
             ends_at_failure: true,
-            record: self.coordinator.record(session),
+            record: self.coordinator.record(session, &self.admission),
         }
     }
 
@@ -249,34 +308,30 @@ impl<'a> CarryOut<'a> for Executor<'a> {
     }
 
     fn carry_out(&self, command: &Command) -> Observation {
-        let (session, coordinator) = (&self.session, &self.coordinator);
+        let (session, admission, coordinator) = (&self.session, &self.admission, &self.coordinator);
         match command {
             Command::Items(at) => Observation::Items(resource::items(session, *at)),
             Command::Render(instance) => Observation::Rendered(resource::render(session, instance)),
             Command::Check(id) => Observation::Checked(resource::check(session, *id)),
-            Command::Admit(admit) => Observation::Answered(coordinator.admit(session, *admit)),
-            Command::Coordinate(call) => answered(coordinator.call(session, call)),
-            Command::Elect(at, is_done) => match coordinator.elect(session, *at, *is_done) {
+            Command::Admit(admit) => Observation::Answered(admission.admit(*admit)),
+            Command::Coordinate(call) => answered(coordinator.call(session, admission, call)),
+            Command::Elect(at, is_done) => match coordinate::elect(session, admission, *at, *is_done) {
                 Ok(state) => Observation::Election(state),
                 Err(message) => Observation::Failed(message),
             },
-            Command::PublishResult(result) => answered(coordinator.publish(session, result)),
-            Command::Apply(ChangeSet::Files(ids)) => Observation::Applied(apply::files(session, ids)),
-            Command::Apply(ChangeSet::Direct(ids)) => Observation::Applied(direct::changes(session, ids)),
-            Command::Execute(invocation) => Observation::Executed(invoke::invoke(session, invocation)),
-            Command::Reboot(id, is_admitted) => Observation::Rebooted(invoke::reboot(session, *id, *is_admitted)),
+            Command::PublishResult(result) => answered(coordinate::publish(session, admission, result)),
+            Command::Apply(set, needs) => self.apply(set, *needs),
+            Command::Execute(invocation) => self.execute(invocation),
+            Command::Reboot(id, is_admitted) => self.reboot(*id, *is_admitted),
             Command::Register(name, value) => {
                 session.renderer.register(name, value);
                 Observation::Done
             }
             Command::ListHandlers => Observation::Handlers(invoke::pending(session)),
             Command::ListInventory(_) => Observation::Inventory(None),
-            Command::Remove(removal) => match restore::remove(session, removal) {
-                Ok(removed) => Observation::Removed(removed),
-                Err(message) => Observation::Failed(message),
-            },
+            Command::Remove(removal) => self.remove(removal),
             Command::Record(findings) => done(self.record(findings)),
-            Command::Persist(record) => done(coordinator.persist(session, record)),
+            Command::Persist(record) => done(coordinator.persist(session, admission, record)),
         }
     }
 }

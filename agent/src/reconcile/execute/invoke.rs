@@ -25,44 +25,46 @@ use super::{
     direct::{commit, intend},
     resource::{action_key, last_run},
 };
-use crate::reconcile::pass::{
-    batch,
-    instance::{self, Prepared},
+use crate::reconcile::{
+    admission::Permit,
+    pass::{
+        batch,
+        instance::{self, Prepared},
+    },
 };
 
 /// The maximum length of a text in a remembered result, in bytes.
 const REMEMBERED: usize = 64 << 10;
 
 /// Runs a probe, an action, a handler, or a task before or after a segment.
-pub(super) fn invoke(session: &Session<'_>, invocation: &Invocation) -> Executed {
+pub(super) fn invoke(session: &Session<'_>, invocation: &Invocation, permit: Permit<'_>) -> Executed {
+    let writer = permit.writer();
     let attempted = match invocation {
         Invocation::Probe(id) => session.rendered(*id).map(|(rendered, task)| probe(session, task, &rendered)),
-        Invocation::Action(id) => session.rendered(*id).map(|(rendered, task)| action(session, task, &rendered)),
+        Invocation::Action(id) => {
+            session.rendered(*id).map(|(rendered, task)| action(session, task, &rendered, writer))
+        }
         Invocation::Rebooted(id) => session.rendered(*id).map(|(rendered, task)| rebooted(session, task, &rendered)),
         Invocation::Unconditional(at) => match kept(session, *at) {
-            Some(task) => Ok(run_kept(session, &task)),
-            None => session.task(*at).map(|task| unconditional(session, task)),
+            Some(task) => Ok(run_kept(session, &task, writer)),
+            None => session.task(*at).map(|task| unconditional(session, task, writer)),
         },
-        Invocation::Handler(pending) => Ok(handler(session, pending)),
+        Invocation::Handler(pending) => Ok(handler(session, pending, writer)),
     };
     attempted.unwrap_or_else(Attempted::failed).executed()
 }
 
 /// Runs a probe.
 pub(super) fn probe(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Attempted {
-    let attempted = apply(session, task, rendered);
+    let context = session.context(task);
+    let attempted = attempts(session, task, rendered.item(), || rendered.ready.options.observe(&context));
     session.took(rendered);
     session.drop_task(rendered.instance.id);
     attempted
 }
 
-fn apply(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Attempted {
-    let context = session.context(task);
-    attempts(session, task, rendered.item(), || rendered.ready.options.apply(&context, &session.machine().writer()))
-}
-
 /// Runs an action, and records its start and its end in the journal.
-fn action(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Attempted {
+fn action(session: &Session<'_>, task: &Task, rendered: &RenderedTask, writer: &FsWriter) -> Attempted {
     let known = match rendered.take_found() {
         Some(Found::Action(known)) => known,
         _ => None,
@@ -78,7 +80,8 @@ fn action(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Attemp
     if let Err(error) = intend_action(session, begun) {
         return Attempted::failed(error);
     }
-    let attempted = apply(session, task, rendered);
+    let context = session.context(task);
+    let attempted = attempts(session, task, rendered.item(), || rendered.ready.options.apply(&context, writer));
     record.state = match attempted.outcome {
         Outcome::Failed if session.pass.cancel.is_cancelled() => ActionState::Begun,
         Outcome::Failed => ActionState::Failed,
@@ -112,7 +115,7 @@ fn intend_action(session: &Session<'_>, record: Changes) -> Result<(), String> {
 }
 
 /// Runs a handler of the TaskBook, or a task before or after a segment.
-fn unconditional(session: &Session<'_>, task: &Task) -> Attempted {
+fn unconditional(session: &Session<'_>, task: &Task, writer: &FsWriter) -> Attempted {
     let begun = session.machine().clock.monotonic();
     let attempted = match instance::prepare(session.machine(), &session.renderer, task, None) {
         Prepared::Skipped(_) => Attempted { outcome: Outcome::Skipped, message: None, result: None },
@@ -125,8 +128,7 @@ fn unconditional(session: &Session<'_>, task: &Task) -> Attempted {
             Err(error) => Attempted::failed(session.failed(error)),
             Ok(()) => {
                 let (context, cancel) = (session.context(task), session.pass.cancel);
-                let writer = session.machine().writer();
-                attempts(session, task, None, || execute(&*ready.options, &context, &writer, cancel))
+                attempts(session, task, None, || execute(&*ready.options, &context, writer, cancel))
             }
         },
     };
@@ -136,17 +138,17 @@ fn unconditional(session: &Session<'_>, task: &Task) -> Attempted {
 
 /// Runs a pending handler. Deletes the notification of the handler if the handler succeeds. A notification that another
 /// task sends during the run stays.
-fn handler(session: &Session<'_>, pending: &PendingHandler) -> Attempted {
+fn handler(session: &Session<'_>, pending: &PendingHandler, writer: &FsWriter) -> Attempted {
     let key = session.id.task(pending.id.as_str());
     let notified: Option<HandlerRecord> = session.machine().record(&key);
     let attempted = match pending.task.map(|at| session.task(at)) {
-        Some(Ok(task)) => unconditional(session, task),
+        Some(Ok(task)) => unconditional(session, task, writer),
         Some(Err(message)) => Attempted::failed(message),
         None => match (notified.clone(), intend(session, Phase::Handler, Changes::default())) {
             (_, Err(error)) => Attempted::failed(session.failed(error)),
             (None, _) => Attempted::failed("the notification of the handler is missing from the journal"),
             (Some(HandlerRecord { module, params, script, .. }), Ok(())) => {
-                run_without_book(session, &KeptTask { name: pending.id.clone(), module, params, script })
+                run_without_book(session, &KeptTask { name: pending.id.clone(), module, params, script }, writer)
             }
         },
     };
@@ -212,7 +214,7 @@ fn reboot_state(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> 
 }
 
 /// Checks whether a reboot is due. Reboots the node if the reboot is due and admitted.
-pub(super) fn reboot(session: &Session<'_>, id: InstanceId, is_admitted: bool) -> Rebooted {
+pub(super) fn reboot(session: &Session<'_>, id: InstanceId, permit: Option<Permit<'_>>) -> Rebooted {
     let (rendered, task) = match session.rendered(id) {
         Ok(found) => found,
         Err(message) => return Rebooted::Failed(message),
@@ -222,8 +224,10 @@ pub(super) fn reboot(session: &Session<'_>, id: InstanceId, is_admitted: bool) -
         Err(message) => Rebooted::Failed(message),
         Ok(None) => Rebooted::NotDue,
         Ok(Some(Reboot { is_done: true, .. })) => Rebooted::Done,
-        Ok(Some(_)) if !is_admitted => Rebooted::Due,
-        Ok(Some(Reboot { key, record, .. })) => reboot_now(session, task, &rendered, &key, record),
+        Ok(Some(Reboot { key, record, .. })) => match permit {
+            Some(permit) => reboot_now(session, task, &rendered, (&key, record), permit),
+            None => Rebooted::Due,
+        },
     }
 }
 
@@ -231,8 +235,8 @@ fn reboot_now(
     session: &Session<'_>,
     task: &Task,
     rendered: &RenderedTask,
-    key: &TaskId,
-    record: ActionRecord,
+    (key, record): (&TaskId, ActionRecord),
+    permit: Permit<'_>,
 ) -> Rebooted {
     let mut begun = Changes::default();
     begun.put(key, &record);
@@ -240,7 +244,7 @@ fn reboot_now(
         return Rebooted::Failed(message);
     }
     tracing::warn!(task = rendered.instance.name, "rebooting the node");
-    let applied = rendered.ready.options.apply(&session.context(task), &session.machine().writer());
+    let applied = rendered.ready.options.apply(&session.context(task), permit.writer());
     let message = match applied {
         // The operating system ends the agent during the reboot. Later tasks run after the reboot.
         Ok(_) if waits_for_its_end(session, task.timeout) => return Rebooted::Ending,
@@ -291,15 +295,15 @@ fn kept(session: &Session<'_>, at: TaskRef) -> Option<KeptTask> {
     tasks.get(at.index).cloned()
 }
 
-fn run_kept(session: &Session<'_>, task: &KeptTask) -> Attempted {
+fn run_kept(session: &Session<'_>, task: &KeptTask, writer: &FsWriter) -> Attempted {
     match intend(session, Phase::Handler, Changes::default()) {
-        Ok(()) => run_without_book(session, task),
+        Ok(()) => run_without_book(session, task, writer),
         Err(error) => Attempted::failed(session.failed(error)),
     }
 }
 
 /// Runs a task that the TaskBook no longer contains, with the last recorded parameters of the task.
-fn run_without_book(session: &Session<'_>, record: &KeptTask) -> Attempted {
+fn run_without_book(session: &Session<'_>, record: &KeptTask, writer: &FsWriter) -> Attempted {
     let pass = session.pass;
     let (mut params, mut source) = (record.params.clone(), None);
     let schema = towpath_proto::module(&record.module);
@@ -335,7 +339,7 @@ fn run_without_book(session: &Session<'_>, record: &KeptTask) -> Attempted {
         cancel: pass.cancel,
         cache: &pass.machine.memory,
     };
-    match execute(&*options, &context, &pass.machine.writer(), pass.cancel) {
+    match execute(&*options, &context, writer, pass.cancel) {
         Ok(report) => Attempted {
             outcome: if report.ok { Outcome::Changed } else { Outcome::Failed },
             message: report.message.filter(|_| !report.ok),
@@ -353,7 +357,8 @@ pub(super) fn execute(
     cancel: &Cancel,
 ) -> Result<Report, ModuleError> {
     match options.kind() {
-        ModuleKind::Probe | ModuleKind::Action | ModuleKind::Always => options.apply(context, writer),
+        ModuleKind::Probe => options.observe(context),
+        ModuleKind::Action | ModuleKind::Always => options.apply(context, writer),
         ModuleKind::State => match options.check(context)? {
             Checked::Change(_) if options.schema().applies_directly => options.apply(context, writer),
             Checked::Unknown(why) => Err(ModuleError::new(why)),

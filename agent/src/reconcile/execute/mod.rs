@@ -20,7 +20,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use towpath_coordination::Permit;
 use towpath_host::files::written::Seen;
 use towpath_modules::{Change, Context, Disk, ModuleError, Resource};
 use towpath_reconcile::{
@@ -132,7 +131,6 @@ pub(in crate::reconcile) struct Session<'a> {
     pub(super) book: Arc<Book>,
     pub(super) id: BookId,
     pub(in crate::reconcile) renderer: Renderer,
-    pub(super) permit: Permit,
     /// The outcome of a task that needs the result of another task, if that result is missing.
     pub(super) lacking: Outcome,
     /// The last rollout of the TaskBook, if the TaskBook was deleted.
@@ -149,13 +147,12 @@ impl<'a> Session<'a> {
         pass: &'a Pass<'a>,
         book: Arc<Book>,
         renderer: Renderer,
-        permit: Permit,
         claims: &'a Claims,
         lacking: Outcome,
     ) -> Self {
         let id = BookId::new(&book.namespace, &book.name);
         let (tasks, notes) = (Mutex::default(), Mutex::default());
-        Self { pass, book, id, renderer, permit, lacking, last: None, claims, tasks, notes }
+        Self { pass, book, id, renderer, lacking, last: None, claims, tasks, notes }
     }
 
     /// Sets the last rollout of a deleted TaskBook.
@@ -271,6 +268,6 @@ impl<'a> Session<'a> {
 /// The error message for a command about a task that the session does not know.
 pub(super) const UNKNOWN: &str = "internal error: a command names an unknown task; please report it with the log";
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(in crate::reconcile) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use towpath_host::files::Access;
+use towpath_host::{FsWriter, files::Access};
 use towpath_modules::{Context, Problem, Resource, apply_batch, path_module, resolve};
 use towpath_reconcile::{
     Outcome,
@@ -16,13 +16,17 @@ use towpath_reconcile::{
 use towpath_state::{BookId, BookRecord, Changes, Inventory, Managed, Original, kinds};
 
 use super::{Session, invoke::execute};
-use crate::reconcile::pass::{Pass, batch, book_id};
+use crate::reconcile::{
+    admission::Permit,
+    pass::{Pass, batch, book_id},
+};
 
 /// Removes items in the given order, and deletes the records of items that leave the inventory.
 ///
 /// # Errors
 /// Fails if the journal cannot record the removal.
-pub(super) fn remove(session: &Session<'_>, removal: &Removal) -> Result<Vec<Removed>, String> {
+pub(super) fn remove(session: &Session<'_>, removal: &Removal, permit: Permit<'_>) -> Result<Vec<Removed>, String> {
+    let writer = permit.writer();
     let mut changes = Changes::default();
     let mut gone: BTreeSet<Managed> = removal.moved.iter().map(managed).collect();
     for item in &removal.forget {
@@ -34,7 +38,7 @@ pub(super) fn remove(session: &Session<'_>, removal: &Removal) -> Result<Vec<Rem
     let mut batches: BTreeMap<&str, BTreeSet<&Managed>> = BTreeMap::new();
     let mut removed = Vec::new();
     for item in &items {
-        let done = remove_one(session, &items, item, &mut batches);
+        let done = remove_one(session, &items, item, &mut batches, writer);
         if done.is_ok() {
             forget_one(session, item, &mut changes);
             gone.insert(item.clone());
@@ -72,6 +76,7 @@ fn remove_one<'m>(
     all: &'m [Managed],
     item: &'m Managed,
     batches: &mut BTreeMap<&'m str, BTreeSet<&'m Managed>>,
+    writer: &FsWriter,
 ) -> Result<String, String> {
     let (machine, book) = (session.machine(), session.book.id());
     let begin = |task: &str| machine.memory.activity.begin(&book, task, machine.clock.monotonic());
@@ -81,7 +86,7 @@ fn remove_one<'m>(
             let task = format!("prune {}s", item.module);
             let _work = begin(&task);
             let all: Vec<&Managed> = all.iter().collect();
-            remove_together(session, &all, &item.module, &task)
+            remove_together(session, &all, &item.module, &task, writer)
         })
     });
     if together.is_some_and(|together| together.contains(item)) {
@@ -89,7 +94,7 @@ fn remove_one<'m>(
     }
     let name = format!("prune {} {}", item.module, item.identity);
     let _work = begin(&name);
-    restore(session, item, &name)
+    restore(session, item, &name, writer)
 }
 
 /// The message for an item that was removed by its undo.
@@ -117,7 +122,13 @@ fn context<'t>(session: &'t Session<'_>, task: &'t str) -> Context<'t> {
 
 /// Removes the items of a module in one transaction, because packages may depend on one another. Returns the removed
 /// items.
-fn remove_together<'m>(session: &Session<'_>, gone: &[&'m Managed], module: &str, task: &str) -> BTreeSet<&'m Managed> {
+fn remove_together<'m>(
+    session: &Session<'_>,
+    gone: &[&'m Managed],
+    module: &str,
+    task: &str,
+    writer: &FsWriter,
+) -> BTreeSet<&'m Managed> {
     let of_module = gone.iter().copied().filter(|managed| managed.module == module);
     let mut found: Vec<(&Managed, Arc<dyn Resource>)> =
         of_module.filter_map(|managed| Some((managed, undo(session, managed).ok()??))).collect();
@@ -127,7 +138,7 @@ fn remove_together<'m>(session: &Session<'_>, gone: &[&'m Managed], module: &str
         return BTreeSet::new();
     }
     let undos: Vec<&dyn Resource> = found.iter().map(|(_, undo)| &**undo).collect();
-    match apply_batch(&undos, &context(session, task)) {
+    match apply_batch(&undos, &context(session, task), writer) {
         Ok(()) => found.iter().map(|(managed, _)| *managed).collect(),
         Err(error) => {
             tracing::info!("the transaction failed; removing the items of {module} one by one: {error}");
@@ -136,11 +147,10 @@ fn remove_together<'m>(session: &Session<'_>, gone: &[&'m Managed], module: &str
     }
 }
 
-fn restore(session: &Session<'_>, managed: &Managed, task: &str) -> Result<String, String> {
-    let writer = session.machine().writer();
+fn restore(session: &Session<'_>, managed: &Managed, task: &str, writer: &FsWriter) -> Result<String, String> {
     let path = managed.identity.as_str();
     if let Some(options) = undo(session, managed)? {
-        let report = execute(&*options, &context(session, task), &writer, session.pass.cancel);
+        let report = execute(&*options, &context(session, task), writer, session.pass.cancel);
         let report = report.map_err(|error| error.message)?;
         if !report.ok {
             return Err(report.message.unwrap_or_else(|| "cannot remove the item again".into()));

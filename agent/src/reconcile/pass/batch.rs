@@ -3,12 +3,12 @@
 
 use std::{collections::BTreeSet, path::PathBuf};
 
-use towpath_coordination::Permit;
-use towpath_host::{FsReader, files::Access, walk::RefusedLink};
+use towpath_host::{FsReader, FsWriter, files::Access, walk::RefusedLink};
 use towpath_modules::{ModuleError, Step, apply};
 use towpath_state::{AppliedItem, Changes, Intent, Journal, JournalError, Managed, Original, Phase, Unchecked, kinds};
 
 use super::Machine;
+use crate::reconcile::admission::Permit;
 
 /// The change of one task, ready to be applied in a batch.
 pub(in crate::reconcile) struct Waiting {
@@ -30,12 +30,10 @@ pub(in crate::reconcile) fn carry_out(
     journal: &Journal,
     book: &str,
     waiting: Vec<Waiting>,
-    permit: &Permit,
+    permit: Permit<'_>,
     cancel: &towpath_host::process::Cancel,
 ) -> Vec<(usize, Result<(), ModuleError>)> {
-    // The permit proves that this function may write files.
-    let _: &Permit = permit;
-    let writer = machine.writer();
+    let writer = permit.writer();
     let mut first = Changes::default();
     let mut last = Changes::default();
     let mut steps = Vec::new();
@@ -55,7 +53,7 @@ pub(in crate::reconcile) fn carry_out(
         finished.push((one.position, one.key, one.applied));
     }
     let mut first = Some(first);
-    let outcomes = apply::batch(steps, &writer, cancel, &mut |phase, paths| {
+    let outcomes = apply::batch(steps, writer, cancel, &mut |phase, paths| {
         let phase = match phase {
             apply::Phase::Write => Phase::Write,
             apply::Phase::Sync => Phase::Sync,
@@ -121,7 +119,7 @@ fn mark_unchecked(
 }
 
 /// Validates the files that a crash left without validation. Invalid files are restored to their earlier content.
-pub(in crate::reconcile) fn check_unchecked(machine: &Machine, journal: &Journal) -> Result<(), JournalError> {
+pub(in crate::reconcile) fn check_unchecked(journal: &Journal, writer: &FsWriter) -> Result<(), JournalError> {
     let cancel = towpath_host::process::Cancel::default();
     for (path, record) in journal.all::<Unchecked>()? {
         if let Err(error) = apply::validated(&record.validate, &cancel) {
@@ -129,7 +127,6 @@ pub(in crate::reconcile) fn check_unchecked(machine: &Machine, journal: &Journal
                 path,
                 "restoring an invalid file that was written before the agent was interrupted: {error}"
             );
-            let writer = machine.writer();
             let done = match &record.old {
                 Original::File { content, mode, uid, gid, attributes } => match journal.original(content) {
                     Some(bytes) => {

@@ -20,8 +20,11 @@ use towpath_render::{
 };
 use towpath_state::{BookId, HandlerRecord, Inventory as InventoryRecord, KeptTask, LastRollout};
 
-use super::{BookOutcome, Pass, PassOutcome, TaskOutcome, book_id, coordinated, gates};
-use crate::reconcile::execute::{CarryOut, Notes, Session, Stage, Started, resource::managed_item};
+use super::{BookOutcome, Pass, PassOutcome, TaskOutcome, book_id, coordinated};
+use crate::reconcile::{
+    admission,
+    execute::{CarryOut, Notes, Session, Stage, Started, resource::managed_item},
+};
 
 /// A TaskBook in a pass, with its run and its outcome so far.
 struct Course<E> {
@@ -40,29 +43,30 @@ struct Books<E> {
     outcome: PassOutcome,
 }
 
-/// Runs a pass with one type of executor. `computed_failures` are messages about values that could not be computed.
+/// Runs a pass with one type of executor and its tools. `computed_failures` are messages about values that could not be computed.
 pub(in crate::reconcile) fn run<'a, E: CarryOut<'a>>(
     pass: &'a Pass<'a>,
+    tools: E::Tools,
     claims: &'a Claims,
     computed_failures: &[String],
 ) -> PassOutcome {
     let settled = pass.inputs.computed.is_empty().then(Vec::new);
     let mut books: Books<E> = Books { courses: Vec::new(), outcome: PassOutcome { settled, ..PassOutcome::default() } };
-    books.run_tasks(pass, claims, computed_failures);
+    books.run_tasks(pass, tools, claims, computed_failures);
     books.remove(pass);
-    books.end(pass, claims)
+    books.end(pass, tools, claims)
 }
 
 impl<'a, E: CarryOut<'a>> Books<E> {
     /// Runs the tasks of all TaskBooks in order, until a run is preempted.
-    fn run_tasks(&mut self, pass: &'a Pass<'a>, claims: &'a Claims, computed_failures: &[String]) {
+    fn run_tasks(&mut self, pass: &'a Pass<'a>, tools: E::Tools, claims: &'a Claims, computed_failures: &[String]) {
         let mut done: BTreeMap<String, Outcome> = BTreeMap::new();
         for book in &pass.view.books {
             self.outcome.interrupted |= (pass.make_way)();
             if self.outcome.interrupted {
                 break;
             }
-            let mut course = begin(pass, book, dependencies(book, &done), claims, computed_failures, None);
+            let mut course = begin(pass, tools, book, dependencies(book, &done), claims, computed_failures, None);
             let mut worst = course.outcome.worst();
             match course.run.as_mut().map(Started::advance) {
                 Some(Stage::Removing(interim)) => {
@@ -141,14 +145,14 @@ impl<'a, E: CarryOut<'a>> Books<E> {
     }
 
     /// Removes the items of deleted TaskBooks, and returns the outcome of the pass.
-    fn end(mut self, pass: &'a Pass<'a>, claims: &'a Claims) -> PassOutcome {
+    fn end(mut self, pass: &'a Pass<'a>, tools: E::Tools, claims: &'a Claims) -> PassOutcome {
         self.outcome.books = self.courses.iter_mut().map(|course| std::mem::take(&mut course.outcome)).collect();
         let everything = self.all_managed(pass).filter(|_| !self.outcome.interrupted);
         let mut removing = E::out_of_service(pass);
         for (id, record) in everything.is_some().then(|| gone(pass)).into_iter().flatten() {
             let book = book_of(&id, &record);
             let last = record.rollout.unwrap_or_default();
-            let mut course: Course<E> = begin(pass, &book, Vec::new(), claims, &[], Some(last));
+            let mut course: Course<E> = begin(pass, tools, &book, Vec::new(), claims, &[], Some(last));
             let mut stage = course.run.as_mut().map(Started::advance);
             if let (Some(Stage::Removing(_)), Some(everything), Some(run)) = (&stage, &everything, &mut course.run) {
                 stage = Some(run.remove(Some(inventory(pass, &course.book, everything))));
@@ -257,6 +261,7 @@ fn task_of(kept: KeptTask, place: &Place) -> Task {
 /// deleted TaskBook.
 fn begin<'a, E: CarryOut<'a>>(
     pass: &'a Pass<'a>,
+    tools: E::Tools,
     book: &Arc<Book>,
     blockers: Vec<String>,
     claims: &'a Claims,
@@ -276,25 +281,23 @@ fn begin<'a, E: CarryOut<'a>>(
         uncoordinated: book.coordinated() && !shared,
     };
     let mut course = Course { book: Arc::clone(book), outcome, run: None, managed: None, begun: clock.monotonic() };
-    let permit = match gates::of(pass, book, blockers).pass() {
-        Ok(permit) => permit,
-        Err(closed) => {
-            // A plan shows only the closed gates. A real pass also lists the tasks that do not run.
-            let rest = (E::LACKING == Outcome::Failed).then(|| unrun(book, |_| false, &[], &closed));
-            let rest = rest.into_iter().flatten();
-            course.outcome.tasks = rest.map(|report| task(report, &Notes::default())).collect();
-            course.outcome.held = closed;
-            return course;
-        }
-    };
+    let closed = admission::closed(pass, book, blockers);
+    if !closed.is_empty() {
+        // A plan shows only the closed gates. A real pass also lists the tasks that do not run.
+        let rest = (E::LACKING == Outcome::Failed).then(|| unrun(book, |_| false, &[], &closed));
+        let rest = rest.into_iter().flatten();
+        course.outcome.tasks = rest.map(|report| task(report, &Notes::default())).collect();
+        course.outcome.held = closed;
+        return course;
+    }
     match Renderer::new(pass.set, pass.view, book, &pass.inputs) {
         Ok(renderer) => {
-            let session = Session::new(pass, Arc::clone(book), renderer, permit, claims, E::LACKING);
+            let session = Session::new(pass, Arc::clone(book), renderer, claims, E::LACKING);
             let session = match last {
                 None => session,
                 Some(last) => session.of_gone(last),
             };
-            course.run = Some(Started::new(E::of(session)));
+            course.run = Some(Started::new(E::of(session, tools)));
         }
         Err(error) => course.outcome.tasks.push(no_variables(&error, computed_failures)),
     }

@@ -87,7 +87,7 @@ fn compute(pass: &Pass<'_>, inputs: &Inputs, pending: &PendingTask) -> Result<Ta
     if !module.schema.computes {
         return Err(format!("{} computes no value", module.name));
     }
-    let report = options.apply(&context, &pass.machine.writer()).map_err(|error| error.message)?;
+    let report = options.observe(&context).map_err(|error| error.message)?;
     if !report.ok {
         return Err(report.message.unwrap_or_else(|| "the task failed".into()));
     }

@@ -5,7 +5,6 @@ pub(in crate::reconcile) mod books;
 pub(in crate::reconcile) mod computed;
 pub(in crate::reconcile) mod coordinated;
 pub(in crate::reconcile) mod desired;
-mod gates;
 pub(in crate::reconcile) mod instance;
 mod outcome;
 mod recovery;
@@ -20,7 +19,7 @@ use std::{
 use serde_json::{Value, json};
 use towpath_coordination::{Windows, accept::RevisionManifest, fleet::Fleet};
 use towpath_host::{
-    Clock, FsReader, FsWriter,
+    Clock, FsReader,
     files::written::{Seen, WrittenFiles},
     process::Cancel,
 };
@@ -42,7 +41,8 @@ use towpath_state::{
 pub use computed::ComputedCache;
 pub use coordinated::{holds_slots, store_position};
 pub use outcome::{BookOutcome, BookStatuses, TaskOutcome};
-pub use recovery::{recover, republish_claims};
+pub(crate) use recovery::recover;
+pub use recovery::republish_claims;
 pub use towpath_reconcile::{Origin, Outcome};
 
 /// The host, the journal and the clock of a pass.
@@ -74,16 +74,13 @@ impl Machine {
         journal: Option<Arc<Journal>>,
         clock: Arc<dyn Clock>,
         digest_key: [u8; 32],
+        written: Arc<WrittenFiles>,
     ) -> Self {
         let memory = match &journal {
             Some(journal) => ModuleCache::knowing(Arc::new(Originals(Arc::clone(journal)))),
             None => ModuleCache::default(),
         };
-        Self { node, reader, journal, clock, digest_key, memory, written: Arc::default(), applied: Mutex::new(None) }
-    }
-
-    pub(in crate::reconcile) fn writer(&self) -> FsWriter {
-        FsWriter::new(self.reader.clone()).noting(Arc::clone(&self.written))
+        Self { node, reader, journal, clock, digest_key, memory, written, applied: Mutex::new(None) }
     }
 
     /// Returns a record from the journal. `None` if the record is missing. An unreadable record is logged and counts as

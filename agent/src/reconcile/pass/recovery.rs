@@ -14,18 +14,18 @@ use super::{
     Machine, batch, book_id,
     coordinated::{known_claim, remember_store_position, slot_of},
 };
-use crate::reconcile::{revision::Revision, runs::Run};
+use crate::reconcile::{admission::Permit, revision::Revision, runs::Run};
 
 /// Cleans up after a crash: removes temporary files, and validates files that the crash left without validation.
 ///
 /// # Errors
 /// Fails if the journal cannot be read or written.
-pub fn recover(machine: &Machine) -> Result<Option<Intent>, JournalError> {
-    let Some(journal) = &machine.journal else { return Ok(None) };
-    batch::check_unchecked(machine, journal)?;
+pub(crate) fn recover(journal: &Journal, permit: Permit<'_>) -> Result<Option<Intent>, JournalError> {
+    let writer = permit.writer();
+    batch::check_unchecked(journal, writer)?;
     let Some(intent) = journal.get_readable::<Intent>(&())? else { return Ok(None) };
     for path in &intent.paths {
-        if let Err(error) = machine.writer().clear_temporary(path) {
+        if let Err(error) = writer.clear_temporary(path) {
             tracing::warn!(path, %error, "cannot remove a temporary file of an interrupted run");
         }
     }

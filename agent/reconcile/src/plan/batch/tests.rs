@@ -115,3 +115,11 @@ fn free_change_before_a_held_one_is_made() {
     let (free, others) = split_free(changes);
     assert_eq!((ids(&free), ids(&others)), (vec![1], vec![2]));
 }
+
+#[test]
+fn batch_needs_admission_if_one_of_its_changes_does() {
+    let free = change(1, Admission::Free, &["/a"], None);
+    let other = change(2, Admission::SlotAndWindow, &["/b"], None);
+    assert_eq!(admission(&[free.clone()]), Admission::Free);
+    assert_eq!(admission(&[free, other]), Admission::SlotAndWindow);
+}

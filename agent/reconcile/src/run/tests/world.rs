@@ -306,7 +306,7 @@ impl World {
                 self.say(format!("publish {name} {}", result.ok));
                 Observation::Answered(Answer::Go)
             }
-            Command::Apply(set) => Observation::Applied(self.apply(set)),
+            Command::Apply(set, _) => Observation::Applied(self.apply(set)),
             Command::Execute(invocation) => Observation::Executed(self.execute(invocation)),
             Command::Reboot(id, admitted) => {
                 let name = self.name(*id);

@@ -1,0 +1,220 @@
+//! The admission of changes: suspensions, dependencies, windows, waves, slots and barriers. Only this file makes a
+//! [`Permit`].
+
+use std::sync::Mutex;
+
+use towpath_coordination::{Gate, GateReason, Gates, Suspension, fleet, rollout::Request};
+use towpath_host::FsWriter;
+use towpath_reconcile::{
+    command::{Admit, Answer, SlotUse},
+    plan::assess::Admission,
+};
+use towpath_render::objects::task::Book;
+
+use super::{
+    execute::lock,
+    pass::{Coordination, Pass},
+    runs::Run,
+};
+
+/// The proof that a change may be made now. A permit is used up by the change, and gives the only way to the writer.
+#[derive(Debug)]
+#[must_use = "a permit must be passed to the code that makes the change"]
+pub(crate) struct Permit<'a>(&'a FsWriter);
+
+impl<'a> Permit<'a> {
+    /// Returns the permit to clean up after a crash, before the first pass. The change that the crash interrupted had
+    /// been admitted.
+    pub(crate) fn after_a_crash(writer: &'a FsWriter) -> Self {
+        Self(writer)
+    }
+
+    /// Returns the write side of the files of the machine.
+    pub(super) fn writer(self) -> &'a FsWriter {
+        self.0
+    }
+}
+
+/// The rollout of a TaskBook on this node.
+pub(super) struct BookRollout<'a> {
+    pub(super) coordination: Coordination<'a>,
+    pub(super) run: Run,
+}
+
+/// The admission of the changes of one TaskBook, whose own gates are open.
+pub(super) struct AdmissionControl<'a> {
+    pass: &'a Pass<'a>,
+    writer: &'a FsWriter,
+    rollout: Option<BookRollout<'a>>,
+    admitted: Mutex<Admitted>,
+}
+
+/// What the gates have admitted so far.
+#[derive(Debug, Default)]
+struct Admitted {
+    /// True if the changes of the active segment are admitted.
+    changes: bool,
+    /// The segment for which the node holds a slot, and the use of the slot.
+    slot: Option<(u32, SlotUse)>,
+}
+
+impl Admitted {
+    /// Begins another segment. The slot stays known, because a correction may use it.
+    fn enter(&mut self) {
+        self.changes = false;
+    }
+
+    /// Returns whether a change may be made now.
+    fn permits(&self, needs: Admission) -> bool {
+        needs == Admission::Free || self.changes
+    }
+}
+
+impl<'a> AdmissionControl<'a> {
+    pub(super) fn new(pass: &'a Pass<'a>, writer: &'a FsWriter, rollout: Option<BookRollout<'a>>) -> Self {
+        Self { pass, writer, rollout, admitted: Mutex::default() }
+    }
+
+    /// Returns the rollout of the TaskBook. `None` for a TaskBook without coordination.
+    pub(super) fn rollout(&self) -> Option<&BookRollout<'a>> {
+        self.rollout.as_ref()
+    }
+
+    /// Enters a segment, if its wave and the barrier before it are open. The changes of an earlier segment are no longer
+    /// admitted.
+    pub(super) fn enter(&self, segment: u32) -> Answer {
+        lock(&self.admitted).enter();
+        self.ask(segment, Request::Enter(segment))
+    }
+
+    /// Admits changes if the maintenance window is open and the node holds a slot. A held slot is checked again if the
+    /// lease may have expired, because the slot may have been written off (P48).
+    pub(super) fn admit(&self, admit: Admit) -> Answer {
+        let windows = &self.pass.windows;
+        if !(admit.began && windows.finish())
+            && let Err(gate) = windows.open(self.pass.machine.clock.wall())
+        {
+            return Answer::Hold(gate);
+        }
+        let answer = self.slot(admit);
+        if matches!(answer, Answer::Go) {
+            lock(&self.admitted).changes = true;
+        }
+        answer
+    }
+
+    /// Acquires the slot for changes. The answer is positive in a TaskBook without a rollout.
+    fn slot(&self, admit: Admit) -> Answer {
+        let (Some(rollout), Some(segment)) = (&self.rollout, admit.segment) else { return Answer::Go };
+        let mut admitted = lock(&self.admitted);
+        if admitted.slot == Some((segment, admit.slot)) && !rollout.coordination.fleet.lease_may_be_gone() {
+            return Answer::Go;
+        }
+        let want = match admit.slot {
+            SlotUse::Change(number) => Request::Change(number),
+            SlotUse::Correct => Request::Correct,
+        };
+        let answer = self.ask(segment, want);
+        if matches!(answer, Answer::Go) {
+            admitted.slot = Some((segment, admit.slot));
+        }
+        answer
+    }
+
+    /// Ends the admission: the segment was completed, has failed, or its slot is released.
+    pub(super) fn end(&self) {
+        *lock(&self.admitted) = Admitted::default();
+    }
+
+    /// Forgets the slot that the node held. The next admission asks for a slot again.
+    pub(super) fn forget_slot(&self) {
+        lock(&self.admitted).slot = None;
+    }
+
+    /// Sends a request about a segment to the fleet. The answer is positive in a TaskBook without a rollout.
+    pub(super) fn ask(&self, segment: u32, request: Request) -> Answer {
+        let Some(BookRollout { coordination, run }) = &self.rollout else { return Answer::Go };
+        let segment = usize::try_from(segment).unwrap_or(usize::MAX);
+        match coordination.fleet.ask(run.spec_of(segment), request) {
+            fleet::Answer::Go => Answer::Go,
+            fleet::Answer::Hold(gate) => Answer::Hold(gate),
+        }
+    }
+
+    /// Returns the permit for a change.
+    ///
+    /// # Errors
+    /// If the change needs an admission, and the run has not asked for it.
+    pub(super) fn permit(&self, needs: Admission) -> Result<Permit<'a>, String> {
+        match lock(&self.admitted).permits(needs) {
+            true => Ok(Permit(self.writer)),
+            false => Err(NOT_ADMITTED.to_owned()),
+        }
+    }
+}
+
+/// The message for a change that the run did not ask to admit. The change is not made.
+const NOT_ADMITTED: &str =
+    "internal error: the change was not admitted, so it was not made; please report this error with the log";
+
+/// Returns the closed gates of a TaskBook: suspensions and dependencies. `dependencies` are the TaskBooks of this node
+/// that are not applied yet.
+pub(super) fn closed(pass: &Pass<'_>, book: &Book, dependencies: Vec<String>) -> Vec<Gate> {
+    let now = pass.machine.clock.wall() / 1000;
+    let suspended = book.suspend.iter().chain(&pass.suspended).map(|suspend| {
+        let until = suspend.until.clone().unwrap_or_default();
+        let ends = epoch(&until);
+        Suspension { reason: suspend.reason.clone().unwrap_or_default(), until, ends }
+    });
+    Gates { suspended: suspended.collect(), now, dependencies, found: runs_to_wait_for(pass, book) }.closed()
+}
+
+/// Returns a closed gate for each dependency that is not yet completed on all nodes (P87).
+fn runs_to_wait_for(pass: &Pass<'_>, book: &Book) -> Vec<Gate> {
+    let Some(coordination) = pass.coordination else { return Vec::new() };
+    let mut closed = Vec::new();
+    for dependency in book.depends_on.iter().filter(|dependency| dependency.fleet) {
+        let id = format!("{}/{}", book.namespace, dependency.book);
+        let Some(entry) = coordination.manifest.books.get(&id) else { continue };
+        match coordination.fleet.progress(&id) {
+            Ok(Some(progress)) if progress.run == format!("{id}@{}", entry.since) && progress.done => {}
+            Ok(_) => closed.push(Gate::new(
+                GateReason::Dependency,
+                format!("waiting for book {id} on all nodes; continues when its rollout is done"),
+            )),
+            Err(error) => {
+                coordination.fleet.look_soon();
+                closed.push(Gate::unreachable(&error));
+                break;
+            }
+        }
+    }
+    closed
+}
+
+/// Parses an RFC 3339 time into Unix seconds. An unreadable time counts as the far future, so that a suspension does
+/// not end early.
+fn epoch(text: &str) -> i64 {
+    chrono::DateTime::parse_from_rfc3339(text).map_or(i64::MAX, |time| time.timestamp())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_free_change_is_permitted_before_the_admission() {
+        let admitted = Admitted::default();
+        assert!(admitted.permits(Admission::Free));
+        assert!(!admitted.permits(Admission::SlotAndWindow));
+    }
+
+    #[test]
+    fn admission_does_not_cover_the_next_segment_but_the_slot_stays_known() {
+        let mut admitted = Admitted { changes: true, slot: Some((1, SlotUse::Correct)) };
+        assert!(admitted.permits(Admission::SlotAndWindow));
+        admitted.enter();
+        assert!(!admitted.permits(Admission::SlotAndWindow));
+        assert_eq!(admitted.slot, Some((1, SlotUse::Correct)));
+    }
+}
