@@ -24,7 +24,7 @@ use crate::{
     },
     outcome::{BookReport, Origin, Outcome, TaskReport},
     plan::{
-        assess::{Check, Checked, LastRun, Preview, RunMode},
+        assess::{Admission, Check, Checked, LastRun, Preview, RunMode},
         instance::{BatchKey, Facts, ModuleKind},
         removal::{Inventory, Managed},
     },
@@ -83,6 +83,8 @@ pub(super) struct World {
     pub(super) ended: bool,
     /// The text of the command after which the run is preempted.
     pub(super) preempt_at: Option<&'static str>,
+    /// True if the changes of the active segment are admitted.
+    pub(super) admitted: bool,
     /// True if the journal rejects each record.
     pub(super) journal_fails: bool,
     /// True if the executor is a dry run.
@@ -163,6 +165,7 @@ impl World {
     fn with(&mut self, book: &Arc<Book>, mode: RunMode, rollout: Option<RolloutPlan>) -> BookReport {
         self.book = Some(Arc::clone(book));
         self.log.clear();
+        self.admitted = false;
         let mut run = BookRun::new(BookInputs {
             book: Arc::clone(book),
             rollout,
@@ -287,6 +290,19 @@ impl World {
     }
 
     fn carry_out(&mut self, command: &Command) -> Observation {
+        assert!(self.admitted || !needs_admission(command), "a change without admission: {command:?}");
+        let seen = self.observe(command);
+        match (command, &seen) {
+            (Command::Admit(_), Observation::Answered(Answer::Go)) => self.admitted = true,
+            (Command::Coordinate(Call::Enter(_) | Call::Done(_) | Call::Failed { .. } | Call::Leave(_)), _) => {
+                self.admitted = false;
+            }
+            _ => {}
+        }
+        seen
+    }
+
+    fn observe(&mut self, command: &Command) -> Observation {
         match command {
             Command::Items(at) => Observation::Items(self.items(*at)),
             Command::Render(instance) => {
@@ -599,4 +615,15 @@ pub(super) fn outcomes(report: &BookReport) -> Vec<String> {
 /// Returns the reasons of the closed gates.
 pub(super) fn reasons(report: &BookReport) -> Vec<&'static str> {
     report.gates.iter().map(|gate| gate.reason.name()).collect()
+}
+
+/// Returns true for a command that changes the node, and whose change must be admitted.
+fn needs_admission(command: &Command) -> bool {
+    match command {
+        Command::Apply(_, admission) => *admission == Admission::SlotAndWindow,
+        Command::Execute(invocation) => !matches!(invocation, Invocation::Probe(_) | Invocation::Rebooted(_)),
+        Command::Reboot(_, is_admitted) => *is_admitted,
+        Command::Remove(removal) => !removal.remove.is_empty(),
+        _ => false,
+    }
 }
