@@ -22,24 +22,24 @@ use towpath_host::{
     process::{Cancel, Invocation, run},
 };
 
-use super::{exit::Failure, output};
 use crate::{
+    cli::{exit::Failure, look::status, output, runtime::block_on},
     config::{DataStore, Settings, Source, WrittenReconcile},
     reconcile::{Handle, Node, Options, Queue},
 };
 
 const NODES: [&str; 3] = ["web1", "web2", "web3"];
 const FILES: [(&str, &str); 3] = [
-    ("fleet.yaml", include_str!("../../../repos-example/quickstart/fleet.yaml")),
-    ("hello.yaml", include_str!("../../../repos-example/quickstart/hello.yaml")),
-    ("templates/hello.txt.j2", include_str!("../../../repos-example/quickstart/templates/hello.txt.j2")),
+    ("fleet.yaml", include_str!("../../../../repos-example/quickstart/fleet.yaml")),
+    ("hello.yaml", include_str!("../../../../repos-example/quickstart/hello.yaml")),
+    ("templates/hello.txt.j2", include_str!("../../../../repos-example/quickstart/templates/hello.txt.j2")),
 ];
 /// The time limit for all nodes to apply a push.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Shows a fleet of three nodes on this machine.
 #[derive(Debug, Args)]
-pub(super) struct Demo {
+pub(in crate::cli) struct Demo {
     /// Push a change, show that all three nodes follow, and exit
     #[arg(long)]
     once: bool,
@@ -57,7 +57,7 @@ struct Fleet {
 }
 
 impl Demo {
-    pub(super) fn run(self) -> Result<u8, Failure> {
+    pub(in crate::cli) fn run(self) -> Result<u8, Failure> {
         let folder = match &self.dir {
             Some(folder) => folder.clone(),
             None => std::env::temp_dir().join(format!("towpath-demo-{}", std::process::id())),
@@ -206,7 +206,7 @@ impl Fleet {
                 return Ok(());
             }
             if begin.elapsed() > PATIENCE {
-                let messages: Vec<String> = statuses.iter().map(super::status::text).collect();
+                let messages: Vec<String> = statuses.iter().map(status::text).collect();
                 return Err(Failure::failed(format!(
                     "the nodes did not follow within {} s:\n{}",
                     PATIENCE.as_secs(),
@@ -252,7 +252,7 @@ impl Fleet {
         let stopped = Arc::new(Cancel::default());
         let flag = Arc::clone(&stopped);
         thread::spawn(move || {
-            let waited = super::block_on(tokio::signal::ctrl_c());
+            let waited = block_on(tokio::signal::ctrl_c());
             drop(waited);
             flag.cancel();
         });
