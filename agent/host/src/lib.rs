@@ -13,6 +13,7 @@ pub mod identity;
 pub mod lock;
 pub mod look;
 pub mod memory;
+pub mod own;
 pub mod packagekit;
 pub mod process;
 pub mod systemd;

@@ -4,7 +4,6 @@ mod etcd;
 
 use std::{
     collections::BTreeSet,
-    fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -13,7 +12,7 @@ use std::{
 use serde_json::Value;
 use thiserror::Error;
 use towpath_git as git;
-use towpath_host::identity::TlsFiles;
+use towpath_host::{identity::TlsFiles, own::files};
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
     document::{Limits, check_object, parse, typed},
@@ -161,7 +160,7 @@ pub enum ConfigError {
 /// # Errors
 /// Fails if the file cannot be read.
 pub fn read(file: &Path) -> Result<Vec<u8>, ConfigError> {
-    fs::read(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })
+    files::read(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })
 }
 
 /// Reads a bootstrap file, and resolves its settings.
