@@ -13,6 +13,7 @@ pub mod identity;
 pub mod kernel;
 pub mod lock;
 pub mod memory;
+pub mod own;
 pub mod process;
 
 pub use clock::{Clock, SystemClock, TestClock};

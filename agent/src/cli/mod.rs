@@ -1,33 +1,25 @@
 //! The command line: one file for each command.
 
-mod agent;
-mod completions;
-mod demo;
-mod events;
+mod author;
+mod connection;
 mod exit;
-mod explain;
-mod facts;
-mod lists;
-mod man;
+mod fleet;
+mod look;
 mod output;
-mod pki;
-mod plan;
-mod render;
-mod schema;
-mod status;
+mod responder;
+mod runtime;
+mod setup;
 mod terminal;
-mod validate;
-mod vars;
-mod worktree;
+mod working_tree;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
-use exit::Failure;
-use towpath_host::identity::TlsFiles;
-
-use crate::serve::{CallError, Client, Remote};
+use author::{explain::Explain, plan::Plan, render::Render, schema::Schema, validate::Validate, vars::Vars};
+use fleet::{nodes::Nodes, rollouts::Rollouts};
+use look::{events::Events, facts::Facts, objects::Objects, runs::Runs, status::Status};
+use setup::{agent::Agent, completions::Completions, demo::Demo, man, pki::Pki};
 
 /// A Git-native pull reconciler for plain Linux servers.
 #[derive(Debug, Parser)]
@@ -40,96 +32,44 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a fleet of three nodes on this machine, with a repository from the quickstart example
-    Demo(demo::Demo),
+    Demo(Demo),
     /// Run the agent
-    Agent(agent::Agent),
+    Agent(Agent),
     /// Show what would change on this node
-    Plan(plan::Plan),
+    Plan(Plan),
     /// Report all mistakes of a state repository
-    Validate(validate::Validate),
+    Validate(Validate),
     /// Show the tasks of a TaskBook as this node renders them
-    Render(render::Render),
+    Render(Render),
     /// Show the variables of a node and where they come from
-    Vars(vars::Vars),
+    Vars(Vars),
     /// Show the facts of this node
-    Facts(facts::Facts),
+    Facts(Facts),
     /// Explain a kind or one of its fields, such as TaskBook.spec.tasks.file
-    Explain(explain::Explain),
+    Explain(Explain),
     /// Print the JSON Schema of a kind, or of all kinds
-    Schema(schema::Schema),
+    Schema(Schema),
     /// Show what the agent of this node is doing
-    Status(status::Status),
+    Status(Status),
     /// List the nodes that the agent knows
-    Nodes(lists::List),
+    Nodes(Nodes),
     /// List the objects of the accepted revision
-    Objects(lists::List),
+    Objects(Objects),
     /// List the runs of this node
-    Runs(lists::List),
+    Runs(Runs),
     /// List the rollouts of coordinated TaskBooks
-    Rollouts(lists::List),
+    Rollouts(Rollouts),
     /// Show the events of this node
-    Events(events::Events),
+    Events(Events),
     /// Create the cluster's certificate authority, and certificates for nodes, viewers and operators
-    Pki(pki::Pki),
+    Pki(Pki),
     /// Print completions for a shell
-    Completions(completions::Completions),
+    Completions(Completions),
     /// Print the manual page
     Man,
     /// Read the data of a git server; the agent starts this
     #[command(hide = true)]
     GitWorker,
-}
-
-/// The output format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// Text for people
-    Text,
-    /// One JSON document
-    Json,
-    /// One YAML document
-    Yaml,
-}
-
-/// The output options of commands that print data.
-#[derive(Debug, Args)]
-struct Output {
-    /// The output format
-    #[arg(long, short, value_enum, default_value = "text")]
-    output: Format,
-}
-
-/// The address of an agent, and the certificate files for a remote agent.
-#[derive(Debug, Args)]
-struct Connection {
-    /// The socket of the agent
-    #[arg(long, default_value = "/run/towpath/api.sock", conflicts_with = "address")]
-    socket: PathBuf,
-    /// The listen.api address of an agent on another machine
-    #[arg(long, value_name = "HOST:PORT", requires_all = ["ca", "cert", "key"])]
-    address: Option<String>,
-    /// The cluster's certificate authority
-    #[arg(long, value_name = "FILE", requires = "address")]
-    ca: Option<PathBuf>,
-    /// The certificate of the caller; a viewer certificate is sufficient
-    #[arg(long, value_name = "FILE", requires = "address")]
-    cert: Option<PathBuf>,
-    /// The private key of the certificate
-    #[arg(long, value_name = "FILE", requires = "address")]
-    key: Option<PathBuf>,
-}
-
-impl Connection {
-    /// Connects to the agent on this machine, or on another machine.
-    async fn open(&self) -> Result<Client, CallError> {
-        match (&self.address, &self.ca, &self.cert, &self.key) {
-            (Some(address), Some(ca), Some(cert), Some(key)) => {
-                let tls = TlsFiles { ca: ca.clone(), cert: cert.clone(), key: key.clone() };
-                Client::connect_to(&Remote { address: address.clone(), tls }).await
-            }
-            _ => Client::connect(&self.socket).await,
-        }
-    }
 }
 
 /// Parses the arguments, runs the command and returns its exit status.
@@ -159,14 +99,14 @@ pub fn main() -> ExitCode {
         Command::Explain(explain) => explain.run(),
         Command::Schema(schema) => schema.run(),
         Command::Status(status) => status.run(),
-        Command::Nodes(list) => list.run(lists::Kind::Nodes),
-        Command::Objects(list) => list.run(lists::Kind::Objects),
-        Command::Runs(list) => list.run(lists::Kind::Runs),
-        Command::Rollouts(list) => list.run(lists::Kind::Rollouts),
+        Command::Nodes(nodes) => nodes.run(),
+        Command::Objects(objects) => objects.run(),
+        Command::Runs(runs) => runs.run(),
+        Command::Rollouts(rollouts) => rollouts.run(),
         Command::Events(events) => events.run(),
         Command::Pki(pki) => pki.run(),
-        Command::Completions(completions) => completions.run(),
-        Command::Man => man::run(),
+        Command::Completions(completions) => completions.run(Cli::command()),
+        Command::Man => man::run(Cli::command()),
         Command::GitWorker => Ok(0),
     };
     match result {
@@ -190,11 +130,4 @@ fn logging(agent: bool) {
         .log_internal_errors(false)
         .with_target(false);
     if journal { builder.without_time().init() } else { builder.init() }
-}
-
-/// Runs a future on a single-threaded runtime, for commands that query an agent.
-fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| Failure::error(&error))?;
-    Ok(runtime.block_on(future))
 }

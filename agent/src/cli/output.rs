@@ -5,10 +5,30 @@ use std::{
     io::{IsTerminal as _, Write as _},
 };
 
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Format, exit::Failure, terminal};
+use super::{exit::Failure, terminal};
+
+/// The output format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// Text for people
+    Text,
+    /// One JSON document
+    Json,
+    /// One YAML document
+    Yaml,
+}
+
+/// The output options of commands that print data.
+#[derive(Debug, Args)]
+pub(super) struct Output {
+    /// The output format
+    #[arg(long, short, value_enum, default_value = "text")]
+    pub(super) output: Format,
+}
 
 /// Prints a document in the requested format.
 pub(super) fn print<T: Serialize>(format: Format, document: &T, text: impl FnOnce() -> String) -> Result<(), Failure> {

@@ -2,12 +2,17 @@
 
 mod etcd;
 
-use std::{fs, net::SocketAddr, path::Path, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use serde_json::Value;
 use thiserror::Error;
 use towpath_git as git;
-use towpath_host::identity::TlsFiles;
+use towpath_host::{identity::TlsFiles, own::files};
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
     document::{Limits, check_object, parse, typed},
@@ -155,7 +160,7 @@ pub enum ConfigError {
 /// # Errors
 /// Fails if the file cannot be read.
 pub fn read(file: &Path) -> Result<Vec<u8>, ConfigError> {
-    fs::read(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })
+    files::read(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })
 }
 
 /// Reads a bootstrap file, and resolves its settings.
@@ -223,7 +228,7 @@ fn resolve(
         ));
     }
     let store = spec.data_store.clone().unwrap_or_default();
-    let data_store = etcd::data_store(&store).map_err(|finding| at("dataStore", finding))?;
+    let data_store = data_store(&store).map_err(|finding| at("dataStore", finding))?;
     if matches!(data_store, DataStore::Etcd(_)) && spec.sources.len() > 1 {
         return Err(at(
             "sources",
@@ -247,7 +252,7 @@ fn resolve(
     let folder = file.parent().unwrap_or(Path::new("."));
     let state_dir = PathBuf::from(spec.state_dir.clone().unwrap_or_else(|| "/var/lib/towpath".into()));
     let mut warnings = Vec::new();
-    let mut names = std::collections::BTreeSet::new();
+    let mut names = BTreeSet::new();
     let mut sources = Vec::new();
     for written in &spec.sources {
         let source = source(written).map_err(|finding| at("sources", finding))?;
@@ -300,6 +305,47 @@ pub fn source_warnings(source: &Source, coordinated: bool) -> Vec<String> {
         ));
     }
     warnings
+}
+
+/// Resolves a data store as written in the bootstrap file.
+fn data_store(written: &pb::DataStore) -> Result<DataStore, Finding> {
+    if written.r#type.as_deref() != Some("etcd") {
+        return Ok(DataStore::Local);
+    }
+    if written.endpoints.is_empty() {
+        return Err(Finding::new("etcd needs endpoints").hint("write endpoints: [https://etcd1:2379, …]"));
+    }
+    let pairs = [
+        ("certFile", "keyFile", &written.cert_file, &written.key_file),
+        ("usernameFile", "passwordFile", &written.username_file, &written.password_file),
+    ];
+    for (one, other, first, second) in pairs {
+        if first.is_some() != second.is_some() {
+            return Err(Finding::new(format!("{one} and {other} must be given together")).hint("give both, or neither"));
+        }
+    }
+    let tls = written.ca_file.is_some() || written.cert_file.is_some();
+    let mut seen = BTreeSet::new();
+    for written in &written.endpoints {
+        let endpoint = etcd::endpoint(written)
+            .map_err(|why| Finding::new(format!("the endpoint {written:?} {why}")).hint("write https://HOST:2379"))?;
+        if tls && endpoint.plain {
+            return Err(Finding::new(format!("the endpoint {written:?} has no TLS, but caFile or certFile is given"))
+                .hint("write https://, or leave the files out"));
+        }
+        if !seen.insert(endpoint.authority) {
+            return Err(Finding::new(format!("the endpoint {written:?} is given twice")).hint("keep one of them"));
+        }
+    }
+    let path = |file: &Option<String>| file.as_ref().map(PathBuf::from);
+    Ok(DataStore::Etcd(Box::new(EtcdSettings {
+        endpoints: written.endpoints.iter().map(|endpoint| endpoint.trim_end_matches('/').to_owned()).collect(),
+        ca_file: path(&written.ca_file),
+        cert_file: path(&written.cert_file),
+        key_file: path(&written.key_file),
+        username_file: path(&written.username_file),
+        password_file: path(&written.password_file),
+    })))
 }
 
 fn tls(written: &pb::Tls) -> Result<TlsFiles, Finding> {
@@ -423,5 +469,27 @@ mod tests {
     fn interval_is_at_least_a_second() {
         assert_eq!(resolved(written("", "", ""), &[written("0s", "", "")]).0, 1_000);
         assert_eq!(resolved(written("10ms", "", ""), &[]).0, 1_000);
+    }
+
+    #[test]
+    fn endpoints_must_fit_the_files_and_each_other() {
+        let etcd = |endpoints: &[&str], ca: Option<&str>| {
+            data_store(&pb::DataStore {
+                r#type: Some("etcd".into()),
+                endpoints: endpoints.iter().map(|endpoint| (*endpoint).to_owned()).collect(),
+                ca_file: ca.map(str::to_owned),
+                ..pb::DataStore::default()
+            })
+        };
+        assert!(etcd(&["https://a:1", "https://b:1"], Some("/ca")).is_ok());
+        assert!(etcd(&["http://a:1", "http://b:1"], None).is_ok());
+        for (endpoints, ca) in [
+            (&[][..], None),
+            (&["https://a:1", "http://b:1"], Some("/ca")),
+            (&["https://a:1", "https://A:1/"], Some("/ca")),
+            (&["https://a:1", "b:1"], None),
+        ] {
+            assert!(etcd(endpoints, ca).is_err(), "{endpoints:?}");
+        }
     }
 }

@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    fs::File,
     io::Write as _,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -15,7 +14,7 @@ use tokio::runtime::Handle;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 use towpath_coordination::gossip::{Peers, Wanted};
-use towpath_host::identity::Credentials;
+use towpath_host::{identity::Credentials, own::files};
 use towpath_proto::v1alpha::{self as pb, peer_client::PeerClient};
 
 use super::tls;
@@ -128,7 +127,7 @@ impl Links {
             have: wanted.have.clone(),
         };
         let mut parts = client.fetch_pack(request).await.map_err(|status| describe(&status))?.into_inner();
-        let mut file = File::create(into).map_err(|error| format!("{}: {error}", into.display()))?;
+        let mut file = files::create(into).map_err(|error| format!("{}: {error}", into.display()))?;
         let mut left = wanted.bytes;
         while let Some(part) = parts.message().await.map_err(|status| describe(&status))? {
             let size = u64::try_from(part.data.len()).unwrap_or(u64::MAX);

@@ -3,7 +3,6 @@
 use std::{
     io::{self, BufWriter, Write},
     net::SocketAddr,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
@@ -23,7 +22,10 @@ use tonic::{
     Request, Response, Status,
     service::{InterceptorLayer, Routes},
 };
-use towpath_host::identity::{Credentials, Role};
+use towpath_host::{
+    identity::{Credentials, Role},
+    own,
+};
 use towpath_proto::v1alpha::{self as pb, events_server::Events, status_server::Status as StatusService};
 
 use super::{
@@ -131,7 +133,7 @@ pub async fn serve(
         // Peers detect by themselves that this node has stopped answering.
         remote.abort();
     }
-    let _ = std::fs::remove_file(socket);
+    let _ = own::socket::remove(&socket);
     Ok(served?)
 }
 
@@ -175,17 +177,7 @@ fn while_admitted<T: Send + 'static>(
 
 fn bind(socket: &Path) -> Result<UnixListener, ServeError> {
     let failed = |source| ServeError::Socket { path: socket.to_owned(), source };
-    if let Some(folder) = socket.parent() {
-        std::fs::create_dir_all(folder).map_err(failed)?;
-    }
-    // A crashed agent leaves its socket file, which must be removed before a new socket is bound.
-    match std::fs::remove_file(socket) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
-    let listener = UnixListener::bind(socket).map_err(failed)?;
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    Ok(listener)
+    own::socket::bind(socket).and_then(UnixListener::from_std).map_err(failed)
 }
 
 /// Returns the read-only services for all admitted callers.

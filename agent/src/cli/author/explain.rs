@@ -2,19 +2,21 @@
 
 use clap::Args;
 
-use super::{exit::Failure, output};
-use crate::events::EventType;
+use crate::{
+    cli::{exit::Failure, output},
+    events::EventType,
+};
 
 /// Explains a kind, one of its fields, or the events.
 #[derive(Debug, Args)]
-pub(super) struct Explain {
+pub(in crate::cli) struct Explain {
     /// A kind, a module, a path such as TaskBook.spec.tasks.file.mode or file.mode, `events`, or an event type. Default:
     /// all kinds and modules
     path: Option<String>,
 }
 
 impl Explain {
-    pub(super) fn run(self) -> Result<u8, Failure> {
+    pub(in crate::cli) fn run(self) -> Result<u8, Failure> {
         let Some(path) = self.path else {
             let rows: Vec<Vec<String>> = towpath_proto::kinds()
                 .map(|kind| {

@@ -10,12 +10,18 @@ use towpath_render::{
     problem::{Finding, Problem},
 };
 
-use super::{Output, exit, exit::Failure, output, worktree};
-use crate::node::bad_sources;
+use crate::{
+    cli::{
+        exit::{self, Failure},
+        output::{self, Output},
+        working_tree,
+    },
+    node::bad_sources,
+};
 
 /// Reports all mistakes of a state repository.
 #[derive(Debug, Args)]
-pub(super) struct Validate {
+pub(in crate::cli) struct Validate {
     /// The folders of the first source; several are checked one after the other
     #[arg(required = true)]
     folders: Vec<PathBuf>,
@@ -27,10 +33,10 @@ pub(super) struct Validate {
 }
 
 impl Validate {
-    pub(super) fn run(self) -> Result<u8, Failure> {
+    pub(in crate::cli) fn run(self) -> Result<u8, Failure> {
         let (mut objects, mut errors, mut warnings, mut notes) = (0, Vec::new(), Vec::new(), Vec::new());
         for folder in &self.folders {
-            let loaded = worktree::load_folders("first", folder, &self.sources)?;
+            let loaded = working_tree::load_folders("first", folder, &self.sources)?;
             objects += loaded.set.objects.len();
             let prefix = |problem: Problem| {
                 if self.folders.len() > 1 {

@@ -2,18 +2,18 @@
 
 use clap::Args;
 
-use super::{
-    Format, Output, block_on,
+use crate::cli::{
     exit::Failure,
-    output,
-    worktree::{self, Answer, AsNode, From},
+    output::{self, Format, Output},
+    responder::{self, AsNode, Responder, SourceArgs},
+    runtime::block_on,
 };
 
 /// Shows the tasks of a TaskBook, rendered for this node or for another node.
 #[derive(Debug, Args)]
-pub(super) struct Render {
+pub(in crate::cli) struct Render {
     #[command(flatten)]
-    from: From,
+    source: SourceArgs,
     /// The TaskBook: NAME or NAMESPACE/NAME
     task_book: String,
     #[command(flatten)]
@@ -23,7 +23,7 @@ pub(super) struct Render {
 }
 
 impl Render {
-    pub(super) fn run(self) -> Result<u8, Failure> {
+    pub(in crate::cli) fn run(self) -> Result<u8, Failure> {
         let view = block_on(self.view())??;
         let format = if self.output.output == Format::Text { Format::Yaml } else { self.output.output };
         output::print(format, &view, String::new)?;
@@ -31,16 +31,16 @@ impl Render {
     }
 
     async fn view(&self) -> Result<serde_json::Value, Failure> {
-        worktree::note_working_tree(self.from.source_dir.as_ref());
+        responder::note_working_tree(self.source.source_dir.as_ref());
         let other = self.as_node.read()?;
-        match self.from.answer(None).await? {
-            Answer::Agent(client) => {
-                worktree::parsed(&client.view("render", &self.task_book, false, other.as_ref()).await?)
+        match self.source.responder(None).await? {
+            Responder::Agent(client) => {
+                responder::parsed(&client.view("render", &self.task_book, false, other.as_ref()).await?)
             }
-            Answer::Here(here) => {
-                let view = match &here.revision {
-                    Some(revision) => here.queries.render(revision, &self.task_book, other.as_ref()),
-                    None => here.queries.view("render", &self.task_book, false, other.as_ref()),
+            Responder::Local(local) => {
+                let view = match &local.revision {
+                    Some(revision) => local.queries.render(revision, &self.task_book, other.as_ref()),
+                    None => local.queries.view("render", &self.task_book, false, other.as_ref()),
                 };
                 view.map_err(|error| Failure::failed(error.to_string()))
             }

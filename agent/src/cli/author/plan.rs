@@ -3,13 +3,13 @@
 use clap::Args;
 use towpath_proto::v1alpha as pb;
 
-use super::{
-    Output, block_on, exit,
-    exit::Failure,
-    output::{self, Colour},
-    worktree::{self, Answer, AsNode, From},
-};
 use crate::{
+    cli::{
+        exit::{self, Failure},
+        output::{self, Colour, Output},
+        responder::{self, AsNode, Responder, SourceArgs},
+        runtime::block_on,
+    },
     reconcile::{Desired, compare},
     status::OtherNode,
 };
@@ -20,9 +20,9 @@ use crate::{
 /// Without a working tree, or if the accepted revision does not name the node, the plan is for a node on which nothing is
 /// applied.
 #[derive(Debug, Args)]
-pub(super) struct Plan {
+pub(in crate::cli) struct Plan {
     #[command(flatten)]
-    from: From,
+    source: SourceArgs,
     #[command(flatten)]
     as_node: AsNode,
     /// Exit with status 5 when something would change, and with 3 when a task would fail
@@ -33,7 +33,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn run(self) -> Result<u8, Failure> {
+    pub(in crate::cli) fn run(self) -> Result<u8, Failure> {
         let plan = self.plan()?;
         output::print(self.output.output, &plan, || text(&plan))?;
         Ok(if self.exit_code { exit_code(&plan) } else { 0 })
@@ -44,19 +44,19 @@ impl Plan {
             return self.plan_for(&other);
         }
         let asked = block_on(async {
-            Ok::<_, Failure>(match self.from.answer(None).await? {
-                Answer::Agent(client) => Ok(client.plan().await?),
-                Answer::Here(here) => Err(here),
+            Ok::<_, Failure>(match self.source.responder(None).await? {
+                Responder::Agent(client) => Ok(client.plan().await?),
+                Responder::Local(local) => Err(local),
             })
         })??;
         // Checks block, so they must not run on a thread of the async runtime.
-        let here = match asked {
+        let local = match asked {
             Ok(plan) => return Ok(plan),
-            Err(here) => here,
+            Err(local) => local,
         };
-        let plan = match &here.revision {
-            Some(revision) => here.queries.plan_of(revision),
-            None => here.queries.plan(),
+        let plan = match &local.revision {
+            Some(revision) => local.queries.plan_of(revision),
+            None => local.queries.plan(),
         };
         plan.map_err(|error| Failure::failed(error.to_string()))
     }
@@ -64,18 +64,18 @@ impl Plan {
     /// Plans for another node, whose files are not read.
     fn plan_for(&self, other: &OtherNode) -> Result<pb::PlanReply, Failure> {
         let (before, after) = block_on(async {
-            Ok::<_, Failure>(if self.from.source_dir.is_some() {
-                let accepted = match self.from.config.exists() {
-                    true => desired(self.from.accepted().await?, other).await?,
+            Ok::<_, Failure>(if self.source.source_dir.is_some() {
+                let accepted = match self.source.config.exists() {
+                    true => desired(self.source.accepted().await?, other).await?,
                     false => Desired::default(),
                 };
-                (accepted, desired(self.from.answer(None).await?, other).await?)
+                (accepted, desired(self.source.responder(None).await?, other).await?)
             } else {
-                (Desired::default(), desired(self.from.accepted().await?, other).await?)
+                (Desired::default(), desired(self.source.accepted().await?, other).await?)
             })
         })??;
         if after.tasks.is_none() {
-            let within = self.from.source_dir.as_ref().map_or_else(
+            let within = self.source.source_dir.as_ref().map_or_else(
                 || "the accepted revision (`towpath status` shows it)".to_owned(),
                 |folder| folder.display().to_string(),
             );
@@ -91,14 +91,14 @@ impl Plan {
 }
 
 /// Returns the tasks of another node, as the agent or this process renders them.
-async fn desired(answer: Answer, other: &OtherNode) -> Result<Desired, Failure> {
-    let view = match answer {
-        Answer::Agent(client) => worktree::parsed(&client.view("desired", "", false, Some(other)).await?)?,
-        Answer::Here(here) => match &here.revision {
+async fn desired(responder: Responder, other: &OtherNode) -> Result<Desired, Failure> {
+    let view = match responder {
+        Responder::Agent(client) => responder::parsed(&client.view("desired", "", false, Some(other)).await?)?,
+        Responder::Local(local) => match &local.revision {
             Some(revision) => {
-                return here.queries.desired(revision, other).map_err(|error| Failure::failed(error.to_string()));
+                return local.queries.desired(revision, other).map_err(|error| Failure::failed(error.to_string()));
             }
-            None => here
+            None => local
                 .queries
                 .view("desired", "", false, Some(other))
                 .map_err(|error| Failure::failed(error.to_string()))?,

@@ -9,11 +9,14 @@ use towpath_host::{
     identity::{self, Authority, Identity, IdentityError, PublicKeys, Request},
 };
 
-use super::{Output, exit::Failure, output};
+use crate::cli::{
+    exit::Failure,
+    output::{self, Output},
+};
 
 /// Makes and renews certificates.
 #[derive(Debug, Args)]
-pub(super) struct Pki {
+pub(in crate::cli) struct Pki {
     #[command(subcommand)]
     command: Command,
 }
@@ -117,7 +120,7 @@ struct Written {
 }
 
 impl Pki {
-    pub(super) fn run(self) -> Result<u8, Failure> {
+    pub(in crate::cli) fn run(self) -> Result<u8, Failure> {
         let now = SystemClock.wall();
         match self.command {
             Command::Init(init) => init.run(now),

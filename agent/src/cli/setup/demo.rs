@@ -1,7 +1,6 @@
 //! `towpath demo`: three nodes in this process, which share one store and follow a repository in a folder.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -19,11 +18,12 @@ use towpath_coordination::{
 use towpath_git as git;
 use towpath_host::{
     Clock as _, SystemClock,
+    own::files,
     process::{Cancel, Invocation, run},
 };
 
-use super::{exit::Failure, output};
 use crate::{
+    cli::{exit::Failure, look::status, output, runtime::block_on},
     config::{DataStore, Settings, Source, WrittenReconcile},
     node::{Inbox, Node, Options},
     status::Queries,
@@ -31,16 +31,16 @@ use crate::{
 
 const NODES: [&str; 3] = ["web1", "web2", "web3"];
 const FILES: [(&str, &str); 3] = [
-    ("fleet.yaml", include_str!("../../../repos-example/quickstart/fleet.yaml")),
-    ("hello.yaml", include_str!("../../../repos-example/quickstart/hello.yaml")),
-    ("templates/hello.txt.j2", include_str!("../../../repos-example/quickstart/templates/hello.txt.j2")),
+    ("fleet.yaml", include_str!("../../../../repos-example/quickstart/fleet.yaml")),
+    ("hello.yaml", include_str!("../../../../repos-example/quickstart/hello.yaml")),
+    ("templates/hello.txt.j2", include_str!("../../../../repos-example/quickstart/templates/hello.txt.j2")),
 ];
 /// The time limit for all nodes to apply a push.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Shows a fleet of three nodes on this machine.
 #[derive(Debug, Args)]
-pub(super) struct Demo {
+pub(in crate::cli) struct Demo {
     /// Push a change, show that all three nodes follow, and exit
     #[arg(long)]
     once: bool,
@@ -58,19 +58,19 @@ struct Fleet {
 }
 
 impl Demo {
-    pub(super) fn run(self) -> Result<u8, Failure> {
+    pub(in crate::cli) fn run(self) -> Result<u8, Failure> {
         let folder = match &self.dir {
             Some(folder) => folder.clone(),
             None => std::env::temp_dir().join(format!("towpath-demo-{}", std::process::id())),
         };
-        fs::create_dir_all(&folder).map_err(|error| Failure::failed(format!("{}: {error}", folder.display())))?;
+        files::create_folder(&folder).map_err(|error| Failure::failed(format!("{}: {error}", folder.display())))?;
         make_repository(&folder)?;
         let fleet = Fleet::start(&folder, self.store()?)?;
         let result = self.show(&fleet);
         fleet.stop();
         if self.once && self.dir.is_none() {
             // An error is ignored, because leftovers in the temporary folder are harmless.
-            let _ = fs::remove_dir_all(&folder);
+            let _ = files::remove_folder(&folder);
         }
         result
     }
@@ -97,8 +97,9 @@ impl Demo {
             return fleet.follow();
         }
         let template = fleet.folder.join("work/templates/hello.txt.j2");
-        let text = fs::read_to_string(&template).map_err(|error| Failure::error(&error))?;
-        fs::write(&template, format!("{text}Pulled along by a push.\n")).map_err(|error| Failure::error(&error))?;
+        let text = files::read_text(&template).map_err(|error| Failure::error(&error))?;
+        files::write_text(&template, &format!("{text}Pulled along by a push.\n"))
+            .map_err(|error| Failure::error(&error))?;
         output::write("\npushing a change: one line more in templates/hello.txt.j2\n")?;
         let work = fleet.folder.join("work");
         git_in(&work, &["commit", "-qam", "one line more"])?;
@@ -108,7 +109,7 @@ impl Demo {
         for node in NODES {
             let file = fleet.folder.join("nodes").join(node).join("etc/hello.txt");
             let text =
-                fs::read_to_string(&file).map_err(|error| Failure::failed(format!("{}: {error}", file.display())))?;
+                files::read_text(&file).map_err(|error| Failure::failed(format!("{}: {error}", file.display())))?;
             if !text.ends_with("Pulled along by a push.\n") {
                 return Err(Failure::failed(format!("{} does not have the new line", file.display())));
             }
@@ -151,8 +152,7 @@ fn make_repository(folder: &Path) -> Result<(), Failure> {
     git_in(folder, &["init", "-q", "-b", "main", "work"])?;
     for (path, text) in FILES {
         let file = work.join(path);
-        fs::create_dir_all(file.parent().unwrap_or(&work)).map_err(failed)?;
-        fs::write(file, text).map_err(failed)?;
+        files::write_text(&file, text).map_err(failed)?;
     }
     let remote = folder.join("fleet.git").display().to_string();
     git_in(&work, &["remote", "add", "origin", &remote])?;
@@ -207,7 +207,7 @@ impl Fleet {
                 return Ok(());
             }
             if begin.elapsed() > PATIENCE {
-                let messages: Vec<String> = statuses.iter().map(super::status::text).collect();
+                let messages: Vec<String> = statuses.iter().map(status::text).collect();
                 return Err(Failure::failed(format!(
                     "the nodes did not follow within {} s:\n{}",
                     PATIENCE.as_secs(),
@@ -231,7 +231,7 @@ impl Fleet {
                     .map(|commit| commit[..12.min(commit.len())].to_owned())
                     .unwrap_or_default();
                 let file = self.folder.join("nodes").join(&status.node).join("etc/hello.txt");
-                let line = fs::read_to_string(file)
+                let line = files::read_text(&file)
                     .ok()
                     .and_then(|text| text.lines().next().map(str::to_owned))
                     .unwrap_or_default();
@@ -253,7 +253,7 @@ impl Fleet {
         let stopped = Arc::new(Cancel::default());
         let flag = Arc::clone(&stopped);
         thread::spawn(move || {
-            let waited = super::block_on(tokio::signal::ctrl_c());
+            let waited = block_on(tokio::signal::ctrl_c());
             drop(waited);
             flag.cancel();
         });

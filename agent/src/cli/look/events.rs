@@ -3,12 +3,19 @@
 use clap::Args;
 use towpath_proto::v1alpha as pb;
 
-use super::{Connection, Output, block_on, exit::Failure, output};
-use crate::serve::CallError;
+use crate::{
+    cli::{
+        connection::Connection,
+        exit::Failure,
+        output::{self, Output},
+        runtime::block_on,
+    },
+    serve::CallError,
+};
 
 /// Shows the events of a node.
 #[derive(Debug, Args)]
-pub(super) struct Events {
+pub(in crate::cli) struct Events {
     #[command(flatten)]
     connection: Connection,
     /// Follow new events
@@ -19,7 +26,7 @@ pub(super) struct Events {
 }
 
 impl Events {
-    pub(super) fn run(self) -> Result<u8, Failure> {
+    pub(in crate::cli) fn run(self) -> Result<u8, Failure> {
         block_on(async {
             let client = self.connection.open().await?;
             let mut events = client.events(self.follow).await?;

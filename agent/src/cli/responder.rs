@@ -1,24 +1,22 @@
 //! Selects the process that answers plan, render and vars: the agent if it runs, or else this process. This process
 //! reads the state directory or a working tree.
 
-use std::{collections::BTreeMap, path::Path, path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use clap::Args;
 use towpath_coordination::{Accepted, LocalStore, accept::RevisionManifest};
 use towpath_host::{FsReader, SystemClock, facts, lock::StateDir};
-use towpath_render::{
-    document::plain_value,
-    objects::{Loaded, SourceTree, load},
-    problem::Problem,
-    tree::Tree,
-};
+use towpath_render::{document::plain_value, problem::Problem};
 use towpath_state::Journal;
 
-use super::{exit::Failure, output};
+use super::{exit::Failure, output, working_tree};
 use crate::{
     config::{self, ConfigError, Settings},
     events::Events,
-    node::{FolderTree, Node, Options},
+    node::{Node, Options},
     reconcile::{Revision, pass::Machine},
     serve::Client,
     status::{OtherNode, Queries, StatusSnapshot},
@@ -26,7 +24,7 @@ use crate::{
 
 /// The arguments that select the source of the objects.
 #[derive(Debug, Args)]
-pub(super) struct From {
+pub(super) struct SourceArgs {
     /// The node's bootstrap file
     #[arg(long, default_value = "/etc/towpath/agent.yaml")]
     pub(super) config: PathBuf,
@@ -71,15 +69,15 @@ impl AsNode {
 }
 
 /// The process that answers a command.
-pub(super) enum Answer {
+pub(super) enum Responder {
     /// The agent that holds the lock of the state directory.
     Agent(Client),
     /// This process, if no agent answers.
-    Here(Box<Here>),
+    Local(Box<LocalAnswer>),
 }
 
 /// The data with which this process answers a command.
-pub(super) struct Here {
+pub(super) struct LocalAnswer {
     pub(super) queries: Queries,
     pub(super) revision: Option<Arc<Revision>>,
     _node: Option<Node>,
@@ -87,20 +85,20 @@ pub(super) struct Here {
     _state: Option<StateDir>,
 }
 
-impl From {
+impl SourceArgs {
     /// Selects the process that answers the command.
-    pub(super) async fn answer(&self, node: Option<&str>) -> Result<Answer, Failure> {
+    pub(super) async fn responder(&self, node: Option<&str>) -> Result<Responder, Failure> {
         if let Some(folder) = &self.source_dir {
-            return self.working_tree(folder, node).map(|here| Answer::Here(Box::new(here)));
+            return self.working_tree(folder, node).map(|local| Responder::Local(Box::new(local)));
         }
         self.accepted().await
     }
 
     /// Selects the process that answers about the accepted revision, also if a working tree is given.
-    pub(super) async fn accepted(&self) -> Result<Answer, Failure> {
+    pub(super) async fn accepted(&self) -> Result<Responder, Failure> {
         let settings = self.settings()?;
         match Client::connect(&settings.socket).await {
-            Ok(client) => Ok(Answer::Agent(client)),
+            Ok(client) => Ok(Responder::Agent(client)),
             Err(_) => {
                 let mut node = Node::open(Options {
                     settings,
@@ -111,16 +109,16 @@ impl From {
                 })?;
                 node.load_last_good();
                 let queries = node.queries();
-                Ok(Answer::Here(Box::new(Here { revision: None, queries, _node: Some(node), _state: None })))
+                Ok(Responder::Local(Box::new(LocalAnswer { revision: None, queries, _node: Some(node), _state: None })))
             }
         }
     }
 
     fn settings(&self) -> Result<Settings, Failure> {
-        Ok(config::load(&self.config, &host_name())?)
+        Ok(config::load(&self.config, &facts::host_name())?)
     }
 
-    fn working_tree(&self, folder: &Path, node: Option<&str>) -> Result<Here, Failure> {
+    fn working_tree(&self, folder: &Path, node: Option<&str>) -> Result<LocalAnswer, Failure> {
         let settings = if self.config.exists() { Some(self.settings()?) } else { None };
         let first = settings
             .as_ref()
@@ -130,8 +128,8 @@ impl From {
         let node = given
             .map(str::to_owned)
             .or_else(|| settings.as_ref().map(|settings| settings.node.clone()))
-            .unwrap_or_else(host_name);
-        let loaded = load_folders(first, folder, &self.sources)?;
+            .unwrap_or_else(facts::host_name);
+        let loaded = working_tree::load_folders(first, folder, &self.sources)?;
         if !loaded.errors.is_empty() {
             return Err(Failure::invalid(report(&loaded.errors)));
         }
@@ -155,7 +153,7 @@ impl From {
         let cluster = settings.map_or_else(|| "default".to_owned(), |settings| settings.cluster);
         let status = StatusSnapshot::new(node.clone(), cluster, Events::new(node, None));
         let queries = Queries::of_plan(status, machine, facts, reconcile);
-        Ok(Here { queries, revision: Some(revision), _node: None, _state: state })
+        Ok(LocalAnswer { queries, revision: Some(revision), _node: None, _state: state })
     }
 }
 
@@ -171,46 +169,10 @@ fn own_state(settings: &Settings) -> Option<(StateDir, Arc<Journal>, [u8; 32])> 
     Some((state, Arc::new(journal), key))
 }
 
-/// Loads folders as sources: the folder of the first source, and further folders as NAME=DIR.
-pub(super) fn load_folders(first: &str, folder: &Path, further: &[String]) -> Result<Loaded, Failure> {
-    let open = |folder: &Path| {
-        FolderTree::open(folder).map_err(|error| Failure::failed(format!("{}: {error}", folder.display())))
-    };
-    let tree: Arc<dyn Tree> = Arc::new(open(folder)?);
-    let mut trees: Vec<(String, Arc<dyn Tree>)> = Vec::new();
-    for written in further {
-        let (name, path) =
-            written.split_once('=').ok_or_else(|| Failure::invalid(format!("--source {written}: write NAME=DIR")))?;
-        trees.push((name.to_owned(), Arc::new(open(Path::new(path))?)));
-    }
-    let mut sources =
-        vec![SourceTree { name: first.to_owned(), tree: Arc::clone(&tree), library: false, globals: true }];
-    // The Config of the first source defines the rights of the other sources.
-    let alone = load(&sources, &BTreeMap::new());
-    let written: Vec<_> = alone.set.configs.values().flat_map(|config| config.sources.clone()).collect();
-    for (name, tree) in trees {
-        let said = written.iter().find(|source| source.name.as_deref() == Some(name.as_str()));
-        let flag =
-            |choose: fn(&towpath_proto::v1alpha::GitSource) -> Option<bool>| said.and_then(choose).unwrap_or(false);
-        sources.push(SourceTree {
-            name,
-            tree,
-            library: flag(|source| source.library),
-            globals: flag(|source| source.globals),
-        });
-    }
-    Ok(load(&sources, &BTreeMap::new()))
-}
-
 /// Returns the number of problems, and the text of each problem.
-pub(super) fn report(problems: &[Problem]) -> String {
+fn report(problems: &[Problem]) -> String {
     let shown = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     format!("the objects have {} mistake(s):\n{shown}", problems.len())
-}
-
-/// Returns the host name, which is the default name of a node.
-pub(super) fn host_name() -> String {
-    facts::host_name()
 }
 
 /// Parses the JSON text that an agent sent.

@@ -2,17 +2,17 @@
 
 use clap::Args;
 
-use super::{exit::Failure, output};
+use crate::cli::{exit::Failure, output};
 
 /// Prints JSON Schema.
 #[derive(Debug, Args)]
-pub(super) struct Schema {
+pub(in crate::cli) struct Schema {
     /// The kind. Default: all kinds
     kind: Option<String>,
 }
 
 impl Schema {
-    pub(super) fn run(self) -> Result<u8, Failure> {
+    pub(in crate::cli) fn run(self) -> Result<u8, Failure> {
         let kind = self.kind.as_deref();
         let schema = towpath_proto::json_schema(kind).ok_or_else(|| {
             let kind = kind.unwrap_or_default();

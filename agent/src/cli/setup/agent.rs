@@ -3,19 +3,22 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
-use towpath_coordination::{
-    LocalStore, Store,
-    gossip::{self, Gossip, core::Heard},
-    store::etcd::EtcdStore,
-};
+use towpath_coordination::gossip::{self, Gossip, core::Heard};
 use towpath_host::{
-    Clock, SystemClock,
+    Clock, SystemClock, facts,
     identity::{Credentials, Role},
 };
 
-use super::{Output, exit, exit::Failure, output, status, terminal};
+use super::data_store;
 use crate::{
-    config::{self, DataStore, Settings},
+    cli::{
+        exit::{self, Failure},
+        look::status,
+        output::{self, Output},
+        runtime::block_on_small,
+        terminal,
+    },
+    config::{self, Settings},
     node::{Ended, Inbox, Node, Options},
     serve::{self, Doors, Links, Shared},
     status::PeerService,
@@ -26,7 +29,7 @@ const GRACE: Duration = Duration::from_secs(30);
 
 /// Runs the agent.
 #[derive(Debug, Args)]
-pub(super) struct Agent {
+pub(in crate::cli) struct Agent {
     /// The node's bootstrap file
     #[arg(long, default_value = "/etc/towpath/agent.yaml")]
     config: PathBuf,
@@ -38,15 +41,15 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    pub(super) fn run(self) -> Result<u8, Failure> {
+    pub(in crate::cli) fn run(self) -> Result<u8, Failure> {
         towpath_host::memory::share_one_arena();
-        let settings = config::load(&self.config, &super::worktree::host_name())?;
+        let settings = config::load(&self.config, &facts::host_name())?;
         for warning in &settings.warnings {
             tracing::warn!("{warning}");
         }
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let credentials = credentials(&settings, &clock)?;
-        let store = store(&settings)?;
+        let store = data_store::open(&settings)?;
         let doors = (settings.socket.clone(), settings.api.filter(|_| !self.once));
         let options = Options { settings, store, clock: Arc::clone(&clock), credentials: credentials.clone() };
         let mut node = Node::open(options)?;
@@ -138,17 +141,6 @@ fn gossip(service: &PeerService, port: u16, credentials: Arc<Credentials>, clock
     }
 }
 
-/// Opens the data store of the fleet.
-fn store(settings: &Settings) -> Result<Arc<dyn Store>, Failure> {
-    Ok(match &settings.data_store {
-        DataStore::Local => Arc::new(LocalStore::default()),
-        DataStore::Etcd(etcd) => {
-            let options = etcd.options(&settings.node, &settings.cluster)?;
-            Arc::new(EtcdStore::new(options).map_err(|error| Failure::error(&error))?)
-        }
-    })
-}
-
 fn daemon(
     mut node: Node,
     socket: PathBuf,
@@ -230,17 +222,4 @@ fn watchdog(inbox: Inbox) {
 fn alive(message: &str) {
     let line = terminal::escape(message).replace('\n', "; ");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&line)]);
-}
-
-/// Runs a future on a runtime with one worker thread, to keep an idle agent small.
-fn block_on_small<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_stack_size(2 << 20)
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::error(&error))?;
-    let result = runtime.block_on(future);
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    Ok(result)
 }

@@ -3,18 +3,18 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::{
-    Output, block_on,
+use crate::cli::{
     exit::Failure,
-    output,
-    worktree::{self, Answer, From},
+    output::{self, Output},
+    responder::{self, Responder, SourceArgs},
+    runtime::block_on,
 };
 
 /// Shows the variables of a node and where they come from.
 #[derive(Debug, Args)]
-pub(super) struct Vars {
+pub(in crate::cli) struct Vars {
     #[command(flatten)]
-    from: From,
+    source: SourceArgs,
     /// The node. Default: this node
     #[arg(long)]
     node: Option<String>,
@@ -26,7 +26,7 @@ pub(super) struct Vars {
 }
 
 impl Vars {
-    pub(super) fn run(self) -> Result<u8, Failure> {
+    pub(in crate::cli) fn run(self) -> Result<u8, Failure> {
         let view = block_on(self.view())??;
         output::print(self.output.output, &view, || text(&view))?;
         Ok(0)
@@ -35,12 +35,12 @@ impl Vars {
     async fn view(&self) -> Result<Value, Failure> {
         let node = self.node.as_deref();
         let subject = node.unwrap_or_default();
-        match self.from.answer(node).await? {
-            Answer::Agent(client) => worktree::parsed(&client.view("vars", subject, self.explain, None).await?),
-            Answer::Here(here) => {
-                let view = match &here.revision {
-                    Some(revision) => here.queries.vars(revision, subject, self.explain),
-                    None => here.queries.view("vars", subject, self.explain, None),
+        match self.source.responder(node).await? {
+            Responder::Agent(client) => responder::parsed(&client.view("vars", subject, self.explain, None).await?),
+            Responder::Local(local) => {
+                let view = match &local.revision {
+                    Some(revision) => local.queries.vars(revision, subject, self.explain),
+                    None => local.queries.view("vars", subject, self.explain, None),
                 };
                 view.map_err(|error| Failure::failed(error.to_string()))
             }

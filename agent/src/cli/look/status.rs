@@ -5,15 +5,16 @@ use std::{thread, time::Duration};
 use clap::Args;
 use towpath_proto::v1alpha as pb;
 
-use super::{
-    Connection, Output, block_on,
+use crate::cli::{
+    connection::Connection,
     exit::Failure,
-    output::{self, Colour},
+    output::{self, Colour, Output},
+    runtime::block_on,
 };
 
 /// Shows what the agent of this node is doing.
 #[derive(Debug, Args)]
-pub(super) struct Status {
+pub(in crate::cli) struct Status {
     #[command(flatten)]
     connection: Connection,
     /// Refresh every two seconds
@@ -24,7 +25,7 @@ pub(super) struct Status {
 }
 
 impl Status {
-    pub(super) fn run(self) -> Result<u8, Failure> {
+    pub(in crate::cli) fn run(self) -> Result<u8, Failure> {
         loop {
             let status = block_on(async {
                 let client = self.connection.open().await?;
@@ -40,7 +41,7 @@ impl Status {
 }
 
 /// Formats a status for people.
-pub(super) fn text(status: &pb::NodeStatus) -> String {
+pub(in crate::cli) fn text(status: &pb::NodeStatus) -> String {
     let commits = status
         .commits
         .iter()

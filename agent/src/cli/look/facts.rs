@@ -5,12 +5,17 @@ use std::path::PathBuf;
 use clap::Args;
 use towpath_host::facts;
 
-use super::{Format, Output, exit::Failure, output};
-use crate::reconcile::host_facts;
+use crate::{
+    cli::{
+        exit::Failure,
+        output::{self, Format, Output},
+    },
+    reconcile::host_facts,
+};
 
 /// Shows the facts of this node.
 #[derive(Debug, Args)]
-pub(super) struct Facts {
+pub(in crate::cli) struct Facts {
     /// The node's bootstrap file; custom facts are in facts.d beside it
     #[arg(long, default_value = "/etc/towpath/agent.yaml")]
     config: PathBuf,
@@ -19,7 +24,7 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    pub(super) fn run(self) -> Result<u8, Failure> {
+    pub(in crate::cli) fn run(self) -> Result<u8, Failure> {
         let folders = self.config.parent().map(|folder| folder.join("facts.d")).into_iter().collect();
         let options = facts::Options { facts_d: folders, ..facts::Options::default() };
         let (found, problems) = host_facts(&options);
