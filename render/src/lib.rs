@@ -6,6 +6,7 @@
 
 pub mod document;
 pub mod objects;
+mod order;
 pub mod problem;
 pub mod rendering;
 pub mod taint;

@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::de::{Deserialize as _, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::{At, Path, Step};
+use super::path::{At, Path, Step};
 
 /// Returns line and column, from 1, of the value at the end of a path. If the path does not exist, the position of its
 /// last existing part is returned.

@@ -1,6 +1,12 @@
-//! Parses YAML files on a node that the module `yaml` edits. Such YAML files have no schema.
+//! YAML without a schema: the files on a node that the module `yaml` edits, and the output of commands.
 
 use serde_json::{Map, Value};
+
+/// Formats a value as a YAML document.
+pub fn to_yaml(value: &Value) -> String {
+    // A JSON value has string keys, so YAML can always represent it.
+    serde_yaml::to_string(value).unwrap_or_default()
+}
 
 /// Returns the value of a text with one YAML document. The value is not checked against the schema.
 ///

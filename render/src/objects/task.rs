@@ -1,15 +1,12 @@
-//! TaskBooks and tasks in resolved form: includes are expanded, scalars are parsed, and names are unique.
+//! TaskBooks, reactions and tasks in resolved form: includes are expanded, scalars are parsed, and names are unique.
 
 use std::{sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 use towpath_proto::{ModuleSchema, v1alpha as pb};
 
-use super::Targets;
-use crate::{
-    document::{Place, typed},
-    words::{Count, duration},
-};
+use super::targets::Targets;
+use crate::{document::Place, words::Count};
 
 /// A TaskBook with includes expanded.
 #[derive(Debug, Clone)]
@@ -46,6 +43,11 @@ impl Book {
     /// Returns the id of the TaskBook: `namespace/name`.
     pub fn id(&self) -> String {
         format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// Returns the ids of the TaskBooks on which the TaskBook depends.
+    pub(crate) fn dependencies(&self) -> Vec<String> {
+        self.depends_on.iter().map(|dependency| format!("{}/{}", self.namespace, dependency.book)).collect()
     }
 
     /// Returns whether the TaskBook needs coordination with other nodes.
@@ -86,6 +88,17 @@ pub struct Rollout {
     pub before: Vec<Task>,
     /// The tasks that a node runs after its last handler.
     pub after: Vec<Task>,
+}
+
+/// The nodes and the tasks of a CronJob, a Trigger or a Beacon.
+#[derive(Debug, Clone)]
+pub struct Reaction {
+    /// The nodes that run the tasks or checks.
+    pub targets: Targets,
+    /// The tasks, with includes expanded.
+    pub tasks: Vec<Task>,
+    /// The modules in the checks of a Beacon, with their locations.
+    pub checks: Vec<(ModuleUse, Place)>,
 }
 
 /// A task of a TaskBook or an included file.
@@ -149,6 +162,16 @@ pub struct ModuleUse {
     pub params: Value,
 }
 
+impl ModuleUse {
+    /// Returns the modules of a map whose keys are names of modules, such as a task or the `check` of a Beacon.
+    pub(super) fn all_in(value: &Value) -> impl Iterator<Item = Self> {
+        towpath_proto::modules().filter_map(|schema| {
+            let params = value.get(schema.key).filter(|params| !params.is_null())?;
+            Some(Self { name: schema.key, schema, params: params.clone() })
+        })
+    }
+}
+
 /// A condition of a task, with the include that contains the condition.
 #[derive(Debug, Clone)]
 pub struct Condition {
@@ -207,40 +230,9 @@ pub struct Within {
     pub outer: Option<Arc<Within>>,
 }
 
-/// Returns the scalar value of a key as a string. `None` if the value is missing or is not a scalar.
-pub(super) fn text(value: &Value, key: &str) -> Option<String> {
-    match value.get(key)? {
-        Value::String(text) => Some(text.clone()),
-        Value::Bool(bool) => Some(bool.to_string()),
-        Value::Number(number) => Some(number.to_string()),
-        _ => None,
+impl Within {
+    /// Returns the container of the tasks that an object of a source contains.
+    pub(super) fn of_source(source: &str) -> Arc<Self> {
+        Arc::new(Self { source: source.to_owned(), ..Self::default() })
     }
-}
-
-pub(super) fn flag(value: &Value, key: &str) -> bool {
-    value.get(key).and_then(Value::as_bool).unwrap_or(false)
-}
-
-/// Returns the members of the list at a key. Empty if the list is missing.
-pub(super) fn members<'a>(value: &'a Value, key: &str) -> &'a [Value] {
-    value.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
-}
-
-pub(super) fn list(value: &Value, key: &str) -> Vec<Value> {
-    value.get(key).and_then(Value::as_array).cloned().unwrap_or_default()
-}
-
-pub(super) fn map(value: &Value, key: &str) -> Map<String, Value> {
-    value.get(key).and_then(Value::as_object).cloned().unwrap_or_default()
-}
-
-/// Returns the value of a key as a message of the schema. `None` if the value is missing.
-pub(super) fn message<T: serde::de::DeserializeOwned>(value: &Value, key: &str, name: &'static str) -> Option<T> {
-    let value = value.get(key).filter(|value| !value.is_null())?;
-    typed(name, value).ok()
-}
-
-/// Returns the duration at a key, or `otherwise` if the key is missing.
-pub(super) fn time(value: &Value, key: &str, otherwise: Duration) -> Duration {
-    text(value, key).and_then(|text| duration(&text).ok()).unwrap_or(otherwise)
 }

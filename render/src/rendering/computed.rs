@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{Inputs, RenderError, at};
+use super::inputs::{Inputs, RenderError};
 use crate::{
     objects::{ComputedValue, ObjectSet},
     taint::Tainted,
@@ -94,7 +94,7 @@ pub(super) fn evaluate(
                 unknown.names.insert(name.to_owned());
                 continue;
             }
-            let value = value.map_err(|error| at(&computed.place.key("expression"), error))?;
+            let value = value.map_err(|error| RenderError::at(&computed.place.key("expression"), error))?;
             values.insert(name.to_owned(), Slot::new(&value));
         }
     }

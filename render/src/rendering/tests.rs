@@ -1,11 +1,17 @@
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    objects::{SourceTree, load},
-    tree::MemoryTree,
+    objects::{ObjectSet, SourceTree, load, task::Book},
+    taint::{Kind, Taint, Tainted},
+    template::Want,
+    tree::{self, MemoryTree},
+    view::NodeView,
 };
 
 const NAMESPACE: &str = "metadata: {apiVersion: v1alpha, kind: Namespace, name: shop}\n---\n";

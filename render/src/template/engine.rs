@@ -11,7 +11,7 @@ use minijinja::{Environment, ErrorKind, Template, Value};
 use serde_json::Value as Json;
 use thiserror::Error;
 
-use super::{OUTPUT, environment, guard, syntax, tainted, trace};
+use super::{environment::environment, guard, settings::OUTPUT, syntax, tainted, trace};
 use crate::{
     taint::{Kind, Taint, Tainted},
     tree::{self, Tree},

@@ -8,7 +8,7 @@ use std::{borrow::Cow, ops::Range};
 
 use minijinja::machinery::{Token, tokenize};
 
-use super::syntax_config;
+use super::settings::syntax_config;
 
 /// The maximum number of chained operators, filters and attributes in one expression.
 ///

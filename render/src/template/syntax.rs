@@ -7,8 +7,8 @@ use minijinja::{
     machinery::{Token, tokenize},
 };
 
-pub(crate) use super::syntax_config;
-use super::{environment, filters, guard};
+pub(crate) use super::settings::syntax_config;
+use super::{environment::environment, filters, guard};
 use crate::problem::Finding;
 
 /// The top-level names that templates and expressions can use.

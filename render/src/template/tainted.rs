@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt, sync::Arc};
 use minijinja::value::{Enumerator, Object, ObjectRepr, Serde, Value};
 use serde_json::Value as Json;
 
-use super::trace;
+use super::{settings::OUTPUT, trace};
 use crate::{
     document::Step,
     taint::{Marks, Taint, Tainted},
@@ -160,7 +160,7 @@ const VALUE_COST: usize = 32;
 /// # Errors
 /// Returns an error if the value is too large, is nested too deep, or cannot be converted to JSON.
 pub(super) fn extract(value: &Value) -> Result<Tainted<Json>, String> {
-    let mut extraction = Extraction { left: super::OUTPUT };
+    let mut extraction = Extraction { left: OUTPUT };
     let (json, draft) = extraction.value(value, 0)?;
     Ok(Tainted::new(json, draft.resolve(&trace::so_far())))
 }
@@ -185,9 +185,9 @@ impl Weight {
 /// # Errors
 /// Returns an error if the value is larger than the output limit of a template, or is nested too deep.
 pub(super) fn weight(value: &Value) -> Result<Weight, String> {
-    let mut left = super::OUTPUT;
+    let mut left = OUTPUT;
     let height = weigh(value, 0, &mut left)?;
-    Ok(Weight { bytes: super::OUTPUT - left, height })
+    Ok(Weight { bytes: OUTPUT - left, height })
 }
 
 fn weigh(value: &Value, depth: usize, left: &mut usize) -> Result<usize, String> {
@@ -345,5 +345,5 @@ fn leaf(value: &Value) -> Result<Json, String> {
 }
 
 pub(super) fn too_large() -> String {
-    format!("the output of a template is larger than {} MiB", super::OUTPUT >> 20)
+    format!("the output of a template is larger than {} MiB", OUTPUT >> 20)
 }

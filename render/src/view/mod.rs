@@ -1,16 +1,21 @@
 //! The view of one node: its NodeGroups, its TaskBooks in order, and its variables.
 
 mod prune_budget;
-pub(crate) mod variables;
 
-use std::{collections::BTreeMap, collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde_json::{Value, json};
 
 pub use prune_budget::PruneBudget;
-pub use variables::{Candidate, Level, Merged, Winner};
 
-use crate::objects::{ObjectSet, order, task::Book};
+pub use crate::objects::variables::{Candidate, Level, Merged, Winner};
+use crate::{
+    objects::{ObjectSet, task::Book, variables},
+    order,
+};
 
 /// The objects that concern one node.
 #[derive(Debug, Clone)]
@@ -40,7 +45,7 @@ impl NodeView {
             .filter(|(_, book)| book.targets.as_ref().is_some_and(|targets| targets.select(node, &groups).is_some()))
             .map(|(id, book)| (id.clone(), Arc::clone(book)))
             .collect();
-        let graph = mine.iter().map(|(id, book)| (id.clone(), crate::objects::dependencies(book))).collect();
+        let graph = mine.iter().map(|(id, book)| (id.clone(), book.dependencies())).collect();
         let books = order::ordered(&graph).into_iter().filter_map(|id| mine.get(&id).cloned()).collect();
         Self {
             node: node.to_owned(),

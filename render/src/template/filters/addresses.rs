@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use minijinja::{Environment, Error, value::Value};
 
-use super::{metered, wrong};
+use super::metered::{self, wrong};
 
 pub(super) fn add(environment: &mut Environment<'static>) {
     metered::add(environment, "ipaddr", |value: &str, query: Option<&str>, within: Option<&str>| {

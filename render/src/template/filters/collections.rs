@@ -5,7 +5,7 @@ use minijinja::{
     value::{Kwargs, Rest, Value, ValueKind},
 };
 
-use super::{charge, metered, wrong};
+use super::metered::{self, charge, wrong};
 
 pub(super) fn add(environment: &mut Environment<'static>) {
     metered::add(environment, "combine", combine);

@@ -8,7 +8,7 @@ use minijinja::{
 };
 use serde::Serialize as _;
 
-use super::{Bounded, metered, wrong};
+use super::metered::{self, Bounded, wrong};
 
 pub(super) fn add(environment: &mut Environment<'static>) {
     metered::add(environment, "to_json", |value: &Value| json(value, Style::Line));

@@ -5,7 +5,10 @@ use minijinja::{Environment, Error, State, value::Kwargs, value::Value};
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256, Sha512};
 
-use super::{charge, data::bytes, metered, wrong};
+use super::{
+    data::bytes,
+    metered::{self, charge, wrong},
+};
 
 pub(super) fn add(environment: &mut Environment<'static>) {
     metered::add(environment, "hash", |value: &Value, algorithm: Option<&str>| -> Result<String, Error> {

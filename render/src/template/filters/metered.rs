@@ -6,8 +6,8 @@ use minijinja::{
     value::{FunctionArgs, FunctionResult, Rest, Value, ValueOrKwargs},
 };
 
-use super::wrong;
 use crate::template::{
+    settings::OUTPUT,
     tainted::{self, Weight},
     trace,
 };
@@ -19,8 +19,13 @@ const BYTES_PER_FUEL: u64 = 64;
 ///
 /// # Errors
 /// Returns an error if the rendering has no fuel left.
-pub(super) fn charge(state: &State<'_, '_>, bytes: usize) -> Result<(), Error> {
+pub(in crate::template) fn charge(state: &State<'_, '_>, bytes: usize) -> Result<(), Error> {
     state.consume_fuel(u64::try_from(bytes).unwrap_or(u64::MAX) / BYTES_PER_FUEL + 1)
+}
+
+/// Creates the error of a filter.
+pub(in crate::template) fn wrong(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidOperation, message.into())
 }
 
 /// Adds a filter that costs fuel for its arguments before it runs, and for its result.
@@ -78,7 +83,7 @@ impl Bounded {
 
 impl std::io::Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        if self.0.len() + bytes.len() > crate::template::OUTPUT {
+        if self.0.len() + bytes.len() > OUTPUT {
             return Err(std::io::Error::other(tainted::too_large()));
         }
         self.0.extend_from_slice(bytes);

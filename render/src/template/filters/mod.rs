@@ -2,19 +2,16 @@
 //! tests/tests/filters.rs lists the differences.
 
 mod addresses;
-mod assigned;
 mod collections;
 mod data;
 mod hashes;
-mod metered;
+pub(super) mod metered;
 mod of_engine;
 mod paths;
 mod selection;
 mod text;
 
-use minijinja::{Environment, Error, ErrorKind, Output, State, value::Value};
-
-use metered::{Bounded, charge};
+use minijinja::{Environment, Error, Output, State, value::Value};
 
 pub(crate) use text::human_to_bytes;
 
@@ -89,7 +86,6 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     collections::add(environment);
     paths::add(environment);
     addresses::add(environment);
-    assigned::add(environment);
     of_engine::add(environment);
     selection::add(environment);
 }
@@ -98,8 +94,4 @@ pub(super) fn add(environment: &mut Environment<'static>) {
 pub(super) fn write(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     metered::charge_text(state, "output", value)?;
     minijinja::escape_formatter(out, state, value)
-}
-
-fn wrong(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, message.into())
 }

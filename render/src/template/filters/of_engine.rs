@@ -9,10 +9,7 @@ use minijinja::{
     value::{FunctionArgs, FunctionResult, Kwargs, Rest, StringInput, Value, ValueOrKwargs, from_args},
 };
 
-use super::{
-    charge,
-    metered::{charge_text, weigh},
-};
+use super::metered::{charge, charge_text, weigh};
 
 /// The maximum indentation of JSON, in spaces.
 const WIDEST: usize = 16;

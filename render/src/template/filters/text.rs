@@ -5,7 +5,7 @@ use std::time::Duration;
 use minijinja::{Environment, Error, State, value::Kwargs, value::Rest, value::Value};
 use regex::{Regex, RegexBuilder};
 
-use super::{charge, metered, wrong};
+use super::metered::{self, charge, wrong};
 
 pub(super) fn add(environment: &mut Environment<'static>) {
     metered::add(environment, "regex_replace", regex_replace);

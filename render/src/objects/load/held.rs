@@ -8,30 +8,23 @@ use std::{
 };
 
 use super::{
-    Key, Object, ObjectSet,
-    budget::Budget,
-    load::{LeftOut, Loaded, Pinned, SourceTree, load_without},
+    Loaded,
+    documents::LeftOut,
+    files::{Pinned, SourceTree},
+    load_without,
 };
-use crate::{problem::Problem, tree::Tree};
-
-/// The key of a held object: the name of its source, and the object. Without an object, the whole source is held.
-pub type HeldKey = (String, Option<Key>);
-
-/// An object or a whole source that is held because it does not load.
-#[derive(Debug, Clone)]
-pub struct Held {
-    /// The held object, as written in the source. `None` if the whole source is held.
-    pub object: Option<Object>,
-    /// The first problem that was found in the object or source.
-    pub problem: Problem,
-}
+use crate::{
+    objects::{Budget, Held, HeldKey, Object},
+    problem::Problem,
+    tree::Tree,
+};
 
 /// The number of loads after which each source with an error is held as a whole.
 const ROUNDS: usize = 16;
 
 /// Loads all sources, in order, and holds invalid objects of all sources but the first. Objects that depend on a held
 /// object are held, too.
-/// Held objects are only in [`ObjectSet::held`], and their problems are not errors.
+/// Held objects are only in [`ObjectSet::held`](crate::objects::ObjectSet::held), and their problems are not errors.
 pub fn load_holding(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded {
     load_within(sources, pinned, Budget::default())
 }
@@ -149,11 +142,6 @@ fn hold(left_out: &mut LeftOut, held: &mut BTreeMap<HeldKey, Held>, problem: &Pr
 
 fn names(sources: &[SourceTree], error: &Problem) -> bool {
     sources.iter().any(|source| source.name == error.source)
-}
-
-/// Returns the objects that one set holds and an earlier set does not hold.
-pub fn newly_held<'a>(set: &'a ObjectSet, before: &ObjectSet) -> Vec<&'a Held> {
-    set.held.iter().filter(|(key, _)| !before.held.contains_key(key)).map(|(_, held)| held).collect()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::work;
 
 /// Returns cycles of a graph. Each cycle begins with its alphabetically first name. No name is in two cycles.
-pub(super) fn cycles(graph: &BTreeMap<String, Vec<String>>) -> Vec<Vec<String>> {
+pub(crate) fn cycles(graph: &BTreeMap<String, Vec<String>>) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     let mut done: BTreeSet<&str> = BTreeSet::new();
     for start in graph.keys() {

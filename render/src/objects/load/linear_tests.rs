@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::*;
-use crate::{tree::MemoryTree, view::NodeView};
+use crate::{objects::untrusted_uses, tree::MemoryTree, view::NodeView, work};
 
 const HEAD: &str = "metadata: {apiVersion: v1alpha, kind: Namespace, name: shop}
 ---

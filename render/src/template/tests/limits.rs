@@ -2,8 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::Engine;
-use crate::tree::MemoryTree;
+use crate::{template::Engine, tree::MemoryTree};
 
 fn render(text: &str) -> Result<usize, String> {
     let engine = Engine::new(Arc::new(MemoryTree::default()), "");

@@ -1,15 +1,67 @@
-//! Precedence of variables: the values that objects set for a node, with their origins. The value with the highest
-//! precedence wins.
+//! Variables that objects set, and their precedence: the values that objects set for a node, with their origins. The
+//! value with the highest precedence wins.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use serde_json::Value;
-
-use crate::{
-    document::Place,
-    objects::{ComputedValue, Selected, VariablesObject, level},
-    work,
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
 };
+
+use serde_json::{Map, Value};
+
+use super::{
+    object::Key,
+    targets::{Selected, Targets},
+    task::Task,
+};
+use crate::{document::Place, work};
+
+/// A Variables or ClusterVariables object.
+#[derive(Debug, Clone)]
+pub struct VariablesObject {
+    /// The identity of the object.
+    pub key: Key,
+    /// The nodes that get the variables.
+    pub targets: Targets,
+    /// The priority among objects that set the same variable. The highest priority wins.
+    pub priority: i64,
+    /// The values of the variables, by name.
+    pub values: Map<String, Value>,
+    /// The variables for single nodes, by the name of the node.
+    pub by_node: Map<String, Value>,
+    /// The variables that are computed on the node.
+    pub computed: Vec<ComputedValue>,
+    /// The location of the object's spec.
+    pub place: Place,
+}
+
+impl VariablesObject {
+    /// Returns the precedence level of the object's values for a node.
+    fn level(&self, selected: Selected) -> Level {
+        match (self.key.kind, selected) {
+            ("ClusterVariables", Selected::Group) => Level::ClusterGroup,
+            ("ClusterVariables", Selected::Node) => Level::ClusterNode,
+            (_, Selected::Group) => Level::Group,
+            (_, Selected::Node) => Level::Node,
+        }
+    }
+}
+
+/// A variable that is computed on the node, from an expression or from the result of a task.
+#[derive(Debug, Clone)]
+pub struct ComputedValue {
+    /// The name of the variable.
+    pub name: String,
+    /// The expression that gives the value. `None` if a task gives it.
+    pub expression: Option<String>,
+    /// The task whose result gives the value. `None` if an expression gives it.
+    pub task: Option<Box<Task>>,
+    /// The expression over the task's result that gives the value.
+    pub value: String,
+    /// The time for which the value is kept before the task runs again.
+    pub refresh: Duration,
+    /// The location of the computed variable.
+    pub place: Place,
+}
 
 /// The level of a variable's value, in increasing precedence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,7 +142,7 @@ pub(crate) fn merge<'a>(
         };
         let mut add = |name: &str, selected: Selected, value: Winner, place: Place| {
             let candidate = Candidate {
-                level: level(object, selected),
+                level: object.level(selected),
                 priority: object.priority,
                 object: shown.clone(),
                 value,

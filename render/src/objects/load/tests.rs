@@ -331,7 +331,7 @@ fn problems_of_one_file_are_bounded_and_the_rest_is_counted() {
     }
     let budget = Budget { problems: 5, ..Budget::default() };
     let sources = [source("fleet", &[("a.yaml", &text)])];
-    let loaded = load::load_without(&sources, &BTreeMap::new(), &load::LeftOut::default(), budget);
+    let loaded = load_without(&sources, &BTreeMap::new(), &LeftOut::default(), budget);
     assert_eq!(loaded.errors.len(), 6);
     assert!(loaded.errors.iter().any(|error| error.message.contains("are not shown")));
 }

@@ -11,12 +11,14 @@ use std::{
 use minijinja::machinery::{Token, tokenize};
 use serde_json::{Map, Value};
 
-use super::{
-    ObjectSet, Reaction, VariablesObject,
-    task::{Book, ModuleUse, Task, Within},
-};
 use crate::{
     document::{Path, Place, Step},
+    objects::{
+        ObjectSet, Reaction, VariablesObject,
+        ledger::Found,
+        task::{Book, ModuleUse, Task, Within},
+    },
+    problem::Finding,
     taint::fields::may_be_untrusted,
     template::syntax::{names_in_expression, names_in_template, syntax_config, whole_expression},
     tree, work,
@@ -76,6 +78,15 @@ pub fn untrusted_uses(set: &ObjectSet) -> Vec<UntrustedUse> {
         variables(set, std::iter::once(object), &mut uses);
     }
     uses
+}
+
+/// Returns the problems of untrusted values in parameters that do not allow them.
+pub(in crate::objects) fn refused_untrusted_uses(set: &ObjectSet) -> impl Iterator<Item = Found<'_>> {
+    untrusted_uses(set).into_iter().filter(|found| !found.allowed).map(|found| {
+        let UntrustedUse { place, parameter, origin, .. } = found;
+        let finding = Finding::new(format!("cannot use {origin} in {parameter}: the value is untrusted"));
+        Found::new(place, finding.hint("pass it in argv, env, stdin or the content of a file"))
+    })
 }
 
 /// Returns the variables of some objects that may be untrusted, by name. Computed variables may use each other in any

@@ -14,8 +14,12 @@ use minijinja::{
     value::{DynObject, Enumerator, Object, ObjectRepr, Tuple, Value},
 };
 
-use super::{charge, wrong};
-use crate::template::{OUTPUT, guard, tainted::DEPTH};
+use super::{
+    filters::metered::{charge, wrong},
+    guard,
+    settings::OUTPUT,
+    tainted::DEPTH,
+};
 
 /// The number of members that one unit of fuel pays for. A visit of a member takes a fraction of the time of an
 /// instruction.

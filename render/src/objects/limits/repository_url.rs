@@ -5,11 +5,11 @@
 
 use std::fmt;
 
-use super::book::glob_matches;
+use super::glob::glob_matches;
 
 /// The URL of a repository, divided into its parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct RepositoryUrl {
+pub(in crate::objects) struct RepositoryUrl {
     scheme: &'static str,
     user: Option<String>,
     host: String,
@@ -19,7 +19,7 @@ pub(super) struct RepositoryUrl {
 
 /// The reason why a URL or a URL pattern is rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum UrlError {
+pub(in crate::objects) enum UrlError {
     /// The scheme is neither https nor ssh.
     Scheme,
     /// The URL contains a user or a password that is not allowed.
@@ -46,7 +46,7 @@ impl RepositoryUrl {
     ///
     /// # Errors
     /// Returns an error if the URL has another form.
-    pub(super) fn read(url: &str) -> Result<Self, UrlError> {
+    pub(in crate::objects) fn read(url: &str) -> Result<Self, UrlError> {
         let (scheme, authority, path) = split(url)?;
         Self::parse(scheme, authority, path.ok_or(UrlError::Part("path"))?, "")
     }
@@ -56,7 +56,7 @@ impl RepositoryUrl {
     ///
     /// # Errors
     /// Returns an error if the pattern has another form.
-    pub(super) fn pattern(pattern: &str) -> Result<Self, UrlError> {
+    pub(in crate::objects) fn pattern(pattern: &str) -> Result<Self, UrlError> {
         let (scheme, authority, path) = split(pattern)?;
         Self::parse(scheme, authority, path.unwrap_or("*"), "*")
     }
@@ -103,7 +103,7 @@ impl RepositoryUrl {
 
     /// Returns whether this pattern allows a URL. A pattern without a user allows only the user `git`. A pattern
     /// without a port allows only the default port of its scheme.
-    pub(super) fn allows(&self, url: &Self) -> bool {
+    pub(in crate::objects) fn allows(&self, url: &Self) -> bool {
         let user = match (&self.user, &url.user) {
             (Some(pattern), Some(user)) => glob_matches(pattern, user),
             (Some(_), None) => false,

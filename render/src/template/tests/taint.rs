@@ -8,10 +8,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Engine, Scope, Slot, TemplateError, Vars, environment};
 use crate::{
     document::Step,
     taint::{Kind, Marks, Taint, Tainted},
+    template::{Engine, Scope, Slot, TemplateError, Vars, environment::environment},
     tree::MemoryTree,
 };
 

@@ -1,0 +1,87 @@
+//! Paths from the root of a document to its parts.
+
+use std::fmt;
+
+/// A step of a path: from a map or list to one of its members.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Step {
+    /// The step from a map to the value of this key.
+    Key(String),
+    /// The step from a list to the member at this index, from 0.
+    Index(usize),
+}
+
+/// A path from the root of a document to one of its parts.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Path(pub Vec<Step>);
+
+impl Path {
+    /// Returns this path, extended to the value of a key.
+    #[must_use]
+    pub fn key(&self, key: &str) -> Self {
+        let mut steps = self.0.clone();
+        steps.push(Step::Key(key.to_owned()));
+        Self(steps)
+    }
+
+    /// Returns this path, extended to a member of a list.
+    #[must_use]
+    pub fn index(&self, index: usize) -> Self {
+        let mut steps = self.0.clone();
+        steps.push(Step::Index(index));
+        Self(steps)
+    }
+}
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (position, step) in self.0.iter().enumerate() {
+            match step {
+                Step::Key(key) if position == 0 => write!(f, "{key}")?,
+                Step::Key(key) => write!(f, ".{key}")?,
+                Step::Index(index) => write!(f, "[{index}]")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The path of the value at which a traversal of a document has arrived. The path lives on the stack, and is copied to a
+/// [`Path`] only for an error.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Trail<'a> {
+    Root,
+    Key(&'a Trail<'a>, &'a str),
+    Index(&'a Trail<'a>, usize),
+}
+
+impl Trail<'_> {
+    pub(crate) fn path(&self) -> Path {
+        let mut steps = Vec::new();
+        let mut at = self;
+        loop {
+            match at {
+                Trail::Root => break,
+                Trail::Key(parent, key) => {
+                    steps.push(Step::Key((*key).to_owned()));
+                    at = parent;
+                }
+                Trail::Index(parent, index) => {
+                    steps.push(Step::Index(*index));
+                    at = parent;
+                }
+            }
+        }
+        steps.reverse();
+        Path(steps)
+    }
+}
+
+/// The part of a map entry that a location means: the key or the value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    /// The location means the key.
+    Key,
+    /// The location means the value.
+    Value,
+}

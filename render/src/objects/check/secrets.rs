@@ -1,0 +1,54 @@
+//! Checks of the origins of Secrets.
+
+use serde_json::Value;
+
+use crate::{
+    objects::{Object, ObjectSet, ledger::Found, limits::below_prefix, spec::map},
+    problem::Finding,
+};
+
+/// Returns the problems of Secrets without exactly one origin, of unencrypted values, and of origins that the Namespace
+/// does not allow.
+pub(super) fn origins(set: &ObjectSet) -> Vec<Found<'_>> {
+    let secrets = set.objects.values().filter(|object| object.key.kind == "Secret");
+    secrets.flat_map(|secret| origins_of(set, secret)).collect()
+}
+
+fn origins_of(set: &ObjectSet, secret: &Object) -> Vec<Found<'static>> {
+    let mut found = Vec::new();
+    let origins: Vec<&str> = ["data", "sops", "vault", "file", "generate"]
+        .into_iter()
+        .filter(|key| secret.spec.get(*key).is_some_and(|value| !value.is_null()))
+        .collect();
+    let place = secret.place.key("spec");
+    if origins.len() != 1 {
+        let finding = Finding::new(if origins.is_empty() {
+            "the Secret has no values".to_owned()
+        } else {
+            format!("the Secret has values from {}", origins.join(" and "))
+        });
+        let finding = finding.hint("write exactly one of: data, sops, vault, file, generate");
+        found.push(Found::new(place.clone(), finding));
+    }
+    for (key, value) in map(&secret.spec, "data") {
+        if value.as_str().is_some_and(|text| !text.trim_start().starts_with("-----BEGIN AGE ENCRYPTED FILE-----")) {
+            let finding = Finding::new(format!("the value of {key} is not encrypted"))
+                .hint("encrypt it with `towpath secrets encrypt`, and replace it: this one is in the history of git");
+            found.push(Found::new(place.key("data").key(&key), finding));
+        }
+    }
+    let namespace = set.namespaces.get(&secret.key.namespace);
+    let limits = namespace.and_then(|namespace| namespace.secret_backends.clone()).unwrap_or_default();
+    for (kind, prefixes) in [("vault", &limits.vault), ("file", &limits.file)] {
+        let Some(path) = secret.spec.get(kind).and_then(|origin| origin.get("path")).and_then(Value::as_str) else {
+            continue;
+        };
+        if !prefixes.iter().any(|prefix| below_prefix(prefix, path)) {
+            let finding =
+                Finding::new(format!("the namespace {} may not read {path} from {kind}", secret.key.namespace))
+                    .hint(format!("list its prefix in secretBackends.{kind} of the Namespace"));
+            found.push(Found::new(place.key(kind).key("path"), finding));
+        }
+    }
+    found
+}

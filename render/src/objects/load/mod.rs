@@ -1,0 +1,110 @@
+//! Loads the files of all sources into an [`ObjectSet`].
+//! Each document is checked against the schema. Then all objects are checked against one another. All errors are
+//! reported, not only the first.
+
+mod documents;
+mod expand;
+mod files;
+mod globals;
+mod held;
+#[cfg(test)]
+mod linear_tests;
+mod namespaced;
+mod notify;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use self::{
+    documents::{LeftOut, Written},
+    expand::{Expanded, Expansion},
+    globals::Globals,
+    namespaced::Namespaced,
+};
+pub use self::{
+    files::{Pinned, SourceTree},
+    held::load_holding,
+};
+use super::{
+    Budget, Key, Object, ObjectSet,
+    check::{self, BookNames},
+    ledger::Ledger,
+    limits::NamespaceLimits,
+};
+use crate::{problem::Problem, tree::Tree};
+
+/// The result of loading: the objects, and the problems that were found.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The loaded objects. The objects must not be used if there are errors.
+    pub set: ObjectSet,
+    /// The errors, in the order of the files.
+    pub errors: Vec<Problem>,
+    /// The warnings, in the order of the files.
+    pub warnings: Vec<Problem>,
+    /// The repositories of includes whose files are missing. The caller must fetch them and load again.
+    pub wants: BTreeSet<Pinned>,
+    /// The names of the sources that exceed their budget.
+    beyond: BTreeSet<String>,
+    /// The objects that include each file. The key is the source and the path of the file.
+    included_by: BTreeMap<(String, String), BTreeSet<Key>>,
+}
+
+/// Loads all sources, in order. The first source always may define global kinds.
+pub fn load(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded {
+    load_without(sources, pinned, &LeftOut::default(), Budget::default())
+}
+
+/// Loads all sources, except for excluded objects and sources.
+fn load_without(
+    sources: &[SourceTree],
+    pinned: &BTreeMap<Pinned, Arc<dyn Tree>>,
+    left_out: &LeftOut,
+    budget: Budget,
+) -> Loaded {
+    let (Written { objects, mentions }, mut ledger) = documents::read(sources, left_out, Ledger::new(budget));
+    let (globals, found) = Globals::read(&objects);
+    ledger.report_all(found);
+    ledger.report_all(check::missing_objects(&objects, &mentions));
+    let limits = NamespaceLimits::new(&globals.namespaces, &globals.members, sources);
+    let expansion = Expansion::new(sources, pinned, &limits, ledger);
+    let (namespaced, Expanded { mut ledger, trees, wants, included_by }) = Namespaced::read(&objects, expansion);
+    let set = assemble(objects, globals, namespaced, trees);
+    ledger.report_all(check::all(&set, sources));
+    ledger.report_all(check::names_of_books(&set).iter().flat_map(BookNames::problems));
+    ledger.report_all(check::in_computed_variables(&set));
+    ledger.report_all(check::refused_untrusted_uses(&set));
+    let (problems, beyond) = ledger.close(sources, &set.objects);
+    let (warnings, errors) = problems.into_iter().partition(|problem| problem.warning);
+    Loaded { set, errors, warnings, wants, beyond, included_by }
+}
+
+/// Creates the set of all objects.
+fn assemble(
+    objects: BTreeMap<Key, Object>,
+    globals: Globals,
+    namespaced: Namespaced,
+    trees: BTreeMap<String, Arc<dyn Tree>>,
+) -> ObjectSet {
+    let Globals { namespaces, nodes, groups, members, configs, bindings } = globals;
+    let Namespaced { books, reactions, readers, variables } = namespaced;
+    ObjectSet {
+        objects,
+        books,
+        groups,
+        nodes,
+        namespaces,
+        configs,
+        reactions,
+        readers,
+        variables,
+        bindings,
+        members,
+        held: BTreeMap::new(),
+        trees,
+    }
+}

@@ -1,0 +1,106 @@
+//! All objects of all sources, checked against one another.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use towpath_proto::v1alpha as pb;
+
+use super::{
+    nodes::{Group, Members, NodeObject},
+    object::{Key, Object},
+    targets::Targets,
+    task::{Book, Reaction},
+    variables::VariablesObject,
+};
+use crate::{problem::Problem, tree::Tree, work};
+
+/// All objects of all sources, checked against one another.
+#[derive(Debug, Default)]
+pub struct ObjectSet {
+    /// All objects, by identity.
+    pub objects: BTreeMap<Key, Object>,
+    /// The TaskBooks, by `namespace/name`.
+    pub books: BTreeMap<String, Arc<Book>>,
+    /// The NodeGroups, by name.
+    pub groups: BTreeMap<String, Group>,
+    /// The nodes that git names, with their labels.
+    pub nodes: BTreeMap<String, NodeObject>,
+    /// The Namespaces, by name.
+    pub namespaces: BTreeMap<String, pb::Namespace>,
+    /// The Configs, by name.
+    pub configs: BTreeMap<String, pb::Config>,
+    /// The CronJobs, Triggers and Beacons, by identity.
+    pub reactions: BTreeMap<Key, Reaction>,
+    /// The nodes that may read each Secret.
+    pub readers: BTreeMap<Key, Targets>,
+    /// The ClusterVariables and Variables, sorted by identity.
+    pub variables: Vec<VariablesObject>,
+    /// The names of the ClusterVariables that each namespace sees.
+    pub bindings: BTreeMap<String, BTreeSet<String>>,
+    /// The membership of nodes in NodeGroups.
+    pub members: Members,
+    /// The held objects: invalid objects that are excluded, so that other objects can load.
+    pub held: BTreeMap<HeldKey, Held>,
+    /// The files of each source and of each pinned repository.
+    pub trees: BTreeMap<String, Arc<dyn Tree>>,
+}
+
+/// The key of a held object: the name of its source, and the object. Without an object, the whole source is held.
+pub type HeldKey = (String, Option<Key>);
+
+/// An object or a whole source that is held because it does not load.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// The held object, as written in the source. `None` if the whole source is held.
+    pub object: Option<Object>,
+    /// The first problem that was found in the object or source.
+    pub problem: Problem,
+}
+
+impl ObjectSet {
+    /// Returns the NodeGroups of a node.
+    pub fn groups_of(&self, node: &str) -> Arc<BTreeSet<String>> {
+        self.members.groups_of(node)
+    }
+
+    /// Returns the nodes that a TaskBook targets. Empty for a TaskBook without targets.
+    pub fn targets_of(&self, book: &Book) -> Vec<String> {
+        let Some(targets) = &book.targets else { return Vec::new() };
+        let nodes: BTreeSet<&String> = self.members.nodes_of(targets.groups()).chain(targets.nodes()).collect();
+        let selected = |node: &&String| targets.select(node, &self.groups_of(node)).is_some();
+        nodes.into_iter().filter(selected).cloned().collect()
+    }
+
+    /// Returns the names of all nodes that any object names.
+    pub fn all_nodes(&self) -> BTreeSet<String> {
+        self.members.names().cloned().collect()
+    }
+
+    /// Returns the variables objects that a namespace sees: first the ClusterVariables that are bound to it, then its
+    /// Variables. ClusterVariables and Variables are sorted by name.
+    pub(crate) fn variables_of<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a VariablesObject> {
+        let bound = self.bindings.get(namespace).into_iter().flatten();
+        let bound = bound.filter_map(|name| {
+            self.variables_from("ClusterVariables", "", name).first().filter(|object| object.key.name == *name)
+        });
+        let own = self.variables_from("Variables", namespace, "").iter();
+        let own = own.take_while(move |object| object.key.namespace == namespace);
+        bound.filter(|object| object.key.kind == "ClusterVariables").chain(own).inspect(|_| work::count(1))
+    }
+
+    /// Returns the variables objects in the order of their identities, beginning with the given one.
+    fn variables_from(&self, kind: &str, namespace: &str, name: &str) -> &[VariablesObject] {
+        let before = |object: &VariablesObject| {
+            let key = &object.key;
+            (key.kind, key.namespace.as_str(), key.name.as_str()) < (kind, namespace, name)
+        };
+        &self.variables[self.variables.partition_point(before)..]
+    }
+}
+
+/// Returns the objects that one set holds and an earlier set does not hold.
+pub fn newly_held<'a>(set: &'a ObjectSet, before: &ObjectSet) -> Vec<&'a Held> {
+    set.held.iter().filter(|(key, _)| !before.held.contains_key(key)).map(|(_, held)| held).collect()
+}
