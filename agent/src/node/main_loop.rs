@@ -11,7 +11,7 @@ use towpath_coordination::{
     Store,
     fleet::{self, Fleet},
 };
-use towpath_host::{Clock, Host, facts, identity::Credentials, lock::StateDir, process::Cancel};
+use towpath_host::{Clock, Host, facts, identity::Credentials, lock::StateDir, own, process::Cancel};
 use towpath_state::{Journal, Phase};
 
 use super::{
@@ -121,7 +121,7 @@ impl Node {
         let (journal, damaged) = Journal::open(state_dir.path())?;
         let journal = Arc::new(journal);
         let digest_key = journal.digest_key()?;
-        std::fs::create_dir_all(&settings.root)
+        own::files::create_folder(&settings.root)
             .map_err(|source| NodeError::Root { root: settings.root.clone(), source })?;
         let host =
             Host::at(&settings.root).map_err(|source| NodeError::Root { root: settings.root.clone(), source })?;

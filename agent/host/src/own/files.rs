@@ -3,8 +3,11 @@
 use std::{
     fs::{self, File},
     io,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
 };
+
+use crate::files::FileKind;
 
 /// Reads a file.
 ///
@@ -31,6 +34,47 @@ pub fn write_text(file: &Path, text: &str) -> io::Result<()> {
         fs::create_dir_all(folder)?;
     }
     fs::write(file, text)
+}
+
+/// An entry of a folder. A link is not followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FolderEntry {
+    /// The name of the entry. Bytes that are not UTF-8 are replaced.
+    pub name: String,
+    /// The kind of the entry.
+    pub kind: FileKind,
+    /// The permission bits of the entry.
+    pub mode: u32,
+    /// The size of the entry in bytes.
+    pub size: u64,
+}
+
+/// Lists the entries of a folder, in no particular order.
+///
+/// # Errors
+/// When the folder or the metadata of an entry cannot be read.
+pub fn list(folder: &Path) -> io::Result<Vec<FolderEntry>> {
+    let entry = |found: io::Result<fs::DirEntry>| {
+        let found = found?;
+        let meta = fs::symlink_metadata(found.path())?;
+        let kind = match meta.file_type() {
+            kind if kind.is_dir() => FileKind::Directory,
+            kind if kind.is_symlink() => FileKind::Link,
+            kind if kind.is_file() => FileKind::File,
+            _ => FileKind::Other,
+        };
+        let name = found.file_name().to_string_lossy().into_owned();
+        Ok(FolderEntry { name, kind, mode: meta.permissions().mode() & 0o7777, size: meta.len() })
+    };
+    fs::read_dir(folder)?.map(entry).collect()
+}
+
+/// Reads the target of a link.
+///
+/// # Errors
+/// When the path is not a link, or cannot be read.
+pub fn read_link(file: &Path) -> io::Result<String> {
+    Ok(fs::read_link(file)?.to_string_lossy().into_owned())
 }
 
 /// Opens an empty file for writing. An existing file is emptied.

@@ -1,8 +1,9 @@
 //! Implementations of the trait `Tree` for a git snapshot and for a folder.
 
-use std::{collections::BTreeMap, fs, io, os::unix::fs::PermissionsExt as _, path::Path, path::PathBuf};
+use std::{collections::BTreeMap, io, path::Path, path::PathBuf};
 
 use towpath_git::{Blob, BlobKind, Snapshot};
+use towpath_host::{FileKind, own};
 use towpath_render::tree::{Entry, EntryKind, Tree};
 
 /// A git snapshot, read as a tree of files.
@@ -65,24 +66,21 @@ impl FolderTree {
 }
 
 fn collect(folder: &Path, prefix: &str, entries: &mut BTreeMap<String, Entry>) -> io::Result<()> {
-    for found in fs::read_dir(folder)? {
-        let found = found?;
-        let name = found.file_name().to_string_lossy().into_owned();
-        if name == ".git" {
+    for found in own::files::list(folder)? {
+        if found.name == ".git" {
             continue;
         }
-        let path = format!("{prefix}{name}");
-        let meta = fs::symlink_metadata(found.path())?;
-        if meta.is_dir() {
-            collect(&found.path(), &format!("{path}/"), entries)?;
-            continue;
-        }
-        let kind = match (meta.is_symlink(), meta.permissions().mode() & 0o111) {
-            (true, _) => EntryKind::Link,
-            (false, 0) => EntryKind::File,
-            (false, _) => EntryKind::Executable,
+        let path = format!("{prefix}{}", found.name);
+        let kind = match (found.kind, found.mode & 0o111) {
+            (FileKind::Directory, _) => {
+                collect(&folder.join(&found.name), &format!("{path}/"), entries)?;
+                continue;
+            }
+            (FileKind::Link, _) => EntryKind::Link,
+            (_, 0) => EntryKind::File,
+            (..) => EntryKind::Executable,
         };
-        entries.insert(path.clone(), Entry { path, kind, id: None, size: Some(meta.len()) });
+        entries.insert(path.clone(), Entry { path, kind, id: None, size: Some(found.size) });
     }
     Ok(())
 }
@@ -101,10 +99,9 @@ impl Tree for FolderTree {
     fn read(&self, path: &str) -> io::Result<Option<Vec<u8>>> {
         match self.entries.get(path) {
             Some(entry) if entry.kind == EntryKind::Link => {
-                let target = fs::read_link(self.root.join(path))?;
-                Ok(Some(target.to_string_lossy().into_owned().into_bytes()))
+                own::files::read_link(&self.root.join(path)).map(|target| Some(target.into_bytes()))
             }
-            Some(_) => fs::read(self.root.join(path)).map(Some),
+            Some(_) => own::files::read(&self.root.join(path)).map(Some),
             None => Ok(None),
         }
     }
