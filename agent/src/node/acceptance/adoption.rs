@@ -11,7 +11,10 @@ use towpath_coordination::{
 use super::{Acceptance, Adopted, accepted_by, unfollowed::shown};
 use crate::{
     node::{
-        sources::follow::{Lacking, Unfollowed},
+        sources::{
+            RefreshReport,
+            follow::{Lacking, Unfollowed},
+        },
         writer::Effects,
     },
     reconcile::{Revision, object_ids, runs},
@@ -21,7 +24,7 @@ impl Acceptance {
     /// Adopts the record of the data store, whose revision is `found`. Returns the reason if the node cannot adopt the
     /// record. `looked` is the time of the refresh.
     pub(in crate::node) fn adopt_found(
-        &self,
+        &mut self,
         own: &Accepted,
         found: &Found,
         looked: i64,
@@ -47,7 +50,7 @@ impl Acceptance {
 
     /// Adopts a revision that peers have accepted and that the data store does not show. The data store was rolled
     /// back, or hides the record. A failure blocks nothing, because the data store does not contain the record (P103).
-    pub(in crate::node) fn adopt_from_peers(&self, own: &Accepted, stored: u64, looked: i64) -> Option<Adopted> {
+    pub(in crate::node) fn adopt_from_peers(&mut self, own: &Accepted, stored: u64, looked: i64) -> Option<Adopted> {
         let (record, manifest) = self.newer_of_peers(stored.max(own.generation))?;
         let adopted = match accept::judge_announced(&record, own) {
             Standing::Sound | Standing::Apart => self.adopt_revision(own, &record, Some(manifest), looked),
@@ -87,9 +90,25 @@ impl Acceptance {
             .ok()
     }
 
+    /// Fetches the commits of a revision that another node has accepted.
+    fn fetch(&mut self, own: &Accepted, current: &Accepted) -> Result<RefreshReport, Unfollowed> {
+        let (sources, journal, service) = (Arc::clone(&self.sources), Arc::clone(&self.journal), self.peers.clone());
+        let (known, commits, by) = (own.commits.clone(), current.commits.clone(), current.by.clone());
+        let now = self.clock.wall();
+        let fetch = move || {
+            let peers = |wanted: &Wanted, into: &Path| match service.shared_gossip() {
+                Some(gossip) => gossip.ask(&by, |peers, node, address| peers.pack(node, address, wanted, into)),
+                None => Err("this node cannot connect to other nodes; set tls and listen.api".into()),
+            };
+            sources.follow(&journal, &known, &commits, now, &peers)
+        };
+        let answer = self.fetching.ask([own.commits.clone(), current.commits.clone()], fetch);
+        answer.unwrap_or_else(|| Err(Unfollowed::Behind("its commits are still being fetched".into())))
+    }
+
     /// Fetches, checks and loads a revision that another node has accepted.
     fn adopt_revision(
-        &self,
+        &mut self,
         own: &Accepted,
         current: &Accepted,
         manifest: Option<RevisionManifest>,
@@ -111,11 +130,7 @@ impl Acceptance {
                     Unfollowed::Missing { why, answered: true, what: Lacking::Manifest }
                 })?,
         };
-        let peers = |wanted: &Wanted, into: &Path| match self.peers.shared_gossip() {
-            Some(gossip) => gossip.ask(&current.by, |peers, node, address| peers.pack(node, address, wanted, into)),
-            None => Err("this node cannot connect to other nodes; set tls and listen.api".into()),
-        };
-        let report = self.sources.follow(&self.journal, &own.commits, &current.commits, self.clock.wall(), &peers)?;
+        let report = self.fetch(own, current)?;
         let Some(set) = report.set.clone() else {
             let first = report.problems.first().map(ToString::to_string).unwrap_or_default();
             return Err(Unfollowed::Rejected(format!("cannot load the revision on this node: {first}")));
