@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn quick_answer_wakes_nobody() {
+    fn answer_in_time_adds_no_work_to_the_inbox() {
         let (beside, inbox) = beside();
         let mut beside = Beside { patience: Some(Duration::from_secs(60)), ..beside };
         assert_eq!(beside.ask(1, || 7), Some(7));
