@@ -15,7 +15,7 @@ pub use signatures::VerifyError;
 
 use crate::{
     Options, Reference, SourceError,
-    objects::{Movement, Snapshot, history},
+    objects::{Ancestry, Snapshot, history},
     receive::{self, Job, Task, leftovers},
     repo::{BareRepo, commit_id, remove},
     transport::{
@@ -36,7 +36,7 @@ pub struct Fetched {
     /// The id of the head's commit.
     pub commit: String,
     /// The relation of the head to the accepted commit.
-    pub movement: Movement,
+    pub movement: Ancestry,
     /// The name of the tag that leads to the head; `None` if the source does not follow tags.
     pub tag: Option<String>,
     /// The id of the object that the tag names: a tag object, or a commit.
@@ -137,7 +137,7 @@ impl Mirror {
     ///
     /// # Errors
     /// When the mirror is damaged.
-    pub fn movement(&self, accepted: &str, commit: &str) -> Result<Movement, SourceError> {
+    pub fn movement(&self, accepted: &str, commit: &str) -> Result<Ancestry, SourceError> {
         let repository = self.repo.open()?;
         Ok(history::movement(&repository, Some(commit_id(accepted)?), commit_id(commit)?))
     }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use towpath_coordination::gossip::{
-    Gossip, Options, Peers, Wanted,
+    Gossip, Options, Peers, PackRequest,
     core::{Heard, Liveness},
 };
 use towpath_host::SystemClock;
@@ -51,7 +51,7 @@ impl Peers for Door {
         Err("no node accepts a revision in this measurement".into())
     }
 
-    fn pack(&self, _: &str, _: &str, _: &Wanted, _: &Path) -> Result<(), String> {
+    fn pack(&self, _: &str, _: &str, _: &PackRequest, _: &Path) -> Result<(), String> {
         Err("no node has a repository in this measurement".into())
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use tokio::sync::mpsc::UnboundedReceiver;
 use towpath_coordination::{
     accept::{self, Accepted},
-    fleet::{Answer, Fleet, Joined, Poke},
+    fleet::{Answer, Fleet, Joined, Wakeup},
     keys,
     rollout::{Cut, Request, RolloutSpec},
     signed::{RecordSigner, SignedStore},
@@ -24,7 +24,7 @@ use towpath_coordination::{
 };
 use towpath_host::{
     SystemClock,
-    identity::{Bearer, Identity},
+    identity::{Identity, SigningIdentity},
 };
 use towpath_state::{BookId, Changes, ClaimState, Journal, RunProgress, SlotClaim, SlotRef};
 use towpath_tests::etcd::Etcd;
@@ -111,7 +111,7 @@ fn wait(bell: &Bell, patience: Duration) {
 
 /// The store as a node has it: what it writes is signed.
 fn signed(store: Arc<dyn Store>, node: &str) -> Arc<dyn Store> {
-    let bearer = Bearer::Bare(Arc::new(Identity::make().unwrap()));
+    let bearer = SigningIdentity::Bare(Arc::new(Identity::make().unwrap()));
     let notary = RecordSigner::new("scale".into(), node.into(), bearer, 1);
     Arc::new(SignedStore::new(store, Arc::new(notary)))
 }
@@ -142,7 +142,7 @@ fn node(
     let (ring, tell) = (Arc::clone(&bell), Arc::clone(&accepted));
     let joined = Joined { node: format!("n{number}"), machine_id: "one".into(), ..Joined::default() };
     fleet.join(joined, move |poke| {
-        let bell = if poke == Poke::Accepted { &tell } else { &ring };
+        let bell = if poke == Wakeup::Accepted { &tell } else { &ring };
         *bell.0.lock().unwrap() = true;
         bell.1.notify_all();
     });

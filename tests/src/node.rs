@@ -41,7 +41,7 @@ pub struct Secured {
 
 /// The result of an agent that ran once.
 #[derive(Debug)]
-pub struct Once {
+pub struct OnceResult {
     /// Its exit status.
     pub code: i32,
     /// Its status.
@@ -117,15 +117,15 @@ spec:
     }
 
     /// Runs the agent once.
-    pub fn once(&self) -> Once {
+    pub fn once(&self) -> OnceResult {
         self.once_with(&mut self.agent())
     }
 
     /// Runs the agent once, through a command that was prepared.
-    pub fn once_with(&self, command: &mut Command) -> Once {
+    pub fn once_with(&self, command: &mut Command) -> OnceResult {
         let command = command.args(["--once", "--output", "json"]);
         let output = Running::start(command, Stdio::piped(), Stdio::piped()).output();
-        Once {
+        OnceResult {
             code: output.status.code().unwrap_or(-1),
             status: serde_json::from_slice(&output.stdout).unwrap_or(Value::Null),
             log: String::from_utf8_lossy(&output.stderr).into_owned(),

@@ -26,7 +26,7 @@ use towpath_coordination::{
 };
 use towpath_host::{
     Clock,
-    identity::{Bearer, Identity},
+    identity::{Identity, SigningIdentity},
 };
 use towpath_tests::{
     git::{Repository, SshSigner, change, git, one_file},
@@ -113,7 +113,7 @@ impl Fleet {
         let store = Arc::<Shared>::default();
         let clock = Arc::new(TestClock(Instant::now(), Mutex::default()));
         let key = Identity::open(&folder.path().join("n2.key")).unwrap();
-        let notary = RecordSigner::new("default".into(), "n2".into(), Bearer::Bare(Arc::new(key)), 1 << 60);
+        let notary = RecordSigner::new("default".into(), "n2".into(), SigningIdentity::Bare(Arc::new(key)), 1 << 60);
         let insider = SignedStore::new(Arc::clone(&store) as Arc<dyn Store>, Arc::new(notary));
         let mut fleet = Self { folder, repository, alice, store, clock, nodes: Vec::new(), insider };
         for name in ["n0", "n1"] {

@@ -25,7 +25,7 @@ impl Fixture {
     }
 
     /// Publishes a book with these lines below `spec`, and runs the agent.
-    fn apply(&self, spec: &str) -> towpath_tests::node::Once {
+    fn apply(&self, spec: &str) -> towpath_tests::node::OnceResult {
         self.repository.write("book.yaml", book("b", spec));
         self.repository.publish("next");
         self.node.once()
@@ -84,7 +84,7 @@ fn tasks_after_a_failed_batch_do_not_run() {
 }
 
 /// Applies a book that prunes, and that logs when the node leaves and rejoins service.
-fn framed(f: &Fixture, tasks: &str) -> towpath_tests::node::Once {
+fn framed(f: &Fixture, tasks: &str) -> towpath_tests::node::OnceResult {
     f.apply(&format!(
         "  prune: true\n  pruneBudget: 100%\n  rollout:\n    before:\n      - name: out\n        command: {{shell: 'echo out >> \"$TOWPATH_ROOT/log\"'}}\n    after:\n      - name: in\n        command: {{shell: 'echo in >> \"$TOWPATH_ROOT/log\"'}}\n  tasks:\n    - {{name: stays, file: {{path: /stays, content: x}}}}\n{tasks}"
     ))

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use towpath_tests::{
     Running,
     git::{FLEET, Repository, book},
-    node::{Node, Once, condition, task},
+    node::{Node, OnceResult, condition, task},
     ok,
     servers::Https,
     wait_until,
@@ -45,7 +45,7 @@ impl Fixture {
     }
 
     /// Publishes tasks, and runs the agent.
-    fn apply(&self, tasks: &str) -> Once {
+    fn apply(&self, tasks: &str) -> OnceResult {
         self.publish(tasks);
         self.node.once()
     }
@@ -62,7 +62,7 @@ impl Fixture {
     }
 }
 
-fn said(once: &Once, name: &str) -> String {
+fn said(once: &OnceResult, name: &str) -> String {
     task(&once.status, name)["message"].as_str().unwrap_or_default().to_owned()
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 
 use towpath_tests::{
     git::{FLEET, Repository, book},
-    node::{Node, Once},
+    node::{Node, OnceResult},
 };
 
 struct Fixture {
@@ -22,7 +22,7 @@ impl Fixture {
         Self { repository, node, _folder: folder }
     }
 
-    fn apply(&self) -> Once {
+    fn apply(&self) -> OnceResult {
         self.repository.publish("next");
         self.node.once()
     }

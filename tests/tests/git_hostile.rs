@@ -7,11 +7,11 @@ use std::{
 
 use towpath_tests::{
     git::{Repository, SshSigner, change, git, one_file as fleet},
-    node::{Node, Once, condition},
+    node::{Node, OnceResult, condition},
     ok,
 };
 
-fn stalled(once: &Once) -> (i32, String) {
+fn stalled(once: &OnceResult) -> (i32, String) {
     (once.code, condition(&once.status, "Stalled")["reason"].as_str().unwrap_or_default().to_owned())
 }
 

@@ -10,16 +10,16 @@ use std::{
 
 use towpath_tests::{
     git::{FLEET, GpgSigner, Repository, SshSigner, book, change, git, one_file as fleet},
-    node::{Node, Once, condition},
+    node::{Node, OnceResult, condition},
     ok,
     servers::{Https, Ssh},
 };
 
-fn reason(once: &Once, kind: &str) -> String {
+fn reason(once: &OnceResult, kind: &str) -> String {
     condition(&once.status, kind)["reason"].as_str().unwrap().to_owned()
 }
 
-fn message(once: &Once, kind: &str) -> String {
+fn message(once: &OnceResult, kind: &str) -> String {
     condition(&once.status, kind)["message"].as_str().unwrap().to_owned()
 }
 

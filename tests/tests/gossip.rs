@@ -7,7 +7,7 @@ use std::{
 };
 
 use towpath_coordination::gossip::{
-    Life,
+    MemberId,
     broadcast::Announced,
     core::{Heard, Liveness, Member},
 };
@@ -52,7 +52,7 @@ impl World {
         let members = (0..count)
             .map(|number| {
                 let seed = seed.wrapping_mul(7919).wrapping_add(number as u64);
-                Some(Member::new(Life::new(name(number), 1), seed, now))
+                Some(Member::new(MemberId::new(name(number), 1), seed, now))
             })
             .collect();
         let mut world = Self {

@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use towpath_tests::site::Site;
+use towpath_tests::site::NspawnFleet;
 
 /// Returns a book with an action that must run once, and a task that blocks while a file exists.
 fn book(rollout: &str) -> String {
@@ -22,25 +22,25 @@ spec:
     )
 }
 
-fn block(site: &Site, count: usize) {
+fn block(site: &NspawnFleet, count: usize) {
     (0..count).for_each(|number| site.machines.put(number, "/var/tmp/block", ""));
 }
 
-fn unblock(site: &Site, number: usize) {
+fn unblock(site: &NspawnFleet, number: usize) {
     fs::remove_file(site.machines.root(number).join("var/tmp/block")).unwrap();
 }
 
 /// Returns the machines whose task has started and not ended.
-fn working(site: &Site, count: usize) -> Vec<usize> {
+fn working(site: &NspawnFleet, count: usize) -> Vec<usize> {
     let words = |number: usize, word: &str| site.happened(number).iter().filter(|line| *line == word).count();
     (0..count).filter(|number| words(*number, "begin") > words(*number, "end")).collect()
 }
 
-fn begun(site: &Site, count: usize) -> Vec<usize> {
+fn begun(site: &NspawnFleet, count: usize) -> Vec<usize> {
     (0..count).filter(|number| site.happened(*number).iter().any(|line| line == "begin")).collect()
 }
 
-fn cut_off_in_its_slot(site: &Site, rollout: &str, count: usize) -> (usize, String) {
+fn cut_off_in_its_slot(site: &NspawnFleet, rollout: &str, count: usize) -> (usize, String) {
     block(site, count);
     site.repository.write("web.yaml", book(rollout));
     let head = site.repository.publish("web");
@@ -52,7 +52,7 @@ fn cut_off_in_its_slot(site: &Site, rollout: &str, count: usize) -> (usize, Stri
 
 #[test]
 fn node_cut_off_in_its_slot_is_awaited_and_finishes_after_its_return() {
-    let site = Site::new(3);
+    let site = NspawnFleet::new(3);
     let (cut, head) = cut_off_in_its_slot(&site, "{serialize: {count: 1}}", 3);
     let others: Vec<usize> = (0..3).filter(|number| *number != cut).collect();
     site.wait(60, |site| {
@@ -79,14 +79,14 @@ fn node_cut_off_in_its_slot_is_awaited_and_finishes_after_its_return() {
 
 #[test]
 fn rollout_under_skip_continues_without_as_many_nodes_as_slots_and_then_halts() {
-    let site = Site::new(4);
+    let site = NspawnFleet::new(4);
     let (first, head) = cut_off_in_its_slot(&site, "{serialize: {count: 1}, onLostNode: skip}", 4);
     site.wait(120, |site| working(site, 4).len() == 2);
     let second = *working(&site, 4).iter().find(|number| **number != first).unwrap();
     site.machines.cut(second);
     let other = (0..4).find(|number| *number != first && *number != second).unwrap();
     site.wait(90, |site| site.opinion(other, second)["lease"] == "lost");
-    let phase = |site: &Site| site.ask(other, &["rollouts"]).map(|rollouts| rollouts[0]["phase"].clone());
+    let phase = |site: &NspawnFleet| site.ask(other, &["rollouts"]).map(|rollouts| rollouts[0]["phase"].clone());
     site.wait(90, |site| phase(site) == Some("halted".into()));
     std::thread::sleep(Duration::from_secs(15));
     assert_eq!(begun(&site, 4).len(), 2, "they went on without more than they may\n{}", site.shown());
@@ -98,7 +98,7 @@ fn rollout_under_skip_continues_without_as_many_nodes_as_slots_and_then_halts() 
 
 #[test]
 fn under_fail_a_machine_that_is_cut_off_halts_the_run_until_it_is_back() {
-    let site = Site::new(3);
+    let site = NspawnFleet::new(3);
     let (cut, head) = cut_off_in_its_slot(&site, "{serialize: {count: 1}, onLostNode: fail}", 3);
     let other = (cut + 1) % 3;
     site.wait(120, |site| site.ask(other, &["rollouts"]).is_some_and(|rollouts| rollouts[0]["phase"] == "halted"));
@@ -110,8 +110,8 @@ fn under_fail_a_machine_that_is_cut_off_halts_the_run_until_it_is_back() {
 
 #[test]
 fn machines_without_a_connection_are_not_lost_and_a_rebooted_one_continues() {
-    let site = Site::new(3);
-    let alive = |site: &Site| (0..3).all(|of| (0..3).all(|about| site.opinion(of, about)["gossip"] == "alive"));
+    let site = NspawnFleet::new(3);
+    let alive = |site: &NspawnFleet| (0..3).all(|of| (0..3).all(|about| site.opinion(of, about)["gossip"] == "alive"));
     site.wait(30, alive);
     site.machines.part(0, 1);
     for _ in 0..20 {
@@ -141,8 +141,8 @@ fn machines_without_a_connection_are_not_lost_and_a_rebooted_one_continues() {
 
 #[test]
 fn machines_reboot_one_by_one_and_continue_afterwards() {
-    let site = Site::new(3);
-    let boot = |site: &Site, number: usize| {
+    let site = NspawnFleet::new(3);
+    let boot = |site: &NspawnFleet, number: usize| {
         let output = site.machines.exec(number, &["cat", "/proc/sys/kernel/random/boot_id"]);
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
     };

@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Value, json};
 use towpath_tests::{
     git::{FLEET, Repository, book},
-    node::{Node, Once, task},
+    node::{Node, OnceResult, task},
     ok,
 };
 
@@ -33,7 +33,7 @@ impl Fixture {
     }
 
     /// Publishes tasks, each on a line, and runs the agent.
-    fn apply(&self, tasks: &[&str]) -> Once {
+    fn apply(&self, tasks: &[&str]) -> OnceResult {
         let tasks: String = tasks.iter().map(|task| format!("    - {{onFailure: continue, {task}}}\n")).collect();
         self.repository
             .write("book.yaml", book("b", &format!("  prune: true\n  pruneBudget: 100%\n  tasks:\n{tasks}")));
@@ -72,11 +72,11 @@ impl Fixture {
     }
 }
 
-fn outcome<'a>(once: &'a Once, name: &str) -> &'a Value {
+fn outcome<'a>(once: &'a OnceResult, name: &str) -> &'a Value {
     &task(&once.status, name)["outcome"]
 }
 
-fn message(once: &Once, name: &str) -> String {
+fn message(once: &OnceResult, name: &str) -> String {
     task(&once.status, name)["message"].as_str().unwrap_or_default().to_owned()
 }
 

@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use towpath_tests::{
     git::{FLEET, Repository, book},
-    node::{Node, Once, task},
+    node::{Node, OnceResult, task},
 };
 
 struct Fixture {
@@ -23,7 +23,7 @@ impl Fixture {
     }
 
     /// Runs the agent with credentials in its environment.
-    fn apply(&self, tasks: &str) -> Once {
+    fn apply(&self, tasks: &str) -> OnceResult {
         self.repository.write("book.yaml", book("b", &format!("  tasks:\n{tasks}")));
         self.repository.publish("next");
         let mut agent = self.node.agent();

@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::json;
 use towpath_tests::{
     git::{FLEET, Repository, book},
-    node::{Node, Once, condition, task},
+    node::{Node, OnceResult, condition, task},
 };
 
 struct Fixture {
@@ -28,7 +28,7 @@ impl Fixture {
         Self { repository, node, _folder: folder }
     }
 
-    fn apply(&self, message: &str) -> Once {
+    fn apply(&self, message: &str) -> OnceResult {
         self.repository.publish(message);
         self.node.once()
     }
@@ -60,7 +60,7 @@ impl Fixture {
         task(&once.status, "prune")["message"].as_str().unwrap().to_owned()
     }
 
-    fn is_released(&self, once: &Once) {
+    fn is_released(&self, once: &OnceResult) {
         assert_eq!(once.code, 0, "{:#}\n{}", once.status, once.log);
         assert!(["/b", "/c", "/d"].iter().all(|path| self.node.read(path).is_none()));
         assert_eq!(self.node.read("/a").as_deref(), Some("a"));

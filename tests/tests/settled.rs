@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
 use towpath_tests::{
     git::{FLEET, Repository, book},
-    node::{Node, Once, condition, task},
+    node::{Node, OnceResult, condition, task},
 };
 
 const TASKS: &str = "  tasks:
@@ -57,7 +57,7 @@ impl Fixture {
     }
 
     /// Runs the agent. Returns true if it used the steady-state shortcut, and the result.
-    fn once(&self) -> (bool, Once) {
+    fn once(&self) -> (bool, OnceResult) {
         let once = self.node.once_with(self.node.agent().env("RUST_LOG", "debug"));
         (once.log.contains("nothing has changed since the last pass"), once)
     }
@@ -74,7 +74,7 @@ impl Fixture {
         panic!("the agent does not settle");
     }
 
-    fn after(&self, what: &str, change: impl FnOnce(&Self)) -> Once {
+    fn after(&self, what: &str, change: impl FnOnce(&Self)) -> OnceResult {
         self.settle();
         change(self);
         let (quick, once) = self.once();

@@ -4,10 +4,10 @@ use std::fs;
 
 use towpath_tests::{
     git::{Repository, SshSigner, change, one_file},
-    node::{Node, Once, condition},
+    node::{Node, OnceResult, condition},
 };
 
-fn reason(once: &Once, kind: &str) -> String {
+fn reason(once: &OnceResult, kind: &str) -> String {
     condition(&once.status, kind)["reason"].as_str().unwrap().to_owned()
 }
 

@@ -17,7 +17,7 @@ use crate::{
     config::{self, ConfigError, Settings},
     events::Events,
     node::{Node, Options},
-    reconcile::{Revision, pass::Machine},
+    reconcile::{Revision, pass::HostContext},
     serve::Client,
     status::{OtherNode, Queries, StatusSnapshot},
 };
@@ -145,8 +145,14 @@ impl SourceArgs {
             Some((state, journal, key)) => (Some(state), Some(journal), key),
             None => (None, None, [0; 32]),
         };
-        let machine =
-            Arc::new(Machine::new(node.clone(), reader, journal, Arc::new(SystemClock), digest_key, Arc::default()));
+        let machine = Arc::new(HostContext::new(
+            node.clone(),
+            reader,
+            journal,
+            Arc::new(SystemClock),
+            digest_key,
+            Arc::default(),
+        ));
         let facts_d = self.config.parent().map(|folder| folder.join("facts.d")).into_iter().collect();
         let facts = facts::Options { facts_d, ..facts::Options::default() };
         let reconcile = settings.as_ref().map(|settings| settings.reconcile).unwrap_or_default();

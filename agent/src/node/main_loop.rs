@@ -37,11 +37,11 @@ use crate::{
     events::{EventType, Events, NewEvent},
     reconcile::{
         PassFacts, Permit, Revision,
-        pass::{self, BookStatuses, Machine, Outcome, PassOutcome, Watched},
+        pass::{self, BookStatuses, HostContext, Outcome, PassOutcome, Watched},
     },
     status::{
         FleetView, PeerService, Queries, StatusSnapshot,
-        conditions::{Input, Trouble},
+        conditions::{ConditionReason, Input},
         happenings,
     },
 };
@@ -104,7 +104,7 @@ struct Errors {
 
 /// The result of one run of `towpath agent --once`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum RunResult {
     /// All TaskBooks are in sync.
     Done,
     /// A source could not be reached. The last good revision was applied.
@@ -134,7 +134,7 @@ impl Node {
             Host::at(&settings.root).map_err(|source| NodeError::Root { root: settings.root.clone(), source })?;
         let (reader, writer) = host.split();
         let own = settings.node.clone();
-        let machine = Machine::new(
+        let machine = HostContext::new(
             own.clone(),
             reader,
             Some(Arc::clone(&journal)),
@@ -332,15 +332,15 @@ impl Node {
 
     /// Refreshes the sources, runs the TaskBooks, and returns the result. The pass is repeated for a newer commit, and
     /// for a gate that opens within seconds.
-    pub fn once(&mut self) -> Ended {
+    pub fn once(&mut self) -> RunResult {
         let queries = self.queries();
         let gather = || queries.facts();
         if self.steady_state.held_before(self.writer.state(), self.clock.wall(), &PassFacts::new(&gather)) {
-            return Ended::Done;
+            return RunResult::Done;
         }
         let looked = self.refresh_and_propose();
         let Some(mut worst) = self.pass() else {
-            return if looked == Ended::Done { Ended::Rejected } else { looked };
+            return if looked == RunResult::Done { RunResult::Rejected } else { looked };
         };
         if self.inbox.wants_way() && !self.inbox.stops() {
             self.inbox.take(Duration::ZERO);
@@ -358,10 +358,10 @@ impl Node {
             worst = self.pass().unwrap_or(worst);
         }
         match (worst, looked) {
-            (Outcome::Failed, _) => Ended::Failed,
-            (_, Ended::Rejected | Ended::Unreachable) => looked,
-            (Outcome::Held, _) => Ended::Held,
-            _ => Ended::Done,
+            (Outcome::Failed, _) => RunResult::Failed,
+            (_, RunResult::Rejected | RunResult::Unreachable) => looked,
+            (Outcome::Held, _) => RunResult::Held,
+            _ => RunResult::Done,
         }
     }
 
@@ -458,7 +458,7 @@ impl Node {
     /// Returns whether a source or the node itself has a problem that only a refresh ends. The poller reports only a
     /// head that has changed, so the loop must repeat a failed fetch of a known head.
     fn is_behind(&self) -> bool {
-        let of_refresh = |troubles: &BTreeMap<String, Trouble>| {
+        let of_refresh = |troubles: &BTreeMap<String, ConditionReason>| {
             troubles.keys().any(|key| key.starts_with("source ") || key.starts_with("node "))
         };
         let state = self.writer.state();

@@ -13,5 +13,5 @@ mod writer;
 
 pub use error::NodeError;
 pub use inbox::Inbox;
-pub use main_loop::{Ended, Node, Options};
+pub use main_loop::{Node, Options, RunResult};
 pub use sources::{bad_sources, trees::FolderTree};

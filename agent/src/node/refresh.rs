@@ -7,7 +7,7 @@ use towpath_render::objects::{Held, ObjectSet};
 
 use super::{
     acceptance::{Adopted, Proposed},
-    main_loop::{Ended, Node},
+    main_loop::{Node, RunResult},
     membership::Membership,
     sources::{RefreshReport, candidates::Refreshed},
     writer::Effects,
@@ -21,11 +21,11 @@ use crate::{
 
 impl Node {
     /// Refreshes the sources, and accepts a new valid candidate revision. Returns the result of the refresh.
-    pub fn refresh_and_propose(&mut self) -> Ended {
+    pub fn refresh_and_propose(&mut self) -> RunResult {
         let now = self.clock.wall();
         self.writer.step(Input::Looked(now));
         if self.has_lost_its_state() {
-            return Ended::Held;
+            return RunResult::Held;
         }
         let joined = self.membership.join(&self.inbox);
         self.writer.write(joined);
@@ -34,7 +34,7 @@ impl Node {
         let accepted = self.acceptance.accepted().commits;
         let Some(Refreshed { report, effects, changes }) = self.candidates.refresh(&accepted, now) else {
             self.load_last_good();
-            return Ended::Unreachable;
+            return RunResult::Unreachable;
         };
         self.writer.write(effects);
         match report.set.clone() {
@@ -45,9 +45,9 @@ impl Node {
         }
         self.writer.save(changes);
         match (report.rejected, report.unreachable) {
-            (true, _) => Ended::Rejected,
-            (false, true) => Ended::Unreachable,
-            (false, false) => Ended::Done,
+            (true, _) => RunResult::Rejected,
+            (false, true) => RunResult::Unreachable,
+            (false, false) => RunResult::Done,
         }
     }
 

@@ -13,7 +13,7 @@ use crate::{
     reconcile::Revision,
     status::{
         StatusSnapshot,
-        conditions::{self, Input, State, Trouble},
+        conditions::{self, ConditionReason, Input, State},
         happenings,
     },
 };
@@ -140,7 +140,7 @@ impl StateWriter {
             };
             let message =
                 format!("{error}; free space below the state directory; the agent then continues without a restart");
-            self.step(Input::Own("journal", Some(Trouble::new(reason, message))));
+            self.step(Input::Own("journal", Some(ConditionReason::new(reason, message))));
         } else if self.state.troubles.contains_key("node journal") {
             self.step(Input::Own("journal", None));
         }

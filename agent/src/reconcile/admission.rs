@@ -13,7 +13,7 @@ use towpath_render::objects::task::Book;
 
 use super::{
     execute::lock,
-    pass::{Coordination, Pass},
+    pass::{Coordination, PassContext},
     runs::Run,
 };
 
@@ -43,7 +43,7 @@ pub(super) struct BookRollout<'a> {
 
 /// The admission of the changes of one TaskBook, whose own gates are open.
 pub(super) struct AdmissionControl<'a> {
-    pass: &'a Pass<'a>,
+    pass: &'a PassContext<'a>,
     writer: &'a FsWriter,
     rollout: Option<BookRollout<'a>>,
     admitted: Mutex<Admitted>,
@@ -71,7 +71,7 @@ impl Admitted {
 }
 
 impl<'a> AdmissionControl<'a> {
-    pub(super) fn new(pass: &'a Pass<'a>, writer: &'a FsWriter, rollout: Option<BookRollout<'a>>) -> Self {
+    pub(super) fn new(pass: &'a PassContext<'a>, writer: &'a FsWriter, rollout: Option<BookRollout<'a>>) -> Self {
         Self { pass, writer, rollout, admitted: Mutex::default() }
     }
 
@@ -159,7 +159,7 @@ const NOT_ADMITTED: &str =
 
 /// Returns the closed gates of a TaskBook: suspensions and dependencies. `dependencies` are the TaskBooks of this node
 /// that are not applied yet.
-pub(super) fn closed(pass: &Pass<'_>, book: &Book, dependencies: Vec<String>) -> Vec<Gate> {
+pub(super) fn closed(pass: &PassContext<'_>, book: &Book, dependencies: Vec<String>) -> Vec<Gate> {
     let now = pass.machine.clock.wall() / 1000;
     let suspended = book.suspend.iter().chain(&pass.suspended).map(|suspend| {
         let until = suspend.until.clone().unwrap_or_default();
@@ -170,7 +170,7 @@ pub(super) fn closed(pass: &Pass<'_>, book: &Book, dependencies: Vec<String>) ->
 }
 
 /// Returns a closed gate for each dependency that is not yet completed on all nodes (P87).
-fn runs_to_wait_for(pass: &Pass<'_>, book: &Book) -> Vec<Gate> {
+fn runs_to_wait_for(pass: &PassContext<'_>, book: &Book) -> Vec<Gate> {
     let Some(coordination) = pass.coordination else { return Vec::new() };
     let mut closed = Vec::new();
     for dependency in book.depends_on.iter().filter(|dependency| dependency.fleet) {

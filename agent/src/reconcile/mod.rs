@@ -18,17 +18,17 @@ use towpath_host::FsWriter;
 
 use self::{
     execute::{DryRun, Executor},
-    pass::{ComputedCache, Pass, PassOutcome},
+    pass::{ComputedCache, PassContext, PassOutcome},
 };
 
 /// Runs the TaskBooks of a node, and changes what differs from the desired state.
-pub(crate) fn apply(pass: Pass<'_>, writer: &FsWriter, computed: &mut ComputedCache) -> PassOutcome {
+pub(crate) fn apply(pass: PassContext<'_>, writer: &FsWriter, computed: &mut ComputedCache) -> PassOutcome {
     let (inputs, failures) = pass::computed::evaluate(&pass, computed);
-    let pass = Pass { inputs, ..pass };
+    let pass = PassContext { inputs, ..pass };
     pass::books::run::<Executor<'_>>(&pass, writer, &pass.claims(), &failures)
 }
 
 /// Returns what the TaskBooks of a node would change. Nothing is changed.
-pub(crate) fn plan(pass: &Pass<'_>) -> PassOutcome {
+pub(crate) fn plan(pass: &PassContext<'_>) -> PassOutcome {
     pass::books::run::<DryRun<'_>>(pass, (), &pass.claims(), &[])
 }

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::runtime::Handle;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
-use towpath_coordination::gossip::{Peers, Wanted};
+use towpath_coordination::gossip::{PackRequest, Peers};
 use towpath_host::{identity::Credentials, own::files};
 use towpath_proto::v1alpha::{self as pb, peer_client::PeerClient};
 
@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A pool of connections to peers.
 #[derive(Clone)]
-pub struct Links {
+pub struct PeerConnections {
     shared: Arc<Shared>,
 }
 
@@ -49,13 +49,13 @@ struct State {
     refused: BTreeMap<String, String>,
 }
 
-impl fmt::Debug for Links {
+impl fmt::Debug for PeerConnections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Links").field("open", &self.lock().open.len()).finish_non_exhaustive()
     }
 }
 
-impl Links {
+impl PeerConnections {
     /// Creates an empty pool of connections.
     pub fn new(runtime: Handle, credentials: Arc<Credentials>) -> Self {
         Self { shared: Arc::new(Shared { runtime, credentials, state: Mutex::default() }) }
@@ -119,7 +119,7 @@ impl Links {
         sent.map(drop).map_err(|status| describe(&status))
     }
 
-    async fn download(&self, key: &(String, String), wanted: &Wanted, into: &Path) -> Result<(), String> {
+    async fn download(&self, key: &(String, String), wanted: &PackRequest, into: &Path) -> Result<(), String> {
         let mut client = self.client(key).await.map_err(|error| chain(&error))?;
         let request = pb::FetchPackRequest {
             source: wanted.source.clone(),
@@ -175,7 +175,7 @@ fn is_refusal(why: &str) -> bool {
     why.contains("certificate") || why.contains("received fatal alert") || why.contains("not a node of this cluster")
 }
 
-impl Peers for Links {
+impl Peers for PeerConnections {
     fn send(&self, node: &str, address: &str, message: Vec<u8>) {
         let links = self.clone();
         let key = (node.to_owned(), address.to_owned());
@@ -199,7 +199,7 @@ impl Peers for Links {
         })
     }
 
-    fn pack(&self, node: &str, address: &str, wanted: &Wanted, into: &Path) -> Result<(), String> {
+    fn pack(&self, node: &str, address: &str, wanted: &PackRequest, into: &Path) -> Result<(), String> {
         let key = (node.to_owned(), address.to_owned());
         self.wait(wanted.time, self.download(&key, wanted, into))
     }

@@ -8,5 +8,5 @@ mod server;
 mod tls;
 
 pub use client::{CallError, Client, Remote};
-pub use links::Links;
-pub use server::{Doors, ServeError, Shared, serve};
+pub use links::PeerConnections;
+pub use server::{Endpoints, ServeError, Shared, serve};

@@ -66,7 +66,7 @@ pub enum ServeError {
 
 /// The endpoints on which an agent serves its API.
 #[derive(Debug)]
-pub struct Doors {
+pub struct Endpoints {
     /// The path of the Unix socket.
     pub socket: PathBuf,
     /// The listener for other machines. `None` if other machines cannot connect.
@@ -100,10 +100,10 @@ impl Shared {
 pub async fn serve(
     queries: Queries,
     peers: PeerService,
-    doors: Doors,
+    doors: Endpoints,
     until: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
-    let Doors { socket, shared } = doors;
+    let Endpoints { socket, shared } = doors;
     let listener = bind(&socket)?;
     let remote = match shared {
         Some(shared) => {

@@ -24,9 +24,9 @@ pub struct State {
     /// The revision that was last applied in full.
     pub applied: Option<Acceptance>,
     /// The problems that end without a commit, by source or subject.
-    pub troubles: BTreeMap<String, Trouble>,
+    pub troubles: BTreeMap<String, ConditionReason>,
     /// The problems that need a commit, by subject.
-    pub stalls: BTreeMap<String, Trouble>,
+    pub stalls: BTreeMap<String, ConditionReason>,
     /// The reasons that hold changes back, by subject and reason.
     pub holds: BTreeMap<String, Hold>,
     /// The TaskBooks that ask for slots, waves or barriers although the data store is local.
@@ -45,14 +45,14 @@ impl Record for State {
 
 /// A problem that a condition of the status shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Trouble {
+pub struct ConditionReason {
     /// The reason of the condition, in one word.
     pub reason: String,
     /// The message of the condition: a sentence with the remedy.
     pub message: String,
 }
 
-impl Trouble {
+impl ConditionReason {
     /// Creates a problem with a reason and a message.
     pub fn new(reason: &str, message: impl Into<String>) -> Self {
         Self { reason: reason.to_owned(), message: message.into() }
@@ -95,14 +95,14 @@ impl Hold {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Input {
     /// A source failed, or works again (`None`).
-    Source(String, Option<Trouble>),
+    Source(String, Option<ConditionReason>),
     /// A subject of the node failed, or works again (`None`). The subjects include the journal, the fleet and the data
     /// store.
-    Own(&'static str, Option<Trouble>),
+    Own(&'static str, Option<ConditionReason>),
     /// A commit of a source was rejected, or its head is valid again (`None`).
-    Rejected(String, Option<Trouble>),
+    Rejected(String, Option<ConditionReason>),
     /// Local policy rejects the revision that the fleet accepted, or no longer rejects it (`None`).
-    RejectedLocally(Option<Trouble>),
+    RejectedLocally(Option<ConditionReason>),
     /// The fleet accepted a revision that only a newer agent can read (P12). `None` ends this problem.
     TooOld(Option<String>),
     /// A revision was accepted.
@@ -125,7 +125,7 @@ pub struct Passed {
     /// The holds that the pass found, in the order of the TaskBooks. The state machine sets the time of each hold.
     pub held: Vec<Hold>,
     /// The problem of a full or read-only disk, if the pass met one.
-    pub disk: Option<Trouble>,
+    pub disk: Option<ConditionReason>,
     /// True if the pass was preempted.
     pub interrupted: bool,
     /// The TaskBooks that ask for slots, waves or barriers although the data store is local.
@@ -175,7 +175,7 @@ pub fn step(mut state: State, input: Input) -> State {
                     back / 1000
                 );
                 state.passes_since_jump = 0;
-                note(&mut state.troubles, "clock", Some(Trouble::new("ClockJumped", message)));
+                note(&mut state.troubles, "clock", Some(ConditionReason::new("ClockJumped", message)));
             }
             state.looked = now;
         }
@@ -195,7 +195,7 @@ pub fn step(mut state: State, input: Input) -> State {
     state
 }
 
-fn note(map: &mut BTreeMap<String, Trouble>, key: &str, trouble: Option<Trouble>) {
+fn note(map: &mut BTreeMap<String, ConditionReason>, key: &str, trouble: Option<ConditionReason>) {
     match trouble {
         Some(mut trouble) => {
             trouble.message = towpath_git::without_secrets(&trouble.message);
@@ -222,7 +222,8 @@ fn holds(before: &BTreeMap<String, Hold>, held: Vec<Hold>, now: i64) -> BTreeMap
 fn pass(mut state: State, passed: Passed) -> State {
     state.attempting &= passed.interrupted;
     note(&mut state.troubles, "disk", passed.disk.clone());
-    let failed = passed.failed.filter(|_| passed.disk.is_none()).map(|message| Trouble::new("TaskFailed", message));
+    let failed =
+        passed.failed.filter(|_| passed.disk.is_none()).map(|message| ConditionReason::new("TaskFailed", message));
     note(&mut state.stalls, "tasks", failed);
     let mut held = holds(&state.holds, passed.held, state.looked);
     held.extend(state.holds.remove_entry(TOO_OLD));
@@ -334,7 +335,7 @@ fn current(state: &State) -> Vec<pb::Condition> {
         message,
         since: String::new(),
     };
-    let all = |troubles: &BTreeMap<String, Trouble>| {
+    let all = |troubles: &BTreeMap<String, ConditionReason>| {
         troubles.values().map(|trouble| trouble.message.clone()).collect::<Vec<_>>().join("; ")
     };
     let applied = state.is_applied();
@@ -350,7 +351,7 @@ fn current(state: &State) -> Vec<pb::Condition> {
     };
     let mut conditions = vec![condition("Ready", ready, if ready { "Applied" } else { "NotApplied" }, ready_message)];
     // A full disk also causes errors of sources, so the problem of the disk is shown first.
-    let rank = |trouble: &&Trouble| {
+    let rank = |trouble: &&ConditionReason| {
         ["DiskFull", "ReadOnly", "MirrorCorrupt", "SourceUnreachable", "ClockJumped"]
             .iter()
             .position(|reason| *reason == trouble.reason)
@@ -495,7 +496,7 @@ mod tests {
 
     #[test]
     fn an_unreachable_source_leaves_the_node_ready() {
-        let trouble = Trouble::new("SourceUnreachable", "gone");
+        let trouble = ConditionReason::new("SourceUnreachable", "gone");
         let state = run(vec![
             accepted(1),
             Input::Passed(passed(Outcome::Unchanged)),

@@ -35,12 +35,12 @@ pub struct FleetView {
 
 /// The liveness of a node, as seen by its lease in the data store and by gossip.
 #[derive(Debug, Clone, Copy)]
-struct Opinions {
+struct LivenessReport {
     lease: Liveness,
     gossip: Option<Liveness>,
 }
 
-impl Opinions {
+impl LivenessReport {
     /// Returns the liveness by gossip. If gossip does not know the node, returns the liveness by the lease.
     fn liveness(self) -> &'static str {
         self.gossip.filter(|gossip| *gossip != Liveness::Unknown).unwrap_or(self.lease).name()
@@ -112,7 +112,7 @@ impl FleetView {
     }
 
     /// Returns the liveness of a node, as seen by its lease and by gossip.
-    fn opinions(&self, node: &str, alive: Option<&BTreeSet<String>>, joined: &BTreeSet<String>) -> Opinions {
+    fn opinions(&self, node: &str, alive: Option<&BTreeSet<String>>, joined: &BTreeSet<String>) -> LivenessReport {
         let mine = node == self.status.node();
         let lease = match alive {
             _ if mine => Liveness::Alive,
@@ -121,7 +121,7 @@ impl FleetView {
             _ => Liveness::Unknown,
         };
         let heard = |gossip: &Gossip| if mine { Liveness::Alive } else { gossip.opinion(node) };
-        Opinions { lease, gossip: self.gossip.get().map(heard) }
+        LivenessReport { lease, gossip: self.gossip.get().map(heard) }
     }
 
     /// Returns a summary of each node that the revision names, and of this node.

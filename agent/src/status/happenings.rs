@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use towpath_coordination::{Accepted, Milestone, MilestoneKind, accept::RevisionManifest};
 
 use super::{
-    conditions::{Hold, Input, State, Trouble},
+    conditions::{ConditionReason, Hold, Input, State},
     run_progress::RunProgress,
 };
 use crate::{
@@ -48,7 +48,7 @@ pub(crate) fn of_state(state: &State) -> Vec<NewEvent> {
     alarms
 }
 
-fn of_trouble(subject: &str, trouble: &Trouble) -> Option<NewEvent> {
+fn of_trouble(subject: &str, trouble: &ConditionReason) -> Option<NewEvent> {
     use EventType as T;
     let source = subject.strip_prefix("source ");
     let event_type = match (trouble.reason.as_str(), subject) {
@@ -340,13 +340,13 @@ mod tests {
     }
 
     fn source(reason: &str) -> Input {
-        Input::Source("fleet".into(), Some(Trouble::new(reason, "m")))
+        Input::Source("fleet".into(), Some(ConditionReason::new(reason, "m")))
     }
 
     #[test]
     fn each_trouble_has_the_type_of_the_contract() {
-        let rejected = |reason: &str| Input::Rejected("fleet".into(), Some(Trouble::new(reason, "m")));
-        let own = |what: &'static str, reason: &str| Input::Own(what, Some(Trouble::new(reason, "m")));
+        let rejected = |reason: &str| Input::Rejected("fleet".into(), Some(ConditionReason::new(reason, "m")));
+        let own = |what: &'static str, reason: &str| Input::Own(what, Some(ConditionReason::new(reason, "m")));
         for (input, name) in [
             (source("SourceUnreachable"), "source.unreachable"),
             (source("MirrorCorrupt"), "source.unreachable"),
@@ -362,7 +362,7 @@ mod tests {
             (own("state", "StateLost"), "agent.state-lost"),
             (own("fleet", "Refused"), "node.rejected"),
             (own("fleet", "Cloned"), "node.cloned"),
-            (Input::RejectedLocally(Some(Trouble::new("RejectedLocally", "m"))), "revision.rejected-locally"),
+            (Input::RejectedLocally(Some(ConditionReason::new("RejectedLocally", "m"))), "revision.rejected-locally"),
         ] {
             let alarms = troubled(vec![input.clone()]);
             assert_eq!(names(&alarms), [name], "{input:?}");
@@ -374,7 +374,7 @@ mod tests {
 
     #[test]
     fn full_disk_is_one_alarm_although_it_breaks_several_things() {
-        let full = |what: &'static str| Input::Own(what, Some(Trouble::new("DiskFull", "m")));
+        let full = |what: &'static str| Input::Own(what, Some(ConditionReason::new("DiskFull", "m")));
         assert_eq!(names(&troubled(vec![source("DiskFull"), full("journal"), full("store")])), ["agent.disk-full"]);
     }
 

@@ -12,5 +12,5 @@ mod snapshot;
 pub use fleet_view::FleetView;
 pub use peers::PeerService;
 pub(crate) use published::{PublishedState, shared_facts};
-pub use queries::{NoAnswer, OtherNode, Queries};
+pub use queries::{OtherNode, Queries, QueryError};
 pub use snapshot::StatusSnapshot;

@@ -15,7 +15,7 @@ use towpath_git::Mirror;
 use towpath_host::identity::{Role, Subject};
 use towpath_proto::v1alpha as pb;
 
-use super::{NoAnswer, StatusSnapshot};
+use super::{QueryError, StatusSnapshot};
 use crate::events::{EventType, NewEvent};
 
 /// The service of a node for the other nodes of its fleet.
@@ -91,11 +91,11 @@ impl PeerService {
     ///
     /// # Errors
     /// Fails if this node has no gossip, or if the revision does not name the sender.
-    pub fn gossip(&self, from: &str, message: Vec<u8>) -> Result<(), NoAnswer> {
-        let Some(gossip) = self.gossip.get() else { return Err(NoAnswer("this node has no gossip".into())) };
+    pub fn gossip(&self, from: &str, message: Vec<u8>) -> Result<(), QueryError> {
+        let Some(gossip) = self.gossip.get() else { return Err(QueryError("this node has no gossip".into())) };
         // Before the first revision the nodes are not known, so the certificate of the sender is sufficient.
         if self.names_node(from) == Some(false) {
-            return Err(NoAnswer(format!("there is no Node {from} in git")));
+            return Err(QueryError(format!("there is no Node {from} in git")));
         }
         gossip.receive(from, message);
         Ok(())
@@ -105,9 +105,9 @@ impl PeerService {
     ///
     /// # Errors
     /// Fails if no revision has been accepted.
-    pub fn acceptance(&self) -> Result<pb::AcceptanceReply, NoAnswer> {
-        let revision = self.status.revision().ok_or_else(NoAnswer::no_revision)?;
-        let unreadable = |error: serde_json::Error| NoAnswer(error.to_string());
+    pub fn acceptance(&self) -> Result<pb::AcceptanceReply, QueryError> {
+        let revision = self.status.revision().ok_or_else(QueryError::no_revision)?;
+        let unreadable = |error: serde_json::Error| QueryError(error.to_string());
         Ok(pb::AcceptanceReply {
             record: serde_json::to_vec(&revision.record).map_err(unreadable)?,
             manifest: serde_json::to_vec(&revision.manifest).map_err(unreadable)?,
@@ -118,8 +118,8 @@ impl PeerService {
     ///
     /// # Errors
     /// Fails if the commit does not belong to the accepted revision.
-    pub fn mirror(&self, source: &str, commit: &str) -> Result<Arc<Mirror>, NoAnswer> {
-        let foreign = || NoAnswer(format!("the revision of this node does not have {source} at {commit}"));
+    pub fn mirror(&self, source: &str, commit: &str) -> Result<Arc<Mirror>, QueryError> {
+        let foreign = || QueryError(format!("the revision of this node does not have {source} at {commit}"));
         self.status.mirror_at(source, commit).ok_or_else(foreign)
     }
 

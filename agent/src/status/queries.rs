@@ -22,7 +22,7 @@ use crate::{
     events::Events,
     reconcile::{
         self, Desired, Revision, host_facts, object_id,
-        pass::{self, Machine, Outcome, Pass},
+        pass::{self, HostContext, Outcome, PassContext},
     },
 };
 
@@ -31,7 +31,7 @@ use crate::{
 pub struct Queries {
     status: StatusSnapshot,
     fleet: FleetView,
-    machine: Arc<Machine>,
+    machine: Arc<HostContext>,
     facts: facts::Options,
     reconcile: WrittenReconcile,
 }
@@ -50,12 +50,12 @@ impl OtherNode {
     ///
     /// # Errors
     /// Fails if the facts of the other node are not a JSON object.
-    pub fn read(name: &str, facts: &str) -> Result<Self, NoAnswer> {
+    pub fn read(name: &str, facts: &str) -> Result<Self, QueryError> {
         let facts: Value = serde_json::from_str(facts)
-            .map_err(|error| NoAnswer(format!("cannot read the facts of {name}: {error}")))?;
+            .map_err(|error| QueryError(format!("cannot read the facts of {name}: {error}")))?;
         match facts.is_object() {
             true => Ok(Self { name: name.to_owned(), facts }),
-            false => Err(NoAnswer(format!("the facts of {name} are not a map"))),
+            false => Err(QueryError(format!("the facts of {name} are not a map"))),
         }
     }
 }
@@ -63,9 +63,9 @@ impl OtherNode {
 /// The error of a query that the node cannot answer, with its message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct NoAnswer(pub String);
+pub struct QueryError(pub String);
 
-impl NoAnswer {
+impl QueryError {
     /// Creates the error of a query that needs an accepted revision.
     pub(super) fn no_revision() -> Self {
         Self("no revision has been accepted yet; `towpath status` shows the reason".into())
@@ -77,7 +77,7 @@ impl Queries {
     pub fn new(
         status: StatusSnapshot,
         fleet: FleetView,
-        machine: Arc<Machine>,
+        machine: Arc<HostContext>,
         facts: facts::Options,
         reconcile: WrittenReconcile,
     ) -> Self {
@@ -87,7 +87,7 @@ impl Queries {
     /// Creates the queries of a command that only makes a plan, without a fleet.
     pub fn of_plan(
         status: StatusSnapshot,
-        machine: Arc<Machine>,
+        machine: Arc<HostContext>,
         facts: facts::Options,
         reconcile: WrittenReconcile,
     ) -> Self {
@@ -119,7 +119,7 @@ impl Queries {
     ///
     /// # Errors
     /// Fails if no revision has been accepted.
-    pub fn rollouts(&self) -> Result<Vec<pb::RolloutSummary>, NoAnswer> {
+    pub fn rollouts(&self) -> Result<Vec<pb::RolloutSummary>, QueryError> {
         Ok(self.fleet.rollouts(&*self.revision()?))
     }
 
@@ -168,15 +168,15 @@ impl Queries {
         objects
     }
 
-    fn revision(&self) -> Result<Arc<Revision>, NoAnswer> {
-        self.status.revision().ok_or_else(NoAnswer::no_revision)
+    fn revision(&self) -> Result<Arc<Revision>, QueryError> {
+        self.status.revision().ok_or_else(QueryError::no_revision)
     }
 
     /// Returns the changes that the accepted revision would make on the node.
     ///
     /// # Errors
     /// Fails if no revision has been accepted.
-    pub fn plan(&self) -> Result<pb::PlanReply, NoAnswer> {
+    pub fn plan(&self) -> Result<pb::PlanReply, QueryError> {
         self.plan_of(&*self.revision()?)
     }
 
@@ -184,12 +184,12 @@ impl Queries {
     ///
     /// # Errors
     /// This version returns no error. The return type is a `Result` because a later plan may need answers from peers.
-    pub fn plan_of(&self, revision: &Revision) -> Result<pb::PlanReply, NoAnswer> {
+    pub fn plan_of(&self, revision: &Revision) -> Result<pb::PlanReply, QueryError> {
         let cancel = Cancel::default();
         // A plan runs no task. Values that a task computes are therefore unknown.
         let unknown = pending_tasks(&revision.set, &revision.view).into_iter();
         let unknown = unknown.map(|pending| (pending.namespace, pending.computed.name)).collect();
-        let pass = Pass {
+        let pass = PassContext {
             machine: &self.machine,
             set: &revision.set,
             view: &revision.view,
@@ -262,7 +262,7 @@ impl Queries {
     ///
     /// # Errors
     /// If a TaskBook of the node cannot be rendered.
-    pub fn desired(&self, revision: &Revision, other: &OtherNode) -> Result<Desired, NoAnswer> {
+    pub fn desired(&self, revision: &Revision, other: &OtherNode) -> Result<Desired, QueryError> {
         let view = NodeView::new(&revision.set, &other.name);
         // The two sides of a comparison may come from two processes, which know different things of the other nodes.
         let facts = other.facts.clone();
@@ -270,18 +270,18 @@ impl Queries {
         let unknown = pending_tasks(&revision.set, &view).into_iter();
         let unknown = unknown.map(|pending| (pending.namespace, pending.computed.name)).collect();
         let inputs = Inputs { facts, nodes: Arc::new(nodes), computed: BTreeMap::new(), unknown, event: None };
-        Desired::of(revision, &view, &inputs).map_err(|error| NoAnswer(error.to_string()))
+        Desired::of(revision, &view, &inputs).map_err(|error| QueryError(error.to_string()))
     }
 
     /// Checks that a node exists: it must be this node, or a node that the revision names.
-    fn check_node(&self, revision: &Revision, name: &str) -> Result<(), NoAnswer> {
+    fn check_node(&self, revision: &Revision, name: &str) -> Result<(), QueryError> {
         let known = revision.set.all_nodes();
         if name == self.status.node() || known.contains(name) {
             return Ok(());
         }
         let similar = towpath_proto::did_you_mean(name, known.iter().map(String::as_str));
         let hint = similar.map_or_else(String::new, |similar| format!("; did you mean {similar}?"));
-        Err(NoAnswer(format!("there is no node {name} in git{hint}")))
+        Err(QueryError(format!("there is no node {name} in git{hint}")))
     }
 
     /// Returns the facts of the host.
@@ -297,18 +297,25 @@ impl Queries {
     ///
     /// # Errors
     /// Fails if the view, the TaskBook or the node does not exist, or if no revision has been accepted.
-    pub fn view(&self, view: &str, subject: &str, explain: bool, other: Option<&OtherNode>) -> Result<Value, NoAnswer> {
+    pub fn view(
+        &self,
+        view: &str,
+        subject: &str,
+        explain: bool,
+        other: Option<&OtherNode>,
+    ) -> Result<Value, QueryError> {
         match view {
             "facts" => Ok(self.facts()),
             "render" => self.render(&*self.revision()?, subject, other),
             "desired" => {
-                let other = other.ok_or_else(|| NoAnswer("the view \"desired\" needs a node and its facts".into()))?;
+                let other =
+                    other.ok_or_else(|| QueryError("the view \"desired\" needs a node and its facts".into()))?;
                 let revision = self.status.revision();
                 let desired = revision.map(|revision| self.desired(&revision, other)).transpose()?;
                 Ok(json!(desired.unwrap_or_default()))
             }
             "vars" => self.vars(&*self.revision()?, subject, explain),
-            other => Err(NoAnswer(format!("there is no view {other:?}"))),
+            other => Err(QueryError(format!("there is no view {other:?}"))),
         }
     }
 
@@ -316,18 +323,20 @@ impl Queries {
     ///
     /// # Errors
     /// Fails if the TaskBook or the node does not exist, if the name is ambiguous, or if rendering fails.
-    pub fn render(&self, revision: &Revision, subject: &str, other: Option<&OtherNode>) -> Result<Value, NoAnswer> {
+    pub fn render(&self, revision: &Revision, subject: &str, other: Option<&OtherNode>) -> Result<Value, QueryError> {
         let matches = |id: &str, name: &str| id == subject || name == subject;
         let found: Vec<_> = revision.set.books.values().filter(|book| matches(&book.id(), &book.name)).collect();
         let book = match found.as_slice() {
             [one] => *one,
             [] => {
-                return Err(NoAnswer(format!(
+                return Err(QueryError(format!(
                     "there is no TaskBook {subject:?}; there are: {}",
                     revision.set.books.keys().cloned().collect::<Vec<_>>().join(", ")
                 )));
             }
-            _ => return Err(NoAnswer(format!("several namespaces have a TaskBook {subject:?}: write NAMESPACE/NAME"))),
+            _ => {
+                return Err(QueryError(format!("several namespaces have a TaskBook {subject:?}: write NAMESPACE/NAME")));
+            }
         };
         let (view, facts) = match other {
             Some(other) => {
@@ -339,17 +348,17 @@ impl Queries {
         let view = view.as_ref().unwrap_or(&revision.view);
         let inputs = self.inputs_with(revision, view, facts);
         let renderer =
-            Renderer::new(&revision.set, view, book, &inputs).map_err(|error| NoAnswer(error.to_string()))?;
+            Renderer::new(&revision.set, view, book, &inputs).map_err(|error| QueryError(error.to_string()))?;
         let mut tasks = Vec::new();
         for task in &book.tasks {
             let items = match renderer.items(task) {
                 Ok(Rendered::Ready(Some(items))) => items.into_iter().map(Some).collect(),
                 Ok(Rendered::Ready(None)) => vec![None],
-                Ok(Rendered::Wants(wants)) => {
+                Ok(Rendered::Missing(wants)) => {
                     tasks.push(json!({ "name": task.id, "unknown": wants.iter().map(ToString::to_string).collect::<Vec<_>>() }));
                     continue;
                 }
-                Err(error) => return Err(NoAnswer(error.to_string())),
+                Err(error) => return Err(QueryError(error.to_string())),
             };
             for item in items {
                 tasks.push(rendered(&renderer, task, item.as_ref())?);
@@ -362,7 +371,7 @@ impl Queries {
     ///
     /// # Errors
     /// Fails if the node does not exist.
-    pub fn vars(&self, revision: &Revision, node: &str, explain: bool) -> Result<Value, NoAnswer> {
+    pub fn vars(&self, revision: &Revision, node: &str, explain: bool) -> Result<Value, QueryError> {
         let name = if node.is_empty() { self.status.node() } else { node };
         self.check_node(revision, name)?;
         Ok(variables(revision, name, explain))
@@ -373,28 +382,29 @@ fn rendered(
     renderer: &Renderer,
     task: &towpath_render::objects::task::Task,
     item: Option<&towpath_render::rendering::Item>,
-) -> Result<Value, NoAnswer> {
+) -> Result<Value, QueryError> {
     let mut value = json!({ "name": task.id, "item": item.map(|item| item.value.clone()) });
     let Some(map) = value.as_object_mut() else { return Ok(value) };
-    let unknown =
-        |wants: Vec<towpath_render::template::Want>| json!(wants.iter().map(ToString::to_string).collect::<Vec<_>>());
-    match renderer.condition(task, item).map_err(|error| NoAnswer(error.to_string()))? {
+    let unknown = |wants: Vec<towpath_render::template::MissingInput>| {
+        json!(wants.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    match renderer.condition(task, item).map_err(|error| QueryError(error.to_string()))? {
         Rendered::Ready(true) => {}
         Rendered::Ready(false) => {
             map.insert("skipped".into(), true.into());
             return Ok(value);
         }
-        Rendered::Wants(wants) => {
+        Rendered::Missing(wants) => {
             map.insert("unknown".into(), unknown(wants));
             return Ok(value);
         }
     }
-    match renderer.params(task, item).map_err(|error| NoAnswer(error.to_string()))? {
+    match renderer.params(task, item).map_err(|error| QueryError(error.to_string()))? {
         Rendered::Ready(params) => {
             let module = task.module.as_ref().map_or("sync", |module| module.name);
             map.insert(module.into(), params.into_value());
         }
-        Rendered::Wants(wants) => {
+        Rendered::Missing(wants) => {
             map.insert("unknown".into(), unknown(wants));
         }
     }

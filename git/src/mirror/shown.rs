@@ -7,7 +7,7 @@ use gix::{ObjectId, Repository};
 
 use crate::{
     Reference, SourceError,
-    objects::{Movement, history},
+    objects::{Ancestry, history},
     repo::{BareRepo, commit_id},
 };
 
@@ -36,7 +36,7 @@ pub(super) fn contains(repo: &BareRepo, commit: &str) -> Result<bool, SourceErro
             let (commit, head) = (commit_id(commit)?, remembered(&repository));
             Ok(head.is_some_and(|head| {
                 repository.has_object(commit)
-                    && matches!(history::movement(&repository, Some(commit), head), Movement::Same | Movement::Forward)
+                    && matches!(history::movement(&repository, Some(commit), head), Ancestry::Same | Ancestry::Forward)
             }))
         }
     }

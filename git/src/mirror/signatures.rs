@@ -6,7 +6,7 @@ use gix::{ObjectId, Repository};
 
 use super::{Fetched, Mirror};
 use crate::{
-    Movement, Reference, SourceError, Unverified, VerifyMode,
+    Ancestry, Reference, SourceError, Unverified, VerifyMode,
     objects::history,
     repo::commit_id,
     transport::refs,
@@ -139,7 +139,7 @@ impl Mirror {
             // After a permitted rewind, the first parents of the head do not lead to the accepted commit. So only the
             // head is verified.
             None if self.repo.options.allow_rewind
-                && history::movement(repository, Some(accepted), head) == Movement::Rewound =>
+                && history::movement(repository, Some(accepted), head) == Ancestry::Rewound =>
             {
                 Ok(vec![(Some(accepted), head)])
             }

@@ -4,7 +4,7 @@ use gix::{ObjectId, Repository};
 
 /// The relation of a source's head to the accepted commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Movement {
+pub enum Ancestry {
     /// The head is the first head: no commit is accepted yet.
     First,
     /// The head is the accepted commit itself.
@@ -20,18 +20,18 @@ pub enum Movement {
 }
 
 /// Returns the relation of a source's head to the accepted commit.
-pub(crate) fn movement(repository: &Repository, accepted: Option<ObjectId>, head: ObjectId) -> Movement {
-    let Some(accepted) = accepted else { return Movement::First };
+pub(crate) fn movement(repository: &Repository, accepted: Option<ObjectId>, head: ObjectId) -> Ancestry {
+    let Some(accepted) = accepted else { return Ancestry::First };
     if accepted == head {
-        return Movement::Same;
+        return Ancestry::Same;
     }
     if !repository.has_object(accepted) {
-        return Movement::Unknown;
+        return Ancestry::Unknown;
     }
     match repository.merge_base(accepted, head).map(|base| base.map(gix::Id::detach)) {
-        Ok(Some(base)) if base == accepted => Movement::Forward,
-        Ok(Some(base)) if base == head => Movement::Behind,
-        _ => Movement::Rewound,
+        Ok(Some(base)) if base == accepted => Ancestry::Forward,
+        Ok(Some(base)) if base == head => Ancestry::Behind,
+        _ => Ancestry::Rewound,
     }
 }
 

@@ -5,5 +5,5 @@ pub(crate) mod reachable;
 mod snapshot;
 pub(crate) mod tree;
 
-pub use history::Movement;
+pub use history::Ancestry;
 pub use snapshot::{Blob, BlobKind, Snapshot};

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     Key, ObjectSet,
-    task::{Book, Task, Within},
+    task::{Book, IncludeContext, Task},
 };
 use crate::tree::{self, EntryKind};
 
@@ -143,7 +143,7 @@ impl<'a> Parts<'a> {
 
     /// Adds a file with the files that it imports, or a folder. If the path is a template, all files of the source are
     /// added.
-    fn file(&mut self, within: &Within, path: &str) {
+    fn file(&mut self, within: &IncludeContext, path: &str) {
         let Some(tree) = self.set.trees.get(&within.source).cloned() else { return };
         let dynamic = path.contains("{{") || path.contains("{%");
         let at = if dynamic { String::new() } else { tree::join(&within.folder, path).unwrap_or_default() };
@@ -165,7 +165,7 @@ impl<'a> Parts<'a> {
         }
     }
 
-    fn imports(&mut self, within: &Within, text: &str) {
+    fn imports(&mut self, within: &IncludeContext, text: &str) {
         let named: Vec<String> = IMPORTS.captures_iter(text).map(|found| found[1].to_owned()).collect();
         for path in named {
             self.file(within, &path);

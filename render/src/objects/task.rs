@@ -141,7 +141,7 @@ pub struct Task {
     /// The election of the nodes that run the task. `None` if all nodes run the task.
     pub elect: Option<pb::Elect>,
     /// The include or the TaskBook that contains the task.
-    pub within: Arc<Within>,
+    pub within: Arc<IncludeContext>,
     /// The location of the task.
     pub place: Place,
 }
@@ -178,7 +178,7 @@ pub struct Condition {
     /// The expression of the condition.
     pub expression: String,
     /// The include or the TaskBook that contains the condition.
-    pub within: Arc<Within>,
+    pub within: Arc<IncludeContext>,
 }
 
 /// The repetition of a task until a condition holds.
@@ -217,7 +217,7 @@ impl Drift {
 
 /// A TaskBook or an include, as the container of tasks.
 #[derive(Debug, Default)]
-pub struct Within {
+pub struct IncludeContext {
     /// The source of the templates and scripts that the tasks name.
     pub source: String,
     /// The folder in the source. Paths in the tasks are relative to the folder.
@@ -227,10 +227,10 @@ pub struct Within {
     /// The variables of the include.
     pub vars: Map<String, Value>,
     /// The include or the TaskBook that contains this include. `None` for a TaskBook.
-    pub outer: Option<Arc<Within>>,
+    pub outer: Option<Arc<IncludeContext>>,
 }
 
-impl Within {
+impl IncludeContext {
     /// Returns the container of the tasks that an object of a source contains.
     pub(super) fn of_source(source: &str) -> Arc<Self> {
         Arc::new(Self { source: source.to_owned(), ..Self::default() })

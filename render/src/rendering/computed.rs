@@ -10,7 +10,7 @@ use super::inputs::{Inputs, RenderError};
 use crate::{
     objects::{ComputedValue, ObjectSet},
     taint::Tainted,
-    template::{Engine, Reads, Scope, Slot, Unknown, Vars, Want, syntax::names_in_expression},
+    template::{Engine, MissingInput, ReadTrace, Scope, Slot, Unknown, Vars, syntax::names_in_expression},
     view::{Merged, NodeView, Winner},
 };
 
@@ -46,7 +46,7 @@ pub(super) fn evaluate(
     namespace: &str,
     common: &BTreeMap<&'static str, minijinja::Value>,
     inputs: &Inputs,
-    reads: &Arc<Reads>,
+    reads: &Arc<ReadTrace>,
 ) -> Result<Vars, RenderError> {
     let mut values = BTreeMap::new();
     let mut unknown = Unknown { names: BTreeSet::new(), reads: Arc::clone(reads) };
@@ -90,7 +90,7 @@ pub(super) fn evaluate(
             let scope = Scope::new(common.clone(), Arc::new(vars));
             let expression = computed.expression.as_deref().unwrap_or_default();
             let value = engine.expression(expression, &scope.context());
-            if reads.take_wants().iter().any(|want| matches!(want, Want::Computed(_))) {
+            if reads.take_wants().iter().any(|want| matches!(want, MissingInput::Computed(_))) {
                 unknown.names.insert(name.to_owned());
                 continue;
             }

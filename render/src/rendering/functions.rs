@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::{
     document::Step,
     taint::{Kind, Marks, Taint, Tainted},
-    template::{Reads, Slot, Want},
+    template::{MissingInput, ReadTrace, Slot},
     words::Selector,
 };
 
@@ -35,7 +35,7 @@ impl Object for Loop {
 /// Creates the template function `nodes(SELECTOR)`. The function returns the nodes whose labels match, or all nodes
 /// without a selector. Names, labels and addresses come from git, and the liveness comes from this node. The facts of
 /// other nodes are untrusted.
-pub(super) fn nodes_function(nodes: Arc<Vec<Value>>, own: &str, reads: Arc<Reads>) -> minijinja::Value {
+pub(super) fn nodes_function(nodes: Arc<Vec<Value>>, own: &str, reads: Arc<ReadTrace>) -> minijinja::Value {
     let own = own.to_owned();
     let made: OnceLock<Vec<minijinja::Value>> = OnceLock::new();
     minijinja::Value::from_function(move |selector: Option<String>| -> Result<minijinja::Value, minijinja::Error> {
@@ -74,18 +74,18 @@ fn node_value(node: &Value, own: &str) -> minijinja::Value {
 }
 
 /// Creates the template function `secret(NAME, KEY)`, which records the value of a Secret as a missing input.
-pub(super) fn secret_function(namespace: String, reads: Arc<Reads>) -> minijinja::Value {
+pub(super) fn secret_function(namespace: String, reads: Arc<ReadTrace>) -> minijinja::Value {
     minijinja::Value::from_function(move |name: String, key: String, _: Rest<minijinja::Value>, _: Kwargs| {
         let full = if name.contains('/') { name } else { format!("{namespace}/{name}") };
-        reads.want(Want::Secret(full, key));
+        reads.want(MissingInput::Secret(full, key));
         ""
     })
 }
 
 /// Creates the template function `shared(NAME)`, which records a shared value as a missing input.
-pub(super) fn shared_function(reads: Arc<Reads>) -> minijinja::Value {
+pub(super) fn shared_function(reads: Arc<ReadTrace>) -> minijinja::Value {
     minijinja::Value::from_function(move |name: String| {
-        reads.want(Want::Shared(name));
+        reads.want(MissingInput::Shared(name));
         ""
     })
 }

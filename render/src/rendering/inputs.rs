@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::{
     document::Place,
     taint::Tainted,
-    template::{TemplateError, Want},
+    template::{MissingInput, TemplateError},
 };
 
 /// The result of a rendering: a value, or the missing inputs.
@@ -20,7 +20,7 @@ pub enum Rendered<T> {
     /// The rendered value.
     Ready(T),
     /// The inputs that the rendering needs and that are not known yet.
-    Wants(Vec<Want>),
+    Missing(Vec<MissingInput>),
 }
 
 /// The error that a task or a variable cannot be rendered.

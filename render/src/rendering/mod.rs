@@ -1,5 +1,5 @@
 //! Renders the parameters of tasks as results of earlier tasks become known. A missing input is not an error: the
-//! rendering then returns [`Rendered::Wants`].
+//! rendering then returns [`Rendered::Missing`].
 
 mod claims;
 mod coerce;

@@ -17,10 +17,10 @@ use crate::{
     document::{Mode, Path, Place, Step, check_message},
     objects::{
         ObjectSet,
-        task::{Book, ModuleUse, Task, Within},
+        task::{Book, IncludeContext, ModuleUse, Task},
     },
     taint::{Kind, Marks, Taint, Tainted, fields},
-    template::{Engine, Reads, Scope, Slot, Steps, Want},
+    template::{Engine, MissingInput, ReadTrace, Scope, Slot, Steps},
     tree,
     view::NodeView,
 };
@@ -31,7 +31,7 @@ pub struct Renderer {
     trees: BTreeMap<String, Arc<dyn tree::Tree>>,
     scope: Scope,
     steps: Arc<Steps>,
-    reads: Arc<Reads>,
+    reads: Arc<ReadTrace>,
     engines: Mutex<BTreeMap<(String, String), Arc<Engine>>>,
     /// The lock that allows one rendering at a time, because all renderings share the record of missing inputs.
     asking: Mutex<()>,
@@ -60,7 +60,7 @@ impl Renderer {
     /// # Errors
     /// Returns an error if a computed variable or a variable of the TaskBook cannot be rendered.
     pub fn new(set: &ObjectSet, view: &NodeView, book: &Book, inputs: &Inputs) -> Result<Self, RenderError> {
-        let reads = Arc::new(Reads::default());
+        let reads = Arc::new(ReadTrace::default());
         let mut common = BTreeMap::new();
         common.insert("node", minijinja::Value::from(Serde(view.template_value())));
         common.insert("facts", crate::template::facts_value(&inputs.facts, &reads));
@@ -87,7 +87,7 @@ impl Renderer {
             elected: elected.keys().cloned().collect(),
             result_taints: Mutex::new(elected),
         };
-        let own = Within { source: book.place.source().to_owned(), ..Within::default() };
+        let own = IncludeContext { source: book.place.source().to_owned(), ..IncludeContext::default() };
         let scope = renderer.book_scope(&own, &book.vars, &book.place.key("vars"))?;
         Ok(Self { scope, ..renderer })
     }
@@ -95,7 +95,7 @@ impl Renderer {
     /// Returns the scope of the TaskBook with its variables. A variable is unknown if it uses an unknown value.
     fn book_scope(
         &self,
-        own: &Within,
+        own: &IncludeContext,
         vars: &serde_json::Map<String, Value>,
         place: &Place,
     ) -> Result<Scope, RenderError> {
@@ -104,7 +104,7 @@ impl Renderer {
             let one = [(name.clone(), value.clone())].into_iter().collect();
             let extended = self.with_vars(own, scope.clone(), &one, place);
             let wants = self.reads.take_wants();
-            let is_unknown = wants.iter().any(|want| matches!(want, Want::Computed(_)));
+            let is_unknown = wants.iter().any(|want| matches!(want, MissingInput::Computed(_)));
             scope = if is_unknown { scope.with_unknown(name, &self.reads) } else { extended? };
             wants.into_iter().filter(|_| !is_unknown).for_each(|want| self.reads.want(want));
         }
@@ -132,7 +132,7 @@ impl Renderer {
     }
 
     /// Returns the record of the inputs that renderings have read so far.
-    pub fn reads(&self) -> &Reads {
+    pub fn reads(&self) -> &ReadTrace {
         &self.reads
     }
 
@@ -186,7 +186,7 @@ impl Renderer {
             match result {
                 Rendered::Ready(true) => {}
                 Rendered::Ready(false) => return Ok(Rendered::Ready(false)),
-                Rendered::Wants(wants) => return Ok(Rendered::Wants(wants)),
+                Rendered::Missing(wants) => return Ok(Rendered::Missing(wants)),
             }
         }
         Ok(Rendered::Ready(true))
@@ -319,7 +319,7 @@ impl Renderer {
         let _alone = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
         let result = render();
         let wants = self.reads.take_wants();
-        if wants.is_empty() { result.map(Rendered::Ready) } else { Ok(Rendered::Wants(wants)) }
+        if wants.is_empty() { result.map(Rendered::Ready) } else { Ok(Rendered::Missing(wants)) }
     }
 
     fn task_scope(&self, task: &Task, item: Option<&Item>) -> Result<Scope, RenderError> {
@@ -336,7 +336,7 @@ impl Renderer {
 
     /// Returns the scope of the tasks of an include: the scope of the TaskBook, with the variables of all includes
     /// around the tasks.
-    fn within_scope(&self, within: &Within, place: &Place) -> Result<Scope, RenderError> {
+    fn within_scope(&self, within: &IncludeContext, place: &Place) -> Result<Scope, RenderError> {
         let Some(outer) = &within.outer else { return Ok(self.scope.clone()) };
         let scope = self.within_scope(outer, place)?;
         let scope = self.with_vars(outer, scope, &within.vars, place)?;
@@ -346,7 +346,7 @@ impl Renderer {
     /// Adds variables to a scope. Each variable can use the variables before it.
     fn with_vars(
         &self,
-        within: &Within,
+        within: &IncludeContext,
         mut scope: Scope,
         vars: &serde_json::Map<String, Value>,
         place: &Place,
@@ -366,7 +366,7 @@ impl Renderer {
     /// Renders the templates of a value.
     fn fill(
         &self,
-        within: &Within,
+        within: &IncludeContext,
         scope: &Scope,
         value: &Value,
         place: &Place,
@@ -379,7 +379,13 @@ impl Renderer {
         Ok(Tainted::new(value, marks))
     }
 
-    fn holds(&self, within: &Within, scope: &Scope, expression: &str, place: &Place) -> Result<bool, RenderError> {
+    fn holds(
+        &self,
+        within: &IncludeContext,
+        scope: &Scope,
+        expression: &str,
+        place: &Place,
+    ) -> Result<bool, RenderError> {
         self.engine(within).holds(expression, &scope.context()).map_err(|error| RenderError::at(place, error))
     }
 
@@ -393,7 +399,7 @@ impl Renderer {
         self.engine(&task.within).file(path, &scope.context()).map_err(|error| RenderError::at(place, error))
     }
 
-    fn engine(&self, within: &Within) -> Arc<Engine> {
+    fn engine(&self, within: &IncludeContext) -> Arc<Engine> {
         let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(engine) = engines.get(&(within.source.clone(), within.folder.clone())) {
             return Arc::clone(engine);

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     objects::{ObjectSet, SourceTree, load, task::Book},
     taint::{Kind, Taint, Tainted},
-    template::Want,
+    template::MissingInput,
     tree::{self, MemoryTree},
     view::NodeView,
 };
@@ -53,7 +53,7 @@ fn renderer(set: &ObjectSet, view: &NodeView) -> (Renderer, Arc<Book>) {
 fn ready(rendered: Rendered<Tainted<Value>>) -> Value {
     match rendered {
         Rendered::Ready(value) => value.into_value(),
-        Rendered::Wants(wants) => panic!("wants {wants:?}"),
+        Rendered::Missing(wants) => panic!("wants {wants:?}"),
     }
 }
 
@@ -78,7 +78,10 @@ fn a_result_that_is_not_there_is_wanted() {
     );
     let (set, view) = fixture(&[("a.yaml", &text)]);
     let (renderer, book) = renderer(&set, &view);
-    assert_eq!(renderer.condition(&book.tasks[1], None).unwrap(), Rendered::Wants(vec![Want::Step("who".into())]));
+    assert_eq!(
+        renderer.condition(&book.tasks[1], None).unwrap(),
+        Rendered::Missing(vec![MissingInput::Step("who".into())])
+    );
     renderer.register("who", &json!({"rc": 0, "stdout": "root"}));
     assert_eq!(renderer.condition(&book.tasks[1], None).unwrap(), Rendered::Ready(true));
     assert_eq!(ready(renderer.params(&book.tasks[1], None).unwrap()), json!({"message": "root"}));

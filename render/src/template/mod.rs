@@ -15,6 +15,6 @@ mod tests;
 mod trace;
 
 pub use engine::{Engine, TemplateError};
-pub use scope::{Reads, Scope, Steps, Vars, Want};
+pub use scope::{MissingInput, ReadTrace, Scope, Steps, Vars};
 pub(crate) use scope::{Unknown, facts_value};
 pub(crate) use tainted::Slot;

@@ -16,7 +16,7 @@ use crate::taint::Tainted;
 
 /// A missing input: a rendering needs it, but its value is not known yet.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Want {
+pub enum MissingInput {
     /// The registered result of a task, by its full name.
     Step(String),
     /// A value of a Secret: the id of the Secret, and the key of the value.
@@ -27,7 +27,7 @@ pub enum Want {
     Computed(String),
 }
 
-impl fmt::Display for Want {
+impl fmt::Display for MissingInput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Step(name) => write!(f, "the result of {name}"),
@@ -40,15 +40,15 @@ impl fmt::Display for Want {
 
 /// The record of the missing inputs of renderings, and of the facts that they have read.
 #[derive(Debug, Default)]
-pub struct Reads {
-    wants: Mutex<Vec<Want>>,
+pub struct ReadTrace {
+    wants: Mutex<Vec<MissingInput>>,
     facts: Mutex<std::collections::BTreeSet<String>>,
     nodes: AtomicBool,
 }
 
-impl Reads {
+impl ReadTrace {
     /// Returns the missing inputs since the last call, and clears them.
-    pub fn take_wants(&self) -> Vec<Want> {
+    pub fn take_wants(&self) -> Vec<MissingInput> {
         std::mem::take(&mut *self.wants.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -63,7 +63,7 @@ impl Reads {
     }
 
     /// Records a missing input, unless it is already recorded.
-    pub fn want(&self, want: Want) {
+    pub fn want(&self, want: MissingInput) {
         let mut wants = self.wants.lock().unwrap_or_else(PoisonError::into_inner);
         if !wants.contains(&want) {
             wants.push(want);
@@ -87,11 +87,11 @@ impl Reads {
 #[derive(Debug)]
 struct Facts {
     values: BTreeMap<String, Value>,
-    reads: Arc<Reads>,
+    reads: Arc<ReadTrace>,
 }
 
 /// Returns the facts of a node as a template value. The value records the facts that templates read.
-pub(crate) fn facts_value(facts: &serde_json::Value, reads: &Arc<Reads>) -> Value {
+pub(crate) fn facts_value(facts: &serde_json::Value, reads: &Arc<ReadTrace>) -> Value {
     let values = facts.as_object().into_iter().flatten().map(|(name, fact)| (name.clone(), Value::from(Serde(fact))));
     Value::from_object(Facts { values: values.collect(), reads: Arc::clone(reads) })
 }
@@ -134,7 +134,7 @@ impl Steps {
 struct StepsView {
     steps: Arc<Steps>,
     prefix: String,
-    reads: Arc<Reads>,
+    reads: Arc<ReadTrace>,
 }
 
 impl Object for StepsView {
@@ -143,7 +143,7 @@ impl Object for StepsView {
         let full = format!("{}{name}", self.prefix);
         let found = self.steps.get(&full);
         if found.is_none() {
-            self.reads.want(Want::Step(full));
+            self.reads.want(MissingInput::Step(full));
         }
         found
     }
@@ -163,7 +163,7 @@ pub(crate) struct Unknown {
     /// The names of the variables.
     pub(crate) names: std::collections::BTreeSet<String>,
     /// The record of missing inputs.
-    pub(crate) reads: Arc<Reads>,
+    pub(crate) reads: Arc<ReadTrace>,
 }
 
 impl Vars {
@@ -181,7 +181,7 @@ impl Vars {
         match self.own.get(name) {
             Some(slot) => Some(slot.read()),
             None if self.unknown.as_ref().is_some_and(|unknown| unknown.names.contains(name)) => {
-                self.unknown.as_ref()?.reads.want(Want::Computed(name.to_owned()));
+                self.unknown.as_ref()?.reads.want(MissingInput::Computed(name.to_owned()));
                 None
             }
             None => self.below.as_ref()?.find(name),
@@ -235,7 +235,7 @@ impl Scope {
 
     /// Returns a copy of this scope with a variable whose value is not known.
     #[must_use]
-    pub(crate) fn with_unknown(&self, name: &str, reads: &Arc<Reads>) -> Self {
+    pub(crate) fn with_unknown(&self, name: &str, reads: &Arc<ReadTrace>) -> Self {
         let unknown = Unknown { names: [name.to_owned()].into(), reads: Arc::clone(reads) };
         let vars = Vars::over(Some(Arc::clone(&self.vars)), BTreeMap::new()).with_unknown(unknown);
         Self { vars: Arc::new(vars), ..self.clone() }
@@ -252,7 +252,7 @@ impl Scope {
 
     /// Returns a copy of this scope in which `steps` has the registered results as an include sees them.
     #[must_use]
-    pub fn with_steps(&self, steps: &Arc<Steps>, prefix: &str, reads: &Arc<Reads>) -> Self {
+    pub fn with_steps(&self, steps: &Arc<Steps>, prefix: &str, reads: &Arc<ReadTrace>) -> Self {
         let view = StepsView { steps: Arc::clone(steps), prefix: prefix.to_owned(), reads: Arc::clone(reads) };
         self.with("steps", Slot::clean(Value::from_object(view)))
     }

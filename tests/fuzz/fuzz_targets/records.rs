@@ -27,7 +27,7 @@ use towpath_coordination::{
 };
 use towpath_host::{
     SystemClock,
-    identity::{Bearer, Identity},
+    identity::{SigningIdentity, Identity},
 };
 
 /// Nodes a, b and c are targets of the book, of which a and b may be elected; git names z too, and does not name g.
@@ -62,7 +62,7 @@ impl Store for Common {
 }
 
 /// The identity of a node, the same in each run.
-fn bearer(node: &str) -> Bearer {
+fn bearer(node: &str) -> SigningIdentity {
     static ALL: OnceLock<BTreeMap<&str, Arc<Identity>>> = OnceLock::new();
     let identity = |node: &'static str| {
         let mut der = b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20".to_vec();
@@ -70,7 +70,7 @@ fn bearer(node: &str) -> Bearer {
         let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", BASE64_STANDARD.encode(der));
         (node, Arc::new(Identity::from_pem(&pem, "key".as_ref()).unwrap()))
     };
-    Bearer::Bare(Arc::clone(&ALL.get_or_init(|| NODES.map(identity).into())[node]))
+    SigningIdentity::Bare(Arc::clone(&ALL.get_or_init(|| NODES.map(identity).into())[node]))
 }
 
 fn set(names: &[&str]) -> BTreeSet<String> {

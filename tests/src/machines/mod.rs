@@ -33,7 +33,7 @@ mkdir -p /run/systemd && mount -t tmpfs tmpfs /run/systemd && exec systemd-nspaw
 
 /// Machines on one bridge, `n0` the first of them; they end with the test.
 #[derive(Debug)]
-pub struct Machines {
+pub struct NspawnHosts {
     name: String,
     folder: PathBuf,
     binds: Vec<String>,
@@ -49,7 +49,7 @@ struct Machine {
     keeper: Option<JoinHandle<()>>,
 }
 
-impl Machines {
+impl NspawnHosts {
     /// Starts machines, and waits until they are up. They see folders of this machine, read-only: `(here, there)`.
     pub fn start(count: usize, binds: &[(&Path, &str)]) -> Self {
         let mut machines = Self::prepare(count, binds);
@@ -245,7 +245,7 @@ impl Machines {
     }
 }
 
-impl Drop for Machines {
+impl Drop for NspawnHosts {
     fn drop(&mut self) {
         clear(&self.folder);
     }

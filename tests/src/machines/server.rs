@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     git::{Repository, gpg_agent},
     image,
-    machines::{HUB, Machines},
+    machines::{HUB, NspawnHosts},
     ok, output,
     servers::Https,
     site::UNIT,
@@ -32,7 +32,7 @@ pub struct Server {
     /// Files and repositories over https, which the machine trusts.
     pub https: Https,
     /// The machine, alone in its fleet.
-    pub machines: Machines,
+    pub machines: NspawnHosts,
     _folder: tempfile::TempDir,
 }
 
@@ -159,7 +159,7 @@ impl Server {
         let git = folder.path().join("git");
         let repository = Repository::new(&git, "fleet");
         let machines =
-            Machines::start(1, &[(&program, "/usr/bin/towpath"), (&packages, "/srv/repo"), (&git, "/srv/git")]);
+            NspawnHosts::start(1, &[(&program, "/usr/bin/towpath"), (&packages, "/srv/repo"), (&git, "/srv/git")]);
         let https = Https::start_at(&folder.path().join("https"), &git, "", HUB, &machines.hub(&[]));
         let authority = fs::read(https.authority.certificate()).unwrap();
         machines.put(0, "/usr/local/share/ca-certificates/tests.crt", authority);

@@ -13,7 +13,7 @@ use crate::{
     Running,
     etcd::Etcd,
     git::Repository,
-    machines::{HUB, Machines},
+    machines::{HUB, NspawnHosts},
     ok, output, towpath, wait_until,
 };
 
@@ -22,7 +22,7 @@ pub(crate) const UNIT: &str = include_str!("../../../deploy/systemd/towpath.serv
 
 /// A fleet on real machines; `n0` is the first.
 #[derive(Debug)]
-pub struct Site {
+pub struct NspawnFleet {
     /// The state repository.
     pub repository: Repository,
     /// The data store.
@@ -30,16 +30,16 @@ pub struct Site {
     count: usize,
     _git: Running,
     /// The machines. They end before what they talk to.
-    pub machines: Machines,
+    pub machines: NspawnHosts,
     _folder: tempfile::TempDir,
 }
 
-impl Site {
+impl NspawnFleet {
     /// Machines with an agent each that have applied a first book.
     pub fn new(count: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let program = PathBuf::from(towpath().get_program());
-        let machines = Machines::start(count, &[(&program, "/usr/bin/towpath")]);
+        let machines = NspawnHosts::start(count, &[(&program, "/usr/bin/towpath")]);
         let etcd = Etcd::elsewhere(folder.path(), HUB, &machines.hub(&[]));
         let repository = Repository::new(folder.path(), "fleet");
         let mut git = machines.hub(&["git", "daemon", "--export-all", "--reuseaddr", &format!("--listen={HUB}")]);

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt as _, path::PathBuf, sync::Arc, threa
 
 use towpath_agent::{
     config,
-    node::{Ended, Node, Options},
+    node::{Node, Options, RunResult},
 };
 use towpath_coordination::{
     LocalStore, Store,
@@ -223,7 +223,7 @@ impl Trace {
             self.say(&format!("{name} looks"));
             let node = self.node(name);
             let looked = node.refresh_and_propose();
-            assert_ne!(looked, Ended::Rejected, "{name} rejects the commit");
+            assert_ne!(looked, RunResult::Rejected, "{name} rejects the commit");
             let passed = node.pass();
             self.ended(name, &format!("looked {looked:?}, passed {passed:?}"));
         }

@@ -18,9 +18,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use towpath_host::{Clock, identity::Bearer};
+use towpath_host::{Clock, identity::SigningIdentity};
 
-pub use membership::{Joined, Poke};
+pub use membership::{Joined, Wakeup};
 pub use results::{ElectedTask, TaskResult};
 
 use crate::{
@@ -54,7 +54,7 @@ pub struct Fleet {
     /// The gossip of this node. Empty if gossip does not run.
     gossip: OnceLock<Gossip>,
     /// The identity that opens values which were sealed to this node.
-    bearer: OnceLock<Bearer>,
+    bearer: OnceLock<SigningIdentity>,
     inner: Mutex<Inner>,
 }
 
@@ -150,13 +150,13 @@ impl Fleet {
     }
 
     /// Sets the identity that opens values which were sealed to this node.
-    pub fn read_as(&self, bearer: Bearer) {
+    pub fn read_as(&self, bearer: SigningIdentity) {
         let _ = self.bearer.set(bearer);
     }
 
     /// Joins the fleet: writes the join record, keeps the lease alive, and starts the watches. Later calls have no
     /// effect.
-    pub fn join(&self, joined: Joined, poke: impl Fn(Poke) + Send + Sync + 'static) {
+    pub fn join(&self, joined: Joined, poke: impl Fn(Wakeup) + Send + Sync + 'static) {
         self.membership.begin(joined, Arc::new(poke));
     }
 

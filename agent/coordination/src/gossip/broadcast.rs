@@ -8,21 +8,21 @@ use std::{
 use foca::{BroadcastHandler, Invalidates};
 use serde::{Deserialize, Serialize};
 
-use super::life::Life;
+use super::life::MemberId;
 
 /// The maximum number of nodes whose departure is remembered, and of nodes whose slots are remembered.
 const NODES: usize = 20_000;
 
 /// A broadcast of one node to all other nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Told {
+pub(super) struct Broadcast {
     pub(super) node: String,
     pub(super) number: u64,
-    pub(super) what: What,
+    pub(super) what: Payload,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum What {
+pub(super) enum Payload {
     Leaves,
     /// The accepted generation, and the digest of its acceptance record.
     Accepted(u64, String),
@@ -54,7 +54,7 @@ pub struct Announced {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Subject {
     node: String,
-    about: std::mem::Discriminant<What>,
+    about: std::mem::Discriminant<Payload>,
     number: u64,
 }
 
@@ -79,24 +79,24 @@ pub(super) struct Listener {
 
 /// A shared handle of the received broadcasts. foca owns one handle, and the member reads through another.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Ears(Arc<Mutex<Listener>>);
+pub(super) struct BroadcastState(Arc<Mutex<Listener>>);
 
-impl Ears {
+impl BroadcastState {
     pub(super) fn lock(&self) -> MutexGuard<'_, Listener> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl BroadcastHandler<Life> for Ears {
+impl BroadcastHandler<MemberId> for BroadcastState {
     type Key = Subject;
     type Error = postcard::Error;
 
-    fn receive_item(&mut self, data: &[u8], from: Option<&Life>) -> Result<Option<Subject>, postcard::Error> {
-        let broadcast: Told = postcard::from_bytes(data)?;
+    fn receive_item(&mut self, data: &[u8], from: Option<&MemberId>) -> Result<Option<Subject>, postcard::Error> {
+        let broadcast: Broadcast = postcard::from_bytes(data)?;
         let about = std::mem::discriminant(&broadcast.what);
         let mut listener = self.lock();
         let news = match broadcast.what {
-            What::Leaves => {
+            Payload::Leaves => {
                 if listener.left.len() >= NODES {
                     listener.left.clear();
                 }
@@ -105,14 +105,14 @@ impl BroadcastHandler<Life> for Ears {
                 *known = broadcast.number.max(*known);
                 news
             }
-            What::Accepted(generation, digest) => {
+            Payload::Accepted(generation, digest) => {
                 let news = listener.accepted.generation < generation;
                 if news {
                     listener.accepted = Announced { generation, digest, by: broadcast.node.clone() };
                 }
                 news
             }
-            What::Holds(parts) => {
+            Payload::Holds(parts) => {
                 if listener.holds.len() >= NODES {
                     listener.holds.clear();
                 }

@@ -18,9 +18,9 @@ use rand::{SeedableRng as _, rngs::SmallRng};
 
 use super::{
     announcements::Announcements,
-    broadcast::{Announced, Ears, Holds, Told, What},
+    broadcast::{Announced, Broadcast, BroadcastState, Holds, Payload},
     joining::Joining,
-    life::Life,
+    life::MemberId,
     rounds::Rounds,
     timers::Timers,
 };
@@ -106,11 +106,11 @@ fn config(nodes: usize) -> foca::Config {
 
 /// A member of the gossip: the state of this node.
 pub struct Member {
-    foca: Foca<Life, PostcardCodec, SmallRng, Ears>,
-    ears: Ears,
-    runtime: AccumulatingRuntime<Life>,
+    foca: Foca<MemberId, PostcardCodec, SmallRng, BroadcastState>,
+    ears: BroadcastState,
+    runtime: AccumulatingRuntime<MemberId>,
     timers: Timers,
-    sends: Vec<(Life, Vec<u8>)>,
+    sends: Vec<(MemberId, Vec<u8>)>,
     heard: Vec<Heard>,
     announcements: Announcements,
     joining: Joining,
@@ -127,9 +127,9 @@ impl fmt::Debug for Member {
 
 impl Member {
     /// Creates a member that knows no other member.
-    pub fn new(me: Life, seed: u64, now: Instant) -> Self {
+    pub fn new(me: MemberId, seed: u64, now: Instant) -> Self {
         let random = SmallRng::seed_from_u64(seed);
-        let ears = Ears::default();
+        let ears = BroadcastState::default();
         Self {
             foca: Foca::with_custom_broadcast(me, config(1), random, PostcardCodec, ears.clone()),
             ears,
@@ -163,7 +163,7 @@ impl Member {
         let known: Option<BTreeSet<&str>> = (self.others() > 0).then(|| names().collect());
         let asked = self.joining.choose(known.as_ref(), now);
         for node in asked {
-            let done = self.foca.announce(Life::new(node, 0), &mut self.runtime);
+            let done = self.foca.announce(MemberId::new(node, 0), &mut self.runtime);
             self.after(done, now);
         }
     }
@@ -174,7 +174,7 @@ impl Member {
     /// The reason for the rejection.
     pub fn receive(&mut self, from: &str, message: &[u8], now: Instant) -> Result<(), String> {
         let (header, _) =
-            postcard::take_from_bytes::<foca::Header<Life>>(message).map_err(|error| error.to_string())?;
+            postcard::take_from_bytes::<foca::Header<MemberId>>(message).map_err(|error| error.to_string())?;
         if *header.src.name != *from {
             return Err(format!("node {from} sent a message in the name of {}", header.src.name));
         }
@@ -238,7 +238,7 @@ impl Member {
 
     fn tell_holds(&mut self, now: Instant) {
         let Holds { number, parts } = self.announcements.holds().clone();
-        self.say(self.foca.identity().name.to_string(), number, What::Holds(parts), now);
+        self.say(self.foca.identity().name.to_string(), number, Payload::Holds(parts), now);
     }
 
     /// Returns the last report of each other node about the slots that it holds.
@@ -249,20 +249,20 @@ impl Member {
     fn tell_accepted(&mut self, now: Instant) {
         let Announced { generation, digest, by } = self.announcements.take_accepted();
         if generation > 0 {
-            self.say(by, generation, What::Accepted(generation, digest), now);
+            self.say(by, generation, Payload::Accepted(generation, digest), now);
         }
     }
 
     /// Broadcasts that this node leaves.
     pub fn leave(&mut self, now: Instant) {
         let life = self.foca.identity().began;
-        self.say(self.foca.identity().name.to_string(), life, What::Leaves, now);
+        self.say(self.foca.identity().name.to_string(), life, Payload::Leaves, now);
         let done = self.foca.leave_cluster(&mut self.runtime);
         self.after(done, now);
     }
 
-    fn say(&mut self, node: String, number: u64, what: What, now: Instant) {
-        let broadcast = Told { node, number, what };
+    fn say(&mut self, node: String, number: u64, what: Payload, now: Instant) {
+        let broadcast = Broadcast { node, number, what };
         let Ok(bytes) = postcard::to_stdvec(&broadcast) else { return };
         let done = self.foca.add_broadcast(&bytes).map(drop);
         self.after(done, now);
@@ -274,7 +274,7 @@ impl Member {
     }
 
     /// Returns the messages to send, and removes them from the member.
-    pub fn sends(&mut self) -> Vec<(Life, Vec<u8>)> {
+    pub fn sends(&mut self) -> Vec<(MemberId, Vec<u8>)> {
         std::mem::take(&mut self.sends)
     }
 
@@ -294,7 +294,7 @@ impl Member {
         states.map(|member| (Arc::clone(&member.id().name), self.opinion(member))).collect()
     }
 
-    fn opinion(&self, member: &foca::Member<Life>) -> Liveness {
+    fn opinion(&self, member: &foca::Member<MemberId>) -> Liveness {
         let said = self.ears.lock().left.get(&*member.id().name).is_some_and(|life| *life >= member.id().began);
         match member.state() {
             foca::State::Alive => Liveness::Alive,

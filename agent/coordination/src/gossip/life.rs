@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// The name of a node, with its incarnation. A node that returns has a higher incarnation.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(from = "(String, u64)")]
-pub struct Life {
+pub struct MemberId {
     /// The name of the node. The text is shared, because foca copies the name for each member that a message contains.
     pub name: Arc<str>,
     /// The incarnation of the node.
@@ -17,7 +17,7 @@ pub struct Life {
     key: u128,
 }
 
-impl Life {
+impl MemberId {
     /// Creates the identity of a node in one incarnation.
     pub fn new(name: String, began: u64) -> Self {
         use std::hash::Hasher as _;
@@ -32,27 +32,27 @@ impl Life {
     }
 }
 
-impl PartialEq for Life {
+impl PartialEq for MemberId {
     fn eq(&self, other: &Self) -> bool {
         (self.key, self.began) == (other.key, other.began)
     }
 }
 
-impl Eq for Life {}
+impl Eq for MemberId {}
 
-impl From<(String, u64)> for Life {
+impl From<(String, u64)> for MemberId {
     fn from((name, began): (String, u64)) -> Self {
         Self::new(name, began)
     }
 }
 
-impl Serialize for Life {
+impl Serialize for MemberId {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         (&self.name, self.began).serialize(serializer)
     }
 }
 
-impl foca::Identity for Life {
+impl foca::Identity for MemberId {
     type Addr = u128;
 
     fn renew(&self) -> Option<Self> {

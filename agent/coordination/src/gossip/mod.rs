@@ -31,7 +31,7 @@ use self::{
     core::{Heard, Liveness, Member},
 };
 
-pub use self::life::Life;
+pub use self::life::MemberId;
 
 /// The transport of messages between nodes.
 pub trait Peers: fmt::Debug + Send + Sync {
@@ -53,12 +53,12 @@ pub trait Peers: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// The reason why the node has not answered.
-    fn pack(&self, node: &str, address: &str, wanted: &Wanted, into: &Path) -> Result<(), String>;
+    fn pack(&self, node: &str, address: &str, wanted: &PackRequest, into: &Path) -> Result<(), String>;
 }
 
 /// A request for a pack of git objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub struct PackRequest {
     /// The name of the source that the pack belongs to.
     pub source: String,
     /// The requested commit of the accepted revision.
@@ -139,7 +139,7 @@ impl Gossip {
         let (inputs, received) = sync_channel(WAITING);
         let seen = Arc::<Mutex<Seen>>::default();
         let seed = node.bytes().fold(life, |seed, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
-        let life = Life::new(node, life);
+        let life = MemberId::new(node, life);
         let member = Member::new(life, seed, clock.monotonic());
         let began = clock.monotonic();
         let gossip = Self {

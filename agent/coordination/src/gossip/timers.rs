@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::life::Life;
+use super::life::MemberId;
 
 /// The delay from which a member counts as stalled, because its machine slept or is overloaded.
 const STALL: Duration = Duration::from_millis(100);
@@ -26,7 +26,7 @@ pub(super) struct Timers {
 
 impl Timers {
     /// Adds a timer.
-    pub(super) fn schedule(&mut self, at: Instant, timer: foca::Timer<Life>) {
+    pub(super) fn schedule(&mut self, at: Instant, timer: foca::Timer<MemberId>) {
         self.numbered += 1;
         self.waiting.push(Timer { at, number: self.numbered, timer });
     }
@@ -48,7 +48,7 @@ impl Timers {
     }
 
     /// Removes the first timer if it is due, and returns it.
-    pub(super) fn take_due(&mut self, now: Instant) -> Option<foca::Timer<Life>> {
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<foca::Timer<MemberId>> {
         self.waiting.peek().filter(|timer| timer.at <= now)?;
         self.waiting.pop().map(|timer| timer.timer)
     }
@@ -63,7 +63,7 @@ impl Timers {
 struct Timer {
     at: Instant,
     number: u64,
-    timer: foca::Timer<Life>,
+    timer: foca::Timer<MemberId>,
 }
 
 impl PartialEq for Timer {

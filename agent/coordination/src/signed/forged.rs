@@ -10,7 +10,7 @@ use std::{
 use tokio::sync::mpsc;
 use towpath_host::{
     SystemClock,
-    identity::{Bearer, Identity},
+    identity::{Identity, SigningIdentity},
 };
 
 use super::{BookRights, RecordSigner, Rights, SignedStore};
@@ -84,7 +84,7 @@ impl Forgery {
         let common = Arc::<Common>::default();
         let clock = Arc::new(SystemClock);
         let node = |name: &'static str| {
-            let bearer = Bearer::Bare(Arc::new(Identity::make().unwrap()));
+            let bearer = SigningIdentity::Bare(Arc::new(Identity::make().unwrap()));
             let keys = bearer.keys().texts().to_vec();
             let signer = Arc::new(RecordSigner::new("c".into(), name.into(), bearer.clone(), 1));
             signer.give(rights());

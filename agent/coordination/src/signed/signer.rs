@@ -13,7 +13,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
-use towpath_host::identity::{Bearer, PublicKeys, Revoked, Shown, has_signed};
+use towpath_host::identity::{PublicKeys, Revoked, Shown, SigningIdentity, has_signed};
 
 use super::{
     heard::{Heard, Writers as Known},
@@ -43,7 +43,7 @@ struct Signature {
 pub struct RecordSigner {
     cluster: String,
     node: String,
-    bearer: Bearer,
+    bearer: SigningIdentity,
     revoked: Revoked,
     sequence: AtomicU64,
     /// The highest number that this node's key had used before this process began.
@@ -118,7 +118,7 @@ impl State {
 
 impl RecordSigner {
     /// Creates a signer whose first record gets the number `first`.
-    pub fn new(cluster: String, node: String, bearer: Bearer, first: u64) -> Self {
+    pub fn new(cluster: String, node: String, bearer: SigningIdentity, first: u64) -> Self {
         let mut state = State::default();
         // Only this node's own key counts for its own name.
         state.known.pin(&node, bearer.keys().sign);

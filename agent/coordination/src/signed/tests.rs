@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
-use towpath_host::identity::{Bearer, Identity};
+use towpath_host::identity::{Identity, SigningIdentity};
 
 use super::*;
 use crate::LocalStore;
@@ -11,7 +11,7 @@ fn node_with(
     identity: Arc<Identity>,
     first: u64,
 ) -> (SignedStore, Arc<RecordSigner>) {
-    let signer = Arc::new(RecordSigner::new("c".into(), name.into(), Bearer::Bare(identity), first));
+    let signer = Arc::new(RecordSigner::new("c".into(), name.into(), SigningIdentity::Bare(identity), first));
     (SignedStore::new(Arc::<LocalStore>::clone(store), Arc::clone(&signer)), signer)
 }
 

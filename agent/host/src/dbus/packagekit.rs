@@ -105,7 +105,7 @@ trait Transaction {
 
 /// One operation of PackageKit, with its parameters.
 #[derive(Debug, Clone, Copy)]
-enum Deed<'a> {
+enum PackageKitCall<'a> {
     Refresh,
     Resolve(&'a [&'a str]),
     Install(u64, &'a [&'a str]),
@@ -159,7 +159,7 @@ impl<'a> PackageKit<'a> {
     /// # Errors
     /// When the transaction fails.
     pub fn refresh(&self) -> Result<(), PackageKitError> {
-        self.transaction(Deed::Refresh).map(drop)
+        self.transaction(PackageKitCall::Refresh).map(drop)
     }
 
     /// Returns the packages with these names, in all available versions.
@@ -167,7 +167,7 @@ impl<'a> PackageKit<'a> {
     /// # Errors
     /// When the transaction fails.
     pub fn resolve(&self, names: &[&str]) -> Result<Vec<Found>, PackageKitError> {
-        self.transaction(Deed::Resolve(names))
+        self.transaction(PackageKitCall::Resolve(names))
     }
 
     /// Returns all packages that an installation would change.
@@ -175,7 +175,7 @@ impl<'a> PackageKit<'a> {
     /// # Errors
     /// When the transaction fails.
     pub fn simulate_install(&self, ids: &[&str]) -> Result<Vec<Found>, PackageKitError> {
-        self.transaction(Deed::Install(SIMULATE, ids))
+        self.transaction(PackageKitCall::Install(SIMULATE, ids))
     }
 
     /// Returns all packages that an upgrade would change.
@@ -183,7 +183,7 @@ impl<'a> PackageKit<'a> {
     /// # Errors
     /// When the transaction fails.
     pub fn simulate_update(&self, ids: &[&str]) -> Result<Vec<Found>, PackageKitError> {
-        self.transaction(Deed::Update(SIMULATE, ids))
+        self.transaction(PackageKitCall::Update(SIMULATE, ids))
     }
 
     /// Installs packages.
@@ -191,7 +191,7 @@ impl<'a> PackageKit<'a> {
     /// # Errors
     /// When the transaction fails.
     pub fn install(&self, ids: &[&str]) -> Result<(), PackageKitError> {
-        self.transaction(Deed::Install(0, ids)).map(drop)
+        self.transaction(PackageKitCall::Install(0, ids)).map(drop)
     }
 
     /// Updates installed packages.
@@ -199,7 +199,7 @@ impl<'a> PackageKit<'a> {
     /// # Errors
     /// When the transaction fails.
     pub fn update(&self, ids: &[&str]) -> Result<(), PackageKitError> {
-        self.transaction(Deed::Update(0, ids)).map(drop)
+        self.transaction(PackageKitCall::Update(0, ids)).map(drop)
     }
 
     /// Removes packages, if no other package needs them.
@@ -207,7 +207,7 @@ impl<'a> PackageKit<'a> {
     /// # Errors
     /// When the transaction fails.
     pub fn remove(&self, ids: &[&str]) -> Result<(), PackageKitError> {
-        self.transaction(Deed::Remove(ids)).map(drop)
+        self.transaction(PackageKitCall::Remove(ids)).map(drop)
     }
 
     /// Asks the daemon to exit, because an idle daemon keeps its memory.
@@ -217,7 +217,7 @@ impl<'a> PackageKit<'a> {
         let _ = self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(2), quit).await });
     }
 
-    fn transaction(&self, deed: Deed<'_>) -> Result<Vec<Found>, PackageKitError> {
+    fn transaction(&self, deed: PackageKitCall<'_>) -> Result<Vec<Found>, PackageKitError> {
         self.runtime.block_on(async {
             match tokio::time::timeout_at(self.deadline, self.carry_out(deed)).await {
                 Ok(done) => done,
@@ -226,7 +226,7 @@ impl<'a> PackageKit<'a> {
         })
     }
 
-    async fn carry_out(&self, deed: Deed<'_>) -> Result<Vec<Found>, PackageKitError> {
+    async fn carry_out(&self, deed: PackageKitCall<'_>) -> Result<Vec<Found>, PackageKitError> {
         // The call uses the unique bus name of the daemon. With the well-known name, the bus would start another daemon
         // after a crash.
         let begun = async {
@@ -252,12 +252,12 @@ impl<'a> PackageKit<'a> {
         let call = async {
             transaction.set_hints(&["interactive=false", "background=false"]).await?;
             match deed {
-                Deed::Refresh => transaction.refresh_cache(true).await,
-                Deed::Resolve(names) => transaction.resolve(ARCH, names).await,
-                Deed::Install(flags, ids) => transaction.install_packages(flags, ids).await,
-                Deed::Update(flags, ids) => transaction.update_packages(flags, ids).await,
+                PackageKitCall::Refresh => transaction.refresh_cache(true).await,
+                PackageKitCall::Resolve(names) => transaction.resolve(ARCH, names).await,
+                PackageKitCall::Install(flags, ids) => transaction.install_packages(flags, ids).await,
+                PackageKitCall::Update(flags, ids) => transaction.update_packages(flags, ids).await,
                 // Packages that depend on the named packages are not removed: the task must name them.
-                Deed::Remove(ids) => transaction.remove_packages(0, ids, false, false).await,
+                PackageKitCall::Remove(ids) => transaction.remove_packages(0, ids, false, false).await,
             }
         };
         let called = tokio::time::timeout(patience, call).await;

@@ -8,14 +8,14 @@ use super::{Credentials, Identity, PublicKeys, Revoked, Role, SealKey, Subject, 
 
 /// The signing identity of a node.
 #[derive(Debug, Clone)]
-pub enum Bearer {
+pub enum SigningIdentity {
     /// An identity with a certificate.
     Certified(Arc<Credentials>),
     /// An identity with bare keys, without a certificate.
     Bare(Arc<Identity>),
 }
 
-impl Bearer {
+impl SigningIdentity {
     /// Returns the public keys of the identity.
     pub fn keys(&self) -> PublicKeys {
         match self {

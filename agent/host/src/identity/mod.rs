@@ -29,7 +29,7 @@ use ed25519_dalek::{
 use thiserror::Error;
 use x25519_dalek::StaticSecret;
 
-pub use bearer::{Bearer, Shown, has_signed};
+pub use bearer::{Shown, SigningIdentity, has_signed};
 pub use certificate::{Role, Subject, Trust, valid_until};
 pub use credentials::{Credentials, Loaded, TlsFiles};
 pub use digest::keyed_digest;

@@ -17,7 +17,7 @@ use towpath_host::FsWriter;
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 
 use self::{
-    backend::How,
+    backend::BackendChoice,
     database::{Database, debian},
     installed::Packages,
     simulation::Named,
@@ -147,8 +147,13 @@ fn package_transaction(uses: &[&PackageSpec], context: &Context<'_>) -> Result<(
             replaces: uses.iter().flat_map(|spec| spec.replaces.iter().cloned()).collect(),
             native: database::native(&installed).map(str::to_owned),
         };
-        let how =
-            How { backend: first.backend, version: first.version.clone(), plain, conffiles: first.conffiles, named };
+        let how = BackendChoice {
+            backend: first.backend,
+            version: first.version.clone(),
+            plain,
+            conffiles: first.conffiles,
+            named,
+        };
         if let Err(error) = backend::change(&missing, &how, context) {
             // apt can also fail because of broken packages that are not part of this task.
             if !all_there(uses, context)? {

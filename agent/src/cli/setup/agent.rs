@@ -19,8 +19,8 @@ use crate::{
         terminal,
     },
     config::{self, Settings},
-    node::{Ended, Inbox, Node, Options},
-    serve::{self, Doors, Links, Shared},
+    node::{Inbox, Node, Options, RunResult},
+    serve::{self, Endpoints, PeerConnections, Shared},
     status::PeerService,
 };
 
@@ -58,11 +58,11 @@ impl Agent {
             let status = node.queries().status();
             output::print(self.output.output, &status, || status::text(&status))?;
             return Ok(match ended {
-                Ended::Done => 0,
-                Ended::Unreachable => exit::ERROR,
-                Ended::Rejected => exit::INVALID,
-                Ended::Failed => exit::FAILED,
-                Ended::Held => exit::HELD,
+                RunResult::Done => 0,
+                RunResult::Unreachable => exit::ERROR,
+                RunResult::Rejected => exit::INVALID,
+                RunResult::Failed => exit::FAILED,
+                RunResult::Held => exit::HELD,
             });
         }
         let shared = match (doors.1, credentials) {
@@ -110,7 +110,7 @@ fn gossip(service: &PeerService, port: u16, credentials: Arc<Credentials>, clock
         life: service.life(),
         port,
         clock: Arc::clone(&clock),
-        peers: Arc::new(Links::new(tokio::runtime::Handle::current(), credentials)),
+        peers: Arc::new(PeerConnections::new(tokio::runtime::Handle::current(), credentials)),
     };
     let listener = service.clone();
     // Recording an event writes to disk, so a separate thread records the events.
@@ -164,7 +164,7 @@ fn daemon(
         let (stopped, stop) = tokio::sync::oneshot::channel::<()>();
         let server = tokio::spawn(async move {
             let until = async { drop(stop.await) };
-            serve::serve(queries, peers, Doors { socket, shared }, until).await
+            serve::serve(queries, peers, Endpoints { socket, shared }, until).await
         });
         let mut running = tokio::task::spawn_blocking(move || {
             node.run(&alive);

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use towpath_coordination::{
     Accepted,
     accept::{self, AcceptError, Found, Made, RevisionManifest, Standing},
-    gossip::Wanted,
+    gossip::PackRequest,
 };
 
 use super::{Acceptance, Adopted, accepted_by, unfollowed::shown};
@@ -13,7 +13,7 @@ use crate::{
     node::{
         sources::{
             RefreshReport,
-            follow::{Lacking, Unfollowed},
+            follow::{AdoptionError, Lacking},
         },
         writer::Effects,
     },
@@ -28,14 +28,14 @@ impl Acceptance {
         own: &Accepted,
         found: &Found,
         looked: i64,
-    ) -> Result<Option<Adopted>, Unfollowed> {
+    ) -> Result<Option<Adopted>, AdoptionError> {
         match &found.standing {
             Standing::Nothing | Standing::Own | Standing::Older => Ok(None),
             // An invalid record has no generation to compare, so this case comes first.
             Standing::Void(why) if own.generation == 0 => {
-                Err(Unfollowed::Missing { why: why.clone(), answered: true, what: Lacking::Record })
+                Err(AdoptionError::Missing { why: why.clone(), answered: true, what: Lacking::Record })
             }
-            Standing::Void(why) => Err(Unfollowed::Void(why.clone())),
+            Standing::Void(why) => Err(AdoptionError::Void(why.clone())),
             // The node may have adopted a newer record from a peer just before.
             _ if found.record.generation < own.generation => Ok(None),
             Standing::Sound | Standing::Apart => self.adopt_revision(own, &found.record, None, looked).map(Some),
@@ -43,7 +43,7 @@ impl Acceptance {
     }
 
     /// Remembers the reason for which a record is not adopted, and returns the inputs that show the reason.
-    pub(in crate::node) fn note_unfollowed(&mut self, found: &Found, why: Option<Unfollowed>) -> Effects<'static> {
+    pub(in crate::node) fn note_unfollowed(&mut self, found: &Found, why: Option<AdoptionError>) -> Effects<'static> {
         let why = self.adoption.note(found, why, self.clock.monotonic());
         shown(found, why.as_ref())
     }
@@ -54,7 +54,7 @@ impl Acceptance {
         let (record, manifest) = self.newer_of_peers(stored.max(own.generation))?;
         let adopted = match accept::judge_announced(&record, own) {
             Standing::Sound | Standing::Apart => self.adopt_revision(own, &record, Some(manifest), looked),
-            other => Err(Unfollowed::Void(format!("{other:?}"))),
+            other => Err(AdoptionError::Void(format!("{other:?}"))),
         };
         adopted
             .inspect_err(|why| {
@@ -91,19 +91,19 @@ impl Acceptance {
     }
 
     /// Fetches the commits of a revision that another node has accepted.
-    fn fetch(&mut self, own: &Accepted, current: &Accepted) -> Result<RefreshReport, Unfollowed> {
+    fn fetch(&mut self, own: &Accepted, current: &Accepted) -> Result<RefreshReport, AdoptionError> {
         let (sources, journal, service) = (Arc::clone(&self.sources), Arc::clone(&self.journal), self.peers.clone());
         let (known, commits, by) = (own.commits.clone(), current.commits.clone(), current.by.clone());
         let now = self.clock.wall();
         let fetch = move || {
-            let peers = |wanted: &Wanted, into: &Path| match service.shared_gossip() {
+            let peers = |wanted: &PackRequest, into: &Path| match service.shared_gossip() {
                 Some(gossip) => gossip.ask(&by, |peers, node, address| peers.pack(node, address, wanted, into)),
                 None => Err("this node cannot connect to other nodes; set tls and listen.api".into()),
             };
             sources.follow(&journal, &known, &commits, now, &peers)
         };
         let answer = self.fetching.ask([own.commits.clone(), current.commits.clone()], fetch);
-        answer.unwrap_or_else(|| Err(Unfollowed::Behind("its commits are still being fetched".into())))
+        answer.unwrap_or_else(|| Err(AdoptionError::Behind("its commits are still being fetched".into())))
     }
 
     /// Fetches, checks and loads a revision that another node has accepted.
@@ -113,31 +113,31 @@ impl Acceptance {
         current: &Accepted,
         manifest: Option<RevisionManifest>,
         looked: i64,
-    ) -> Result<Adopted, Unfollowed> {
+    ) -> Result<Adopted, AdoptionError> {
         current.admits(&self.origin()).map_err(|error| match error {
             AcceptError::TooOld(_) => {
                 let answered = self.sources.answer();
-                Unfollowed::Missing { why: error.to_string(), answered, what: Lacking::Agent }
+                AdoptionError::Missing { why: error.to_string(), answered, what: Lacking::Agent }
             }
-            _ => Unfollowed::Refused(error.to_string()),
+            _ => AdoptionError::Refused(error.to_string()),
         })?;
         let manifest = match manifest {
             Some(manifest) => manifest,
             None => accept::manifest_of(self.store.as_ref(), current)
-                .map_err(|error| Unfollowed::Behind(error.to_string()))?
+                .map_err(|error| AdoptionError::Behind(error.to_string()))?
                 .ok_or_else(|| {
                     let why = "the manifest of the revision is not in the data store".to_owned();
-                    Unfollowed::Missing { why, answered: true, what: Lacking::Manifest }
+                    AdoptionError::Missing { why, answered: true, what: Lacking::Manifest }
                 })?,
         };
         let report = self.fetch(own, current)?;
         let Some(set) = report.set.clone() else {
             let first = report.problems.first().map(ToString::to_string).unwrap_or_default();
-            return Err(Unfollowed::Rejected(format!("cannot load the revision on this node: {first}")));
+            return Err(AdoptionError::Rejected(format!("cannot load the revision on this node: {first}")));
         };
         let (digests, objects, own_manifest) = (runs::digests(&set), object_ids(&set), self.manifest());
         let made = Made { digests: &digests, objects: &objects, disk: own, disk_manifest: &own_manifest };
-        manifest.check(current, &made).map_err(Unfollowed::Rejected)?;
+        manifest.check(current, &made).map_err(AdoptionError::Rejected)?;
         tracing::info!(generation = current.generation, by = current.by, "adopted the revision of another node");
         // If the record is by this node, the node accepted the revision itself, but the answer of the data store was
         // lost.

@@ -18,7 +18,7 @@ use towpath_state::{Acceptance as AcceptedState, Changes, Journal};
 
 use self::unfollowed::Adoption;
 use super::{
-    sources::{RefreshReport, Sources, beside::Beside, follow::Unfollowed},
+    sources::{RefreshReport, Sources, beside::Beside, follow::AdoptionError},
     writer::Effects,
 };
 use crate::{
@@ -47,7 +47,7 @@ pub(super) struct Acceptance {
 }
 
 /// The fetch of a revision of other nodes.
-type Fetching = Beside<[BTreeMap<String, String>; 2], Result<RefreshReport, Unfollowed>>;
+type Fetching = Beside<[BTreeMap<String, String>; 2], Result<RefreshReport, AdoptionError>>;
 
 /// An accepted revision, and what the node must write before it uses the revision.
 #[derive(Debug)]

@@ -10,16 +10,16 @@ use towpath_coordination::{
 use super::wait::LackingWait;
 use crate::{
     node::{
-        sources::follow::{Lacking, Unfollowed},
+        sources::follow::{AdoptionError, Lacking},
         writer::Effects,
     },
-    status::conditions::{Input, Trouble},
+    status::conditions::{ConditionReason, Input},
 };
 
 /// The accepted record of the data store that this node does not adopt, and the wait for what it lacks.
 #[derive(Debug, Default)]
 pub(super) struct Adoption {
-    unfollowed: Option<(Unfollowed, Rejected)>,
+    unfollowed: Option<(AdoptionError, Rejected)>,
     /// The wait for the thing that the node lacks to adopt this revision.
     lacking: LackingWait,
 }
@@ -38,27 +38,27 @@ impl Adoption {
     /// Returns the record if this node may overwrite the record in the data store.
     pub(super) fn rejected(&self) -> Option<&Rejected> {
         match &self.unfollowed {
-            Some((Unfollowed::Rejected(_) | Unfollowed::Void(_), record)) => Some(record),
+            Some((AdoptionError::Rejected(_) | AdoptionError::Void(_), record)) => Some(record),
             _ => None,
         }
     }
 
     /// Turns an expired wait into a rejection, and remembers the reason for which a record is not adopted. Returns that
     /// reason.
-    pub(super) fn note(&mut self, found: &Found, why: Option<Unfollowed>, now: Instant) -> Option<Unfollowed> {
+    pub(super) fn note(&mut self, found: &Found, why: Option<AdoptionError>, now: Instant) -> Option<AdoptionError> {
         let why = match why {
-            Some(Unfollowed::Missing { why, answered, what }) => {
+            Some(AdoptionError::Missing { why, answered, what }) => {
                 let over = self.lacking.look(&found.id, what, answered, now);
                 Some(match (over, what) {
-                    (false, _) => Unfollowed::Missing { why, answered, what },
-                    (true, Lacking::Record) => Unfollowed::Void(why),
-                    (true, Lacking::Commit) => Unfollowed::Rejected(format!(
+                    (false, _) => AdoptionError::Missing { why, answered, what },
+                    (true, Lacking::Record) => AdoptionError::Void(why),
+                    (true, Lacking::Commit) => AdoptionError::Rejected(format!(
                         "for 10 minutes neither the git server nor another node supplied the commit: {why}"
                     )),
                     (true, Lacking::Agent) => {
-                        Unfollowed::Rejected(format!("{why}; this node has waited 10 minutes for a newer agent"))
+                        AdoptionError::Rejected(format!("{why}; this node has waited 10 minutes for a newer agent"))
                     }
-                    (true, Lacking::Manifest) => Unfollowed::Rejected(why),
+                    (true, Lacking::Manifest) => AdoptionError::Rejected(why),
                 })
             }
             other => {
@@ -75,34 +75,34 @@ impl Adoption {
 }
 
 /// Returns the inputs that show why a record is not adopted.
-pub(super) fn shown(found: &Found, why: Option<&Unfollowed>) -> Effects<'static> {
+pub(super) fn shown(found: &Found, why: Option<&AdoptionError>) -> Effects<'static> {
     let Accepted { generation, by, .. } = &found.record;
     let what = |why: &str| format!("generation {generation} was accepted by {by}: {why}");
     let stays = "this node stays at its last good revision, and replaces the record with the next commit";
     let too_old = match why {
-        Some(Unfollowed::Missing { why, what: Lacking::Agent, .. }) => Some(what(why)),
+        Some(AdoptionError::Missing { why, what: Lacking::Agent, .. }) => Some(what(why)),
         _ => None,
     };
     let (behind, rejected) = match why {
-        None | Some(Unfollowed::Missing { what: Lacking::Agent, .. }) => (None, None),
-        Some(Unfollowed::Behind(why) | Unfollowed::Missing { why, .. }) => {
-            (Some(Trouble::new("Progressing", what(why))), None)
+        None | Some(AdoptionError::Missing { what: Lacking::Agent, .. }) => (None, None),
+        Some(AdoptionError::Behind(why) | AdoptionError::Missing { why, .. }) => {
+            (Some(ConditionReason::new("Progressing", what(why))), None)
         }
-        Some(Unfollowed::Refused(why)) => (
-            Some(Trouble::new(
+        Some(AdoptionError::Refused(why)) => (
+            Some(ConditionReason::new(
                 "Refused",
                 format!("{why}; until the conflict is resolved, this node accepts no revision"),
             )),
             None,
         ),
-        Some(Unfollowed::Rejected(why)) => {
-            (None, Some(Trouble::new("RejectedLocally", format!("{}; {stays}", what(why)))))
+        Some(AdoptionError::Rejected(why)) => {
+            (None, Some(ConditionReason::new("RejectedLocally", format!("{}; {stays}", what(why)))))
         }
-        Some(Unfollowed::Void(why)) => {
+        Some(AdoptionError::Void(why)) => {
             let message = format!(
                 "ignored the invalid record of acceptance by {by}: {why}; nodes overwrite the record with a valid one"
             );
-            (None, Some(Trouble::new("RejectedLocally", message)))
+            (None, Some(ConditionReason::new("RejectedLocally", message)))
         }
     };
     Effects::default()

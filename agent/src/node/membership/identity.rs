@@ -13,7 +13,7 @@ use towpath_coordination::{
 };
 use towpath_host::{
     Clock,
-    identity::{Bearer, Credentials, Identity, PublicKeys},
+    identity::{Credentials, Identity, PublicKeys, SigningIdentity},
 };
 use towpath_state::{Changes, Journal, PresentedCertificates, Record, RecordNumbers, kinds};
 
@@ -44,7 +44,7 @@ impl Record for KnownRights {
 /// The identity of a node in its fleet.
 #[derive(Debug)]
 pub(in crate::node) struct NodeIdentity {
-    bearer: Bearer,
+    bearer: SigningIdentity,
     signer: Arc<RecordSigner>,
     first: u64,
     kept: Mutex<Kept>,
@@ -69,8 +69,8 @@ impl NodeIdentity {
         clock: &dyn Clock,
     ) -> Result<Self, NodeError> {
         let bearer = match credentials {
-            Some(credentials) => Bearer::Certified(credentials),
-            None => Bearer::Bare(Arc::new(Identity::open(&settings.state_dir.join("identity.key"))?)),
+            Some(credentials) => SigningIdentity::Certified(credentials),
+            None => SigningIdentity::Bare(Arc::new(Identity::open(&settings.state_dir.join("identity.key"))?)),
         };
         let first = number(journal, clock)?;
         let signer = RecordSigner::new(settings.cluster.clone(), settings.node.clone(), bearer.clone(), first);
@@ -98,7 +98,7 @@ impl NodeIdentity {
     }
 
     /// Returns the identity that opens results sealed to this node.
-    pub(in crate::node) fn bearer(&self) -> Bearer {
+    pub(in crate::node) fn bearer(&self) -> SigningIdentity {
         self.bearer.clone()
     }
 

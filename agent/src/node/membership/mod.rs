@@ -10,7 +10,7 @@ use std::{
 use towpath_coordination::{
     Store,
     accept::{self, AcceptError},
-    fleet::{Fleet, Joined, Poke},
+    fleet::{Fleet, Joined, Wakeup},
     keys,
     store::StoreError,
 };
@@ -24,12 +24,12 @@ use crate::{
     events::{EventType, NewEvent},
     reconcile::{
         PassFacts, Revision, machine_id,
-        pass::{self, Machine},
+        pass::{self, HostContext},
         runs::Run,
     },
     status::{
         PublishedState,
-        conditions::{Input, State, Trouble},
+        conditions::{ConditionReason, Input, State},
         shared_facts,
     },
 };
@@ -96,8 +96,8 @@ impl Membership {
         let shared = self.store.shared();
         self.fleet.join(joined, move |poke| {
             inbox.notify(|work| match poke {
-                Poke::Accepted => work.accepted |= shared,
-                Poke::Look => work.check = true,
+                Wakeup::Accepted => work.accepted |= shared,
+                Wakeup::Look => work.check = true,
             });
         });
         self.standing()
@@ -106,7 +106,7 @@ impl Membership {
     /// Returns the input that shows whether the fleet rejects this node.
     fn standing(&self) -> Effects<'static> {
         let reason = if self.fleet.is_cloned() { "Cloned" } else { "Refused" };
-        Effects::default().input(Input::Own("fleet", self.is_rejected().map(|why| Trouble::new(reason, why))))
+        Effects::default().input(Input::Own("fleet", self.is_rejected().map(|why| ConditionReason::new(reason, why))))
     }
 
     /// Returns the reason why the fleet rejects this node. `None` if the fleet accepts this node.
@@ -147,7 +147,7 @@ impl Membership {
     /// claims are published (P15).
     pub(super) fn republish_claims(
         &self,
-        machine: &Machine,
+        machine: &HostContext,
         journal: &Journal,
         revision: &Revision,
     ) -> Effects<'static> {
@@ -191,7 +191,7 @@ impl Membership {
             "the state directory {} was deleted or replaced while the agent runs; the agent makes no more changes. Put the directory back, or restart the agent, which then starts as a new node with a new key",
             self.state_dir.path().display()
         );
-        Input::Own("state", lost.then(|| Trouble::new("StateLost", message)))
+        Input::Own("state", lost.then(|| ConditionReason::new("StateLost", message)))
     }
 
     /// Returns the alarm for a node that is alone: git names other nodes, and none of them has joined this cluster. The
@@ -236,7 +236,7 @@ impl Membership {
                 ("Refused", "this node accepts no revision and keeps applying its last good one")
             }
         };
-        Input::Own("store", Some(Trouble::new(reason, format!("{error}; {rest}"))))
+        Input::Own("store", Some(ConditionReason::new(reason, format!("{error}; {rest}"))))
     }
 
     /// Publishes the state and the shared facts of this node, if either has changed.

@@ -11,13 +11,13 @@ use towpath_host::watch::{FileWatch, Touched};
 
 use crate::{
     node::inbox::{Inbox, pace::TouchPace},
-    reconcile::pass::{Machine, Watched},
+    reconcile::pass::{HostContext, Watched},
 };
 
 /// The managed files of a running agent. The agent watches their directories.
 #[derive(Debug)]
 pub(in crate::node) struct ManagedFiles {
-    machine: Arc<Machine>,
+    machine: Arc<HostContext>,
     watch: Option<FileWatch>,
     /// The versions of the managed files. The last pass read each version before it checked the file.
     versions: Watched,
@@ -26,7 +26,7 @@ pub(in crate::node) struct ManagedFiles {
 
 impl ManagedFiles {
     /// Begins to watch. Events of files wake the main loop through the inbox.
-    pub(in crate::node) fn new(machine: Arc<Machine>, inbox: Inbox) -> Self {
+    pub(in crate::node) fn new(machine: Arc<HostContext>, inbox: Inbox) -> Self {
         let watch = FileWatch::new(move |touched| {
             inbox.notify(|work| match touched {
                 Touched::Path(path) => drop(work.touched.insert(path)),

@@ -19,7 +19,7 @@ use crate::{
     config::Settings,
     reconcile::{
         self, Revision,
-        pass::{self, ComputedCache, Coordination, Machine, Pass, PassOutcome},
+        pass::{self, ComputedCache, Coordination, HostContext, PassContext, PassOutcome},
     },
     status::Queries,
 };
@@ -28,7 +28,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Passes {
     settings: Arc<Settings>,
-    machine: Arc<Machine>,
+    machine: Arc<HostContext>,
     /// The one write side of the files. Only an admitted change gets it.
     writer: FsWriter,
     fleet: Arc<Fleet>,
@@ -41,7 +41,7 @@ pub(super) struct Passes {
 impl Passes {
     pub(super) fn new(
         settings: Arc<Settings>,
-        (machine, writer): (Arc<Machine>, FsWriter),
+        (machine, writer): (Arc<HostContext>, FsWriter),
         fleet: Arc<Fleet>,
         queries: Queries,
         inbox: Inbox,
@@ -50,7 +50,7 @@ impl Passes {
         Self { settings, machine, writer, fleet, queries, inbox, cancel, computed }
     }
 
-    pub(super) fn machine(&self) -> &Arc<Machine> {
+    pub(super) fn machine(&self) -> &Arc<HostContext> {
         &self.machine
     }
 
@@ -68,7 +68,7 @@ impl Passes {
         let facts = facts.clone();
         let others = self.queries.fleet().others(revision);
         let nodes = pass::known_nodes(&revision.set, &revision.view, &facts, &revision.shared_facts(), &others);
-        let pass = Pass {
+        let pass = PassContext {
             machine: &self.machine,
             set: &revision.set,
             view: &revision.view,

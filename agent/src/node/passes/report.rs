@@ -14,7 +14,7 @@ use crate::{
         runs::{self, Run},
     },
     status::{
-        conditions::{Hold, Input, Passed, State, Trouble},
+        conditions::{ConditionReason, Hold, Input, Passed, State},
         happenings,
         run_progress::RunProgress,
     },
@@ -43,7 +43,7 @@ pub(in crate::node) fn passed(revision: &Revision, outcome: &PassOutcome) -> Inp
             towpath_modules::Disk::Full => "DiskFull",
             towpath_modules::Disk::ReadOnly => "ReadOnly",
         };
-        Trouble::new(reason, message.clone())
+        ConditionReason::new(reason, message.clone())
     });
     let uncoordinated = outcome
         .books

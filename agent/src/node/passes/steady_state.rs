@@ -16,7 +16,7 @@ use crate::{
     node::{sources::Sources, writer::Effects},
     reconcile::{
         PassFacts, Revision,
-        pass::{self, BookStatuses, Machine, PassOutcome, Settled},
+        pass::{self, BookStatuses, HostContext, PassOutcome, Settled},
     },
     status::conditions::State,
 };
@@ -55,7 +55,7 @@ pub(in crate::node) struct SteadyState {
     settings: Arc<Settings>,
     sources: Arc<Sources>,
     journal: Arc<Journal>,
-    machine: Arc<Machine>,
+    machine: Arc<HostContext>,
     cancel: Cancel,
     settled: Option<SettledPass>,
     /// True if the journal may contain a record of the steady state.
@@ -67,7 +67,7 @@ impl SteadyState {
         settings: Arc<Settings>,
         sources: Arc<Sources>,
         journal: Arc<Journal>,
-        machine: Arc<Machine>,
+        machine: Arc<HostContext>,
         cancel: Cancel,
     ) -> Self {
         Self { settings, sources, journal, machine, cancel, settled: None, is_on_disk: true }

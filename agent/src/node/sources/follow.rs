@@ -5,8 +5,8 @@ use std::{
     path::Path,
 };
 
-use towpath_coordination::gossip::Wanted;
-use towpath_git::{Mirror, Movement, Reference, SourceError, VerifyError, VerifyMode};
+use towpath_coordination::gossip::PackRequest;
+use towpath_git::{Ancestry, Mirror, Reference, SourceError, VerifyError, VerifyMode};
 use towpath_state::{Journal, SourceCheckpoint};
 
 use super::{DEPTH, RefreshReport, Sources, origin};
@@ -14,7 +14,7 @@ use crate::{config::Source, error_chain::chain};
 
 /// The reason for which a node does not adopt an accepted revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::node) enum Unfollowed {
+pub(in crate::node) enum AdoptionError {
     /// A temporary failure: the data store, a mirror or a source is not usable yet.
     Behind(String),
     /// The node lacks a commit, a manifest, a valid record or a newer agent. The node waits for a limited time. Only
@@ -51,7 +51,7 @@ pub(in crate::node) enum Lacking {
 }
 
 /// A function that requests a git pack from peers and writes the pack to a file.
-type AskPeers<'a> = &'a dyn Fn(&Wanted, &Path) -> Result<(), String>;
+type AskPeers<'a> = &'a dyn Fn(&PackRequest, &Path) -> Result<(), String>;
 
 /// One commit that other nodes have accepted, with the state of its source on this node.
 struct Step<'a> {
@@ -79,7 +79,7 @@ impl Sources {
         commits: &BTreeMap<String, String>,
         now: i64,
         peers: AskPeers<'_>,
-    ) -> Result<RefreshReport, Unfollowed> {
+    ) -> Result<RefreshReport, AdoptionError> {
         let now = u64::try_from(now / 1000).unwrap_or(0);
         let mut sources = self.first.clone();
         let mut checked: BTreeSet<String> = BTreeSet::new();
@@ -89,9 +89,9 @@ impl Sources {
                 if !checked.insert(name.clone()) {
                     continue;
                 }
-                let commit = commits
-                    .get(name)
-                    .ok_or_else(|| Unfollowed::Rejected(format!("the revision has no commit of the source {name}")))?;
+                let commit = commits.get(name).ok_or_else(|| {
+                    AdoptionError::Rejected(format!("the revision has no commit of the source {name}"))
+                })?;
                 let guard: Option<SourceCheckpoint> = journal.get_readable(name).ok().flatten();
                 let (floor, tag) = match guard {
                     // A checkpoint of another URL or ref is ignored. The source then starts without a floor commit.
@@ -106,13 +106,13 @@ impl Sources {
                 }
             }
             let report = self.load_accepted(commits).map_err(|error| match error {
-                SourceError::Refused { .. } => Unfollowed::Rejected(chain(&error)),
-                _ => Unfollowed::Behind(chain(&error)),
+                SourceError::Refused { .. } => AdoptionError::Rejected(chain(&error)),
+                _ => AdoptionError::Behind(chain(&error)),
             })?;
             if report.sources.len() <= sources.len() || report.set.is_none() {
                 let unknown = commits.keys().find(|name| report.sources.iter().all(|source| source.git.name != **name));
                 return match unknown.filter(|_| report.set.is_some()) {
-                    Some(name) => Err(Unfollowed::Rejected(format!(
+                    Some(name) => Err(AdoptionError::Rejected(format!(
                         "the revision has a commit of {name:?}, which is not a source"
                     ))),
                     None => Ok(report),
@@ -120,13 +120,13 @@ impl Sources {
             }
             sources = report.sources;
         }
-        Err(Unfollowed::Rejected("the sources of the revision are nested too deeply".into()))
+        Err(AdoptionError::Rejected("the sources of the revision are nested too deeply".into()))
     }
 }
 
 impl Step<'_> {
     /// Fetches the commit, and checks whether this node may adopt the commit.
-    fn check(&self) -> Result<(), Unfollowed> {
+    fn check(&self) -> Result<(), AdoptionError> {
         let name = &self.source.git.name;
         let signed = self.source.git.verify.mode != VerifyMode::None;
         let accepted = self.floor.as_deref() == Some(self.commit);
@@ -145,21 +145,21 @@ impl Step<'_> {
         self.check_movement()?;
         match self.mirror.verify(self.floor.as_deref(), self.commit, self.now) {
             Ok(_) => self.check_tag(),
-            Err(VerifyError::Unverified(why)) => Err(Unfollowed::Rejected(format!("{name}: {why}"))),
-            Err(VerifyError::Source(error)) => Err(Unfollowed::Behind(chain(&error))),
+            Err(VerifyError::Unverified(why)) => Err(AdoptionError::Rejected(format!("{name}: {why}"))),
+            Err(VerifyError::Source(error)) => Err(AdoptionError::Behind(chain(&error))),
         }
     }
 
-    fn rejected(&self, why: String) -> Result<(), Unfollowed> {
-        Err(Unfollowed::Rejected(format!("{} of {}: {why}", self.commit, self.source.git.name)))
+    fn rejected(&self, why: String) -> Result<(), AdoptionError> {
+        Err(AdoptionError::Rejected(format!("{} of {}: {why}", self.commit, self.source.git.name)))
     }
 
-    fn missing(&self, why: String, answered: bool) -> Result<(), Unfollowed> {
-        Err(Unfollowed::Missing { why: format!("{}: {why}", self.source.git.name), answered, what: Lacking::Commit })
+    fn missing(&self, why: String, answered: bool) -> Result<(), AdoptionError> {
+        Err(AdoptionError::Missing { why: format!("{}: {why}", self.source.git.name), answered, what: Lacking::Commit })
     }
 
     /// Fetches a commit whose id alone is sufficient proof: a pinned commit, or a commit that this node has accepted.
-    fn fetch(&self) -> Result<(), Unfollowed> {
+    fn fetch(&self) -> Result<(), AdoptionError> {
         if self.mirror.contains(self.commit) {
             return Ok(());
         }
@@ -175,7 +175,7 @@ impl Step<'_> {
     /// Fetches a commit of a branch into the mirror. The commit must be reachable from the ref on the git server
     /// (P140). A signature alone does not prove that a commit belongs to this branch. While the git server does not
     /// answer, a signed commit may come from another node.
-    fn fetch_branch(&self, signed: bool) -> Result<(), Unfollowed> {
+    fn fetch_branch(&self, signed: bool) -> Result<(), AdoptionError> {
         let shown = || self.mirror.contains(self.commit) && self.mirror.has_shown(self.commit).unwrap_or(false);
         if shown() {
             return Ok(());
@@ -217,7 +217,7 @@ impl Step<'_> {
     /// Fetches the commit of a tag into the mirror. The git server must have a tag at this commit that matches the
     /// pattern of the source. The version of the tag must not be lower than the accepted version. If the git server
     /// does not answer, a signed commit may come from another node.
-    fn fetch_tag(&self, signed: bool) -> Result<(), Unfollowed> {
+    fn fetch_tag(&self, signed: bool) -> Result<(), AdoptionError> {
         match self.mirror.tags_at(self.commit) {
             Ok(tags) => {
                 let Some(tag) = tags.first() else {
@@ -243,7 +243,7 @@ impl Step<'_> {
     /// Fetches from other nodes a commit that the git server does not supply (P33).
     fn fetch_from_peers(&self) -> Result<(), String> {
         let options = self.mirror.options();
-        let wanted = Wanted {
+        let wanted = PackRequest {
             source: options.name.clone(),
             commit: self.commit.to_owned(),
             have: self.floor.clone().filter(|floor| self.mirror.contains(floor)),
@@ -259,13 +259,13 @@ impl Step<'_> {
     }
 
     /// Checks that the commit is not a rewind of the commit that this node has accepted.
-    fn check_movement(&self) -> Result<(), Unfollowed> {
+    fn check_movement(&self) -> Result<(), AdoptionError> {
         let Some(floor) = &self.floor else { return Ok(()) };
         let movement = self.mirror.movement(floor, self.commit);
         let back = match self.source.git.reference {
-            Reference::Branch(_) => !matches!(movement, Ok(Movement::Forward)),
+            Reference::Branch(_) => !matches!(movement, Ok(Ancestry::Forward)),
             // Tags may be on different branches, so a tag need not descend from an earlier tag.
-            Reference::Tag(_) => matches!(movement, Ok(Movement::Behind)),
+            Reference::Tag(_) => matches!(movement, Ok(Ancestry::Behind)),
             Reference::Commit(_) => false,
         };
         if !back {
@@ -292,7 +292,7 @@ impl Step<'_> {
     /// Checks that a signed tag points to the commit, if the source follows tags and verifies signatures. At the first
     /// contact with a source, a lightweight tag is sufficient. Tags come only from the git server, so that another node
     /// cannot turn a commit into a release.
-    fn check_tag(&self) -> Result<(), Unfollowed> {
+    fn check_tag(&self) -> Result<(), AdoptionError> {
         let verified = self.source.git.verify.mode != VerifyMode::None;
         if !verified || !matches!(self.source.git.reference, Reference::Tag(_)) {
             return Ok(());

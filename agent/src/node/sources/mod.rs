@@ -13,7 +13,7 @@ use std::{
 };
 
 use towpath_git::{
-    Auth, Limits, Mirror, Movement, Options, Reference, Snapshot, SourceError, VerifyError, VerifyOptions,
+    Ancestry, Auth, Limits, Mirror, Options, Reference, Snapshot, SourceError, VerifyError, VerifyOptions,
 };
 use towpath_render::{
     objects::{Loaded, ObjectSet, Pinned, SourceTree, load, load_holding, newly_held},
@@ -26,7 +26,7 @@ use self::trees::SnapshotTree;
 use crate::{
     config::{self, Source},
     error_chain::chain,
-    status::conditions::{Input, Trouble},
+    status::conditions::{ConditionReason, Input},
 };
 
 /// The number of git sources after which the search for further sources ends.
@@ -37,7 +37,7 @@ pub(in crate::node) const DEPTH: usize = 5;
 
 /// The accepted snapshot and the head snapshot of one source.
 #[derive(Debug, Default)]
-struct Standing {
+struct SourceState {
     /// The snapshot of the accepted commit, read from the local mirror.
     old: Option<Snapshot>,
     /// The snapshot of the head. `None` if the node must not follow the head.
@@ -46,7 +46,7 @@ struct Standing {
     tag: Option<String>,
 }
 
-impl Standing {
+impl SourceState {
     fn best(&self) -> Option<&Snapshot> {
         self.new.as_ref().or(self.old.as_ref())
     }
@@ -181,7 +181,7 @@ impl Sources {
         now: u64,
     ) -> RefreshReport {
         let mut report = RefreshReport { sources: self.first.clone(), ..RefreshReport::default() };
-        let mut standings: BTreeMap<String, Standing> = BTreeMap::new();
+        let mut standings: BTreeMap<String, SourceState> = BTreeMap::new();
         let loaded = loop {
             for source in report.sources.clone() {
                 if !standings.contains_key(&source.git.name) {
@@ -189,7 +189,7 @@ impl Sources {
                     standings.insert(source.git.name.clone(), standing);
                 }
             }
-            let Some(chosen) = choose(&report.sources, &standings, Standing::best) else { return report };
+            let Some(chosen) = choose(&report.sources, &standings, SourceState::best) else { return report };
             let loaded = self.load(&report.sources, &chosen, load);
             let further = further_sources(&loaded.set, &report.sources);
             if further.is_empty() || report.sources.len() > MOST_SOURCES {
@@ -198,7 +198,7 @@ impl Sources {
             report.sources.extend(further);
         };
         if loaded.errors.is_empty() {
-            let Some(chosen) = choose(&report.sources, &standings, Standing::best) else { return report };
+            let Some(chosen) = choose(&report.sources, &standings, SourceState::best) else { return report };
             for (name, standing) in &standings {
                 if standing.new.is_some() {
                     report.inputs.push(Input::Rejected(name.clone(), None));
@@ -215,11 +215,11 @@ impl Sources {
     /// Objects of later sources that then become invalid are held, and do not block the advance (P21).
     fn step_by_step(
         &self,
-        standings: BTreeMap<String, Standing>,
+        standings: BTreeMap<String, SourceState>,
         rejected: &BTreeSet<BTreeMap<String, String>>,
         report: &mut RefreshReport,
     ) {
-        let Some(mut chosen) = choose(&report.sources, &standings, Standing::safest) else { return };
+        let Some(mut chosen) = choose(&report.sources, &standings, SourceState::safest) else { return };
         let mut good = Some(self.load_declared(&chosen)).filter(|(_, loaded)| loaded.errors.is_empty());
         let mut settled: BTreeSet<String> = BTreeSet::new();
         for source in report.sources.clone() {
@@ -282,8 +282,8 @@ impl Sources {
         accepted: &BTreeMap<String, String>,
         now: u64,
         report: &mut RefreshReport,
-    ) -> Standing {
-        let mut standing = Standing::default();
+    ) -> SourceState {
+        let mut standing = SourceState::default();
         let head = self.head(journal, source, accepted, now, report, &mut standing.tag);
         let commit = head.as_ref().map(|head| head.commit.clone());
         standing.new = head;
@@ -323,7 +323,7 @@ impl Sources {
             report.inputs.push(Input::Rejected(name, Some(trouble)));
             return None;
         }
-        if fetched.movement == Movement::Behind && matches!(source.git.reference, Reference::Branch(_)) {
+        if fetched.movement == Ancestry::Behind && matches!(source.git.reference, Reference::Branch(_)) {
             tag.clone_from(&guard?.tag);
             return self.stay(&mirror, source, accepted, report);
         }
@@ -339,7 +339,7 @@ impl Sources {
                     "{}: {why}; sign the commit with a key of verify.keyFiles, or add the signer's key to verify.keyFiles",
                     source.git.name
                 );
-                report.inputs.push(Input::Rejected(name, Some(Trouble::new("Unverified", message))));
+                report.inputs.push(Input::Rejected(name, Some(ConditionReason::new("Unverified", message))));
                 return None;
             }
             Err(VerifyError::Source(error)) => {
@@ -391,7 +391,7 @@ impl Sources {
         let message = format!(
             "the mirror of {name} is damaged; rebuilding it. If this happens again, check the disk (dmesg, smartctl)"
         );
-        report.inputs.push(Input::Source(name.to_owned(), Some(Trouble::new("MirrorCorrupt", message))));
+        report.inputs.push(Input::Source(name.to_owned(), Some(ConditionReason::new("MirrorCorrupt", message))));
     }
 
     /// Fetches a source into its mirror. A damaged mirror is rebuilt.
@@ -545,8 +545,8 @@ impl Sources {
 /// Selects one snapshot for each source. `None` if a source has no snapshot.
 fn choose(
     sources: &[Source],
-    standings: &BTreeMap<String, Standing>,
-    which: fn(&Standing) -> Option<&Snapshot>,
+    standings: &BTreeMap<String, SourceState>,
+    which: fn(&SourceState) -> Option<&Snapshot>,
 ) -> Option<Chosen> {
     sources
         .iter()
@@ -559,7 +559,7 @@ fn commits(chosen: &Chosen) -> BTreeMap<String, String> {
 }
 
 impl RefreshReport {
-    fn adopt(&mut self, loaded: Loaded, chosen: &Chosen, standings: &BTreeMap<String, Standing>) {
+    fn adopt(&mut self, loaded: Loaded, chosen: &Chosen, standings: &BTreeMap<String, SourceState>) {
         self.commits = commits(chosen);
         self.set = Some(Arc::new(loaded.set));
         for (name, snapshot) in chosen {

@@ -1,13 +1,13 @@
 //! Describes problems of git sources: the reason of the condition, and a message with a remedy.
 
-use towpath_git::{Fetched, Movement, Reference, SourceError};
+use towpath_git::{Ancestry, Fetched, Reference, SourceError};
 use towpath_render::problem::Problem;
 use towpath_state::SourceCheckpoint;
 
-use crate::{config::Source, error_chain::chain, status::conditions::Trouble};
+use crate::{config::Source, error_chain::chain, status::conditions::ConditionReason};
 
 /// Returns the problem of a source that cannot be fetched or read.
-pub(super) fn of_error(error: &SourceError, name: &str) -> Trouble {
+pub(super) fn of_error(error: &SourceError, name: &str) -> ConditionReason {
     let shown = chain(error);
     let (reason, message) = match error {
         SourceError::Unreachable { .. } | SourceError::TimedOut { .. } | SourceError::TooMuch { .. } => (
@@ -46,11 +46,11 @@ pub(super) fn of_error(error: &SourceError, name: &str) -> Trouble {
             ),
         )
     });
-    Trouble::new(reason, message)
+    ConditionReason::new(reason, message)
 }
 
 /// Returns the reason why the node must not follow a head. `None` if the node may follow the head (P28, P29).
-pub(super) fn refused(source: &Source, fetched: &Fetched, guard: Option<&SourceCheckpoint>) -> Option<Trouble> {
+pub(super) fn refused(source: &Source, fetched: &Fetched, guard: Option<&SourceCheckpoint>) -> Option<ConditionReason> {
     if source.git.allow_rewind {
         return None;
     }
@@ -58,12 +58,12 @@ pub(super) fn refused(source: &Source, fetched: &Fetched, guard: Option<&SourceC
     match &source.git.reference {
         Reference::Branch(branch) => {
             let what = match fetched.movement {
-                Movement::Rewound => "was rewritten: its head does not descend from the accepted commit",
-                Movement::Unknown => "no longer has the accepted commit",
+                Ancestry::Rewound => "was rewritten: its head does not descend from the accepted commit",
+                Ancestry::Unknown => "no longer has the accepted commit",
                 _ => return None,
             };
             let commit = guard.map(|guard| guard.commit.clone()).unwrap_or_default();
-            Some(Trouble::new(
+            Some(ConditionReason::new(
                 "Rewound",
                 format!(
                     "the branch {branch} of {name} {what} {commit}; push a revert on top of it, or set allowRewind for the source"
@@ -72,7 +72,7 @@ pub(super) fn refused(source: &Source, fetched: &Fetched, guard: Option<&SourceC
         }
         Reference::Tag(_) => refused_tag(fetched, guard?).map(|why| {
             let tag = fetched.tag.as_deref().unwrap_or_default().escape_debug();
-            Trouble::new(
+            ConditionReason::new(
                 "Rewound",
                 format!("the tag {tag} of {name} {why}; create a newer tag, or set allowRewind for the source"),
             )
@@ -87,7 +87,7 @@ fn refused_tag(fetched: &Fetched, guard: &SourceCheckpoint) -> Option<String> {
     if fetched.commit == *accepted {
         return None;
     }
-    if fetched.movement == Movement::Behind {
+    if fetched.movement == Ancestry::Behind {
         return Some(format!("is at {}, an ancestor of the accepted commit {accepted}", fetched.commit));
     }
     let version = |tag: &Option<String>| tag.as_deref().and_then(towpath_git::version);
@@ -96,7 +96,7 @@ fn refused_tag(fetched: &Fetched, guard: &SourceCheckpoint) -> Option<String> {
         (Some(old), Some(new)) if new == old => Some(format!("moved from {accepted} to {}", fetched.commit)),
         (Some(_), Some(_)) => None,
         // A tag that is not a version is checked like a branch.
-        _ if matches!(fetched.movement, Movement::Rewound | Movement::Unknown) => {
+        _ if matches!(fetched.movement, Ancestry::Rewound | Ancestry::Unknown) => {
             Some(format!("moved to {}, which does not descend from the accepted commit {accepted}", fetched.commit))
         }
         _ => None,
@@ -104,21 +104,21 @@ fn refused_tag(fetched: &Fetched, guard: &SourceCheckpoint) -> Option<String> {
 }
 
 /// Returns the problem of a commit whose tree has forbidden content.
-pub(super) fn refused_tree(name: &str, commit: &str, message: &str) -> Trouble {
-    Trouble::new(
+pub(super) fn refused_tree(name: &str, commit: &str, message: &str) -> ConditionReason {
+    ConditionReason::new(
         "InvalidObjects",
         format!("rejected the commit {commit} of {name}: {message}; push a commit without the rejected content"),
     )
 }
 
 /// Returns the problem of a head with invalid objects.
-pub(super) fn invalid(source: &Source, errors: &[Problem]) -> Trouble {
+pub(super) fn invalid(source: &Source, errors: &[Problem]) -> ConditionReason {
     let first = errors
         .first()
         .map(|problem| format!("{}:{}: {}", problem.file, problem.line, problem.message))
         .unwrap_or_default();
     let more = if errors.len() > 1 { format!(" (and {} more)", errors.len() - 1) } else { String::new() };
-    Trouble::new(
+    ConditionReason::new(
         "InvalidObjects",
         format!(
             "the head of {} is invalid, so the node keeps applying the last good revision: {first}{more}; run `towpath validate` to list all errors",

@@ -17,7 +17,7 @@ use towpath_reconcile::{
 use towpath_state::BookId;
 
 use super::{CarryOut, Session, invoke, resource};
-use crate::reconcile::pass::Pass;
+use crate::reconcile::pass::PassContext;
 
 /// The executor of a plan, which reads the node and changes nothing.
 pub(in crate::reconcile) struct DryRun<'a> {
@@ -102,11 +102,11 @@ impl<'a> CarryOut<'a> for DryRun<'a> {
         }
     }
 
-    fn out_of_service(_: &Pass<'_>) -> BTreeSet<BookId> {
+    fn out_of_service(_: &PassContext<'_>) -> BTreeSet<BookId> {
         BTreeSet::new()
     }
 
-    fn forget_gone(_: &Pass<'_>, _: &BookId) -> bool {
+    fn forget_gone(_: &PassContext<'_>, _: &BookId) -> bool {
         true
     }
 

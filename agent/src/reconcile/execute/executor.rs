@@ -27,7 +27,7 @@ use super::{
 };
 use crate::reconcile::{
     admission::{AdmissionControl, Permit},
-    pass::{Pass, batch},
+    pass::{PassContext, batch},
 };
 use towpath_reconcile::plan::batch::ChangeSet;
 
@@ -52,10 +52,10 @@ pub(in crate::reconcile) trait CarryOut<'a>: Sync + Sized {
     fn carry_out(&self, command: &Command) -> Observation;
 
     /// Returns the deleted TaskBooks that keep this node out of service.
-    fn out_of_service(pass: &Pass<'_>) -> BTreeSet<BookId>;
+    fn out_of_service(pass: &PassContext<'_>) -> BTreeSet<BookId>;
 
     /// Deletes the records of a deleted TaskBook once its removal has ended. Returns whether the removal has ended.
-    fn forget_gone(pass: &Pass<'_>, book: &BookId) -> bool;
+    fn forget_gone(pass: &PassContext<'_>, book: &BookId) -> bool;
 }
 
 /// A run in progress, together with its executor.
@@ -299,11 +299,11 @@ impl<'a> CarryOut<'a> for Executor<'a> {
         }
     }
 
-    fn out_of_service(pass: &Pass<'_>) -> BTreeSet<BookId> {
+    fn out_of_service(pass: &PassContext<'_>) -> BTreeSet<BookId> {
         restore::out_of_service(pass)
     }
 
-    fn forget_gone(pass: &Pass<'_>, book: &BookId) -> bool {
+    fn forget_gone(pass: &PassContext<'_>, book: &BookId) -> bool {
         restore::forget_gone(pass, book)
     }
 

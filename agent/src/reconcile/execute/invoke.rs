@@ -119,7 +119,7 @@ fn unconditional(session: &Session<'_>, task: &Task, writer: &FsWriter) -> Attem
     let begun = session.machine().clock.monotonic();
     let attempted = match instance::prepare(session.machine(), &session.renderer, task, None) {
         Prepared::Skipped(_) => Attempted { outcome: Outcome::Skipped, message: None, result: None },
-        Prepared::Wants(wants) => {
+        Prepared::Missing(wants) => {
             let shown = wants.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             Attempted::failed(format!("the task needs {shown}, which does not exist"))
         }

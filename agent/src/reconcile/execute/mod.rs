@@ -33,7 +33,7 @@ use towpath_render::{
 use towpath_state::{ActionRecord, AppliedItem, BookId, LastRollout, Managed};
 
 use crate::reconcile::pass::{
-    Machine, Pass, Settled, Watched,
+    HostContext, PassContext, Settled, Watched,
     instance::{self, Ready},
 };
 
@@ -127,7 +127,7 @@ impl Notes {
 
 /// The data that an executor keeps while a TaskBook runs.
 pub(in crate::reconcile) struct Session<'a> {
-    pub(super) pass: &'a Pass<'a>,
+    pub(super) pass: &'a PassContext<'a>,
     pub(super) book: Arc<Book>,
     pub(super) id: BookId,
     pub(in crate::reconcile) renderer: Renderer,
@@ -144,7 +144,7 @@ impl<'a> Session<'a> {
     /// Creates a session. `lacking` is the outcome of a task that needs the result of another task, if that
     /// result is missing.
     pub(in crate::reconcile) fn new(
-        pass: &'a Pass<'a>,
+        pass: &'a PassContext<'a>,
         book: Arc<Book>,
         renderer: Renderer,
         claims: &'a Claims,
@@ -160,7 +160,7 @@ impl<'a> Session<'a> {
         Self { last: Some(last), ..self }
     }
 
-    pub(super) fn machine(&self) -> &'a Machine {
+    pub(super) fn machine(&self) -> &'a HostContext {
         self.pass.machine
     }
 

@@ -18,7 +18,7 @@ use towpath_reconcile::{
 use towpath_render::{
     objects::task::Task,
     rendering::{Owner, Rendered as Rendering},
-    template::Want,
+    template::MissingInput,
 };
 use towpath_state::{ActionRecord, ActionState, AppliedItem, Managed, TaskId};
 
@@ -37,7 +37,7 @@ pub(super) fn items(session: &Session<'_>, at: TaskRef) -> Result<Items, NotRead
     match session.renderer.items(task) {
         Ok(Rendering::Ready(None)) => Ok(Items::Single),
         Ok(Rendering::Ready(Some(items))) => Ok(Items::Loop(items)),
-        Ok(Rendering::Wants(wants)) => Err(missing(session, &wants)),
+        Ok(Rendering::Missing(wants)) => Err(missing(session, &wants)),
         Err(error) => Err(failed(error.to_string())),
     }
 }
@@ -51,7 +51,7 @@ pub(super) fn render(session: &Session<'_>, instance: &Arc<Instance>) -> Result<
             let managed = managed.map(|all| all.into_iter().map(managed_item).collect());
             return Ok(Rendered::Skipped(managed));
         }
-        Prepared::Wants(wants) => return Err(missing(session, &wants)),
+        Prepared::Missing(wants) => return Err(missing(session, &wants)),
         Prepared::Failed(message) => return Err(failed(message)),
         Prepared::Ready(ready) => *ready,
     };
@@ -111,9 +111,9 @@ fn failed(message: String) -> NotReady {
 
 /// Returns the outcome of a task whose inputs are missing. A dry run does not know the results of tasks that it does
 /// not run.
-fn missing(session: &Session<'_>, wants: &[Want]) -> NotReady {
+fn missing(session: &Session<'_>, wants: &[MissingInput]) -> NotReady {
     let shown = wants.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    if !wants.iter().all(|want| matches!(want, Want::Step(_) | Want::Computed(_))) {
+    if !wants.iter().all(|want| matches!(want, MissingInput::Step(_) | MissingInput::Computed(_))) {
         return NotReady::missing(Outcome::Held, format!("cannot read {shown} yet"));
     }
     let message = match session.lacking {

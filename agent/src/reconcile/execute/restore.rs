@@ -18,7 +18,7 @@ use towpath_state::{BookId, BookRecord, Changes, Inventory, Managed, Original, k
 use super::{Session, invoke::execute};
 use crate::reconcile::{
     admission::Permit,
-    pass::{Pass, batch, book_id},
+    pass::{PassContext, batch, book_id},
 };
 
 /// Removes items in the given order, and deletes the records of items that leave the inventory.
@@ -226,14 +226,14 @@ fn forget_one(session: &Session<'_>, managed: &Managed, changes: &mut Changes) {
 
 /// Returns the deleted TaskBooks that keep this node out of service. Their removal has failed, or only the tasks before
 /// the removal have run. The slots of these TaskBooks are not released.
-pub(super) fn out_of_service(pass: &Pass<'_>) -> BTreeSet<BookId> {
+pub(super) fn out_of_service(pass: &PassContext<'_>) -> BTreeSet<BookId> {
     let is_present = |id: &BookId| pass.view.books.iter().any(|book| book_id(book) == *id);
     let books = pass.machine.records::<BookRecord>().into_iter();
     let gone = books.filter(|(id, book)| !is_present(id) && is_out_of_service(pass, id, book));
     gone.map(|(id, _)| id).collect()
 }
 
-fn is_out_of_service(pass: &Pass<'_>, id: &BookId, book: &BookRecord) -> bool {
+fn is_out_of_service(pass: &PassContext<'_>, id: &BookId, book: &BookRecord) -> bool {
     // A started segment takes the node out of service only if tasks run before or after it.
     let has_tasks = || {
         let last = pass.machine.record::<Inventory>(id).and_then(|inventory| inventory.rollout);
@@ -244,7 +244,7 @@ fn is_out_of_service(pass: &Pass<'_>, id: &BookId, book: &BookRecord) -> bool {
 
 /// Deletes the inventory of a deleted TaskBook, once all its items are removed and the node is in service. Returns
 /// whether the removal has ended.
-pub(super) fn forget_gone(pass: &Pass<'_>, id: &BookId) -> bool {
+pub(super) fn forget_gone(pass: &PassContext<'_>, id: &BookId) -> bool {
     if is_out_of_service(pass, id, &pass.machine.book(id)) {
         return false;
     }

@@ -7,7 +7,7 @@ use towpath_host::{FsReader, FsWriter, files::Access, walk::RefusedLink};
 use towpath_modules::{ModuleError, Step, apply};
 use towpath_state::{AppliedItem, Changes, Intent, Journal, JournalError, Managed, Original, Phase, Unchecked, kinds};
 
-use super::Machine;
+use super::HostContext;
 use crate::reconcile::admission::Permit;
 
 /// The change of one task, ready to be applied in a batch.
@@ -26,7 +26,7 @@ pub(in crate::reconcile) struct Waiting {
 
 /// Applies a batch of changes. Returns the result of each task.
 pub(in crate::reconcile) fn carry_out(
-    machine: &Machine,
+    machine: &HostContext,
     journal: &Journal,
     book: &str,
     waiting: Vec<Waiting>,
@@ -79,7 +79,7 @@ pub(in crate::reconcile) fn carry_out(
 /// Saves the original content of each path before the first change of the path. A path whose content cannot be saved is
 /// not changed.
 fn remember_originals(
-    machine: &Machine,
+    machine: &HostContext,
     journal: &Journal,
     steps: &[Step],
     changes: &mut Changes,
@@ -100,7 +100,7 @@ fn remember_originals(
 /// Records the files that can only be validated in their final location. If the agent crashes before the validation, it
 /// validates these files at its next start.
 fn mark_unchecked(
-    machine: &Machine,
+    machine: &HostContext,
     journal: &Journal,
     steps: &[Step],
     before: &mut Changes,
@@ -153,7 +153,7 @@ pub(in crate::reconcile) fn check_unchecked(journal: &Journal, writer: &FsWriter
 
 /// Returns the path that a step changes, with links resolved, and the file reader for this path. A step that writes
 /// through a link changes the target of the link.
-fn real_path(machine: &Machine, step: &Step) -> Result<(String, FsReader), ModuleError> {
+fn real_path(machine: &HostContext, step: &Step) -> Result<(String, FsReader), ModuleError> {
     let path = step.path();
     let io = |error: std::io::Error| ModuleError::io(path, &error);
     if let Step::Within { folder, .. } = step {
@@ -166,7 +166,7 @@ fn real_path(machine: &Machine, step: &Step) -> Result<(String, FsReader), Modul
 }
 
 /// Returns the path on the host that a step changes. `None` if the path cannot be resolved.
-pub(in crate::reconcile) fn changed_path(machine: &Machine, step: &Step) -> Option<PathBuf> {
+pub(in crate::reconcile) fn changed_path(machine: &HostContext, step: &Step) -> Option<PathBuf> {
     let (path, _) = real_path(machine, step).ok()?;
     Some(machine.reader.real_path(&path))
 }

@@ -20,7 +20,7 @@ use towpath_render::{
 };
 use towpath_state::{BookId, HandlerRecord, Inventory as InventoryRecord, KeptTask, LastRollout};
 
-use super::{BookOutcome, Pass, PassOutcome, TaskOutcome, book_id, coordinated};
+use super::{BookOutcome, PassContext, PassOutcome, TaskOutcome, book_id, coordinated};
 use crate::reconcile::{
     admission,
     execute::{CarryOut, Notes, Session, Stage, Started, resource::managed_item},
@@ -45,7 +45,7 @@ struct Books<E> {
 
 /// Runs a pass with one type of executor and its tools. `computed_failures` are messages about values that could not be computed.
 pub(in crate::reconcile) fn run<'a, E: CarryOut<'a>>(
-    pass: &'a Pass<'a>,
+    pass: &'a PassContext<'a>,
     tools: E::Tools,
     claims: &'a Claims,
     computed_failures: &[String],
@@ -59,7 +59,13 @@ pub(in crate::reconcile) fn run<'a, E: CarryOut<'a>>(
 
 impl<'a, E: CarryOut<'a>> Books<E> {
     /// Runs the tasks of all TaskBooks in order, until a run is preempted.
-    fn run_tasks(&mut self, pass: &'a Pass<'a>, tools: E::Tools, claims: &'a Claims, computed_failures: &[String]) {
+    fn run_tasks(
+        &mut self,
+        pass: &'a PassContext<'a>,
+        tools: E::Tools,
+        claims: &'a Claims,
+        computed_failures: &[String],
+    ) {
         let mut done: BTreeMap<String, Outcome> = BTreeMap::new();
         for book in &pass.view.books {
             self.outcome.interrupted |= (pass.make_way)();
@@ -86,7 +92,7 @@ impl<'a, E: CarryOut<'a>> Books<E> {
     }
 
     /// Continues the runs that waited for the other TaskBooks. These runs now remove items.
-    fn remove(&mut self, pass: &'a Pass<'a>) {
+    fn remove(&mut self, pass: &'a PassContext<'a>) {
         let everything = self.all_managed(pass);
         let interrupted = self.outcome.interrupted;
         for mut course in std::mem::take(&mut self.courses) {
@@ -107,7 +113,7 @@ impl<'a, E: CarryOut<'a>> Books<E> {
 
     /// Returns the items that the TaskBooks of this node manage. `None` if some items are not known, or if an object is
     /// held. Nothing is pruned while an object is held, because the object is still in git.
-    fn all_managed(&self, pass: &Pass<'_>) -> Option<Arc<BTreeSet<ManagedItem>>> {
+    fn all_managed(&self, pass: &PassContext<'_>) -> Option<Arc<BTreeSet<ManagedItem>>> {
         let is_complete = self.courses.len() == pass.view.books.len() && pass.set.held.is_empty();
         let known = self.courses.iter().map(|course| course.managed.as_ref()).collect::<Option<Vec<_>>>();
         let known = known.filter(|_| is_complete)?;
@@ -145,7 +151,7 @@ impl<'a, E: CarryOut<'a>> Books<E> {
     }
 
     /// Removes the items of deleted TaskBooks, and returns the outcome of the pass.
-    fn end(mut self, pass: &'a Pass<'a>, tools: E::Tools, claims: &'a Claims) -> PassOutcome {
+    fn end(mut self, pass: &'a PassContext<'a>, tools: E::Tools, claims: &'a Claims) -> PassOutcome {
         self.outcome.books = self.courses.iter_mut().map(|course| std::mem::take(&mut course.outcome)).collect();
         let everything = self.all_managed(pass).filter(|_| !self.outcome.interrupted);
         let mut removing = E::out_of_service(pass);
@@ -195,7 +201,7 @@ fn dependencies(book: &Book, done: &BTreeMap<String, Outcome>) -> Vec<String> {
 
 /// Returns the deleted TaskBooks of this node with their inventories. A TaskBook without items may have left a pending
 /// handler.
-fn gone(pass: &Pass<'_>) -> BTreeMap<BookId, InventoryRecord> {
+fn gone(pass: &PassContext<'_>) -> BTreeMap<BookId, InventoryRecord> {
     let present: BTreeSet<BookId> = pass.view.books.iter().map(|book| book_id(book)).collect();
     let mut inventories: BTreeMap<BookId, InventoryRecord> = pass.machine.records().into_iter().collect();
     for (handler, _) in pass.machine.records::<HandlerRecord>() {
@@ -260,7 +266,7 @@ fn task_of(kept: KeptTask, place: &Place) -> Task {
 /// Starts the run of a TaskBook, or reports the reason why the TaskBook cannot run. `last` is the last rollout of a
 /// deleted TaskBook.
 fn begin<'a, E: CarryOut<'a>>(
-    pass: &'a Pass<'a>,
+    pass: &'a PassContext<'a>,
     tools: E::Tools,
     book: &Arc<Book>,
     blockers: Vec<String>,
@@ -311,7 +317,7 @@ fn no_variables(error: &RenderError, computed_failures: &[String]) -> TaskOutcom
 }
 
 /// Returns the recorded items of a TaskBook, and the data that the removal needs.
-fn inventory(pass: &Pass<'_>, book: &Book, everything: &Arc<BTreeSet<ManagedItem>>) -> Inventory {
+fn inventory(pass: &PassContext<'_>, book: &Book, everything: &Arc<BTreeSet<ManagedItem>>) -> Inventory {
     let id = book_id(book);
     let record: InventoryRecord = pass.machine.record(&id).unwrap_or_default();
     // An item may be listed in the inventories of several TaskBooks.

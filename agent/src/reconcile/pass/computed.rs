@@ -10,7 +10,7 @@ use towpath_render::{
     taint::Tainted,
 };
 
-use super::{Pass, instance};
+use super::{PassContext, instance};
 
 /// The cache of computed values, with the time of each computation.
 #[derive(Debug, Default)]
@@ -19,7 +19,7 @@ pub struct ComputedCache {
 }
 
 /// Computes the values that are missing or outdated. Returns the inputs with all computed values, and the failures.
-pub(in crate::reconcile) fn evaluate(pass: &Pass<'_>, cache: &mut ComputedCache) -> (Inputs, Vec<String>) {
+pub(in crate::reconcile) fn evaluate(pass: &PassContext<'_>, cache: &mut ComputedCache) -> (Inputs, Vec<String>) {
     let (mut inputs, mut failures) = (pass.inputs.clone(), Vec::new());
     for pending in pending_tasks(pass.set, pass.view) {
         let key = (pending.namespace.clone(), pending.computed.name.clone());
@@ -58,7 +58,7 @@ pub(in crate::reconcile) fn evaluate(pass: &Pass<'_>, cache: &mut ComputedCache)
     (inputs, failures)
 }
 
-fn compute(pass: &Pass<'_>, inputs: &Inputs, pending: &PendingTask) -> Result<Tainted<Value>, String> {
+fn compute(pass: &PassContext<'_>, inputs: &Inputs, pending: &PendingTask) -> Result<Tainted<Value>, String> {
     let task = pending.computed.task.as_deref().ok_or("the value has no task")?;
     let book = Arc::new(Book {
         namespace: pending.namespace.clone(),
@@ -78,7 +78,7 @@ fn compute(pass: &Pass<'_>, inputs: &Inputs, pending: &PendingTask) -> Result<Ta
     let renderer = Renderer::new(pass.set, pass.view, &book, inputs).map_err(|error| error.to_string())?;
     let params = match renderer.params(task, None).map_err(|error| error.to_string())? {
         Rendered::Ready(params) => params,
-        Rendered::Wants(_) => return Err("the task uses a value that is not known".into()),
+        Rendered::Missing(_) => return Err("the task uses a value that is not known".into()),
     };
     let module = task.module.as_ref().ok_or("the task has no module")?;
     let options = resolve(module.name, params.value())
@@ -97,6 +97,6 @@ fn compute(pass: &Pass<'_>, inputs: &Inputs, pending: &PendingTask) -> Result<Ta
     let value = renderer.value(task, &pending.computed.value, &result, &params.taint());
     match value.map_err(|error| error.to_string())? {
         Rendered::Ready(value) => Ok(value),
-        Rendered::Wants(_) => Err("the expression of the value uses a value that is not known".into()),
+        Rendered::Missing(_) => Err("the expression of the value uses a value that is not known".into()),
     }
 }

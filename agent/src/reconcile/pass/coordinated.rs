@@ -8,7 +8,7 @@ use towpath_coordination::{
 };
 use towpath_state::{BookId, BookRecord, Changes, ClaimState, Journal, SlotClaim, SlotRef, StorePosition};
 
-use super::{Machine, Pass, book_id};
+use super::{HostContext, PassContext, book_id};
 
 /// Returns the position in the data store from the journal: the store revision, and the number of the last write of
 /// this node.
@@ -46,7 +46,7 @@ pub(in crate::reconcile) fn known_claim(claim: SlotClaim) -> (SlotState, String,
     (state, claim.run, claim.segment)
 }
 
-fn remember_slot(machine: &Machine, fleet: &Fleet, book: &BookId, slot: Option<&SlotRef>) {
+fn remember_slot(machine: &HostContext, fleet: &Fleet, book: &BookId, slot: Option<&SlotRef>) {
     let Some(journal) = &machine.journal else { return };
     if machine.book(book).slot.as_ref() == slot {
         return;
@@ -67,7 +67,7 @@ pub fn holds_slots(journal: &Journal) -> bool {
 /// Releases the slots of TaskBooks that no longer run on this node, after the new revision is applied (P66). The
 /// TaskBooks in `removing` keep their slots, because their removal needs a slot (D32). Returns whether all other slots
 /// are released.
-pub(in crate::reconcile) fn leave_gone_books(pass: &Pass<'_>, removing: &BTreeSet<BookId>) -> bool {
+pub(in crate::reconcile) fn leave_gone_books(pass: &PassContext<'_>, removing: &BTreeSet<BookId>) -> bool {
     let Some(with) = pass.coordination else { return true };
     let mut released = true;
     let books = pass.machine.records::<BookRecord>();

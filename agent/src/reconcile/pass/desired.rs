@@ -12,7 +12,7 @@ use towpath_render::{
     document::to_yaml,
     objects::task::{Book, ModuleUse, Task},
     rendering::{Inputs, Item, RenderError, Rendered, Renderer},
-    template::Want,
+    template::MissingInput,
     tree::{self, EntryKind, Tree},
     view::NodeView,
 };
@@ -93,7 +93,7 @@ fn tasks(renderer: &Renderer, book: &Book, task: &Task) -> Vec<DesiredTask> {
     let items: Vec<Option<Item>> = match renderer.items(task) {
         Ok(Rendered::Ready(None)) => vec![None],
         Ok(Rendered::Ready(Some(items))) => items.into_iter().map(Some).collect(),
-        Ok(Rendered::Wants(wants)) => return vec![DesiredTask { unknown: Some(missing(&wants)), ..plain }],
+        Ok(Rendered::Missing(wants)) => return vec![DesiredTask { unknown: Some(missing(&wants)), ..plain }],
         Err(error) => return vec![DesiredTask { error: Some(error.to_string()), ..plain }],
     };
     let of_item = |item: &Option<Item>| {
@@ -102,14 +102,14 @@ fn tasks(renderer: &Renderer, book: &Book, task: &Task) -> Vec<DesiredTask> {
             Ok(Rendered::Ready(Known { skipped, params, items, source })) => {
                 DesiredTask { skipped, params, items, source, ..one }
             }
-            Ok(Rendered::Wants(wants)) => DesiredTask { unknown: Some(missing(&wants)), ..one },
+            Ok(Rendered::Missing(wants)) => DesiredTask { unknown: Some(missing(&wants)), ..one },
             Err(message) => DesiredTask { error: Some(message), ..one },
         }
     };
     items.iter().map(of_item).collect()
 }
 
-fn missing(wants: &[Want]) -> String {
+fn missing(wants: &[MissingInput]) -> String {
     let wants: Vec<String> = wants.iter().map(ToString::to_string).collect();
     format!("it depends on {}", wants.join(", "))
 }
@@ -127,7 +127,7 @@ struct Known {
 fn render(renderer: &Renderer, task: &Task, item: Option<&Item>) -> Result<Rendered<Known>, String> {
     let skipped = match renderer.condition(task, item).map_err(|error| error.to_string())? {
         Rendered::Ready(holds) => !holds,
-        Rendered::Wants(wants) => return Ok(Rendered::Wants(wants)),
+        Rendered::Missing(wants) => return Ok(Rendered::Missing(wants)),
     };
     let Some(module) = &task.module else {
         return Ok(Rendered::Ready(Known { skipped, items: Some(Vec::new()), ..Known::default() }));
@@ -135,10 +135,10 @@ fn render(renderer: &Renderer, task: &Task, item: Option<&Item>) -> Result<Rende
     let params = match renderer.params(task, item).map_err(|error| error.to_string()) {
         Ok(Rendered::Ready(params)) => params.into_value(),
         // The parameters of a skipped task need not be known. Its items are then not known either.
-        Ok(Rendered::Wants(_)) | Err(_) if skipped => {
+        Ok(Rendered::Missing(_)) | Err(_) if skipped => {
             return Ok(Rendered::Ready(Known { skipped, ..Known::default() }));
         }
-        Ok(Rendered::Wants(wants)) => return Ok(Rendered::Wants(wants)),
+        Ok(Rendered::Missing(wants)) => return Ok(Rendered::Missing(wants)),
         Err(message) => return Err(message),
     };
     let items = items_of(module, &params);

@@ -9,11 +9,11 @@ use towpath_proto::ModuleKind;
 use towpath_render::{
     objects::task::Task,
     rendering::{Item, RenderError, Rendered, Renderer},
-    template::Want,
+    template::MissingInput,
 };
 use towpath_state::Managed;
 
-use super::Machine;
+use super::HostContext;
 
 /// The result of preparing a task.
 pub(in crate::reconcile) enum Prepared {
@@ -21,7 +21,7 @@ pub(in crate::reconcile) enum Prepared {
     /// known.
     Skipped(Option<Vec<Managed>>),
     /// Inputs of the task are missing.
-    Wants(Vec<Want>),
+    Missing(Vec<MissingInput>),
     /// The task cannot be rendered, or its parameters are invalid.
     Failed(String),
     /// The task is ready to be checked.
@@ -68,7 +68,7 @@ pub(in crate::reconcile) fn name(task: &Task, item: Option<&Item>) -> String {
 }
 
 pub(in crate::reconcile) fn prepare(
-    machine: &Machine,
+    machine: &HostContext,
     renderer: &Renderer,
     task: &Task,
     item: Option<&Item>,
@@ -76,13 +76,13 @@ pub(in crate::reconcile) fn prepare(
     match renderer.condition(task, item) {
         Ok(Rendered::Ready(true)) => {}
         Ok(Rendered::Ready(false)) => return Prepared::Skipped(skipped(machine, renderer, task, item)),
-        Ok(Rendered::Wants(wants)) => return Prepared::Wants(wants),
+        Ok(Rendered::Missing(wants)) => return Prepared::Missing(wants),
         Err(error) => return Prepared::Failed(shown(&error)),
     }
     let Some(module) = &task.module else { return Prepared::Skipped(None) };
     let params = match renderer.params(task, item) {
         Ok(Rendered::Ready(params)) => params.into_value(),
-        Ok(Rendered::Wants(wants)) => return Prepared::Wants(wants),
+        Ok(Rendered::Missing(wants)) => return Prepared::Missing(wants),
         Err(error) => return Prepared::Failed(shown(&error)),
     };
     let options = match resolve(module.name, &params) {
@@ -107,7 +107,7 @@ pub(in crate::reconcile) fn prepare(
 /// Returns the items that a skipped task would manage. These items must not be pruned. `None` if the items are not
 /// known.
 pub(in crate::reconcile) fn skipped(
-    machine: &Machine,
+    machine: &HostContext,
     renderer: &Renderer,
     task: &Task,
     item: Option<&Item>,
@@ -161,7 +161,7 @@ fn shown(error: &RenderError) -> String {
 
 /// Returns the context for a call of a module.
 pub(in crate::reconcile) fn context<'a>(
-    machine: &'a Machine,
+    machine: &'a HostContext,
     renderer: &Renderer,
     task: &'a Task,
     cancel: &'a Cancel,

@@ -47,7 +47,7 @@ pub use towpath_reconcile::{Origin, Outcome};
 
 /// The host, the journal and the clock of a pass.
 #[derive(Debug)]
-pub struct Machine {
+pub struct HostContext {
     /// The name of the node.
     pub node: String,
     /// The reader for files below the root directory.
@@ -66,7 +66,7 @@ pub struct Machine {
     applied: Mutex<Option<BTreeMap<Managed, AppliedItem>>>,
 }
 
-impl Machine {
+impl HostContext {
     /// Creates the context of a pass on a host.
     pub fn new(
         node: String,
@@ -149,9 +149,9 @@ pub struct Coordination<'a> {
 }
 
 /// The inputs of a pass.
-pub struct Pass<'a> {
+pub struct PassContext<'a> {
     /// The host, the journal and the clock of the pass.
-    pub machine: &'a Machine,
+    pub machine: &'a HostContext,
     /// All objects of the revision.
     pub set: &'a ObjectSet,
     /// The parts of the revision that concern this node.
@@ -217,7 +217,7 @@ pub enum Settled {
 }
 
 /// Returns whether all checks of a steady state still hold.
-pub fn still_settled(machine: &Machine, settled: &[Settled], cancel: &Cancel) -> bool {
+pub fn still_settled(machine: &HostContext, settled: &[Settled], cancel: &Cancel) -> bool {
     let mut inspector = Inspector::new(&machine.reader, &machine.digest_key);
     settled.iter().all(|one| match one {
         Settled::Expectations(expectations) => expectations.iter().all(|expected| inspector.holds(expected)),
@@ -236,7 +236,7 @@ pub fn still_settled(machine: &Machine, settled: &[Settled], cancel: &Cancel) ->
     })
 }
 
-impl Pass<'_> {
+impl PassContext<'_> {
     /// Returns the items that tasks manage, as far as the items are known before the pass. Two tasks that manage the
     /// same item are therefore found before either task is applied. Items that depend on a result are compared as soon
     /// as they are known.

@@ -11,7 +11,7 @@ use towpath_render::objects::{SegmentKind, task::Book, task_digest};
 use towpath_state::{BookRecord, Changes, ElectionRecord, Intent, Journal, JournalError, RunProgress, SlotRef};
 
 use super::{
-    Machine, batch, book_id,
+    HostContext, batch, book_id,
     coordinated::{known_claim, remember_store_position, slot_of},
 };
 use crate::reconcile::{admission::Permit, revision::Revision, runs::Run};
@@ -38,7 +38,7 @@ pub(crate) fn recover(journal: &Journal, permit: Permit<'_>) -> Result<Option<In
 /// # Errors
 /// Fails if the data store does not answer.
 pub fn republish_claims(
-    machine: &Machine,
+    machine: &HostContext,
     journal: &Journal,
     fleet: &Fleet,
     revision: &Revision,
@@ -68,7 +68,7 @@ pub fn republish_claims(
 }
 
 fn republish_book(
-    machine: &Machine,
+    machine: &HostContext,
     fleet: &Fleet,
     revision: &Revision,
     book: &Book,

@@ -15,7 +15,7 @@ use crate::{
     objects::{
         ObjectSet,
         ledger::Found,
-        task::{Book, ModuleUse, Task, Within},
+        task::{Book, IncludeContext, ModuleUse, Task},
     },
     problem::Finding,
     template::syntax::{self, NAMES, names_in_expression, names_in_template},
@@ -221,7 +221,7 @@ impl<'a> BookNames<'a> {
 
     fn is_variable(&self, name: &str, here: Here<'_>) -> bool {
         let mut within = here.task.map(|(task, _)| task.within.as_ref());
-        while let Some(Within { vars, outer, .. }) = within {
+        while let Some(IncludeContext { vars, outer, .. }) = within {
             if vars.contains_key(name) {
                 return true;
             }

@@ -16,7 +16,7 @@ use crate::{
     objects::{
         ObjectSet, Reaction, VariablesObject,
         ledger::Found,
-        task::{Book, ModuleUse, Task, Within},
+        task::{Book, IncludeContext, ModuleUse, Task},
     },
     problem::Finding,
     taint::fields::may_be_untrusted,
@@ -338,7 +338,7 @@ impl Walk<'_> {
 }
 
 /// Adds the variables of all includes around a task, from the outermost to the innermost.
-fn within(names: &mut Names, inner: &Within) {
+fn within(names: &mut Names, inner: &IncludeContext) {
     if let Some(outer) = &inner.outer {
         within(names, outer);
         names.add(&inner.vars);

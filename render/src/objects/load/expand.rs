@@ -17,7 +17,7 @@ use crate::{
         ledger::{Found, Ledger},
         limits::{Field, NamespaceLimits, RepositoryUrl},
         spec::{flag, map, members, message, text, time},
-        task::{Condition, Drift, ModuleUse, Task, Until, Within},
+        task::{Condition, Drift, IncludeContext, ModuleUse, Task, Until},
     },
     problem::Finding,
     tree::{self, Tree},
@@ -108,12 +108,18 @@ impl<'a> Expansion<'a> {
     }
 
     /// Reads a list of tasks of an object.
-    pub(super) fn tasks(&mut self, object: &Key, place: &Place, values: &[Value], within: &Arc<Within>) -> Tasks {
+    pub(super) fn tasks(
+        &mut self,
+        object: &Key,
+        place: &Place,
+        values: &[Value],
+        within: &Arc<IncludeContext>,
+    ) -> Tasks {
         Reader { expansion: self, owner: place.source(), object, trail: Vec::new() }.tasks(place, values, within, &[])
     }
 
     /// Reads a single task of an object.
-    pub(super) fn task(&mut self, object: &Key, place: &Place, value: &Value, within: &Arc<Within>) -> Task {
+    pub(super) fn task(&mut self, object: &Key, place: &Place, value: &Value, within: &Arc<IncludeContext>) -> Task {
         Reader { expansion: self, owner: place.source(), object, trail: Vec::new() }.task(place, value, within, &[])
     }
 
@@ -198,7 +204,7 @@ struct Reader<'r, 'a> {
 }
 
 impl Reader<'_, '_> {
-    fn tasks(&mut self, place: &Place, values: &[Value], within: &Arc<Within>, when: &[Condition]) -> Tasks {
+    fn tasks(&mut self, place: &Place, values: &[Value], within: &Arc<IncludeContext>, when: &[Condition]) -> Tasks {
         let mut read = Tasks::default();
         for (index, value) in values.iter().enumerate().filter(|(_, value)| value.is_object()) {
             if !self.expansion.ledger.charge(self.owner, Cost { tasks: 1, ..Cost::of(value) }) {
@@ -216,7 +222,7 @@ impl Reader<'_, '_> {
         read
     }
 
-    fn task(&mut self, place: &Place, value: &Value, within: &Arc<Within>, outer: &[Condition]) -> Task {
+    fn task(&mut self, place: &Place, value: &Value, within: &Arc<IncludeContext>, outer: &[Condition]) -> Task {
         let name = text(value, "name").unwrap_or_default();
         let module = ModuleUse::all_in(value).next();
         if let Some(module) = &module {
@@ -261,7 +267,7 @@ impl Reader<'_, '_> {
         }
     }
 
-    fn include(&mut self, place: &Place, value: &Value, within: &Arc<Within>, outer: &[Condition]) -> Tasks {
+    fn include(&mut self, place: &Place, value: &Value, within: &Arc<IncludeContext>, outer: &[Condition]) -> Tasks {
         let include = value.get("include").cloned().unwrap_or_default();
         let at = place.key("include");
         let Some((source, path)) = self.include_target(&at, &include, within) else { return Tasks::default() };
@@ -281,7 +287,7 @@ impl Reader<'_, '_> {
             Some(name) => format!("{}{name}/", within.prefix),
             None => within.prefix.clone(),
         };
-        let inner = Arc::new(Within {
+        let inner = Arc::new(IncludeContext {
             source: source.clone(),
             folder: path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned(),
             prefix,
@@ -335,17 +341,22 @@ impl Reader<'_, '_> {
     }
 
     /// Returns the container whose files a task reads: its include or TaskBook, or the repository that the task names.
-    fn files_of(&mut self, place: &Place, module: Option<&ModuleUse>, within: &Arc<Within>) -> Arc<Within> {
+    fn files_of(
+        &mut self,
+        place: &Place,
+        module: Option<&ModuleUse>,
+        within: &Arc<IncludeContext>,
+    ) -> Arc<IncludeContext> {
         let Some(module) = module.filter(|module| module.schema.pins_repository()) else { return Arc::clone(within) };
         let Some(url) = text(&module.params, "url") else { return Arc::clone(within) };
         let (commit, what) = (text(&module.params, "commit"), format!("a {} task", module.name));
         let Some(source) = self.pin(&place.key(module.name), &what, url, commit) else { return Arc::clone(within) };
         let prefix = within.prefix.clone();
-        Arc::new(Within { source, prefix, outer: Some(Arc::clone(within)), ..Within::default() })
+        Arc::new(IncludeContext { source, prefix, outer: Some(Arc::clone(within)), ..IncludeContext::default() })
     }
 
     /// Returns the source and the path of the file that an include names.
-    fn include_target(&mut self, at: &Place, include: &Value, within: &Within) -> Option<(String, String)> {
+    fn include_target(&mut self, at: &Place, include: &Value, within: &IncludeContext) -> Option<(String, String)> {
         let path = text(include, "path")?;
         match (text(include, "source"), text(include, "url"), text(include, "commit")) {
             (Some(_), Some(_), _) => {

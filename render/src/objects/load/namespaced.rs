@@ -17,7 +17,7 @@ use crate::{
         ledger::Found,
         limits::Field,
         spec::{flag, list, map, members, message, text, time},
-        task::{Book, Dependency, ModuleUse, Rollout, Task, Within},
+        task::{Book, Dependency, IncludeContext, ModuleUse, Rollout, Task},
     },
     problem::Finding,
     words::Count,
@@ -68,7 +68,7 @@ impl Namespaced {
 fn book(expansion: &mut Expansion<'_>, object: &Object) -> Book {
     let (spec, namespace) = (object.spec.as_ref(), object.key.namespace.as_str());
     let place = object.place.key("spec");
-    let within = Within::of_source(place.source());
+    let within = IncludeContext::of_source(place.source());
     let targets = expansion.targets(&place, spec, Field::Targets, namespace);
     let mut read = |place: &Place, spec: &Value, key: &str| {
         expansion.tasks(&object.key, &place.key(key), members(spec, key), &within)
@@ -147,7 +147,7 @@ fn reaction(expansion: &mut Expansion<'_>, object: &Object) -> Reaction {
 /// Reads the targets and the tasks of a reaction. The handlers of included files follow the tasks.
 fn reaction_with_tasks(expansion: &mut Expansion<'_>, object: &Object, place: &Place, spec: &Value) -> Reaction {
     let targets = expansion.targets(place, spec, Field::Targets, &object.key.namespace);
-    let within = Within::of_source(place.source());
+    let within = IncludeContext::of_source(place.source());
     let Tasks { mut tasks, mut handlers } =
         expansion.tasks(&object.key, &place.key("tasks"), members(spec, "tasks"), &within);
     tasks.append(&mut handlers);
@@ -183,7 +183,7 @@ fn computed_value(expansion: &mut Expansion<'_>, object: &Object, place: Place, 
     }
     let task = task.map(|task| {
         let place = place.key("task");
-        Box::new(expansion.task(&object.key, &place, task, &Within::of_source(place.source())))
+        Box::new(expansion.task(&object.key, &place, task, &IncludeContext::of_source(place.source())))
     });
     expansion.report_all(task.as_deref().and_then(|task| computes_nothing(&place, task)));
     ComputedValue {

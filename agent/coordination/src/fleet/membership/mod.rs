@@ -42,14 +42,14 @@ const STACK: usize = 2 << 20;
 
 /// The reason to wake the reconciler of a node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Poke {
+pub enum Wakeup {
     /// The fleet has accepted a new revision.
     Accepted,
     /// A wave, an offer or another change may allow the node to continue.
     Look,
 }
 
-type Waker = Arc<dyn Fn(Poke) + Send + Sync>;
+type Waker = Arc<dyn Fn(Wakeup) + Send + Sync>;
 
 /// The membership of a node in the fleet.
 pub(super) struct Membership {
@@ -232,11 +232,11 @@ impl Shared {
             well = self.keep(joined);
             if well && !before {
                 // The watch may have missed changes while the store did not answer, so the node reads them now.
-                poke(Poke::Accepted);
-                poke(Poke::Look);
+                poke(Wakeup::Accepted);
+                poke(Wakeup::Look);
             } else if before && !well {
                 // The node decides again, so that its status shows that the store does not answer (P93).
-                poke(Poke::Look);
+                poke(Wakeup::Look);
             }
         }
     }

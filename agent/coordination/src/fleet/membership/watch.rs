@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{KEEP, Poke, Shared, Waker};
+use super::{KEEP, Shared, Waker, Wakeup};
 use crate::{
     accept::Accepted,
     keys,
@@ -56,7 +56,7 @@ impl Shared {
     fn hear_touch(&self, row: &Row, poke: &Waker) {
         let acts = self.lock().news.hear_touch(&self.node, row);
         if acts {
-            poke(Poke::Look);
+            poke(Wakeup::Look);
         }
     }
 
@@ -72,8 +72,8 @@ impl Shared {
                 begun = self.begin_watch(prefix).ok();
                 if begun.is_some() {
                     // The watch may have missed changes while it was interrupted, so the node reads them now.
-                    poke(Poke::Accepted);
-                    poke(Poke::Look);
+                    poke(Wakeup::Accepted);
+                    poke(Wakeup::Look);
                 }
                 continue;
             };
@@ -86,7 +86,7 @@ impl Shared {
                         let before = self.lock().identity.namesake().is_some();
                         self.meet(&row);
                         if !before && self.lock().identity.namesake().is_some() {
-                            poke(Poke::Accepted);
+                            poke(Wakeup::Accepted);
                         }
                     }
                     // A record that does not count wakes the node at most once in 10 s, so that an event reports the
@@ -95,14 +95,14 @@ impl Shared {
                         let now = self.clock.monotonic();
                         if reported.is_none_or(|reported| now.duration_since(reported) >= KEEP) {
                             reported = Some(now);
-                            poke(Poke::Accepted);
+                            poke(Wakeup::Accepted);
                         }
                     }
                     Change::Put(row) if row.key == keys::ACCEPTED => {
                         let accepted: Option<Accepted> = serde_json::from_slice(&row.value).ok();
                         // A record that this node has written needs no read.
                         if accepted.is_none_or(|accepted| accepted.by != self.node) {
-                            poke(Poke::Accepted);
+                            poke(Wakeup::Accepted);
                         }
                     }
                     Change::Put(row) if row.key.starts_with(keys::ALL_FREED) => self.hear_touch(&row, poke),
@@ -113,10 +113,10 @@ impl Shared {
                         if row.key.starts_with(&keys::result_wants(&self.node)) {
                             self.lock().news.note_asked();
                         }
-                        poke(Poke::Look);
+                        poke(Wakeup::Look);
                     }
                     // The recovery is complete, so waiting nodes may continue.
-                    Change::Delete(key, _) if key.starts_with(keys::ALL_RECOVERIES) => poke(Poke::Look),
+                    Change::Delete(key, _) if key.starts_with(keys::ALL_RECOVERIES) => poke(Wakeup::Look),
                     Change::Delete(..) => {}
                 }
             }

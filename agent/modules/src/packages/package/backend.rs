@@ -14,7 +14,7 @@ use crate::{Context, ModuleError};
 
 /// The settings of a package change.
 #[derive(Debug, Clone)]
-pub(super) struct How {
+pub(super) struct BackendChoice {
     pub(super) backend: Backend,
     /// The version to install. `None` if the task names no version.
     pub(super) version: Option<String>,
@@ -57,7 +57,7 @@ fn newest_rpm(names: &[String], context: &Context<'_>) -> Result<BTreeMap<String
 }
 
 /// Installs, upgrades and removes packages.
-pub(super) fn change(missing: &Missing, how: &How, context: &Context<'_>) -> Result<(), ModuleError> {
+pub(super) fn change(missing: &Missing, how: &BackendChoice, context: &Context<'_>) -> Result<(), ModuleError> {
     let deadline = Deadline::of(context);
     // On some systems, PackageKit cannot find a version by name. PackageKit also keeps changed configuration files.
     let try_packagekit = match how.backend {
@@ -179,7 +179,7 @@ fn full_name(package: &Found) -> String {
 }
 
 /// Changes packages with apt-get, which waits for the lock.
-fn apt(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) -> Result<(), ModuleError> {
+fn apt(missing: &Missing, how: &BackendChoice, deadline: Deadline, context: &Context<'_>) -> Result<(), ModuleError> {
     let lock = || {
         let seconds = deadline.left().saturating_sub(deadline.least).as_secs().max(1);
         format!("DPkg::Lock::Timeout={seconds}")
@@ -255,7 +255,7 @@ fn apt(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) 
     well("apt-get install", &output)
 }
 
-fn dnf(missing: &Missing, how: &How, deadline: Deadline, context: &Context<'_>) -> Result<(), ModuleError> {
+fn dnf(missing: &Missing, how: &BackendChoice, deadline: Deadline, context: &Context<'_>) -> Result<(), ModuleError> {
     let run_tool = |argv: &[&str]| run_until(argv, deadline, context);
     let call = |verb: &str, names: &[String]| {
         deadline.allows("dnf")?;
