@@ -106,8 +106,8 @@ impl<'a> AdmissionControl<'a> {
     /// Acquires the slot for changes. The answer is positive in a TaskBook without a rollout.
     fn slot(&self, admit: Admit) -> Answer {
         let (Some(rollout), Some(segment)) = (&self.rollout, admit.segment) else { return Answer::Go };
-        let mut admitted = lock(&self.admitted);
-        if admitted.slot == Some((segment, admit.slot)) && !rollout.coordination.fleet.lease_may_be_gone() {
+        let is_held = lock(&self.admitted).slot == Some((segment, admit.slot));
+        if is_held && !rollout.coordination.fleet.lease_may_be_gone() {
             return Answer::Go;
         }
         let want = match admit.slot {
@@ -116,7 +116,7 @@ impl<'a> AdmissionControl<'a> {
         };
         let answer = self.ask(segment, want);
         if matches!(answer, Answer::Go) {
-            admitted.slot = Some((segment, admit.slot));
+            lock(&self.admitted).slot = Some((segment, admit.slot));
         }
         answer
     }

@@ -251,7 +251,7 @@ impl Fleet {
                 let mut actions = vec![Action::Restart(node), Action::Renew(node), Action::Follow(node)];
                 actions.extend([Action::Commit(node), Action::Work { node, well: true }]);
                 for book in 0..self.books() {
-                    actions.extend([Action::FsReader { node, book, late }, Action::Commit(node)]);
+                    actions.extend([Action::Look { node, book, late }, Action::Commit(node)]);
                 }
                 for action in actions {
                     if let Some(next) = self.step(&at, action) {
@@ -290,7 +290,7 @@ impl Fleet {
     pub fn step(&self, state: &State, action: Action) -> Option<State> {
         let mut next = state.clone();
         match action {
-            Action::FsReader { node, book, late } => {
+            Action::Look { node, book, late } => {
                 let own = &state.nodes[node];
                 // A node runs one book at a time.
                 let busy = own.books.iter().enumerate().any(|(number, progress)| {
@@ -549,9 +549,9 @@ impl Model for Fleet {
             || state.store.below("book/queue/").next().is_some();
         for node in 0..self.nodes {
             for book in 0..self.books() {
-                actions.push(Action::FsReader { node, book, late: false });
+                actions.push(Action::Look { node, book, late: false });
                 if late && !self.sleeps {
-                    actions.push(Action::FsReader { node, book, late: true });
+                    actions.push(Action::Look { node, book, late: true });
                 }
             }
             actions.extend([

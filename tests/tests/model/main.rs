@@ -297,7 +297,7 @@ const CASES: &[Case] = &[
         fleet: || {
             let skip = |spec: RolloutSpec| RolloutSpec { on_lost: OnLost::Skip, ..spec };
             // The backup is taken while the first node holds its slot. Then this node crashes and is lost.
-            let look = Action::FsReader { node: 0, book: 0, late: false };
+            let look = Action::Look { node: 0, book: 0, late: false };
             let prelude = vec![look, Action::Commit(0), look, Action::Commit(0), look];
             let prelude = [prelude, vec![Action::Backup, Action::Crash(0), Action::LoseLease(0)]].concat();
             Fleet { restores: 1, crashes: 1, leases: 1, prelude, ..fleet(2, vec![skip(revision(1, 1, 2, 1))]) }
@@ -382,7 +382,7 @@ const CASES: &[Case] = &[
         name: "a slot freed without an offer: a slot freed during a halt",
         fleet: || {
             // Two nodes have slots, one of them fails, and two wait.
-            let look = |node| Action::FsReader { node, book: 0, late: false };
+            let look = |node| Action::Look { node, book: 0, late: false };
             let takes = |node| vec![look(node), Action::Commit(node), look(node), Action::Commit(node), look(node)];
             let fails = vec![Action::Work { node: 0, well: false }, look(0), Action::Commit(0), look(0)];
             let prelude = [takes(0), takes(1), fails, waits(2), waits(3)].concat();
@@ -442,14 +442,14 @@ fn sleepers(nodes: usize, revisions: Vec<RolloutSpec>) -> Fleet {
 
 /// Creates a sleeping fleet of three: the first node works, and the others wait in the queue.
 fn waiters(revisions: Vec<RolloutSpec>) -> Fleet {
-    let look = |node| Action::FsReader { node, book: 0, late: false };
+    let look = |node| Action::Look { node, book: 0, late: false };
     let prelude = [vec![look(0), Action::Commit(0), look(0)], waits(1), waits(2)].concat();
     Fleet { prelude, ..sleepers(3, revisions) }
 }
 
 /// Returns the actions with which a node joins the queue and falls asleep.
 fn waits(node: usize) -> Vec<Action> {
-    let look = Action::FsReader { node, book: 0, late: false };
+    let look = Action::Look { node, book: 0, late: false };
     vec![look, Action::Commit(node), look, Action::Sleep(node)]
 }
 

@@ -71,7 +71,7 @@ pub(crate) struct State {
 pub(crate) enum Action {
     /// A node reads and decides about a book. With `late`, offers are old, waves have soaked, and planned absences are
     /// overdue.
-    FsReader {
+    Look {
         node: usize,
         book: usize,
         late: bool,
