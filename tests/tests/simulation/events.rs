@@ -87,7 +87,7 @@ impl Simulation {
         for node in 0..count {
             simulation.put(&keys::alive(&name(node)));
             let at = simulation.chance.below(5 * SECOND);
-            simulation.after(at, Event::FsReader(node, 0));
+            simulation.after(at, Event::Look(node, 0));
         }
         for _ in 0..1 + count / 10 {
             let node = usize::try_from(simulation.chance.below(count as u64)).unwrap();
@@ -159,7 +159,7 @@ impl Simulation {
                 // A wake-up may be lost. A restarted watch reads the restore again.
                 if row.key.starts_with(keys::ALL_RECOVERIES) || !self.chance.percent(5) {
                     let (delay, life) = (1 + self.chance.below(50), self.nodes[node].life);
-                    self.after(delay, Event::FsReader(node, life));
+                    self.after(delay, Event::Look(node, life));
                 }
             }
         }
@@ -167,11 +167,11 @@ impl Simulation {
 
     fn step(&mut self, event: Event) {
         // A single seed prints its steps.
-        if std::env::var_os("TOWPATH_SEED").is_some() && !matches!(event, Event::FsReader(..)) {
+        if std::env::var_os("TOWPATH_SEED").is_some() && !matches!(event, Event::Look(..)) {
             println!("{:>9} {event:?}", self.now);
         }
         match event {
-            Event::FsReader(node, life) if self.nodes[node].up && self.nodes[node].life == life => self.look(node),
+            Event::Look(node, life) if self.nodes[node].up && self.nodes[node].life == life => self.look(node),
             // Requests in transit fail when the store is replaced.
             Event::Commit(node, restores, txn) if restores == self.restores && !self.nodes[node].cut => {
                 self.commit(&txn);
@@ -199,7 +199,7 @@ impl Simulation {
                     self.put(&keys::alive(&name(node)));
                 }
                 let life = self.nodes[node].life;
-                self.after(1, Event::FsReader(node, life));
+                self.after(1, Event::Look(node, life));
             }
             Event::Cut(node) if !self.nodes[node].cut => {
                 self.nodes[node].cut = true;
@@ -231,7 +231,7 @@ impl Simulation {
                         } else {
                             self.after(LEASE, Event::LeaseEnds(node));
                         }
-                        self.after(delay, Event::FsReader(node, life));
+                        self.after(delay, Event::Look(node, life));
                     }
                 }
             }
@@ -244,7 +244,7 @@ impl Simulation {
                 self.accept(self.accepted + 1);
                 for node in 0..self.nodes.len() {
                     let (delay, life) = (1 + self.chance.below(2 * SECOND), self.nodes[node].life);
-                    self.after(delay, Event::FsReader(node, life));
+                    self.after(delay, Event::Look(node, life));
                 }
             }
             _ => {}

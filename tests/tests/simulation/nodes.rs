@@ -75,7 +75,7 @@ impl Simulation {
     pub(super) fn again(&mut self, node: usize, soon: bool) {
         let life = self.nodes[node].life;
         let delay = if soon { self.chance.below(2 * SECOND) } else { 50 * SECOND + self.chance.below(20 * SECOND) };
-        self.after(delay, Event::FsReader(node, life));
+        self.after(delay, Event::Look(node, life));
     }
 
     fn send(&mut self, node: usize, mut txn: Txn) {
@@ -90,7 +90,7 @@ impl Simulation {
         let answered = delay + 1 + self.chance.below(30);
         let delay = if self.chance.percent(3) { 5 * SECOND } else { answered };
         self.nodes[node].asks_until = self.now + delay;
-        self.after(delay, Event::FsReader(node, life));
+        self.after(delay, Event::Look(node, life));
     }
 
     pub(super) fn look(&mut self, node: usize) {

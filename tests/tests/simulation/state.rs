@@ -52,7 +52,7 @@ pub struct Node {
 /// An event of the simulation.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Event {
-    FsReader(usize, u64),
+    Look(usize, u64),
     /// A request to the store, valid until the next restore: node, number of restores, transaction.
     Commit(usize, u64, Box<Txn>),
     Worked(usize, u64, bool),
