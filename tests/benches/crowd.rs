@@ -14,7 +14,7 @@ use std::{
 };
 
 use towpath_coordination::gossip::{
-    Gossip, Options, Peers, PackRequest,
+    Gossip, Options, PackRequest, Peers,
     core::{Heard, Liveness},
 };
 use towpath_host::SystemClock;

@@ -335,7 +335,9 @@ impl Queries {
                 )));
             }
             _ => {
-                return Err(QueryError(format!("several namespaces have a TaskBook {subject:?}: write NAMESPACE/NAME")));
+                return Err(QueryError(format!(
+                    "several namespaces have a TaskBook {subject:?}: write NAMESPACE/NAME"
+                )));
             }
         };
         let (view, facts) = match other {
