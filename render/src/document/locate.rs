@@ -120,7 +120,7 @@ impl<'de> Visitor<'de> for Follow<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<(), A::Error> {
         self.arrive()?;
         let (wanted, rest) = match self.steps.split_first() {
-            Some((Step::Key(key), rest)) => (key.as_str(), rest),
+            Some((Step::Key(key), rest)) => (&**key, rest),
             _ => ("", self.steps),
         };
         let last = rest.is_empty();
@@ -170,7 +170,7 @@ mod tests {
 
     fn at(text: &str, document: usize, path: &[&str], at: At) -> (usize, usize) {
         let steps =
-            path.iter().map(|step| step.parse().map_or_else(|_| Step::Key((*step).to_owned()), Step::Index)).collect();
+            path.iter().map(|step| step.parse().map_or_else(|_| Step::Key((*step).into()), Step::Index)).collect();
         position(text, document, &Path(steps), at)
     }
 

@@ -28,6 +28,12 @@ impl Default for Limits {
     }
 }
 
+/// The maximum number of bytes of a key. The paths of problems contain keys, so a long key costs much memory.
+const KEY: usize = 1024;
+
+/// The maximum number of duplicate keys that are reported for each document.
+const DUPLICATES: usize = 200;
+
 /// The maximum number of bytes that are read again to locate duplicate keys.
 const LOCATED: usize = 64 << 20;
 
@@ -52,7 +58,7 @@ pub fn parse(source: &str, path: &str, bytes: &[u8], limits: Limits) -> (Vec<Doc
         match seed.deserialize(document) {
             Ok(value) => {
                 // Locating a key reads the file again. So only the first duplicate keys of a huge file are reported.
-                let most = (LOCATED / file.size().max(1)).clamp(1, 200);
+                let most = (LOCATED / file.size().max(1)).clamp(1, DUPLICATES);
                 for path in duplicates.take().into_iter().take(most) {
                     let place = Place::new(Arc::clone(&file), index, path);
                     let (line, column) = place.locate(super::At::Key);
@@ -220,7 +226,10 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
             let seed = ValueSeed { budget: self.budget, duplicates: self.duplicates, trail: &trail };
             let value = access.next_value_seed(seed)?;
             if map.contains_key(&key.0) {
-                self.duplicates.borrow_mut().push(trail.path());
+                let mut duplicates = self.duplicates.borrow_mut();
+                if duplicates.len() < DUPLICATES {
+                    duplicates.push(trail.path());
+                }
             } else {
                 map.insert(key.0, value);
             }
@@ -252,6 +261,9 @@ impl<'de> Visitor<'de> for KeyVisitor {
     }
 
     fn visit_str<E: serde::de::Error>(self, key: &str) -> Result<Key, E> {
+        if key.len() > KEY {
+            return Err(E::custom(format!("a key has {} bytes, and at most {KEY} are allowed", key.len())));
+        }
         Ok(Key(key.to_owned()))
     }
 

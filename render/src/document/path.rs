@@ -1,12 +1,12 @@
 //! Paths from the root of a document to its parts.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// A step of a path: from a map or list to one of its members.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
-    /// The step from a map to the value of this key.
-    Key(String),
+    /// The step from a map to the value of this key. Copies of a path share the key.
+    Key(Arc<str>),
     /// The step from a list to the member at this index, from 0.
     Index(usize),
 }
@@ -20,7 +20,7 @@ impl Path {
     #[must_use]
     pub fn key(&self, key: &str) -> Self {
         let mut steps = self.0.clone();
-        steps.push(Step::Key(key.to_owned()));
+        steps.push(Step::Key(key.into()));
         Self(steps)
     }
 
@@ -63,7 +63,7 @@ impl Trail<'_> {
             match at {
                 Trail::Root => break,
                 Trail::Key(parent, key) => {
-                    steps.push(Step::Key((*key).to_owned()));
+                    steps.push(Step::Key((*key).into()));
                     at = parent;
                 }
                 Trail::Index(parent, index) => {

@@ -434,7 +434,7 @@ fn fill(
                 let (member, own) = fill(engine, context, member, &place.key(key))?;
                 filled.insert(key.clone(), member);
                 if !own.is_clean() {
-                    marks.push((Step::Key(key.clone()), own));
+                    marks.push((Step::Key(key.as_str().into()), own));
                 }
             }
             (Value::Object(filled), Marks::parts(Taint::NONE, marks))
@@ -464,7 +464,7 @@ fn refuse(module: &ModuleUse, written: &Value, marks: &Marks, place: &Place) -> 
 /// Returns the value at a path. If the path does not exist, returns the value at its last existing part.
 fn at_path<'a>(value: &'a Value, path: &Path) -> Option<&'a Value> {
     path.0.iter().try_fold(value, |value, step| match step {
-        Step::Key(key) if value.is_object() => value.get(key),
+        Step::Key(key) if value.is_object() => value.get(&**key),
         Step::Index(index) if value.is_array() => value.get(index),
         _ => Some(value),
     })
@@ -478,7 +478,7 @@ fn with_result_taint(result: &Value, taint: &Taint) -> Tainted<Value> {
     };
     let own = ["changed", "outcome"];
     let fields = fields.keys().filter(|key| !own.contains(&key.as_str()));
-    let marks = fields.map(|key| (Step::Key(key.clone()), Marks::whole(taint.clone())));
+    let marks = fields.map(|key| (Step::Key(key.as_str().into()), Marks::whole(taint.clone())));
     Tainted::new(result.clone(), Marks::parts(Taint::NONE, marks))
 }
 

@@ -51,7 +51,7 @@ impl Marks {
 
     /// Returns the marks of the value of a key in a map.
     pub fn key(&self, key: &str) -> Self {
-        self.member(&Step::Key(key.to_owned()))
+        self.member(&Step::Key(key.into()))
     }
 
     /// Returns the marks of the part at a path.
@@ -68,7 +68,7 @@ impl Marks {
             Self::Whole(taint) => return Self::Whole(taint.and(&marks.taint())),
             Self::Parts { shape, members } => (shape, members),
         };
-        members.insert(Step::Key(key.to_owned()), marks);
+        members.insert(Step::Key(key.into()), marks);
         Self::parts(shape, members)
     }
 

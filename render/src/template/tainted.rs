@@ -274,7 +274,7 @@ impl Extraction {
                 self.spend(key.len())?;
                 let (member, kept) = self.slot(slot, depth)?;
                 json.insert(key.to_string(), member);
-                marks.push((Step::Key(key.to_string()), kept));
+                marks.push((Step::Key(key.to_string().into()), kept));
             }
             return Ok((Json::Object(json), Draft::Kept(Marks::parts(map.shape.clone(), marks))));
         }
@@ -322,7 +322,7 @@ impl Extraction {
             self.spend(name.len())?;
             let member = value.get_item(&key).map_err(|error| error.to_string())?;
             let (member, draft) = self.value(&member, depth + 1)?;
-            drafts.push((Step::Key(name.clone()), draft));
+            drafts.push((Step::Key(name.as_str().into()), draft));
             json.insert(name, member);
         }
         Ok((Json::Object(json), Draft::of_members(drafts)))

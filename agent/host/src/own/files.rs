@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io,
     os::unix::fs::PermissionsExt as _,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use crate::files::FileKind;
@@ -41,6 +41,8 @@ pub fn write_text(file: &Path, text: &str) -> io::Result<()> {
 pub struct FolderEntry {
     /// The name of the entry. Bytes that are not UTF-8 are replaced.
     pub name: String,
+    /// The full path of the entry.
+    pub path: PathBuf,
     /// The kind of the entry.
     pub kind: FileKind,
     /// The permission bits of the entry.
@@ -64,7 +66,7 @@ pub fn list(folder: &Path) -> io::Result<Vec<FolderEntry>> {
             _ => FileKind::Other,
         };
         let name = found.file_name().to_string_lossy().into_owned();
-        Ok(FolderEntry { name, kind, mode: meta.permissions().mode() & 0o7777, size: meta.len() })
+        Ok(FolderEntry { name, path: found.path(), kind, mode: meta.permissions().mode() & 0o7777, size: meta.len() })
     };
     fs::read_dir(folder)?.map(entry).collect()
 }

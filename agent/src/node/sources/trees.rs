@@ -73,7 +73,7 @@ fn collect(folder: &Path, prefix: &str, entries: &mut BTreeMap<String, Entry>) -
         let path = format!("{prefix}{}", found.name);
         let kind = match (found.kind, found.mode & 0o111) {
             (FileKind::Directory, _) => {
-                collect(&folder.join(&found.name), &format!("{path}/"), entries)?;
+                collect(&found.path, &format!("{path}/"), entries)?;
                 continue;
             }
             (FileKind::Link, _) => EntryKind::Link,

@@ -436,7 +436,7 @@ fn collect_templates(value: &Value, path: &mut Vec<Step>, found: &mut Vec<(Path,
         }
         Value::Object(members) => {
             for (key, member) in members {
-                path.push(Step::Key(key.clone()));
+                path.push(Step::Key(key.as_str().into()));
                 collect_templates(member, path, found);
                 path.pop();
             }

@@ -300,7 +300,9 @@ impl Reader<'_, '_> {
         let root = document.place();
         let mut read = self.tasks(&root.key("tasks"), members(&document.value, "tasks"), &inner, &when);
         let mut handlers = self.tasks(&root.key("handlers"), members(&document.value, "handlers"), &inner, &[]);
+        // A file that the list includes may have handlers of its own.
         read.handlers.append(&mut handlers.tasks);
+        read.handlers.append(&mut handlers.handlers);
         self.trail.pop();
         read
     }

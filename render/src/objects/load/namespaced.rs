@@ -74,7 +74,9 @@ fn book(expansion: &mut Expansion<'_>, object: &Object) -> Book {
         expansion.tasks(&object.key, &place.key(key), members(spec, key), &within)
     };
     let Tasks { mut tasks, mut handlers } = read(&place, spec, "tasks");
-    handlers.append(&mut read(&place, spec, "handlers").tasks);
+    let listed = read(&place, spec, "handlers");
+    // A file that the list includes may have handlers of its own.
+    handlers.extend(listed.tasks.into_iter().chain(listed.handlers));
     let rollout_spec = spec.get("rollout").cloned().unwrap_or_default();
     let rollout_place = place.key("rollout");
     let mut before = read(&rollout_place, &rollout_spec, "before");
@@ -83,7 +85,7 @@ fn book(expansion: &mut Expansion<'_>, object: &Object) -> Book {
     let parallel = text(spec, "order").as_deref() == Some("parallel");
     if flag(spec, "autoNotify") {
         let restarts = Restarts::add(&mut tasks, &handlers, parallel);
-        expansion.report_all(restarts.warnings(&tasks));
+        expansion.report_all(restarts.problems(&tasks));
         handlers.extend(restarts.handlers);
     }
     let book = Book {

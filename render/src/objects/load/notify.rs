@@ -24,6 +24,8 @@ pub(super) struct Restarts {
 enum Notice {
     /// The task at this position starts services in a loop.
     Loop(usize),
+    /// The task at this position starts one service more than `autoNotify` handles.
+    TooMany(usize),
     /// A service is started before a task that affects it.
     Early {
         /// The position of the task that starts the service.
@@ -33,17 +35,29 @@ enum Notice {
     },
 }
 
+/// The maximum number of services of a TaskBook that `autoNotify` handles. Each service is compared with each task.
+const SERVICES: usize = 100;
+
+/// The maximum number of warnings about one TaskBook.
+const NOTICES: usize = 1000;
+
 impl Restarts {
     /// Creates a restart handler for each service that tasks of a TaskBook start. The tasks that affect the service
     /// then notify the handler, unless they notify one of the given handlers that restarts the service.
     pub(super) fn add(tasks: &mut [Task], handlers: &[Task], parallel: bool) -> Self {
         let mut restarts = Self { handlers: Vec::new(), notices: Vec::new() };
+        let mut services = 0;
         for at in 0..tasks.len() {
             let Some((service, schema)) = Service::of(&tasks[at]) else { continue };
             if tasks[at].looped.is_some() {
-                restarts.notices.push(Notice::Loop(at));
+                restarts.notice(Notice::Loop(at));
                 continue;
             }
+            if services == SERVICES {
+                restarts.notices.push(Notice::TooMany(at));
+                break;
+            }
+            services += 1;
             let task = &tasks[at];
             let params = json!({ "name": service.name, "state": "restarted" });
             let handler = Task {
@@ -74,7 +88,7 @@ impl Restarts {
                     notified = true;
                 }
                 if position > at && !parallel && !other.sync {
-                    restarts.notices.push(Notice::Early { starts: at, affects: position });
+                    restarts.notice(Notice::Early { starts: at, affects: position });
                 }
             }
             restarts.handlers.extend(notified.then_some(handler));
@@ -82,13 +96,24 @@ impl Restarts {
         restarts
     }
 
-    /// Returns the warnings about services that the tasks of the TaskBook start.
-    pub(super) fn warnings<'a>(&'a self, tasks: &'a [Task]) -> impl Iterator<Item = Found<'a>> {
+    fn notice(&mut self, notice: Notice) {
+        if self.notices.len() < NOTICES {
+            self.notices.push(notice);
+        }
+    }
+
+    /// Returns the problems with services that the tasks of the TaskBook start.
+    pub(super) fn problems<'a>(&'a self, tasks: &'a [Task]) -> impl Iterator<Item = Found<'a>> {
         self.notices.iter().filter_map(move |notice| match *notice {
             Notice::Loop(at) => {
                 let finding = Finding::new("autoNotify ignores a service in a loop")
                     .hint("write a task for each service, or notify a handler");
                 Some(Found::new(tasks[at].place.key("loop"), finding).warning())
+            }
+            Notice::TooMany(at) => {
+                let finding = Finding::new(format!("autoNotify handles at most {SERVICES} services of a TaskBook"))
+                    .hint("divide the TaskBook, or notify handlers without autoNotify");
+                Some(Found::new(tasks[at].place.clone(), finding))
             }
             Notice::Early { starts, affects } => {
                 let (service, _) = Service::of(&tasks[starts])?;

@@ -353,3 +353,39 @@ fn one_resource_of_many_books_is_a_conflict_only_on_a_common_node() {
     assert_eq!(conflicts(&apart), 0);
     assert_eq!(conflicts(&format!("{apart}{}", book("c", "n7"))), 1);
 }
+
+#[test]
+fn long_key_is_an_error_and_costs_no_memory_for_its_paths() {
+    let values = "'{{a}}', ".repeat(1000);
+    let object = format!(
+        "metadata: {{apiVersion: v1alpha, kind: Variables, name: a, namespace: shop}}\nspec:\n  variables:\n    ? {}\n    : [{values}]\n",
+        "k".repeat(2000)
+    );
+    let found = errors("{}", &object);
+    assert!(found.iter().any(|error| error.contains("a key has 2000 bytes")), "{found:?}");
+}
+
+#[test]
+fn auto_notify_handles_a_limited_number_of_services() {
+    let tasks = |number: usize| -> String {
+        (0..number).map(|at| format!("{{name: t{at}, service: {{name: s{at}, state: started}}}}, ")).collect()
+    };
+    let book = |number| format!("{{targets: {{nodeGroups: [web]}}, autoNotify: true, tasks: [{}]}}", tasks(number));
+    assert_eq!(errors("{}", &object("TaskBook", &book(100))), [""; 0]);
+    let found = errors("{}", &object("TaskBook", &book(101)));
+    assert_eq!(found, ["autoNotify handles at most 100 services of a TaskBook"]);
+}
+
+#[test]
+fn handlers_of_a_file_that_a_list_of_handlers_includes_are_kept() {
+    let fleet = fleet("{}");
+    let spec = "{targets: {nodeGroups: [web]}, tasks: [{name: t, debug: {message: x}}], handlers: [{name: i, include: {path: tasks/handlers.yaml}}]}";
+    let handlers = "tasks: []\nhandlers: [{name: inner, debug: {message: y}}]\n";
+    let files =
+        [("fleet.yaml", &*fleet), ("object.yaml", &*object("TaskBook", spec)), ("tasks/handlers.yaml", handlers)];
+    let loaded = load(&[source("fleet", &files)], &BTreeMap::new());
+    let messages: Vec<String> = loaded.errors.iter().map(|error| error.message.clone()).collect();
+    assert_eq!(messages, [""; 0]);
+    let books: Vec<_> = loaded.set.books.values().collect();
+    assert_eq!(books[0].handlers.len(), 1, "{:?}", books[0].handlers);
+}
