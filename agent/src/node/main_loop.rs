@@ -25,11 +25,7 @@ use super::{
         report::{self, Report},
         steady_state::SteadyState,
     },
-    sources::{
-        Sources,
-        beside::{Beside, Turn},
-        candidates::Candidates,
-    },
+    sources::{Sources, candidates::Candidates},
     writer::StateWriter,
 };
 use crate::{
@@ -48,9 +44,6 @@ use crate::{
 
 /// The maximum number of immediate repetitions of a pass. A pass is repeated if files change while it runs.
 const LOOKS: usize = 10;
-
-/// The longest time for which the main loop waits for the git servers. Longer fetches continue beside the loop.
-const GIT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// The longest time that `towpath agent --once` waits for a gate to open.
 const SOON: Duration = Duration::from_secs(5);
@@ -165,7 +158,7 @@ impl Node {
         let fleet_view = FleetView::new(status.clone(), seen.0, seen.1, Arc::clone(&gossip));
         let queries = Queries::new(status.clone(), fleet_view, Arc::clone(&machine), facts, settings.reconcile);
         let peers = PeerService::new(status.clone(), Arc::clone(&fleet), identity.signer(), identity.life(), gossip);
-        let (settings, inbox, turn) = (Arc::new(settings), Inbox::default(), Turn::default());
+        let (settings, inbox) = (Arc::new(settings), Inbox::default());
         let sources = Arc::new(Sources::new(settings.state_dir.join("mirrors"), settings.sources.clone()));
         let rejected = journal.get_readable(&())?.unwrap_or_default();
         let passes = Passes::new(
@@ -177,12 +170,7 @@ impl Node {
         );
         let node = Self {
             writer: StateWriter::new(state, Arc::clone(&journal), status, Arc::clone(&identity), Arc::clone(&clock)),
-            candidates: Candidates::new(
-                Arc::clone(&sources),
-                Arc::clone(&journal),
-                rejected,
-                Beside::new(Arc::clone(&turn), inbox.clone()),
-            ),
+            candidates: Candidates::new(Arc::clone(&sources), Arc::clone(&journal), rejected),
             acceptance: Acceptance::new(
                 Arc::clone(&settings),
                 Arc::clone(&store),
@@ -190,7 +178,6 @@ impl Node {
                 Arc::clone(&sources),
                 peers,
                 Arc::clone(&clock),
-                Beside::new(turn, inbox.clone()),
             ),
             membership: Membership::new(Arc::clone(&settings), store, fleet, identity, Arc::clone(&clock), state_dir),
             steady_state: SteadyState::new(
@@ -370,8 +357,6 @@ impl Node {
     pub fn run(&mut self, alive: &dyn Fn(&str)) {
         let mirrors = self.settings.state_dir.join("mirrors");
         let (clock, name) = (Arc::clone(&self.clock), self.settings.node.clone());
-        self.candidates.limit(GIT_PATIENCE);
-        self.acceptance.limit(GIT_PATIENCE);
         let poller = self.candidates.start_poller(self.inbox.clone(), clock, mirrors, name);
         let mut files = ManagedFiles::new(Arc::clone(self.passes.machine()), self.inbox.clone());
         self.load_last_good();

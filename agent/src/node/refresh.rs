@@ -32,10 +32,7 @@ impl Node {
         let adopted = self.follow_fleet();
         self.writer.write(self.membership.rejected_records());
         let accepted = self.acceptance.accepted().commits;
-        let Some(Refreshed { report, effects, changes }) = self.candidates.refresh(&accepted, now) else {
-            self.load_last_good();
-            return RunResult::Unreachable;
-        };
+        let Refreshed { report, effects, changes } = self.candidates.refresh(&accepted, now);
         self.writer.write(effects);
         match report.set.clone() {
             // The node has just adopted these commits from the data store, so the node does not propose them.

@@ -11,10 +11,7 @@ use towpath_coordination::{
 use super::{Acceptance, Adopted, accepted_by, unfollowed::shown};
 use crate::{
     node::{
-        sources::{
-            RefreshReport,
-            follow::{AdoptionError, Lacking},
-        },
+        sources::follow::{AdoptionError, Lacking},
         writer::Effects,
     },
     reconcile::{Revision, object_ids, runs},
@@ -24,7 +21,7 @@ impl Acceptance {
     /// Adopts the record of the data store, whose revision is `found`. Returns the reason if the node cannot adopt the
     /// record. `looked` is the time of the refresh.
     pub(in crate::node) fn adopt_found(
-        &mut self,
+        &self,
         own: &Accepted,
         found: &Found,
         looked: i64,
@@ -50,7 +47,7 @@ impl Acceptance {
 
     /// Adopts a revision that peers have accepted and that the data store does not show. The data store was rolled
     /// back, or hides the record. A failure blocks nothing, because the data store does not contain the record (P103).
-    pub(in crate::node) fn adopt_from_peers(&mut self, own: &Accepted, stored: u64, looked: i64) -> Option<Adopted> {
+    pub(in crate::node) fn adopt_from_peers(&self, own: &Accepted, stored: u64, looked: i64) -> Option<Adopted> {
         let (record, manifest) = self.newer_of_peers(stored.max(own.generation))?;
         let adopted = match accept::judge_announced(&record, own) {
             Standing::Sound | Standing::Apart => self.adopt_revision(own, &record, Some(manifest), looked),
@@ -90,25 +87,9 @@ impl Acceptance {
             .ok()
     }
 
-    /// Fetches the commits of a revision that another node has accepted.
-    fn fetch(&mut self, own: &Accepted, current: &Accepted) -> Result<RefreshReport, AdoptionError> {
-        let (sources, journal, service) = (Arc::clone(&self.sources), Arc::clone(&self.journal), self.peers.clone());
-        let (known, commits, by) = (own.commits.clone(), current.commits.clone(), current.by.clone());
-        let now = self.clock.wall();
-        let fetch = move || {
-            let peers = |wanted: &PackRequest, into: &Path| match service.shared_gossip() {
-                Some(gossip) => gossip.ask(&by, |peers, node, address| peers.pack(node, address, wanted, into)),
-                None => Err("this node cannot connect to other nodes; set tls and listen.api".into()),
-            };
-            sources.follow(&journal, &known, &commits, now, &peers)
-        };
-        let answer = self.fetching.ask([own.commits.clone(), current.commits.clone()], fetch);
-        answer.unwrap_or_else(|| Err(AdoptionError::Behind("its commits are still being fetched".into())))
-    }
-
     /// Fetches, checks and loads a revision that another node has accepted.
     fn adopt_revision(
-        &mut self,
+        &self,
         own: &Accepted,
         current: &Accepted,
         manifest: Option<RevisionManifest>,
@@ -130,7 +111,11 @@ impl Acceptance {
                     AdoptionError::Missing { why, answered: true, what: Lacking::Manifest }
                 })?,
         };
-        let report = self.fetch(own, current)?;
+        let peers = |wanted: &PackRequest, into: &Path| match self.peers.shared_gossip() {
+            Some(gossip) => gossip.ask(&current.by, |peers, node, address| peers.pack(node, address, wanted, into)),
+            None => Err("this node cannot connect to other nodes; set tls and listen.api".into()),
+        };
+        let report = self.sources.follow(&self.journal, &own.commits, &current.commits, self.clock.wall(), &peers)?;
         let Some(set) = report.set.clone() else {
             let first = report.problems.first().map(ToString::to_string).unwrap_or_default();
             return Err(AdoptionError::Rejected(format!("cannot load the revision on this node: {first}")));

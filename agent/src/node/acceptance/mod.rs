@@ -5,7 +5,7 @@ mod adoption;
 mod unfollowed;
 mod wait;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use towpath_coordination::{
     Accepted, Candidate, Store,
@@ -18,7 +18,7 @@ use towpath_state::{Acceptance as AcceptedState, Changes, Journal};
 
 use self::unfollowed::Adoption;
 use super::{
-    sources::{RefreshReport, Sources, beside::Beside, follow::AdoptionError},
+    sources::{RefreshReport, Sources},
     writer::Effects,
 };
 use crate::{
@@ -42,12 +42,7 @@ pub(super) struct Acceptance {
     clock: Arc<dyn Clock>,
     adoption: Adoption,
     revision: Option<Arc<Revision>>,
-    /// The fetch of a revision that another node has accepted, by its commits and those of this node.
-    fetching: Fetching,
 }
-
-/// The fetch of a revision of other nodes.
-type Fetching = Beside<[BTreeMap<String, String>; 2], Result<RefreshReport, AdoptionError>>;
 
 /// An accepted revision, and what the node must write before it uses the revision.
 #[derive(Debug)]
@@ -75,15 +70,9 @@ impl Acceptance {
         sources: Arc<Sources>,
         peers: PeerService,
         clock: Arc<dyn Clock>,
-        fetching: Fetching,
     ) -> Self {
         let adoption = Adoption::default();
-        Self { settings, store, journal, sources, peers, clock, adoption, revision: None, fetching }
-    }
-
-    /// Makes the fetches end after a limited time, for the main loop of an agent.
-    pub(super) fn limit(&mut self, patience: Duration) {
-        self.fetching.limit(patience);
+        Self { settings, store, journal, sources, peers, clock, adoption, revision: None }
     }
 
     /// Returns the accepted revision with its objects. `None` until the revision is loaded.

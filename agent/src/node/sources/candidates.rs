@@ -4,13 +4,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
-    time::Duration,
 };
 
 use towpath_host::Clock;
 use towpath_state::{Changes, Journal, RejectedCandidates};
 
-use super::{RefreshReport, Sources, beside::Beside};
+use super::{RefreshReport, Sources};
 use crate::node::{
     inbox::{
         Inbox,
@@ -29,8 +28,6 @@ pub(in crate::node) struct Candidates {
     journal: Arc<Journal>,
     rejected: BTreeSet<BTreeMap<String, String>>,
     polled: Polled,
-    /// The refresh in progress, for these accepted commits.
-    fetching: Beside<BTreeMap<String, String>, RefreshReport>,
 }
 
 /// A refresh of the sources.
@@ -47,24 +44,15 @@ impl Candidates {
         sources: Arc<Sources>,
         journal: Arc<Journal>,
         RejectedCandidates(rejected): RejectedCandidates,
-        fetching: Beside<BTreeMap<String, String>, RefreshReport>,
     ) -> Self {
-        Self { sources, journal, rejected, polled: Polled::default(), fetching }
-    }
-
-    /// Makes the refreshes end after a limited time, for the main loop of an agent.
-    pub(in crate::node) fn limit(&mut self, patience: Duration) {
-        self.fetching.limit(patience);
+        Self { sources, journal, rejected, polled: Polled::default() }
     }
 
     /// Refreshes all sources. `accepted` contains the accepted commits, and `now` is the time in milliseconds since
-    /// 1970. `None` if a git server has not answered yet. The inbox is notified when the refresh ends.
-    pub(in crate::node) fn refresh(&mut self, accepted: &BTreeMap<String, String>, now: i64) -> Option<Refreshed> {
+    /// 1970.
+    pub(in crate::node) fn refresh(&mut self, accepted: &BTreeMap<String, String>, now: i64) -> Refreshed {
         let seconds = u64::try_from(now / 1000).unwrap_or(0);
-        let (sources, journal) = (Arc::clone(&self.sources), Arc::clone(&self.journal));
-        let (known, rejected) = (accepted.clone(), self.rejected.clone());
-        let refresh = move || sources.refresh(&journal, &known, &rejected, seconds);
-        let report = self.fetching.ask(accepted.clone(), refresh)?;
+        let report = self.sources.refresh(&self.journal, accepted, &self.rejected, seconds);
         for problem in &report.problems {
             tracing::error!("{}", towpath_git::without_secrets(&problem.to_string()));
         }
@@ -79,7 +67,7 @@ impl Candidates {
             changes.set(&RejectedCandidates(self.rejected.clone()));
         }
         let effects = report.inputs.iter().cloned().fold(Effects::default(), Effects::input);
-        Some(Refreshed { report, effects, changes })
+        Refreshed { report, effects, changes }
     }
 
     /// Starts the thread that polls the sources.
@@ -91,41 +79,5 @@ impl Candidates {
         node: String,
     ) -> Poller {
         Poller::start(self.polled.clone(), inbox, clock, mirrors, node)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::TcpListener;
-
-    use towpath_git::{Auth, Limits, Options, Reference, VerifyOptions};
-
-    use super::*;
-    use crate::{config::Source, node::sources::beside::Turn};
-
-    /// The server accepts the connection, and never answers.
-    #[test]
-    fn server_that_never_answers_does_not_hold_the_caller() {
-        let server = TcpListener::bind("127.0.0.1:0").unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let (journal, _) = Journal::open(folder.path()).unwrap();
-        let git = Options {
-            name: "fleet".into(),
-            url: format!("https://{}/fleet.git", server.local_addr().unwrap()),
-            reference: Reference::Branch("main".into()),
-            path: String::new(),
-            auth: Auth::default(),
-            verify: VerifyOptions::default(),
-            allow_rewind: false,
-            limits: Limits::default(),
-        };
-        let source = Source { git, interval: Duration::from_secs(60), library: false, globals: true };
-        let sources = Sources::new(folder.path().join("mirrors"), vec![source]);
-        let mut fetching = Beside::new(Turn::default(), Inbox::default());
-        fetching.limit(Duration::from_millis(50));
-        let rejected = RejectedCandidates::default();
-        let mut candidates = Candidates::new(Arc::new(sources), Arc::new(journal), rejected, fetching);
-        assert!(candidates.refresh(&BTreeMap::new(), 0).is_none());
-        assert!(candidates.refresh(&BTreeMap::new(), 0).is_none(), "the first refresh is still in progress");
     }
 }

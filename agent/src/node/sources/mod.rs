@@ -1,6 +1,5 @@
 //! Fetches, verifies and loads all git sources, and builds a valid candidate revision from them.
 
-pub(super) mod beside;
 pub(super) mod candidates;
 pub(super) mod follow;
 pub(super) mod trees;
