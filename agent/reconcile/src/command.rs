@@ -31,7 +31,7 @@ pub enum SlotUse {
 /// A request for admission of changes. Admission needs an open maintenance window and, in a rollout, a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admit {
-    /// The number of the segment whose budget counts. `None` in a book without coordination.
+    /// The index of the segment whose budget limits the changes. `None` in a book without coordination.
     pub segment: Option<u32>,
     /// The purpose for which the node uses the slot.
     pub slot: SlotUse,

@@ -172,7 +172,7 @@ pub(crate) fn is_of_books(event: &NewEvent) -> bool {
 }
 
 /// Returns whether a pass has decided if an alarm of a TaskBook still holds. A task that did not run keeps its alarms.
-/// The handlers of a TaskBook with such a task also keep their alarms.
+/// If a task of a TaskBook did not run, its handlers may not have run either, so they keep their alarms, too.
 pub(crate) fn is_judged(event: &NewEvent, outcome: &PassOutcome) -> bool {
     if !is_of_books(event) || outcome.interrupted {
         return false;

@@ -47,7 +47,7 @@ pub struct ReadTrace {
 }
 
 impl ReadTrace {
-    /// Returns the missing inputs since the last call, and clears them.
+    /// Returns the inputs that were found missing since the last call, and empties the list.
     pub fn take_wants(&self) -> Vec<MissingInput> {
         std::mem::take(&mut *self.wants.lock().unwrap_or_else(PoisonError::into_inner))
     }

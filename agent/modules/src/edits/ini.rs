@@ -101,7 +101,10 @@ fn goes_on(lines: &[&str], at: usize) -> Result<(), EditError> {
     let next = lines.get(at + 1).copied().unwrap_or_default();
     let more = next.starts_with([' ', '\t']) && !next.trim().is_empty() && !next.trim_start().starts_with([';', '#']);
     if more || lines[at].trim_end().ends_with('\\') {
-        return Err(format!("line {} continues on the next line; use the module file instead", at + 1));
+        return Err(format!(
+            "line {} continues on the next line, which the module `ini` cannot edit; use the module `file` instead",
+            at + 1
+        ));
     }
     Ok(())
 }
@@ -111,7 +114,7 @@ fn line_end(text: &str) -> Result<&'static str, EditError> {
     match (text.matches("\r\n").count(), text.matches('\n').count()) {
         (0, _) => Ok("\n"),
         (dos, all) if dos == all => Ok("\r\n"),
-        _ => Err("the file mixes LF and CRLF line ends; use the module file instead".into()),
+        _ => Err("the file mixes LF and CRLF line ends; use the module `file` instead".into()),
     }
 }
 

@@ -196,7 +196,7 @@ fn edited(format: &dyn Format, text: &str, way: &[Part], value: Option<&Value>) 
     };
     // The new text is parsed, to verify that the edit changed no other value.
     if settled(format.read(&new)?) != settled(wanted) {
-        return Err("cannot edit the value without changing another value; use the module file instead".into());
+        return Err("cannot edit the value without changing another value; use the module `file` instead".into());
     }
     Ok(Some(format!("{mark}{new}")))
 }

@@ -138,7 +138,8 @@ impl<'a> Report<'a> {
         (RunId { started: book.started, book: BookId::new(&book.namespace, &book.name) }, record)
     }
 
-    /// Returns whether an alarm is about a halted rollout that has resumed or that another run has replaced.
+    /// Returns whether an alarm is out of date: it reports a halted rollout, but the rollout has resumed, or another run
+    /// has replaced the run.
     fn is_halt_over(self, alarm: &NewEvent) -> bool {
         if alarm.event_type != EventType::RolloutHalted {
             return false;

@@ -255,7 +255,7 @@ impl PassOutcome {
 /// The state of another node, as templates see it.
 #[derive(Debug, Clone)]
 pub struct Other {
-    /// The liveness of the node by gossip or lease, in one word.
+    /// The liveness of the node, such as `alive`, as gossip or the lease of the node shows it.
     pub liveness: &'static str,
     /// The facts that the node shares.
     pub facts: Option<Value>,

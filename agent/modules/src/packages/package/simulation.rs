@@ -65,8 +65,8 @@ impl Named {
             return Ok(());
         }
         Err(ModuleError::new(format!(
-            "cannot install {}: it would {}; nothing was changed. Name packages that may go in replaces, or change them \
-             in tasks of their own first",
+            "cannot install {}: it would {}; nothing was changed. List the packages that may be removed in the parameter \
+             `replaces`, or first change these packages in separate tasks",
             self.wanted.join(", "),
             what.join(" and ")
         )))
