@@ -17,12 +17,13 @@ use towpath_tests::{
     node::{Node, task},
 };
 
-const FILES: usize = 50;
+const FILES: usize = 200;
 const GROUPS: usize = 5;
 const PHASES: [&str; 6] = ["Render", "Write", "Sync", "Rename", "Action", "Handler"];
 
-/// Returns a book of fifty files in consecutive groups, with an action and a handler that all files notify. The loop in
-/// the first file makes rendering take a part of the run that kills can meet.
+/// Returns a book of files in consecutive groups, with an action and a handler that all files notify. A group is large
+/// enough for kills to meet each of its phases. The loop in the first file makes rendering take a part of the run that
+/// kills can meet.
 fn run_book(number: usize) -> String {
     let mut tasks = String::new();
     for file in 0..FILES {
@@ -134,7 +135,7 @@ fn nothing_is_torn_or_lost_by_kill_9() {
     let mut twice = 0;
     let mut kill = 0;
     // If the kills met the run or a phase too rarely, further kills follow at other instants.
-    while kill < kills || !met.suffices(kills) && kill < 2 * kills {
+    while kill < kills || !met.suffices(kills) && kill < 3 * kills {
         let number = kill + 10;
         if kill > 0 && kill % 50 == 0 {
             let first = 1_000_000 + 3 * kill;

@@ -156,9 +156,11 @@ impl SourceArgs {
         let facts_d = self.config.parent().map(|folder| folder.join("facts.d")).into_iter().collect();
         let facts = facts::Options { facts_d, ..facts::Options::default() };
         let reconcile = settings.as_ref().map(|settings| settings.reconcile).unwrap_or_default();
+        // Without a bootstrap file, the data store of the node is not known.
+        let shares_store = settings.as_ref().is_none_or(Settings::coordinated);
         let cluster = settings.map_or_else(|| "default".to_owned(), |settings| settings.cluster);
         let status = StatusSnapshot::new(node.clone(), cluster, Events::new(node, None));
-        let queries = Queries::of_plan(status, machine, facts, reconcile);
+        let queries = Queries::of_plan(status, machine, facts, reconcile, shares_store);
         Ok(LocalAnswer { queries, revision: Some(revision), _node: None, _state: state })
     }
 }

@@ -156,7 +156,14 @@ impl Node {
         let gossip = Arc::new(OnceLock::new());
         let seen = (Some(Arc::clone(&fleet)), Some(Arc::clone(&journal)));
         let fleet_view = FleetView::new(status.clone(), seen.0, seen.1, Arc::clone(&gossip));
-        let queries = Queries::new(status.clone(), fleet_view, Arc::clone(&machine), facts, settings.reconcile);
+        let queries = Queries::new(
+            status.clone(),
+            fleet_view,
+            Arc::clone(&machine),
+            facts,
+            settings.reconcile,
+            settings.coordinated(),
+        );
         let peers = PeerService::new(status.clone(), Arc::clone(&fleet), identity.signer(), identity.life(), gossip);
         let (settings, inbox) = (Arc::new(settings), Inbox::default());
         let sources = Arc::new(Sources::new(settings.state_dir.join("mirrors"), settings.sources.clone()));

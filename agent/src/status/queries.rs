@@ -34,6 +34,8 @@ pub struct Queries {
     machine: Arc<HostContext>,
     facts: facts::Options,
     reconcile: WrittenReconcile,
+    /// True if the node agrees with other nodes through a shared data store. Only then do its books wait for other nodes.
+    shares_store: bool,
 }
 
 /// Another node of the fleet, for which this node renders a TaskBook.
@@ -80,8 +82,9 @@ impl Queries {
         machine: Arc<HostContext>,
         facts: facts::Options,
         reconcile: WrittenReconcile,
+        shares_store: bool,
     ) -> Self {
-        Self { status, fleet, machine, facts, reconcile }
+        Self { status, fleet, machine, facts, reconcile, shares_store }
     }
 
     /// Creates the queries of a command that only makes a plan, without a fleet.
@@ -90,9 +93,10 @@ impl Queries {
         machine: Arc<HostContext>,
         facts: facts::Options,
         reconcile: WrittenReconcile,
+        shares_store: bool,
     ) -> Self {
         let fleet = FleetView::new(status.clone(), None, machine.journal.clone(), Arc::default());
-        Self::new(status, fleet, machine, facts, reconcile)
+        Self::new(status, fleet, machine, facts, reconcile, shares_store)
     }
 
     /// Returns the event log of the node.
@@ -200,6 +204,7 @@ impl Queries {
             suspended: Vec::new(),
             windows: Windows::default(),
             coordination: None,
+            shares_store: self.shares_store,
             cancel: &cancel,
             stops: &|| false,
             make_way: &|| false,

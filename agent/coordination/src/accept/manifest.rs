@@ -72,10 +72,14 @@ impl RevisionManifest {
                 (id.clone(), known.cloned().unwrap_or(ManifestEntry { digest: digest.clone(), since: generation }))
             })
             .collect();
+        // A node that had joined stays in later lists, so that no node can leave it out (P38).
+        let newest = self.joined.values().next_back().into_iter().flatten();
+        let all: BTreeSet<&String> = joined.iter().chain(newest).collect();
+        let all = || all.iter().map(|name| (*name).clone()).collect();
         let joined = books
             .values()
             .map(|book| book.since)
-            .map(|since| (since, self.joined.get(&since).cloned().unwrap_or_else(|| joined.to_vec())))
+            .map(|since| (since, self.joined.get(&since).cloned().unwrap_or_else(all)))
             .collect();
         Self { books, joined, births }
     }

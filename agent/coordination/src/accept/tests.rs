@@ -302,3 +302,15 @@ fn number_that_a_node_announces_counts_only_next_to_the_own_one() {
         assert!(matches!(judge_announced(&of(number, Some(parent.link())), &own), Standing::Void(_)), "{number}");
     }
 }
+
+#[test]
+fn node_that_had_joined_cannot_be_left_out_of_a_later_manifest() {
+    let digests = |digest: &str| BTreeMap::from([("n/b".to_owned(), digest.to_owned())]);
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<String>>();
+    let objects = BTreeSet::new();
+    let first = RevisionManifest::default().following(1, &digests("a"), &names(&["n1", "n2"]), &objects);
+    let second = first.following(2, &digests("b"), &[], &objects);
+    assert_eq!(second.joined, BTreeMap::from([(2, names(&["n1", "n2"]))]));
+    let third = second.following(3, &digests("c"), &names(&["n0"]), &objects);
+    assert_eq!(third.joined, BTreeMap::from([(3, names(&["n0", "n1", "n2"]))]));
+}

@@ -85,6 +85,7 @@ impl Passes {
             suspended: revision.suspended(),
             windows: revision.windows(),
             coordination: Some(Coordination { fleet: &self.fleet, manifest: &revision.manifest }),
+            shares_store: self.fleet.store().shared(),
             cancel: &self.cancel,
             stops: &|| self.inbox.stops(),
             make_way: &|| self.inbox.wants_way(),

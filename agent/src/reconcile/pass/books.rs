@@ -275,7 +275,6 @@ fn begin<'a, E: CarryOut<'a>>(
     last: Option<LastRollout>,
 ) -> Course<E> {
     let clock = &pass.machine.clock;
-    let shared = pass.coordination.is_some_and(|with| with.fleet.store().shared());
     let outcome = BookOutcome {
         namespace: book.namespace.clone(),
         name: book.name.clone(),
@@ -284,7 +283,7 @@ fn begin<'a, E: CarryOut<'a>>(
         started: clock.wall(),
         took: Duration::ZERO,
         interrupted: false,
-        uncoordinated: book.coordinated() && !shared,
+        uncoordinated: book.coordinated() && !pass.shares_store,
     };
     let mut course = Course { book: Arc::clone(book), outcome, run: None, managed: None, begun: clock.monotonic() };
     let closed = admission::closed(pass, book, blockers);

@@ -170,6 +170,8 @@ pub struct PassContext<'a> {
     pub windows: Windows,
     /// The access to the fleet. `None` for a plan.
     pub coordination: Option<Coordination<'a>>,
+    /// True if the node agrees with other nodes through a shared data store.
+    pub shares_store: bool,
     /// The flag that cancels running commands.
     pub cancel: &'a Cancel,
     /// A function that returns whether the agent must stop.
