@@ -120,6 +120,6 @@ fn free_change_before_a_held_one_is_made() {
 fn batch_needs_admission_if_one_of_its_changes_does() {
     let free = change(1, Admission::Free, &["/a"], None);
     let other = change(2, Admission::SlotAndWindow, &["/b"], None);
-    assert_eq!(admission(&[free.clone()]), Admission::Free);
+    assert_eq!(admission(std::slice::from_ref(&free)), Admission::Free);
     assert_eq!(admission(&[free, other]), Admission::SlotAndWindow);
 }
