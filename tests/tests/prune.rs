@@ -111,3 +111,23 @@ fn budget_of_the_book_has_precedence_over_its_namespace_and_a_config() {
     f.write_book("stays", "", &["a"]);
     f.is_released(&f.apply("the budget of the Namespace"));
 }
+
+/// A folder that is lost in git deletes many books, each with few items.
+#[test]
+fn removals_of_many_deleted_books_are_held_together() {
+    let f = Fixture::new();
+    let names = ["b", "c", "d", "e"];
+    f.write_book("stays", "", &["a"]);
+    names.iter().for_each(|name| f.write_book(name, "", &[name]));
+    assert_eq!(f.apply("all").code, 0);
+    names.iter().for_each(|name| f.delete(&format!("{name}.yaml")));
+    let once = f.apply("four are deleted");
+    assert_eq!(once.code, 4, "{}", once.log);
+    assert_eq!(condition(&once.status, "Held")["reason"], json!("Budget"), "{:#}", once.status);
+    assert!(names.iter().all(|name| f.node.read(&format!("/{name}")).is_some()), "{:#}", once.status);
+    let config = "metadata: {apiVersion: v1alpha, kind: Config, name: cluster}\nspec: {pruneBudget: 4}\n";
+    f.repository.write("config.yaml", config);
+    let once = f.apply("the budget is raised");
+    assert_eq!(once.code, 0, "{:#}\n{}", once.status, once.log);
+    assert!(names.iter().all(|name| f.node.read(&format!("/{name}")).is_none()));
+}

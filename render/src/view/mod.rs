@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-pub use prune_budget::PruneBudget;
+pub use prune_budget::{PruneBudget, PruneScope};
 
 pub use crate::objects::variables::{Candidate, Level, Merged, Winner};
 use crate::{

@@ -7,10 +7,22 @@ use crate::{objects::ObjectSet, words::Count};
 /// The prune budget of a TaskBook if no object sets a budget.
 const DEFAULT: Count = Count::Percent(20);
 
+/// The TaskBooks whose removals count together against a prune budget.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PruneScope {
+    /// All TaskBooks of the node without a limit of their own or of their Namespace.
+    Node,
+    /// The TaskBooks of a Namespace without a limit of their own.
+    Namespace(String),
+    /// One TaskBook, by its id.
+    Book(String),
+}
+
 /// The prune budget of a TaskBook, and the object in which a commit can change the budget.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PruneBudget {
     limit: Option<String>,
+    scope: PruneScope,
     /// The object in which a commit can change the budget, with kind and name.
     object: String,
     /// The id of the TaskBook. `None` unless the TaskBook is deleted.
@@ -19,7 +31,7 @@ pub struct PruneBudget {
 
 impl Default for PruneBudget {
     fn default() -> Self {
-        Self { limit: None, object: "the TaskBook".into(), deleted: None }
+        Self { limit: None, scope: PruneScope::Node, object: "the TaskBook".into(), deleted: None }
     }
 }
 
@@ -39,10 +51,13 @@ impl PruneBudget {
         let around = set.namespaces.get(namespace);
         let config = set.configs.iter().find(|(_, config)| config.prune_budget.is_some());
         let of_namespace = around.and_then(|namespace| namespace.prune_budget.clone());
+        let outer_scope =
+            if of_namespace.is_some() { PruneScope::Namespace(namespace.to_owned()) } else { PruneScope::Node };
         let outer = of_namespace.or_else(|| config.and_then(|(_, config)| config.prune_budget.clone()));
         if let Some(book) = set.books.get(&id) {
+            let scope = if book.prune_budget.is_some() { PruneScope::Book(id.clone()) } else { outer_scope };
             let limit = book.prune_budget.clone().or(outer);
-            return Self { limit, object: format!("TaskBook {id}"), deleted: None };
+            return Self { limit, scope, object: format!("TaskBook {id}"), deleted: None };
         }
         let any_config = config.map(|(name, _)| name).or_else(|| set.configs.keys().next());
         let object = match (around, any_config) {
@@ -50,7 +65,16 @@ impl PruneBudget {
             (None, Some(config)) => format!("Config {config}"),
             (None, None) => "a Config of the first source".to_owned(),
         };
-        Self { limit: outer.or_else(|| last.map(str::to_owned)), object, deleted: Some(id) }
+        let scope = match (&outer, last) {
+            (None, Some(_)) => PruneScope::Book(id.clone()),
+            _ => outer_scope,
+        };
+        Self { limit: outer.or_else(|| last.map(str::to_owned)), scope, object, deleted: Some(id) }
+    }
+
+    /// Returns the TaskBooks whose removals count together against this budget.
+    pub fn scope(&self) -> &PruneScope {
+        &self.scope
     }
 
     /// Returns the number of items that one pass may remove if the node has `total` items.
@@ -173,5 +197,16 @@ mod tests {
         let set = set(None, Some("3"), &[]);
         assert_eq!(of(&set, Some("1")).exceeded(3, 3), None);
         assert!(of(&set, Some("100%")).exceeded(4, 4).is_some());
+    }
+
+    #[test]
+    fn scope_is_that_of_the_object_with_the_limit() {
+        let scope = |set: &ObjectSet, last| PruneBudget::of(set, "app", "web", last).scope().clone();
+        assert_eq!(scope(&set(Some(""), Some(""), &[]), None), PruneScope::Node);
+        assert_eq!(scope(&set(Some(""), Some(""), &[("c", "3")]), None), PruneScope::Node);
+        assert_eq!(scope(&set(Some(""), Some("3"), &[("c", "3")]), None), PruneScope::Namespace("app".into()));
+        assert_eq!(scope(&set(Some("3"), Some("3"), &[]), None), PruneScope::Book("app/web".into()));
+        assert_eq!(scope(&set(None, Some(""), &[]), Some("3")), PruneScope::Book("app/web".into()));
+        assert_eq!(scope(&set(None, Some("4"), &[]), Some("3")), PruneScope::Namespace("app".into()));
     }
 }

@@ -34,6 +34,8 @@ pub struct Inventory {
     pub prune: bool,
     /// The maximum number of removals in one pass (D33).
     pub budget: PruneBudget,
+    /// The number of items that other books under the same budget would remove in this pass.
+    pub others: u64,
     /// The number of managed items of the node. A budget in percent refers to this number.
     pub total: u64,
 }
@@ -71,7 +73,8 @@ pub fn decide(inventory: &Inventory, managed: &BTreeSet<Managed>) -> Decision {
     if gone.is_empty() || !inventory.prune {
         return Decision::Forget(Removal { forget: gone, moved, ..Removal::default() });
     }
-    let count = u64::try_from(gone.len()).unwrap_or(u64::MAX);
+    // Many books that each remove a few items are the same accident as one book that removes many.
+    let count = u64::try_from(gone.len()).unwrap_or(u64::MAX).saturating_add(inventory.others);
     if let Some(message) = inventory.budget.exceeded(count, inventory.total) {
         return Decision::OverBudget { message };
     }

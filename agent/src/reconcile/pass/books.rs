@@ -18,7 +18,7 @@ use towpath_render::{
     rendering::{Claims, RenderError, Renderer},
     view::PruneBudget,
 };
-use towpath_state::{BookId, HandlerRecord, Inventory as InventoryRecord, KeptTask, LastRollout};
+use towpath_state::{BookId, HandlerRecord, Inventory as InventoryRecord, KeptTask, LastRollout, Managed};
 
 use super::{BookOutcome, PassContext, PassOutcome, TaskOutcome, book_id, coordinated};
 use crate::reconcile::{
@@ -322,15 +322,36 @@ fn inventory(pass: &PassContext<'_>, book: &Book, everything: &Arc<BTreeSet<Mana
     // An item may be listed in the inventories of several TaskBooks.
     let all = pass.machine.records::<InventoryRecord>();
     let total = all.iter().flat_map(|(_, other)| &other.items).collect::<BTreeSet<_>>().len();
+    let budget = budget_of(pass, &id, book.prune_budget.as_deref());
+    let same_budget = |other: &BookId, record: &InventoryRecord| {
+        *other != id && budget_of(pass, other, record.budget.as_deref()).scope() == budget.scope()
+    };
+    let removed = |(other, record): &(BookId, InventoryRecord)| {
+        let prunes = present(pass, other).map_or(record.prune, |book| book.prune);
+        let is_gone = |item: &&Managed| !everything.contains(&managed_item((*item).clone()));
+        if prunes && same_budget(other, record) { record.items.iter().filter(is_gone).count() } else { 0 }
+    };
+    let others: usize = all.iter().map(removed).sum();
     let modules: BTreeSet<String> = record.items.iter().map(|item| item.module.clone()).collect();
     Inventory {
         order: modules.into_iter().map(|module| (module.clone(), removal_order(&module))).collect(),
         recorded: record.items.into_iter().map(managed_item).collect(),
         managed_anywhere: Arc::clone(everything),
         prune: book.prune,
-        budget: PruneBudget::of(pass.set, &book.namespace, &book.name, book.prune_budget.as_deref()),
+        budget,
+        others: u64::try_from(others).unwrap_or(u64::MAX),
         total: u64::try_from(total).unwrap_or(u64::MAX),
     }
+}
+
+/// Returns the prune budget of a TaskBook. `last` is the limit in the last version of a deleted TaskBook.
+fn budget_of(pass: &PassContext<'_>, id: &BookId, last: Option<&str>) -> PruneBudget {
+    PruneBudget::of(pass.set, &id.namespace, &id.name, last)
+}
+
+/// Returns the TaskBook with this id. `None` if the node has no such TaskBook.
+fn present<'p>(pass: &PassContext<'p>, id: &BookId) -> Option<&'p Arc<Book>> {
+    pass.view.books.iter().find(|book| book.namespace == id.namespace && book.name == id.name)
 }
 
 /// Returns the rank of a module in the order of removal. A module that this agent does not know comes first.

@@ -31,6 +31,16 @@ fn held(inventory: &Inventory, managed: &BTreeSet<Managed>) -> String {
 }
 
 #[test]
+fn removals_of_other_books_count_against_the_same_budget() {
+    let recorded = [("file", "/a"), ("file", "/b")];
+    let budget = PruneBudget::limited("3");
+    let alone = Inventory { budget: budget.clone(), others: 1, ..inventory(&recorded) };
+    assert_eq!(order(decide(&alone, &BTreeSet::new())), ["file /b", "file /a"]);
+    let crowd = Inventory { budget, others: 2, ..inventory(&recorded) };
+    assert_eq!(held(&crowd, &BTreeSet::new()), "4 of 2, 3");
+}
+
+#[test]
 fn inventory_that_is_all_managed_needs_nothing() {
     let all = [("file", "/a"), ("file", "/b")];
     assert_eq!(decide(&inventory(&all), &items(&all)), Decision::Nothing);
