@@ -131,3 +131,35 @@ fn removals_of_many_deleted_books_are_held_together() {
     assert_eq!(once.code, 0, "{:#}\n{}", once.status, once.log);
     assert!(names.iter().all(|name| f.node.read(&format!("/{name}")).is_none()));
 }
+
+/// The books under the default budget are held together, and the book with a budget of its own is not.
+#[test]
+fn book_with_its_own_budget_is_not_held_by_other_removals() {
+    let f = Fixture::new();
+    f.write_book("stays", "", &["a"]);
+    ["b", "c"].iter().for_each(|name| f.write_book(name, "", &[name]));
+    f.write_book("own", "  pruneBudget: 100%\n", &["d", "e"]);
+    assert_eq!(f.apply("all").code, 0);
+    ["b", "c"].iter().for_each(|name| f.delete(&format!("{name}.yaml")));
+    f.write_book("own", "  pruneBudget: 100%\n", &["d"]);
+    let once = f.apply("three items leave");
+    assert_eq!(once.code, 4, "{}", once.log);
+    assert!(["/b", "/c", "/d"].iter().all(|path| f.node.read(path).is_some()), "{:#}", once.status);
+    assert_eq!(f.node.read("/e"), None, "{:#}", once.status);
+}
+
+/// The budget of a Namespace is for all its books together.
+#[test]
+fn books_of_a_namespace_share_its_budget() {
+    let f = Fixture::new();
+    f.namespace("{pruneBudget: 2}");
+    f.write_book("stays", "", &["a"]);
+    ["b", "c", "d"].iter().for_each(|name| f.write_book(name, "", &[name]));
+    assert_eq!(f.apply("all").code, 0);
+    ["b", "c", "d"].iter().for_each(|name| f.delete(&format!("{name}.yaml")));
+    assert_eq!(f.apply("three are deleted").code, 4);
+    assert!(["/b", "/c", "/d"].iter().all(|path| f.node.read(path).is_some()));
+    f.namespace("{pruneBudget: 3}");
+    assert_eq!(f.apply("the budget is raised").code, 0);
+    assert!(["/b", "/c", "/d"].iter().all(|path| f.node.read(path).is_none()));
+}

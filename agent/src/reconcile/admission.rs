@@ -49,7 +49,7 @@ pub(super) struct AdmissionControl<'a> {
     admitted: Mutex<Admitted>,
 }
 
-/// What the gates have admitted so far.
+/// The changes and the slot that the gates have admitted so far.
 #[derive(Debug, Default)]
 struct Admitted {
     /// True if the changes of the active segment are admitted.

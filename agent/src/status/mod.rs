@@ -1,4 +1,4 @@
-//! What a node shows: its status, the answers to queries, the view of the fleet, and the service for other nodes.
+//! The visible side of a node: its status, the answers to queries, the view of the fleet, and the service for other nodes.
 
 pub mod conditions;
 mod fleet_view;

@@ -36,7 +36,7 @@ pub(in crate::reconcile) trait CarryOut<'a>: Sync + Sized {
     /// The outcome of a task that needs the missing result of another task.
     const LACKING: Outcome;
 
-    /// What the executor works with, beside the session.
+    /// The tools of the executor, beside the session.
     type Tools: Copy;
 
     /// Creates the executor for one TaskBook.

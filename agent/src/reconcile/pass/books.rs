@@ -326,12 +326,13 @@ fn inventory(pass: &PassContext<'_>, book: &Book, everything: &Arc<BTreeSet<Mana
     let same_budget = |other: &BookId, record: &InventoryRecord| {
         *other != id && budget_of(pass, other, record.budget.as_deref()).scope() == budget.scope()
     };
-    let removed = |(other, record): &(BookId, InventoryRecord)| {
-        let prunes = present(pass, other).map_or(record.prune, |book| book.prune);
-        let is_gone = |item: &&Managed| !everything.contains(&managed_item((*item).clone()));
-        if prunes && same_budget(other, record) { record.items.iter().filter(is_gone).count() } else { 0 }
+    let prunes = |other: &BookId, record: &InventoryRecord| {
+        present(pass, other).map_or(record.prune, |book| book.prune) && same_budget(other, record)
     };
-    let others: usize = all.iter().map(removed).sum();
+    let others = all.iter().filter(|(other, record)| prunes(other, record)).flat_map(|(_, other)| &other.items);
+    let is_counted =
+        |item: &&Managed| !record.items.contains(*item) && !everything.contains(&managed_item((*item).clone()));
+    let others = others.filter(is_counted).collect::<BTreeSet<_>>().len();
     let modules: BTreeSet<String> = record.items.iter().map(|item| item.module.clone()).collect();
     Inventory {
         order: modules.into_iter().map(|module| (module.clone(), removal_order(&module))).collect(),
