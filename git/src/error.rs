@@ -23,6 +23,14 @@ pub enum SourceError {
         /// The deadline, in seconds.
         seconds: u64,
     },
+    /// The error that an earlier request to a remote has not ended. Only one request at a time may write a mirror.
+    #[error("{url} has not answered since {since}")]
+    Pending {
+        /// The URL of the remote, without credentials.
+        url: String,
+        /// The time at which the earlier request began.
+        since: String,
+    },
     /// The error that a remote sent more data than a limit allows.
     #[error("{url} sent more than {limit}")]
     TooMuch {

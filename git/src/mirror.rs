@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// The bare git repository into which one source is fetched.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Mirror {
     repo: BareRepo,
 }
@@ -158,9 +158,12 @@ impl Mirror {
         shown::contains(&self.repo, commit)
     }
 
-    /// Returns true if the remote answers a request for its refs.
-    pub fn answers(&self) -> bool {
-        advertised(&self.repo, "HEAD").is_ok()
+    /// Checks that the remote answers a request for its refs.
+    ///
+    /// # Errors
+    /// When the remote does not answer.
+    pub fn check_answers(&self) -> Result<(), SourceError> {
+        advertised(&self.repo, "HEAD").map(drop)
     }
 
     /// Returns the remote's tags that match the source's pattern and lead to a commit, highest version first. If the

@@ -25,7 +25,11 @@ use super::{
         report::{self, Report},
         steady_state::SteadyState,
     },
-    sources::{Sources, candidates::Candidates},
+    sources::{
+        Sources,
+        candidates::Candidates,
+        requests::{self, Requests},
+    },
     writer::StateWriter,
 };
 use crate::{
@@ -166,7 +170,9 @@ impl Node {
         );
         let peers = PeerService::new(status.clone(), Arc::clone(&fleet), identity.signer(), identity.life(), gossip);
         let (settings, inbox) = (Arc::new(settings), Inbox::default());
-        let sources = Arc::new(Sources::new(settings.state_dir.join("mirrors"), settings.sources.clone()));
+        let requests = Requests::new(inbox.clone(), Arc::clone(&clock));
+        let sources = Sources::new(settings.state_dir.join("mirrors"), settings.sources.clone(), requests);
+        let sources = Arc::new(sources);
         let rejected = journal.get_readable(&())?.unwrap_or_default();
         let passes = Passes::new(
             Arc::clone(&settings),
@@ -364,6 +370,7 @@ impl Node {
     pub fn run(&mut self, alive: &dyn Fn(&str)) {
         let mirrors = self.settings.state_dir.join("mirrors");
         let (clock, name) = (Arc::clone(&self.clock), self.settings.node.clone());
+        self.sources.limit(requests::PATIENCE);
         let poller = self.candidates.start_poller(self.inbox.clone(), clock, mirrors, name);
         let mut files = ManagedFiles::new(Arc::clone(self.passes.machine()), self.inbox.clone());
         self.load_last_good();

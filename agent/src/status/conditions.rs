@@ -25,6 +25,9 @@ pub struct State {
     pub applied: Option<Acceptance>,
     /// The problems that end without a commit, by source or subject.
     pub troubles: BTreeMap<String, ConditionReason>,
+    /// The requests that git servers have not answered yet, as messages. The requests end when the agent stops.
+    #[serde(skip)]
+    pending: Vec<String>,
     /// The problems that need a commit, by subject.
     pub stalls: BTreeMap<String, ConditionReason>,
     /// The reasons that hold changes back, by subject and reason.
@@ -96,6 +99,8 @@ impl Hold {
 pub enum Input {
     /// A source failed, or works again (`None`).
     Source(String, Option<ConditionReason>),
+    /// A refresh ended before the git servers answered these requests. Each request is a message.
+    Pending(Vec<String>),
     /// A subject of the node failed, or works again (`None`). The subjects include the journal, the fleet and the data
     /// store.
     Own(&'static str, Option<ConditionReason>),
@@ -144,6 +149,9 @@ pub fn step(mut state: State, input: Input) -> State {
     match input {
         Input::Source(name, trouble) => {
             note(&mut state.troubles, &format!("source {name}"), trouble);
+        }
+        Input::Pending(requests) => {
+            state.pending = requests.iter().map(|request| towpath_git::without_secrets(request)).collect();
         }
         Input::Own(what, trouble) => note(&mut state.troubles, &format!("node {what}"), trouble),
         Input::RejectedLocally(trouble) => note(&mut state.stalls, "node accepted", trouble),
@@ -358,6 +366,10 @@ fn current(state: &State) -> Vec<pb::Condition> {
     };
     match state.troubles.values().min_by_key(rank) {
         Some(trouble) => conditions.push(condition("Reconciling", true, &trouble.reason, all(&state.troubles))),
+        None if !state.pending.is_empty() => {
+            let message = format!("{}; the request continues", state.pending.join("; "));
+            conditions.push(condition("Reconciling", true, "Progressing", message));
+        }
         None if state.attempting || !applied && state.stalls.is_empty() && state.holds.is_empty() => conditions
             .push(condition("Reconciling", true, "Progressing", "the accepted revision is being applied".into())),
         None => conditions.push(condition("Reconciling", false, "Settled", "nothing is going on".into())),
@@ -414,6 +426,15 @@ mod tests {
 
     fn held_since(state: &State) -> String {
         state.status("n", "c", Vec::new(), None).conditions.pop().unwrap().since
+    }
+
+    #[test]
+    fn pending_request_shows_as_progress_and_ends_with_the_next_refresh() {
+        let applied = run(vec![Input::Looked(1), accepted(1), Input::Began, Input::Passed(passed(Outcome::Changed))]);
+        let pending = step(applied.clone(), Input::Pending(vec!["git.example has not answered since noon".into()]));
+        assert_eq!(reasons(&pending)[0], ("Ready".into(), true, "Applied".into()));
+        assert_eq!(reasons(&pending)[1], ("Reconciling".into(), true, "Progressing".into()));
+        assert_eq!(reasons(&step(pending, Input::Pending(Vec::new()))), reasons(&applied));
     }
 
     #[test]

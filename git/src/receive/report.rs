@@ -37,7 +37,9 @@ impl Reported {
             SourceError::Refused { commit, message } => {
                 Self::Refused { commit: commit.clone(), message: message.clone() }
             }
-            SourceError::Missing { .. } | SourceError::Settings { .. } => Self::Settings { message: error.to_string() },
+            SourceError::Missing { .. } | SourceError::Settings { .. } | SourceError::Pending { .. } => {
+                Self::Settings { message: error.to_string() }
+            }
             SourceError::Pack { message } => Self::Pack { message: message.clone() },
             SourceError::Corrupt { path, message } => Self::Corrupt { path: path.clone(), message: message.clone() },
             SourceError::Disk { path, source } => {

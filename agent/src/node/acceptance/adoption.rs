@@ -1,6 +1,6 @@
 //! Adopts revisions that other nodes have accepted (P25).
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use towpath_coordination::{
     Accepted,
@@ -11,7 +11,10 @@ use towpath_coordination::{
 use super::{Acceptance, Adopted, accepted_by, unfollowed::shown};
 use crate::{
     node::{
-        sources::follow::{AdoptionError, Lacking},
+        sources::{
+            follow::{AdoptionError, Lacking},
+            requests::WritePack,
+        },
         writer::Effects,
     },
     reconcile::{Revision, object_ids, runs},
@@ -55,6 +58,9 @@ impl Acceptance {
         };
         adopted
             .inspect_err(|why| {
+                if matches!(why, AdoptionError::Pending(_)) {
+                    return;
+                }
                 tracing::warn!(
                     generation = record.generation,
                     by = record.by,
@@ -97,8 +103,11 @@ impl Acceptance {
     ) -> Result<Adopted, AdoptionError> {
         current.admits(&self.origin()).map_err(|error| match error {
             AcceptError::TooOld(_) => {
-                let answered = self.sources.answer();
-                AdoptionError::Missing { why: error.to_string(), answered, what: Lacking::Agent }
+                let why = error.to_string();
+                match self.sources.answer() {
+                    Some(answered) => AdoptionError::Missing { why, answered, what: Lacking::Agent },
+                    None => AdoptionError::Pending(why),
+                }
             }
             _ => AdoptionError::Refused(error.to_string()),
         })?;
@@ -111,9 +120,12 @@ impl Acceptance {
                     AdoptionError::Missing { why, answered: true, what: Lacking::Manifest }
                 })?,
         };
-        let peers = |wanted: &PackRequest, into: &Path| match self.peers.shared_gossip() {
-            Some(gossip) => gossip.ask(&current.by, |peers, node, address| peers.pack(node, address, wanted, into)),
-            None => Err("this node cannot connect to other nodes; set tls and listen.api".into()),
+        let peers = |wanted: PackRequest| -> WritePack {
+            let (service, by) = (self.peers.clone(), current.by.clone());
+            Box::new(move |into| match service.shared_gossip() {
+                Some(gossip) => gossip.ask(&by, |peers, node, address| peers.pack(node, address, &wanted, into)),
+                None => Err("this node cannot connect to other nodes; set tls and listen.api".into()),
+            })
         };
         let report = self.sources.follow(&self.journal, &own.commits, &current.commits, self.clock.wall(), &peers)?;
         let Some(set) = report.set.clone() else {

@@ -47,6 +47,11 @@ impl Adoption {
     /// reason.
     pub(super) fn note(&mut self, found: &Found, why: Option<AdoptionError>, now: Instant) -> Option<AdoptionError> {
         let why = match why {
+            // The verdict on the record stays as it is until the git server answers.
+            Some(AdoptionError::Pending(why)) => match &self.unfollowed {
+                Some((known, record)) if record.id == found.id => return Some(known.clone()),
+                _ => Some(AdoptionError::Pending(why)),
+            },
             Some(AdoptionError::Missing { why, answered, what }) => {
                 let over = self.lacking.look(&found.id, what, answered, now);
                 Some(match (over, what) {
@@ -85,7 +90,7 @@ pub(super) fn shown(found: &Found, why: Option<&AdoptionError>) -> Effects<'stat
     };
     let (behind, rejected) = match why {
         None | Some(AdoptionError::Missing { what: Lacking::Agent, .. }) => (None, None),
-        Some(AdoptionError::Behind(why) | AdoptionError::Missing { why, .. }) => {
+        Some(AdoptionError::Behind(why) | AdoptionError::Pending(why) | AdoptionError::Missing { why, .. }) => {
             (Some(ConditionReason::new("Progressing", what(why))), None)
         }
         Some(AdoptionError::Refused(why)) => (
@@ -109,4 +114,46 @@ pub(super) fn shown(found: &Found, why: Option<&AdoptionError>) -> Effects<'stat
         .input(Input::Own("accepted", behind))
         .input(Input::TooOld(too_old))
         .input(Input::RejectedLocally(rejected))
+}
+
+#[cfg(test)]
+mod tests {
+    use towpath_host::{Clock as _, SystemClock};
+
+    use super::*;
+
+    fn found(id: &str) -> Found {
+        Found { id: id.to_owned(), record: Accepted::default(), standing: Standing::Sound, revision: 0 }
+    }
+
+    #[test]
+    fn pending_request_keeps_the_verdict_on_the_same_record() {
+        let now = SystemClock.monotonic();
+        let pending = || Some(AdoptionError::Pending("slow".into()));
+        let rejected = AdoptionError::Rejected("unsigned".into());
+        let mut adoption = Adoption::default();
+        assert_eq!(adoption.note(&found("a"), pending(), now), pending(), "no verdict yet");
+        assert!(adoption.blocks());
+        adoption.note(&found("a"), Some(rejected.clone()), now);
+        assert_eq!(adoption.note(&found("a"), pending(), now), Some(rejected.clone()));
+        assert!(!adoption.blocks() && adoption.rejected().is_some());
+        assert_eq!(adoption.note(&found("b"), pending(), now), pending(), "the verdict is about another record");
+        assert!(adoption.blocks() && adoption.rejected().is_none());
+    }
+
+    #[test]
+    fn pending_request_does_not_interrupt_the_wait_for_a_commit() {
+        let begin = SystemClock.monotonic();
+        let missing =
+            || Some(AdoptionError::Missing { why: "no commit".into(), answered: true, what: Lacking::Commit });
+        let mut adoption = Adoption::default();
+        for minute in 0..20 {
+            let now = begin + std::time::Duration::from_secs(30 * minute);
+            let why = if minute % 2 == 0 { missing() } else { Some(AdoptionError::Pending("slow".into())) };
+            adoption.note(&found("a"), why, now);
+            assert!(adoption.rejected().is_none());
+        }
+        adoption.note(&found("a"), missing(), begin + std::time::Duration::from_secs(600));
+        assert!(adoption.rejected().is_some(), "each answer counts with the time since the answer before");
+    }
 }

@@ -17,6 +17,7 @@ use crate::node::{
     },
     writer::Effects,
 };
+use crate::status::conditions::Input;
 
 /// The maximum number of rejected candidates that the node remembers (P23).
 const REJECTED: usize = 100;
@@ -66,7 +67,8 @@ impl Candidates {
         if is_news {
             changes.set(&RejectedCandidates(self.rejected.clone()));
         }
-        let effects = report.inputs.iter().cloned().fold(Effects::default(), Effects::input);
+        let pending = Input::Pending(report.pending.values().cloned().collect());
+        let effects = report.inputs.iter().cloned().chain([pending]).fold(Effects::default(), Effects::input);
         Refreshed { report, effects, changes }
     }
 

@@ -1,15 +1,15 @@
 //! Checks revisions that other nodes have accepted against the rules in the bootstrap file of this node.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use towpath_coordination::gossip::PackRequest;
 use towpath_git::{Ancestry, Mirror, Reference, SourceError, VerifyError, VerifyMode};
 use towpath_state::{Journal, SourceCheckpoint};
 
-use super::{DEPTH, RefreshReport, Sources, origin};
+use super::{
+    DEPTH, RefreshReport, Sources, origin,
+    requests::{Answer, Requests, WritePack},
+};
 use crate::{config::Source, error_chain::chain};
 
 /// The reason for which a node does not adopt an accepted revision.
@@ -17,6 +17,8 @@ use crate::{config::Source, error_chain::chain};
 pub(in crate::node) enum AdoptionError {
     /// A temporary failure: the data store, a mirror or a source is not usable yet.
     Behind(String),
+    /// A git server has not answered yet, so the verdict on the revision does not change.
+    Pending(String),
     /// The node lacks a commit, a manifest, a valid record or a newer agent. The node waits for a limited time. Only
     /// the time in which the supplier answered counts.
     Missing {
@@ -50,12 +52,13 @@ pub(in crate::node) enum Lacking {
     Record,
 }
 
-/// A function that requests a git pack from peers and writes the pack to a file.
-type AskPeers<'a> = &'a dyn Fn(&PackRequest, &Path) -> Result<(), String>;
+/// A function that prepares the request of a git pack from peers.
+type AskPeers<'a> = &'a dyn Fn(PackRequest) -> WritePack;
 
 /// One commit that other nodes have accepted, with the state of its source on this node.
 struct Step<'a> {
     source: &'a Source,
+    requests: &'a Requests,
     mirror: Mirror,
     commit: &'a str,
     /// The commit from which the accepted commit must descend. `None` if this node knows no commit of the source.
@@ -99,7 +102,8 @@ impl Sources {
                     Some(guard) => (Some(guard.commit), guard.tag),
                     None => (known.get(name).cloned(), None),
                 };
-                let step = Step { source, mirror: self.mirror(source), commit, floor, tag, peers, now };
+                let (requests, mirror) = (&self.requests, self.mirror(source));
+                let step = Step { source, requests, mirror, commit, floor, tag, peers, now };
                 // A commit that this node has already accepted is not checked again, even if the rules have changed.
                 if known.get(name) != Some(commit) || !step.mirror.contains(commit) {
                     step.check()?;
@@ -107,6 +111,7 @@ impl Sources {
             }
             let report = self.load_accepted(commits).map_err(|error| match error {
                 SourceError::Refused { .. } => AdoptionError::Rejected(chain(&error)),
+                SourceError::Pending { .. } => AdoptionError::Pending(chain(&error)),
                 _ => AdoptionError::Behind(chain(&error)),
             })?;
             if report.sources.len() <= sources.len() || report.set.is_none() {
@@ -163,13 +168,12 @@ impl Step<'_> {
         if self.mirror.contains(self.commit) {
             return Ok(());
         }
-        let fetched = self.mirror.fetch(self.floor.as_deref());
+        let Answer { result: fetched, answered } = self.requests.fetch(&self.mirror, self.floor.as_deref());
         if self.mirror.contains(self.commit) {
             return Ok(());
         }
-        let answered = self.answered(fetched.as_ref().err());
-        self.fetch_from_peers()
-            .or_else(|why| self.missing(format!("{}; {why}", self.not_shown(fetched.err())), answered))
+        let git = self.not_shown(fetched.err())?;
+        self.fetch_from_peers(&git, answered)
     }
 
     /// Fetches a commit of a branch into the mirror. The commit must be reachable from the ref on the git server
@@ -180,37 +184,41 @@ impl Step<'_> {
         if shown() {
             return Ok(());
         }
-        let fetched = self.mirror.fetch(self.floor.as_deref());
+        let Answer { result: fetched, answered } = self.requests.fetch(&self.mirror, self.floor.as_deref());
         if shown() {
             return Ok(());
         }
-        let answered = self.answered(fetched.as_ref().err());
-        let git = self.not_shown(fetched.err());
+        let git = self.not_shown(fetched.err())?;
         if answered || !signed {
             return self.missing(format!("{git}; this node accepts the commit only from the git server"), answered);
         }
         if self.mirror.contains(self.commit) {
             return Ok(());
         }
-        self.fetch_from_peers().or_else(|why| self.missing(format!("{git}; {why}"), answered))
+        self.fetch_from_peers(&git, answered)
     }
 
     /// Returns the reason why the git server did not supply the commit.
-    fn not_shown(&self, error: Option<SourceError>) -> String {
-        error.map_or_else(
-            || format!("the git server does not show the commit {} at the source's ref", self.commit),
-            |error| chain(&error),
-        )
+    ///
+    /// # Errors
+    /// Fails if the git server has not answered yet.
+    fn not_shown(&self, error: Option<SourceError>) -> Result<String, AdoptionError> {
+        match error {
+            None => Ok(format!("the git server does not show the commit {} at the source's ref", self.commit)),
+            Some(error) => self.settled(&error),
+        }
     }
 
-    /// Returns whether the git server has answered. A refusal of a pinned commit counts as an answer.
-    fn answered(&self, error: Option<&SourceError>) -> bool {
+    /// Returns an error of a request as text.
+    ///
+    /// # Errors
+    /// Fails if the request has not ended.
+    fn settled(&self, error: &SourceError) -> Result<String, AdoptionError> {
         match error {
-            None | Some(SourceError::Missing { .. } | SourceError::TooMuch { .. }) => true,
-            Some(SourceError::Unreachable { .. }) => {
-                matches!(self.source.git.reference, Reference::Commit(_)) && self.mirror.answers()
+            SourceError::Pending { .. } => {
+                Err(AdoptionError::Pending(format!("{}: {}", self.source.git.name, chain(error))))
             }
-            Some(_) => false,
+            _ => Ok(chain(error)),
         }
     }
 
@@ -218,7 +226,8 @@ impl Step<'_> {
     /// pattern of the source. The version of the tag must not be lower than the accepted version. If the git server
     /// does not answer, a signed commit may come from another node.
     fn fetch_tag(&self, signed: bool) -> Result<(), AdoptionError> {
-        match self.mirror.tags_at(self.commit) {
+        let Answer { result: tags, answered } = self.requests.tags_at(&self.mirror, self.commit);
+        match tags {
             Ok(tags) => {
                 let Some(tag) = tags.first() else {
                     return self.missing(format!("the git server shows no matching tag at {}", self.commit), true);
@@ -230,18 +239,20 @@ impl Step<'_> {
                 }
                 Ok(())
             }
-            Err(error) if signed => match self.mirror.contains(self.commit) {
-                true => Ok(()),
-                false => self
-                    .fetch_from_peers()
-                    .or_else(|why| self.missing(format!("{}; {why}", chain(&error)), self.answered(Some(&error)))),
-            },
-            Err(error) => self.missing(chain(&error), self.answered(Some(&error))),
+            Err(error) => {
+                let git = self.settled(&error)?;
+                match signed {
+                    true if self.mirror.contains(self.commit) => Ok(()),
+                    true => self.fetch_from_peers(&git, answered),
+                    false => self.missing(git, answered),
+                }
+            }
         }
     }
 
-    /// Fetches from other nodes a commit that the git server does not supply (P33).
-    fn fetch_from_peers(&self) -> Result<(), String> {
+    /// Fetches from other nodes a commit that the git server does not supply (P33). `git` is the error of the git
+    /// server, and `answered` states whether the git server answered.
+    fn fetch_from_peers(&self, git: &str, answered: bool) -> Result<(), AdoptionError> {
         let options = self.mirror.options();
         let wanted = PackRequest {
             source: options.name.clone(),
@@ -250,12 +261,13 @@ impl Step<'_> {
             bytes: options.limits.bytes,
             time: options.limits.fetch,
         };
-        let taken =
-            self.mirror.take_pack(self.commit, |file| (self.peers)(&wanted, file)).map_err(|error| chain(&error));
-        if taken.is_ok() {
-            tracing::info!(source = options.name, commit = self.commit, "the commit came from another node");
+        match self.requests.take_pack(&self.mirror, self.commit, (self.peers)(wanted)) {
+            Ok(()) => {
+                tracing::info!(source = options.name, commit = self.commit, "the commit came from another node");
+                Ok(())
+            }
+            Err(error) => self.missing(format!("{git}; {}", self.settled(&error)?), answered),
         }
-        taken
     }
 
     /// Checks that the commit is not a rewind of the commit that this node has accepted.
@@ -278,8 +290,9 @@ impl Step<'_> {
         let shown = |commit: &str| self.mirror.has_shown(commit).unwrap_or(false);
         let is_branch = matches!(self.source.git.reference, Reference::Branch(_));
         if is_branch && (shown(floor) || !shown(self.commit)) {
-            if let Err(error) = self.mirror.fetch(None) {
-                return self.missing(chain(&error), self.answered(Some(&error)));
+            let Answer { result, answered } = self.requests.fetch(&self.mirror, None);
+            if let Err(error) = result {
+                return self.missing(self.settled(&error)?, answered);
             }
             if shown(floor) || !shown(self.commit) {
                 return self
@@ -302,12 +315,12 @@ impl Step<'_> {
         if tagged() {
             return Ok(());
         }
-        let fetched = self.mirror.fetch(floor);
+        let Answer { result: fetched, answered } = self.requests.fetch(&self.mirror, floor);
         if tagged() {
             return Ok(());
         }
-        let answered = self.answered(fetched.as_ref().err());
-        let why = fetched.err().map_or_else(String::new, |error| format!(": {}", chain(&error)));
+        let error = fetched.err().map(|error| self.settled(&error)).transpose()?;
+        let why = error.map_or_else(String::new, |error| format!(": {error}"));
         self.missing(format!("the mirror has no signed tag for the commit {} yet{why}", self.commit), answered)
     }
 }

@@ -2,6 +2,7 @@
 
 pub(super) mod candidates;
 pub(super) mod follow;
+pub(super) mod requests;
 pub(super) mod trees;
 mod trouble;
 
@@ -9,6 +10,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use towpath_git::{
@@ -21,7 +23,7 @@ use towpath_render::{
 };
 use towpath_state::{Changes, Journal, SourceCheckpoint};
 
-use self::trees::SnapshotTree;
+use self::{requests::Requests, trees::SnapshotTree};
 use crate::{
     config::{self, Source},
     error_chain::chain,
@@ -66,6 +68,7 @@ type Chosen = BTreeMap<String, Snapshot>;
 pub(in crate::node) struct Sources {
     folder: PathBuf,
     first: Vec<Source>,
+    requests: Requests,
 }
 
 /// The result of a refresh of all sources.
@@ -89,16 +92,26 @@ pub(in crate::node) struct RefreshReport {
     /// True if a commit was rejected.
     pub(in crate::node) rejected: bool,
     pub(in crate::node) unreachable: bool,
+    /// The requests that the git servers have not answered yet, as messages, by source.
+    pub(in crate::node) pending: BTreeMap<String, String>,
 }
 
 impl Sources {
-    pub(in crate::node) fn new(folder: PathBuf, first: Vec<Source>) -> Self {
-        Self { folder, first }
+    pub(in crate::node) fn new(folder: PathBuf, first: Vec<Source>, requests: Requests) -> Self {
+        Self { folder, first, requests }
     }
 
-    /// Returns whether the git servers of all sources of the bootstrap file answer.
-    pub(in crate::node) fn answer(&self) -> bool {
-        self.first.iter().all(|source| self.mirror(source).answers())
+    /// Limits the time for which the main loop waits for a git server. Longer requests run beside the main loop.
+    pub(in crate::node) fn limit(&self, patience: Duration) {
+        self.requests.limit(patience);
+    }
+
+    /// Returns whether the git servers of all sources of the bootstrap file answer. `None` if a git server has not
+    /// answered yet.
+    pub(in crate::node) fn answer(&self) -> Option<bool> {
+        let answers: Vec<_> = self.first.iter().map(|source| self.requests.answers(&self.mirror(source))).collect();
+        let all: Option<Vec<bool>> = answers.into_iter().collect();
+        all.map(|answers| answers.into_iter().all(|answers| answers))
     }
 
     fn mirror(&self, source: &Source) -> Mirror {
@@ -153,7 +166,7 @@ impl Sources {
                     snapshots.insert(source.git.name.clone(), self.mirror(source).snapshot(commit)?);
                 }
             }
-            let loaded = self.load(&sources, &snapshots, load_holding);
+            let loaded = self.load(&sources, &snapshots, load_holding)?;
             let further = further_sources(&loaded.set, &sources);
             if further.is_empty() {
                 if loaded.errors.is_empty() {
@@ -189,7 +202,13 @@ impl Sources {
                 }
             }
             let Some(chosen) = choose(&report.sources, &standings, SourceState::best) else { return report };
-            let loaded = self.load(&report.sources, &chosen, load);
+            let loaded = match self.load(&report.sources, &chosen, load) {
+                Ok(loaded) => loaded,
+                Err(error) => {
+                    report.wait_for_include(&error);
+                    return report;
+                }
+            };
             let further = further_sources(&loaded.set, &report.sources);
             if further.is_empty() || report.sources.len() > MOST_SOURCES {
                 break loaded;
@@ -206,7 +225,9 @@ impl Sources {
             report.adopt(loaded, &chosen, &standings);
             return report;
         }
-        self.step_by_step(standings, rejected, &mut report);
+        if let Err(error) = self.step_by_step(standings, rejected, &mut report) {
+            report.wait_for_include(&error);
+        }
         report
     }
 
@@ -217,9 +238,9 @@ impl Sources {
         standings: BTreeMap<String, SourceState>,
         rejected: &BTreeSet<BTreeMap<String, String>>,
         report: &mut RefreshReport,
-    ) {
-        let Some(mut chosen) = choose(&report.sources, &standings, SourceState::safest) else { return };
-        let mut good = Some(self.load_declared(&chosen)).filter(|(_, loaded)| loaded.errors.is_empty());
+    ) -> Result<(), SourceError> {
+        let Some(mut chosen) = choose(&report.sources, &standings, SourceState::safest) else { return Ok(()) };
+        let mut good = Some(self.load_declared(&chosen)?).filter(|(_, loaded)| loaded.errors.is_empty());
         let mut settled: BTreeSet<String> = BTreeSet::new();
         for source in report.sources.clone() {
             let name = source.git.name.clone();
@@ -228,7 +249,7 @@ impl Sources {
             let same = chosen.get(&name).is_some_and(|old| old.commit == head.commit);
             let trial: Chosen =
                 chosen.iter().map(|(name, old)| (name.clone(), old.clone())).chain([(name.clone(), head)]).collect();
-            let (declared, loaded) = self.load_declared(&trial);
+            let (declared, loaded) = self.load_declared(&trial)?;
             let mut errors = loaded.errors.clone();
             let before = good.as_ref().map(|(_, good)| &good.set);
             let held = before.map_or_else(|| loaded.set.held.values().collect(), |set| newly_held(&loaded.set, set));
@@ -255,19 +276,20 @@ impl Sources {
             report.sources = declared;
             report.adopt(loaded, &chosen, &standings);
         }
+        Ok(())
     }
 
     /// Loads the sources of the bootstrap file, and the sources that the chosen commits declare.
-    fn load_declared(&self, chosen: &Chosen) -> (Vec<Source>, Loaded) {
+    fn load_declared(&self, chosen: &Chosen) -> Result<(Vec<Source>, Loaded), SourceError> {
         let mut sources = self.first.clone();
         loop {
-            let loaded = self.load(&sources, chosen, load_holding);
+            let loaded = self.load(&sources, chosen, load_holding)?;
             let further: Vec<Source> = further_sources(&loaded.set, &sources)
                 .into_iter()
                 .filter(|source| chosen.contains_key(&source.git.name))
                 .collect();
             if further.is_empty() || sources.len() > MOST_SOURCES {
-                return (sources, loaded);
+                return Ok((sources, loaded));
             }
             sources.extend(further);
         }
@@ -375,7 +397,7 @@ impl Sources {
         match read() {
             Err(SourceError::Corrupt { .. }) => {
                 Self::say_damaged(&mirror.options().name, report);
-                mirror.renew()?;
+                self.requests.renew(mirror)?;
                 let read = read()?;
                 report.inputs.push(Input::Source(mirror.options().name.clone(), None));
                 Ok(read)
@@ -401,10 +423,10 @@ impl Sources {
         report: &mut RefreshReport,
         name: &str,
     ) -> Option<towpath_git::Fetched> {
-        let first = mirror.fetch(floor);
+        let first = self.requests.fetch(mirror, floor).result;
         let result = if matches!(first, Err(SourceError::Corrupt { .. })) {
             Self::say_damaged(name, report);
-            mirror.renew().and_then(|()| mirror.fetch(floor))
+            self.requests.renew(mirror).and_then(|()| self.requests.fetch(mirror, floor).result)
         } else {
             first
         };
@@ -423,7 +445,10 @@ impl Sources {
 
     fn trouble(error: &SourceError, name: &str, report: &mut RefreshReport) {
         report.unreachable = true;
-        report.inputs.push(Input::Source(name.to_owned(), Some(trouble::of_error(error, name))));
+        match error {
+            SourceError::Pending { .. } => drop(report.pending.insert(name.to_owned(), chain(error))),
+            _ => report.inputs.push(Input::Source(name.to_owned(), Some(trouble::of_error(error, name)))),
+        }
     }
 
     /// Returns the accepted snapshot of a source from the mirror. `None` without an accepted commit, or if the mirror
@@ -474,7 +499,15 @@ impl Sources {
     }
 
     /// Loads the objects of sources, and fetches the repositories of pinned includes.
-    fn load(&self, sources: &[Source], snapshots: &BTreeMap<String, Snapshot>, load: Load) -> Loaded {
+    ///
+    /// # Errors
+    /// Fails with the error `Pending` if the git server of an include has not answered yet.
+    fn load(
+        &self,
+        sources: &[Source],
+        snapshots: &BTreeMap<String, Snapshot>,
+        load: Load,
+    ) -> Result<Loaded, SourceError> {
         let trees: Vec<SourceTree> = sources
             .iter()
             .filter_map(|source| {
@@ -496,13 +529,14 @@ impl Sources {
                 loaded.wants.iter().filter(|wanted| !pinned.contains_key(*wanted)).cloned().collect();
             if missing.is_empty() || !failed.is_empty() {
                 loaded.errors.append(&mut failed);
-                return loaded;
+                return Ok(loaded);
             }
             for wanted in missing {
                 match self.fetch_pinned(&wanted) {
                     Ok(tree) => {
                         pinned.insert(wanted, tree);
                     }
+                    Err(error @ SourceError::Pending { .. }) => return Err(error),
                     Err(error) => failed.push(Problem {
                         source: String::new(),
                         file: towpath_git::shown_url(&wanted.url),
@@ -517,7 +551,7 @@ impl Sources {
                 }
             }
         }
-        load(&trees, &pinned)
+        Ok(load(&trees, &pinned))
     }
 
     /// Fetches the repository of an include without the credentials of the fleet (P116).
@@ -536,7 +570,7 @@ impl Sources {
             limits: Limits::default(),
         };
         let mirror = Mirror::new(options, &self.folder);
-        let fetched = mirror.fetch(None)?;
+        let fetched = self.requests.fetch(&mirror, None).result?;
         Ok(Arc::new(SnapshotTree(mirror.snapshot(&fetched.commit)?.whole()?)))
     }
 }
@@ -558,6 +592,12 @@ fn commits(chosen: &Chosen) -> BTreeMap<String, String> {
 }
 
 impl RefreshReport {
+    /// Records that the candidate cannot be loaded before the git server of an include has answered.
+    fn wait_for_include(&mut self, error: &SourceError) {
+        self.unreachable = true;
+        self.pending.insert("include".to_owned(), chain(error));
+    }
+
     fn adopt(&mut self, loaded: Loaded, chosen: &Chosen, standings: &BTreeMap<String, SourceState>) {
         self.commits = commits(chosen);
         self.set = Some(Arc::new(loaded.set));

@@ -14,6 +14,7 @@ pub(super) fn of_error(error: &SourceError, name: &str) -> ConditionReason {
             "SourceUnreachable",
             format!("{shown}; the node keeps applying the last good revision; check the network, the URL and auth"),
         ),
+        SourceError::Pending { .. } => ("SourceUnreachable", shown.clone()),
         SourceError::Missing { .. } => {
             ("SourceUnreachable", format!("{shown}; push a commit to the source, or correct its branch, tag or commit"))
         }
