@@ -2,7 +2,14 @@
 
 use std::{fs, path::Path, thread, time::Duration};
 
-use towpath_tests::{Running, git::Repository, node::Node, wait_until};
+use towpath_tests::{
+    Running,
+    git::Repository,
+    node::{Node, condition},
+    proxy::Proxy,
+    servers::Https,
+    wait_until,
+};
 
 /// Three files: one is checked before a slow command, one starts a pass, and one is in a directory of the book.
 const BOOK: &str = r#"
@@ -199,4 +206,37 @@ fn interval_of_a_config_in_git_counts_unless_the_bootstrap_file_sets_one() {
         thread::sleep(Duration::from_secs(4));
         assert!(passes() <= ended + 1, "{} passes\n{}", passes() - ended, node.log());
     }
+}
+
+/// The git server accepts connections and never answers.
+#[test]
+fn drift_is_corrected_while_a_git_server_is_silent() {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = Repository::new(folder.path(), "fleet");
+    repository.write("book.yaml", BOOK);
+    let head = repository.publish("one");
+    let server = Https::start_with(&folder.path().join("https"), folder.path(), "");
+    let proxy = Proxy::to(&format!("127.0.0.1:{}", server.port));
+    let url = format!("https://{}/fleet.git", proxy.url().trim_start_matches("http://"));
+    let authority = server.authority.certificate();
+    let source = format!("url: {url}\n      interval: 1s\n      auth: {{caFile: {}}}", authority.display());
+    let node = Node::with(folder.path(), &source, "  reconcile: {interval: 1h}\n");
+    let _agent = node.start();
+    node.wait_for(&head);
+    proxy.hold(true, true);
+    let is_pending = || {
+        let status = node.status();
+        let reconciling = condition(&status, "Reconciling");
+        reconciling["reason"] == "Progressing" && reconciling["message"].as_str().unwrap().contains("has not answered")
+    };
+    wait_until(Duration::from_secs(120), is_pending, || node.log());
+    assert_eq!(condition(&node.status(), "Ready")["status"], true);
+    drift(&node, "a");
+    wait_until(Duration::from_secs(20), || node.read("/a").as_deref() == Some("ours"), || node.log());
+    assert!(is_pending(), "the git server is still silent");
+    repository.write("book.yaml", &BOOK.replacen("ours", "next", 1));
+    let next = repository.publish("two");
+    proxy.hold(false, false);
+    node.wait_for(&next);
+    assert_eq!(node.read("/a").as_deref(), Some("next"));
 }
