@@ -48,7 +48,7 @@ pub(super) struct AsNode {
 }
 
 impl AsNode {
-    /// Reads the facts of the other node. `None` if no node is given.
+    /// Reads the facts of the other node. Returns `None` if no node is given.
     pub(super) fn read(&self) -> Result<Option<OtherNode>, Failure> {
         let (Some(name), Some(file)) = (&self.node, &self.facts) else { return Ok(None) };
         let shown = file.display();
@@ -165,8 +165,8 @@ impl SourceArgs {
     }
 }
 
-/// Opens the journal of this node, which contains the items that would be removed. `None` if an agent holds the lock,
-/// or if there is no journal.
+/// Opens the journal of this node, which contains the items that would be removed. Returns `None` if an agent holds the
+/// lock, or if there is no journal.
 fn own_state(settings: &Settings) -> Option<(StateDir, Arc<Journal>, [u8; 32])> {
     if !settings.state_dir.exists() {
         return None;

@@ -38,7 +38,7 @@ pub struct Settings {
     pub sources: Vec<Source>,
     /// The path of the Unix socket of the API.
     pub socket: PathBuf,
-    /// The address of the API for other machines. `None` if other machines cannot connect.
+    /// The address of the API for other machines. `api` is `None` if other machines cannot connect.
     pub api: Option<SocketAddr>,
     /// The files of the node's certificate.
     pub tls: Option<TlsFiles>,

@@ -57,7 +57,7 @@ pub struct Options {
     pub store: Arc<dyn Store>,
     /// The wall clock and the monotonic clock.
     pub clock: Arc<dyn Clock>,
-    /// The certificate of the node. `None` if the cluster does not use certificates.
+    /// The certificate of the node. `credentials` is `None` if the cluster does not use certificates.
     pub credentials: Option<Arc<Credentials>>,
 }
 
@@ -80,7 +80,7 @@ pub struct Node {
 #[derive(Debug)]
 struct PassEnd {
     worst: Outcome,
-    /// The versions of the managed files that the pass saw. `None` if the pass checked nothing.
+    /// The versions of the managed files that the pass saw. `watched` is `None` if the pass checked nothing.
     watched: Option<Watched>,
     /// True if the pass was preempted. The main loop then starts a new pass immediately.
     is_preempted: bool,
@@ -241,8 +241,8 @@ impl Node {
         self.writer.record_events(happenings::of_start(last.as_ref(), version, &boot));
     }
 
-    /// Runs the TaskBooks of the accepted revision. `None` if no revision is accepted, or if the state directory was
-    /// lost.
+    /// Runs the TaskBooks of the accepted revision. Returns `None` if no revision is accepted, or if the state
+    /// directory was lost.
     pub fn pass(&mut self) -> Option<Outcome> {
         self.run_books().map(|end| end.worst)
     }

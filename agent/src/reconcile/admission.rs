@@ -75,7 +75,7 @@ impl<'a> AdmissionControl<'a> {
         Self { pass, writer, rollout, admitted: Mutex::default() }
     }
 
-    /// Returns the rollout of the TaskBook. `None` for a TaskBook without coordination.
+    /// Returns the rollout of the TaskBook. Returns `None` for a TaskBook without coordination.
     pub(super) fn rollout(&self) -> Option<&BookRollout<'a>> {
         self.rollout.as_ref()
     }
@@ -144,7 +144,7 @@ impl<'a> AdmissionControl<'a> {
     /// Returns the permit for a change.
     ///
     /// # Errors
-    /// If the change needs an admission, and the run has not asked for it.
+    /// Fails if the change needs an admission, and the run has not asked for it.
     pub(super) fn permit(&self, needs: Admission) -> Result<Permit<'a>, String> {
         match lock(&self.admitted).permits(needs) {
             true => Ok(Permit(self.writer)),

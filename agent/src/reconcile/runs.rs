@@ -47,7 +47,7 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Returns the run of a coordinated TaskBook. `None` if the manifest does not contain the TaskBook.
+    /// Returns the run of a coordinated TaskBook. Returns `None` if the manifest does not contain the TaskBook.
     pub(crate) fn of(set: &ObjectSet, generation: u64, manifest: &RevisionManifest, book: &Book) -> Option<Self> {
         let id = book.id();
         let entry = manifest.books.get(&id)?;
@@ -230,13 +230,13 @@ fn members(set: &ObjectSet, manifest: &RevisionManifest, book: &Book) -> Option<
     Some(set.targets_of(book).into_iter().partition(|node| joined.contains(node.as_str())))
 }
 
-/// Returns the limit of failures of a named slot. `None` if the slot has no name.
+/// Returns the limit of failures of a named slot. Returns `None` if the slot has no name.
 fn slot_limit(set: &ObjectSet, manifest: &RevisionManifest, book: &Book, serialize: &pb::Serialize) -> Option<u64> {
     slot_failures(set, manifest, &book.namespace, serialize.slot.as_ref()?)
 }
 
-/// Returns the smallest `maxFailures` of the books that share a named slot. `None` if no book shares it, or if all its
-/// books state `failAfterAllTargetsRan`.
+/// Returns the smallest `maxFailures` of the books that share a named slot. Returns `None` if no book shares it, or if
+/// all its books state `failAfterAllTargetsRan`.
 fn slot_failures(set: &ObjectSet, manifest: &RevisionManifest, namespace: &str, slot: &str) -> Option<u64> {
     let shares = |other: &&Book| {
         let own = other.tasks.iter().filter_map(|task| task.serialize.as_ref()).chain(&other.rollout.serialize);

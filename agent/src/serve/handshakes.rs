@@ -129,7 +129,7 @@ impl Refusals {
     }
 
     /// Returns the summary that is due for the log. The first rejection is due at once, later rejections at most once a
-    /// minute. `None` if no summary is due.
+    /// minute. Returns `None` if no summary is due.
     pub(super) fn due(&mut self, now: Instant) -> Option<Summary> {
         let early = self.logged.is_some_and(|logged| now.saturating_duration_since(logged) < LOG_INTERVAL);
         if self.count == 0 || early {

@@ -69,7 +69,7 @@ pub enum ServeError {
 pub struct Endpoints {
     /// The path of the Unix socket.
     pub socket: PathBuf,
-    /// The listener for other machines. `None` if other machines cannot connect.
+    /// The listener for other machines. `shared` is `None` if other machines cannot connect.
     pub shared: Option<Shared>,
 }
 

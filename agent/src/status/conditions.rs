@@ -120,7 +120,7 @@ pub enum Input {
 pub struct Passed {
     /// The worst outcome of all tasks in the pass.
     pub worst: Outcome,
-    /// A message that lists the failed tasks. `None` if no task failed.
+    /// A message that lists the failed tasks. `failed` is `None` if no task failed.
     pub failed: Option<String>,
     /// The holds that the pass found, in the order of the TaskBooks. The state machine sets the time of each hold.
     pub held: Vec<Hold>,

@@ -24,7 +24,7 @@ use crate::reconcile::{Revision, pass::Other, runs::Run};
 #[derive(Debug, Clone)]
 pub struct FleetView {
     status: StatusSnapshot,
-    /// The fleet that the node belongs to. `None` in a command that only makes a plan.
+    /// The fleet that the node belongs to. `fleet` is `None` in a command that only makes a plan.
     fleet: Option<Arc<Fleet>>,
     journal: Option<Arc<Journal>>,
     /// The gossip of the node. Unset if the node does not take part in gossip.
@@ -91,7 +91,7 @@ impl FleetView {
         known.joined.iter().map(other).collect()
     }
 
-    /// Returns the last known state of other nodes. `None` if the state was never read.
+    /// Returns the last known state of other nodes. Returns `None` if the state was never read.
     fn last_others(&self) -> Option<OtherNodes> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         known.or_else(|| self.journal.as_ref()?.get_readable(&()).ok().flatten())

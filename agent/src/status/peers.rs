@@ -48,19 +48,19 @@ impl PeerService {
         self.life
     }
 
-    /// Returns whether the accepted revision defines a node with this name. `None` before the first revision.
+    /// Returns whether the accepted revision defines a node with this name. Returns `None` before the first revision.
     pub fn names_node(&self, name: &str) -> Option<bool> {
         self.status.revision().map(|revision| revision.set.nodes.contains_key(name))
     }
 
-    /// Returns the reason to reject a caller. `None` if the caller is admitted. A caller is rejected if its certificate
-    /// is revoked, or if it is a node whose key differs from the known key.
+    /// Returns the reason to reject a caller. Returns `None` if the caller is admitted. A caller is rejected if its
+    /// certificate is revoked, or if it is a node whose key differs from the known key.
     pub fn refuses(&self, caller: &Subject, serial: Option<&str>) -> Option<String> {
         let node = (caller.role == Role::Node).then_some(caller.name.as_str());
         self.signer.refuses(node, &caller.keys.sign, serial)
     }
 
-    /// Returns the gossip of the node. `None` if the node does not take part in gossip.
+    /// Returns the gossip of the node. Returns `None` if the node does not take part in gossip.
     pub(crate) fn shared_gossip(&self) -> Option<&Gossip> {
         self.gossip.get()
     }

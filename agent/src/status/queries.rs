@@ -266,7 +266,7 @@ impl Queries {
     /// Returns the tasks of another node, as a revision renders them.
     ///
     /// # Errors
-    /// If a TaskBook of the node cannot be rendered.
+    /// Fails if a TaskBook of the node cannot be rendered.
     pub fn desired(&self, revision: &Revision, other: &OtherNode) -> Result<Desired, QueryError> {
         let view = NodeView::new(&revision.set, &other.name);
         // The two sides of a comparison may come from two processes, which know different things of the other nodes.

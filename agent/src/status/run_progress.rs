@@ -71,7 +71,7 @@ impl RunProgress {
         Some(of_run(event_type, book, &progress.run, message))
     }
 
-    /// Returns the run of a TaskBook. `None` if the TaskBook has no run yet.
+    /// Returns the run of a TaskBook. Returns `None` if the TaskBook has no run yet.
     pub(crate) fn run_of(&self, book: &str) -> Option<&str> {
         self.0.get(book).map(|progress| progress.run.as_str())
     }

@@ -1,4 +1,4 @@
-//! The state machine of a book run: it polls the run, gives out commands, and accepts observations.
+//! The state machine of a book run, which gives commands to the executor and accepts its answers.
 
 use std::{
     cell::RefCell,
@@ -72,7 +72,8 @@ impl BookRun {
         }
     }
 
-    /// Returns true if tasks run at the same time now. A command should then not block the commands of other tasks.
+    /// Returns true if tasks run at the same time now. While tasks run at the same time, a command should not block the
+    /// commands of other tasks.
     pub fn is_side_by_side(&self) -> bool {
         self.channel.side_by_side.get()
     }

@@ -61,7 +61,7 @@ impl Explain {
 }
 
 /// Returns the description of event types: all types, the types of an area such as `events.task`, or one type such as
-/// `task.failed`. `None` for another path.
+/// `task.failed`. Returns `None` for another path.
 fn event_text(path: &str) -> Option<String> {
     if let Some(event_type) = EventType::named(path) {
         let state = if event_type.is_alarm() { "firing when it begins, resolved when it ends" } else { "none" };

@@ -77,8 +77,8 @@ impl Agent {
     }
 }
 
-/// Reads the certificate of the node. `None` if the settings name no certificate. A certificate of another node is
-/// rejected.
+/// Reads the certificate of the node. Returns `None` if the settings name no certificate. A certificate of another node
+/// is rejected.
 fn credentials(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Option<Arc<Credentials>>, Failure> {
     let Some(files) = settings.tls.clone() else { return Ok(None) };
     let file = files.cert.display().to_string();

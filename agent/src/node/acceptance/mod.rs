@@ -47,7 +47,7 @@ pub(super) struct Acceptance {
 /// An accepted revision, and what the node must write before it uses the revision.
 #[derive(Debug)]
 pub(super) struct Adopted {
-    /// The revision. `None` if the node already uses it.
+    /// The revision. `revision` is `None` if the node already uses it.
     pub(super) revision: Option<Arc<Revision>>,
     pub(super) effects: Effects<'static>,
 }
@@ -75,7 +75,7 @@ impl Acceptance {
         Self { settings, store, journal, sources, peers, clock, adoption, revision: None }
     }
 
-    /// Returns the accepted revision with its objects. `None` until the revision is loaded.
+    /// Returns the accepted revision with its objects. Returns `None` until the revision is loaded.
     pub(super) fn revision(&self) -> Option<Arc<Revision>> {
         self.revision.clone()
     }
@@ -214,8 +214,8 @@ impl Acceptance {
         changes
     }
 
-    /// Loads the last good revision from the mirrors, without contacting the sources. `None` if a revision is loaded
-    /// already, or if the node has accepted none.
+    /// Loads the last good revision from the mirrors, without contacting the sources. Returns `None` if a revision is
+    /// loaded already, or if the node has accepted none.
     ///
     /// # Errors
     /// Fails if a mirror cannot be read.

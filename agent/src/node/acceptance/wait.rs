@@ -27,7 +27,7 @@ pub(super) struct LackingWait {
     id: String,
     /// The time in which the supplier answered without supplying the missing thing.
     waited: Duration,
-    /// The time of the last answer of the supplier. `None` if the last refresh had no answer.
+    /// The time of the last answer of the supplier. `answered` is `None` if the last refresh had no answer.
     answered: Option<Instant>,
 }
 
@@ -61,8 +61,8 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Simulates a refresh every 15 s. Returns the seconds until the wait expires. `None` if the wait lasts longer than
-    /// two hours.
+    /// Simulates a refresh every 15 s. Returns the seconds until the wait expires. Returns `None` if the wait lasts
+    /// longer than two hours.
     fn over(wait: &mut LackingWait, id: &str, begin: Instant, answered: impl Fn(u64) -> bool) -> Option<u64> {
         (0..480).map(|look| look * 15).find(|at| wait.look(id, Lacking::Commit, answered(*at), begin + seconds(*at)))
     }

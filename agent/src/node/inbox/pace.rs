@@ -32,7 +32,7 @@ impl Retry {
         self.due.take_if(|due| *due <= now).is_some()
     }
 
-    /// Returns the time of the next refresh. `None` if there is no error.
+    /// Returns the time of the next refresh. Returns `None` if there is no error.
     pub(in crate::node) fn due(&self) -> Option<Instant> {
         self.due
     }

@@ -153,7 +153,7 @@ impl NodeIdentity {
         }
     }
 
-    /// Returns the reason why the certificate or key of this node is revoked. `None` if neither is revoked.
+    /// Returns the reason why the certificate or key of this node is revoked. Returns `None` if neither is revoked.
     pub(in crate::node) fn is_revoked(&self) -> Option<String> {
         let serial = self.bearer.serial();
         self.signer.refuses(None, &self.keys().sign, serial.as_deref())

@@ -51,7 +51,8 @@ pub(super) struct Membership {
     state_dir: StateDir,
     /// The state and the shared facts that this node last published to the other nodes.
     published: Option<Published>,
-    /// The time at which the node was opened. `None` with a local data store, or if another node has joined.
+    /// The time at which the node was opened. `alone_since` is `None` with a local data store, or if another node has
+    /// joined.
     alone_since: Option<Instant>,
 }
 
@@ -109,7 +110,7 @@ impl Membership {
         Effects::default().input(Input::Own("fleet", self.is_rejected().map(|why| ConditionReason::new(reason, why))))
     }
 
-    /// Returns the reason why the fleet rejects this node. `None` if the fleet accepts this node.
+    /// Returns the reason why the fleet rejects this node. Returns `None` if the fleet accepts this node.
     pub(super) fn is_rejected(&self) -> Option<String> {
         let revoked = || {
             let why = self.identity.is_revoked()?;

@@ -145,8 +145,8 @@ impl SteadyState {
         Effects::default().changes(changes)
     }
 
-    /// Returns the record for the next start of the agent. `None` if the journal has it already, or if a check cannot
-    /// be stored.
+    /// Returns the record for the next start of the agent. Returns `None` if the journal has it already, or if a check
+    /// cannot be stored.
     fn record(&self, revision: &Revision, facts: &BTreeMap<String, Value>, checks: &[Settled]) -> Option<SteadyRecord> {
         let mut expectations = Vec::new();
         for check in checks {

@@ -58,7 +58,8 @@ struct Step<'a> {
     source: &'a Source,
     mirror: Mirror,
     commit: &'a str,
-    /// The commit from which the accepted commit must descend. `None` if this node knows no commit of the source.
+    /// The commit from which the accepted commit must descend. `floor` is `None` if this node knows no commit of the
+    /// source.
     floor: Option<String>,
     /// The git tag with which the floor commit was accepted.
     tag: Option<String>,

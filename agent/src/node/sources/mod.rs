@@ -39,7 +39,7 @@ pub(in crate::node) const DEPTH: usize = 5;
 struct SourceState {
     /// The snapshot of the accepted commit, read from the local mirror.
     old: Option<Snapshot>,
-    /// The snapshot of the head. `None` if the node must not follow the head.
+    /// The snapshot of the head. `new` is `None` if the node must not follow the head.
     new: Option<Snapshot>,
     /// The git tag that selected the head.
     tag: Option<String>,
@@ -73,7 +73,7 @@ pub(in crate::node) struct Sources {
 pub(in crate::node) struct RefreshReport {
     /// The commits of the valid candidate revision, by source.
     pub(in crate::node) commits: BTreeMap<String, String>,
-    /// The objects at the commits of the candidate revision. `None` without a valid candidate.
+    /// The objects at the commits of the candidate revision. `set` is `None` without a valid candidate.
     pub(in crate::node) set: Option<Arc<ObjectSet>>,
     /// The inputs for the state machine of the node.
     pub(in crate::node) inputs: Vec<Input>,
@@ -296,8 +296,8 @@ impl Sources {
         standing
     }
 
-    /// Returns the snapshot of the head of a source. `None` if the head must not be followed. The source then stays at
-    /// its accepted commit.
+    /// Returns the snapshot of the head of a source. Returns `None` if the head must not be followed. The source then
+    /// stays at its accepted commit.
     fn head(
         &self,
         journal: &Journal,
@@ -426,8 +426,8 @@ impl Sources {
         report.inputs.push(Input::Source(name.to_owned(), Some(trouble::of_error(error, name))));
     }
 
-    /// Returns the accepted snapshot of a source from the mirror. `None` without an accepted commit, or if the mirror
-    /// cannot be read.
+    /// Returns the accepted snapshot of a source from the mirror. Returns `None` without an accepted commit, or if the
+    /// mirror cannot be read.
     fn stay(
         &self,
         mirror: &Mirror,
@@ -541,7 +541,7 @@ impl Sources {
     }
 }
 
-/// Selects one snapshot for each source. `None` if a source has no snapshot.
+/// Selects one snapshot for each source. Returns `None` if a source has no snapshot.
 fn choose(
     sources: &[Source],
     standings: &BTreeMap<String, SourceState>,

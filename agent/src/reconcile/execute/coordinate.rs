@@ -46,7 +46,7 @@ fn shortened(result: &Value) -> Value {
     }
 }
 
-/// Returns the rollout of a TaskBook. `None` for a TaskBook without coordination.
+/// Returns the rollout of a TaskBook. Returns `None` for a TaskBook without coordination.
 pub(super) fn rollout<'a>(session: &Session<'a>) -> Option<BookRollout<'a>> {
     let pass = session.pass;
     let (set, generation, book, coordination) = (pass.set, pass.generation, &session.book, pass.coordination?);

@@ -187,7 +187,7 @@ struct Reboot {
     is_done: bool,
 }
 
-/// Checks whether a reboot is due or done. `None` if no reboot is due or done.
+/// Checks whether a reboot is due or done. Returns `None` if no reboot is due or done.
 fn reboot_state(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Result<Option<Reboot>, String> {
     let ready = &rendered.ready;
     let key = session.id.task(rendered.instance.name.as_str());

@@ -100,7 +100,7 @@ fn remove_one<'m>(
 /// The message for an item that was removed by its undo.
 const TAKEN_OUT: &str = "the item was removed again";
 
-/// Returns the resource that removes an item. `None` if the record of the item has no undo.
+/// Returns the resource that removes an item. Returns `None` if the record of the item has no undo.
 fn undo(session: &Session<'_>, managed: &Managed) -> Result<Option<Arc<dyn Resource>>, String> {
     let Some(params) = session.machine().applied(managed).and_then(|applied| applied.undo) else { return Ok(None) };
     let said = |problems: Vec<Problem>| problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>();

@@ -165,7 +165,7 @@ fn real_path(machine: &HostContext, step: &Step) -> Result<(String, FsReader), M
     Ok((machine.reader.resolved(path, through).map_err(io)?, machine.reader.clone()))
 }
 
-/// Returns the path on the host that a step changes. `None` if the path cannot be resolved.
+/// Returns the path on the host that a step changes. Returns `None` if the path cannot be resolved.
 pub(in crate::reconcile) fn changed_path(machine: &HostContext, step: &Step) -> Option<PathBuf> {
     let (path, _) = real_path(machine, step).ok()?;
     Some(machine.reader.real_path(&path))

@@ -30,9 +30,9 @@ use crate::reconcile::{
 struct Course<E> {
     book: Arc<Book>,
     outcome: BookOutcome,
-    /// The run of the TaskBook. `None` after the end of the run, or if the run could not start.
+    /// The run of the TaskBook. `run` is `None` after the end of the run, or if the run could not start.
     run: Option<Started<E>>,
-    /// The items that the TaskBook manages. `None` if some items are not known.
+    /// The items that the TaskBook manages. `managed` is `None` if some items are not known.
     managed: Option<Arc<BTreeSet<ManagedItem>>>,
     begun: Instant,
 }
@@ -111,8 +111,8 @@ impl<'a, E: CarryOut<'a>> Books<E> {
         }
     }
 
-    /// Returns the items that the TaskBooks of this node manage. `None` if some items are not known, or if an object is
-    /// held. Nothing is pruned while an object is held, because the object is still in git.
+    /// Returns the items that the TaskBooks of this node manage. Returns `None` if some items are not known, or if an
+    /// object is held. Nothing is pruned while an object is held, because the object is still in git.
     fn all_managed(&self, pass: &PassContext<'_>) -> Option<Arc<BTreeSet<ManagedItem>>> {
         let is_complete = self.courses.len() == pass.view.books.len() && pass.set.held.is_empty();
         let known = self.courses.iter().map(|course| course.managed.as_ref()).collect::<Option<Vec<_>>>();
@@ -350,7 +350,7 @@ fn budget_of(pass: &PassContext<'_>, id: &BookId, last: Option<&str>) -> PruneBu
     PruneBudget::of(pass.set, &id.namespace, &id.name, last)
 }
 
-/// Returns the TaskBook with this id. `None` if the node has no such TaskBook.
+/// Returns the TaskBook with this id. Returns `None` if the node has no such TaskBook.
 fn present<'p>(pass: &PassContext<'p>, id: &BookId) -> Option<&'p Arc<Book>> {
     pass.view.books.iter().find(|book| book.namespace == id.namespace && book.name == id.name)
 }

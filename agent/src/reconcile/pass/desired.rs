@@ -36,7 +36,7 @@ pub struct DesiredTask {
     pub is_probe: bool,
     /// True if the condition of the task does not hold.
     pub skipped: bool,
-    /// The identities of the managed items. `None` if they are not known.
+    /// The identities of the managed items. `items` is `None` if they are not known.
     pub items: Option<Vec<String>>,
     /// The parameters. Null if they are not known.
     pub params: Value,
@@ -54,7 +54,7 @@ pub struct DesiredTask {
 pub struct Desired {
     /// The number of the revision. 0 for a working tree.
     pub generation: u64,
-    /// The tasks. `None` if there is no revision, or if it does not name the node.
+    /// The tasks. `tasks` is `None` if there is no revision, or if it does not name the node.
     pub tasks: Option<Vec<DesiredTask>>,
     /// The books of the node. The value is true if the book removes the items that it no longer mentions.
     pub prunes: BTreeMap<String, bool>,
@@ -152,8 +152,8 @@ fn render(renderer: &Renderer, task: &Task, item: Option<&Item>) -> Result<Rende
     Ok(Rendered::Ready(Known { skipped, params, items, source }))
 }
 
-/// Returns the identities of the items that a task manages, for example each package of a list. `None` if they are not
-/// known.
+/// Returns the identities of the items that a task manages, for example each package of a list. Returns `None` if they
+/// are not known.
 fn items_of(module: &ModuleUse, params: &Value) -> Option<Vec<String>> {
     if module.schema.kind != ModuleKind::State {
         return Some(Vec::new());
@@ -163,8 +163,8 @@ fn items_of(module: &ModuleUse, params: &Value) -> Option<Vec<String>> {
     if parts.is_empty() { Some(vec![module.schema.identity(params)?]) } else { Some(parts.to_vec()) }
 }
 
-/// Returns a digest of a file, or of all files below a folder. `None` if the tree has no such path, for example because
-/// the source is a URL.
+/// Returns a digest of a file, or of all files below a folder. Returns `None` if the tree has no such path, for example
+/// because the source is a URL.
 fn digest(tree: &dyn Tree, path: &str) -> std::io::Result<Option<String>> {
     let Some(entry) = tree.entry(path)? else { return Ok(None) };
     let entries = match entry.kind {
@@ -213,8 +213,8 @@ struct Base<'t> {
 }
 
 impl<'t> Base<'t> {
-    /// Returns the task that manages one of the items of another task. `None` if there is none, or if its condition does
-    /// not hold.
+    /// Returns the task that manages one of the items of another task. Returns `None` if there is none, or if its
+    /// condition does not hold.
     fn owner(&self, task: &DesiredTask) -> Option<&'t DesiredTask> {
         let items = task.items.iter().flatten();
         items

@@ -52,7 +52,7 @@ pub struct HostContext {
     pub node: String,
     /// The reader for files below the root directory.
     pub reader: FsReader,
-    /// The journal of the node. `None` for a plan that runs beside an agent, or without a state directory.
+    /// The journal of the node. `journal` is `None` for a plan that runs beside an agent, or without a state directory.
     pub journal: Option<Arc<Journal>>,
     /// The wall clock and the monotonic clock.
     pub clock: Arc<dyn Clock>,
@@ -83,8 +83,8 @@ impl HostContext {
         Self { node, reader, journal, clock, digest_key, memory, written, applied: Mutex::new(None) }
     }
 
-    /// Returns a record from the journal. `None` if the record is missing. An unreadable record is logged and counts as
-    /// missing.
+    /// Returns a record from the journal. Returns `None` if the record is missing. An unreadable record is logged and
+    /// counts as missing.
     pub(in crate::reconcile) fn record<R: Record>(&self, key: &KeyOf<R>) -> Option<R> {
         self.try_record(key).unwrap_or_else(|error| {
             tracing::warn!("{error}");
@@ -168,7 +168,7 @@ pub struct PassContext<'a> {
     pub suspended: Vec<pb::Suspend>,
     /// The maintenance windows in which changes may begin.
     pub windows: Windows,
-    /// The access to the fleet. `None` for a plan.
+    /// The access to the fleet. `coordination` is `None` for a plan.
     pub coordination: Option<Coordination<'a>>,
     /// True if the node agrees with other nodes through a shared data store.
     pub shares_store: bool,
@@ -195,7 +195,8 @@ pub struct PassOutcome {
     pub moved: bool,
     /// The names of the facts that the pass read.
     pub facts_read: BTreeSet<String>,
-    /// The checks that confirm the steady state without rendering. `None` if the pass found no steady state.
+    /// The checks that confirm the steady state without rendering. `settled` is `None` if the pass found no steady
+    /// state.
     pub settled: Option<Vec<Settled>>,
 }
 
