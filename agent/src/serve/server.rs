@@ -137,7 +137,7 @@ pub async fn serve(
     Ok(served?)
 }
 
-/// Admits a call of a person, or of a node that the revision names and that has the known key. A node is checked by
+/// Admits calls of persons, and of nodes that the accepted revision names with the known key. A node is checked by
 /// name, because a certificate can outlive its node. Every call is checked, so that a revocation also affects open
 /// connections.
 fn admit(peers: &PeerService, request: Request<()>) -> Result<Request<()>, Status> {

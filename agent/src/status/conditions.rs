@@ -18,14 +18,14 @@ pub struct State {
     pub accepted: Acceptance,
     /// The revision that the node attempted to apply last.
     pub attempted: Option<Acceptance>,
-    /// True until the first pass of the attempted revision ends. While this flag is true, stalls and holds belong to an
-    /// earlier revision.
+    /// True until the first pass of the attempted revision ends. While `attempting` is true, the stalls and holds
+    /// belong to an earlier revision.
     attempting: bool,
     /// The revision that was last applied in full.
     pub applied: Option<Acceptance>,
-    /// The problems that end without a commit, by source or subject.
+    /// The problems that can end without a new commit, by source or subject.
     pub troubles: BTreeMap<String, ConditionReason>,
-    /// The problems that need a commit, by subject.
+    /// The problems that only a new commit can end, by subject.
     pub stalls: BTreeMap<String, ConditionReason>,
     /// The reasons that hold changes back, by subject and reason.
     pub holds: BTreeMap<String, Hold>,
@@ -65,7 +65,7 @@ impl ConditionReason {
 pub struct Hold {
     /// The held TaskBook, as `namespace/name`.
     pub book: String,
-    /// The run of the held TaskBook. Empty for a TaskBook without a run.
+    /// The run of the held TaskBook. `run` is empty for a TaskBook without a run.
     pub run: String,
     /// The held TaskBook (`namespace/name`) or task (`namespace/name/task`).
     pub subject: String,
@@ -132,7 +132,7 @@ pub struct Passed {
     pub uncoordinated: Vec<String>,
 }
 
-/// The key of the hold for a revision that only a newer agent can read. The hold affects the whole node.
+/// The key of a hold of the whole node: only a newer agent can read the accepted revision.
 const TOO_OLD: &str = "agent AgentTooOld";
 
 /// The largest backward step of the clock that is not reported, in milliseconds.
@@ -314,7 +314,7 @@ impl State {
     }
 }
 
-/// Returns the messages of all holds as one text. The text includes the reasons if the reasons differ.
+/// Returns the messages of all holds as one text. The text also names the reasons of the holds, if the reasons differ.
 fn all_holds(holds: &BTreeMap<String, Hold>) -> String {
     let mut reasons = holds.values().map(|hold| &hold.reason);
     let first = reasons.next();

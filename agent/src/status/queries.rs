@@ -26,7 +26,8 @@ use crate::{
     },
 };
 
-/// The queries about a node: its status, its plan, its objects, and what other nodes do. All clones read the same state.
+/// The queries about a node: its status, plan and objects, and the state of other nodes. All clones read the same
+/// state.
 #[derive(Debug, Clone)]
 pub struct Queries {
     status: StatusSnapshot,
@@ -34,7 +35,8 @@ pub struct Queries {
     machine: Arc<HostContext>,
     facts: facts::Options,
     reconcile: WrittenReconcile,
-    /// True if the node agrees with other nodes through a shared data store. Only then do its books wait for other nodes.
+    /// True if the node agrees with other nodes through a shared data store. TaskBooks wait for other nodes only with a
+    /// shared data store.
     shares_store: bool,
 }
 

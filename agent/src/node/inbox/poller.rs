@@ -28,7 +28,8 @@ impl Polled {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets the sources to poll, and the heads that a refresh found. Only a different head wakes the node.
+    /// Sets the sources to poll, and the heads that a refresh found. A polled head wakes the node only if it differs
+    /// from the known head.
     pub(in crate::node) fn set(&self, sources: &[Source], heads: &BTreeMap<String, String>) {
         let mut known = self.lock();
         known.sources = sources.to_vec();
@@ -56,7 +57,7 @@ impl Polled {
     }
 }
 
-/// The thread that polls the sources. The thread stops when this handle is dropped.
+/// The thread that polls the sources. The polling thread stops when this handle is dropped.
 #[derive(Debug)]
 pub(in crate::node) struct Poller(Cancel);
 

@@ -28,10 +28,10 @@ use crate::{
     status::conditions::{ConditionReason, Input},
 };
 
-/// The number of git sources after which the search for further sources ends.
+/// The maximum number of git sources, after which the search for further sources ends.
 const MOST_SOURCES: usize = 64;
 
-/// The maximum nesting depth of sources that name further sources, and of includes (P19).
+/// The maximum nesting depth of includes, and of sources that name further sources (P19).
 pub(in crate::node) const DEPTH: usize = 5;
 
 /// The accepted snapshot and the head snapshot of one source.
@@ -105,7 +105,7 @@ impl Sources {
         Mirror::new(source.git.clone(), &self.folder)
     }
 
-    /// Returns the sources that a revision names in addition to those of the bootstrap file.
+    /// Returns the sources that only the revision names, and not the bootstrap file.
     pub(in crate::node) fn further(&self, set: &ObjectSet) -> Vec<Source> {
         further_sources(set, &self.first)
     }
@@ -169,9 +169,9 @@ impl Sources {
         Ok(report)
     }
 
-    /// Refreshes all sources. The first candidate consists of the heads of all sources. If the first candidate does not
-    /// load, each source in turn advances to its head or stays at its accepted commit. A source without a head and
-    /// without an accepted commit blocks the candidate: the node keeps its last generation (P20).
+    /// Refreshes all sources. The first candidate consists of the heads of all sources. If the heads do not load
+    /// together, the sources advance to their heads one at a time. A source without a head and without an accepted
+    /// commit blocks the candidate (P20). The node then keeps its last generation.
     pub(in crate::node) fn refresh(
         &self,
         journal: &Journal,
@@ -210,8 +210,8 @@ impl Sources {
         report
     }
 
-    /// Advances the sources one at a time. A source advances if its head loads together with the sources before it.
-    /// Objects of later sources that then become invalid are held, and do not block the advance (P21).
+    /// Advances the sources one at a time. A source advances to its head if the head loads together with all earlier
+    /// sources. If objects of later sources become invalid, they are held, and do not block the advance (P21).
     fn step_by_step(
         &self,
         standings: BTreeMap<String, SourceState>,
@@ -296,8 +296,8 @@ impl Sources {
         standing
     }
 
-    /// Returns the snapshot of the head of a source. Returns `None` if the head must not be followed. The source then
-    /// stays at its accepted commit.
+    /// Returns the snapshot of the head of a source. Returns `None` if the head must not be followed. A source whose
+    /// head must not be followed stays at its accepted commit.
     fn head(
         &self,
         journal: &Journal,
@@ -364,7 +364,7 @@ impl Sources {
         }
     }
 
-    /// Reads the tree of a verified commit with all files of the tree. A damaged mirror is rebuilt.
+    /// Reads a verified commit with all of its files. A damaged mirror is rebuilt.
     fn verified_tree(
         &self,
         mirror: &Mirror,
@@ -446,8 +446,8 @@ impl Sources {
     }
 
     /// Records a checkpoint of the accepted commit of each source. Checkpoints are in the journal, so they survive the
-    /// loss of a mirror. A commit that this refresh fetched is recorded with the tag that selected it. An unchanged
-    /// commit keeps its recorded tag. A commit that other nodes accepted is recorded with its highest tag.
+    /// loss of a mirror. A newly fetched commit is recorded with the tag that selected the commit. An unchanged commit
+    /// keeps its recorded tag. A commit that other nodes accepted is recorded with its highest tag.
     pub(in crate::node) fn remember(
         &self,
         report: &RefreshReport,
@@ -577,7 +577,7 @@ pub(in crate::node) fn origin(source: &Source) -> String {
     format!("{} {:?}", source.git.url, source.git.reference)
 }
 
-/// Returns the sources that Config objects in git name and that are not in `known`.
+/// Returns the sources of Config objects in git that `known` does not contain.
 fn further_sources(set: &ObjectSet, known: &[Source]) -> Vec<Source> {
     let written = set.configs.values().flat_map(|config| &config.sources);
     let mut further: Vec<Source> = Vec::new();

@@ -66,7 +66,7 @@ pub(super) fn refused(source: &Source, fetched: &Fetched, guard: Option<&SourceC
             Some(ConditionReason::new(
                 "Rewound",
                 format!(
-                    "the branch {branch} of {name} {what} {commit}; push a revert on top of it, or set allowRewind for the source"
+                    "the branch {branch} of {name} {what} {commit}; push a revert on top of the accepted commit, or set allowRewind for the source"
                 ),
             ))
         }

@@ -97,8 +97,8 @@ fn remember_originals(
     Ok(())
 }
 
-/// Records the files that can only be validated in their final location. If the agent crashes before the validation, it
-/// validates these files at its next start.
+/// Records the files that can only be validated in their final location. After a crash, the agent validates the
+/// recorded files at its next start.
 fn mark_unchecked(
     machine: &HostContext,
     journal: &Journal,

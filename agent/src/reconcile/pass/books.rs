@@ -199,8 +199,8 @@ fn dependencies(book: &Book, done: &BTreeMap<String, Outcome>) -> Vec<String> {
     needed.filter_map(blocks).collect()
 }
 
-/// Returns the deleted TaskBooks of this node with their inventories. A TaskBook without items may have left a pending
-/// handler.
+/// Returns the deleted TaskBooks of this node with their inventories. The result includes TaskBooks without items,
+/// because they may have left a pending handler.
 fn gone(pass: &PassContext<'_>) -> BTreeMap<BookId, InventoryRecord> {
     let present: BTreeSet<BookId> = pass.view.books.iter().map(|book| book_id(book)).collect();
     let mut inventories: BTreeMap<BookId, InventoryRecord> = pass.machine.records().into_iter().collect();
@@ -211,7 +211,7 @@ fn gone(pass: &PassContext<'_>) -> BTreeMap<BookId, InventoryRecord> {
     inventories
 }
 
-/// Returns a TaskBook without tasks, which removes the remaining items of a deleted TaskBook. Its `before` and `after`
+/// Returns a TaskBook without tasks, which removes the remaining items of a deleted TaskBook. The `before` and `after`
 /// tasks come from the last rollout of the deleted TaskBook.
 fn book_of(id: &BookId, record: &InventoryRecord) -> Arc<Book> {
     // A deleted TaskBook has no location in git.
@@ -355,7 +355,8 @@ fn present<'p>(pass: &PassContext<'p>, id: &BookId) -> Option<&'p Arc<Book>> {
     pass.view.books.iter().find(|book| book.namespace == id.namespace && book.name == id.name)
 }
 
-/// Returns the rank of a module in the order of removal. A module that this agent does not know comes first.
+/// Returns the rank of a module in the order of removal. Items of a module that this agent does not know are removed
+/// first.
 fn removal_order(module: &str) -> u32 {
     towpath_proto::module(module).map_or(0, |module| module.removal)
 }

@@ -62,7 +62,7 @@ pub struct HostContext {
     pub memory: ModuleCache,
     /// The files that the agent has written since the last check of each file.
     pub written: Arc<WrittenFiles>,
-    /// The records of the applied items. The records are read from the journal once.
+    /// The records of the applied items, read from the journal once.
     applied: Mutex<Option<BTreeMap<Managed, AppliedItem>>>,
 }
 
@@ -185,13 +185,13 @@ pub struct PassContext<'a> {
 pub struct PassOutcome {
     /// The outcomes of the TaskBooks, in the order in which they ran.
     pub books: Vec<BookOutcome>,
-    /// The versions of the managed files before the checks of the files. File events are compared with these versions.
+    /// The versions of the managed files before their checks, for comparison with file events.
     pub watched: Watched,
-    /// The full or read-only disk that the pass met, with its message.
+    /// The full or read-only disk that the pass found, with the error message.
     pub disk: Option<(Disk, String)>,
     /// True if the pass was preempted.
     pub interrupted: bool,
-    /// True if another program changed managed items during the pass. The pass must then be repeated.
+    /// True if another program changed managed items during the pass, so the pass must be repeated.
     pub moved: bool,
     /// The names of the facts that the pass read.
     pub facts_read: BTreeSet<String>,
@@ -208,7 +208,7 @@ pub type Watched = BTreeMap<PathBuf, Seen>;
 pub enum Settled {
     /// The expected inputs of a check, stored as data.
     Expectations(Vec<Expectation>),
-    /// The check of the module, if its inputs cannot be stored as data.
+    /// The check of the module, for inputs that cannot be stored as data.
     Check {
         /// The resolved parameters of the task.
         options: Arc<dyn Resource>,
@@ -219,7 +219,7 @@ pub enum Settled {
     },
 }
 
-/// Returns whether all checks of a steady state still hold.
+/// Returns whether all checks of a steady state still succeed.
 pub fn still_settled(machine: &HostContext, settled: &[Settled], cancel: &Cancel) -> bool {
     let mut inspector = Inspector::new(&machine.reader, &machine.digest_key);
     settled.iter().all(|one| match one {
@@ -241,8 +241,8 @@ pub fn still_settled(machine: &HostContext, settled: &[Settled], cancel: &Cancel
 
 impl PassContext<'_> {
     /// Returns the items that tasks manage, as far as the items are known before the pass. Two tasks that manage the
-    /// same item are therefore found before either task is applied. Items that depend on a result are compared as soon
-    /// as they are known.
+    /// same item are therefore found before either task is applied. Items that depend on a task result are compared
+    /// later, once the result is known.
     pub(in crate::reconcile) fn claims(&self) -> Claims {
         Claims::ahead(self.set, self.view, &self.inputs, &kept_identities)
     }
@@ -258,7 +258,7 @@ impl PassOutcome {
 /// The state of another node, as templates see it.
 #[derive(Debug, Clone)]
 pub struct Other {
-    /// The liveness of the node, such as `alive`, as gossip or the lease of the node shows it.
+    /// The liveness of the node, such as `alive`, from gossip or from the node's lease.
     pub liveness: &'static str,
     /// The facts that the node shares.
     pub facts: Option<Value>,
