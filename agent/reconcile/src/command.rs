@@ -22,7 +22,7 @@ use crate::{
 /// The purpose for which a node uses a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SlotUse {
-    /// The slot is used for a change in the segment with this number.
+    /// The slot is used for a change in the segment with the given number.
     Change(u32),
     /// The slot is used for a corrective change, which belongs to no segment.
     Correct,
@@ -43,9 +43,9 @@ pub struct Admit {
 /// A request to the fleet about the run of a coordinated book.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
-    /// The node enters the segment with this number.
+    /// The node enters the segment with the given number.
     Enter(u32),
-    /// The node has completed the segment with this number, and releases its slot.
+    /// The node has completed the segment with the given number, and releases its slot.
     Done(u32),
     /// The node has failed in a segment.
     Failed {
@@ -57,15 +57,15 @@ pub enum Call {
         /// The messages of the failed tasks, which other nodes show.
         message: String,
     },
-    /// The node releases its slot of the segment with this number.
+    /// The node releases its slot of the segment with the given number.
     Leave(u32),
-    /// The node releases the slot of an earlier revision or an earlier segment, which its record still names.
+    /// The node releases an old slot in its record, which an earlier revision or segment acquired.
     LeaveOld,
     /// The node announces its absence for a reboot (P59). The values are the active segment, the segment of the node's
     /// claim, and the task.
     Absent(u32, u32, InstanceId),
-    /// The node publishes its votes and results again if the data store has lost them. The number limits the call to
-    /// the segments before it.
+    /// The node publishes its votes and results again if the data store has lost them. The call covers segments with a
+    /// lower number than the given number.
     RepeatVotes(u32),
     /// The node helps to end the run. The fleet answers a request to end the run with [`Answer::Ended`].
     EndRun,
@@ -76,7 +76,7 @@ pub enum Call {
 pub enum Answer {
     /// The fleet grants the request.
     Go,
-    /// The request waits for this closed gate.
+    /// The request waits for a closed gate; the value is the gate.
     Hold(Gate),
     /// The answer to [`Call::EndRun`], which is true if the run has ended on all nodes.
     Ended(bool),
@@ -89,9 +89,10 @@ pub enum ElectionState {
     Adopted(Value),
     /// This node is elected, so it runs the task.
     Elected,
-    /// The elected nodes have published these results. The second value lists the names of the elected nodes.
+    /// The elected nodes have published their results, which are the first value. The second value lists the names of
+    /// the elected nodes.
     Results(Value, Vec<String>),
-    /// The elected nodes have not published all results yet, so the task waits at this gate.
+    /// The elected nodes have not published all results yet, so the task waits at a gate.
     Hold(Gate),
 }
 
@@ -171,15 +172,14 @@ pub enum Command {
     Elect(TaskRef, bool),
     /// Publish the result of an elected task to the fleet.
     PublishResult(ElectedResult),
-    /// Make a set of changes on the node. Before this command, the run has obtained the permission that the changes
-    /// need.
+    /// Make a set of changes on the node, for which the run has obtained permission.
     Apply(ChangeSet, Admission),
     /// Run a probe, an action or a handler.
     Execute(Invocation),
     /// Check whether a reboot is due. If the flag is true, the executor reboots the node when a reboot is due. If the
     /// flag is false, the executor only reports whether a reboot is due.
     Reboot(InstanceId, bool),
-    /// Make a registered result available to later tasks under this name.
+    /// Make a registered result available to later tasks under the given name.
     Register(String, Value),
     /// List the pending handlers, in the order of the book.
     ListHandlers,
@@ -248,11 +248,11 @@ impl NotReady {
 /// The result of one change in a set of changes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Applied {
-    /// The change was made, and the module returned this result.
+    /// The change was made; the value is the result of the module.
     Changed(Finished),
     /// The change was made, but the task's own `changed` condition reports it as unchanged.
     Unchanged(Finished),
-    /// The change failed, with this message.
+    /// The change failed; the value contains the error message.
     Failed(Finished),
     /// The change was not started. The report of the run does not mention a change that was not started.
     NotStarted,
@@ -272,7 +272,7 @@ pub struct Finished {
 /// The result of an [`Invocation`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Executed {
-    /// The probe, action or handler ran, with this outcome.
+    /// The probe, action or handler ran; the values are its outcome and its result.
     Ran(Outcome, Finished),
     /// Nothing ran, because the executor is a dry run.
     Planned,
@@ -285,11 +285,11 @@ pub enum Rebooted {
     NotDue,
     /// The node has rebooted since the task began. The run records a completed reboot with [`Invocation::Rebooted`].
     Done,
-    /// The node is about to reboot, so the run ends here.
+    /// The node is about to reboot, so the run ends.
     Ending,
     /// A reboot is due, but not permitted yet.
     Due,
-    /// The node did not reboot, with this message about the cause.
+    /// The node did not reboot; the text gives the cause.
     Failed(String),
 }
 
@@ -331,17 +331,17 @@ pub enum Observation {
     Removed(Vec<Removed>),
     /// The executor has carried out a command that only records something.
     Done,
-    /// The executor could not carry out the command, with this message about the cause.
+    /// The executor could not carry out the command; the text gives the cause.
     Failed(String),
 }
 
 /// The next step of a run, which [`crate::BookRun::advance`] returns.
 #[derive(Debug)]
 pub enum Next {
-    /// The executor gets these new commands from the run. The executor may carry out several commands at the same time.
+    /// The run has new commands for the executor. The executor may carry out several commands at the same time.
     Do(Vec<(CommandId, Command)>),
     /// The run waits for the answers to earlier commands.
     Wait,
-    /// The run has ended with this report.
+    /// The run has ended; the value is its report.
     Finished(BookReport),
 }

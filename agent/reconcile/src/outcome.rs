@@ -131,7 +131,7 @@ pub struct BookReport {
     pub preempted: bool,
     /// All items that the book manages. `managed` is `None` if not all managed items are known.
     pub managed: Option<Arc<BTreeSet<Managed>>>,
-    /// True if the next pass can confirm with checks alone that the book is in sync.
+    /// True if the next pass only has to check the tasks of the book.
     pub steady: bool,
 }
 

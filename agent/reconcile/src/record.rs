@@ -52,10 +52,11 @@ pub struct SlotRef {
 pub enum SlotState {
     /// The node waits for the slot.
     Waiting,
-    /// The node holds the slot for a segment of this run. The segment is `None` for a corrective change.
+    /// The node holds the slot for a segment of a run; the values are the run and the segment. The segment is `None`
+    /// for a corrective change.
     Claimed(String, Option<u32>),
-    /// The node failed in this segment of this run, and keeps its slot.
+    /// The node failed in a segment of a run, and keeps its slot; the values are the run and the segment.
     Failed(String, u32),
-    /// The node failed in this segment of this run before its changes were admitted, so it holds no slot.
+    /// The node failed in a segment of a run before its changes were admitted, so it holds no slot.
     Unadmitted(String, u32),
 }

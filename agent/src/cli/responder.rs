@@ -72,7 +72,7 @@ impl AsNode {
 pub(super) enum Responder {
     /// The agent that holds the lock of the state directory.
     Agent(Client),
-    /// This process, if no agent answers.
+    /// This process answers, because no agent is available.
     Local(Box<LocalAnswer>),
 }
 

@@ -55,7 +55,7 @@ impl Alarms {
         }
     }
 
-    /// Ends the alarms that the predicate selects, and returns their last events.
+    /// Ends the alarms that `matches` selects, and returns their last events.
     pub(super) fn resolve(&mut self, matches: impl Fn(&NewEvent) -> bool) -> Vec<NewEvent> {
         self.0.extract_if(.., |_, event| matches(event)).map(|(_, event)| event).collect()
     }

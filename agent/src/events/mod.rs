@@ -42,7 +42,7 @@ struct Log {
     /// The UUID of the last event.
     last: Uuid,
     alarms: Alarms,
-    /// The UUIDs of events that are never deleted, by identity of the alarm. Such events are the begins of firing
+    /// The UUIDs of events that are never deleted, by identity of the alarm. The map contains the events of firing
     /// alarms, and the last start of the agent.
     standing: BTreeMap<String, String>,
 }
@@ -87,7 +87,7 @@ impl Events {
         stored
     }
 
-    /// Ends the alarms that the predicate selects, and records one event for each alarm.
+    /// Ends the alarms that `matches` selects, and records one event for each alarm.
     ///
     /// # Errors
     /// Fails if the journal cannot store the events. The alarms then remain firing.

@@ -81,8 +81,8 @@ impl<'a> AdmissionControl<'a> {
         self.rollout.as_ref()
     }
 
-    /// Enters a segment, if its wave and the barrier before it are open. The changes of an earlier segment are no longer
-    /// admitted.
+    /// Enters a segment, if the wave of the node and the barrier before the segment are open. The changes of an earlier
+    /// segment are no longer admitted.
     pub(super) fn enter(&self, segment: u32) -> Answer {
         lock(&self.admitted).enter();
         self.ask(segment, Request::Enter(segment))
@@ -132,8 +132,8 @@ impl<'a> AdmissionControl<'a> {
         lock(&self.admitted).slot = None;
     }
 
-    /// Sends a request about a segment to the fleet. A TaskBook without a rollout asks nothing, so the answer is
-    /// positive.
+    /// Sends a request about a segment to the fleet. A TaskBook without a rollout needs no permission of the fleet, so
+    /// the answer is positive.
     pub(super) fn ask(&self, segment: u32, request: Request) -> Answer {
         let Some(BookRollout { coordination, run }) = &self.rollout else { return Answer::Go };
         let segment = usize::try_from(segment).unwrap_or(usize::MAX);

@@ -26,8 +26,8 @@ use crate::{
     },
 };
 
-/// The queries about a node: its status, plan and objects, and the state of other nodes. All clones read the same
-/// state.
+/// The queries about a node: its status, plan and objects, and the state of other nodes. All clones of the queries read
+/// the same state.
 #[derive(Debug, Clone)]
 pub struct Queries {
     status: StatusSnapshot,

@@ -9,7 +9,7 @@ use towpath_proto::v1alpha as pb;
 use super::conditions::State;
 use crate::{events::Events, reconcile::Revision};
 
-/// The status of a node. All clones read the same status.
+/// The status of a node. All clones of the status read the same values.
 #[derive(Debug, Clone)]
 pub struct StatusSnapshot(Arc<Shared>);
 

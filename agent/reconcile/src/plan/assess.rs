@@ -19,7 +19,7 @@ pub enum RunMode {
 pub enum Check {
     /// The node has the desired state. The value is the data that the module returned, if any.
     InSync(Option<Value>),
-    /// The node differs from the desired state, so this change is needed.
+    /// The node differs from the desired state; the value is the needed change.
     Differs(Preview),
     /// The state is unknown until an earlier task has run; the text gives the reason.
     Unknown(String),
@@ -105,7 +105,7 @@ pub enum Assessment {
     Left(bool),
     /// The state cannot be known yet; the text gives the reason.
     Unknown(String),
-    /// The check failed with this message.
+    /// The check failed; the text is the error message.
     Failed(String),
 }
 

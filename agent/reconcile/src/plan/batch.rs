@@ -76,12 +76,12 @@ impl Queue {
         self.held.extend(change.writes.iter().cloned());
     }
 
-    /// Returns true if one of these paths overlaps a path of a held change.
+    /// Returns true if one of the given paths overlaps a path of a held change.
     pub fn depends_on_held(&self, writes: &[String]) -> bool {
         self.held.iter().any(|held| writes.iter().any(|path| overlaps(held, path)))
     }
 
-    /// Returns true if a direct change with this key can join the queued direct changes.
+    /// Returns true if a direct change with the given key can join the queued direct changes.
     pub fn accepts(&self, batch: Option<&BatchKey>) -> bool {
         self.direct.iter().all(|waiting| waiting.batch.is_some() && waiting.batch.as_ref() == batch)
     }

@@ -12,7 +12,7 @@ pub use crate::names::Managed;
 /// The items that leave a book's inventory: removed, forgotten, or moved to another book.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Removal {
-    /// The items to remove from the node, in this order.
+    /// The items to remove from the node, in the order of removal.
     pub remove: Vec<Managed>,
     /// The items that stay on the node, although the agent deletes their records.
     pub forget: Vec<Managed>,
@@ -37,7 +37,8 @@ pub struct Inventory {
     pub budget: PruneBudget,
     /// The number of items that other books under the same budget would remove in this pass.
     pub others: u64,
-    /// The number of managed items of the node. A prune budget in percent refers to this total.
+    /// The number of managed items of the node. A prune budget in percent refers to the number of managed items of the
+    /// node.
     pub total: u64,
 }
 

@@ -147,7 +147,7 @@ pub(super) enum Stop {
     Preempted,
     /// A missing input holds a task.
     Held,
-    /// The book waits for these closed gates.
+    /// The book waits for closed gates; the value lists the gates.
     Blocked(Vec<Gate>),
     /// A task failed.
     Failed,
@@ -174,9 +174,9 @@ impl Stop {
 /// The reason why a change cannot begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum NotBegun {
-    /// The change waits for this closed gate.
+    /// The change waits for a closed gate; the value is the gate.
     Held(Gate),
-    /// A step before the change failed with this message.
+    /// A step before the change failed; the text is the error message.
     Failed(String),
 }
 

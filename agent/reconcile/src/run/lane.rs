@@ -42,7 +42,7 @@ pub(super) struct Lane {
     observed: Vec<InstanceId>,
     /// True if not all managed items are known.
     incomplete: bool,
-    /// True if checks alone cannot confirm in the next pass that the book is in sync.
+    /// True if the next pass must do more than check the tasks of the book.
     unsteady: bool,
     /// The reason why the lane runs no further tasks. `stop` is `None` while the lane still runs tasks.
     stop: Option<Stop>,
@@ -170,7 +170,7 @@ impl Lane {
         self.reached.entry(task.id.clone()).or_default();
     }
 
-    /// Records that a task failed or is held. Tasks that require this task do not run.
+    /// Records that a task failed or is held. Tasks that require a failed or held task do not run.
     pub(super) fn fail(&mut self, task: &Task) {
         self.reached.insert(task.id.clone(), true);
     }
@@ -206,7 +206,7 @@ impl Lane {
         Findings { managed: Arc::new(std::mem::take(&mut self.managed)), observed: std::mem::take(&mut self.observed) }
     }
 
-    /// Records that checks alone cannot confirm in the next pass that the book is in sync.
+    /// Records that the next pass must do more than check the tasks of the book.
     pub(super) fn note_unsteady(&mut self) {
         self.unsteady = true;
     }

@@ -1,4 +1,4 @@
-//! The run of a book from start to end: its segments, the votes of this node, and the removals at the end.
+//! The run of a book from start to end: its segments, the votes of this node, and the removals.
 
 use std::{ops::Range, sync::Arc};
 

@@ -38,7 +38,7 @@ impl Retry {
     }
 }
 
-/// A change of a managed file within this time after a pass counts as a result of the pass.
+/// The time after a pass in which a change of a managed file counts as a result of the pass.
 const ECHO: Duration = Duration::from_secs(2);
 
 /// The number of consecutive passes that may follow changes of managed files without a pause.

@@ -43,7 +43,8 @@ struct Books<E> {
     outcome: PassOutcome,
 }
 
-/// Runs a pass with one type of executor and its tools. `computed_failures` are messages about values that could not be computed.
+/// Runs a pass with one type of executor and its tools. `computed_failures` contains messages about values that could
+/// not be computed.
 pub(in crate::reconcile) fn run<'a, E: CarryOut<'a>>(
     pass: &'a PassContext<'a>,
     tools: E::Tools,
@@ -350,7 +351,7 @@ fn budget_of(pass: &PassContext<'_>, id: &BookId, last: Option<&str>) -> PruneBu
     PruneBudget::of(pass.set, &id.namespace, &id.name, last)
 }
 
-/// Returns the TaskBook with this id. Returns `None` if the node has no such TaskBook.
+/// Returns the TaskBook with the given id. Returns `None` if the node has no TaskBook with the id.
 fn present<'p>(pass: &PassContext<'p>, id: &BookId) -> Option<&'p Arc<Book>> {
     pass.view.books.iter().find(|book| book.namespace == id.namespace && book.name == id.name)
 }

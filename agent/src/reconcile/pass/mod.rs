@@ -212,7 +212,7 @@ pub enum Settled {
     Check {
         /// The resolved parameters of the task.
         options: Arc<dyn Resource>,
-        /// The source files of the task, and the folder of the task in them.
+        /// The source files of the task, and the task's folder within the source.
         source: Option<(Arc<dyn Tree>, String)>,
         /// The time limit of the check.
         timeout: Duration,

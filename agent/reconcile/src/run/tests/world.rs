@@ -134,7 +134,7 @@ pub(super) fn slot() -> Slot {
 }
 
 impl World {
-    /// Returns a node on which these tasks differ from the desired state.
+    /// Returns a node on which the named tasks differ from the desired state.
     pub(super) fn differs(names: &[&str]) -> Self {
         Self { differs: set(names), ..Self::default() }
     }
@@ -202,7 +202,7 @@ impl World {
         self
     }
 
-    /// Returns a node on which these tasks have drifted.
+    /// Returns a node on which the named tasks have drifted.
     pub(super) fn drifted(names: &[&str]) -> Self {
         names.iter().fold(Self::differs(names), |world, name| world.last(name, applied()))
     }
@@ -242,7 +242,7 @@ impl World {
         self
     }
 
-    /// Sets the recorded items of the book to files with these names. All files may be removed.
+    /// Sets the recorded items of the book to files with the given names. All files may be removed.
     pub(super) fn inventory(mut self, names: &[&str]) -> Self {
         self.inventory = Some(inventory(names));
         self
