@@ -17,7 +17,7 @@ pub enum AlarmState {
 }
 
 impl AlarmState {
-    /// Returns the word that events show for the state.
+    /// Returns the word for the alarm state that events show.
     pub fn word(self) -> &'static str {
         match self {
             Self::Firing => "firing",

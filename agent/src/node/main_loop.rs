@@ -302,8 +302,8 @@ impl Node {
         self.passes.run(revision, facts.all(), fresh)
     }
 
-    /// Reports the outcome of a pass. The status of the TaskBooks is published before the conditions. Readers of the
-    /// conditions therefore never see the end of a pass without its TaskBooks.
+    /// Reports the outcome of a pass. The status of the TaskBooks is published before the conditions. A reader that
+    /// sees the end of a pass therefore also sees the TaskBooks of the pass.
     fn report(&mut self, revision: &Revision, outcome: &PassOutcome, fresh: bool) {
         self.writer.show_books(report::statuses(outcome));
         self.writer.step(report::passed(revision, outcome));

@@ -122,7 +122,7 @@ impl<'a> AdmissionControl<'a> {
         answer
     }
 
-    /// Ends the admission: the segment was completed, has failed, or its slot is released.
+    /// Ends the admission, because the segment was completed, has failed, or no longer has a slot.
     pub(super) fn end(&self) {
         *lock(&self.admitted) = Admitted::default();
     }

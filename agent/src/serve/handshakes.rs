@@ -22,7 +22,7 @@ struct Handshake<E> {
     origin: IpAddr,
     /// True if the peer has sent at least one byte.
     heard: bool,
-    /// The value whose drop ends the handshake.
+    /// The value that ends the handshake when the value is dropped.
     end: E,
 }
 

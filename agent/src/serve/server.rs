@@ -137,8 +137,8 @@ pub async fn serve(
     Ok(served?)
 }
 
-/// Admits calls of persons, and of nodes that the accepted revision names with the known key. A node is checked by
-/// name, because a certificate can outlive its node. Every call is checked, so that a revocation also affects open
+/// Admits calls of persons, and calls of nodes that the revision names and that use their known key. A node is checked
+/// by name, because a certificate can outlive its node. Every call is checked, so that a revocation also affects open
 /// connections.
 fn admit(peers: &PeerService, request: Request<()>) -> Result<Request<()>, Status> {
     match request.extensions().get::<Caller>() {

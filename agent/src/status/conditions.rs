@@ -96,10 +96,10 @@ impl Hold {
 pub enum Input {
     /// A source failed, or works again (`None`).
     Source(String, Option<ConditionReason>),
-    /// A subject of the node failed, or works again (`None`). The subjects include the journal, the fleet and the data
-    /// store.
+    /// A part of the node failed, or works again (`None`). The parts of the node include the journal, the fleet and the
+    /// data store.
     Own(&'static str, Option<ConditionReason>),
-    /// A commit of a source was rejected, or its head is valid again (`None`).
+    /// The head of a source was rejected, or is valid again (`None`).
     Rejected(String, Option<ConditionReason>),
     /// Local policy rejects the revision that the fleet accepted, or no longer rejects it (`None`).
     RejectedLocally(Option<ConditionReason>),

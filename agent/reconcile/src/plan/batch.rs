@@ -126,8 +126,8 @@ pub fn admission(changes: &[Queued]) -> Admission {
     if is_free { Admission::Free } else { Admission::SlotAndWindow }
 }
 
-/// Splits file changes into changes that need no admission, and the remaining changes. A change remains if it needs
-/// admission, or if it overlaps a path of an earlier remaining change.
+/// Splits file changes into changes that may begin without admission, and changes that must wait. A change must wait if
+/// it needs admission, or if it overlaps a path of an earlier waiting change.
 pub fn split_free(changes: Vec<Queued>) -> (Vec<Queued>, Vec<Queued>) {
     let (mut free, mut others): (Vec<Queued>, Vec<Queued>) = (Vec::new(), Vec::new());
     for change in changes {

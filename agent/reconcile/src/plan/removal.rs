@@ -27,8 +27,8 @@ pub struct Inventory {
     pub recorded: BTreeSet<Managed>,
     /// The items that any book of the node manages now.
     pub managed_anywhere: Arc<BTreeSet<Managed>>,
-    /// The position of each module in the removal order, by the module's name. Items of lower numbers are removed
-    /// first.
+    /// The position of each module in the removal order, by the module's name. Items of modules with lower positions
+    /// are removed first.
     pub order: BTreeMap<String, u32>,
     /// True if the book removes items that it no longer mentions. If `prune` is false, the agent only deletes the
     /// records of unmentioned items.
@@ -50,7 +50,7 @@ pub const MIDDLE: u32 = 200;
 pub enum Decision {
     /// The node has nothing to remove or forget.
     Nothing,
-    /// The items leave the inventory but stay on the node. Another book manages the items, or the book does not prune.
+    /// The items stay on the node: the book does not prune, or another book manages the items.
     Forget(Removal),
     /// The items are removed from the node.
     Remove(Removal),

@@ -203,7 +203,7 @@ impl NotBegun {
     }
 }
 
-/// The results of steps around the tasks of a lane, such as handlers, removals and votes.
+/// The results of the steps of a lane other than tasks, such as handlers, removals and votes.
 #[derive(Debug, Default)]
 #[must_use]
 pub(super) struct Steps {

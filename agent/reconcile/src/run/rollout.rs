@@ -51,7 +51,8 @@ pub(super) async fn book(run: &Run) -> BookReport {
     lane.into_report(managed, unrun_of)
 }
 
-/// The main lane of a run. Tasks that run at the same time have a lane each, instead of the main lane.
+/// The main lane of a run, for tasks that run one after another. Tasks that run at the same time have one lane each,
+/// beside the main lane.
 struct MainLane<'r> {
     run: &'r Run,
     lane: Lane,
@@ -71,8 +72,8 @@ impl MainLane<'_> {
         self.end().await;
     }
 
-    /// Runs tasks in the order of the book. The tasks end at a closed gate or a missing input. Drift of file content in
-    /// the remaining tasks is still corrected (P90).
+    /// Runs tasks in the order of the book. A closed gate or a missing input ends the sequence of tasks. Drift of file
+    /// content in the remaining tasks is still corrected (P90).
     async fn tasks(&mut self, range: Range<usize>) {
         let run = self.run;
         let waves = waves(run.book(), range);

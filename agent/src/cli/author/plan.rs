@@ -17,8 +17,8 @@ use crate::{
 /// Shows what would change on this node, or on another node.
 ///
 /// The plan for another node compares the working tree with the accepted revision, as rendered for that node. Without a
-/// working tree, the plan assumes that nothing is applied on the other node. The plan also assumes this if the accepted
-/// revision does not name the node.
+/// working tree, the plan assumes that nothing is applied on the other node. If the accepted revision does not name the
+/// node, the plan also assumes that nothing is applied.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Plan {
     #[command(flatten)]

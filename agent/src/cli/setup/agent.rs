@@ -100,7 +100,7 @@ fn credentials(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Option<Arc
     Ok(Some(Arc::new(credentials)))
 }
 
-/// The time after the start of the agent without events for joining nodes.
+/// The time after its start in which the agent records no events for joining nodes.
 const SETTLING: Duration = Duration::from_secs(15);
 
 /// Starts the gossip of the node.

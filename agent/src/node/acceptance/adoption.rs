@@ -45,9 +45,8 @@ impl Acceptance {
         shown(found, why.as_ref())
     }
 
-    /// Adopts a revision of peers that the data store does not contain. The data store lacks an accepted revision after
-    /// a rollback, or hides the record. A failed adoption blocks nothing, because the data store does not contain the
-    /// record (P103).
+    /// Adopts a revision of peers that the data store does not contain. A data store can lack an accepted revision, for
+    /// example after a rollback. Without a record in the data store, a failed adoption does not block the node (P103).
     pub(in crate::node) fn adopt_from_peers(&self, own: &Accepted, stored: u64, looked: i64) -> Option<Adopted> {
         let (record, manifest) = self.newer_of_peers(stored.max(own.generation))?;
         let adopted = match accept::judge_announced(&record, own) {

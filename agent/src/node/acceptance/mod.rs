@@ -105,7 +105,7 @@ impl Acceptance {
     }
 
     /// Returns the identity of the fleet, which is equal on all its nodes. Without a shared data store, the identity is
-    /// empty (P18). The bootstrap file of a single server may change freely.
+    /// empty, so the bootstrap file may change freely (P18).
     fn origin(&self) -> FleetIdentity {
         let Some(first) = self.settings.sources.first().filter(|_| self.store.shared()) else {
             return FleetIdentity::default();

@@ -26,7 +26,7 @@ impl Lacking {
 pub(super) struct LackingWait {
     /// The id of the record of the revision.
     id: String,
-    /// The time in which the supplier answered without the missing part.
+    /// The total time in which the supplier answered, but did not supply the missing part.
     waited: Duration,
     /// The time of the last answer of the supplier. `answered` is `None` if the last refresh had no answer.
     answered: Option<Instant>,

@@ -44,8 +44,8 @@ const ECHO: Duration = Duration::from_secs(2);
 /// The number of consecutive passes that may follow changes of managed files without a pause.
 const AT_ONCE: u32 = 8;
 
-/// The limit for passes that follow changes of managed files. The limit matters if a task changes a managed file in
-/// each pass.
+/// Limits the number of passes that changes of managed files cause. The limit matters if a task changes a managed file
+/// in each pass.
 #[derive(Debug, Clone, Default)]
 pub(in crate::node) struct TouchPace {
     /// The number of consecutive passes, each started by a change during or directly after the previous pass.
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(retry.due(), Some(now + seconds(2)));
     }
 
-    /// Each pass takes 20 s, and the next pass follows immediately.
+    /// Simulates passes of 20 s that follow each other immediately.
     #[test]
     fn refresh_that_became_due_in_a_long_pass_is_not_put_off() {
         let mut now = SystemClock.monotonic();

@@ -23,7 +23,7 @@ use crate::{
     reconcile::{Revision, runs},
 };
 
-/// The number of record numbers that one journal commit reserves for signing (P110).
+/// The count of record numbers that one journal commit reserves for signing (P110).
 const RESERVED: u64 = 1 << 24;
 
 /// The maximum number of writers whose record numbers each journal commit saves. If more record numbers have changed,
@@ -102,8 +102,8 @@ impl NodeIdentity {
         self.bearer.clone()
     }
 
-    /// Returns the incarnation of this process. The number is larger than all earlier incarnations, even if the clock
-    /// goes back.
+    /// Returns the incarnation of this process. The incarnation is larger than all earlier incarnations of the node,
+    /// even if the clock goes back.
     pub(in crate::node) fn life(&self) -> u64 {
         self.first
     }
@@ -153,7 +153,8 @@ impl NodeIdentity {
         }
     }
 
-    /// Returns the reason why the certificate or key of this node is revoked. Returns `None` if neither is revoked.
+    /// Returns the reason why the certificate or key of this node is revoked. Returns `None` if the certificate and the
+    /// key are not revoked.
     pub(in crate::node) fn is_revoked(&self) -> Option<String> {
         let serial = self.bearer.serial();
         self.signer.refuses(None, &self.keys().sign, serial.as_deref())

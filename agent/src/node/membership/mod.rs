@@ -195,8 +195,8 @@ impl Membership {
         Input::Own("state", lost.then(|| ConditionReason::new("StateLost", message)))
     }
 
-    /// Returns the alarm for a node whose cluster no other node of git has joined. The likely cause is a misspelt
-    /// cluster name in the bootstrap file.
+    /// Returns an alarm if git names other nodes, but no other node has joined the cluster. The likely cause of the
+    /// alarm is a misspelt cluster name in the bootstrap file.
     pub(super) fn warn_if_alone(&mut self, revision: &Revision) -> Effects<'static> {
         let is_about = |event: &NewEvent| event.event_type == EventType::NodeNeverJoined;
         let others = revision.set.nodes.keys().filter(|node| **node != self.settings.node).count();

@@ -146,8 +146,8 @@ impl SteadyState {
         Effects::default().changes(changes)
     }
 
-    /// Returns the record for the next start of the agent. Returns `None` if the journal already has the record, or if
-    /// a check cannot be stored.
+    /// Returns the steady state record for the next start of the agent. Returns `None` if the journal already has the
+    /// record, or if a check cannot be stored.
     fn record(&self, revision: &Revision, facts: &BTreeMap<String, Value>, checks: &[Settled]) -> Option<SteadyRecord> {
         let mut expectations = Vec::new();
         for check in checks {

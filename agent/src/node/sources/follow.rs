@@ -261,7 +261,7 @@ impl Step<'_> {
         taken
     }
 
-    /// Checks that the commit does not rewind the source to an older or unrelated commit.
+    /// Checks that the commit does not rewind the source without permission (P28).
     fn check_movement(&self) -> Result<(), AdoptionError> {
         let Some(floor) = &self.floor else { return Ok(()) };
         let movement = self.mirror.movement(floor, self.commit);
@@ -286,7 +286,7 @@ impl Step<'_> {
             }
             if shown(floor) || !shown(self.commit) {
                 return self
-                    .missing(format!("the git server does not confirm that the ref no longer contains {floor}"), true);
+                    .missing(format!("cannot rewind: the git server still shows {floor}, or not the new commit"), true);
             }
         }
         Ok(())

@@ -171,7 +171,7 @@ impl Sources {
 
     /// Refreshes all sources. The first candidate consists of the heads of all sources. If the heads do not load
     /// together, the sources advance to their heads one at a time. A source without a head and without an accepted
-    /// commit blocks the candidate (P20). The node then keeps its last generation.
+    /// commit blocks the candidate (P20). A node with a blocked candidate keeps its last generation.
     pub(in crate::node) fn refresh(
         &self,
         journal: &Journal,

@@ -127,7 +127,8 @@ pub(super) fn invalid(source: &Source, errors: &[Problem]) -> ConditionReason {
     )
 }
 
-/// Returns the reason `DiskFull` or `ReadOnly` if a disk problem caused the error. Returns `None` for other causes.
+/// Returns the reason `DiskFull` or `ReadOnly` if a disk problem caused the error. Returns `None` if another problem
+/// caused the error.
 fn disk_in(error: &SourceError) -> Option<&'static str> {
     let mut at: Option<&dyn std::error::Error> = Some(error);
     while let Some(inner) = at {

@@ -290,7 +290,8 @@ fn never_ran(session: &Session<'_>, effects: Vec<Effect<'_>>, notified: &BTreeSe
     }
 }
 
-/// Returns the undo keys of items that do not exist. Existing items keep their undo, so that they can be pruned later.
+/// Returns the undo keys of the items that do not exist on the node. Existing items keep their undo, so that they can
+/// be pruned later.
 fn missing(session: &Session<'_>, effect: &Effect<'_>) -> Vec<Managed> {
     let undo = effect.resource().undo(&session.context(effect.task));
     let missing = undo.as_ref().and_then(|undo| undo.get("names")?.as_array().cloned()).unwrap_or_default();

@@ -70,7 +70,7 @@ impl RenderedTask {
     }
 }
 
-/// The findings of a check, if the node needs a change.
+/// The change or the action that a check found to be necessary.
 #[derive(Debug)]
 pub(super) enum Found {
     /// The state of an item differs from the desired state.
@@ -101,7 +101,7 @@ pub(in crate::reconcile) struct Notes {
     pub(in crate::reconcile) moved: bool,
     /// The checks that confirm the steady state, by task and item.
     pub(super) settled: BTreeMap<(TaskRef, usize), Settled>,
-    /// The items that were in sync but whose record lacks the current definition.
+    /// The items in sync that the journal does not record with their current definition.
     pub(super) in_sync: BTreeMap<InstanceId, (Managed, AppliedItem)>,
     /// The duration of each rendered task.
     took: BTreeMap<InstanceId, Duration>,

@@ -236,8 +236,8 @@ fn book_of(id: &BookId, record: &InventoryRecord) -> Arc<Book> {
     })
 }
 
-/// Returns a task that runs before or after the removal of a deleted TaskBook. The executor has the parameters of the
-/// task.
+/// Returns a task that runs before or after the removal of a deleted TaskBook. The returned task has no parameters,
+/// because the executor reads them from the journal.
 fn task_of(kept: KeptTask, place: &Place) -> Task {
     let module = towpath_proto::module(&kept.module);
     Task {

@@ -20,7 +20,7 @@ pub(in crate::reconcile) fn remember_store_position(fleet: &Fleet, changes: &mut
     changes.set(&StorePosition::from(fleet.known()));
 }
 
-/// Returns the slot of a node in a rollout, without a claim.
+/// Returns the slot that a node needs in a rollout, before the node claims the slot.
 pub(in crate::reconcile) fn slot_of(spec: &RolloutSpec, node: &str) -> SlotRef {
     SlotRef { budget: spec.group.clone(), partition: spec.part(node).to_owned(), claim: None }
 }

@@ -222,7 +222,7 @@ impl<'t> Base<'t> {
             .find(|old| !old.skipped)
     }
 
-    /// Returns whether the node may already have the state of a task, because a task of the base is unknown.
+    /// Returns whether an unknown task of the base revision may already provide the state of a task.
     fn may_have(&self, task: &DesiredTask) -> bool {
         self.tasks.iter().any(|old| {
             let is_unknown = old.unknown.is_some() || old.error.is_some() || old.items.is_none() && !old.skipped;

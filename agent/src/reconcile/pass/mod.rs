@@ -143,8 +143,8 @@ impl towpath_modules::Origins for Originals {
 pub struct Coordination<'a> {
     /// The fleet of the node.
     pub fleet: &'a Fleet,
-    /// The manifest of the revision. It contains the generation in which each TaskBook last changed, and the nodes that
-    /// had joined by then.
+    /// The manifest of the revision. For each TaskBook, the manifest contains the generation of the last change, and
+    /// the nodes that had joined by then.
     pub manifest: &'a RevisionManifest,
 }
 
@@ -156,7 +156,7 @@ pub struct PassContext<'a> {
     pub set: &'a ObjectSet,
     /// The parts of the revision that concern this node.
     pub view: &'a NodeView,
-    /// The facts and the other nodes, for rendering.
+    /// The facts and the other nodes, which templates can read.
     pub inputs: Inputs,
     /// The generation of the revision.
     pub generation: u64,
