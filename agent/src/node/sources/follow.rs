@@ -285,8 +285,10 @@ impl Step<'_> {
                 return self.missing(chain(&error), self.answered(Some(&error)));
             }
             if shown(floor) || !shown(self.commit) {
-                return self
-                    .missing(format!("cannot rewind: the git server still shows {floor}, or not the new commit"), true);
+                return self.missing(
+                    format!("cannot rewind: the ref on the git server still has {floor}, or lacks the new commit"),
+                    true,
+                );
             }
         }
         Ok(())
