@@ -90,7 +90,7 @@ impl Events {
     /// Ends the alarms that `matches` selects, and records one event for each alarm.
     ///
     /// # Errors
-    /// Fails if the journal cannot store the events. The alarms then remain firing.
+    /// Fails if the journal cannot store the events. After an error, the alarms remain firing.
     pub fn resolve(&self, now: i64, matches: impl Fn(&NewEvent) -> bool) -> Result<(), JournalError> {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let over = log.alarms.resolve(matches);

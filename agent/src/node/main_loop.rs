@@ -214,7 +214,7 @@ impl Node {
         Ok(node)
     }
 
-    /// Returns the queries about the node.
+    /// Returns the object that answers queries about the node.
     pub fn queries(&self) -> Queries {
         self.passes.queries().clone()
     }

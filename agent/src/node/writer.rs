@@ -69,7 +69,7 @@ impl<'a> Effects<'a> {
         self
     }
 
-    /// Adds the effects of another stage.
+    /// Appends the results of another stage.
     pub(super) fn then(mut self, other: Self) -> Self {
         self.0.extend(other.0);
         self

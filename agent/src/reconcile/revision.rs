@@ -27,7 +27,7 @@ pub struct Revision {
     pub view: NodeView,
     /// The manifest of the revision, with the metadata of coordinated TaskBooks.
     pub manifest: RevisionManifest,
-    /// The record by which the revision was accepted.
+    /// The record of the acceptance of the revision.
     pub record: Accepted,
     /// True if an object or template calls `nodes()`, computed at first use.
     reads_nodes: OnceLock<bool>,

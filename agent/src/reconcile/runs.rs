@@ -203,8 +203,8 @@ fn needs_run(set: &ObjectSet, book: &Book) -> bool {
     book.coordinated() || set.books.values().any(|other| waited_for(other))
 }
 
-/// Sorts nodes into the order in which waves take them. The order is the same on all nodes, and differs between
-/// TaskBooks (P68).
+/// Sorts nodes into the order in which waves take them. The order of the nodes is the same on all nodes, but differs
+/// between TaskBooks (P68).
 fn in_order(book: &str, mut nodes: Vec<String>) -> Vec<String> {
     nodes.sort_by_cached_key(|node| sha2::Sha256::digest(format!("{book}\0{node}")).to_vec());
     nodes

@@ -77,7 +77,7 @@ pub struct Hold {
     pub action: Option<String>,
     /// True if every node can read the reason in the data store.
     pub is_shared: bool,
-    /// The time at which the hold began, in milliseconds since 1970. A new run resets this time.
+    /// The time at which the hold began, in milliseconds since 1970. A new run resets the start time of the hold.
     pub since: i64,
 }
 
@@ -103,7 +103,8 @@ pub enum Input {
     Rejected(String, Option<ConditionReason>),
     /// Local policy rejects the revision that the fleet accepted, or no longer rejects it (`None`).
     RejectedLocally(Option<ConditionReason>),
-    /// The fleet accepted a revision that only a newer agent can read (P12). `None` ends this problem.
+    /// The fleet accepted a revision that only a newer agent can read (P12). The value is `None` if the agent can read
+    /// the revision again.
     TooOld(Option<String>),
     /// A revision was accepted.
     Accepted(Acceptance),

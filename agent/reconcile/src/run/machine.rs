@@ -65,15 +65,15 @@ impl BookRun {
         }
     }
 
-    /// Answers a command with an observation. An observation for an unknown command is ignored.
+    /// Passes the executor's answer for a command to the run. An observation for an unknown command is ignored.
     pub fn observe(&mut self, id: CommandId, seen: Observation) {
         if let Some(open) = self.channel.open.borrow_mut().get_mut(&id) {
             *open = Some(seen);
         }
     }
 
-    /// Returns true if tasks run at the same time now. While tasks run at the same time, a command should not block the
-    /// commands of other tasks.
+    /// Returns true while several tasks of the run are in progress. While several tasks are in progress, a command
+    /// should not block the commands of other tasks.
     pub fn is_side_by_side(&self) -> bool {
         self.channel.side_by_side.get()
     }

@@ -50,7 +50,7 @@ const AT_ONCE: u32 = 8;
 pub(in crate::node) struct TouchPace {
     /// The number of consecutive passes, each started by a change during or directly after the previous pass.
     rounds: u32,
-    /// The end of the last pass, and whether a change after that pass was counted.
+    /// The end of the last pass, and true if a change after the pass was counted.
     ended: Option<(Instant, bool)>,
 }
 

@@ -86,7 +86,8 @@ impl SteadyState {
     }
 
     /// Returns whether the steady state of the previous agent process still holds: sources, settings, facts and files
-    /// are unchanged. This check loads no objects. `now` is the time in milliseconds since 1970.
+    /// are unchanged. The check of an earlier steady state loads no objects. `now` is the time in milliseconds since
+    /// 1970.
     pub(in crate::node) fn held_before(&self, state: &State, now: i64, facts: &PassFacts<'_>) -> bool {
         let coordinated = self.settings.coordinated();
         let quiet = state.is_applied() && state.troubles.is_empty() && state.stalls.is_empty();

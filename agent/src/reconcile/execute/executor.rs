@@ -180,7 +180,7 @@ pub(in crate::reconcile) struct Executor<'a> {
 }
 
 impl<'a> Executor<'a> {
-    /// Returns the permit for a change. The run has requested the admission of the change before.
+    /// Returns the permit for a change. The run has already requested the admission of the change.
     fn permit(&self) -> Result<Permit<'a>, String> {
         self.admission.permit(Admission::SlotAndWindow)
     }

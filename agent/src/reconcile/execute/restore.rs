@@ -98,7 +98,7 @@ fn remove_one<'m>(
 }
 
 /// The message for an item that was removed by its undo.
-const TAKEN_OUT: &str = "the item was removed again";
+const TAKEN_OUT: &str = "the item was removed, because the agent had added it";
 
 /// Returns the resource that removes an item. Returns `None` if the record of the item has no undo.
 fn undo(session: &Session<'_>, managed: &Managed) -> Result<Option<Arc<dyn Resource>>, String> {

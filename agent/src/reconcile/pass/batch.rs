@@ -194,7 +194,8 @@ fn original(reader: &FsReader, journal: &Journal, path: &str) -> Result<Original
     })
 }
 
-/// Returns the error of a change whose intent cannot be written to the journal. The change is then not made.
+/// Returns the error of a change whose intent cannot be written to the journal. A change without a recorded intent is
+/// not made.
 pub(in crate::reconcile) fn journal_failed(error: &JournalError) -> ModuleError {
     let disk = match error {
         JournalError::DiskFull { .. } => Some(towpath_modules::Disk::Full),

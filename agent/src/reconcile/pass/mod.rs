@@ -160,7 +160,7 @@ pub struct PassContext<'a> {
     pub inputs: Inputs,
     /// The generation of the revision.
     pub generation: u64,
-    /// True if the revision is not yet fully applied on the node. In this case, probes run.
+    /// True if the revision is not yet fully applied on the node. Probes run while the revision is not fully applied.
     pub fresh: bool,
     /// The drift policy of tasks without a drift policy of their own.
     pub drift: Drift,
