@@ -65,7 +65,7 @@ impl PeerService {
         self.gossip.get()
     }
 
-    /// Connects the gossip with this node and its fleet.
+    /// Attaches a gossip service to this node and to its view of the fleet.
     pub fn hear(&self, gossip: Gossip) {
         self.fleet.hear(gossip.clone());
         let _ = self.gossip.set(gossip);

@@ -1,5 +1,5 @@
 //! The queue of pending work of the main loop. Timers, webhooks, file events and new commits only record that there is
-//! work. Work that arrives while the loop is busy is merged.
+//! work. Work that arrives while the main loop is busy is merged into one entry.
 
 pub(super) mod pace;
 pub(super) mod poller;
