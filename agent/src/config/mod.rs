@@ -166,8 +166,8 @@ pub fn read(file: &Path) -> Result<Vec<u8>, ConfigError> {
 /// Reads a bootstrap file, and resolves its settings.
 ///
 /// # Errors
-/// Fails if the file cannot be read or has mistakes. The check stops after the first step with mistakes: syntax, object
-/// or settings.
+/// Fails if the file cannot be read or has mistakes. The error lists all mistakes of the object, or else the first
+/// invalid setting.
 pub fn load(file: &Path, host_name: &str) -> Result<Settings, ConfigError> {
     let bytes = read(file)?;
     let shown = file.display().to_string();

@@ -59,7 +59,8 @@ impl Lane {
         Self { reached: self.reached.clone(), ..Self::default() }
     }
 
-    /// Adds the findings of lanes that ran at the same time. The reports that `is_first` selects come before all others.
+    /// Adds the findings of lanes that ran at the same time. The reports that `is_first` selects come before all other
+    /// reports.
     pub(super) fn merge(&mut self, mut others: Vec<Self>, is_first: impl Fn(&TaskReport) -> bool) {
         for other in &mut others {
             let (first, own) = std::mem::take(&mut other.reports)

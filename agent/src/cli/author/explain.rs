@@ -10,8 +10,8 @@ use crate::{
 /// Explains a kind, one of its fields, or the events.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Explain {
-    /// A kind, a module, a path such as TaskBook.spec.tasks.file.mode or file.mode, `events`, or an event type. Default:
-    /// all kinds and modules
+    /// A kind, a module, a path such as TaskBook.spec.tasks.file.mode or file.mode, `events`, or an event type.
+    /// Default: all kinds and modules
     path: Option<String>,
 }
 
