@@ -1,7 +1,7 @@
 //! The agent: a daemon and a command line, built from git sources, rendering, modules and coordination.
 //!
-//! The modules form layers: cli, serve, node, status, reconcile, events, config. Each module imports only from the modules
-//! after it.
+//! The modules form layers: cli, serve, node, status, reconcile, events, config. Each layer imports only from lower
+//! layers.
 
 pub mod cli;
 pub mod config;

@@ -201,7 +201,7 @@ fn certificate_of_another_node_is_rejected_as_identity() {
     assert!(once.code != 0 && once.log.contains("not the certificate of the key"), "{}", once.log);
     fs::copy(pki.join("n1.key"), pki.join("n0.key")).unwrap();
     let once = node.once();
-    assert!(once.code == 2 && once.log.contains("is the certificate of the node n1"), "{}", once.log);
+    assert!(once.code == 2 && once.log.contains("the certificate belongs to the node n1"), "{}", once.log);
 }
 
 #[test]

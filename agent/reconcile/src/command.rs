@@ -1,4 +1,4 @@
-//! The commands that a book run gives to its executor, and the observations with which the executor answers.
+//! The interface between a TaskBook run and its executor: commands of the run, and answers of the executor.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -22,48 +22,52 @@ use crate::{
 /// The purpose for which a node uses a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SlotUse {
-    /// The slot is used for a change in a segment of the run, which has this number.
+    /// The slot is used for a change in the segment with the given number.
     Change(u32),
     /// The slot is used for a corrective change, which belongs to no segment.
     Correct,
 }
 
-/// A request for admission of changes. Admission needs an open maintenance window and, in a rollout, a slot.
+/// A request of a run to admit changes. Changes need an open maintenance window and, in a rollout, a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admit {
-    /// The index of the segment whose budget limits the changes. `None` in a book without coordination.
+    /// The index of the segment whose budget limits the changes. `segment` is `None` in a book without coordination.
     pub segment: Option<u32>,
     /// The purpose for which the node uses the slot.
     pub slot: SlotUse,
-    /// True if changes of this segment have begun. Changes that have begun may be finished outside of the window.
+    /// True if changes of this segment have begun. Changes that have begun may be completed after the maintenance
+    /// window closes.
     pub began: bool,
 }
 
 /// A request to the fleet about the run of a coordinated book.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Call {
-    /// The node enters the segment with this number.
+    /// The node enters the segment with the given number.
     Enter(u32),
-    /// The node has completed the segment with this number. The request also releases the slot of the segment.
+    /// The node has completed the segment with the given number, and releases its slot.
     Done(u32),
     /// The node has failed in a segment.
     Failed {
         /// The number of the segment.
         segment: u32,
-        /// True if the node was admitted to change in the segment. Otherwise it has changed nothing.
+        /// True if the node was allowed to make changes in the segment. A node that was not admitted has changed
+        /// nothing.
         admitted: bool,
         /// The messages of the failed tasks, which other nodes show.
         message: String,
     },
-    /// The node releases its slot of the segment with this number.
+    /// The node releases its slot of the segment with the given number.
     Leave(u32),
-    /// The node releases the slot in its record, which an earlier revision or an earlier segment acquired.
+    /// The node releases an old slot in its record, which an earlier revision or segment acquired.
     LeaveOld,
-    /// The node announces its absence for a reboot: the active segment, the segment of the claim, and the task (P59).
+    /// The node announces its absence for a reboot (P59). The values are the active segment, the segment of the node's
+    /// claim, and the task.
     Absent(u32, u32, InstanceId),
-    /// The node repeats its votes and results that the store has lost, for the segments before this number.
+    /// The node publishes its votes and results again if the data store has lost them. The call covers segments with a
+    /// lower number than the given number.
     RepeatVotes(u32),
-    /// The node helps to end the run. The fleet answers with [`Answer::Ended`].
+    /// The node helps to end the run. The fleet answers a request to end the run with [`Answer::Ended`].
     EndRun,
 }
 
@@ -72,47 +76,48 @@ pub enum Call {
 pub enum Answer {
     /// The fleet grants the request.
     Go,
-    /// The request waits, because this gate is closed.
+    /// The request waits for a closed gate; the value is the gate.
     Hold(Gate),
-    /// The answer to [`Call::EndRun`]: true if the run has ended on all nodes.
+    /// The answer to [`Call::EndRun`], which is true if the run has ended on all nodes.
     Ended(bool),
 }
 
-/// The state of the election for an elected task.
+/// The state of the election of nodes that run a task for the fleet.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ElectionState {
     /// This node adopted the result of the elected nodes in an earlier pass.
     Adopted(Value),
     /// This node is elected, so it runs the task.
     Elected,
-    /// The elected nodes have published these results. The second value lists the names of the elected nodes.
+    /// The elected nodes have published their results, which are the first value. The second value lists the names of
+    /// the elected nodes.
     Results(Value, Vec<String>),
-    /// The elected nodes have not published all results yet, so the task waits at this gate.
+    /// The elected nodes have not published all results yet, so the task waits at a gate.
     Hold(Gate),
 }
 
-/// A handler that was notified and has not succeeded since.
+/// A handler that was notified and has not run successfully yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PendingHandler {
     /// The name of the handler in its book.
     pub id: String,
     /// The module that the handler used when it was notified.
     pub module: String,
-    /// The position of the handler in the book. If `None`, the book no longer contains the handler, which then runs
-    /// with the parameters of its notification.
+    /// The position of the handler in the book, or `None` if the book no longer contains the handler. A handler without
+    /// a position runs with the parameters of its notification.
     pub task: Option<TaskRef>,
 }
 
-/// A piece of work that the executor runs without a check of the node before it.
+/// A task that the executor runs without comparing the state of the node first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Invocation {
     /// A probe, which reads the node.
     Probe(InstanceId),
     /// An action. The executor records the definition with which the action ran.
     Action(InstanceId),
-    /// The end of a reboot. The executor records the reboot, and notifies the handlers of the task.
+    /// A reboot that has ended. The executor records that the node has rebooted, and notifies the task's handlers.
     Rebooted(InstanceId),
-    /// A task that runs before the first change of a segment or after the last one.
+    /// A task that runs before the first change or after the last change of a segment.
     Unconditional(TaskRef),
     /// A pending handler. The executor deletes the notification if the handler succeeds.
     Handler(PendingHandler),
@@ -131,10 +136,10 @@ pub struct ElectedResult {
     pub message: Option<String>,
 }
 
-/// The state of a run after its tasks and before its removals.
+/// The state of a book run whose tasks have ended and whose removals have not begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interim {
-    /// All items that the book manages. `None` if not all managed items are known.
+    /// All items on the node that the book manages. `managed` is `None` if not all managed items are known.
     pub managed: Option<Arc<BTreeSet<Managed>>>,
     /// The worst outcome of the tasks so far.
     pub worst: Outcome,
@@ -143,9 +148,9 @@ pub struct Interim {
 /// The findings of a book run: the managed items, and the items that were already in sync.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Findings {
-    /// All items that the run found to be managed by the book.
+    /// All managed items of the book that the run has found.
     pub managed: Arc<BTreeSet<Managed>>,
-    /// The rendered tasks that were already in sync. The executor records their items as applied.
+    /// The rendered tasks that were already in sync. The executor records the items of a task in sync as applied.
     pub observed: Vec<InstanceId>,
 }
 
@@ -158,30 +163,32 @@ pub enum Command {
     Render(Arc<Instance>),
     /// Compare the state of the node with a rendered task.
     Check(InstanceId),
-    /// Admit changes: ask the gates for admission, and acquire a slot.
+    /// Ask all gates to admit changes, and acquire a slot.
     Admit(Admit),
     /// Send a request to the fleet.
     Coordinate(Call),
-    /// Ask for the election of a task. The second value is true if this node has completed the task's segment.
+    /// Ask which nodes are elected to run a task. The second value is true if this node has completed the task's
+    /// segment.
     Elect(TaskRef, bool),
     /// Publish the result of an elected task to the fleet.
     PublishResult(ElectedResult),
-    /// Make a set of changes on the node. The run has asked for the admission that the changes need.
+    /// Make a set of changes on the node, for which the run has obtained permission.
     Apply(ChangeSet, Admission),
     /// Run a probe, an action or a handler.
     Execute(Invocation),
-    /// Check whether a reboot is due. If the flag is true, the reboot is admitted, and the executor carries out a due
-    /// reboot. If the flag is false, the executor only answers and records nothing.
+    /// Check whether a reboot is due. If the flag is true, the executor reboots the node when a reboot is due. If the
+    /// flag is false, the executor only reports whether a reboot is due.
     Reboot(InstanceId, bool),
-    /// Make a registered result available to later tasks under this name.
+    /// Make a registered result available to later tasks under the given name.
     Register(String, Value),
     /// List the pending handlers, in the order of the book.
     ListHandlers,
-    /// List the recorded items of the book. The executor answers after all books have run their tasks.
+    /// List the book's items that the journal records. The executor answers `ListInventory` after all books have run
+    /// their tasks.
     ListInventory(Interim),
-    /// Remove items from the node in the given order, and forget others.
+    /// Remove items from the node in the given order, and delete the records of items that stay.
     Remove(Removal),
-    /// Record the findings of the run in the journal.
+    /// Record the managed items and the items in sync in the journal.
     Record(Findings),
     /// Write the record of the book to the journal.
     Persist(BookRecord),
@@ -208,47 +215,48 @@ impl std::fmt::Debug for Items {
 /// The result of rendering a task.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rendered {
-    /// The `when` condition is false, and the task would manage these items. `None` if the items are not known.
+    /// The `when` condition is false, so the task is skipped. The value lists the items that the task would manage. The
+    /// value is `None` if the items are not known.
     Skipped(Option<Vec<Managed>>),
-    /// The `when` condition is true, and the task with these facts is ready for its check.
+    /// The `when` condition is true, and the task can be compared with the node.
     Ready(Facts),
 }
 
 /// The reason why a task or its loop cannot be rendered: an error, or a missing input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotReady {
-    /// The outcome of the task: failed after an error, unknown or held for a missing input.
+    /// The outcome of the task: `Failed` after an error, `Unknown` or `Held` if an input is missing.
     pub outcome: Outcome,
-    /// True if an input of the task is missing. A queued change of an earlier task may supply the input.
+    /// True if an input of the task is missing. A queued change of an earlier task may supply the missing input.
     pub is_missing: bool,
     /// The message about the error or the missing input.
     pub message: String,
 }
 
 impl NotReady {
-    /// Creates the reason for a task that failed.
+    /// Creates the reason for a task that cannot be rendered because of an error.
     pub fn failed(message: impl Into<String>) -> Self {
         Self { outcome: Outcome::Failed, is_missing: false, message: message.into() }
     }
 
-    /// Creates the reason for a task whose input is missing.
+    /// Creates the reason for a task that cannot be rendered because an input is missing.
     pub fn missing(outcome: Outcome, message: impl Into<String>) -> Self {
         Self { outcome, is_missing: true, message: message.into() }
     }
 }
 
-/// The result of one change of a change set.
+/// The result of one change in a set of changes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Applied {
-    /// The change was made, with this result of the module.
+    /// The change was made; the value is the result of the module.
     Changed(Finished),
-    /// The change was made, but the task's own `changed` condition counts the change as unchanged.
+    /// The change was made, but the task's own `changed` condition reports it as unchanged.
     Unchanged(Finished),
-    /// The change failed, with this message.
+    /// The change failed; the value contains the error message.
     Failed(Finished),
-    /// The change was not started. The run drops the change from the report.
+    /// The change was not started. The report of the run does not mention a change that was not started.
     NotStarted,
-    /// The executor is a dry run, so it would have made the change.
+    /// The change was only planned, because the executor is a dry run.
     Planned,
 }
 
@@ -257,16 +265,16 @@ pub enum Applied {
 pub struct Finished {
     /// The message for the report of the task.
     pub message: Option<String>,
-    /// The result that the task registers. If `None`, the run registers the default result.
+    /// The result that the task registers. If the result is `None`, the run registers a default result.
     pub result: Option<Value>,
 }
 
 /// The result of an [`Invocation`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Executed {
-    /// The probe, action or handler ran, with this outcome.
+    /// The probe, action or handler ran; the values are its outcome and its result.
     Ran(Outcome, Finished),
-    /// The executor is a dry run, so it ran nothing.
+    /// Nothing ran, because the executor is a dry run.
     Planned,
 }
 
@@ -275,13 +283,13 @@ pub enum Executed {
 pub enum Rebooted {
     /// The node does not have to reboot.
     NotDue,
-    /// The node has rebooted since the task began. The run then records the reboot with [`Invocation::Rebooted`].
+    /// The node has rebooted since the task began. The run records a completed reboot with [`Invocation::Rebooted`].
     Done,
-    /// The node is about to reboot, so the run ends here.
+    /// The node is about to reboot, so the run ends.
     Ending,
-    /// A reboot is due, and needs admission first.
+    /// A reboot is due, but not permitted yet.
     Due,
-    /// The node did not reboot, with this message about the cause.
+    /// The node did not reboot; the text gives the cause.
     Failed(String),
 }
 
@@ -317,23 +325,23 @@ pub enum Observation {
     Rebooted(Rebooted),
     /// The answer to [`Command::ListHandlers`].
     Handlers(Vec<PendingHandler>),
-    /// The answer to [`Command::ListInventory`]. `None` if nothing may be removed in this pass.
+    /// The answer to [`Command::ListInventory`]. The value is `None` if nothing may be removed in this pass.
     Inventory(Option<Inventory>),
     /// The answer to [`Command::Remove`], with one result for each item.
     Removed(Vec<Removed>),
-    /// The answer to a command that only records something.
+    /// The executor has carried out a command that only records something.
     Done,
-    /// The executor could not carry out the command, with this message about the cause.
+    /// The executor could not carry out the command; the text gives the cause.
     Failed(String),
 }
 
 /// The next step of a run, which [`crate::BookRun::advance`] returns.
 #[derive(Debug)]
 pub enum Next {
-    /// The run gives out new commands. The executor may carry out several commands at the same time.
+    /// The run has new commands for the executor. The executor may carry out several commands at the same time.
     Do(Vec<(CommandId, Command)>),
-    /// The run waits for the observations of commands that it returned earlier.
+    /// The run waits for the answers to earlier commands.
     Wait,
-    /// The run has ended with this report.
+    /// The run has ended; the value is its report.
     Finished(BookReport),
 }

@@ -1,7 +1,7 @@
-//! Runs of TaskBooks: a state machine without I/O, and the values that it exchanges with its executor.
+//! Runs TaskBooks as a state machine without I/O, which exchanges values with an executor.
 //!
-//! A [`BookRun`] decides. An executor reads and changes the node. The state machine uses no files, no clock and no
-//! threads, so a dry run and a test are only other executors.
+//! A [`BookRun`] decides. The executor of a run reads and changes the node. The state machine uses no files, clock or
+//! threads, so a dry run or a test only needs another executor.
 
 pub mod command;
 pub mod names;

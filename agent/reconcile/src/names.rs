@@ -1,4 +1,4 @@
-//! The names of commands, tasks, rendered tasks and managed items in a run.
+//! Identifiers of commands, tasks, rendered tasks and managed items in a book run.
 
 use towpath_render::rendering::Item;
 
@@ -10,7 +10,7 @@ pub struct CommandId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InstanceId(pub u64);
 
-/// One of the lists of tasks in a book.
+/// One of the task lists of a book: tasks, handlers, `before` or `after`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum List {
     /// The tasks of the book.
@@ -39,7 +39,7 @@ pub struct Instance {
     pub id: InstanceId,
     /// The position of the task in the book.
     pub task: TaskRef,
-    /// The item of the loop. `None` for a task without a loop.
+    /// The item of the loop. `item` is `None` for a task without a loop.
     pub item: Option<Item>,
     /// The name of the task, followed by the item of the loop.
     pub name: String,

@@ -7,7 +7,7 @@ use towpath_coordination::Gate;
 
 use crate::names::{InstanceId, Managed};
 
-/// The outcome of a task. A later variant is a worse outcome.
+/// The outcome of a task. The variants are ordered from the best outcome to the worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
     /// The task did not have to run.
@@ -18,7 +18,7 @@ pub enum Outcome {
     Changed,
     /// The outcome of the task cannot be known yet.
     Unknown,
-    /// A closed gate or a missing input holds the task.
+    /// The task waits for a closed gate or a missing input.
     Held,
     /// The task failed.
     Failed,
@@ -44,13 +44,13 @@ pub enum Origin {
     /// The report is about a task of a book.
     #[default]
     Task,
-    /// The report is about drift. If the outcome is unchanged, the drift was not corrected.
+    /// The report is about drift. Drift with the outcome `Unchanged` was found but not corrected.
     Drift,
     /// The report is about a handler.
     Handler,
     /// The report is about the removal of an item that is no longer in git.
     Removal,
-    /// The report is about a task that the pass did not reach.
+    /// The report is about a task that did not run, because the run ended before it.
     NotRun,
 }
 
@@ -71,8 +71,8 @@ pub struct TaskReport {
     pub diff: Option<String>,
     /// The origin of the report.
     pub origin: Origin,
-    /// The number of the rendered task that the report belongs to. `None` for handlers and for tasks that were not
-    /// rendered.
+    /// The number of the rendered task that the report belongs to. `instance` is `None` for handlers and for tasks that
+    /// were not rendered.
     pub instance: Option<InstanceId>,
 }
 
@@ -105,13 +105,13 @@ impl TaskReport {
         Self { origin, ..self }
     }
 
-    /// Returns the registered result of the task, with the given fields of the module.
+    /// Returns the result that the task registers, with the given fields of the module.
     pub fn result(&self, fields: impl IntoIterator<Item = (String, Value)>) -> Value {
         result_of(self.outcome, fields)
     }
 }
 
-/// Returns the registered result of a task with the given outcome and the fields of its module.
+/// Returns the result that a task registers, from its outcome and the fields of its module.
 pub fn result_of(outcome: Outcome, fields: impl IntoIterator<Item = (String, Value)>) -> Value {
     let mut result = json!({ "changed": outcome == Outcome::Changed, "outcome": outcome.as_str() });
     if let Some(map) = result.as_object_mut() {
@@ -125,13 +125,13 @@ pub fn result_of(outcome: Outcome, fields: impl IntoIterator<Item = (String, Val
 pub struct BookReport {
     /// The reports of the tasks, in the order in which the tasks ran.
     pub tasks: Vec<TaskReport>,
-    /// The closed gates that hold the book.
+    /// The closed gates for which the book waits.
     pub gates: Vec<Gate>,
     /// True if the run was preempted by a newer revision.
     pub preempted: bool,
-    /// All items that the book manages. `None` if not all managed items are known.
+    /// All items that the book manages. `managed` is `None` if not all managed items are known.
     pub managed: Option<Arc<BTreeSet<Managed>>>,
-    /// True if the next pass needs only checks to confirm that the book is in sync.
+    /// True if the next pass only has to check the tasks of the book.
     pub steady: bool,
 }
 

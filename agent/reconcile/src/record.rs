@@ -14,16 +14,16 @@ pub struct BookRecord {
     pub completed: bool,
     /// The slot that this node holds or waits for.
     pub slot: Option<SlotRef>,
-    /// The progress of a segment that has begun to change the node. `None` if no segment has begun.
+    /// The progress of a segment that has begun to change the node. `frame` is `None` if no segment has begun.
     pub frame: Option<Frame>,
-    /// True if the last removal failed. The node stays out of service until a removal succeeds.
+    /// True if the last removal failed. After a failed removal, the node stays out of service until a removal succeeds.
     pub removal_failed: bool,
 }
 
 /// The progress of a segment in a book with `before` or `after` tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Frame {
-    /// The `before` tasks run, or were interrupted.
+    /// The `before` tasks are running, or were interrupted.
     Preparing,
     /// The `before` tasks have succeeded, so changes may follow.
     Changing,
@@ -52,10 +52,11 @@ pub struct SlotRef {
 pub enum SlotState {
     /// The node waits for the slot.
     Waiting,
-    /// The node holds the slot for a segment of this run. The segment is `None` for a corrective change.
+    /// The node holds the slot for a segment of a run; the values are the run and the segment. The segment is `None`
+    /// for a corrective change.
     Claimed(String, Option<u32>),
-    /// The node failed in this segment of this run, and keeps the slot as a failure.
+    /// The node failed in a segment of a run, and keeps its slot; the values are the run and the segment.
     Failed(String, u32),
-    /// The node failed in this segment of this run before it was admitted, so it holds no slot.
+    /// The node failed in a segment of a run before its changes were admitted, so it holds no slot.
     Unadmitted(String, u32),
 }

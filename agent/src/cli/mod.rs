@@ -67,7 +67,7 @@ enum Command {
     Completions(Completions),
     /// Print the manual page
     Man,
-    /// Read the data of a git server; the agent starts this
+    /// Read the data of a git server; only the agent runs this command
     #[command(hide = true)]
     GitWorker,
 }

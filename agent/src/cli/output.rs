@@ -1,4 +1,4 @@
-//! Output to stdout: one JSON or YAML document, or text for people. All output is escaped by [`terminal`].
+//! Output to stdout: one JSON or YAML document, or text for people. All output is escaped by the module [`terminal`].
 
 use std::{
     borrow::Cow,

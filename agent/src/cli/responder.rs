@@ -1,5 +1,5 @@
-//! Selects the process that answers plan, render and vars: the agent if it runs, or else this process. This process
-//! reads the state directory or a working tree.
+//! Selects the process that answers plan, render and vars: a running agent, or else this process. Without an agent,
+//! this process reads the state directory or a working tree.
 
 use std::{
     path::{Path, PathBuf},
@@ -36,19 +36,19 @@ pub(super) struct SourceArgs {
     pub(super) sources: Vec<String>,
 }
 
-/// Another node, as which objects are rendered.
+/// Another node, for which the objects are rendered.
 #[derive(Debug, Args)]
 pub(super) struct AsNode {
     /// Render as another node. Requires --facts
     #[arg(long, requires = "facts")]
     node: Option<String>,
-    /// The facts of the other node, as `towpath facts` prints them there, in YAML or JSON
+    /// The file with the facts of the other node, printed there by `towpath facts`, as YAML or JSON
     #[arg(long, requires = "node", value_name = "FILE")]
     facts: Option<PathBuf>,
 }
 
 impl AsNode {
-    /// Reads the facts of the other node. `None` if no node is given.
+    /// Reads the facts of the other node. Returns `None` if no node is given.
     pub(super) fn read(&self) -> Result<Option<OtherNode>, Failure> {
         let (Some(name), Some(file)) = (&self.node, &self.facts) else { return Ok(None) };
         let shown = file.display();
@@ -72,7 +72,7 @@ impl AsNode {
 pub(super) enum Responder {
     /// The agent that holds the lock of the state directory.
     Agent(Client),
-    /// This process, if no agent answers.
+    /// This process answers, because no agent is available.
     Local(Box<LocalAnswer>),
 }
 
@@ -94,7 +94,7 @@ impl SourceArgs {
         self.accepted().await
     }
 
-    /// Selects the process that answers about the accepted revision, also if a working tree is given.
+    /// Selects the process that answers about the accepted revision, even if a working tree is given.
     pub(super) async fn accepted(&self) -> Result<Responder, Failure> {
         let settings = self.settings()?;
         match Client::connect(&settings.socket).await {
@@ -165,8 +165,8 @@ impl SourceArgs {
     }
 }
 
-/// Opens the journal of this node, which contains the items that would be removed. `None` if an agent holds the lock,
-/// or if there is no journal.
+/// Opens the journal of this node, which contains the items that would be removed. Returns `None` if an agent holds the
+/// lock, or if there is no journal.
 fn own_state(settings: &Settings) -> Option<(StateDir, Arc<Journal>, [u8; 32])> {
     if !settings.state_dir.exists() {
         return None;

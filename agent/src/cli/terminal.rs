@@ -1,5 +1,5 @@
-//! The only functions that write to a terminal. They escape control characters from git, the network and commands. A
-//! closed stream never ends a command.
+//! This module contains the only functions that write to a terminal. The functions escape control characters from git,
+//! the network and commands. A closed output stream never ends a command.
 
 use std::{
     borrow::Cow,
@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Returns whether a character could move the cursor, change the terminal, or reorder the shown text. Newline and tab
-/// are not counted, because they are layout.
+/// are allowed, because they only lay out the text.
 fn is_control(character: char) -> bool {
     match character {
         '\n' | '\t' => false,
@@ -43,8 +43,8 @@ pub(super) fn escape(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Returns a JSON document whose control characters are escaped in JSON syntax. Control characters occur only in
-/// strings.
+/// Returns a JSON document whose control characters are escaped in JSON syntax. In JSON, control characters occur only
+/// in strings.
 pub(super) fn escape_json(document: &str) -> Cow<'_, str> {
     if !document.contains(is_control) {
         return Cow::Borrowed(document);
@@ -63,8 +63,8 @@ pub(super) fn escape_json(document: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Returns the mark for a colour in text. The mark contains a random number, so that text from outside cannot contain a
-/// valid mark.
+/// Returns the mark that represents a colour in text. The mark contains a random number, so that text from outside
+/// cannot contain a valid mark.
 pub(super) fn colour_mark(code: u8) -> String {
     format!("\u{fdd0}{}:{code}\u{fdd1}", nonce())
 }
@@ -85,7 +85,7 @@ pub(super) fn screen(text: &str) -> String {
     shown
 }
 
-/// Writes a message to stderr. A failure is ignored, because it cannot be reported.
+/// Writes a message to stderr. A failed write to stderr is ignored, because it cannot be reported.
 pub(super) fn message(text: &str) {
     let mut stderr = io::stderr().lock();
     let _ = writeln!(stderr, "{}", escape(text));

@@ -38,7 +38,7 @@ pub struct Settings {
     pub sources: Vec<Source>,
     /// The path of the Unix socket of the API.
     pub socket: PathBuf,
-    /// The address of the API for other machines. `None` if other machines cannot connect.
+    /// The address of the API for other machines. `api` is `None` if other machines cannot connect.
     pub api: Option<SocketAddr>,
     /// The files of the node's certificate.
     pub tls: Option<TlsFiles>,
@@ -48,8 +48,8 @@ pub struct Settings {
     pub facts_d: Vec<PathBuf>,
     /// The data store of the fleet.
     pub data_store: DataStore,
-    /// The revoked certificates and keys, in addition to the revocations in git. These revocations apply from the start
-    /// of the agent.
+    /// The revoked certificates and keys of the bootstrap file, in addition to the revocations in git. The revocations
+    /// of the bootstrap file apply from the start of the agent.
     pub revoked: Vec<String>,
     /// The warnings about the bootstrap file.
     pub warnings: Vec<String>,
@@ -166,7 +166,8 @@ pub fn read(file: &Path) -> Result<Vec<u8>, ConfigError> {
 /// Reads a bootstrap file, and resolves its settings.
 ///
 /// # Errors
-/// Fails if the file cannot be read or has mistakes. The error contains all mistakes of the first failed step.
+/// Fails if the file cannot be read or has mistakes. The error lists all mistakes of the object, or else the first
+/// invalid setting.
 pub fn load(file: &Path, host_name: &str) -> Result<Settings, ConfigError> {
     let bytes = read(file)?;
     let shown = file.display().to_string();

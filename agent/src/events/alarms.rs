@@ -1,4 +1,4 @@
-//! The firing alarms of a node. An alarm is a condition that an event has announced and that has not ended.
+//! The firing alarms of a node. An alarm is an announced condition that has not ended.
 
 use std::collections::BTreeMap;
 
@@ -38,8 +38,8 @@ impl Alarms {
         self.0.insert(AlarmKey::of(&event), event);
     }
 
-    /// Starts an alarm. The outer `Some` means that the alarm is new, or has another reason or other data. The inner
-    /// value is the previous event of the alarm.
+    /// Starts an alarm. Returns `Some` if the alarm is new, or if its reason or its data has changed. The inner value
+    /// is the previous event of the alarm, if any.
     pub(super) fn fire(&mut self, event: &NewEvent) -> Option<Option<NewEvent>> {
         let before = self.0.insert(AlarmKey::of(event), event.clone());
         let of = |event: &NewEvent| (event.reason.clone(), event.data.clone());
@@ -55,7 +55,7 @@ impl Alarms {
         }
     }
 
-    /// Ends the alarms that match, and returns their last events.
+    /// Ends the alarms that `matches` selects, and returns their last events.
     pub(super) fn resolve(&mut self, matches: impl Fn(&NewEvent) -> bool) -> Vec<NewEvent> {
         self.0.extract_if(.., |_, event| matches(event)).map(|(_, event)| event).collect()
     }

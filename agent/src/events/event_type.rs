@@ -14,7 +14,7 @@ macro_rules! event_types {
             /// All event types, in the order in which `towpath explain events` shows them.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// Returns the name of the type: an area and a happening, such as `task.failed`.
+            /// Returns the name of the type: an area and a short description, such as `task.failed`.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$variant => $name),+ }
             }
@@ -24,8 +24,8 @@ macro_rules! event_types {
                 match self { $(Self::$variant => concat!($($doc),+).trim_ascii()),+ }
             }
 
-            /// Returns whether the type is an alarm, with one event when the condition begins and one event when it
-            /// ends.
+            /// Returns whether the type is an alarm. An alarm causes an event when its condition begins, and another
+            /// event when the condition ends.
             pub fn is_alarm(self) -> bool {
                 match self { $(Self::$variant => event_types!(@ $($alarm)?)),+ }
             }
@@ -50,7 +50,8 @@ event_types! {
     RevisionRejected = "revision.rejected" alarm;
     /// This node does not adopt the revision that the fleet accepted.
     RevisionRejectedLocally = "revision.rejected-locally" alarm;
-    /// An object is not valid together with the other objects, and is held. Nodes keep the last version of the object.
+    /// An object is not valid together with the other objects, and is held. Nodes keep the last version of the held
+    /// object.
     RevisionObjectHeld = "revision.object-held" alarm;
     /// A run of a TaskBook has started.
     RunStarted = "run.started";
@@ -68,8 +69,8 @@ event_types! {
     RolloutBarrierOpened = "rollout.barrier-opened";
     /// This node was elected for a task.
     RolloutElected = "rollout.elected";
-    /// A rollout was halted, because more nodes have failed than it permits. This node has recorded the last failure or
-    /// loss.
+    /// A rollout was halted, because more nodes have failed than it permits. This node has recorded the failure or loss
+    /// that halted the rollout.
     RolloutHalted = "rollout.halted" alarm;
     /// All nodes have completed a rollout.
     RolloutFinished = "rollout.finished";
@@ -130,7 +131,7 @@ event_types! {
 }
 
 impl EventType {
-    /// Returns the event type with a name. `None` for an unknown name.
+    /// Returns the event type with a name. Returns `None` for an unknown name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|event_type| event_type.name() == name)
     }

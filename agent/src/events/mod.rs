@@ -42,8 +42,8 @@ struct Log {
     /// The UUID of the last event.
     last: Uuid,
     alarms: Alarms,
-    /// The UUIDs of events that are never deleted, by identity of the alarm. These are the events of firing alarms, and
-    /// the last start of the agent.
+    /// The UUIDs of events that are never deleted, by identity of the alarm. The map contains the events of firing
+    /// alarms, and the last start of the agent.
     standing: BTreeMap<String, String>,
 }
 
@@ -67,7 +67,7 @@ impl Events {
     /// Records events in one journal commit. An alarm that is already firing for the same reason is not recorded again.
     ///
     /// # Errors
-    /// Fails if the journal cannot store the events. The alarms are then recorded when they are set again.
+    /// Fails if the journal cannot store the events. Alarms that were not stored are recorded when they are set again.
     pub fn record(&self, now: i64, events: Vec<NewEvent>) -> Result<(), JournalError> {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let mut undo = Vec::new();
@@ -87,10 +87,10 @@ impl Events {
         stored
     }
 
-    /// Ends the alarms that match, and records one event for each.
+    /// Ends the alarms that `matches` selects, and records one event for each alarm.
     ///
     /// # Errors
-    /// Fails if the journal cannot store the events. The alarms then remain firing.
+    /// Fails if the journal cannot store the events. After an error, the alarms remain firing.
     pub fn resolve(&self, now: i64, matches: impl Fn(&NewEvent) -> bool) -> Result<(), JournalError> {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let over = log.alarms.resolve(matches);
@@ -103,7 +103,8 @@ impl Events {
         stored
     }
 
-    /// Replaces the firing alarms among the events that `covers` selects. Alarms that are not in `firing` end.
+    /// Replaces the firing alarms that the predicate `covers` selects. A selected alarm ends if `firing` does not
+    /// contain it.
     ///
     /// # Errors
     /// Fails if the journal cannot store the events.
@@ -155,7 +156,7 @@ impl Events {
         stored
     }
 
-    /// Deletes the oldest events if there are too many. Events in `standing` are not deleted.
+    /// Deletes the oldest events if there are too many. Events in `standing` are never deleted.
     fn make_room(&self, standing: &BTreeMap<String, String>, changes: &mut Changes) {
         let Some(journal) = &self.journal else { return };
         let keys = journal.keys::<StoredEvent>().unwrap_or_default();

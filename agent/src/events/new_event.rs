@@ -10,14 +10,14 @@ use super::event_type::EventType;
 /// The state of an alarm in an event: firing or resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AlarmState {
-    /// The condition has begun, or now has another reason.
+    /// The condition of the alarm has begun, or has another reason now.
     Firing,
     /// The condition has ended.
     Resolved,
 }
 
 impl AlarmState {
-    /// Returns the word that events show for the state.
+    /// Returns the word for the alarm state that events show.
     pub fn word(self) -> &'static str {
         match self {
             Self::Firing => "firing",
@@ -63,8 +63,8 @@ impl NewEvent {
         self
     }
 
-    /// Sets the object of the event, and the namespace of the object. If the namespace is empty, the event keeps its
-    /// namespace.
+    /// Sets the object of the event, and the namespace of the object. If the given namespace is empty, the event keeps
+    /// its own namespace.
     #[must_use]
     pub fn about(mut self, object: impl Into<String>, namespace: &str) -> Self {
         self.object = Some(object.into());
@@ -94,7 +94,7 @@ impl NewEvent {
         }
     }
 
-    /// Converts a stored event. `None` if an agent with another list of event types stored the event.
+    /// Converts a stored event. Returns `None` if an agent with another list of event types stored the event.
     pub(super) fn read(stored: StoredEvent) -> Option<Self> {
         Some(Self {
             namespace: stored.namespace,

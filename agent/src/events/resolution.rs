@@ -4,7 +4,8 @@ use serde_json::Value;
 
 use super::{event_type::EventType, new_event::NewEvent};
 
-/// Returns the message of the event that ends an alarm. The message names the subject, and does not repeat the failure.
+/// Returns the message of the event that ends an alarm. The message of an ended alarm names the subject, and does not
+/// repeat the failure.
 pub(super) fn resolution(alarm: &NewEvent) -> String {
     use EventType as T;
     let name = || {

@@ -61,7 +61,7 @@ pub struct Options {
     pub store: Arc<dyn Store>,
     /// The wall clock and the monotonic clock.
     pub clock: Arc<dyn Clock>,
-    /// The certificate of the node. `None` if the cluster does not use certificates.
+    /// The certificate of the node. `credentials` is `None` if the cluster does not use certificates.
     pub credentials: Option<Arc<Credentials>>,
 }
 
@@ -84,16 +84,16 @@ pub struct Node {
 #[derive(Debug)]
 struct PassEnd {
     worst: Outcome,
-    /// The versions of the managed files that the pass saw. `None` if the pass checked nothing.
+    /// The versions of the managed files that the pass saw. `watched` is `None` if the pass checked nothing.
     watched: Option<Watched>,
-    /// True if the pass was preempted. The main loop then starts a new pass immediately.
+    /// True if the pass was preempted. After a preempted pass, the main loop starts a new pass immediately.
     is_preempted: bool,
 }
 
 /// The errors that keep the node from following the fleet.
 #[derive(Debug, Default)]
 struct Errors {
-    /// The time of the next refresh after an error whose end is not reported by an event.
+    /// The time of the next refresh that finds out whether an error has ended.
     retry: Retry,
     /// The number of consecutive passes with an error.
     count: u32,
@@ -104,9 +104,9 @@ struct Errors {
 pub enum RunResult {
     /// All TaskBooks are in sync.
     Done,
-    /// A source could not be reached. The last good revision was applied.
+    /// A source could not be reached, so the last good revision was applied.
     Unreachable,
-    /// A commit was rejected. The last good revision was applied.
+    /// A commit was rejected, so the last good revision was applied.
     Rejected,
     /// At least one task failed.
     Failed,
@@ -208,7 +208,7 @@ impl Node {
         };
         if let Some(aside) = damaged {
             let message = format!(
-                "cannot read the journal; the agent renamed it to {} and lost the pending work that it recorded",
+                "cannot read the journal: its content is damaged; the agent renamed the journal to {} and lost its pending work",
                 aside.display()
             );
             let event = NewEvent::new(EventType::AgentJournalDamaged, message).because("JournalDamaged");
@@ -220,7 +220,7 @@ impl Node {
         Ok(node)
     }
 
-    /// Returns the queries about the node.
+    /// Returns the object that answers queries about the node.
     pub fn queries(&self) -> Queries {
         self.passes.queries().clone()
     }
@@ -247,8 +247,8 @@ impl Node {
         self.writer.record_events(happenings::of_start(last.as_ref(), version, &boot));
     }
 
-    /// Runs the TaskBooks of the accepted revision. `None` if no revision is accepted, or if the state directory was
-    /// lost.
+    /// Runs the TaskBooks of the accepted revision. Returns `None` if no revision is accepted, or if the state
+    /// directory was lost.
     pub fn pass(&mut self) -> Option<Outcome> {
         self.run_books().map(|end| end.worst)
     }
@@ -309,7 +309,7 @@ impl Node {
     }
 
     /// Reports the outcome of a pass. The status of the TaskBooks is published before the conditions. A reader that
-    /// sees the end of a pass in the conditions then also sees the TaskBooks of that pass.
+    /// sees the end of a pass therefore also sees the TaskBooks of the pass.
     fn report(&mut self, revision: &Revision, outcome: &PassOutcome, fresh: bool) {
         self.writer.show_books(report::statuses(outcome));
         self.writer.step(report::passed(revision, outcome));
@@ -454,8 +454,8 @@ impl Node {
         }
     }
 
-    /// Returns whether a source or the node itself has a problem that only a refresh ends. The poller reports only a
-    /// head that has changed, so the loop must repeat a failed fetch of a known head.
+    /// Returns whether a source or the node has a problem that only a refresh can end. The poller reports only changed
+    /// heads, so the main loop must repeat a failed fetch itself.
     fn is_behind(&self) -> bool {
         let of_refresh = |troubles: &BTreeMap<String, ConditionReason>| {
             troubles.keys().any(|key| key.starts_with("source ") || key.starts_with("node "))
@@ -464,8 +464,8 @@ impl Node {
         of_refresh(&state.troubles) || of_refresh(&state.stalls)
     }
 
-    /// Schedules the next refresh if an error keeps the node from agreeing with the fleet. No event reports the end of
-    /// such an error.
+    /// Schedules the next refresh if an error keeps the node from agreeing with the fleet. Only a refresh can find out
+    /// whether the error has ended.
     fn note_errors(&self, retry: &mut Retry) {
         // A conflict with the settings of this node ends only with a restart of the agent, so the node does not retry.
         let passing =
@@ -490,7 +490,7 @@ impl Node {
         self.settings.reconcile.or_of(revision.iter().flat_map(|revision| revision.set.configs.values()))
     }
 
-    /// Returns the time until the next pass. The time is short while an error keeps the node from following the fleet.
+    /// Returns the time until the next pass. The pause is short while an error keeps the node from following the fleet.
     fn patience(&self, errors: &mut u32) -> Duration {
         let Reconcile { interval, jitter, .. } = self.reconcile();
         let waits = |key: &&str| self.writer.state().troubles.contains_key(*key);

@@ -1,5 +1,5 @@
-//! A node: its main loop, and the stages between a commit and a pass. Each stage returns values, and the main loop writes
-//! them.
+//! A node: its main loop, and the stages between a commit and a pass. Each stage returns values, which the main loop
+//! writes.
 
 mod acceptance;
 mod error;

@@ -57,7 +57,7 @@ impl Node {
         }
     }
 
-    /// Returns whether the state directory was lost, and shows that in the state of the node.
+    /// Returns whether the state directory was lost, and shows the loss in the state of the node.
     pub(super) fn has_lost_its_state(&mut self) -> bool {
         let lost = self.membership.has_lost_its_state();
         if lost || self.writer.state().troubles.contains_key("node state") {
@@ -67,7 +67,7 @@ impl Node {
     }
 
     /// Adopts the accepted revision of the fleet if it is newer than the revision of this node. Returns whether the
-    /// node has adopted the record of the data store.
+    /// node has adopted the revision in the data store.
     fn follow_fleet(&mut self) -> bool {
         if !self.membership.is_shared() {
             return false;
@@ -123,7 +123,7 @@ impl Node {
         }
     }
 
-    /// Writes the effects of an accepted revision, and uses the revision.
+    /// Writes the effects of an accepted revision, and makes the revision current.
     fn adopt(&mut self, adopted: Adopted) {
         self.writer.write(adopted.effects);
         if let Some(revision) = adopted.revision {
@@ -131,7 +131,7 @@ impl Node {
         }
     }
 
-    /// Uses a revision from now on: its keys and rights, its alarms, and its mirrors.
+    /// Makes a revision current: sets its trusted keys and rights, its alarms, and its mirrors.
     fn use_revision(&mut self, revision: Arc<Revision>) {
         self.writer.write(self.membership.follow(&revision));
         self.writer.write(held_objects(&revision.set));

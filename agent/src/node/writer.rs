@@ -28,7 +28,7 @@ pub(super) struct Effects<'a>(Vec<Effect<'a>>);
 enum Effect<'a> {
     Input(Input),
     Events(Vec<NewEvent>),
-    /// Replaces the firing alarms among the alarms that the function selects.
+    /// Replaces the firing alarms that the function selects.
     Alarms(Covers<'a>, Vec<NewEvent>),
     Changes(Changes),
 }
@@ -57,7 +57,7 @@ impl<'a> Effects<'a> {
         self
     }
 
-    /// Adds the alarms that fire among the alarms that `covers` selects. The other selected alarms end.
+    /// Adds firing alarms to the results. An alarm that `covers` selects ends if it is not among the firing alarms.
     pub(super) fn alarms(mut self, covers: impl Fn(&NewEvent) -> bool + 'a, firing: Vec<NewEvent>) -> Self {
         self.0.push(Effect::Alarms(Box::new(covers), firing));
         self
@@ -69,14 +69,14 @@ impl<'a> Effects<'a> {
         self
     }
 
-    /// Adds the effects of another stage.
+    /// Appends the results of another stage.
     pub(super) fn then(mut self, other: Self) -> Self {
         self.0.extend(other.0);
         self
     }
 }
 
-/// The writer of the state of a node. It also writes the journal, the event log and the status.
+/// The writer of a node's state, journal, event log and status.
 #[derive(Debug)]
 pub(super) struct StateWriter {
     state: State,
@@ -129,7 +129,8 @@ impl StateWriter {
         self.status.set_state(&self.state);
     }
 
-    /// Commits changes to the journal, together with the state of the node. An error becomes a problem of the node.
+    /// Commits changes to the journal, together with the state of the node. A failed commit becomes a problem in the
+    /// state of the node.
     pub(super) fn save(&mut self, mut changes: Changes) {
         changes.set(&self.state);
         self.identity.keep(&mut changes, self.clock.monotonic(), false);
@@ -173,7 +174,7 @@ impl StateWriter {
         }
     }
 
-    /// Replaces the firing alarms among the alarms that `covers` selects.
+    /// Replaces the firing alarms that the predicate `covers` selects.
     fn set_alarms(&self, covers: impl Fn(&NewEvent) -> bool, firing: Vec<NewEvent>) {
         if let Err(error) = self.status.events().set_alarms(self.clock.wall(), covers, firing) {
             tracing::warn!(%error, "cannot record an event");

@@ -1,5 +1,5 @@
-//! The admission of changes: suspensions, dependencies, windows, waves, slots and barriers. Only this file makes a
-//! [`Permit`].
+//! The admission of changes: suspensions, dependencies, windows, waves, slots and barriers. Only this file creates a
+//! [`Permit`], the proof that a change was admitted.
 
 use std::sync::Mutex;
 
@@ -17,19 +17,20 @@ use super::{
     runs::Run,
 };
 
-/// The proof that a change may be made now. A permit is used up by the change, and gives the only way to the writer.
+/// The proof that a change may be made now. A change consumes its permit, and only a permit gives access to the file
+/// writer.
 #[derive(Debug)]
 #[must_use = "a permit must be passed to the code that makes the change"]
 pub(crate) struct Permit<'a>(&'a FsWriter);
 
 impl<'a> Permit<'a> {
-    /// Returns the permit to clean up after a crash, before the first pass. The change that the crash interrupted had
-    /// been admitted.
+    /// Returns the permit to clean up after a crash, before the first pass. The interrupted change was admitted before
+    /// the crash, so it needs no new admission.
     pub(crate) fn after_a_crash(writer: &'a FsWriter) -> Self {
         Self(writer)
     }
 
-    /// Returns the write side of the files of the machine.
+    /// Returns the writer of the managed files.
     pub(super) fn writer(self) -> &'a FsWriter {
         self.0
     }
@@ -41,7 +42,7 @@ pub(super) struct BookRollout<'a> {
     pub(super) run: Run,
 }
 
-/// The admission of the changes of one TaskBook, whose own gates are open.
+/// The admission of changes of one TaskBook that is not suspended and waits for no dependency.
 pub(super) struct AdmissionControl<'a> {
     pass: &'a PassContext<'a>,
     writer: &'a FsWriter,
@@ -59,7 +60,7 @@ struct Admitted {
 }
 
 impl Admitted {
-    /// Begins another segment. The slot stays known, because a correction may use it.
+    /// Begins another segment. The slot is remembered, because a correction in the next segment may use it.
     fn enter(&mut self) {
         self.changes = false;
     }
@@ -75,20 +76,20 @@ impl<'a> AdmissionControl<'a> {
         Self { pass, writer, rollout, admitted: Mutex::default() }
     }
 
-    /// Returns the rollout of the TaskBook. `None` for a TaskBook without coordination.
+    /// Returns the rollout of the TaskBook. Returns `None` for a TaskBook without coordination.
     pub(super) fn rollout(&self) -> Option<&BookRollout<'a>> {
         self.rollout.as_ref()
     }
 
-    /// Enters a segment, if its wave and the barrier before it are open. The changes of an earlier segment are no longer
-    /// admitted.
+    /// Enters a segment, if the wave of the node and the barrier before the segment are open. The changes of an earlier
+    /// segment are no longer admitted.
     pub(super) fn enter(&self, segment: u32) -> Answer {
         lock(&self.admitted).enter();
         self.ask(segment, Request::Enter(segment))
     }
 
-    /// Admits changes if the maintenance window is open and the node holds a slot. A held slot is checked again if the
-    /// lease may have expired, because the slot may have been written off (P48).
+    /// Admits changes if the maintenance window is open and the node holds a slot. If the node's lease may have
+    /// expired, a held slot is checked again (P48). Other nodes may have written off the slot.
     pub(super) fn admit(&self, admit: Admit) -> Answer {
         let windows = &self.pass.windows;
         if !(admit.began && windows.finish())
@@ -103,7 +104,7 @@ impl<'a> AdmissionControl<'a> {
         answer
     }
 
-    /// Acquires the slot for changes. The answer is positive in a TaskBook without a rollout.
+    /// Acquires the slot for changes. A TaskBook without a rollout needs no slot, so the answer is positive.
     fn slot(&self, admit: Admit) -> Answer {
         let (Some(rollout), Some(segment)) = (&self.rollout, admit.segment) else { return Answer::Go };
         let is_held = lock(&self.admitted).slot == Some((segment, admit.slot));
@@ -121,7 +122,7 @@ impl<'a> AdmissionControl<'a> {
         answer
     }
 
-    /// Ends the admission: the segment was completed, has failed, or its slot is released.
+    /// Ends the admission, because the segment was completed, has failed, or no longer has a slot.
     pub(super) fn end(&self) {
         *lock(&self.admitted) = Admitted::default();
     }
@@ -131,7 +132,8 @@ impl<'a> AdmissionControl<'a> {
         lock(&self.admitted).slot = None;
     }
 
-    /// Sends a request about a segment to the fleet. The answer is positive in a TaskBook without a rollout.
+    /// Sends a request about a segment to the fleet. A TaskBook without a rollout needs no permission of the fleet, so
+    /// the answer is positive.
     pub(super) fn ask(&self, segment: u32, request: Request) -> Answer {
         let Some(BookRollout { coordination, run }) = &self.rollout else { return Answer::Go };
         let segment = usize::try_from(segment).unwrap_or(usize::MAX);
@@ -144,7 +146,7 @@ impl<'a> AdmissionControl<'a> {
     /// Returns the permit for a change.
     ///
     /// # Errors
-    /// If the change needs an admission, and the run has not asked for it.
+    /// Fails if the change needs an admission that the run has not requested.
     pub(super) fn permit(&self, needs: Admission) -> Result<Permit<'a>, String> {
         match lock(&self.admitted).permits(needs) {
             true => Ok(Permit(self.writer)),
@@ -153,7 +155,7 @@ impl<'a> AdmissionControl<'a> {
     }
 }
 
-/// The message for a change that the run did not ask to admit. The change is not made.
+/// The error message for a change that was not admitted. The change is not made.
 const NOT_ADMITTED: &str =
     "internal error: the change was not admitted, so it was not made; please report this error with the log";
 

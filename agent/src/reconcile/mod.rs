@@ -1,5 +1,5 @@
-//! The reconciler, which brings a server to the state that the git sources define: a pass over the TaskBooks of a
-//! revision, and the executors of runs.
+//! The reconciler, which brings a server to the state that the git sources define. A pass covers all TaskBooks of a
+//! revision, and an executor runs one TaskBook.
 
 mod admission;
 mod execute;

@@ -17,7 +17,7 @@ use crate::config::{Reconcile, WrittenReconcile};
 /// An accepted revision as one node sees it, with all objects loaded.
 #[derive(Debug)]
 pub struct Revision {
-    /// The generation of the revision. 0 for a working tree.
+    /// The generation of the revision, or 0 for a working tree.
     pub generation: u64,
     /// The commits of the revision, by source.
     pub commits: BTreeMap<String, String>,
@@ -27,9 +27,9 @@ pub struct Revision {
     pub view: NodeView,
     /// The manifest of the revision, with the metadata of coordinated TaskBooks.
     pub manifest: RevisionManifest,
-    /// The record by which the revision was accepted.
+    /// The record of the acceptance of the revision.
     pub record: Accepted,
-    /// True if an object or template calls `nodes()`. The value is computed at first use.
+    /// True if an object or template calls `nodes()`, computed at first use.
     reads_nodes: OnceLock<bool>,
 }
 

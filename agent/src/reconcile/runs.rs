@@ -47,7 +47,7 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Returns the run of a coordinated TaskBook. `None` if the manifest does not contain the TaskBook.
+    /// Returns the run of a coordinated TaskBook. Returns `None` if the manifest does not contain the TaskBook.
     pub(crate) fn of(set: &ObjectSet, generation: u64, manifest: &RevisionManifest, book: &Book) -> Option<Self> {
         let id = book.id();
         let entry = manifest.books.get(&id)?;
@@ -148,7 +148,7 @@ impl Run {
         }
     }
 
-    /// Returns the definition of the run for each budget. The first definition is that of the TaskBook's own budget.
+    /// Returns the definition of the run for each budget. The first definition uses the TaskBook's own budget.
     pub(crate) fn budgets(&self) -> Vec<&RolloutSpec> {
         [&self.spec].into_iter().chain(self.own.values()).collect()
     }
@@ -193,8 +193,8 @@ pub(crate) fn digests(set: &ObjectSet) -> BTreeMap<String, String> {
     coordinated.map(|book| (book.id(), book_digest(set, book))).collect()
 }
 
-/// Returns whether a TaskBook needs a run. A run is needed for coordination, or because another TaskBook depends on
-/// this TaskBook on all nodes.
+/// Returns whether a TaskBook needs a run. A TaskBook needs a run for coordination, or if another TaskBook depends on
+/// it on all nodes.
 fn needs_run(set: &ObjectSet, book: &Book) -> bool {
     let waited_for = |other: &Book| {
         other.namespace == book.namespace
@@ -203,8 +203,8 @@ fn needs_run(set: &ObjectSet, book: &Book) -> bool {
     book.coordinated() || set.books.values().any(|other| waited_for(other))
 }
 
-/// Sorts nodes into the order in which waves take them. The order is the same on all nodes, and differs between
-/// TaskBooks (P68).
+/// Sorts nodes into the order in which waves take them. The order of the nodes is the same on all nodes, but differs
+/// between TaskBooks (P68).
 fn in_order(book: &str, mut nodes: Vec<String>) -> Vec<String> {
     nodes.sort_by_cached_key(|node| sha2::Sha256::digest(format!("{book}\0{node}")).to_vec());
     nodes
@@ -223,20 +223,20 @@ fn max_failures(book: &Book, of: u64) -> u64 {
     }
 }
 
-/// Returns the targets that the run of a book waits for, and those that joined later.
+/// Returns the target nodes that a run waits for, and the target nodes that joined later.
 fn members(set: &ObjectSet, manifest: &RevisionManifest, book: &Book) -> Option<(Vec<String>, Vec<String>)> {
     let entry = manifest.books.get(&book.id())?;
     let joined: BTreeSet<&str> = manifest.joined.get(&entry.since).into_iter().flatten().map(String::as_str).collect();
     Some(set.targets_of(book).into_iter().partition(|node| joined.contains(node.as_str())))
 }
 
-/// Returns the limit of failures of a named slot. `None` if the slot has no name.
+/// Returns the failure limit of a named slot. Returns `None` if the slot has no name.
 fn slot_limit(set: &ObjectSet, manifest: &RevisionManifest, book: &Book, serialize: &pb::Serialize) -> Option<u64> {
     slot_failures(set, manifest, &book.namespace, serialize.slot.as_ref()?)
 }
 
-/// Returns the smallest `maxFailures` of the books that share a named slot. `None` if no book shares it, or if all its
-/// books state `failAfterAllTargetsRan`.
+/// Returns the smallest `maxFailures` of the books that share a named slot. Returns `None` if no book shares the slot,
+/// or if all its books state `failAfterAllTargetsRan`.
 fn slot_failures(set: &ObjectSet, manifest: &RevisionManifest, namespace: &str, slot: &str) -> Option<u64> {
     let shares = |other: &&Book| {
         let own = other.tasks.iter().filter_map(|task| task.serialize.as_ref()).chain(&other.rollout.serialize);

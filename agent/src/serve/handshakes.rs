@@ -22,7 +22,7 @@ struct Handshake<E> {
     origin: IpAddr,
     /// True if the peer has sent at least one byte.
     heard: bool,
-    /// The value that ends the handshake when it is dropped.
+    /// The value that ends the handshake when the value is dropped.
     end: E,
 }
 
@@ -40,8 +40,8 @@ impl<E> Default for Handshakes<E> {
 }
 
 impl<E> Handshakes<E> {
-    /// Adds a handshake, and returns the number of the handshake. If a limit is reached, also returns the `E` of an
-    /// older handshake that must end.
+    /// Adds a handshake, and returns the number of the handshake. If a limit is reached, also returns the value of an
+    /// older handshake, which the caller drops.
     pub(super) fn begin(&mut self, address: IpAddr, end: E) -> (Number, Option<E>) {
         let origin = origin(address);
         let ended = if self.count(origin) >= SHARE {
@@ -74,15 +74,15 @@ impl<E> Handshakes<E> {
         self.running.values().filter(|handshake| handshake.origin == origin).count()
     }
 
-    /// Returns the oldest handshake of an origin whose peer has sent nothing. If all peers have sent data, returns the
-    /// oldest handshake.
+    /// Returns the oldest handshake of an origin whose peer has sent nothing. If all peers of the origin have sent
+    /// data, returns the oldest handshake of the origin.
     fn oldest_of(&self, origin: IpAddr) -> Option<Number> {
         let of_origin = || self.running.iter().filter(move |(_, handshake)| handshake.origin == origin);
         let silent = of_origin().find(|(_, handshake)| !handshake.heard);
         silent.or_else(|| of_origin().next()).map(|(number, _)| *number)
     }
 
-    /// Returns the origin with the most handshakes.
+    /// Returns the origin (address or network) with the most handshakes.
     fn busiest(&self) -> Option<IpAddr> {
         let mut counts: BTreeMap<IpAddr, usize> = BTreeMap::new();
         for handshake in self.running.values() {
@@ -128,8 +128,8 @@ impl Refusals {
         self.last = last;
     }
 
-    /// Returns the summary that is due for the log. The first rejection is due at once, later rejections at most once a
-    /// minute. `None` if no summary is due.
+    /// Returns the summary that is due for the log. The first rejection is logged at once, later rejections at most
+    /// once a minute. Returns `None` if no summary is due.
     pub(super) fn due(&mut self, now: Instant) -> Option<Summary> {
         let early = self.logged.is_some_and(|logged| now.saturating_duration_since(logged) < LOG_INTERVAL);
         if self.count == 0 || early {

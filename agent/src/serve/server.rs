@@ -69,7 +69,7 @@ pub enum ServeError {
 pub struct Endpoints {
     /// The path of the Unix socket.
     pub socket: PathBuf,
-    /// The listener for other machines. `None` if other machines cannot connect.
+    /// The listener for other machines. `shared` is `None` if other machines cannot connect.
     pub shared: Option<Shared>,
 }
 
@@ -137,8 +137,8 @@ pub async fn serve(
     Ok(served?)
 }
 
-/// Admits a call of a person, or of a node that the revision names and that has the known key. A node is checked by
-/// name, because a certificate can outlive its node. Every call is checked, so that a revocation also affects open
+/// Admits calls of persons, and calls of nodes that the revision names and that use their known key. A node is checked
+/// by name, because a certificate can outlive its node. Every call is checked, so that a revocation also affects open
 /// connections.
 fn admit(peers: &PeerService, request: Request<()>) -> Result<Request<()>, Status> {
     match request.extensions().get::<Caller>() {

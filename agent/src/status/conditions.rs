@@ -18,17 +18,17 @@ pub struct State {
     pub accepted: Acceptance,
     /// The revision that the node attempted to apply last.
     pub attempted: Option<Acceptance>,
-    /// True until the first pass of the attempted revision ends. While this flag is true, stalls and holds belong to an
-    /// earlier revision.
+    /// True until the first pass of the attempted revision ends. While `attempting` is true, the stalls and holds
+    /// belong to an earlier revision.
     attempting: bool,
     /// The revision that was last applied in full.
     pub applied: Option<Acceptance>,
-    /// The problems that end without a commit, by source or subject.
+    /// The problems that can end without a new commit, by source or subject.
     pub troubles: BTreeMap<String, ConditionReason>,
     /// The requests that git servers have not answered yet, as messages. The requests end when the agent stops.
     #[serde(skip)]
     pending: Vec<String>,
-    /// The problems that need a commit, by subject.
+    /// The problems that only a new commit can end, by subject.
     pub stalls: BTreeMap<String, ConditionReason>,
     /// The reasons that hold changes back, by subject and reason.
     pub holds: BTreeMap<String, Hold>,
@@ -68,7 +68,7 @@ impl ConditionReason {
 pub struct Hold {
     /// The held TaskBook, as `namespace/name`.
     pub book: String,
-    /// The run of the held TaskBook. Empty for a TaskBook without a run.
+    /// The run of the held TaskBook. `run` is empty for a TaskBook without a run.
     pub run: String,
     /// The held TaskBook (`namespace/name`) or task (`namespace/name/task`).
     pub subject: String,
@@ -80,7 +80,7 @@ pub struct Hold {
     pub action: Option<String>,
     /// True if every node can read the reason in the data store.
     pub is_shared: bool,
-    /// The time at which the hold began, in milliseconds since 1970. A new run resets this time.
+    /// The time at which the hold began, in milliseconds since 1970. A new run resets the start time of the hold.
     pub since: i64,
 }
 
@@ -101,14 +101,15 @@ pub enum Input {
     Source(String, Option<ConditionReason>),
     /// A refresh ended before the git servers answered these requests. Each request is a message.
     Pending(Vec<String>),
-    /// A subject of the node failed, or works again (`None`). The subjects include the journal, the fleet and the data
-    /// store.
+    /// A part of the node failed, or works again (`None`). The parts of the node include the journal, the fleet and the
+    /// data store.
     Own(&'static str, Option<ConditionReason>),
-    /// A commit of a source was rejected, or its head is valid again (`None`).
+    /// The head of a source was rejected, or is valid again (`None`).
     Rejected(String, Option<ConditionReason>),
     /// Local policy rejects the revision that the fleet accepted, or no longer rejects it (`None`).
     RejectedLocally(Option<ConditionReason>),
-    /// The fleet accepted a revision that only a newer agent can read (P12). `None` ends this problem.
+    /// The fleet accepted a revision that only a newer agent can read (P12). The value is `None` if the agent can read
+    /// the revision again.
     TooOld(Option<String>),
     /// A revision was accepted.
     Accepted(Acceptance),
@@ -125,7 +126,7 @@ pub enum Input {
 pub struct Passed {
     /// The worst outcome of all tasks in the pass.
     pub worst: Outcome,
-    /// A message that lists the failed tasks. `None` if no task failed.
+    /// A message that lists the failed tasks. `failed` is `None` if no task failed.
     pub failed: Option<String>,
     /// The holds that the pass found, in the order of the TaskBooks. The state machine sets the time of each hold.
     pub held: Vec<Hold>,
@@ -137,7 +138,7 @@ pub struct Passed {
     pub uncoordinated: Vec<String>,
 }
 
-/// The key of the hold for a revision that only a newer agent can read. The hold affects the whole node.
+/// The key of a hold of the whole node: only a newer agent can read the accepted revision.
 const TOO_OLD: &str = "agent AgentTooOld";
 
 /// The largest backward step of the clock that is not reported, in milliseconds.
@@ -322,7 +323,7 @@ impl State {
     }
 }
 
-/// Returns the messages of all holds as one text. The text includes the reasons if the reasons differ.
+/// Returns the messages of all holds as one text. The text also names the reasons of the holds, if the reasons differ.
 fn all_holds(holds: &BTreeMap<String, Hold>) -> String {
     let mut reasons = holds.values().map(|hold| &hold.reason);
     let first = reasons.next();

@@ -20,14 +20,14 @@ use towpath_state::{Changes, Journal, OtherNodes};
 use super::{StatusSnapshot, published::PublishedState};
 use crate::reconcile::{Revision, pass::Other, runs::Run};
 
-/// The view of a node of its fleet. All clones share the last known state of the other nodes.
+/// The view that a node has of its fleet. All clones share the last known state of the other nodes.
 #[derive(Debug, Clone)]
 pub struct FleetView {
     status: StatusSnapshot,
-    /// The fleet that the node belongs to. `None` in a command that only makes a plan.
+    /// The fleet that the node belongs to. `fleet` is `None` in a command that only makes a plan.
     fleet: Option<Arc<Fleet>>,
     journal: Option<Arc<Journal>>,
-    /// The gossip of the node. Unset if the node does not take part in gossip.
+    /// The gossip of the node. `gossip` is unset if the node does not take part in gossip.
     gossip: Arc<OnceLock<Gossip>>,
     /// The last known state of the other nodes, which templates can read.
     known: Arc<Mutex<Option<OtherNodes>>>,
@@ -41,7 +41,7 @@ struct LivenessReport {
 }
 
 impl LivenessReport {
-    /// Returns the liveness by gossip. If gossip does not know the node, returns the liveness by the lease.
+    /// Returns the liveness from gossip, or from the lease if gossip does not know the node.
     fn liveness(self) -> &'static str {
         self.gossip.filter(|gossip| *gossip != Liveness::Unknown).unwrap_or(self.lease).name()
     }
@@ -68,8 +68,9 @@ impl FleetView {
     /// Returns the state of the other nodes for the template function `nodes()`. The data store is queried only if a
     /// template calls `nodes()`.
     ///
-    /// While the data store does not answer, the last known state is used, even after a restart of the agent. Files
-    /// that list other nodes therefore keep these nodes (P92, P93). Liveness still comes from gossip.
+    /// While the data store does not answer, the last known state is used, even after a restart of the agent. Rendered
+    /// files therefore continue to list nodes while the data store is unreachable (P92, P93). Even without the data
+    /// store, liveness comes from gossip.
     pub(crate) fn others(&self, revision: &Revision) -> BTreeMap<String, Other> {
         let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.store().shared() && revision.reads_nodes()) else {
             return BTreeMap::new();
@@ -91,7 +92,7 @@ impl FleetView {
         known.joined.iter().map(other).collect()
     }
 
-    /// Returns the last known state of other nodes. `None` if the state was never read.
+    /// Returns the last known state of other nodes. Returns `None` if the state was never read.
     fn last_others(&self) -> Option<OtherNodes> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         known.or_else(|| self.journal.as_ref()?.get_readable(&()).ok().flatten())

@@ -171,8 +171,8 @@ pub(crate) fn is_of_books(event: &NewEvent) -> bool {
     matches!(event.event_type, T::TaskFailed | T::TaskHeld | T::TaskHandlerFailed | T::DriftReported | T::PruneHeld)
 }
 
-/// Returns whether a pass has decided if an alarm of a TaskBook still holds. A task that did not run keeps its alarms.
-/// If a task of a TaskBook did not run, its handlers may not have run either, so they keep their alarms, too.
+/// Returns whether a pass has found out if an alarm of a TaskBook is still valid. A task that did not run keeps its
+/// alarms. Handlers also keep their alarms if any task of their TaskBook did not run.
 pub(crate) fn is_judged(event: &NewEvent, outcome: &PassOutcome) -> bool {
     if !is_of_books(event) || outcome.interrupted {
         return false;
@@ -211,7 +211,7 @@ fn task_alarm(task: &TaskOutcome) -> Option<EventType> {
 }
 
 /// Returns the kind of a hold: `prune` if the prune budget holds removals, otherwise `task`. A halted rollout also has
-/// the reason Budget, but its subject is the TaskBook.
+/// the reason Budget, but counts as a `task` hold.
 fn kind_of(hold: &Hold) -> &'static str {
     let is_prune = hold.reason == "Budget" && hold.subject == format!("{}/prune", hold.book);
     if is_prune { "prune" } else { "task" }

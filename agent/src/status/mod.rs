@@ -1,4 +1,4 @@
-//! The visible side of a node: its status, the answers to queries, the view of the fleet, and the service for other nodes.
+//! The parts of a node that others can see: status, queries, the view of the fleet, and the peer service.
 
 pub mod conditions;
 mod fleet_view;

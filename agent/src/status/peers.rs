@@ -1,4 +1,4 @@
-//! The service of a node for the other nodes of its fleet, and what the node hears from them through gossip.
+//! The service of a node for the other nodes of its fleet, and its reactions to gossip.
 
 use std::sync::{Arc, OnceLock};
 
@@ -27,7 +27,7 @@ pub struct PeerService {
     signer: Arc<RecordSigner>,
     /// The incarnation of the node: a number that grows with each start of the agent.
     life: u64,
-    /// The gossip of the node. Unset if the node does not take part in gossip.
+    /// The gossip of the node. `gossip` is unset if the node does not take part in gossip.
     gossip: Arc<OnceLock<Gossip>>,
 }
 
@@ -48,24 +48,24 @@ impl PeerService {
         self.life
     }
 
-    /// Returns whether the accepted revision defines a node with this name. `None` before the first revision.
+    /// Returns whether the accepted revision defines a node with this name. Returns `None` before the first revision.
     pub fn names_node(&self, name: &str) -> Option<bool> {
         self.status.revision().map(|revision| revision.set.nodes.contains_key(name))
     }
 
-    /// Returns the reason to reject a caller. `None` if the caller is admitted. A caller is rejected if its certificate
-    /// is revoked, or if it is a node whose key differs from the known key.
+    /// Returns the reason to reject a caller. Returns `None` if the caller is admitted. A caller is rejected if its
+    /// certificate is revoked, or if a node does not use its known key.
     pub fn refuses(&self, caller: &Subject, serial: Option<&str>) -> Option<String> {
         let node = (caller.role == Role::Node).then_some(caller.name.as_str());
         self.signer.refuses(node, &caller.keys.sign, serial)
     }
 
-    /// Returns the gossip of the node. `None` if the node does not take part in gossip.
+    /// Returns the gossip of the node. Returns `None` if the node does not take part in gossip.
     pub(crate) fn shared_gossip(&self) -> Option<&Gossip> {
         self.gossip.get()
     }
 
-    /// Connects the gossip with this node and its fleet.
+    /// Attaches a gossip service to this node and to its view of the fleet.
     pub fn hear(&self, gossip: Gossip) {
         self.fleet.hear(gossip.clone());
         let _ = self.gossip.set(gossip);
@@ -114,7 +114,8 @@ impl PeerService {
         })
     }
 
-    /// Returns the mirror that contains a commit of the accepted revision. Peers cannot fetch other commits.
+    /// Returns the mirror that contains a commit of the accepted revision. Peers can fetch only commits of the accepted
+    /// revision.
     ///
     /// # Errors
     /// Fails if the commit does not belong to the accepted revision.
@@ -144,7 +145,8 @@ impl PeerService {
         }
     }
 
-    /// Ends the alarms of lost nodes that have returned or left. The node may have missed the message about the return.
+    /// Ends the alarms of lost nodes that have returned or left. The node may have missed the gossip about the return
+    /// of a lost node.
     pub(crate) fn end_lost(&self, now: i64) {
         let Some(gossip) = self.gossip.get() else { return };
         let is_over = |alarm: &NewEvent| {

@@ -38,8 +38,8 @@ impl PublishedState {
         }
     }
 
-    /// Returns the part of the state that concerns one TaskBook. `None` for the state of an agent of an older version,
-    /// which does not publish the generation that it has loaded.
+    /// Returns the part of the state that concerns one TaskBook. Returns `None` for the state of an older agent, which
+    /// does not publish its loaded generation.
     pub(super) fn report(&self, book: &str) -> Option<NodeReport> {
         let gates = self.held.get(book).into_iter().flatten().cloned().map(PublishedGate::read).collect();
         Some(NodeReport { generation: self.accepted?, gates })

@@ -26,7 +26,8 @@ use crate::{
     },
 };
 
-/// The queries about a node: its status, its plan, its objects, and what other nodes do. All clones read the same state.
+/// The queries about a node: its status, plan and objects, and the state of other nodes. All clones of the queries read
+/// the same state.
 #[derive(Debug, Clone)]
 pub struct Queries {
     status: StatusSnapshot,
@@ -34,7 +35,8 @@ pub struct Queries {
     machine: Arc<HostContext>,
     facts: facts::Options,
     reconcile: WrittenReconcile,
-    /// True if the node agrees with other nodes through a shared data store. Only then do its books wait for other nodes.
+    /// True if the node agrees with other nodes through a shared data store. TaskBooks wait for other nodes only with a
+    /// shared data store.
     shares_store: bool,
 }
 
@@ -187,7 +189,8 @@ impl Queries {
     /// Returns the changes that a revision would make on the node.
     ///
     /// # Errors
-    /// This version returns no error. The return type is a `Result` because a later plan may need answers from peers.
+    /// This version of the function returns no error. The return type is a `Result` because a later plan may need
+    /// answers from peers.
     pub fn plan_of(&self, revision: &Revision) -> Result<pb::PlanReply, QueryError> {
         let cancel = Cancel::default();
         // A plan runs no task. Values that a task computes are therefore unknown.
@@ -266,7 +269,7 @@ impl Queries {
     /// Returns the tasks of another node, as a revision renders them.
     ///
     /// # Errors
-    /// If a TaskBook of the node cannot be rendered.
+    /// Fails if a TaskBook of the node cannot be rendered.
     pub fn desired(&self, revision: &Revision, other: &OtherNode) -> Result<Desired, QueryError> {
         let view = NodeView::new(&revision.set, &other.name);
         // The two sides of a comparison may come from two processes, which know different things of the other nodes.

@@ -1,4 +1,4 @@
-//! The progress of the runs of TaskBooks on this node. The events about runs are derived from this progress.
+//! The progress of the runs of TaskBooks on this node. Events about runs are derived from the progress of the runs.
 
 use std::collections::BTreeMap;
 
@@ -36,8 +36,8 @@ enum Phase {
 }
 
 impl RunProgress {
-    /// Starts the runs of the TaskBooks of a revision. Each item names a TaskBook, its run and its digest. A TaskBook
-    /// that has not changed keeps its run.
+    /// Starts the runs of the TaskBooks of a revision. Each item of `books` names a TaskBook, its run and its digest. A
+    /// TaskBook that has not changed keeps its run.
     pub(crate) fn begin(&mut self, books: impl IntoIterator<Item = (String, String, String)>) -> Vec<NewEvent> {
         let mut before = std::mem::take(&mut self.0);
         let mut events = Vec::new();
@@ -71,7 +71,7 @@ impl RunProgress {
         Some(of_run(event_type, book, &progress.run, message))
     }
 
-    /// Returns the run of a TaskBook. `None` if the TaskBook has no run yet.
+    /// Returns the run of a TaskBook. Returns `None` if the TaskBook has no run yet.
     pub(crate) fn run_of(&self, book: &str) -> Option<&str> {
         self.0.get(book).map(|progress| progress.run.as_str())
     }

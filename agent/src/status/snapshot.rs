@@ -9,7 +9,7 @@ use towpath_proto::v1alpha as pb;
 use super::conditions::State;
 use crate::{events::Events, reconcile::Revision};
 
-/// The status of a node. All clones read the same status.
+/// The status of a node. All clones of the status read the same values.
 #[derive(Debug, Clone)]
 pub struct StatusSnapshot(Arc<Shared>);
 
@@ -42,8 +42,8 @@ impl StatusSnapshot {
         Self::with_keys(node, cluster, events, Vec::new(), false)
     }
 
-    /// Creates the status of a node with its public keys. `insecure` states that the node shares a data store but has
-    /// no certificate.
+    /// Creates the status of a node with its public keys. `insecure` is true if the node shares a data store but has no
+    /// certificate.
     pub fn with_keys(node: String, cluster: String, events: Events, public_keys: Vec<String>, insecure: bool) -> Self {
         let view = watch::Sender::new(View::default());
         Self(Arc::new(Shared { node, cluster, public_keys, insecure, events, view }))

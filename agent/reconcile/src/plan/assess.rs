@@ -1,11 +1,11 @@
-//! The assessment of a check: the rules that decide what a run does with a task after its check.
+//! Rules that decide what a run does with a task whose state was compared with the node.
 
 use serde_json::Value;
 use towpath_render::objects::task::Drift;
 
 use super::instance::{Facts, ModuleKind};
 
-/// The mode of a run, or of one of its segments.
+/// The mode of a run or segment: apply a new revision, or look for drift.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RunMode {
     /// The node applies a revision for the first time.
@@ -17,29 +17,30 @@ pub enum RunMode {
 /// The result of comparing the node with a rendered task.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Check {
-    /// The node has the desired state. The value is the data of the module, if the module returns data.
+    /// The node has the desired state. The value is the data that the module returned, if any.
     InSync(Option<Value>),
-    /// The node differs from the desired state, so this change is needed.
+    /// The node differs from the desired state; the value is the needed change.
     Differs(Preview),
-    /// The state cannot be known before an earlier task has run, for this reason.
+    /// The state is unknown until an earlier task has run; the text gives the reason.
     Unknown(String),
-    /// The check failed, or the task's own `success` condition is false for a state that is in sync. The value is the
-    /// error message.
+    /// The check failed, or the task's `success` condition is false although the state is in sync. The text is the
+    /// error message of the check.
     Failed(String),
 }
 
-/// The change that a check found to be needed.
+/// The change that a task needs, as found by its check.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Preview {
     /// The kind of the change: create, update or remove.
     pub action: &'static str,
     /// The change as a readable diff.
     pub diff: String,
-    /// True if the change only writes files, so that the change can wait for a batch.
+    /// True if the change only writes files, so it can be batched with other file changes.
     pub plain: bool,
     /// The paths that the change writes. Directories that the change only creates are not listed.
     pub writes: Vec<String>,
-    /// True if the task's own `changed` condition is false. The change then notifies no handler.
+    /// True if the task's own `changed` condition is false. A change with a false `changed` condition notifies no
+    /// handler.
     pub quiet: bool,
 }
 
@@ -61,7 +62,7 @@ pub struct LastRun {
 pub struct Checked {
     /// The result of the comparison.
     pub check: Check,
-    /// The last run of the task. `None` if the journal has no record of the task.
+    /// The last run of the task. `last` is `None` if the journal has no record of the task.
     pub last: Option<LastRun>,
     /// A readable description of the run of an action, such as its command line.
     pub shown: Option<String>,
@@ -92,19 +93,19 @@ pub enum Admission {
 pub enum Assessment {
     /// The task has nothing to do.
     InSync {
-        /// True if the journal does not contain the item with the current definition, so the run records the item.
+        /// True if the run must record the item, because the journal lacks its current definition.
         record: bool,
     },
-    /// The task has to make a change, which has this cause and needs this permission.
+    /// The task has to make a change. The values are the cause of the change and the permission that it needs.
     Change(Cause, Admission),
     /// The action of the task has to run.
     Run,
-    /// The state has drifted, and the drift policy does not correct it. The value is true if the policy reports the
-    /// drift.
+    /// The state has drifted, and the drift policy does not correct it. The value is true if the drift policy reports
+    /// the drift.
     Left(bool),
-    /// The state cannot be known yet, for this reason.
+    /// The state cannot be known yet; the text gives the reason.
     Unknown(String),
-    /// The check failed with this message.
+    /// The check failed; the text is the error message.
     Failed(String),
 }
 

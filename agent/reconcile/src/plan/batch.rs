@@ -1,4 +1,4 @@
-//! The queue of changes that are made together: file changes in one batch, direct changes in one transaction.
+//! The queue of changes that are made together: file changes in one batch, changes by tools in one transaction.
 
 use std::{collections::BTreeSet, iter::successors, sync::Arc};
 
@@ -16,7 +16,7 @@ const MAX_FILES: usize = 2000;
 pub enum ChangeSet {
     /// Changes of files, which are written as one batch.
     Files(Vec<InstanceId>),
-    /// Changes made by a tool or daemon. Several direct changes form one transaction.
+    /// Changes by a tool or daemon, which are made in one transaction.
     Direct(Vec<InstanceId>),
 }
 
@@ -34,17 +34,18 @@ impl ChangeSet {
 pub struct Queued {
     /// The rendered task that needs the change.
     pub instance: Arc<Instance>,
-    /// The position of the task's report in its lane.
+    /// The index of the task's report in the list of reports.
     pub report: usize,
     /// The permission that the change needs before it begins.
     pub admission: Admission,
     /// The paths that the change writes.
     pub writes: Vec<String>,
-    /// The key of the transaction that the change can join. `None` if the change is made alone.
+    /// The key of the transaction that the change can join. `batch` is `None` if the change is made alone.
     pub batch: Option<BatchKey>,
 }
 
-/// The queue of changes of one lane. At any time, the queue holds only file changes or only direct changes.
+/// The changes that one lane (a sequence of tasks) has not made yet. At any time, the queue holds only file changes or
+/// only direct changes.
 #[derive(Debug, Clone, Default)]
 pub struct Queue {
     files: Vec<Queued>,
@@ -60,8 +61,8 @@ impl Queue {
         self.files.is_empty() && self.direct.is_empty()
     }
 
-    /// Returns true if a queued change affects the check of a path. Such a change writes the path, a path below it, or
-    /// a folder above it.
+    /// Returns true if a queued change affects the check of a path. A change affects the check of its own path and of
+    /// paths above or below that path.
     pub fn affects(&self, path: &str) -> bool {
         let path = path.trim_end_matches('/');
         let below = format!("{path}/");
@@ -75,17 +76,17 @@ impl Queue {
         self.held.extend(change.writes.iter().cloned());
     }
 
-    /// Returns true if a change of these paths depends on a change that is held.
+    /// Returns true if one of the given paths overlaps a path of a held change.
     pub fn depends_on_held(&self, writes: &[String]) -> bool {
         self.held.iter().any(|held| writes.iter().any(|path| overlaps(held, path)))
     }
 
-    /// Returns true if a direct change with this key can join the queued direct changes.
+    /// Returns true if a direct change with the given key can join the queued direct changes.
     pub fn accepts(&self, batch: Option<&BatchKey>) -> bool {
         self.direct.iter().all(|waiting| waiting.batch.is_some() && waiting.batch.as_ref() == batch)
     }
 
-    /// Adds a file change to the queue. Returns true if the batch is then full.
+    /// Adds a file change to the queue. Returns true if the added change fills the batch.
     pub fn push_files(&mut self, change: Queued) -> bool {
         self.written.extend(change.writes.iter().map(|path| path.trim_end_matches('/').to_owned()));
         self.files.push(change);
@@ -119,14 +120,14 @@ pub fn direct(changes: &[Queued]) -> ChangeSet {
     ChangeSet::Direct(changes.iter().map(|change| change.instance.id).collect())
 }
 
-/// Returns the permission that queued changes need together.
+/// Returns the permission that the queued changes need as a group.
 pub fn admission(changes: &[Queued]) -> Admission {
     let is_free = changes.iter().all(|change| change.admission == Admission::Free);
     if is_free { Admission::Free } else { Admission::SlotAndWindow }
 }
 
-/// Splits file changes into changes that need no admission, and changes that need it. A change that depends on a path
-/// of an earlier change that needs admission stays in the second group.
+/// Splits file changes into changes that may begin without admission, and changes that must wait. A change must wait if
+/// it needs admission, or if it overlaps a path of an earlier waiting change.
 pub fn split_free(changes: Vec<Queued>) -> (Vec<Queued>, Vec<Queued>) {
     let (mut free, mut others): (Vec<Queued>, Vec<Queued>) = (Vec::new(), Vec::new());
     for change in changes {
@@ -142,8 +143,8 @@ pub fn split_free(changes: Vec<Queued>) -> (Vec<Queued>, Vec<Queued>) {
     (free, others)
 }
 
-/// Returns true if a task's change can wait for a transaction. A task that evaluates or registers its own result cannot
-/// wait.
+/// Returns true if a task's change can wait for a transaction. The change of a task that evaluates or registers its own
+/// result cannot wait.
 pub fn can_wait(task: &towpath_render::objects::task::Task, facts: &Facts) -> bool {
     let judged = task.success.is_some() || task.changed.is_some() || task.until.is_some();
     facts.batch.is_some() && !judged && task.register.is_none() && task.elect.is_none()

@@ -1,4 +1,4 @@
-//! The name of a rendered task, and the facts about the task.
+//! The name of a rendered task, and the properties that a run uses for its decisions.
 
 use serde_json::Value;
 use towpath_render::{objects::task::Task, rendering::Item};
@@ -11,13 +11,14 @@ const ITEM_CHARACTERS: usize = 80;
 /// The kind of work that a task does with its module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ModuleKind {
-    /// A desired state. The agent checks the state and corrects drift.
+    /// A desired state. For a desired state, the agent checks the node and corrects drift.
     State,
     /// A probe, which reads the node and changes nothing.
     Probe,
     /// An action without conditions, which runs once for each definition.
     Action,
-    /// An action with conditions of its own, such as `unless`. The conditions are checked like a state.
+    /// An action with conditions of its own, such as `unless`. The conditions of an action are compared with the node
+    /// like a desired state.
     ConditionalAction,
     /// An action that runs in every pass (`run: always`).
     UnconditionalAction,
@@ -29,20 +30,20 @@ pub enum ModuleKind {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BatchKey(pub String);
 
-/// The facts about a rendered task.
+/// The properties of a rendered task that a run uses for its decisions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// The kind of work that the task does.
     pub kind: ModuleKind,
-    /// True if a tool or daemon makes the change, instead of file writes by the agent.
+    /// True if a tool or daemon makes the change, false if the agent writes files.
     pub applies_directly: bool,
     /// True if a change interrupts a service or its users.
     pub interrupts: bool,
     /// The items that the task manages.
     pub managed: Vec<Managed>,
-    /// The path that the task manages. `None` if the task manages several paths, or no path.
+    /// The path that the task manages. `path` is `None` if the task manages several paths, or no path.
     pub path: Option<String>,
-    /// The key of the transaction that the change can join. `None` if the change is made alone.
+    /// The key of the transaction that the change can join. `batch` is `None` if the change is made alone.
     pub batch: Option<BatchKey>,
 }
 

@@ -9,14 +9,14 @@ use towpath_render::view::PruneBudget;
 
 pub use crate::names::Managed;
 
-/// The items that leave the inventory of a book.
+/// The items that leave a book's inventory: removed, forgotten, or moved to another book.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Removal {
-    /// The items to remove from the node, in this order.
+    /// The items to remove from the node, in the order of removal.
     pub remove: Vec<Managed>,
-    /// The items that stay on the node, and whose records are deleted.
+    /// The items that stay on the node, although the agent deletes their records.
     pub forget: Vec<Managed>,
-    /// The items that another book manages now, so that their records stay.
+    /// The items that moved to another book, so their records stay.
     pub moved: Vec<Managed>,
 }
 
@@ -27,20 +27,22 @@ pub struct Inventory {
     pub recorded: BTreeSet<Managed>,
     /// The items that any book of the node manages now.
     pub managed_anywhere: Arc<BTreeSet<Managed>>,
-    /// The position of each module in the removal order, by the module's name. Items of lower numbers are removed
-    /// first.
+    /// The position of each module in the removal order, by the module's name. Items of modules with lower positions
+    /// are removed first.
     pub order: BTreeMap<String, u32>,
-    /// True if the book removes items that it no longer mentions. If false, the records of these items are deleted.
+    /// True if the book removes items that it no longer mentions. If `prune` is false, the agent only deletes the
+    /// records of unmentioned items.
     pub prune: bool,
     /// The maximum number of removals in one pass (D33).
     pub budget: PruneBudget,
     /// The number of items that other books under the same budget would remove in this pass.
     pub others: u64,
-    /// The number of managed items of the node. A budget in percent refers to this number.
+    /// The number of managed items of the node. A prune budget in percent refers to the number of managed items of the
+    /// node.
     pub total: u64,
 }
 
-/// The position of a module that has no entry in the removal order.
+/// The removal position of a module without an entry in the removal order.
 pub const MIDDLE: u32 = 200;
 
 /// The decision about the items that a book no longer mentions.
@@ -48,8 +50,7 @@ pub const MIDDLE: u32 = 200;
 pub enum Decision {
     /// The node has nothing to remove or forget.
     Nothing,
-    /// The items leave the inventory and stay on the node, because another book manages them or the book does not
-    /// prune.
+    /// The items stay on the node: the book does not prune, or another book manages the items.
     Forget(Removal),
     /// The items are removed from the node.
     Remove(Removal),

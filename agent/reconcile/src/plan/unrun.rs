@@ -6,8 +6,8 @@ use towpath_render::objects::task::{Book, Task};
 use super::instance;
 use crate::outcome::{Origin, Outcome, TaskReport};
 
-/// Returns the reports of the tasks that a run did not reach. The message names the cause: a closed gate, or the last
-/// task that failed or is held.
+/// Returns the reports of the tasks that a run did not reach. Each message names the cause: a closed gate, or the last
+/// failed or held task.
 pub fn unrun(
     book: &Book,
     is_reached: impl Fn(&Task) -> bool,

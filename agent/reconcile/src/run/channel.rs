@@ -21,10 +21,10 @@ use crate::{
     },
 };
 
-/// The message for an observation that does not fit its command.
+/// The error message for an answer that does not fit the command of the run.
 const UNEXPECTED: &str = "internal error: a command got the answer of another command; please report this with the log";
 
-/// The commands of a run that are not answered yet, and the flags that its parts share.
+/// The unanswered commands of a run, and flags that its concurrent parts share.
 #[derive(Default)]
 pub(super) struct Channel {
     pub(super) new: RefCell<Vec<(CommandId, Command)>>,
@@ -34,7 +34,7 @@ pub(super) struct Channel {
     pub(super) preempted: Cell<bool>,
     /// True while tasks of a parallel book run at the same time.
     pub(super) side_by_side: Cell<bool>,
-    /// True if a part of the run made a condition true that another part waits for.
+    /// True if one part of the run has met a condition for which another part waits.
     pub(super) progress: Cell<bool>,
 }
 
@@ -50,12 +50,12 @@ impl Channel {
         InstanceId(self.instances.get())
     }
 
-    /// Waits until another part of the run makes a condition true.
+    /// Waits until another part of the run has met a condition.
     pub(super) async fn until(&self, condition: impl Fn() -> bool) {
         poll_fn(|_| if condition() { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
-    /// Reports that a part of the run made a condition true.
+    /// Wakes the parts of the run that wait for a condition.
     pub(super) fn notify(&self) {
         self.progress.set(true);
     }
@@ -100,19 +100,19 @@ impl Channel {
     }
 
     /// # Errors
-    /// If the executor cannot ask for admission.
+    /// Fails if the executor cannot ask for admission.
     pub(super) async fn admit(&self, admit: Admit) -> Result<Answer, String> {
         self.answer(Command::Admit(admit)).await
     }
 
     /// # Errors
-    /// If the executor cannot send the request to the fleet.
+    /// Fails if the executor cannot send the request to the fleet.
     pub(super) async fn coordinate(&self, call: Call) -> Result<Answer, String> {
         self.answer(Command::Coordinate(call)).await
     }
 
     /// # Errors
-    /// If the executor cannot publish the result.
+    /// Fails if the executor cannot publish the result.
     pub(super) async fn publish(&self, result: ElectedResult) -> Result<Answer, String> {
         self.answer(Command::PublishResult(result)).await
     }
@@ -125,7 +125,7 @@ impl Channel {
     }
 
     /// # Errors
-    /// If the executor cannot ask for the election.
+    /// Fails if the executor cannot ask for the election.
     pub(super) async fn elect(&self, command: Command) -> Result<ElectionState, String> {
         match self.ask(command).await {
             Observation::Election(state) => Ok(state),
@@ -163,10 +163,10 @@ impl Channel {
         }
     }
 
-    /// Gives the executor a command that only records something.
+    /// Gives the executor a command that writes a record.
     ///
     /// # Errors
-    /// If the executor cannot write the record.
+    /// Fails if the executor cannot write the record.
     pub(super) async fn record(&self, command: Command) -> Result<(), String> {
         match self.ask(command).await {
             Observation::Done => Ok(()),
@@ -175,7 +175,7 @@ impl Channel {
     }
 
     /// # Errors
-    /// If the executor cannot read the pending handlers.
+    /// Fails if the executor cannot read the pending handlers.
     pub(super) async fn handlers(&self) -> Result<Vec<PendingHandler>, String> {
         match self.ask(Command::ListHandlers).await {
             Observation::Handlers(handlers) => Ok(handlers),
@@ -184,7 +184,7 @@ impl Channel {
     }
 
     /// # Errors
-    /// If the executor cannot read the inventory.
+    /// Fails if the executor cannot read the inventory.
     pub(super) async fn inventory(&self, interim: Interim) -> Result<Option<Inventory>, String> {
         match self.ask(Command::ListInventory(interim)).await {
             Observation::Inventory(inventory) => Ok(inventory),
@@ -193,7 +193,7 @@ impl Channel {
     }
 
     /// # Errors
-    /// If the executor cannot carry out the removal.
+    /// Fails if the executor cannot carry out the removal.
     pub(super) async fn remove(&self, removal: Removal) -> Result<Vec<Removed>, String> {
         match self.ask(Command::Remove(removal)).await {
             Observation::Removed(removed) => Ok(removed),
@@ -213,10 +213,10 @@ fn not_ready(seen: Observation) -> NotReady {
     NotReady::failed(failure(seen))
 }
 
-/// A part of a run as a future, which runs at the same time as other parts.
+/// One part of a run, as a future that runs at the same time as other parts.
 pub(super) type Part<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
-/// Runs parts of a run at the same time. Returns the results of the parts in the given order.
+/// Runs several parts of a book run at the same time. Returns the results of the parts in the given order.
 pub(super) async fn join<T>(parts: Vec<Part<'_, T>>) -> Vec<T> {
     let mut parts: Vec<(Part<'_, T>, Option<T>)> = parts.into_iter().map(|part| (part, None)).collect();
     poll_fn(|context| {

@@ -1,4 +1,4 @@
-//! The inputs and the state of a run, and the results of the steps around its tasks.
+//! The inputs and the state of a book run, and the results of steps such as handlers and votes.
 
 use std::{cell::RefCell, ops::Range, rc::Rc, sync::Arc};
 
@@ -21,7 +21,7 @@ use crate::{
 pub struct BookInputs {
     /// The book to run.
     pub book: Arc<Book>,
-    /// The rollout of a coordinated book. `None` for a book without a rollout, and in a dry run.
+    /// The rollout of a coordinated book. `rollout` is `None` for a book without a rollout, and in a dry run.
     pub rollout: Option<RolloutPlan>,
     /// The mode of a book without a rollout. Each segment of a rollout has its own mode.
     pub mode: RunMode,
@@ -68,7 +68,7 @@ impl Run {
         &self.inputs.book
     }
 
-    /// Returns the task at a position. `None` if the book has no task at the position.
+    /// Returns the task at a position. Returns `None` if the book has no task at the position.
     pub(super) fn task(&self, at: TaskRef) -> Option<&Task> {
         let book = self.book();
         match at.list {
@@ -94,13 +94,14 @@ impl Run {
 pub(super) struct ActiveSegment {
     /// The mode of the segment's tasks.
     pub(super) mode: RunMode,
-    /// The number of the segment. `None` in a book without coordination.
+    /// The number of the segment. `number` is `None` in a book without coordination.
     pub(super) number: Option<u32>,
     /// The purpose for which the segment uses its slot.
     pub(super) slot_use: SlotUse,
-    /// The slot for changes, and true if the number of slots is limited. `None` in a book without coordination.
+    /// The slot for changes, and a flag that is true if the number of slots is limited. `slot` is `None` in a book
+    /// without coordination.
     pub(super) slot: Option<(Slot, bool)>,
-    /// True if the node is admitted to change something in this segment.
+    /// True if the node may make changes in this segment.
     pub(super) admitted: bool,
     /// True if changes of this run have begun in an open window.
     pub(super) in_window: bool,
@@ -108,18 +109,19 @@ pub(super) struct ActiveSegment {
     pub(super) prepared: bool,
     /// True while a lane asks for admission, or runs the `before` tasks.
     pub(super) beginning: bool,
-    /// The reason why changes of this segment cannot begin. The reason applies to all lanes.
+    /// The reason why changes of this segment cannot begin. A refusal applies to all lanes (parallel tasks) of the
+    /// segment.
     pub(super) refused: Option<NotBegun>,
     /// True while a lane runs the pending handlers.
     pub(super) handling: bool,
     /// True if probes without a registered result run in this segment.
     pub(super) probes: bool,
-    /// True if the `after` tasks do not run, because a removal has failed.
+    /// True if the `after` tasks are left out, because a removal has failed.
     pub(super) kept_out: bool,
 }
 
 impl ActiveSegment {
-    /// Returns the only segment of a book without coordination.
+    /// Creates the single segment of a book without coordination.
     pub(super) fn new(mode: RunMode) -> Self {
         Self {
             mode,
@@ -138,22 +140,22 @@ impl ActiveSegment {
     }
 }
 
-/// The reason why a lane runs no further tasks.
+/// The reason why a lane (a sequence of tasks) ends early.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Stop {
     /// A newer revision preempted the run.
     Preempted,
     /// A missing input holds a task.
     Held,
-    /// These gates are closed, so the book is held.
+    /// The book waits for closed gates; the value lists the gates.
     Blocked(Vec<Gate>),
     /// A task failed.
     Failed,
 }
 
 impl Stop {
-    /// Returns the reason that remains if this one follows another one. A preemption outweighs all other reasons, and
-    /// closed gates outweigh a failure.
+    /// Combines two reasons to stop, and returns the reason that takes precedence. A preemption takes precedence over
+    /// all reasons, and closed gates over a failure.
     pub(super) fn after(self, first: Option<Self>) -> Self {
         match (first, self) {
             (Some(Self::Preempted), _) | (_, Self::Preempted) => Self::Preempted,
@@ -172,9 +174,9 @@ impl Stop {
 /// The reason why a change cannot begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum NotBegun {
-    /// The change waits, because this gate is closed.
+    /// The change waits for a closed gate; the value is the gate.
     Held(Gate),
-    /// A step before the change failed with this message.
+    /// A step before the change failed; the text is the error message.
     Failed(String),
 }
 
@@ -201,7 +203,7 @@ impl NotBegun {
     }
 }
 
-/// The results of steps around the tasks of a lane, such as handlers, removals and votes.
+/// The results of the steps of a lane other than tasks, such as handlers, removals and votes.
 #[derive(Debug, Default)]
 #[must_use]
 pub(super) struct Steps {
@@ -260,7 +262,7 @@ impl Steps {
         self.reports.iter()
     }
 
-    /// Returns the reports, the reason why the lane ends, and true if the next pass must repeat a step.
+    /// Returns the reports, the reason to end the lane, and true if the next pass must repeat a step.
     pub(super) fn into_parts(self) -> (Vec<TaskReport>, Option<Stop>, bool) {
         (self.reports, self.stop, self.unsteady)
     }

@@ -1,5 +1,5 @@
-//! A lane of a run: the findings of its tasks, and its queue of changes. The lane makes first the queued changes of
-//! files, then the queued direct changes.
+//! A lane of a book run: a sequence of tasks with its findings and its queue of changes. A lane makes the queued file
+//! changes first, then the queued direct changes.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,41 +25,42 @@ use crate::{
     },
 };
 
-/// A sequence of tasks with its reports and queue. A parallel book has one lane for each task, any other book has one
-/// lane.
+/// A sequence of tasks with its reports and its queue of changes. A parallel book has one lane for each task; any other
+/// book has a single lane.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
     /// The queue of changes that the lane has not made yet.
     queue: Queue,
-    /// The reports, in the order in which the tasks ran. `None` for a change that was dropped.
+    /// The reports, in the order in which the tasks ran. An entry is `None` for a change that was dropped.
     reports: Vec<Option<TaskReport>>,
-    /// The tasks that the run has reached. The map value is true for a task that failed or is held, or that requires
-    /// such a task.
+    /// The tasks that the run has reached. The map value is true if the task, or a task that it requires, failed or is
+    /// held.
     reached: BTreeMap<String, bool>,
     /// The items that the tasks of the lane manage.
     managed: BTreeSet<Managed>,
-    /// The rendered tasks that were already in sync, and are not recorded yet.
+    /// The rendered tasks that are in sync but not recorded in the journal yet.
     observed: Vec<InstanceId>,
     /// True if not all managed items are known.
     incomplete: bool,
-    /// True if the next pass needs more than checks to confirm that the book is in sync.
+    /// True if the next pass must do more than check the tasks of the book.
     unsteady: bool,
-    /// The reason why the lane runs no further tasks. `None` while the lane still runs tasks.
+    /// The reason why the lane runs no further tasks. `stop` is `None` while the lane still runs tasks.
     stop: Option<Stop>,
     /// The result of an elected task that this node ran.
     elected: Option<Value>,
-    /// The results of loop items that differ from the default result, by the position of their reports. `None` for an
-    /// item that a dry run would change.
+    /// The results of loop items, by the position of the item's report. The map omits items with the default result. A
+    /// result is `None` for an item that a dry run would change.
     results: BTreeMap<usize, Option<Value>>,
 }
 
 impl Lane {
-    /// Returns a new lane for a task that runs at the same time as others. The new lane knows which tasks have failed.
+    /// Returns a lane for a task that runs at the same time as other tasks. The new lane knows which tasks have failed.
     pub(super) fn beside(&self) -> Self {
         Self { reached: self.reached.clone(), ..Self::default() }
     }
 
-    /// Adds the findings of lanes that ran at the same time. The reports that `is_first` selects come before all others.
+    /// Adds the findings of lanes that ran at the same time. The reports that `is_first` selects come before all other
+    /// reports.
     pub(super) fn merge(&mut self, mut others: Vec<Self>, is_first: impl Fn(&TaskReport) -> bool) {
         for other in &mut others {
             let (first, own) = std::mem::take(&mut other.reports)
@@ -84,7 +85,7 @@ impl Lane {
         }
     }
 
-    /// Adds the results of steps around the tasks.
+    /// Adds the results of steps other than tasks, such as handlers and votes.
     pub(super) fn add(&mut self, steps: Steps) {
         let (reports, stop, unsteady) = steps.into_parts();
         self.reports.extend(reports.into_iter().map(Some));
@@ -104,7 +105,7 @@ impl Lane {
         self.stop.is_some()
     }
 
-    /// Returns the reason why the lane runs no further tasks. `None` while the lane still runs tasks.
+    /// Returns the reason why the lane runs no further tasks. Returns `None` while the lane still runs tasks.
     pub(super) fn why_stopped(&self) -> Option<&Stop> {
         self.stop.as_ref()
     }
@@ -114,7 +115,7 @@ impl Lane {
         &self.queue
     }
 
-    /// Adds a file change to the queue. Returns true if the batch is then full.
+    /// Adds a file change to the queue. Returns true if the added change fills the batch.
     pub(super) fn queue_files(&mut self, change: Queued) -> bool {
         self.queue.push_files(change)
     }
@@ -135,12 +136,12 @@ impl Lane {
         self.reports.len()
     }
 
-    /// Returns the reports from a position on.
+    /// Returns the reports of the lane, starting at a position.
     pub(super) fn reports_from(&self, position: usize) -> impl Iterator<Item = &TaskReport> {
         self.reports.iter().skip(position).flatten()
     }
 
-    /// Returns the outcome of the report at a position. `None` for a change that was dropped.
+    /// Returns the outcome of the report at a position. Returns `None` for a change that was dropped.
     pub(super) fn outcome(&self, position: usize) -> Option<Outcome> {
         self.reports.get(position)?.as_ref().map(|report| report.outcome)
     }
@@ -150,7 +151,7 @@ impl Lane {
         self.reports_from(0).any(|report| report.outcome == Outcome::Failed)
     }
 
-    /// Returns the worst outcome so far. The outcome is at least held if gates are closed.
+    /// Returns the worst outcome of the lane so far. With closed gates, the worst outcome is at least held.
     pub(super) fn worst(&self) -> Outcome {
         let worst = self.reports_from(0).map(|report| report.outcome).max().unwrap_or(Outcome::Unchanged);
         let blocked = matches!(self.stop, Some(Stop::Blocked(_)));
@@ -170,17 +171,17 @@ impl Lane {
         self.reached.entry(task.id.clone()).or_default();
     }
 
-    /// Records that a task failed or is held. Tasks that require this task do not run.
+    /// Records that a task failed or is held. Tasks that require a failed or held task do not run.
     pub(super) fn fail(&mut self, task: &Task) {
         self.reached.insert(task.id.clone(), true);
     }
 
-    /// Returns a required task that failed or is held, or that did not run because of such a task.
+    /// Returns the first required task whose failure or hold keeps a task from running.
     pub(super) fn unmet_by<'t>(&self, task: &'t Task) -> Option<&'t str> {
         task.requires.iter().find(|name| self.reached.get(*name) == Some(&true)).map(String::as_str)
     }
 
-    /// Adds items that a task manages. `None` if the items are not known.
+    /// Adds items that a task manages. The argument is `None` if the items are not known.
     pub(super) fn manage(&mut self, items: Option<Vec<Managed>>) {
         self.incomplete |= items.is_none();
         self.managed.extend(items.unwrap_or_default());
@@ -201,28 +202,28 @@ impl Lane {
         self.observed.push(instance);
     }
 
-    /// Removes the findings that the journal keeps from the lane, and returns them.
+    /// Takes the findings of the lane that the journal must record.
     pub(super) fn take_findings(&mut self) -> Findings {
         Findings { managed: Arc::new(std::mem::take(&mut self.managed)), observed: std::mem::take(&mut self.observed) }
     }
 
-    /// Records that the next pass needs more than checks to confirm that the book is in sync.
+    /// Records that the next pass must do more than check the tasks of the book.
     pub(super) fn note_unsteady(&mut self) {
         self.unsteady = true;
     }
 
-    /// Removes the result of an elected task that this node ran, and returns it.
+    /// Takes the result of an elected task that this node ran.
     pub(super) fn take_elected(&mut self) -> Option<Value> {
         self.elected.take()
     }
 
-    /// Keeps the result of a loop item, by the position of its report.
+    /// Stores the result of a loop item under the position of the item's report.
     pub(super) fn keep_result(&mut self, position: usize, result: Value) {
         self.results.insert(position, Some(result));
     }
 
-    /// Returns the registered result of a loop: all results, a flag for any changed item, and the worst outcome. `None`
-    /// if a dry run cannot know the result.
+    /// Returns the result that a loop registers: all results, a flag for changed items, and the worst outcome. Returns
+    /// `None` if a dry run cannot know the result.
     pub(super) fn loop_result(&self, items: &[usize]) -> Option<Value> {
         let reports = || items.iter().filter_map(|at| Some((at, self.reports.get(*at)?.as_ref()?)));
         let changed = reports().any(|(_, report)| report.outcome == Outcome::Changed);
@@ -238,8 +239,8 @@ impl Lane {
         Some(json!({ "results": results, "changed": changed, "outcome": worst.as_str() }))
     }
 
-    /// Returns the report of the book whose tasks the lane ran. `managed` are all items that the book manages. With a
-    /// book, the report also lists the tasks that the run did not reach.
+    /// Returns the report of the book whose tasks the lane ran. `managed` contains all items that the book manages. If
+    /// `unrun_of` names a book, the report also lists the tasks that did not run.
     pub(super) fn into_report(self, managed: Option<Arc<BTreeSet<Managed>>>, unrun_of: Option<&Book>) -> BookReport {
         let mut tasks: Vec<TaskReport> = self.reports.into_iter().flatten().collect();
         let changed = tasks.iter().any(|task| task.outcome > Outcome::Unchanged);
@@ -259,22 +260,22 @@ impl Lane {
     /// Prepares the node for changes.
     ///
     /// # Errors
-    /// If a gate is closed or a `before` task failed. The lane is then stopped.
+    /// Fails if a gate is closed or a `before` task failed. An error also stops the lane.
     pub(super) async fn begin(&mut self, run: &Run) -> Result<(), NotBegun> {
         let (steps, begun) = segment::begin(run).await;
         self.add(steps);
         begun
     }
 
-    /// Makes all queued changes. Returns true if further tasks may run.
+    /// Makes all queued changes. Returns true if the lane may run further tasks.
     pub(super) async fn flush(&mut self, run: &Run) -> bool {
         self.flush_files(run).await;
         self.flush_direct(run).await;
         !self.stopped()
     }
 
-    /// Makes the queued changes of files. If admission is refused, only corrections of content are made, because they
-    /// need no admission (P90). Returns true if further tasks may run.
+    /// Makes the queued changes of files. Corrections of file content are made even if the gates refuse admission
+    /// (P90). Returns true if the lane may run further tasks.
     pub(super) async fn flush_files(&mut self, run: &Run) -> bool {
         let mut changes = self.queue.take_files();
         if batch::admission(&changes) != Admission::Free
@@ -381,7 +382,7 @@ impl Lane {
         self.register(run, task, result).await;
     }
 
-    /// Makes the result of a task available to later tasks. The items of a loop register one result together.
+    /// Makes the result of a task available to later tasks. All items of a loop register one combined result.
     pub(super) async fn register(&mut self, run: &Run, task: &Task, result: Value) {
         if task.elect.is_some() {
             self.elected = Some(result.clone());

@@ -1,4 +1,4 @@
-//! The state machine of a book run: it polls the run, gives out commands, and accepts observations.
+//! The state machine of a book run, which gives commands to the executor and accepts its answers.
 
 use std::{
     cell::RefCell,
@@ -65,14 +65,15 @@ impl BookRun {
         }
     }
 
-    /// Answers a command with an observation. An observation for an unknown command is ignored.
+    /// Passes the executor's answer for a command to the run. An observation for an unknown command is ignored.
     pub fn observe(&mut self, id: CommandId, seen: Observation) {
         if let Some(open) = self.channel.open.borrow_mut().get_mut(&id) {
             *open = Some(seen);
         }
     }
 
-    /// Returns true if tasks run at the same time now. A command should then not block the commands of other tasks.
+    /// Returns true while several tasks of the run are in progress. While several tasks are in progress, a command
+    /// should not block the commands of other tasks.
     pub fn is_side_by_side(&self) -> bool {
         self.channel.side_by_side.get()
     }

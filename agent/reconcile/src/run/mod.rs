@@ -1,9 +1,10 @@
 //! The state machine of a book run.
 //!
-//! A run consists of asynchronous functions that wait only for observations. No runtime polls the functions. Instead,
-//! [`BookRun::advance`] polls the functions and returns their commands. The rules therefore read from top to bottom,
-//! and tasks of a parallel book run at the same time. The state machine is deterministic: the same observations lead to
-//! the same commands.
+//! The run of a book consists of async functions that wait only for answers of the executor. No async runtime polls the
+//! functions of a run. [`BookRun::advance`] polls the functions, and returns the commands of the run.
+//! [`BookRun::advance`] polls the functions of a run, and returns the commands of the run. Async code keeps the rules
+//! in reading order, and lets the tasks of a parallel book overlap. The state machine is deterministic: the same
+//! observations lead to the same commands.
 
 mod channel;
 mod context;

@@ -14,8 +14,8 @@ use crate::{
     plan::removal::{Decision, Managed, decide},
 };
 
-/// Removes the items that the book no longer mentions, after its tasks have ended in a lane. `managed` is `None` if not
-/// all managed items are known.
+/// Removes the items that the book no longer mentions, after the tasks of the book have ended. `managed` is `None` if
+/// not all managed items are known.
 pub(super) async fn remove(run: &Run, lane: &Lane, managed: Option<Arc<BTreeSet<Managed>>>) -> Steps {
     let waits = run.record.borrow().removal_failed;
     let interim = Interim { managed: managed.clone(), worst: lane.worst() };
@@ -54,7 +54,7 @@ pub(super) async fn remove(run: &Run, lane: &Lane, managed: Option<Arc<BTreeSet<
     }
 }
 
-/// Removes items, within the rollout.
+/// Removes items under the rules of the book's rollout.
 async fn all(run: &Run, lane: &Lane, removal: Removal) -> Steps {
     let waits = run.record.borrow().removal_failed;
     // The removal needs an open window of its own, even if changes of this run began in an open window.
@@ -96,7 +96,7 @@ async fn all(run: &Run, lane: &Lane, removal: Removal) -> Steps {
     steps
 }
 
-/// Runs the `after` tasks, and releases the slot of the removal. `steps` are the results of the removal so far.
+/// Runs the `after` tasks, and releases the slot of the removal. `steps` contains the results of the removal so far.
 async fn return_to_service(run: &Run, lane: &Lane, mut steps: Steps) -> Steps {
     run.segment.borrow_mut().kept_out = false;
     steps.add(after(run).await);

@@ -1,4 +1,4 @@
-//! The run of a book from start to end: its segments, the votes of this node, and the removals at the end.
+//! The run of a book from start to end: its segments, the votes of this node, and the removals.
 
 use std::{ops::Range, sync::Arc};
 
@@ -51,7 +51,8 @@ pub(super) async fn book(run: &Run) -> BookReport {
     lane.into_report(managed, unrun_of)
 }
 
-/// The main lane of a run. Each task that runs at the same time as others has its own lane instead.
+/// The main lane of a run, for tasks that run one after another. Tasks that run at the same time have one lane each,
+/// beside the main lane.
 struct MainLane<'r> {
     run: &'r Run,
     lane: Lane,
@@ -71,8 +72,8 @@ impl MainLane<'_> {
         self.end().await;
     }
 
-    /// Runs tasks in the order of the book. A closed gate or a missing input ends the run of the tasks. Drift of content
-    /// in the remaining tasks is corrected nevertheless (P90).
+    /// Runs tasks in the order of the book. A closed gate or a missing input ends the sequence of tasks. Drift of file
+    /// content in the remaining tasks is still corrected (P90).
     async fn tasks(&mut self, range: Range<usize>) {
         let run = self.run;
         let waves = waves(run.book(), range);
@@ -103,7 +104,7 @@ impl MainLane<'_> {
         }
     }
 
-    /// Corrects drift of content in tasks that do not run because of a closed gate or a missing input.
+    /// Corrects drift of file content in tasks that do not run because of a closed gate or a missing input.
     async fn content(&mut self, indices: impl Iterator<Item = usize>) {
         if self.run.mode() != RunMode::Steady || !matches!(self.lane.why_stopped(), Some(Stop::Blocked(_) | Stop::Held))
         {
@@ -223,7 +224,7 @@ impl MainLane<'_> {
         may_continue
     }
 
-    /// Runs an elected task if this node is elected. Any other node adopts the results of the elected nodes.
+    /// Runs an elected task on an elected node, or adopts its result on any other node.
     async fn elected(&mut self, index: usize, done: bool) {
         let at = TaskRef { list: List::Tasks, index };
         let Some(of) = self.run.task(at) else { return };
@@ -283,7 +284,8 @@ fn report(task: &Task, outcome: Outcome) -> TaskReport {
     TaskReport::new(task.id.clone(), instance::module(task), outcome)
 }
 
-/// Decides whether the probes of a segment run: only if the segment changes something or a handler is pending (D22).
+/// Decides whether the probes of a segment run (D22). Probes run only if the segment changes something or a handler is
+/// pending.
 async fn decide_probes(run: &Run, tasks: &Range<usize>) {
     if !task::has_quiet_probe(run, tasks.clone()) {
         return;
@@ -304,7 +306,7 @@ fn is_before(run: &Run, report: &TaskReport) -> bool {
     report.instance.is_none() && before.iter().any(|task| task.id == report.name)
 }
 
-/// Runs one task of a group, in its own lane.
+/// Runs one task of a group of parallel tasks, in a lane of its own.
 fn beside(run: &Run, mut lane: Lane, index: usize) -> Part<'_, Lane> {
     Box::pin(async move {
         task::task(run, &mut lane, index).await;
@@ -317,7 +319,7 @@ async fn has_pending(run: &Run) -> bool {
     run.channel.handlers().await.map_or(true, |pending| !pending.is_empty())
 }
 
-/// Returns the items that a task would manage on this node. `None` if the items are not known.
+/// Returns the items that a task would manage on this node. Returns `None` if the items are not known.
 async fn managed_by(run: &Run, at: TaskRef, of: &Task) -> Option<Vec<Managed>> {
     if of.module.as_ref().is_none_or(|module| !module.schema.is_state()) {
         return Some(Vec::new());

@@ -1,4 +1,4 @@
-//! The record of a book, and the steps at the begin and end of a segment: admission, `before` tasks, handlers, `after`
+//! Persists the record of a book, and runs the steps around a segment: admission, `before` tasks, handlers, `after`
 //! tasks.
 
 use super::context::{NotBegun, Run, Steps, Stop};
@@ -9,10 +9,10 @@ use crate::{
     record::{BookRecord, Frame, Slot, SlotRef, SlotState},
 };
 
-/// Changes the record of the book, and writes a changed record to the journal.
+/// Changes the record of the book, and writes the record to the journal if it differs.
 ///
 /// # Errors
-/// If the record cannot be written.
+/// Fails if the record cannot be written.
 pub(super) async fn persist(run: &Run, change: impl FnOnce(&mut BookRecord)) -> Result<(), String> {
     let mut record = run.record.borrow().clone();
     change(&mut record);
@@ -28,8 +28,8 @@ pub(super) async fn persist(run: &Run, change: impl FnOnce(&mut BookRecord)) -> 
     persisted
 }
 
-/// Changes the record of the book, and writes it to the journal. A failed write ends the lane and is reported as a
-/// failed task.
+/// Changes the record of the book, and writes it to the journal. A failed journal write is reported as a failed task,
+/// and ends the lane.
 pub(super) async fn persist_or_stop(run: &Run, what: &str, change: impl FnOnce(&mut BookRecord)) -> Steps {
     match persist(run, change).await {
         Ok(()) => Steps::default(),
@@ -38,8 +38,8 @@ pub(super) async fn persist_or_stop(run: &Run, what: &str, change: impl FnOnce(&
 }
 
 /// Prepares the node for changes: asks for admission, and runs the `before` tasks. Interrupted or failed `before` tasks
-/// run again in the next pass. Returns the results of the `before` tasks. If a gate is closed or a `before` task failed,
-/// returns also the reason, which ends the lane.
+/// run again in the next pass. Returns the results of the `before` tasks. A closed gate or a failed `before` task is
+/// returned as an error, which ends the lane.
 pub(super) async fn begin(run: &Run) -> (Steps, Result<(), NotBegun>) {
     // One lane asks for admission, and its answer applies to all lanes.
     run.channel.until(|| !run.segment.borrow().beginning).await;
@@ -84,8 +84,8 @@ async fn prepare(run: &Run) -> (Steps, Result<(), NotBegun>) {
     (steps, prepared.map_err(NotBegun::Failed))
 }
 
-/// Asks for admission. The slot is recorded before and after the request, because the slot must be released if the book
-/// is removed.
+/// Asks for admission. The journal records the slot before and after the request, so that a deleted book can release
+/// the slot.
 async fn admit(run: &Run) -> Result<(), NotBegun> {
     let (slot, admit) = {
         let (segment, record) = (run.segment.borrow(), run.record.borrow());
@@ -120,8 +120,8 @@ async fn admit(run: &Run) -> Result<(), NotBegun> {
     Ok(())
 }
 
-/// Releases the slot of another budget, which an earlier revision or an earlier segment acquired. The record names the
-/// slot until it is released. A node has one slot record in a budget, whatever the partition.
+/// Releases a slot of another budget that an earlier revision or segment acquired. The record names a slot until the
+/// slot is released. In one budget, a node has one slot record for all partitions.
 async fn leave_other_slot(run: &Run, slot: &Slot) -> Result<(), NotBegun> {
     let is_other = run.record.borrow().slot.as_ref().is_some_and(|known| known.slot.budget != slot.budget);
     if !is_other {
@@ -162,7 +162,7 @@ pub(super) async fn after(run: &Run) -> Steps {
     steps
 }
 
-/// Runs the `before` or the `after` tasks. Returns their results, and the name of the task that failed.
+/// Runs the `before` or the `after` tasks. Returns the results of the tasks, and the name of the task that failed.
 async fn unconditional(run: &Run, list: List) -> (Steps, Option<String>) {
     let mut steps = Steps::default();
     let tasks = match list {
@@ -180,7 +180,7 @@ async fn unconditional(run: &Run, list: List) -> (Steps, Option<String>) {
     (steps, None)
 }
 
-/// Runs the pending handlers: first the handlers of the book in its order, then the handlers of earlier revisions.
+/// Runs the pending handlers: first the current handlers in book order, then handlers of earlier revisions.
 pub(super) async fn handlers(run: &Run) -> Steps {
     // The lanes of a parallel book must not run the same handler twice.
     run.channel.until(|| !run.segment.borrow().handling).await;

@@ -44,8 +44,8 @@ pub(super) fn activate(run: &Run, plan: &SegmentPlan, at: Position, kept_out: bo
     });
 }
 
-/// Votes for a segment after its tasks have ended in a lane, and releases the slot. Returns also true if the next segment
-/// may run.
+/// Publishes this node's vote on a segment whose tasks have ended, and releases the slot. The returned flag is true if
+/// the next segment may run.
 pub(super) async fn vote(run: &Run, lane: &Lane, at: Position) -> (Steps, bool) {
     let failed = lane.stopped();
     let admitted = run.segment.borrow().admitted || !at.settled && holds_other_slot(run);
@@ -68,7 +68,8 @@ pub(super) async fn vote(run: &Run, lane: &Lane, at: Position) -> (Steps, bool) 
     (released(run, failed.then_some((at.number, admitted))).await, !failed)
 }
 
-/// Returns true if a completed segment uses the slot of the interrupted segment, or if the node has begun to change.
+/// Returns true if a completed segment uses the slot of the interrupted segment. The result is also true once the
+/// interrupted segment has begun to change the node.
 pub(super) fn shares_slot(run: &Run, number: u32) -> bool {
     let Some(plan) = &run.inputs.rollout else { return true };
     let record = run.record.borrow();
@@ -77,7 +78,8 @@ pub(super) fn shares_slot(run: &Run, number: u32) -> bool {
     record.frame.is_some() || slots.is_none_or(|(one, other)| one.slot == other.slot)
 }
 
-/// Returns true if the node holds a slot of another budget, or failed with it. The node may then be half changed.
+/// Returns true if a claim or a failure of the node uses the slot of another budget. A claim or failure in another
+/// budget shows that the node may be only partly changed.
 fn holds_other_slot(run: &Run) -> bool {
     let (record, segment) = (run.record.borrow(), run.segment.borrow());
     let active = segment.slot.as_ref().map(|(slot, _)| slot);
@@ -87,8 +89,8 @@ fn holds_other_slot(run: &Run) -> bool {
     record.slot.as_ref().filter(disrupted).is_some_and(is_other)
 }
 
-/// Releases the record of a failure before an admission in an earlier run, or in a budget that this run does not use.
-/// The node has changed nothing, so the record must not halt the new run or other books.
+/// Releases the failure record of an earlier run, or of a budget that this run does not use. The node failed before
+/// admission and changed nothing, so the record must not halt other runs.
 pub(super) async fn leave_old_failure(run: &Run) -> Steps {
     let Some(plan) = &run.inputs.rollout else { return Steps::default() };
     let is_old = run.record.borrow().slot.as_ref().is_some_and(|known| {
@@ -101,10 +103,10 @@ pub(super) async fn leave_old_failure(run: &Run) -> Steps {
     persist_or_stop(run, "slot", |record| record.slot = None).await
 }
 
-/// Records that the slot was released, or that the slot is kept as a failure. A slot in a budget that the run no longer
-/// uses is released, too.
+/// Records in the journal that the slot was released, or is kept after a failure. A slot in a budget that the run no
+/// longer uses is released, too.
 ///
-/// `failed` is the segment in which the node has failed, and whether it was admitted there.
+/// `failed` contains the segment in which the node failed, and true if its changes were admitted.
 async fn released(run: &Run, failed: Option<(u32, bool)>) -> Steps {
     let Some(plan) = &run.inputs.rollout else { return Steps::default() };
     let active = run.segment.borrow().slot.clone();
@@ -131,14 +133,14 @@ async fn released(run: &Run, failed: Option<(u32, bool)>) -> Steps {
     persist_or_stop(run, "slot", |record| record.slot = now).await
 }
 
-/// Releases a slot of an earlier pass, after all segments are completed without a failure. The node keeps its position
-/// in a queue, because a removal may wait for the slot.
+/// Releases a slot of an earlier pass, after all segments are completed without a failure. The position in a slot queue
+/// is kept, because a removal may wait for the slot.
 pub(super) async fn leave_old_slot(run: &Run, lane: &Lane) -> Steps {
     let holds = run.record.borrow().slot.is_some() && !is_queued(run);
     if holds { leave(run, lane).await } else { Steps::default() }
 }
 
-/// Gives up the position in the queue for a slot, if no removal waits for the slot.
+/// Leaves the queue for a slot if no removal waits for the slot.
 pub(super) async fn leave_queue(run: &Run, lane: &Lane) -> Steps {
     if is_queued(run) && !lane.stopped() { leave(run, lane).await } else { Steps::default() }
 }
@@ -156,10 +158,10 @@ async fn leave(run: &Run, lane: &Lane) -> Steps {
     persist_or_stop(run, "slot", |record| record.slot = None).await
 }
 
-/// Announces to the fleet that this node will be absent for a reboot, with the slot that the node holds (P59).
+/// Announces to the fleet that this node will reboot, and names the slot that it holds (P59).
 ///
 /// # Errors
-/// If a gate is closed, or the record cannot be written.
+/// Fails if a gate is closed, or the record cannot be written.
 pub(super) async fn announce_absence(run: &Run, instance: InstanceId) -> Result<(), NotBegun> {
     let (slot, active, number) = {
         let segment = run.segment.borrow();
@@ -176,10 +178,10 @@ pub(super) async fn announce_absence(run: &Run, instance: InstanceId) -> Result<
     recorded.map_err(NotBegun::Failed)
 }
 
-/// Enters the rollout for a removal, which belongs to the last segment and acquires its own slot.
+/// Enters the last segment of the rollout for a removal of items. The removal acquires its own slot.
 ///
 /// # Errors
-/// If a gate is closed.
+/// Fails if a gate is closed.
 pub(super) async fn enter_removal(run: &Run) -> Result<(), NotBegun> {
     let Some((plan, at)) = last_segment(run) else { return Ok(()) };
     activate(run, plan, at, false);
@@ -214,7 +216,7 @@ pub(super) fn last_segment(run: &Run) -> Option<(&SegmentPlan, Position)> {
     Some((segment, Position { number, settled: true, whole: true, last: true }))
 }
 
-/// Returns the reason why the fleet does not grant a request. `None` if the fleet grants the request.
+/// Returns the reason why the fleet does not grant a request. Returns `None` if the fleet grants the request.
 pub(super) fn refused(answer: Result<Answer, String>) -> Option<NotBegun> {
     match answer {
         Ok(Answer::Go | Answer::Ended(_)) => None,

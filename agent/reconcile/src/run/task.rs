@@ -98,7 +98,8 @@ async fn all_items(run: &Run, lane: &mut Lane, at: TaskRef, task: &Task, items: 
     }
 }
 
-/// Runs a task, or one item of its loop. Returns the position of the report. `None` if the item has no result.
+/// Runs a task, or one item of its loop. Returns the position of the task's report. Returns `None` if the item has no
+/// result.
 async fn item(run: &Run, lane: &mut Lane, at: TaskRef, task: &Task, item: Option<Item>) -> Option<usize> {
     let name = instance::name(task, item.as_ref());
     let instance = Arc::new(Instance { id: run.channel.new_instance(), task: at, item, name });
@@ -120,7 +121,7 @@ async fn item(run: &Run, lane: &mut Lane, at: TaskRef, task: &Task, item: Option
     }
 }
 
-/// Reports a task that cannot be rendered. If an input is missing, the task is held and stops the lane.
+/// Reports a task that cannot be rendered. A task with a missing input is held, and no further task of the lane runs.
 async fn not_ready(
     run: &Run,
     lane: &mut Lane,
@@ -286,7 +287,7 @@ fn interrupted(times: u32) -> String {
     format!("the action was interrupted {times} before its end, and ran again")
 }
 
-/// Checks a state, and makes or queues the change.
+/// Checks the state of a task, and makes or queues the change that it needs.
 async fn state(run: &Run, lane: &mut Lane, task: &Task, instance: Arc<Instance>, facts: &Facts) -> Option<usize> {
     // The check of a direct change may depend on queued changes of files.
     let depends = facts.applies_directly || facts.path.as_ref().is_some_and(|path| lane.queue().affects(path));
@@ -362,8 +363,8 @@ async fn state(run: &Run, lane: &mut Lane, task: &Task, instance: Arc<Instance>,
     }
 }
 
-/// Queues corrections of content for a task that does not run because an earlier task is held. Corrections of content
-/// need no admission.
+/// Queues corrections of file content for a task that does not run because an earlier task is held. Corrections of file
+/// content need no admission.
 pub(super) async fn queue_content(run: &Run, lane: &mut Lane, index: usize) {
     let at = TaskRef { list: List::Tasks, index };
     let is_state = |task: &&Task| task.module.as_ref().is_some_and(|module| module.schema.is_state());
@@ -396,7 +397,7 @@ pub(super) async fn queue_content(run: &Run, lane: &mut Lane, index: usize) {
     }
 }
 
-/// Returns the report of a change that is queued.
+/// Returns the report for a queued change.
 fn change_report(task: &Task, instance: &Instance, cause: Cause, preview: &Preview) -> TaskReport {
     let mut report = report(task, Some(instance), Outcome::Changed);
     report.action = preview.action;
@@ -476,7 +477,7 @@ fn report(task: &Task, instance: Option<&Instance>, outcome: Outcome) -> TaskRep
     report
 }
 
-/// Ends a task or an item: adds its report, registers its result, and stops the lane after a failure.
+/// Ends a task or a loop item: adds its report, registers its result, and stops the lane after a failure.
 async fn finish_item(
     run: &Run,
     lane: &mut Lane,
@@ -516,8 +517,8 @@ fn conclude(run: &Run, lane: &mut Lane, task: &Task, report: TaskReport) -> usiz
     position
 }
 
-/// Returns true if one of these tasks would change something, or if a check needs an earlier change. Probes with a
-/// registered result run, because later tasks read the result.
+/// Returns true if one of the tasks would change something, or cannot be checked before an earlier change. A probe with
+/// a registered result runs, because later tasks read the result.
 pub(super) async fn would_change(run: &Run, indices: impl Iterator<Item = usize>) -> bool {
     for index in indices {
         if run.channel.preempted() {
@@ -540,7 +541,7 @@ pub(super) async fn would_change(run: &Run, indices: impl Iterator<Item = usize>
     false
 }
 
-/// Returns the result of a loop that changes nothing. `None` if the loop would change something.
+/// Returns the result of a loop that changes nothing. Returns `None` if the loop would change something.
 async fn items_unchanged(run: &Run, task: &Task, at: TaskRef, items: Vec<Item>) -> Option<Value> {
     let (mut worst, mut results) = (Outcome::Skipped, Vec::new());
     for item in items {
@@ -551,7 +552,7 @@ async fn items_unchanged(run: &Run, task: &Task, at: TaskRef, items: Vec<Item>) 
     Some(json!({ "results": results, "changed": false, "outcome": worst.as_str() }))
 }
 
-/// Returns the outcome and the result of a task or item that changes nothing. `None` if the task would change
+/// Returns the outcome and the result of a task or item that changes nothing. Returns `None` if the task would change
 /// something.
 async fn item_unchanged(run: &Run, task: &Task, at: TaskRef, item: Option<Item>) -> Option<(Outcome, Value)> {
     let name = instance::name(task, item.as_ref());
@@ -592,8 +593,8 @@ async fn item_unchanged(run: &Run, task: &Task, at: TaskRef, item: Option<Item>)
     }
 }
 
-/// Returns true if one of the tasks is a probe without a registered result. Such a probe runs only if something
-/// changes.
+/// Returns true if one of the tasks is a probe without a registered result. A probe without a registered result runs
+/// only if the segment changes something.
 pub(super) fn has_quiet_probe(run: &Run, indices: impl Iterator<Item = usize>) -> bool {
     let is_probe = |task: &Task| task.module.as_ref().is_some_and(|module| module.schema.is_probe());
     let tasks = indices.filter_map(|index| run.book().tasks.get(index));

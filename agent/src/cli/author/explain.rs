@@ -10,8 +10,8 @@ use crate::{
 /// Explains a kind, one of its fields, or the events.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Explain {
-    /// A kind, a module, a path such as TaskBook.spec.tasks.file.mode or file.mode, `events`, or an event type. Default:
-    /// all kinds and modules
+    /// A kind, a module, a path such as TaskBook.spec.tasks.file.mode or file.mode, `events`, or an event type.
+    /// Default: all kinds and modules
     path: Option<String>,
 }
 
@@ -60,8 +60,8 @@ impl Explain {
     }
 }
 
-/// Returns the description of event types: all types, the types of an area such as `events.task`, or one type such as
-/// `task.failed`. `None` for another path.
+/// Returns the description of all event types, of one area (`events.task`), or of one type (`task.failed`). Returns
+/// `None` for another path.
 fn event_text(path: &str) -> Option<String> {
     if let Some(event_type) = EventType::named(path) {
         let state = if event_type.is_alarm() { "firing when it begins, resolved when it ends" } else { "none" };

@@ -14,11 +14,11 @@ use crate::{
     status::OtherNode,
 };
 
-/// Shows what would change on this node, or on another one.
+/// Shows what would change on this node, or on another node.
 ///
-/// The plan for another node compares the working tree with the accepted revision, both as that node renders them.
-/// Without a working tree, or if the accepted revision does not name the node, the plan is for a node on which nothing is
-/// applied.
+/// The plan for another node compares the working tree with the accepted revision, as rendered for that node. Without a
+/// working tree, the plan assumes that nothing is applied on the other node. If the accepted revision does not name the
+/// node, the plan also assumes that nothing is applied.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Plan {
     #[command(flatten)]
@@ -61,7 +61,7 @@ impl Plan {
         plan.map_err(|error| Failure::failed(error.to_string()))
     }
 
-    /// Plans for another node, whose files are not read.
+    /// Makes the plan for another node, without reading the files of that node.
     fn plan_for(&self, other: &OtherNode) -> Result<pb::PlanReply, Failure> {
         let (before, after) = block_on(async {
             Ok::<_, Failure>(if self.source.source_dir.is_some() {
@@ -143,12 +143,12 @@ fn text(plan: &pb::PlanReply) -> String {
     text
 }
 
-/// Returns whether a task would change something. A task with an unknown result is not counted.
+/// Returns whether a task would change something. A task with an unknown result does not count as a change.
 fn would_change(task: &pb::PlannedTask) -> bool {
     task.action != "none" && task.action != "unknown"
 }
 
-/// Returns the exit status for a plan: failed tasks first, then changes.
+/// Returns the exit status of a plan; failed tasks take precedence over changes.
 fn exit_code(plan: &pb::PlanReply) -> u8 {
     if plan.tasks.iter().any(|task| task.failed) {
         exit::FAILED

@@ -22,7 +22,7 @@ use crate::{
 /// Reports all mistakes of a state repository.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Validate {
-    /// The folders of the first source; several are checked one after the other
+    /// The folders of the first source; several folders are checked one after another
     #[arg(required = true)]
     folders: Vec<PathBuf>,
     /// The working tree of a further source
@@ -66,7 +66,7 @@ impl Validate {
     }
 }
 
-/// Returns a note for each parameter that contains untrusted data and is allowed to contain such data.
+/// Returns a note for each parameter in which untrusted data is present and allowed.
 fn untrusted(set: &ObjectSet) -> Vec<Problem> {
     let uses = untrusted_uses(set).into_iter().filter(|found| found.allowed);
     let note = |found: UntrustedUse| {

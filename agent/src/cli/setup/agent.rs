@@ -77,8 +77,8 @@ impl Agent {
     }
 }
 
-/// Reads the certificate of the node. `None` if the settings name no certificate. A certificate of another node is
-/// rejected.
+/// Reads the certificate of the node. Returns `None` if the settings name no certificate. A certificate of another node
+/// is rejected.
 fn credentials(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Option<Arc<Credentials>>, Failure> {
     let Some(files) = settings.tls.clone() else { return Ok(None) };
     let file = files.cert.display().to_string();
@@ -88,7 +88,7 @@ fn credentials(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Option<Arc
         != (Role::Node, &settings.node, &settings.cluster)
     {
         return Err(Failure::invalid(format!(
-            "cannot use {file}: it is the certificate of the {} {} of the cluster {}, and this node is {} of the cluster {}",
+            "cannot use {file}: the certificate belongs to the {} {} of the cluster {}, but this node is {} of the cluster {}",
             subject.role.name(),
             subject.name,
             subject.cluster,
@@ -100,7 +100,7 @@ fn credentials(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Option<Arc
     Ok(Some(Arc::new(credentials)))
 }
 
-/// The time after the start of the agent in which joining nodes are not recorded as events.
+/// The time after its start in which the agent records no events for joining nodes.
 const SETTLING: Duration = Duration::from_secs(15);
 
 /// Starts the gossip of the node.
@@ -217,7 +217,7 @@ fn watchdog(inbox: Inbox) {
     });
 }
 
-/// Reports readiness and the state to systemd. The message becomes one line, because systemd reads each line as an
+/// Reports readiness and the state to systemd. The status message is one line, because systemd reads each line as an
 /// assignment.
 fn alive(message: &str) {
     let line = terminal::escape(message).replace('\n', "; ");

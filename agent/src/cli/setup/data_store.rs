@@ -24,8 +24,9 @@ pub(super) fn open(settings: &Settings) -> Result<Arc<dyn Store>, Failure> {
     })
 }
 
-/// Returns the options of the etcd store. The files are read now, so that mistakes are reported early. The files are
-/// read again for each connection, so that renewed files take effect without a restart.
+/// Returns the options of the etcd store. The certificate and password files are read at once, so that mistakes are
+/// reported early. The certificate and password files are read again for each connection, so renewed files need no
+/// restart.
 fn options(etcd: &EtcdSettings, node: &str, cluster: &str) -> Result<EtcdOptions, ConfigError> {
     access(etcd)?;
     let settings = etcd.clone();

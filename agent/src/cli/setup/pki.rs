@@ -27,7 +27,7 @@ enum Command {
     Init(Init),
     /// Create a certificate for a node, a viewer or an operator
     Issue(Issue),
-    /// Renew a certificate before it expires; names, role and identity stay
+    /// Renew a certificate before it expires, with the same names, role and identity
     Renew(Renew),
 }
 
@@ -59,7 +59,7 @@ struct Issue {
     /// The validity in days
     #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
     days: u32,
-    /// The public half of an identity from the node (both keys, as in Node.publicKeys). Default: a new identity
+    /// The two public keys of an identity of the node, as in Node.publicKeys. Default: a new identity
     #[arg(long = "public-key", value_name = "KIND:KEY")]
     public_keys: Vec<String>,
     /// The folder for NAME.crt and NAME.key. Default: the folder of the authority
@@ -104,7 +104,7 @@ impl From<Role> for identity::Role {
     }
 }
 
-/// The written files, and the contents of the certificate, for the output.
+/// The output of a command: the written files, and the contents of the certificate.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Written {

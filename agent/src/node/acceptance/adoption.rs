@@ -21,8 +21,8 @@ use crate::{
 };
 
 impl Acceptance {
-    /// Adopts the record of the data store, whose revision is `found`. Returns the reason if the node cannot adopt the
-    /// record. `looked` is the time of the refresh.
+    /// Adopts the accepted revision `found` of the data store. Returns the reason if the node cannot adopt the
+    /// revision. `looked` is the time of the refresh.
     pub(in crate::node) fn adopt_found(
         &self,
         own: &Accepted,
@@ -42,14 +42,14 @@ impl Acceptance {
         }
     }
 
-    /// Remembers the reason for which a record is not adopted, and returns the inputs that show the reason.
+    /// Remembers why a revision is not adopted, and returns the inputs that show the reason in the status.
     pub(in crate::node) fn note_unfollowed(&mut self, found: &Found, why: Option<AdoptionError>) -> Effects<'static> {
         let why = self.adoption.note(found, why, self.clock.monotonic());
         shown(found, why.as_ref())
     }
 
-    /// Adopts a revision that peers have accepted and that the data store does not show. The data store was rolled
-    /// back, or hides the record. A failure blocks nothing, because the data store does not contain the record (P103).
+    /// Adopts a revision of peers that the data store does not contain. A data store can lack an accepted revision, for
+    /// example after a rollback. Without a record in the data store, a failed adoption does not block the node (P103).
     pub(in crate::node) fn adopt_from_peers(&self, own: &Accepted, stored: u64, looked: i64) -> Option<Adopted> {
         let (record, manifest) = self.newer_of_peers(stored.max(own.generation))?;
         let adopted = match accept::judge_announced(&record, own) {

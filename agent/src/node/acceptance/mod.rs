@@ -1,5 +1,5 @@
-//! The accepted revision of a node: proposes a valid candidate of the sources (P22), or adopts the revision that other
-//! nodes have accepted.
+//! Determines the accepted revision of a node. The node proposes a valid candidate of its sources (P22), or adopts a
+//! revision of other nodes.
 
 mod adoption;
 mod unfollowed;
@@ -31,7 +31,7 @@ use crate::{
     },
 };
 
-/// The accepted revision of a node, and the ways to a newer one.
+/// The accepted revision of a node, and the means to accept a newer revision.
 #[derive(Debug)]
 pub(super) struct Acceptance {
     settings: Arc<Settings>,
@@ -44,10 +44,10 @@ pub(super) struct Acceptance {
     revision: Option<Arc<Revision>>,
 }
 
-/// An accepted revision, and what the node must write before it uses the revision.
+/// An accepted revision, and the changes that the node must write before using the revision.
 #[derive(Debug)]
 pub(super) struct Adopted {
-    /// The revision. `None` if the node already uses it.
+    /// The revision. `revision` is `None` if the node already uses the accepted revision.
     pub(super) revision: Option<Arc<Revision>>,
     pub(super) effects: Effects<'static>,
 }
@@ -75,7 +75,7 @@ impl Acceptance {
         Self { settings, store, journal, sources, peers, clock, adoption, revision: None }
     }
 
-    /// Returns the accepted revision with its objects. `None` until the revision is loaded.
+    /// Returns the accepted revision with its objects. Returns `None` until the revision is loaded.
     pub(super) fn revision(&self) -> Option<Arc<Revision>> {
         self.revision.clone()
     }
@@ -89,7 +89,7 @@ impl Acceptance {
         self.revision = Some(revision);
     }
 
-    /// Returns whether the record of the data store keeps the node from adopting a revision.
+    /// Returns whether the data store contains a record of acceptance that the node does not adopt.
     pub(super) fn is_unfollowed(&self) -> bool {
         self.adoption.is_unfollowed()
     }
@@ -104,8 +104,8 @@ impl Acceptance {
         self.journal.get_readable(&()).ok().flatten().unwrap_or_default()
     }
 
-    /// Returns the identity of the fleet, which is equal on all its nodes. The identity is empty without a shared data
-    /// store, because the bootstrap file of a single server may change freely (P18).
+    /// Returns the identity of the fleet, which is equal on all its nodes. Without a shared data store, the identity is
+    /// empty, so the bootstrap file may change freely (P18).
     fn origin(&self) -> FleetIdentity {
         let Some(first) = self.settings.sources.first().filter(|_| self.store.shared()) else {
             return FleetIdentity::default();
@@ -128,7 +128,7 @@ impl Acceptance {
         accept::current(self.store.as_ref(), own)
     }
 
-    /// Proposes the candidate of a refresh. `is_rejected` states that the fleet rejects this node.
+    /// Proposes the candidate revision of a refresh to the fleet. `is_rejected` is true if the fleet rejects this node.
     ///
     /// # Errors
     /// Fails if the data store does not answer, or if the node may not write its record.
@@ -172,7 +172,7 @@ impl Acceptance {
         }
     }
 
-    /// Returns what follows from the acceptance of a candidate.
+    /// Returns an accepted candidate, with the changes that the node must write first.
     fn of_accepted(
         &self,
         report: &RefreshReport,
@@ -214,8 +214,8 @@ impl Acceptance {
         changes
     }
 
-    /// Loads the last good revision from the mirrors, without contacting the sources. `None` if a revision is loaded
-    /// already, or if the node has accepted none.
+    /// Loads the last good revision from the mirrors, without contacting the sources. Returns `None` if a revision is
+    /// loaded already, or if the node has accepted none.
     ///
     /// # Errors
     /// Fails if a mirror cannot be read.
@@ -229,8 +229,8 @@ impl Acceptance {
     }
 }
 
-/// Returns what the acceptance of a revision changes in the state and in the event log. `looked` is the time of the
-/// refresh. `by_this_node` states that this node made the record.
+/// Returns the changes of the state and of the event log for an accepted revision. `looked` is the time of the refresh.
+/// `by_this_node` is true if this node wrote the record of the acceptance.
 fn accepted_by(accepted: &Accepted, manifest: &RevisionManifest, looked: i64, by_this_node: bool) -> Effects<'static> {
     let input = Input::Accepted(AcceptedState {
         generation: accepted.generation,

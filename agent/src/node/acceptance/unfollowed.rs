@@ -1,4 +1,4 @@
-//! The accepted record of the data store that a node does not adopt, with the reason (P25).
+//! The accepted revision in the data store that a node does not adopt, with the reason (P25).
 
 use std::time::Instant;
 
@@ -16,11 +16,11 @@ use crate::{
     status::conditions::{ConditionReason, Input},
 };
 
-/// The accepted record of the data store that this node does not adopt, and the wait for what it lacks.
+/// The accepted revision that this node does not adopt, and the wait for its missing part.
 #[derive(Debug, Default)]
 pub(super) struct Adoption {
     unfollowed: Option<(AdoptionError, Rejected)>,
-    /// The wait for the thing that the node lacks to adopt this revision.
+    /// The wait for a commit, manifest, agent or record that the node lacks.
     lacking: LackingWait,
 }
 
@@ -29,13 +29,13 @@ impl Adoption {
         self.unfollowed.is_some()
     }
 
-    /// Returns whether the node must not propose a revision until the problem ends. The candidate of the node may be
-    /// older than the accepted record of the fleet.
+    /// Returns whether the reason for not adopting a revision also forbids proposals of this node. The candidate of the
+    /// node may be older than the accepted revision of the fleet.
     pub(super) fn blocks(&self) -> bool {
         self.unfollowed.is_some() && self.rejected().is_none()
     }
 
-    /// Returns the record if this node may overwrite the record in the data store.
+    /// Returns the record of acceptance if this node may overwrite it in the data store.
     pub(super) fn rejected(&self) -> Option<&Rejected> {
         match &self.unfollowed {
             Some((AdoptionError::Rejected(_) | AdoptionError::Void(_), record)) => Some(record),
@@ -43,8 +43,8 @@ impl Adoption {
         }
     }
 
-    /// Turns an expired wait into a rejection, and remembers the reason for which a record is not adopted. Returns that
-    /// reason.
+    /// Remembers why a revision is not adopted, and turns an expired wait into a rejection. Returns the reason for not
+    /// adopting the revision.
     pub(super) fn note(&mut self, found: &Found, why: Option<AdoptionError>, now: Instant) -> Option<AdoptionError> {
         let why = match why {
             // The verdict on the record stays as it is until the git server answers.
@@ -79,7 +79,7 @@ impl Adoption {
     }
 }
 
-/// Returns the inputs that show why a record is not adopted.
+/// Returns the inputs that show in the status why a revision is not adopted.
 pub(super) fn shown(found: &Found, why: Option<&AdoptionError>) -> Effects<'static> {
     let Accepted { generation, by, .. } = &found.record;
     let what = |why: &str| format!("generation {generation} was accepted by {by}: {why}");

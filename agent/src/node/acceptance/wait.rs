@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use crate::node::sources::follow::Lacking;
 
-/// The maximum time between two refreshes that is added to a wait. During a longer time, the git server may have been
-/// unreachable.
+/// The maximum time that one interval between refreshes adds to a wait. During a longer interval, the git server may
+/// have been unreachable.
 const STEP: Duration = Duration::from_secs(60);
 
 impl Lacking {
-    /// Returns the maximum time of the wait. Only the time in which the supplier answers counts.
+    /// Returns the time after which a node stops waiting for a missing part of a revision. Only time in which the
+    /// supplier (git server or data store) answers counts as waiting.
     fn patience(self) -> Duration {
         match self {
             // The agents of a fleet are upgraded before records use a newer schema (P139).
@@ -20,20 +21,20 @@ impl Lacking {
     }
 }
 
-/// The wait for the thing that a node lacks to adopt one accepted revision.
+/// The wait of a node for a missing part of one accepted revision.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LackingWait {
     /// The id of the record of the revision.
     id: String,
-    /// The time in which the supplier answered without supplying the missing thing.
+    /// The total time in which the supplier answered, but did not supply the missing part.
     waited: Duration,
-    /// The time of the last answer of the supplier. `None` if the last refresh had no answer.
+    /// The time of the last answer of the supplier. `answered` is `None` if the last refresh had no answer.
     answered: Option<Instant>,
 }
 
 impl LackingWait {
-    /// Records that a refresh found something missing. Returns whether the wait has expired. The record is then
-    /// rejected as long as refreshes find something missing.
+    /// Records that a refresh found a part of the revision missing. Returns whether the wait has expired. After the
+    /// wait, the record is rejected as long as the part is missing.
     pub(super) fn look(&mut self, id: &str, what: Lacking, answered: bool, now: Instant) -> bool {
         if self.id != id {
             *self = Self { id: id.to_owned(), ..Self::default() };
@@ -61,8 +62,8 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Simulates a refresh every 15 s. Returns the seconds until the wait expires. `None` if the wait lasts longer than
-    /// two hours.
+    /// Simulates a refresh every 15 s. Returns the seconds until the wait expires. Returns `None` if the wait lasts
+    /// longer than two hours.
     fn over(wait: &mut LackingWait, id: &str, begin: Instant, answered: impl Fn(u64) -> bool) -> Option<u64> {
         (0..480).map(|look| look * 15).find(|at| wait.look(id, Lacking::Commit, answered(*at), begin + seconds(*at)))
     }

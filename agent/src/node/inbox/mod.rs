@@ -1,5 +1,5 @@
 //! The queue of pending work of the main loop. Timers, webhooks, file events and new commits only record that there is
-//! work. Work that arrives while the loop is busy is merged.
+//! work. Work that arrives while the main loop is busy is merged into one entry.
 
 pub(super) mod pace;
 pub(super) mod poller;
@@ -46,7 +46,7 @@ pub struct Inbox {
     progress: Arc<AtomicU64>,
 }
 
-/// The maximum number of touched paths in the queue. With more paths, the node checks all TaskBooks instead.
+/// The maximum number of touched paths in the queue. If more paths change, the node checks all TaskBooks instead.
 const TOUCHED: usize = 1000;
 
 impl Inbox {
@@ -76,7 +76,7 @@ impl Inbox {
         std::mem::take(&mut *work)
     }
 
-    /// Returns whether the current run should be preempted, by a newer revision or because the agent stops.
+    /// Returns whether a newer revision, or the end of the agent, should preempt the current run.
     pub fn wants_way(&self) -> bool {
         self.progress.fetch_add(1, Ordering::Relaxed);
         let work = self.lock();

@@ -1,5 +1,5 @@
-//! The pace of the main loop: the schedule of retries, and the pauses of passes that follow each other. All functions are
-//! pure: the time is a parameter.
+//! The pace of the main loop: the schedule of retries, and the pauses between passes. All functions are pure: the time
+//! is a parameter.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ const SOONEST: Duration = Duration::from_secs(2);
 /// The longest pause after an error (P136).
 const LATEST: Duration = Duration::from_secs(15);
 
-/// The schedule of refreshes after an error whose end is not reported by an event.
+/// The schedule of the refreshes that find out whether an error has ended.
 #[derive(Debug, Clone, Default)]
 pub(in crate::node) struct Retry {
     due: Option<Instant>,
@@ -16,8 +16,8 @@ pub(in crate::node) struct Retry {
 }
 
 impl Retry {
-    /// Records whether the error persists. The pauses grow from 2 to 15 s. A due refresh stays due until it is taken,
-    /// because passes may last longer than the pause.
+    /// Records whether the error persists. The pauses between refreshes grow from 2 to 15 s. A refresh stays due until
+    /// the main loop takes it, because a pass may outlast the pause.
     pub(in crate::node) fn noted(&mut self, failing: bool, now: Instant) {
         if !failing {
             *self = Self::default();
@@ -32,25 +32,25 @@ impl Retry {
         self.due.take_if(|due| *due <= now).is_some()
     }
 
-    /// Returns the time of the next refresh. `None` if there is no error.
+    /// Returns the time of the next refresh. Returns `None` if there is no error.
     pub(in crate::node) fn due(&self) -> Option<Instant> {
         self.due
     }
 }
 
-/// A change of a managed file within this time after a pass counts as a result of the pass.
+/// The time after a pass in which a change of a managed file counts as a result of the pass.
 const ECHO: Duration = Duration::from_secs(2);
 
 /// The number of consecutive passes that may follow changes of managed files without a pause.
 const AT_ONCE: u32 = 8;
 
-/// The pace of passes that follow changes of managed files. The pace limits the passes if a task changes a managed file
+/// Limits the number of passes that changes of managed files cause. The limit matters if a task changes a managed file
 /// in each pass.
 #[derive(Debug, Clone, Default)]
 pub(in crate::node) struct TouchPace {
-    /// The number of consecutive passes that each followed a change during or directly after the previous pass.
+    /// The number of consecutive passes, each started by a change during or directly after the previous pass.
     rounds: u32,
-    /// The end of the last pass, and whether a change after that pass was counted.
+    /// The end of the last pass, and true if a change after the pass was counted.
     ended: Option<(Instant, bool)>,
 }
 
@@ -148,7 +148,7 @@ mod tests {
         assert_eq!(retry.due(), Some(now + seconds(2)));
     }
 
-    /// Each pass takes 20 s, and the next pass follows immediately.
+    /// Simulates passes of 20 s that follow each other immediately.
     #[test]
     fn refresh_that_became_due_in_a_long_pass_is_not_put_off() {
         let mut now = SystemClock.monotonic();

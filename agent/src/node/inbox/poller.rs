@@ -28,7 +28,8 @@ impl Polled {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets the sources to poll, and the heads that a refresh found. Only a different head wakes the node.
+    /// Sets the sources to poll, and the heads that a refresh found. A polled head wakes the node only if it differs
+    /// from the known head.
     pub(in crate::node) fn set(&self, sources: &[Source], heads: &BTreeMap<String, String>) {
         let mut known = self.lock();
         known.sources = sources.to_vec();
@@ -56,7 +57,7 @@ impl Polled {
     }
 }
 
-/// The thread that polls the sources. The thread stops when this handle is dropped.
+/// The thread that polls the sources. The polling thread stops when this handle is dropped.
 #[derive(Debug)]
 pub(in crate::node) struct Poller(Cancel);
 
@@ -107,7 +108,8 @@ fn backed_off(interval: Duration, failures: u32) -> Duration {
     interval.saturating_mul(1 << failures.min(4)).min(interval.saturating_mul(10))
 }
 
-/// Returns the interval, lengthened or shortened by up to `percent`. The difference depends on the node and the time.
+/// Returns the interval, lengthened or shortened by up to `percent`. The length of the interval depends on the node and
+/// the time.
 pub(in crate::node) fn jittered(interval: Duration, percent: u64, node: &str, now: i64) -> Duration {
     use sha2::Digest as _;
     let digest = sha2::Sha256::digest(format!("{node} {now}"));

@@ -23,13 +23,13 @@ use crate::{
     reconcile::{Revision, runs},
 };
 
-/// The number of records that may be signed before the journal must reserve more numbers (P110).
+/// The count of record numbers that one journal commit reserves for signing (P110).
 const RESERVED: u64 = 1 << 24;
 
-/// The maximum number of changed writers that each journal commit saves. If more writers have changed, they are saved
-/// at an interval.
+/// The maximum number of writers whose record numbers each journal commit saves. If more record numbers have changed,
+/// the node saves them at an interval.
 const FEW: usize = 32;
-/// The interval at which many changed writers are saved.
+/// The interval at which the record numbers of many writers are saved.
 const KEPT: Duration = Duration::from_secs(10);
 
 /// The rights of nodes in the TaskBooks of the last revisions, in the form that the journal stores.
@@ -50,13 +50,13 @@ pub(in crate::node) struct NodeIdentity {
     kept: Mutex<Kept>,
 }
 
-/// The values that the journal already contains.
+/// The values of the identity that the journal already contains.
 #[derive(Debug)]
 struct Kept {
-    /// The record number below which the node may sign records without a new reservation.
+    /// The first record number that the node may not sign without a new reservation.
     reserved: u64,
     rights: BTreeMap<String, BookRights>,
-    /// The time at which all changed writers were last saved.
+    /// The time at which the record numbers of all writers were last saved.
     at: Instant,
 }
 
@@ -102,8 +102,8 @@ impl NodeIdentity {
         self.bearer.clone()
     }
 
-    /// Returns the incarnation of this process. The number is larger than all earlier incarnations, even if the clock
-    /// goes back.
+    /// Returns the incarnation of this process. The incarnation is larger than all earlier incarnations of the node,
+    /// even if the clock goes back.
     pub(in crate::node) fn life(&self) -> u64 {
         self.first
     }
@@ -128,8 +128,8 @@ impl NodeIdentity {
         });
     }
 
-    /// Adds the changed record numbers, the reservation and the rights to a journal commit. Many changed writers are
-    /// saved only at an interval, or if `all` is set because the agent ends.
+    /// Adds the changed record numbers, the reservation and the rights to a journal commit. Record numbers of many
+    /// writers are saved only at an interval, or if `all` is set at the end of the agent.
     pub(in crate::node) fn keep(&self, changes: &mut Changes, now: Instant, all: bool) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if all || self.signer.changed() <= FEW || now.duration_since(kept.at) >= KEPT {
@@ -153,20 +153,21 @@ impl NodeIdentity {
         }
     }
 
-    /// Returns the reason why the certificate or key of this node is revoked. `None` if neither is revoked.
+    /// Returns the reason why the certificate or key of this node is revoked. Returns `None` if the certificate and the
+    /// key are not revoked.
     pub(in crate::node) fn is_revoked(&self) -> Option<String> {
         let serial = self.bearer.serial();
         self.signer.refuses(None, &self.keys().sign, serial.as_deref())
     }
 
-    /// Returns the records that were rejected since the last call, with the reasons.
+    /// Returns the data store records that were rejected since the last call, with the reasons.
     pub(in crate::node) fn refused(&self) -> BTreeMap<String, String> {
         self.signer.refused()
     }
 }
 
-/// Reserves and returns the first record number of this process. The number is larger than all earlier numbers, even if
-/// the clock goes back.
+/// Reserves and returns the first record number of this process. The returned number is larger than all earlier numbers
+/// of the node, even if the clock goes back.
 fn number(journal: &Journal, clock: &dyn Clock) -> Result<u64, NodeError> {
     let used: RecordNumbers = journal.get_readable(&())?.unwrap_or_default();
     let first = used.reserved.max(u64::try_from(clock.wall()).unwrap_or(0)).saturating_add(1);

@@ -51,7 +51,8 @@ pub(super) struct Membership {
     state_dir: StateDir,
     /// The state and the shared facts that this node last published to the other nodes.
     published: Option<Published>,
-    /// The time at which the node was opened. `None` with a local data store, or if another node has joined.
+    /// The time at which the node was opened. `alone_since` is `None` with a local data store, or if another node has
+    /// joined.
     alone_since: Option<Instant>,
 }
 
@@ -103,13 +104,13 @@ impl Membership {
         self.standing()
     }
 
-    /// Returns the input that shows whether the fleet rejects this node.
+    /// Returns the state machine input that shows whether the fleet rejects this node.
     fn standing(&self) -> Effects<'static> {
         let reason = if self.fleet.is_cloned() { "Cloned" } else { "Refused" };
         Effects::default().input(Input::Own("fleet", self.is_rejected().map(|why| ConditionReason::new(reason, why))))
     }
 
-    /// Returns the reason why the fleet rejects this node. `None` if the fleet accepts this node.
+    /// Returns the reason why the fleet rejects this node. Returns `None` if the fleet accepts this node.
     pub(super) fn is_rejected(&self) -> Option<String> {
         let revoked = || {
             let why = self.identity.is_revoked()?;
@@ -143,8 +144,8 @@ impl Membership {
         }
     }
 
-    /// Republishes the claims of this node after a rollback of the data store. The node makes no requests before the
-    /// claims are published (P15).
+    /// Republishes the claims of this node after a rollback of the data store. Before its claims are published again,
+    /// the node makes no requests to the fleet (P15).
     pub(super) fn republish_claims(
         &self,
         machine: &HostContext,
@@ -168,8 +169,8 @@ impl Membership {
         }
     }
 
-    /// Returns an event for each rejected record of the data store. The writer of such a record lacks the permission,
-    /// or is not an agent of the fleet.
+    /// Returns an event for each rejected record of the data store. A record is rejected if its writer lacks the
+    /// permission, or is not an agent of the fleet.
     pub(super) fn rejected_records(&self) -> Effects<'static> {
         let event = |(key, why): (String, String)| {
             let message = format!("ignored the record {key} in the data store: {why}");
@@ -185,7 +186,7 @@ impl Membership {
         !self.state_dir.is_there()
     }
 
-    /// Returns the input that shows whether the state directory was lost.
+    /// Returns the state machine input that shows whether the state directory was lost.
     pub(super) fn of_lost_state(&self, lost: bool) -> Input {
         let message = format!(
             "the state directory {} was deleted or replaced while the agent runs; the agent makes no more changes. Put the directory back, or restart the agent, which then starts as a new node with a new key",
@@ -194,8 +195,8 @@ impl Membership {
         Input::Own("state", lost.then(|| ConditionReason::new("StateLost", message)))
     }
 
-    /// Returns the alarm for a node that is alone: git names other nodes, and none of them has joined this cluster. The
-    /// name of the cluster may then be misspelt.
+    /// Returns an alarm if git names other nodes, but no other node has joined the cluster. The likely cause of the
+    /// alarm is a misspelt cluster name in the bootstrap file.
     pub(super) fn warn_if_alone(&mut self, revision: &Revision) -> Effects<'static> {
         let is_about = |event: &NewEvent| event.event_type == EventType::NodeNeverJoined;
         let others = revision.set.nodes.keys().filter(|node| **node != self.settings.node).count();
@@ -221,7 +222,7 @@ impl Membership {
         Effects::default().alarms(is_about, firing)
     }
 
-    /// Returns the input that shows why the data store cannot be used for agreement.
+    /// Returns the state machine input that shows why the data store cannot be used for agreement.
     pub(super) fn of_store_error(error: &AcceptError) -> Input {
         let (reason, rest) = match error {
             AcceptError::Store(StoreError::Full { .. }) => (
@@ -267,12 +268,13 @@ impl Membership {
         }
     }
 
-    /// Returns whether the state of this node was published since the data store last lost writes of this node.
+    /// Returns whether this node has published its state since the data store last lost writes.
     pub(super) fn has_published(&self) -> bool {
         self.published.is_some()
     }
 
-    /// Forgets what was published, because the data store has lost it. The next pass publishes it again.
+    /// Forgets the published state of the node, because the data store has lost it. The next pass publishes the state
+    /// of the node again.
     pub(super) fn forget_published(&mut self) {
         self.published = None;
     }

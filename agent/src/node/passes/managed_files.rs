@@ -14,12 +14,12 @@ use crate::{
     reconcile::pass::{HostContext, Watched},
 };
 
-/// The managed files of a running agent. The agent watches their directories.
+/// The managed files of a running agent, whose directories the agent watches.
 #[derive(Debug)]
 pub(in crate::node) struct ManagedFiles {
     machine: Arc<HostContext>,
     watch: Option<FileWatch>,
-    /// The versions of the managed files. The last pass read each version before it checked the file.
+    /// The versions of the managed files, each read before the last pass checked the file.
     versions: Watched,
     pace: TouchPace,
 }
@@ -38,8 +38,8 @@ impl ManagedFiles {
         Self { machine, watch, versions: Watched::default(), pace: TouchPace::default() }
     }
 
-    /// Records the end of a pass, and the versions of the files that the pass saw. `None` if the pass checked no file
-    /// because nothing had changed.
+    /// Records the end of a pass, and the versions of the files that the pass saw. `seen` is `None` if the pass checked
+    /// no file because nothing had changed.
     pub(in crate::node) fn pass_ended(&mut self, seen: Option<Watched>, now: Instant) {
         if let Some(seen) = seen {
             self.machine.written.retain(|path| seen.contains_key(path));
@@ -48,8 +48,8 @@ impl ManagedFiles {
         self.pace.pass_ended(now);
     }
 
-    /// Watches the directories of the managed files. Returns the files whose directory was not watched before. A change
-    /// of such a file may have caused no event.
+    /// Watches the directories of the managed files. Returns the files whose directory was not watched before. A file
+    /// in an unwatched directory may have changed without an event.
     pub(in crate::node) fn watch(&mut self) -> BTreeSet<PathBuf> {
         let Some(watch) = &mut self.watch else { return BTreeSet::new() };
         let new = watch.set(self.versions.keys().map(PathBuf::as_path));

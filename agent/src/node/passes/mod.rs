@@ -29,7 +29,7 @@ use crate::{
 pub(super) struct Passes {
     settings: Arc<Settings>,
     machine: Arc<HostContext>,
-    /// The one write side of the files. Only an admitted change gets it.
+    /// The only write access to managed files, which the agent gives to admitted changes.
     writer: FsWriter,
     fleet: Arc<Fleet>,
     queries: Queries,
@@ -63,7 +63,7 @@ impl Passes {
         &self.cancel
     }
 
-    /// Runs one pass. `fresh` states that the revision is not yet fully applied on the node.
+    /// Runs one pass. `fresh` is true if the revision is not fully applied on the node yet.
     pub(super) fn run(&mut self, revision: &Revision, facts: &Value, fresh: bool) -> PassOutcome {
         let facts = facts.clone();
         let others = self.queries.fleet().others(revision);

@@ -28,7 +28,7 @@ pub(in crate::node) fn statuses(outcome: &PassOutcome) -> Vec<pb::TaskBookStatus
     outcome.books.iter().map(pass::BookOutcome::status).collect()
 }
 
-/// Returns the input for the state machine that describes a pass.
+/// Returns the result of a pass as an input of the state machine.
 pub(in crate::node) fn passed(revision: &Revision, outcome: &PassOutcome) -> Input {
     let failed: Vec<String> = outcome
         .books
@@ -61,7 +61,7 @@ pub(in crate::node) fn passed(revision: &Revision, outcome: &PassOutcome) -> Inp
     })
 }
 
-/// The report of a pass: the journal and the fleet of the node, and the revision of the pass.
+/// The inputs for the report of a pass: the journal, the fleet and the revision.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::node) struct Report<'a> {
     pub(in crate::node) journal: &'a Journal,
@@ -138,8 +138,8 @@ impl<'a> Report<'a> {
         (RunId { started: book.started, book: BookId::new(&book.namespace, &book.name) }, record)
     }
 
-    /// Returns whether an alarm is out of date: it reports a halted rollout, but the rollout has resumed, or another run
-    /// has replaced the run.
+    /// Returns whether the alarm of a halted rollout is out of date. The alarm is out of date if the rollout has
+    /// resumed, or if its run is not the current run.
     fn is_halt_over(self, alarm: &NewEvent) -> bool {
         if alarm.event_type != EventType::RolloutHalted {
             return false;
@@ -169,8 +169,8 @@ fn run_progress(journal: &Journal) -> RunProgress {
     journal.get_readable(&()).ok().flatten().unwrap_or_default()
 }
 
-/// Returns the events for the changes of a pass that is repeated. The repeated pass finds these changes in sync and
-/// does not report them.
+/// Returns the events for the changes of a pass that will be repeated. The repeated pass does not report changes of the
+/// first pass again.
 pub(in crate::node) fn of_changes(journal: &Journal, outcome: &PassOutcome) -> Effects<'static> {
     let runs = run_progress(journal);
     Effects::default().events(outcome.books.iter().flat_map(|book| happenings::of_changes(book, &runs)).collect())

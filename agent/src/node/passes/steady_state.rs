@@ -1,7 +1,7 @@
-//! The steady state: the record of a pass that found all TaskBooks in sync. Until an input of the pass changes, the
-//! agent loads, renders and applies nothing.
+//! The steady state: the record of a pass that found all TaskBooks in sync. In the steady state, the agent loads,
+//! renders and applies nothing until an input changes.
 //!
-//! The agent deletes the record from disk before any change, so that a crash never leaves an outdated record.
+//! The agent deletes the steady state from disk before any change, so a crash leaves no outdated record.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -34,8 +34,8 @@ struct SettledPass {
 /// The steady state in the form that the journal stores.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct SteadyRecord {
-    /// A keyed digest of the version and the settings of the agent. Another version or other settings may lead to
-    /// another state.
+    /// A keyed digest of the version and the settings of the agent. The steady state ends when the version or the
+    /// settings of the agent change.
     by: String,
     generation: u64,
     commits: BTreeMap<String, String>,
@@ -73,7 +73,8 @@ impl SteadyState {
         Self { settings, sources, journal, machine, cancel, settled: None, is_on_disk: true }
     }
 
-    /// Returns whether the inputs and the checks of the steady state are unchanged. If so, the pass renders nothing.
+    /// Returns whether the inputs and the checks of the steady state are unchanged. With an unchanged steady state, the
+    /// pass renders nothing.
     pub(in crate::node) fn holds(&self, revision: &Revision, state: &State, facts: &PassFacts<'_>) -> bool {
         let same =
             |settled: &&SettledPass| settled.generation == revision.generation && settled.commits == revision.commits;
@@ -85,7 +86,8 @@ impl SteadyState {
     }
 
     /// Returns whether the steady state of the previous agent process still holds: sources, settings, facts and files
-    /// are unchanged. This check loads no objects. `now` is the time in milliseconds since 1970.
+    /// are unchanged. The check of an earlier steady state loads no objects. `now` is the time in milliseconds since
+    /// 1970.
     pub(in crate::node) fn held_before(&self, state: &State, now: i64, facts: &PassFacts<'_>) -> bool {
         let coordinated = self.settings.coordinated();
         let quiet = state.is_applied() && state.troubles.is_empty() && state.stalls.is_empty();
@@ -112,7 +114,7 @@ impl SteadyState {
         keyed_digest(&self.machine.digest_key, text.as_bytes())
     }
 
-    /// Forgets the steady state. The node writes the effects before any change.
+    /// Forgets the steady state. The node writes the returned effects before any change.
     pub(in crate::node) fn invalidate(&mut self) -> Effects<'static> {
         self.settled = None;
         if !std::mem::take(&mut self.is_on_disk) {
@@ -145,8 +147,8 @@ impl SteadyState {
         Effects::default().changes(changes)
     }
 
-    /// Returns the record for the next start of the agent. `None` if the journal has it already, or if a check cannot
-    /// be stored.
+    /// Returns the steady state record for the next start of the agent. Returns `None` if the journal already has the
+    /// record, or if a check cannot be stored.
     fn record(&self, revision: &Revision, facts: &BTreeMap<String, Value>, checks: &[Settled]) -> Option<SteadyRecord> {
         let mut expectations = Vec::new();
         for check in checks {

@@ -22,7 +22,7 @@ use crate::status::conditions::Input;
 /// The maximum number of rejected candidates that the node remembers (P23).
 const REJECTED: usize = 100;
 
-/// The candidate revisions that the heads of the sources make.
+/// The candidate revisions, which consist of the heads of the sources.
 #[derive(Debug)]
 pub(in crate::node) struct Candidates {
     sources: Arc<Sources>,
@@ -36,7 +36,7 @@ pub(in crate::node) struct Candidates {
 pub(in crate::node) struct Refreshed {
     pub(in crate::node) report: RefreshReport,
     pub(in crate::node) effects: Effects<'static>,
-    /// The changes of the journal, for the end of the refresh.
+    /// The journal changes to write at the end of the refresh.
     pub(in crate::node) changes: Changes,
 }
 

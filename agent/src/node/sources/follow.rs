@@ -19,26 +19,27 @@ pub(in crate::node) enum AdoptionError {
     Behind(String),
     /// A git server has not answered yet, so the verdict on the revision does not change.
     Pending(String),
-    /// The node lacks a commit, a manifest, a valid record or a newer agent. The node waits for a limited time. Only
-    /// the time in which the supplier answered counts.
+    /// The node lacks a commit, a manifest, a valid record or a newer agent. The node waits for the missing part for a
+    /// limited time. Only time in which the supplier answered counts as waiting.
     Missing {
         /// The cause, as text for messages.
         why: String,
-        /// True if the supplier of the missing thing has answered. The supplier is the git server or the data store.
+        /// True if the supplier of the missing part has answered. The supplier of a missing part is the git server or
+        /// the data store.
         answered: bool,
-        /// The kind of the missing thing.
+        /// The kind of the missing part.
         what: Lacking,
     },
     /// The bootstrap file of this node contradicts the record. The node adopts no revision until the conflict is
     /// resolved.
     Refused(String),
-    /// The rules of this node reject the revision. The node ignores the record of the revision.
+    /// The rules of this node reject the revision. The node ignores the record of a revision that its rules reject.
     Rejected(String),
     /// The record of the revision is invalid on every node.
     Void(String),
 }
 
-/// The kind of thing that a node still needs before it can adopt a revision.
+/// The kind of part that a node lacks to adopt a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::node) enum Lacking {
     /// A commit that is not in the mirror.
@@ -47,8 +48,8 @@ pub(in crate::node) enum Lacking {
     Manifest,
     /// A newer agent, which knows the schema of the record.
     Agent,
-    /// A valid record, on a node that has not accepted a revision yet. Nodes that have a valid record overwrite the
-    /// invalid record.
+    /// A valid record of acceptance, for a node that has not accepted a revision yet. Other nodes overwrite an invalid
+    /// record with their own valid record.
     Record,
 }
 
@@ -61,17 +62,18 @@ struct Step<'a> {
     requests: &'a Requests,
     mirror: Mirror,
     commit: &'a str,
-    /// The commit from which the accepted commit must descend. `None` if this node knows no commit of the source.
+    /// The commit from which the accepted commit must descend. `floor` is `None` if this node knows no commit of the
+    /// source.
     floor: Option<String>,
-    /// The git tag with which the floor commit was accepted.
+    /// The git tag of the commit from which the accepted commit must descend.
     tag: Option<String>,
     peers: AskPeers<'a>,
     now: u64,
 }
 
 impl Sources {
-    /// Fetches and loads a revision that other nodes have accepted. Each commit must descend from the commit that this
-    /// node knows. Each commit must be signed as the settings of this node require.
+    /// Fetches and loads a revision that other nodes have accepted. Each commit must descend from the last commit of
+    /// its source that this node knows. Each commit must be signed as the settings of this node require.
     ///
     /// # Errors
     /// Fails with the reason for which this node cannot adopt the revision.
@@ -177,7 +179,7 @@ impl Step<'_> {
     }
 
     /// Fetches a commit of a branch into the mirror. The commit must be reachable from the ref on the git server
-    /// (P140). A signature alone does not prove that a commit belongs to this branch. While the git server does not
+    /// (P140). A signature alone does not prove that a commit belongs to the branch. While the git server does not
     /// answer, a signed commit may come from another node.
     fn fetch_branch(&self, signed: bool) -> Result<(), AdoptionError> {
         let shown = || self.mirror.contains(self.commit) && self.mirror.has_shown(self.commit).unwrap_or(false);
@@ -222,9 +224,9 @@ impl Step<'_> {
         }
     }
 
-    /// Fetches the commit of a tag into the mirror. The git server must have a tag at this commit that matches the
-    /// pattern of the source. The version of the tag must not be lower than the accepted version. If the git server
-    /// does not answer, a signed commit may come from another node.
+    /// Fetches the commit of a tag into the mirror. A tag of the git server that matches the source's pattern must
+    /// point to the commit. The version of the tag must not be lower than the accepted version. If the git server does
+    /// not answer, a signed commit may come from another node.
     fn fetch_tag(&self, signed: bool) -> Result<(), AdoptionError> {
         let Answer { result: tags, answered } = self.requests.tags_at(&self.mirror, self.commit);
         match tags {
@@ -270,7 +272,7 @@ impl Step<'_> {
         }
     }
 
-    /// Checks that the commit is not a rewind of the commit that this node has accepted.
+    /// Checks that the commit does not rewind the source without permission (P28).
     fn check_movement(&self) -> Result<(), AdoptionError> {
         let Some(floor) = &self.floor else { return Ok(()) };
         let movement = self.mirror.movement(floor, self.commit);
@@ -295,8 +297,10 @@ impl Step<'_> {
                 return self.missing(self.settled(&error)?, answered);
             }
             if shown(floor) || !shown(self.commit) {
-                return self
-                    .missing(format!("the git server does not confirm that the ref no longer contains {floor}"), true);
+                return self.missing(
+                    format!("cannot rewind: the ref on the git server still has {floor}, or lacks the new commit"),
+                    true,
+                );
             }
         }
         Ok(())

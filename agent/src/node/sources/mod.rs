@@ -30,10 +30,10 @@ use crate::{
     status::conditions::{ConditionReason, Input},
 };
 
-/// The number of git sources after which the search for further sources ends.
+/// The maximum number of git sources, after which the search for further sources ends.
 const MOST_SOURCES: usize = 64;
 
-/// The maximum nesting depth of sources that name further sources, and of includes (P19).
+/// The maximum nesting depth of includes, and of sources that name further sources (P19).
 pub(in crate::node) const DEPTH: usize = 5;
 
 /// The accepted snapshot and the head snapshot of one source.
@@ -41,7 +41,7 @@ pub(in crate::node) const DEPTH: usize = 5;
 struct SourceState {
     /// The snapshot of the accepted commit, read from the local mirror.
     old: Option<Snapshot>,
-    /// The snapshot of the head. `None` if the node must not follow the head.
+    /// The snapshot of the head. `new` is `None` if the node must not follow the head.
     new: Option<Snapshot>,
     /// The git tag that selected the head.
     tag: Option<String>,
@@ -76,7 +76,7 @@ pub(in crate::node) struct Sources {
 pub(in crate::node) struct RefreshReport {
     /// The commits of the valid candidate revision, by source.
     pub(in crate::node) commits: BTreeMap<String, String>,
-    /// The objects at the commits of the candidate revision. `None` without a valid candidate.
+    /// The objects at the commits of the candidate revision. `set` is `None` without a valid candidate.
     pub(in crate::node) set: Option<Arc<ObjectSet>>,
     /// The inputs for the state machine of the node.
     pub(in crate::node) inputs: Vec<Input>,
@@ -118,7 +118,7 @@ impl Sources {
         Mirror::new(source.git.clone(), &self.folder)
     }
 
-    /// Returns the sources that a revision names in addition to those of the bootstrap file.
+    /// Returns the sources that only the revision names, and not the bootstrap file.
     pub(in crate::node) fn further(&self, set: &ObjectSet) -> Vec<Source> {
         further_sources(set, &self.first)
     }
@@ -182,9 +182,9 @@ impl Sources {
         Ok(report)
     }
 
-    /// Refreshes all sources. The first candidate consists of the heads of all sources. If the first candidate does not
-    /// load, each source in turn advances to its head or stays at its accepted commit. A source without a head and
-    /// without an accepted commit blocks the candidate: the node keeps its last generation (P20).
+    /// Refreshes all sources. The first candidate consists of the heads of all sources. If the heads do not load
+    /// together, the sources advance to their heads one at a time. A source without a head and without an accepted
+    /// commit blocks the candidate (P20). A node with a blocked candidate keeps its last generation.
     pub(in crate::node) fn refresh(
         &self,
         journal: &Journal,
@@ -231,8 +231,8 @@ impl Sources {
         report
     }
 
-    /// Advances the sources one at a time. A source advances if its head loads together with the sources before it.
-    /// Objects of later sources that then become invalid are held, and do not block the advance (P21).
+    /// Advances the sources one at a time. A source advances to its head if the head loads together with all earlier
+    /// sources. If objects of later sources become invalid, they are held, and do not block the advance (P21).
     fn step_by_step(
         &self,
         standings: BTreeMap<String, SourceState>,
@@ -318,8 +318,8 @@ impl Sources {
         standing
     }
 
-    /// Returns the snapshot of the head of a source. `None` if the head must not be followed. The source then stays at
-    /// its accepted commit.
+    /// Returns the snapshot of the head of a source. Returns `None` if the head must not be followed. A source whose
+    /// head must not be followed stays at its accepted commit.
     fn head(
         &self,
         journal: &Journal,
@@ -386,7 +386,7 @@ impl Sources {
         }
     }
 
-    /// Reads the tree of a verified commit with all files of the tree. A damaged mirror is rebuilt.
+    /// Reads a verified commit with all of its files. A damaged mirror is rebuilt.
     fn verified_tree(
         &self,
         mirror: &Mirror,
@@ -451,8 +451,8 @@ impl Sources {
         }
     }
 
-    /// Returns the accepted snapshot of a source from the mirror. `None` without an accepted commit, or if the mirror
-    /// cannot be read.
+    /// Returns the accepted snapshot of a source from the mirror. Returns `None` without an accepted commit, or if the
+    /// mirror cannot be read.
     fn stay(
         &self,
         mirror: &Mirror,
@@ -471,8 +471,8 @@ impl Sources {
     }
 
     /// Records a checkpoint of the accepted commit of each source. Checkpoints are in the journal, so they survive the
-    /// loss of a mirror. A commit that this refresh fetched is recorded with the tag that selected it. An unchanged
-    /// commit keeps its recorded tag. A commit that other nodes accepted is recorded with its highest tag.
+    /// loss of a mirror. A newly fetched commit is recorded with the tag that selected the commit. An unchanged commit
+    /// keeps its recorded tag. A commit that other nodes accepted is recorded with its highest tag.
     pub(in crate::node) fn remember(
         &self,
         report: &RefreshReport,
@@ -575,7 +575,7 @@ impl Sources {
     }
 }
 
-/// Selects one snapshot for each source. `None` if a source has no snapshot.
+/// Selects one snapshot for each source. Returns `None` if a source has no snapshot.
 fn choose(
     sources: &[Source],
     standings: &BTreeMap<String, SourceState>,
@@ -617,7 +617,7 @@ pub(in crate::node) fn origin(source: &Source) -> String {
     format!("{} {:?}", source.git.url, source.git.reference)
 }
 
-/// Returns the sources that Config objects in git name and that are not in `known`.
+/// Returns the sources of Config objects in git that `known` does not contain.
 fn further_sources(set: &ObjectSet, known: &[Source]) -> Vec<Source> {
     let written = set.configs.values().flat_map(|config| &config.sources);
     let mut further: Vec<Source> = Vec::new();

@@ -50,7 +50,7 @@ pub(super) fn of_error(error: &SourceError, name: &str) -> ConditionReason {
     ConditionReason::new(reason, message)
 }
 
-/// Returns the reason why the node must not follow a head. `None` if the node may follow the head (P28, P29).
+/// Returns the reason why the node must not follow a head. Returns `None` if the node may follow the head (P28, P29).
 pub(super) fn refused(source: &Source, fetched: &Fetched, guard: Option<&SourceCheckpoint>) -> Option<ConditionReason> {
     if source.git.allow_rewind {
         return None;
@@ -67,7 +67,7 @@ pub(super) fn refused(source: &Source, fetched: &Fetched, guard: Option<&SourceC
             Some(ConditionReason::new(
                 "Rewound",
                 format!(
-                    "the branch {branch} of {name} {what} {commit}; push a revert on top of it, or set allowRewind for the source"
+                    "the branch {branch} of {name} {what} {commit}; push a revert on top of the accepted commit, or set allowRewind for the source"
                 ),
             ))
         }
@@ -82,7 +82,7 @@ pub(super) fn refused(source: &Source, fetched: &Fetched, guard: Option<&SourceC
     }
 }
 
-/// Returns the reason why the node must not follow a tag. `None` if the node may follow the tag.
+/// Returns the reason why the node must not follow a tag. Returns `None` if the node may follow the tag.
 fn refused_tag(fetched: &Fetched, guard: &SourceCheckpoint) -> Option<String> {
     let accepted = &guard.commit;
     if fetched.commit == *accepted {
@@ -128,7 +128,8 @@ pub(super) fn invalid(source: &Source, errors: &[Problem]) -> ConditionReason {
     )
 }
 
-/// Returns the reason `DiskFull` or `ReadOnly` if a disk problem caused the error. `None` for other causes.
+/// Returns the reason `DiskFull` or `ReadOnly` if a disk problem caused the error. Returns `None` if another problem
+/// caused the error.
 fn disk_in(error: &SourceError) -> Option<&'static str> {
     let mut at: Option<&dyn std::error::Error> = Some(error);
     while let Some(inner) = at {

@@ -1,4 +1,5 @@
-//! Runs a task until it succeeds, up to the attempt limit of the task. Expressions of the task evaluate the result.
+//! Runs a task until it succeeds, up to the attempt limit of the task. The task's expressions decide whether an attempt
+//! has succeeded.
 
 use std::{collections::BTreeMap, thread, time::Duration};
 
@@ -71,7 +72,8 @@ pub(super) fn attempts(
     last.unwrap_or_else(|| Attempted::failed("interrupted before the first attempt of the task"))
 }
 
-/// Evaluates the report of a module. Returns the result, and whether the `until` condition holds.
+/// Evaluates the report of a module with the expressions of the task. Returns the result of the task, and whether its
+/// `until` condition is met.
 fn judge(session: &Session<'_>, task: &Task, item: Option<&Item>, report: Report) -> (Attempted, bool) {
     let fields: BTreeMap<String, Value> =
         report.fields.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
@@ -106,7 +108,7 @@ fn judge(session: &Session<'_>, task: &Task, item: Option<&Item>, report: Report
     (Attempted { outcome, message, result }, is_settled)
 }
 
-/// Returns whether an expression of a task holds for the result of the task.
+/// Returns whether an expression of a task is true for the result of the task.
 ///
 /// # Errors
 /// Fails if the expression cannot be evaluated.
@@ -125,7 +127,7 @@ pub(super) fn holds(
     }
 }
 
-/// Returns an error message if the `success` expression of a state task does not hold.
+/// Returns an error message if the `success` expression of a state task is false.
 pub(super) fn success_problem(
     session: &Session<'_>,
     task: &Task,

@@ -46,7 +46,7 @@ fn shortened(result: &Value) -> Value {
     }
 }
 
-/// Returns the rollout of a TaskBook. `None` for a TaskBook without coordination.
+/// Returns the rollout of a TaskBook. Returns `None` for a TaskBook without coordination.
 pub(super) fn rollout<'a>(session: &Session<'a>) -> Option<BookRollout<'a>> {
     let pass = session.pass;
     let (set, generation, book, coordination) = (pass.set, pass.generation, &session.book, pass.coordination?);
@@ -85,8 +85,8 @@ impl Coordinator {
         Self { record: Mutex::new(session.machine().book(&session.id)) }
     }
 
-    /// Converts the journal record of the TaskBook for the state machine of the run. In the run of a deleted TaskBook,
-    /// only the removal is left.
+    /// Converts the journal record of the TaskBook for the state machine of the run. The run of a deleted TaskBook only
+    /// removes items.
     pub(super) fn record(&self, session: &Session<'_>, admission: &AdmissionControl<'_>) -> BookRecord {
         let book = &session.book.id();
         let known = lock(&self.record);
@@ -122,8 +122,8 @@ impl Coordinator {
         }
     }
 
-    /// Writes the changed fields of the record of the TaskBook to the journal. Slots and progress are written together
-    /// with the position in the data store.
+    /// Writes the changed fields of the record of the TaskBook to the journal. One journal commit contains the slots,
+    /// the progress, and the position in the data store.
     ///
     /// # Errors
     /// Fails if the journal cannot be written.
@@ -256,7 +256,7 @@ impl Coordinator {
     }
 }
 
-/// Repeats the votes, and the results of elected tasks, that the data store has lost.
+/// Publishes again the votes and the results of elected tasks that the data store has lost.
 fn repeat_votes(session: &Session<'_>, with: Coordination<'_>, run: &Run, count: u32) {
     for number in (0..count).filter(|number| with.fleet.lacks_vote(&run.spec, *number)) {
         let Some(segment) = run.segments.get(index(number)) else { return };
@@ -357,7 +357,7 @@ fn index(number: u32) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-/// Returns the index of the segment of a task. Zero for a task without a segment.
+/// Returns the index of the segment of a task. Returns zero for a task without a segment.
 fn segment_of(run: &Run, at: TaskRef) -> usize {
     run.segments.iter().position(|segment| segment.tasks.contains(&at.index)).unwrap_or_default()
 }

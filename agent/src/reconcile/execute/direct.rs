@@ -32,7 +32,7 @@ struct Effect<'t> {
     key: Managed,
     applied: AppliedItem,
     is_first: bool,
-    /// The items that were recorded before the change, and that did not exist before.
+    /// The recorded items that did not exist before the change.
     recorded: Vec<Managed>,
 }
 
@@ -84,7 +84,7 @@ fn carry_out_all<'t>(session: &Session<'_>, effects: Vec<Effect<'t>>, writer: &F
 /// Writes the intent of a change to the journal, with the records that must survive a crash during the change.
 ///
 /// # Errors
-/// Fails if the journal cannot be written. The caller must then make no change.
+/// Fails if the journal cannot be written. After an error, the caller must make no change.
 pub(super) fn intend(session: &Session<'_>, phase: Phase, mut changes: Changes) -> Result<(), ModuleError> {
     let Some(journal) = &session.machine().journal else { return Ok(()) };
     changes.set(&Intent { phase, book: session.book.id(), paths: Vec::new() });
@@ -105,7 +105,7 @@ fn pending_names(session: &Session<'_>) -> BTreeSet<String> {
     pending.into_iter().map(|(id, _)| id).collect()
 }
 
-/// Records the notifications and the undo before a change, so that these records survive a crash during the change.
+/// Records the notifications and the undo before a change, so that a crash does not lose them.
 fn record_in_advance<'t>(session: &Session<'_>, effect: Effect<'t>, before: &mut Changes) -> Effect<'t> {
     let (task, ready) = (effect.task, &effect.rendered.ready);
     let context = session.context(task);
@@ -154,7 +154,8 @@ fn record_parts(
     recorded
 }
 
-/// Applies a change whose intent is in the journal. The limit is `time`, or the timeout of the task.
+/// Applies a change whose intent is in the journal. `time` limits the duration of the change; `None` means the timeout
+/// of the task.
 fn carry_out(session: &Session<'_>, effect: Effect<'_>, time: Option<Duration>, writer: &FsWriter) -> (usize, Applied) {
     let context = session.context(effect.task);
     let context = Context { timeout: time.unwrap_or(context.timeout), ..context };
@@ -265,8 +266,8 @@ fn is_done(session: &Session<'_>, effect: &Effect<'_>) -> bool {
     matches!(effect.resource().check(&session.context(effect.task)), Ok(Checked::InSync))
 }
 
-/// Discards changes that were recorded in advance but did not run. The undo and the notifications of these changes are
-/// removed. A notification stays if another task has notified the same handler.
+/// Discards changes that were recorded in advance but did not run. The undo and the notifications of the discarded
+/// changes are removed. A notification stays if another task has notified the same handler.
 fn never_ran(session: &Session<'_>, effects: Vec<Effect<'_>>, notified: &BTreeSet<String>) {
     let names: BTreeSet<String> = effects.iter().map(|effect| effect.rendered.instance.name.clone()).collect();
     let mut changes = Changes::default();
@@ -289,7 +290,8 @@ fn never_ran(session: &Session<'_>, effects: Vec<Effect<'_>>, notified: &BTreeSe
     }
 }
 
-/// Returns the undo keys of items that do not exist. Existing items keep their undo, so that they can be pruned later.
+/// Returns the undo keys of the items that do not exist on the node. Existing items keep their undo, so that they can
+/// be pruned later.
 fn missing(session: &Session<'_>, effect: &Effect<'_>) -> Vec<Managed> {
     let undo = effect.resource().undo(&session.context(effect.task));
     let missing = undo.as_ref().and_then(|undo| undo.get("names")?.as_array().cloned()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The executor of a plan. This executor only reads the node, and runs no command (D25).
+//! The executor of a plan. A dry run only reads the node, and runs no command (D25).
 
 use std::{
     collections::BTreeSet,
@@ -22,7 +22,7 @@ use crate::reconcile::pass::PassContext;
 /// The executor of a plan, which reads the node and changes nothing.
 pub(in crate::reconcile) struct DryRun<'a> {
     session: Session<'a>,
-    /// True if a change was planned. A later probe may depend on such a change.
+    /// True if a change was planned, on which a later probe may depend.
     has_changes: AtomicBool,
 }
 

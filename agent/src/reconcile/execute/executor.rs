@@ -33,10 +33,10 @@ use towpath_reconcile::plan::batch::ChangeSet;
 
 /// An executor that carries out the commands of a run.
 pub(in crate::reconcile) trait CarryOut<'a>: Sync + Sized {
-    /// The outcome of a task that needs the missing result of another task.
+    /// The outcome of a task that needs a missing result of another task.
     const LACKING: Outcome;
 
-    /// The tools of the executor, beside the session.
+    /// The values that the executor needs in addition to its session.
     type Tools: Copy;
 
     /// Creates the executor for one TaskBook.
@@ -157,7 +157,7 @@ fn panicked(_: &(dyn Any + Send)) -> Observation {
     Observation::Failed("internal error: the task panicked; please report it with the log of this run".to_owned())
 }
 
-/// Returns the report of a run that waits although no command is in progress.
+/// Returns the error report of a run that waits although no command is in progress.
 fn stuck() -> BookReport {
     let message =
         "internal error: the run waits although no command is in progress; please report this error with the log"
@@ -166,8 +166,8 @@ fn stuck() -> BookReport {
     BookReport { tasks: vec![report], ..BookReport::default() }
 }
 
-/// Returns whether a command may take long. All other commands are answered immediately, even while tasks run in
-/// parallel.
+/// Returns whether a command may take long. Commands that cannot take long are answered immediately, even while tasks
+/// run in parallel.
 fn takes_time(command: &Command) -> bool {
     matches!(command, Command::Check(_) | Command::Apply(..) | Command::Execute(_) | Command::Reboot(..))
 }
@@ -180,7 +180,7 @@ pub(in crate::reconcile) struct Executor<'a> {
 }
 
 impl<'a> Executor<'a> {
-    /// Returns the permit for a change. The run has asked for the admission before.
+    /// Returns the permit for a change. The run has already requested the admission of the change.
     fn permit(&self) -> Result<Permit<'a>, String> {
         self.admission.permit(Admission::SlotAndWindow)
     }
@@ -221,7 +221,7 @@ impl<'a> Executor<'a> {
 }
 
 impl Executor<'_> {
-    /// Returns the rollout under which the items of the TaskBook are removed if the TaskBook is deleted (D32).
+    /// Returns the rollout for the removal of the TaskBook's items after its deletion (D32).
     fn last_rollout(&self, known: Option<LastRollout>) -> Option<LastRollout> {
         let session = &self.session;
         let rollout = &session.book.rollout;
@@ -240,8 +240,8 @@ impl Executor<'_> {
         Some(LastRollout { slots, before, after })
     }
 
-    /// Records the inventory of the TaskBook, and the items that were in sync. Known items stay in the inventory,
-    /// because the new list may be incomplete.
+    /// Records the inventory of the TaskBook, and the items that were in sync. Items of the old inventory stay
+    /// recorded, because the new list may be incomplete.
     fn record(&self, findings: &Findings) -> Result<(), String> {
         let session = &self.session;
         let machine = session.machine();

@@ -136,8 +136,8 @@ fn unconditional(session: &Session<'_>, task: &Task, writer: &FsWriter) -> Attem
     attempted
 }
 
-/// Runs a pending handler. Deletes the notification of the handler if the handler succeeds. A notification that another
-/// task sends during the run stays.
+/// Runs a pending handler. Deletes the notification of the handler if the handler succeeds. A notification that arrives
+/// while the handler runs is kept.
 fn handler(session: &Session<'_>, pending: &PendingHandler, writer: &FsWriter) -> Attempted {
     let key = session.id.task(pending.id.as_str());
     let notified: Option<HandlerRecord> = session.machine().record(&key);
@@ -187,7 +187,7 @@ struct Reboot {
     is_done: bool,
 }
 
-/// Checks whether a reboot is due or done. `None` if no reboot is due or done.
+/// Checks whether a reboot is due or done. Returns `None` if no reboot is due or done.
 fn reboot_state(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Result<Option<Reboot>, String> {
     let ready = &rendered.ready;
     let key = session.id.task(rendered.instance.name.as_str());
@@ -368,8 +368,7 @@ pub(super) fn execute(
     }
 }
 
-/// Returns a result in the form that the journal keeps: without `changed` and `outcome`, and only with the end of long
-/// texts.
+/// Returns a result as the journal keeps it: without `changed` and `outcome`, and with shortened texts.
 fn remembered(result: Option<&Value>) -> Value {
     let Some(Value::Object(map)) = result else { return Value::Null };
     let kept = map.iter().filter(|(key, _)| !matches!(key.as_str(), "changed" | "outcome")).map(|(key, value)| {

@@ -70,7 +70,7 @@ impl RenderedTask {
     }
 }
 
-/// The findings of a check that found a required change.
+/// The change or the action that a check found to be necessary.
 #[derive(Debug)]
 pub(super) enum Found {
     /// The state of an item differs from the desired state.
@@ -86,7 +86,7 @@ pub(super) enum Found {
         /// True if the `changed` expression of the task is false for this change.
         is_quiet: bool,
     },
-    /// An action must run. The value is the record of the last run of the action.
+    /// An action must run. The value is the record of the action's last run.
     Action(Option<ActionRecord>),
 }
 
@@ -95,13 +95,13 @@ pub(super) enum Found {
 pub(in crate::reconcile) struct Notes {
     /// The versions of the managed files before the checks of the files.
     pub(in crate::reconcile) watched: Watched,
-    /// The full or read-only disk that the run met, with its message.
+    /// The full or read-only disk that the run found, with the error message.
     pub(in crate::reconcile) disk: Option<(Disk, String)>,
     /// True if another program changed managed items during the run.
     pub(in crate::reconcile) moved: bool,
     /// The checks that confirm the steady state, by task and item.
     pub(super) settled: BTreeMap<(TaskRef, usize), Settled>,
-    /// The items that were in sync but whose record lacks the current definition.
+    /// The items in sync that the journal does not record with their current definition.
     pub(super) in_sync: BTreeMap<InstanceId, (Managed, AppliedItem)>,
     /// The duration of each rendered task.
     took: BTreeMap<InstanceId, Duration>,
@@ -131,7 +131,7 @@ pub(in crate::reconcile) struct Session<'a> {
     pub(super) book: Arc<Book>,
     pub(super) id: BookId,
     pub(in crate::reconcile) renderer: Renderer,
-    /// The outcome of a task that needs the result of another task, if that result is missing.
+    /// The outcome of a task that needs a missing result of another task.
     pub(super) lacking: Outcome,
     /// The last rollout of the TaskBook, if the TaskBook was deleted.
     pub(super) last: Option<LastRollout>,
@@ -141,8 +141,7 @@ pub(in crate::reconcile) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Creates a session. `lacking` is the outcome of a task that needs the result of another task, if that
-    /// result is missing.
+    /// Creates a session. `lacking` is the outcome of a task that needs a missing result of another task.
     pub(in crate::reconcile) fn new(
         pass: &'a PassContext<'a>,
         book: Arc<Book>,
@@ -237,9 +236,9 @@ impl<'a> Session<'a> {
         parts.find_map(|part| self.claims.take(&part.module, &part.identity, owner, keeps_state))
     }
 
-    /// Records the versions of the files that a task manages, before the check of the task. A change during the pass is
-    /// then not mistaken for a result of the pass. If several tasks manage a file, the version before the first task
-    /// counts.
+    /// Records the versions of the files that a task manages, before the check of the task. With the recorded version,
+    /// a later change during the pass is not mistaken for a result of the pass. For a file of several tasks, the
+    /// version before the first task is recorded.
     pub(super) fn watch(&self, options: &dyn Resource, context: &Context<'_>) {
         let machine = self.machine();
         for path in options.watched_paths(context) {

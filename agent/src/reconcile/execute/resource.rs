@@ -1,4 +1,4 @@
-//! Evaluates loops, renders tasks and checks items. None of these steps changes the node.
+//! Evaluates loops, renders tasks and checks items. Rendering and checking do not change the node.
 
 use std::sync::Arc;
 
@@ -70,7 +70,7 @@ pub(super) fn render(session: &Session<'_>, instance: &Arc<Instance>) -> Result<
         let owner = Owner { task: format!("{}/{}", session.book.id(), task.id), item };
         if let Some(other) = session.claim(parts, &owner, options.kind() == Kind::State) {
             return Err(failed(format!(
-                "{module} {identity} is managed by {other} too; remove one of the two tasks, or give it another item"
+                "{module} {identity} is managed by {other} too; remove one of the two tasks, or give one task another item"
             )));
         }
         managed.extend(instance::managed(options, identity, &context).into_iter().map(managed_item));
@@ -181,7 +181,7 @@ fn state(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Checked
     Checked { check, last, shown: None }
 }
 
-/// Ends the check of an item in sync. The same check can later confirm the steady state.
+/// Ends the check of an item in sync. The check of an item in sync can later confirm the steady state.
 fn in_sync(session: &Session<'_>, task: &Task, rendered: &RenderedTask, data: Option<Value>) -> Check {
     let options = &rendered.ready.options;
     let context = session.context(task);

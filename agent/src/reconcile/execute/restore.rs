@@ -98,9 +98,9 @@ fn remove_one<'m>(
 }
 
 /// The message for an item that was removed by its undo.
-const TAKEN_OUT: &str = "the item was removed again";
+const TAKEN_OUT: &str = "the item was removed, because the agent had added it";
 
-/// Returns the resource that removes an item. `None` if the record of the item has no undo.
+/// Returns the resource that removes an item. Returns `None` if the record of the item has no undo.
 fn undo(session: &Session<'_>, managed: &Managed) -> Result<Option<Arc<dyn Resource>>, String> {
     let Some(params) = session.machine().applied(managed).and_then(|applied| applied.undo) else { return Ok(None) };
     let said = |problems: Vec<Problem>| problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>();
@@ -224,8 +224,8 @@ fn forget_one(session: &Session<'_>, managed: &Managed, changes: &mut Changes) {
     }
 }
 
-/// Returns the deleted TaskBooks that keep this node out of service. Their removal has failed, or only the tasks before
-/// the removal have run. The slots of these TaskBooks are not released.
+/// Returns the deleted TaskBooks that keep this node out of service. A deleted TaskBook keeps the node out of service
+/// if its removal failed or has begun. A TaskBook that keeps the node out of service also keeps its slot.
 pub(super) fn out_of_service(pass: &PassContext<'_>) -> BTreeSet<BookId> {
     let is_present = |id: &BookId| pass.view.books.iter().any(|book| book_id(book) == *id);
     let books = pass.machine.records::<BookRecord>().into_iter();

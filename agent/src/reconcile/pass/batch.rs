@@ -97,8 +97,8 @@ fn remember_originals(
     Ok(())
 }
 
-/// Records the files that can only be validated in their final location. If the agent crashes before the validation, it
-/// validates these files at its next start.
+/// Records the files that can only be validated in their final location. After a crash, the agent validates the
+/// recorded files at its next start.
 fn mark_unchecked(
     machine: &HostContext,
     journal: &Journal,
@@ -165,7 +165,7 @@ fn real_path(machine: &HostContext, step: &Step) -> Result<(String, FsReader), M
     Ok((machine.reader.resolved(path, through).map_err(io)?, machine.reader.clone()))
 }
 
-/// Returns the path on the host that a step changes. `None` if the path cannot be resolved.
+/// Returns the path on the host that a step changes. Returns `None` if the path cannot be resolved.
 pub(in crate::reconcile) fn changed_path(machine: &HostContext, step: &Step) -> Option<PathBuf> {
     let (path, _) = real_path(machine, step).ok()?;
     Some(machine.reader.real_path(&path))
@@ -194,7 +194,8 @@ fn original(reader: &FsReader, journal: &Journal, path: &str) -> Result<Original
     })
 }
 
-/// Returns the error of a change whose intent cannot be written to the journal. The change is then not made.
+/// Returns the error of a change whose intent cannot be written to the journal. A change without a recorded intent is
+/// not made.
 pub(in crate::reconcile) fn journal_failed(error: &JournalError) -> ModuleError {
     let disk = match error {
         JournalError::DiskFull { .. } => Some(towpath_modules::Disk::Full),

@@ -30,9 +30,9 @@ use crate::reconcile::{
 struct Course<E> {
     book: Arc<Book>,
     outcome: BookOutcome,
-    /// The run of the TaskBook. `None` after the end of the run, or if the run could not start.
+    /// The run of the TaskBook. `run` is `None` after the end of the run, or if the run could not start.
     run: Option<Started<E>>,
-    /// The items that the TaskBook manages. `None` if some items are not known.
+    /// The items that the TaskBook manages. `managed` is `None` if some items are not known.
     managed: Option<Arc<BTreeSet<ManagedItem>>>,
     begun: Instant,
 }
@@ -43,7 +43,8 @@ struct Books<E> {
     outcome: PassOutcome,
 }
 
-/// Runs a pass with one type of executor and its tools. `computed_failures` are messages about values that could not be computed.
+/// Runs a pass with one type of executor and its tools. `computed_failures` contains messages about values that could
+/// not be computed.
 pub(in crate::reconcile) fn run<'a, E: CarryOut<'a>>(
     pass: &'a PassContext<'a>,
     tools: E::Tools,
@@ -111,8 +112,8 @@ impl<'a, E: CarryOut<'a>> Books<E> {
         }
     }
 
-    /// Returns the items that the TaskBooks of this node manage. `None` if some items are not known, or if an object is
-    /// held. Nothing is pruned while an object is held, because the object is still in git.
+    /// Returns the items that the TaskBooks of this node manage. Returns `None` if some items are not known, or if an
+    /// object is held. Nothing is pruned while an object is held, because the object is still in git.
     fn all_managed(&self, pass: &PassContext<'_>) -> Option<Arc<BTreeSet<ManagedItem>>> {
         let is_complete = self.courses.len() == pass.view.books.len() && pass.set.held.is_empty();
         let known = self.courses.iter().map(|course| course.managed.as_ref()).collect::<Option<Vec<_>>>();
@@ -199,8 +200,8 @@ fn dependencies(book: &Book, done: &BTreeMap<String, Outcome>) -> Vec<String> {
     needed.filter_map(blocks).collect()
 }
 
-/// Returns the deleted TaskBooks of this node with their inventories. A TaskBook without items may have left a pending
-/// handler.
+/// Returns the deleted TaskBooks of this node with their inventories. The result includes TaskBooks without items,
+/// because they may have left a pending handler.
 fn gone(pass: &PassContext<'_>) -> BTreeMap<BookId, InventoryRecord> {
     let present: BTreeSet<BookId> = pass.view.books.iter().map(|book| book_id(book)).collect();
     let mut inventories: BTreeMap<BookId, InventoryRecord> = pass.machine.records().into_iter().collect();
@@ -211,7 +212,7 @@ fn gone(pass: &PassContext<'_>) -> BTreeMap<BookId, InventoryRecord> {
     inventories
 }
 
-/// Returns a TaskBook without tasks, which removes the remaining items of a deleted TaskBook. Its `before` and `after`
+/// Returns a TaskBook without tasks, which removes the remaining items of a deleted TaskBook. The `before` and `after`
 /// tasks come from the last rollout of the deleted TaskBook.
 fn book_of(id: &BookId, record: &InventoryRecord) -> Arc<Book> {
     // A deleted TaskBook has no location in git.
@@ -235,8 +236,8 @@ fn book_of(id: &BookId, record: &InventoryRecord) -> Arc<Book> {
     })
 }
 
-/// Returns a task that runs before or after the removal of a deleted TaskBook. The executor has the parameters of the
-/// task.
+/// Returns a task that runs before or after the removal of a deleted TaskBook. The returned task has no parameters,
+/// because the executor reads them from the journal.
 fn task_of(kept: KeptTask, place: &Place) -> Task {
     let module = towpath_proto::module(&kept.module);
     Task {
@@ -350,12 +351,13 @@ fn budget_of(pass: &PassContext<'_>, id: &BookId, last: Option<&str>) -> PruneBu
     PruneBudget::of(pass.set, &id.namespace, &id.name, last)
 }
 
-/// Returns the TaskBook with this id. `None` if the node has no such TaskBook.
+/// Returns the TaskBook with the given id. Returns `None` if the node has no TaskBook with the id.
 fn present<'p>(pass: &PassContext<'p>, id: &BookId) -> Option<&'p Arc<Book>> {
     pass.view.books.iter().find(|book| book.namespace == id.namespace && book.name == id.name)
 }
 
-/// Returns the rank of a module in the order of removal. A module that this agent does not know comes first.
+/// Returns the rank of a module in the order of removal. Items of a module that this agent does not know are removed
+/// first.
 fn removal_order(module: &str) -> u32 {
     towpath_proto::module(module).map_or(0, |module| module.removal)
 }

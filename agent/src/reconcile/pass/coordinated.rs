@@ -20,7 +20,7 @@ pub(in crate::reconcile) fn remember_store_position(fleet: &Fleet, changes: &mut
     changes.set(&StorePosition::from(fleet.known()));
 }
 
-/// Returns the slot of a node in a rollout, without a claim.
+/// Returns the slot that a node needs in a rollout, before the node claims the slot.
 pub(in crate::reconcile) fn slot_of(spec: &RolloutSpec, node: &str) -> SlotRef {
     SlotRef { budget: spec.group.clone(), partition: spec.part(node).to_owned(), claim: None }
 }
@@ -59,14 +59,15 @@ fn remember_slot(machine: &HostContext, fleet: &Fleet, book: &BookId, slot: Opti
     }
 }
 
-/// Returns whether this node holds a slot or waits for a slot. Such a node stays in the fleet when its agent stops.
+/// Returns whether this node holds a slot or waits for a slot. A node that holds or awaits a slot stays in the fleet
+/// when its agent stops.
 pub fn holds_slots(journal: &Journal) -> bool {
     journal.all::<BookRecord>().is_ok_and(|books| books.iter().any(|(_, book)| book.slot.is_some()))
 }
 
 /// Releases the slots of TaskBooks that no longer run on this node, after the new revision is applied (P66). The
-/// TaskBooks in `removing` keep their slots, because their removal needs a slot (D32). Returns whether all other slots
-/// are released.
+/// TaskBooks in `removing` keep their slots, because their removal needs a slot (D32). Returns whether all slots of
+/// TaskBooks outside `removing` are released.
 pub(in crate::reconcile) fn leave_gone_books(pass: &PassContext<'_>, removing: &BTreeSet<BookId>) -> bool {
     let Some(with) = pass.coordination else { return true };
     let mut released = true;

@@ -1,5 +1,5 @@
-//! The plan for another node. The state of that node is not known here, so the plan compares two revisions as that node
-//! renders them.
+//! The plan for another node. The state of another node is not known here, so the plan compares two revisions rendered
+//! for that node.
 
 use std::collections::BTreeMap;
 
@@ -34,11 +34,11 @@ pub struct DesiredTask {
     pub is_action: bool,
     /// True for a task that never changes anything.
     pub is_probe: bool,
-    /// True if the condition of the task does not hold.
+    /// True if the condition of the task is false.
     pub skipped: bool,
-    /// The identities of the managed items. `None` if they are not known.
+    /// The identities of the managed items. `items` is `None` if the items are not known.
     pub items: Option<Vec<String>>,
-    /// The parameters. Null if they are not known.
+    /// The parameters, or null if the parameters are not known.
     pub params: Value,
     /// A digest of the files that the task copies or runs.
     pub source: Option<String>,
@@ -52,16 +52,16 @@ pub struct DesiredTask {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Desired {
-    /// The number of the revision. 0 for a working tree.
+    /// The number of the revision, or 0 for a working tree.
     pub generation: u64,
-    /// The tasks. `None` if there is no revision, or if it does not name the node.
+    /// The tasks. `tasks` is `None` if there is no revision, or if the revision does not name the node.
     pub tasks: Option<Vec<DesiredTask>>,
     /// The books of the node. The value is true if the book removes the items that it no longer mentions.
     pub prunes: BTreeMap<String, bool>,
 }
 
 impl Desired {
-    /// Renders the tasks of the node that a view belongs to.
+    /// Renders the tasks of the node for which a view was made.
     pub(crate) fn of(revision: &Revision, view: &NodeView, inputs: &Inputs) -> Result<Self, RenderError> {
         let generation = revision.generation;
         if !revision.set.all_nodes().contains(&view.node) {
@@ -152,8 +152,8 @@ fn render(renderer: &Renderer, task: &Task, item: Option<&Item>) -> Result<Rende
     Ok(Rendered::Ready(Known { skipped, params, items, source }))
 }
 
-/// Returns the identities of the items that a task manages, for example each package of a list. `None` if they are not
-/// known.
+/// Returns the identities of the items that a task manages, for example each package of a list. Returns `None` if the
+/// items are not known.
 fn items_of(module: &ModuleUse, params: &Value) -> Option<Vec<String>> {
     if module.schema.kind != ModuleKind::State {
         return Some(Vec::new());
@@ -163,8 +163,8 @@ fn items_of(module: &ModuleUse, params: &Value) -> Option<Vec<String>> {
     if parts.is_empty() { Some(vec![module.schema.identity(params)?]) } else { Some(parts.to_vec()) }
 }
 
-/// Returns a digest of a file, or of all files below a folder. `None` if the tree has no such path, for example because
-/// the source is a URL.
+/// Returns a digest of a file, or of all files below a folder. Returns `None` if the tree has no such path, for example
+/// because the source is a URL.
 fn digest(tree: &dyn Tree, path: &str) -> std::io::Result<Option<String>> {
     let Some(entry) = tree.entry(path)? else { return Ok(None) };
     let entries = match entry.kind {
@@ -181,7 +181,7 @@ fn digest(tree: &dyn Tree, path: &str) -> std::io::Result<Option<String>> {
     Ok(Some(hex::encode(hasher.finalize())))
 }
 
-/// Compares the tasks of a node in two revisions. An empty `before` is a node on which nothing is applied.
+/// Compares the tasks of a node in two revisions. An empty `before` represents a node on which nothing is applied.
 pub fn compare(before: &Desired, after: &Desired) -> Vec<pb::PlannedTask> {
     let (before_tasks, after_tasks) = (tasks_of(before), tasks_of(after));
     let base = Base { owners: owners(before_tasks), tasks: before_tasks };
@@ -206,15 +206,15 @@ fn tasks_of(desired: &Desired) -> &[DesiredTask] {
     desired.tasks.as_deref().unwrap_or_default()
 }
 
-/// The tasks of the revision with which a plan compares.
+/// The tasks of the base revision, with which a plan compares.
 struct Base<'t> {
     owners: BTreeMap<(&'t str, &'t str), &'t DesiredTask>,
     tasks: &'t [DesiredTask],
 }
 
 impl<'t> Base<'t> {
-    /// Returns the task that manages one of the items of another task. `None` if there is none, or if its condition does
-    /// not hold.
+    /// Returns the task that manages one of the items of another task. Returns `None` if no task manages the item, or
+    /// if the condition of the task is false.
     fn owner(&self, task: &DesiredTask) -> Option<&'t DesiredTask> {
         let items = task.items.iter().flatten();
         items
@@ -222,7 +222,7 @@ impl<'t> Base<'t> {
             .find(|old| !old.skipped)
     }
 
-    /// Returns whether the node may already have what a task describes, because a task of the base is not known.
+    /// Returns whether an unknown task of the base revision may already provide the state of a task.
     fn may_have(&self, task: &DesiredTask) -> bool {
         self.tasks.iter().any(|old| {
             let is_unknown = old.unknown.is_some() || old.error.is_some() || old.items.is_none() && !old.skipped;
@@ -232,8 +232,8 @@ impl<'t> Base<'t> {
     }
 }
 
-/// Returns the managed items, by module and identity, each with its task. Of several tasks with one item, the task whose
-/// condition holds is the owner.
+/// Returns the managed items, by module and identity, each with its task. If several tasks have the same item, the item
+/// belongs to the task whose condition is true.
 fn owners(tasks: &[DesiredTask]) -> BTreeMap<(&str, &str), &DesiredTask> {
     let mut owners: BTreeMap<(&str, &str), &DesiredTask> = BTreeMap::new();
     for task in tasks {

@@ -17,8 +17,8 @@ use super::HostContext;
 
 /// The result of preparing a task.
 pub(in crate::reconcile) enum Prepared {
-    /// The condition of the task is false. Contains the items that the task would manage. `None` if the items are not
-    /// known.
+    /// The condition of the task is false. The value contains the items that the task would manage. The value is `None`
+    /// if the items are not known.
     Skipped(Option<Vec<Managed>>),
     /// Inputs of the task are missing.
     Missing(Vec<MissingInput>),
@@ -35,7 +35,7 @@ pub(in crate::reconcile) struct Ready {
     pub(in crate::reconcile) params: Value,
     /// A keyed digest of the parameters and the source of the task.
     pub(in crate::reconcile) definition: String,
-    /// The identity of the managed item. `None` for a task without an item.
+    /// The identity of the managed item. `identity` is `None` for a task without an item.
     pub(in crate::reconcile) identity: Option<String>,
 }
 
@@ -104,8 +104,8 @@ pub(in crate::reconcile) fn prepare(
     Prepared::Ready(Box::new(Ready { options, params, definition, identity }))
 }
 
-/// Returns the items that a skipped task would manage. These items must not be pruned. `None` if the items are not
-/// known.
+/// Returns the items that a skipped task would manage. The items of a skipped task must not be pruned. Returns `None`
+/// if the items are not known.
 pub(in crate::reconcile) fn skipped(
     machine: &HostContext,
     renderer: &Renderer,

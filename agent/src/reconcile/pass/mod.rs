@@ -52,7 +52,7 @@ pub struct HostContext {
     pub node: String,
     /// The reader for files below the root directory.
     pub reader: FsReader,
-    /// The journal of the node. `None` for a plan that runs beside an agent, or without a state directory.
+    /// The journal of the node. `journal` is `None` for a plan that runs beside an agent, or without a state directory.
     pub journal: Option<Arc<Journal>>,
     /// The wall clock and the monotonic clock.
     pub clock: Arc<dyn Clock>,
@@ -62,7 +62,7 @@ pub struct HostContext {
     pub memory: ModuleCache,
     /// The files that the agent has written since the last check of each file.
     pub written: Arc<WrittenFiles>,
-    /// The records of the applied items. The records are read from the journal once.
+    /// The records of the applied items, read from the journal once.
     applied: Mutex<Option<BTreeMap<Managed, AppliedItem>>>,
 }
 
@@ -83,8 +83,8 @@ impl HostContext {
         Self { node, reader, journal, clock, digest_key, memory, written, applied: Mutex::new(None) }
     }
 
-    /// Returns a record from the journal. `None` if the record is missing. An unreadable record is logged and counts as
-    /// missing.
+    /// Returns a record from the journal. Returns `None` if the record is missing. An unreadable record is logged and
+    /// counts as missing.
     pub(in crate::reconcile) fn record<R: Record>(&self, key: &KeyOf<R>) -> Option<R> {
         self.try_record(key).unwrap_or_else(|error| {
             tracing::warn!("{error}");
@@ -143,8 +143,8 @@ impl towpath_modules::Origins for Originals {
 pub struct Coordination<'a> {
     /// The fleet of the node.
     pub fleet: &'a Fleet,
-    /// The manifest of the revision. It contains the generation in which each TaskBook last changed, and the nodes that
-    /// had joined by then.
+    /// The manifest of the revision. For each TaskBook, the manifest contains the generation of the last change, and
+    /// the nodes that had joined by then.
     pub manifest: &'a RevisionManifest,
 }
 
@@ -156,11 +156,11 @@ pub struct PassContext<'a> {
     pub set: &'a ObjectSet,
     /// The parts of the revision that concern this node.
     pub view: &'a NodeView,
-    /// The facts and the other nodes, for rendering.
+    /// The facts and the other nodes, which templates can read.
     pub inputs: Inputs,
     /// The generation of the revision.
     pub generation: u64,
-    /// True if the revision is not yet fully applied on the node. In this case, probes run.
+    /// True if the revision is not yet fully applied on the node. Probes run while the revision is not fully applied.
     pub fresh: bool,
     /// The drift policy of tasks without a drift policy of their own.
     pub drift: Drift,
@@ -168,7 +168,7 @@ pub struct PassContext<'a> {
     pub suspended: Vec<pb::Suspend>,
     /// The maintenance windows in which changes may begin.
     pub windows: Windows,
-    /// The access to the fleet. `None` for a plan.
+    /// The access to the fleet. `coordination` is `None` for a plan.
     pub coordination: Option<Coordination<'a>>,
     /// True if the node agrees with other nodes through a shared data store.
     pub shares_store: bool,
@@ -185,17 +185,18 @@ pub struct PassContext<'a> {
 pub struct PassOutcome {
     /// The outcomes of the TaskBooks, in the order in which they ran.
     pub books: Vec<BookOutcome>,
-    /// The versions of the managed files before the checks of the files. File events are compared with these versions.
+    /// The versions of the managed files before their checks, for comparison with file events.
     pub watched: Watched,
-    /// The full or read-only disk that the pass met, with its message.
+    /// The full or read-only disk that the pass found, with the error message.
     pub disk: Option<(Disk, String)>,
     /// True if the pass was preempted.
     pub interrupted: bool,
-    /// True if another program changed managed items during the pass. The pass must then be repeated.
+    /// True if another program changed managed items during the pass, so the pass must be repeated.
     pub moved: bool,
     /// The names of the facts that the pass read.
     pub facts_read: BTreeSet<String>,
-    /// The checks that confirm the steady state without rendering. `None` if the pass found no steady state.
+    /// The checks that confirm the steady state without rendering. `settled` is `None` if the pass found no steady
+    /// state.
     pub settled: Option<Vec<Settled>>,
 }
 
@@ -207,18 +208,18 @@ pub type Watched = BTreeMap<PathBuf, Seen>;
 pub enum Settled {
     /// The expected inputs of a check, stored as data.
     Expectations(Vec<Expectation>),
-    /// The check of the module, if its inputs cannot be stored as data.
+    /// The check of the module, for inputs that cannot be stored as data.
     Check {
         /// The resolved parameters of the task.
         options: Arc<dyn Resource>,
-        /// The source files of the task, and the folder of the task in them.
+        /// The source files of the task, and the task's folder within the source.
         source: Option<(Arc<dyn Tree>, String)>,
         /// The time limit of the check.
         timeout: Duration,
     },
 }
 
-/// Returns whether all checks of a steady state still hold.
+/// Returns whether all checks of a steady state still succeed.
 pub fn still_settled(machine: &HostContext, settled: &[Settled], cancel: &Cancel) -> bool {
     let mut inspector = Inspector::new(&machine.reader, &machine.digest_key);
     settled.iter().all(|one| match one {
@@ -240,8 +241,8 @@ pub fn still_settled(machine: &HostContext, settled: &[Settled], cancel: &Cancel
 
 impl PassContext<'_> {
     /// Returns the items that tasks manage, as far as the items are known before the pass. Two tasks that manage the
-    /// same item are therefore found before either task is applied. Items that depend on a result are compared as soon
-    /// as they are known.
+    /// same item are therefore found before either task is applied. Items that depend on a task result are compared
+    /// later, once the result is known.
     pub(in crate::reconcile) fn claims(&self) -> Claims {
         Claims::ahead(self.set, self.view, &self.inputs, &kept_identities)
     }
@@ -257,7 +258,7 @@ impl PassOutcome {
 /// The state of another node, as templates see it.
 #[derive(Debug, Clone)]
 pub struct Other {
-    /// The liveness of the node, such as `alive`, as gossip or the lease of the node shows it.
+    /// The liveness of the node, such as `alive`, from gossip or from the node's lease.
     pub liveness: &'static str,
     /// The facts that the node shares.
     pub facts: Option<Value>,

@@ -25,12 +25,12 @@ const KINDS: [ModuleKind; 4] =
 const POLICIES: [Drift; 3] = [Drift::Correct, Drift::Report, Drift::Ignore];
 const MODES: [RunMode; 2] = [RunMode::NewRevision, RunMode::Steady];
 
-/// Returns a last run of the task for each state that the journal can have.
+/// Returns one last run for each state of a task that the journal can record.
 fn journals() -> [Option<LastRun>; 5] {
     [None, last(false, false), last(true, false), last(false, true), last(true, true)]
 }
 
-/// Returns true if a predicate is true for every policy and mode.
+/// Returns true if a predicate is true for every drift policy and every run mode.
 fn always(holds: impl Fn(Drift, RunMode) -> bool) -> bool {
     POLICIES.iter().all(|policy| MODES.iter().all(|mode| holds(*policy, *mode)))
 }

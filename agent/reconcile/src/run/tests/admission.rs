@@ -307,7 +307,7 @@ fn failure_before_the_admission_holds_no_slot() {
     assert_eq!(world.record.slot, Some(SlotRef { slot: slot(), state: SlotState::Waiting }));
 }
 
-/// Returns the record of a node that has a slot in this state, in the budget of the run or in another one.
+/// Returns the record of a node with a slot in the given state, in the run's budget or in another budget.
 fn with_slot(state: SlotState, is_other: bool) -> BookRecord {
     let mut slot = slot();
     if is_other {

@@ -1,4 +1,5 @@
-//! Tests of an executor that answers wrongly. The run ends with an error, and does not panic.
+//! Tests of an executor that answers wrongly. A run whose executor answers wrongly ends with an error, and does not
+//! panic.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Tests of each record of a book that a crash can leave, and of a journal that cannot be written.
+//! Tests of runs that begin with a record left by a crash, and of a journal that cannot be written.
 
 use super::world::{World, applied, book, messages, outcomes, slot};
 use crate::{

@@ -281,7 +281,7 @@ fn preemption_at_a_cut_does_not_enter_the_next_segment() {
     assert_eq!(world.record.done, 1);
 }
 
-/// Returns the record of a node that has completed this number of segments.
+/// Returns the record of a node that has completed the given number of segments.
 fn done(segments: u32, completed: bool) -> BookRecord {
     BookRecord { run: "n/b@1".into(), done: segments, completed, ..BookRecord::default() }
 }

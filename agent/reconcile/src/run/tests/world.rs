@@ -69,15 +69,16 @@ pub(super) struct World {
     pub(super) pending: Vec<String>,
     /// The kinds of tasks that differ from the kind of their module.
     pub(super) kinds: BTreeMap<String, ModuleKind>,
-    /// The gates of admission requests, in the order of the requests. `None` means that all gates are open.
+    /// The closed gate for each admission request, in the order of the requests. An entry is `None` if all gates are
+    /// open.
     pub(super) gates: Vec<Option<&'static str>>,
-    /// The closed gates of requests to the fleet, by the text of the request.
+    /// The closed gate for each request to the fleet, by the text of the request.
     pub(super) calls: BTreeMap<String, &'static str>,
     /// The answer to a request for an election.
     pub(super) election: Option<ElectionState>,
     /// The answers to requests for a reboot, in the order of the requests.
     pub(super) reboots: Vec<Rebooted>,
-    /// The recorded items of the book. `None` if nothing may be removed.
+    /// The recorded items of the book. `inventory` is `None` if nothing may be removed.
     pub(super) inventory: Option<Inventory>,
     /// True if the run has ended on all nodes.
     pub(super) ended: bool,
@@ -97,19 +98,19 @@ pub(super) struct World {
     pub(super) rough: BTreeSet<String>,
     /// The names of the tasks whose check fails.
     pub(super) check_fails: BTreeSet<String>,
-    /// The changes of a set that are not started, and the items whose removal is held.
+    /// The tasks whose changes are not started, and the items whose removal is held.
     pub(super) left: BTreeSet<String>,
-    /// The data of states in sync, by the name of the task.
+    /// The data that the check of a task in sync returns, by the name of the task.
     pub(super) data: BTreeMap<String, Value>,
     /// The results of changes and actions, by the name of the task.
     pub(super) results: BTreeMap<String, Value>,
-    /// The answers that replace the usual answers, by the text of the command.
+    /// The answers that replace the usual answers of the executor, by the text of the command.
     pub(super) answers: BTreeMap<String, Observation>,
-    /// The name of a result that is registered when a change fails.
+    /// The name under which a failed change registers a result.
     pub(super) registers_on_failure: Option<&'static str>,
-    /// The drift policy of the run. `None` for the default policy.
+    /// The drift policy of the run. `drift` is `None` for the default policy.
     pub(super) drift: Option<Drift>,
-    /// The id of the run. `None` for the usual id.
+    /// The id of the run. `run_id` is `None` for the usual id.
     pub(super) run_id: Option<&'static str>,
     /// The findings that the last run reported.
     pub(super) findings: Option<Findings>,
@@ -117,7 +118,7 @@ pub(super) struct World {
     pub(super) log: Vec<String>,
     /// The record of the book that was persisted last.
     pub(super) record: BookRecord,
-    /// The largest number of commands that were given out together.
+    /// The largest number of commands that one step of the run returned.
     pub(super) at_once: usize,
     pub(super) instances: BTreeMap<InstanceId, Arc<Instance>>,
     pub(super) book: Option<Arc<Book>>,
@@ -133,7 +134,7 @@ pub(super) fn slot() -> Slot {
 }
 
 impl World {
-    /// Returns a node on which these tasks differ from the desired state.
+    /// Returns a node on which the named tasks differ from the desired state.
     pub(super) fn differs(names: &[&str]) -> Self {
         Self { differs: set(names), ..Self::default() }
     }
@@ -201,7 +202,7 @@ impl World {
         self
     }
 
-    /// Returns a node on which these tasks have drifted.
+    /// Returns a node on which the named tasks have drifted.
     pub(super) fn drifted(names: &[&str]) -> Self {
         names.iter().fold(Self::differs(names), |world, name| world.last(name, applied()))
     }
@@ -241,7 +242,7 @@ impl World {
         self
     }
 
-    /// Sets the recorded items of the book to files with these names. All files may be removed.
+    /// Sets the recorded items of the book to files with the given names. All files may be removed.
     pub(super) fn inventory(mut self, names: &[&str]) -> Self {
         self.inventory = Some(inventory(names));
         self
@@ -585,7 +586,7 @@ pub(super) fn inventory(names: &[&str]) -> Inventory {
     Inventory { recorded, prune: true, budget: PruneBudget::limited("100%"), total, ..Inventory::default() }
 }
 
-/// Returns the text of a command that is not logged.
+/// Returns the text of a command that the log of the test omits.
 fn silent(command: &Command) -> String {
     match command {
         Command::Items(_) => "items".into(),
@@ -617,7 +618,7 @@ pub(super) fn reasons(report: &BookReport) -> Vec<&'static str> {
     report.gates.iter().map(|gate| gate.reason.name()).collect()
 }
 
-/// Returns true for a command that changes the node, and whose change must be admitted.
+/// Returns true for a command whose change to the node needs admission.
 fn needs_admission(command: &Command) -> bool {
     match command {
         Command::Apply(_, admission) => *admission == Admission::SlotAndWindow,
