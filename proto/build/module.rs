@@ -16,7 +16,7 @@ pub(super) struct Module {
     pub(super) source: String,
 }
 
-/// Returns the generated source for the module of a message. `None` if the message is not a module.
+/// Returns the generated source for the module of a message; `None` if the message is not a module.
 pub(super) fn of(
     message: &MessageDescriptor,
     index: usize,

@@ -11,7 +11,7 @@ pub struct UnknownWord {
     pub word: String,
     /// The part of the schema in which the word was looked up.
     pub within: String,
-    /// The most similar word of the schema. `None` if no word is similar.
+    /// The most similar word of the schema; `None` if no word is similar.
     pub meant: Option<String>,
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::schema::{Field, Message, Shape, Type, kinds, message};
 
-/// Returns the JSON Schema of one kind, or of a document of any kind. `None` if the kind does not exist.
+/// Returns the JSON Schema of one kind, or of a document of any kind; `None` if the kind does not exist.
 pub fn json_schema(kind: Option<&str>) -> Option<Value> {
     let wanted: Vec<_> = kinds().filter(|message| kind.is_none_or(|name| message.name == name)).collect();
     if wanted.is_empty() {

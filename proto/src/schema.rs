@@ -7,9 +7,9 @@ pub struct Message {
     pub name: &'static str,
     /// The documentation of the message, for `towpath explain`.
     pub doc: &'static str,
-    /// The scope of a kind: `global` or `namespaced`. `None` if the message is not a kind.
+    /// The scope of a kind: `global` or `namespaced`; `None` if the message is not a kind.
     pub scope: Option<&'static str>,
-    /// The facts about a module. `None` if the message is not a module.
+    /// The facts about a module; `None` if the message is not a module.
     pub module: Option<&'static ModuleSchema>,
     /// An example of the module in a task, as YAML.
     pub example: Option<&'static str>,
@@ -26,9 +26,9 @@ pub struct Field {
     pub doc: &'static str,
     /// The type of the field's values, and whether the field is a list or a map.
     pub shape: Shape,
-    /// The allowed words, separated by `|`. `None` if any value is allowed.
+    /// The allowed words, separated by `|`; `None` if any value is allowed.
     pub words: Option<&'static str>,
-    /// The format of the field's string, such as `duration`. `None` if any string is allowed.
+    /// The format of the field's string, such as `duration`; `None` if any string is allowed.
     pub format: Option<&'static str>,
     /// True if the field is required.
     pub required: bool,
@@ -40,7 +40,7 @@ pub struct Field {
     pub runs_command: bool,
     /// True if a task that sets the field waits for other nodes.
     pub waits_for_nodes: bool,
-    /// The untrusted values that the field of a module may contain. `None` for fields of other messages.
+    /// The untrusted values that the field of a module may contain; `None` for fields of other messages.
     pub untrusted: Option<Untrusted>,
 }
 
@@ -59,7 +59,7 @@ pub struct ModuleSchema {
     pub applies_directly: bool,
     /// The position in the order of removal. Resources of modules with lower numbers are removed first.
     pub removal: u32,
-    /// The role of the module in `autoNotify`. `None` if the module has no role there.
+    /// The role of the module in `autoNotify`; `None` if the module has no role there.
     pub service: Option<ServiceRole>,
     /// True if a computed variable may take its value from a task with the module.
     pub computes: bool,
@@ -144,7 +144,7 @@ pub(crate) enum Part {
         fields: &'static [&'static str],
         /// The canonical form of the field's value.
         form: Form,
-        /// The text if no field is set. `None` if the identity then does not exist.
+        /// The text if no field is set; `None` if the identity then does not exist.
         otherwise: Option<&'static str>,
     },
     /// Parts that are omitted if one of their values is missing.
@@ -201,14 +201,14 @@ pub enum Type {
 include!(concat!(env!("OUT_DIR"), "/schema.rs"));
 
 impl Message {
-    /// Returns the field with this name. `None` if the message has no such field.
+    /// Returns the field with this name; `None` if the message has no such field.
     pub fn field(&self, name: &str) -> Option<&'static Field> {
         self.fields.iter().find(|field| field.name == name)
     }
 }
 
 impl Field {
-    /// Returns the allowed words of the field. Empty if the field accepts any string.
+    /// Returns the allowed words of the field; empty if the field accepts any string.
     pub fn word_list(&self) -> impl Iterator<Item = &'static str> {
         self.words.into_iter().flat_map(|words| words.split('|'))
     }
@@ -221,7 +221,7 @@ impl Field {
     }
 }
 
-/// Returns the message with this name. `None` if the schema has no such message.
+/// Returns the message with this name; `None` if the schema has no such message.
 pub fn message(name: &str) -> Option<&'static Message> {
     MESSAGES.binary_search_by(|message| message.name.cmp(name)).ok().map(|at| &MESSAGES[at])
 }
@@ -239,12 +239,12 @@ pub fn modules() -> impl Iterator<Item = &'static ModuleSchema> {
     })
 }
 
-/// Returns the module with this key. `None` if there is no such module.
+/// Returns the module with this key; `None` if there is no such module.
 pub fn module(key: &str) -> Option<&'static ModuleSchema> {
     modules().find(|module| module.key == key)
 }
 
-/// Returns the word with the smallest edit distance to the written word. `None` if no word is similar.
+/// Returns the word with the smallest edit distance to the written word; `None` if no word is similar.
 pub fn did_you_mean<'a>(written: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (written.chars().count() / 3).max(1);
     words

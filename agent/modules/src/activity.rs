@@ -46,7 +46,7 @@ impl Activity {
         }
     }
 
-    /// Returns a sentence about all running tasks. `None` if no task is running.
+    /// Returns a sentence about all running tasks; `None` if no task is running.
     pub fn now(&self, now: Instant) -> Option<String> {
         let show = |(task, at): (&String, &At)| {
             let seconds = now.saturating_duration_since(at.begun).as_secs();

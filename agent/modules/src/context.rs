@@ -93,7 +93,7 @@ impl Context<'_> {
 pub struct ModuleError {
     /// The cause of the error, and the remedy.
     pub message: String,
-    /// The problem of the disk. `None` if the error has another cause.
+    /// The problem of the disk; `None` if the error has another cause.
     pub disk: Option<Disk>,
     /// True if the resource changed after the check. The caller checks such a resource again at once.
     pub moved: bool,

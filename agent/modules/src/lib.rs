@@ -130,7 +130,7 @@ pub fn resolve(module: &str, params: &Value) -> Resolved {
     }
 }
 
-/// Returns the identities of the resources that a task keeps in a desired state. Empty for a probe or action, and for
+/// Returns the identities of the resources that a task keeps in a desired state; empty for a probe or action, and for
 /// invalid parameters.
 pub fn kept_identities(module: &'static str, params: &Value) -> Vec<String> {
     let Ok(resource) = resolve(module, params) else { return Vec::new() };

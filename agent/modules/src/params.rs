@@ -8,7 +8,7 @@ use towpath_render::words;
 /// A problem of a task parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The name of the parameter. Empty if several parameters contradict each other.
+    /// The name of the parameter; empty if several parameters contradict each other.
     pub key: String,
     /// The description of the problem.
     pub message: String,

@@ -115,7 +115,7 @@ pub trait Resource: Any + Debug + Send + Sync {
         None
     }
 
-    /// Returns the key of the transactions that this use can join. `None` if the use is applied alone.
+    /// Returns the key of the transactions that this use can join; `None` if the use is applied alone.
     fn batch(&self) -> Option<BatchKey> {
         None
     }
@@ -125,7 +125,7 @@ pub trait Resource: Any + Debug + Send + Sync {
         self.module().schema().runs_source
     }
 
-    /// Returns the path that this use manages. `None` if the use manages several paths, or no path.
+    /// Returns the path that this use manages; `None` if the use manages several paths, or no path.
     fn path(&self) -> Option<&str> {
         None
     }
@@ -158,7 +158,7 @@ impl dyn Resource {
         self.batch().is_some_and(|batch| Some(batch) == other.batch())
     }
 
-    /// Returns the resolved parameters as the given type. `None` if the parameters have another type.
+    /// Returns the resolved parameters as the given type; `None` if the parameters have another type.
     pub(crate) fn downcast<R: Resource>(&self) -> Option<&R> {
         (self as &dyn Any).downcast_ref()
     }
@@ -193,7 +193,7 @@ pub struct Change {
     pub verb: Verb,
     /// A readable description of the change.
     pub diff: String,
-    /// The steps of the change, in execution order. Empty for a change that [`Resource::apply`] makes.
+    /// The steps of the change, in execution order; empty for a change that [`Resource::apply`] makes.
     pub steps: Vec<Step>,
 }
 

@@ -78,7 +78,7 @@ impl Step {
         }
     }
 
-    /// Returns the path of the step. Empty for a step without a path.
+    /// Returns the path of the step; empty for a step without a path.
     pub fn path(&self) -> &str {
         match self {
             Self::StopUnit { .. } | Self::ReloadUnits => "",

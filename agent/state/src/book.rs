@@ -8,13 +8,13 @@ use crate::kinds::{self, Record};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct BookRecord {
-    /// The progress of this node in the current run. `None` for a book without coordination.
+    /// The progress of this node in the current run; `None` for a book without coordination.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<RunProgress>,
     /// The slot that this node holds or waits for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slot: Option<SlotRef>,
-    /// The phase of a segment with `before` or `after` tasks. `None` if no such segment has begun.
+    /// The phase of a segment with `before` or `after` tasks; `None` if no such segment has begun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub segment: Option<SegmentPhase>,
     /// True if the last removal of an object of the book failed. The node stays out of service until a removal
@@ -57,7 +57,7 @@ pub struct SlotRef {
     pub budget: String,
     /// The partition of the budget that the slot belongs to.
     pub partition: String,
-    /// The claim of the node. `None` while the node waits for the slot.
+    /// The claim of the node; `None` while the node waits for the slot.
     pub claim: Option<SlotClaim>,
 }
 

@@ -40,7 +40,7 @@ const CACHE: usize = 256 << 10;
 /// Assumptions: only one process uses the journal. The lock on the state directory ensures this.
 #[derive(Debug)]
 pub struct Journal {
-    /// The open database. `None` after an error, until the next call opens the database again.
+    /// The open database; `None` after an error, until the next call opens the database again.
     database: Mutex<Option<Database>>,
     folder: PathBuf,
     observer: OnceLock<Observer>,
@@ -75,7 +75,7 @@ impl Journal {
         }
     }
 
-    /// Opens the journal of a state directory. `None` if the journal is missing. A damaged journal is not renamed.
+    /// Opens the journal of a state directory; `None` if the journal is missing. A damaged journal is not renamed.
     ///
     /// # Errors
     /// If the journal is damaged or cannot be opened.
@@ -111,7 +111,7 @@ impl Journal {
         })
     }
 
-    /// Returns the record with the given key. `None` if the record is missing.
+    /// Returns the record with the given key; `None` if the record is missing.
     ///
     /// # Errors
     /// If the journal cannot be read, or if this version of the agent cannot parse the record.
@@ -124,7 +124,7 @@ impl Journal {
         bytes.map(|bytes| self.parse(&key, &bytes)).transpose()
     }
 
-    /// Returns the record with the given key. `None` if the record is missing, or if this version of the agent cannot
+    /// Returns the record with the given key; `None` if the record is missing, or if this version of the agent cannot
     /// parse it.
     ///
     /// A record that cannot be parsed is logged. A record of another version of the agent must not stop this one.
@@ -185,7 +185,7 @@ impl Journal {
         Ok(keys)
     }
 
-    /// Returns the last key of a kind. `None` if the journal has no record of the kind.
+    /// Returns the last key of a kind; `None` if the journal has no record of the kind.
     ///
     /// # Errors
     /// If the journal cannot be read.
@@ -337,7 +337,7 @@ impl Journal {
         Ok(name)
     }
 
-    /// Returns the original bytes with the given digest. `None` if the stored bytes are missing or were changed.
+    /// Returns the original bytes with the given digest; `None` if the stored bytes are missing or were changed.
     pub fn original(&self, name: &str) -> Option<Vec<u8>> {
         let bytes = private_files::read(&self.folder.join(ORIGINALS).join(name)).ok()?;
         (hex::encode(Sha256::digest(&bytes)) == name).then_some(bytes)
@@ -371,7 +371,7 @@ enum Edited {
 }
 
 impl Edited {
-    /// Returns the record as JSON. `None` if all fields have their defaults.
+    /// Returns the record as JSON; `None` if all fields have their defaults.
     fn bytes(&self) -> Option<Vec<u8>> {
         fn json<R: Serialize + Default + PartialEq>(record: &R) -> Option<Vec<u8>> {
             (*record != R::default()).then(|| serde_json::to_vec(record).ok()).flatten()

@@ -9,7 +9,7 @@ pub trait Key: Sized {
     /// Returns the text form of the key.
     fn text(&self) -> String;
 
-    /// Parses the text form of a key. `None` if the text is not a key of this type.
+    /// Parses the text form of a key; `None` if the text is not a key of this type.
     fn parse(text: &str) -> Option<Self>;
 }
 

@@ -128,7 +128,7 @@ pub struct StoredEvent {
     pub time: i64,
     /// The type of the event, such as `task.failed`.
     pub r#type: String,
-    /// The state of an alarm: `firing` or `resolved`. `None` for an event without duration.
+    /// The state of an alarm: `firing` or `resolved`; `None` for an event without duration.
     pub state: Option<String>,
     /// The reason of the event, in one word.
     pub reason: Option<String>,
@@ -217,7 +217,7 @@ pub struct AppliedItem {
     pub definition: String,
     /// The generation of the revision that applied the value.
     pub generation: u64,
-    /// The module parameters that undo the value. `None` if restoring the original file is enough.
+    /// The module parameters that undo the value; `None` if restoring the original file is enough.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undo: Option<Value>,
 }
@@ -232,7 +232,7 @@ pub struct Inventory {
     pub prune: bool,
     /// The maximum number of removals in one pass, as a count or a percentage.
     pub budget: Option<String>,
-    /// The rollout of the book. `None` for a book that removes nothing, or that has no rollout.
+    /// The rollout of the book; `None` for a book that removes nothing, or that has no rollout.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout: Option<LastRollout>,
 }
@@ -241,7 +241,7 @@ pub struct Inventory {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LastRollout {
-    /// The slots of the rollout. `None` for a book without coordination.
+    /// The slots of the rollout; `None` for a book without coordination.
     pub slots: Option<LastSlots>,
     /// The tasks that run before the first change.
     pub before: Vec<KeptTask>,
@@ -259,7 +259,7 @@ pub struct LastSlots {
     pub partitions: BTreeMap<String, String>,
     /// The names of the nodes that the book targets.
     pub targets: BTreeSet<String>,
-    /// The number of nodes that may hold a slot in one partition at the same time. `None` for no limit.
+    /// The number of nodes that may hold a slot in one partition at the same time; `None` for no limit.
     pub count: Option<u64>,
     /// The number of failed nodes up to which other nodes continue.
     pub max_failures: u64,
@@ -274,7 +274,7 @@ pub struct KeptTask {
     pub module: String,
     /// The module parameters of the task.
     pub params: Value,
-    /// The name of the stored bytes of the script. `None` for a module other than `script`.
+    /// The name of the stored bytes of the script; `None` for a module other than `script`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub script: Option<String>,
 }
@@ -351,7 +351,7 @@ pub struct ActionRecord {
     /// The last successful run of the action, which may have had another definition.
     #[serde(default)]
     pub finished: Option<FinishedAction>,
-    /// The id of the boot in which a reboot action started. `None` for other actions.
+    /// The id of the boot in which a reboot action started; `None` for other actions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<String>,
 }
@@ -372,7 +372,7 @@ pub struct HandlerRecord {
     pub module: String,
     /// The module parameters of the handler at the time of the notification.
     pub params: Value,
-    /// The name of the stored bytes of the script. `None` for a module other than `script`.
+    /// The name of the stored bytes of the script; `None` for a module other than `script`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub script: Option<String>,
     /// The names of the tasks that notified the handler.

@@ -77,7 +77,7 @@ pub(crate) struct Place {
     pub(crate) name: OsString,
     /// The path below the root, without links.
     pub(crate) path: String,
-    /// The device and the inode of the target, if the walk followed a link. `None` if the walk followed no link, or if
+    /// The device and the inode of the target, if the walk followed a link; `None` if the walk followed no link, or if
     /// the target does not exist.
     pub(crate) found: Option<(u64, u64)>,
 }

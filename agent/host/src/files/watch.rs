@@ -32,7 +32,7 @@ pub enum Touched {
     Anything,
 }
 
-/// The watched directories, with their devices and inodes. `None` for a directory whose watch may be lost.
+/// The watched directories, with their devices and inodes; `None` for a directory whose watch may be lost.
 type Directories = Arc<Mutex<BTreeMap<PathBuf, Option<(u64, u64)>>>>;
 
 /// A watch on the directories that contain managed paths.

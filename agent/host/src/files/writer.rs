@@ -78,7 +78,7 @@ pub struct Staged {
     file: OwnedFd,
     temporary: OsString,
     name: OsString,
-    /// The digest of the file's content. `None` for a file that was written in pieces.
+    /// The digest of the file's content; `None` for a file that was written in pieces.
     digest: Option<[u8; 32]>,
     /// The final path of the file, without links.
     pub path: String,

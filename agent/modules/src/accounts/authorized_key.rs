@@ -90,7 +90,7 @@ fn is_kind(word: &str) -> bool {
     KINDS.iter().any(|known| word.starts_with(known))
 }
 
-/// Returns the kind and the data of the key that sshd reads from a line. `None` for a comment, and for a line without a
+/// Returns the kind and the data of the key that sshd reads from a line; `None` for a comment, and for a line without a
 /// key.
 fn key_of(line: &str) -> Option<String> {
     let line = line.trim_start();
@@ -163,7 +163,7 @@ struct Edit {
     meta: Option<Meta>,
 }
 
-/// Returns the edit that the `authorized_keys` file needs. `None` if the file is in sync.
+/// Returns the edit that the `authorized_keys` file needs; `None` if the file is in sync.
 fn edit(spec: &AuthorizedKeySpec, home: &str, reader: &FsReader) -> Result<Option<Edit>, ModuleError> {
     let path = keys(home);
     let real = |path: &str| reader.resolved(path, true).map_err(|error| ModuleError::io(path, &error));
@@ -233,7 +233,7 @@ pub(crate) fn run(spec: &AuthorizedKeySpec, context: &Context<'_>, writer: &FsWr
     Ok(Report::success())
 }
 
-/// Returns the parameters that remove the key. `None` if the key is already authorized, or if the task removes it.
+/// Returns the parameters that remove the key; `None` if the key is already authorized, or if the task removes it.
 pub(crate) fn undo(spec: &AuthorizedKeySpec, context: &Context<'_>) -> Option<Value> {
     let there = home(&spec.user, context).ok()?.and_then(|home| context.reader.read(&keys(&home)).ok()?).is_some_and(
         |(bytes, _)| {
@@ -271,7 +271,7 @@ mod tests {
         resolve(&pb::AuthorizedKey { user: Some("ada".into()), key: Some(key.into()), state, options: None }).unwrap()
     }
 
-    /// Returns the new content of an `authorized_keys` file. `None` if the file needs no change.
+    /// Returns the new content of an `authorized_keys` file; `None` if the file needs no change.
     fn edited(spec: &AuthorizedKeySpec, old: &str) -> Option<String> {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(folder.path().join("home/ada/.ssh")).unwrap();

@@ -15,7 +15,7 @@ pub(super) fn named(key: &str, name: Option<&str>, problems: &mut Vec<Problem>) 
     }
 }
 
-/// Returns the fields of an account's line in passwd(5) or group(5). `None` if the file does not list the account.
+/// Returns the fields of an account's line in passwd(5) or group(5); `None` if the file does not list the account.
 pub(super) fn entry(file: &str, name: &str, context: &Context<'_>) -> Result<Option<Vec<String>>, ModuleError> {
     let bytes = context.reader.read(file).map_err(|error| ModuleError::io(file, &error))?;
     let text = bytes.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
@@ -33,7 +33,7 @@ pub(super) struct ToolCall {
     pub(super) diff: String,
 }
 
-/// Returns the call that removes an account. `None` if the account does not exist.
+/// Returns the call that removes an account; `None` if the account does not exist.
 pub(super) fn removal(module: &str, name: &str, exists: bool) -> Option<ToolCall> {
     exists.then(|| ToolCall {
         argv: vec![format!("{module}del"), name.to_owned()],
@@ -67,7 +67,7 @@ pub(super) fn run(
     Ok(Report::success())
 }
 
-/// Returns the parameters that remove a new account. `None` if the account already exists, or if the task removes it.
+/// Returns the parameters that remove a new account; `None` if the account already exists, or if the task removes it.
 pub(super) fn undo(name: &str, absent: bool, exists: bool) -> Option<Value> {
     (!absent && !exists).then(|| json!({ "name": name, "state": "absent" }))
 }

@@ -87,7 +87,7 @@ impl UserSpec {
         Ok(entry("/etc/passwd", self.name(), context)?.is_some())
     }
 
-    /// Returns the tool call that the user needs. `None` if the user is in sync.
+    /// Returns the tool call that the user needs; `None` if the user is in sync.
     fn call(&self, context: &Context<'_>) -> Result<Option<ToolCall>, ModuleError> {
         let (name, exists) = (self.name(), self.exists(context)?);
         if self.is_absent() {

@@ -59,7 +59,7 @@ impl Lines {
     }
 }
 
-/// Returns the parameters that remove a line or a block, except the parameters in `without`. `None` if the task itself
+/// Returns the parameters that remove a line or a block, except the parameters in `without`; `None` if the task itself
 /// removes the line or block.
 pub(crate) fn undo(params: &Value, without: &[&str]) -> Option<Value> {
     if params.get("state").and_then(Value::as_str) == Some("absent") {

@@ -22,7 +22,7 @@ pub(crate) struct ValueSpec {
     section: Option<String>,
     key: String,
     way: Vec<Part>,
-    /// The desired value. `None` if the value must be absent.
+    /// The desired value; `None` if the value must be absent.
     value: Option<Value>,
 }
 
@@ -50,7 +50,7 @@ pub(crate) trait Format: Debug + Send + Sync {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Part {
     pub(crate) name: String,
-    /// The index in a list. `None` if the name is quoted or not a number.
+    /// The index in a list; `None` if the name is quoted or not a number.
     pub(crate) index: Option<usize>,
 }
 
@@ -134,7 +134,7 @@ fn way(key: &str) -> Result<Vec<Part>, Problem> {
     }
 }
 
-/// Returns the value at a path. `None` if the document has no such value.
+/// Returns the value at a path; `None` if the document has no such value.
 pub(super) fn find<'a>(value: &'a Value, way: &[Part]) -> Option<&'a Value> {
     way.iter().try_fold(value, |value, part| match value {
         Value::Array(members) => members.get(part.index?),
@@ -178,7 +178,7 @@ fn expected(document: &mut Value, way: &[Part], value: Option<&Value>) -> Result
     Ok(())
 }
 
-/// Returns the text with the value set or removed. `None` if the text needs no change.
+/// Returns the text with the value set or removed; `None` if the text needs no change.
 fn edited(format: &dyn Format, text: &str, way: &[Part], value: Option<&Value>) -> Result<Option<String>, EditError> {
     let (mark, body) = match text.strip_prefix('\u{feff}') {
         Some(body) => ("\u{feff}", body),

@@ -124,7 +124,7 @@ pub(crate) fn resolve(archive: pb::Archive) -> Result<ArchiveSpec, Vec<Problem>>
     Ok(ArchiveSpec { path, from, strip, max_bytes, owner: archive.owner, group: archive.group, absent })
 }
 
-/// Opens the archive. `None` if the archive file does not exist on the node.
+/// Opens the archive; `None` if the archive file does not exist on the node.
 fn open(spec: &ArchiveSpec, context: &Context<'_>) -> Result<Option<Box<dyn Source>>, ModuleError> {
     match &spec.from {
         From::File(file) => {
@@ -157,7 +157,7 @@ struct Compared<'a> {
 }
 
 impl Compared<'_> {
-    /// Returns a readable description of the change that a member needs. `None` if the member is in sync.
+    /// Returns a readable description of the change that a member needs; `None` if the member is in sync.
     fn differs(&self, member: &mut Member<'_>) -> io::Result<Option<String>> {
         let path = member.path.clone();
         let Some(below) = self.below else { return Ok(Some(format!("new {path}"))) };
@@ -376,7 +376,7 @@ impl Unpacking<'_> {
     }
 }
 
-/// Returns the parameters that remove the directory. `None` if the directory already exists, or if the task removes it.
+/// Returns the parameters that remove the directory; `None` if the directory already exists, or if the task removes it.
 pub(crate) fn undo(spec: &ArchiveSpec, context: &Context<'_>) -> Option<Value> {
     let new = !spec.absent && !context.reader.exists(&spec.path).ok()?;
     new.then(|| json!({ "path": spec.path, "state": "absent" }))

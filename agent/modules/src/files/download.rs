@@ -274,7 +274,7 @@ fn fetch(
     whole(part)
 }
 
-/// Returns the parameters that remove the file. `None` if the file already exists, or if the task removes it.
+/// Returns the parameters that remove the file; `None` if the file already exists, or if the task removes it.
 pub(crate) fn undo(spec: &DownloadSpec, context: &Context<'_>) -> Option<Value> {
     let new = !spec.absent && !context.reader.exists(&spec.path).ok()?;
     new.then(|| json!({ "path": spec.path, "state": "absent" }))

@@ -30,7 +30,7 @@ impl DropInFile {
         self.file.path()
     }
 
-    /// Returns the parameters that remove the file. `None` if the file already exists, or if the task removes it.
+    /// Returns the parameters that remove the file; `None` if the file already exists, or if the task removes it.
     pub(crate) fn undo(&self, context: &Context<'_>) -> Option<Value> {
         if self.absent || context.reader.exists(self.file.path()?).ok()? {
             return None;

@@ -102,7 +102,7 @@ fn compare(spec: &FileSpec, context: &Context<'_>) -> Result<Checked, ModuleErro
     }
 }
 
-/// Returns the state of each path that [`compare`] accepts as in sync. `None` if only a full check can decide.
+/// Returns the state of each path that [`compare`] accepts as in sync; `None` if only a full check can decide.
 fn expected(spec: &FileSpec, context: &Context<'_>, key: &[u8; 32]) -> Option<Vec<Expectation>> {
     let one = |path: &str, what: Expected, mode: Option<u32>| Expectation {
         path: path.to_owned(),

@@ -99,7 +99,7 @@ fn check(spec: &PackageSpec, context: &Context<'_>) -> Result<Checked, ModuleErr
     Ok(Checked::Change(Change { verb, diff: spec.diff(&missing, &installed, &newest), steps: Vec::new() }))
 }
 
-/// Returns the parameters that remove the packages that are not installed yet. `None` if all packages are installed.
+/// Returns the parameters that remove the packages that are not installed yet; `None` if all packages are installed.
 fn undo(spec: &PackageSpec, context: &Context<'_>) -> Option<Value> {
     let installed = context.cache.entry::<Database>().read(spec.backend, context).ok()?;
     let new: Vec<&String> = spec.names.iter().filter(|name| !installed.contains_key(*name)).collect();
@@ -182,13 +182,13 @@ fn package_transaction(uses: &[&PackageSpec], context: &Context<'_>) -> Result<(
     )))
 }
 
-/// Returns a readable description of the changes that are missing after a transaction. Empty if none are missing.
+/// Returns a readable description of the changes that are missing after a transaction; empty if none are missing.
 fn unfinished(spec: &PackageSpec, installed: &Packages, newest: &BTreeMap<String, String>) -> String {
     let left = spec.missing(installed, newest);
     if left == Missing::default() { String::new() } else { spec.diff(&left, installed, newest) }
 }
 
-/// Returns the newest available versions. Empty unless the state is `latest`.
+/// Returns the newest available versions; empty unless the state is `latest`.
 fn newest(spec: &PackageSpec, context: &Context<'_>) -> Result<BTreeMap<String, String>, ModuleError> {
     if spec.state == State::Latest { backend::newest(spec, context) } else { Ok(BTreeMap::new()) }
 }

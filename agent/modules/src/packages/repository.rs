@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug)]
 struct RepositorySpec {
     file: DropInFile,
-    /// The base URL of a dnf repository. `None` for an apt repository.
+    /// The base URL of a dnf repository; `None` for an apt repository.
     base_url: Option<String>,
 }
 

@@ -272,7 +272,7 @@ pub(crate) fn run(spec: &MountSpec, context: &Context<'_>, writer: &FsWriter) ->
     Ok(Report::success())
 }
 
-/// Returns the parameters that unmount the file system and remove its unit. `None` if the unit already exists, or if
+/// Returns the parameters that unmount the file system and remove its unit; `None` if the unit already exists, or if
 /// the task removes it.
 pub(crate) fn undo(spec: &MountSpec, context: &Context<'_>) -> Option<Value> {
     let new = spec.state != State::Absent && !context.reader.exists(&spec.file()).ok()?;

@@ -259,7 +259,7 @@ fn journal(unit: &str, context: &Context<'_>) -> String {
     output.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-/// Returns the parameters that restore the current state of a unit. `None` if nothing changes, or if the task only
+/// Returns the parameters that restore the current state of a unit; `None` if nothing changes, or if the task only
 /// restarts or reloads the unit.
 pub(crate) fn undo(spec: &ServiceSpec, context: &Context<'_>) -> Option<Value> {
     let unit = spec.state(&Systemd::connect().ok()?, context).ok()?;

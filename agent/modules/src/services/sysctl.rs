@@ -127,7 +127,7 @@ struct Missing {
     diff: String,
 }
 
-/// Returns the differences of a setting. `None` if the kernel does not have the setting and the task does not remove
+/// Returns the differences of a setting; `None` if the kernel does not have the setting and the task does not remove
 /// it.
 fn missing(spec: &SysctlSpec, context: &Context<'_>) -> Result<Option<Missing>, ModuleError> {
     let mut missing = Missing::default();
@@ -188,7 +188,7 @@ pub(crate) fn run(spec: &SysctlSpec, context: &Context<'_>, writer: &FsWriter) -
     Ok(Report::success())
 }
 
-/// Returns the parameters that restore the current value of the kernel. `None` if Towpath has already set the value, or
+/// Returns the parameters that restore the current value of the kernel; `None` if Towpath has already set the value, or
 /// if the task removes it.
 pub(crate) fn undo(spec: &SysctlSpec, context: &Context<'_>) -> Option<Value> {
     if spec.absent || context.reader.exists(&spec.file()).ok()? {

@@ -18,7 +18,7 @@ pub(crate) struct UnitSpec {
     unit: String,
     absent: bool,
     file: FileSpec,
-    /// The name of the drop-in, as the task has it. `None` for the unit file itself.
+    /// The name of the drop-in, as the task has it; `None` for the unit file itself.
     drop_in: Option<String>,
 }
 
@@ -121,7 +121,7 @@ pub(crate) fn check(spec: &UnitSpec, context: &Context<'_>) -> Result<Checked, M
     Ok(Checked::Change(change))
 }
 
-/// Returns the parameters that remove the unit file. `None` if the unit file already exists, or if the task removes it.
+/// Returns the parameters that remove the unit file; `None` if the unit file already exists, or if the task removes it.
 pub(crate) fn undo(spec: &UnitSpec, context: &Context<'_>) -> Option<Value> {
     if spec.absent || context.reader.exists(spec.path()?).ok()? {
         return None;

@@ -146,7 +146,7 @@ impl Members<'_> {
         Ok(false)
     }
 
-    /// Returns the result of a check. `None` if a file of another kind is at the path and a step removes it.
+    /// Returns the result of a check; `None` if a file of another kind is at the path and a step removes it.
     fn or_removed(
         &mut self,
         path: &str,

@@ -106,7 +106,7 @@ pub(super) fn granted(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32
     })
 }
 
-/// Returns a readable description of the change of permissions and owner. Empty if nothing changes.
+/// Returns a readable description of the change of permissions and owner; empty if nothing changes.
 pub(crate) fn access_diff(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>) -> String {
     let mut diff = String::new();
     if let Some(mode) = mode.filter(|mode| *mode != meta.mode) {

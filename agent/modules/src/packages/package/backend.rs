@@ -16,7 +16,7 @@ use crate::{Context, ModuleError};
 #[derive(Debug, Clone)]
 pub(super) struct BackendChoice {
     pub(super) backend: Backend,
-    /// The version to install. `None` if the task names no version.
+    /// The version to install; `None` if the task names no version.
     pub(super) version: Option<String>,
     /// True if PackageKit has names for all packages of the change.
     pub(super) plain: bool,
