@@ -50,7 +50,7 @@ pub(super) fn names() -> (String, String) {
 
 /// Returns the fully qualified host name from /etc/hosts: the first name with a dot on a line with the host name.
 ///
-/// The function does not use the DNS resolver, because facts must not wait for the network.
+/// The host name is not looked up in DNS, because facts must not wait for the network.
 fn from_hosts(hostname: &str) -> Option<String> {
     let hosts = fs::read_to_string("/etc/hosts").ok()?;
     let names = hosts
