@@ -268,9 +268,8 @@ impl FsReader {
         }
     }
 
-    /// Opens a file for reading, and returns the file with its metadata. Links are followed.
-    ///
-    /// Returns `None` if the file does not exist.
+    /// Opens a file for reading, and returns the file with its metadata; `None` if the file does not exist. Links are
+    /// followed.
     ///
     /// # Errors
     /// When the file cannot be opened, or is not a regular file.

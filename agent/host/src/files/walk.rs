@@ -3,7 +3,7 @@
 //! Guarantees:
 //! - Links resolve as in the kernel. A link cannot lead out of the root.
 //! - A link is followed if root or the agent's user owns the link, or if the same user owns the link and the target.
-//!   Therefore an unprivileged user cannot make the agent read or write a file of another user.
+//!   With this rule, an unprivileged user cannot make the agent read or write a file of another user.
 //! - If another process changes the path during the walk, the walk may fail. The walk never opens a file to which a
 //!   rejected link leads.
 
