@@ -19,7 +19,7 @@ pub(crate) struct LineSpec {
     pattern: Option<Regex>,
     anchor: Anchor,
     absent: bool,
-    /// The unresolved parameters of the task, from which the undo is made.
+    /// The parameters as the task has them, from which the parameters for the undo are made.
     params: Value,
 }
 

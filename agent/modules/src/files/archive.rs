@@ -176,7 +176,9 @@ impl Compared<'_> {
                 _ => false,
             },
             Kind::Directory | Kind::File { .. } | Kind::Copy(_) => {
-                let message = format!("{path} has another type than in the archive; remove the path first");
+                let message = format!(
+                    "cannot unpack {path}: on this node it has another type than in the archive; remove {path} first"
+                );
                 return Err(io::Error::other(message));
             }
         };
@@ -278,7 +280,9 @@ pub(crate) fn run(spec: &ArchiveSpec, context: &Context<'_>, writer: &FsWriter) 
     let (uid, gid) = file::ids(spec.owner.as_deref(), spec.group.as_deref())?;
     writer.make_directory(path, 0o755).map_err(io)?;
     let inside = writer.below(path).map_err(io)?.ok_or_else(|| {
-        ModuleError::new(format!("{path} is not a directory; remove it first, or unpack to another path"))
+        ModuleError::new(format!(
+            "cannot unpack to {path}: it is not a directory; remove the file first, or unpack to another path"
+        ))
     })?;
     let unpacking = Unpacking { writer: &inside, compared: Compared { below: Some(inside.reader()), uid, gid } };
     let mut waiting = Vec::new();
@@ -325,7 +329,7 @@ impl Unpacking<'_> {
         let old = self.writer.reader().meta(&path)?;
         if old.is_some_and(|meta| meta.kind == FileKind::Directory) {
             return Err(io::Error::other(format!(
-                "{path} is a directory on this node, but a file in the archive; remove the directory first"
+                "cannot unpack {path}: it is a directory on this node, but a file in the archive; remove the directory first"
             )));
         }
         // The content is written to a temporary file, which replaces the old file after the batch was synced.
@@ -342,7 +346,9 @@ impl Unpacking<'_> {
                 Access { mode: meta.mode, uid: self.compared.uid, gid: self.compared.gid }
             }
             None if matches!(member.kind, Kind::Copy(_)) => {
-                return Err(io::Error::other(format!("{path} is a hard link to a file that is not in the archive")));
+                return Err(io::Error::other(format!(
+                    "cannot unpack {path}: it is a hard link to a file that is not in the archive"
+                )));
             }
             None => {
                 io::copy(&mut member.content, &mut part.file)?;

@@ -128,7 +128,9 @@ fn reader(spec: &DownloadSpec, context: &Context<'_>) -> Result<Found, ModuleErr
     let io = |error: std::io::Error| ModuleError::io(path, &error);
     let Some(meta) = context.reader.meta(path).map_err(io)? else { return Ok(Found::Nothing) };
     if matches!(meta.kind, FileKind::Directory | FileKind::Other) {
-        return Err(ModuleError::new(format!("{path} exists, but it is not a regular file; remove it first")));
+        return Err(ModuleError::new(format!(
+            "cannot write {path}: it exists and is not a regular file; remove {path} first"
+        )));
     }
     let Some((found, meta)) = context.reader.file(path).map_err(io)? else { return Ok(Found::Nothing) };
     if digest(found, context).map_err(io)? != spec.digest {

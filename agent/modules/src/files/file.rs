@@ -376,8 +376,8 @@ mod tests {
         std::fs::write(at("file"), "mine").unwrap();
         for (link, target, cause) in [
             ("to-file", "file", "is not a directory"),
-            ("dangling", "missing", "where nothing exists"),
-            ("deep", "/missing/below", "where nothing exists"),
+            ("dangling", "missing", "which does not exist"),
+            ("deep", "/missing/below", "which does not exist"),
         ] {
             symlink(target, at(link)).unwrap();
             let params = json!({"path": format!("/{link}"), "state": "directory", "mode": "0700"});

@@ -73,7 +73,7 @@ impl Budget {
     pub(super) fn spend(&self, bytes: u64) -> io::Result<()> {
         let left = self.left.get().checked_sub(bytes).ok_or_else(|| {
             refused(format!(
-                "cannot unpack the archive: it has more than {} bytes; raise maxBytes to allow more",
+                "cannot unpack the archive: its content has more than {} bytes; raise maxBytes",
                 self.limit
             ))
         })?;
@@ -166,7 +166,9 @@ pub(super) fn each(mut source: Box<dyn Source>, strip: usize, budget: &Budget, t
 fn inside(path: &str, strip: usize) -> io::Result<Option<String>> {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     if path.starts_with('/') || parts.contains(&"..") || path.contains('\0') {
-        return Err(refused(format!("{path:?} leads out of the target directory; correct the archive")));
+        return Err(refused(format!(
+            "cannot unpack {path:?}: the path leads out of the target directory; correct the archive"
+        )));
     }
     Ok((parts.len() > strip).then(|| parts[strip..].join("/")))
 }
@@ -174,7 +176,8 @@ fn inside(path: &str, strip: usize) -> io::Result<Option<String>> {
 /// Fails if a link leads out of the target directory.
 fn leads_inside(path: &str, target: &str) -> io::Result<()> {
     let mut depth = path.split('/').count() - 1;
-    let out = || refused(format!("the link {path:?} leads out of the directory, to {target:?}"));
+    let out =
+        || refused(format!("cannot unpack the link {path:?}: it leads out of the target directory, to {target:?}"));
     let mut down = false;
     for part in target.split('/').filter(|part| !part.is_empty() && *part != ".") {
         // Any part of the path may be a link itself, so the target of a later `..` is unknown.
@@ -217,13 +220,15 @@ fn tar(content: impl Read, strip: usize, budget: &Budget, take: &mut Take<'_>) -
             }
             (kind, Some(target)) if kind.is_hard_link() => {
                 let of = inside(&target, strip)?;
-                Kind::Copy(
-                    of.ok_or_else(|| refused(format!("{path:?} is a hard link to a path that strip leaves out")))?,
-                )
+                Kind::Copy(of.ok_or_else(|| {
+                    refused(format!(
+                        "cannot unpack {path:?}: it is a hard link to a path that the parameter strip removes"
+                    ))
+                })?)
             }
             _ => {
                 return Err(refused(format!(
-                    "{path:?} is a device or a pipe; only files, folders and links are supported"
+                    "cannot unpack {path:?}: it is a device or a pipe; only files, folders and links are supported"
                 )));
             }
         };

@@ -35,14 +35,14 @@ pub(super) fn link(path: &str, target: &str, reader: &FsReader, context: &Contex
     let meta = reader.meta(path).map_err(io(path))?;
     if meta.is_some_and(|meta| meta.kind == FileKind::Directory) {
         return Err(ModuleError::new(format!(
-            "{path} is a directory, but the task manages a link; remove it first with state: absent"
+            "cannot make the link {path}: a directory is there; remove the directory first with state: absent"
         )));
     }
     let foreign = |meta: &Meta| meta.kind != FileKind::Link;
     if meta.filter(foreign).is_some() && !context.cache.has_made(&reader.resolved(path, false).map_err(io(path))?) {
         return Err(ModuleError::new(format!(
-            "cannot make the link {path}: a file is there that Towpath did not make; move it away, or remove it with \
-             state: absent in an earlier commit"
+            "cannot make the link {path}: a file is there that Towpath did not make; move the file, or \
+             remove the file with state: absent in an earlier commit"
         )));
     }
     if meta.is_none() {
@@ -77,16 +77,16 @@ pub(super) fn directory(spec: &FileSpec, path: &str, reader: &FsReader) -> Resul
     let found = if link.is_some() { reader.target(path).map_err(io(path))? } else { Some(meta) };
     match (found, link) {
         (Some(meta), _) if meta.kind == FileKind::Directory => Ok(granted(path, meta, spec.mode, uid, gid)),
-        (Some(_), None) => {
-            Err(ModuleError::new(format!("{path} is not a directory; remove it first with state: absent")))
-        }
+        (Some(_), None) => Err(ModuleError::new(format!(
+            "cannot make the directory {path}: a file is there; remove the file first with state: absent"
+        ))),
         (Some(_), Some(target)) => Err(ModuleError::new(format!(
             "cannot make the directory {path}: it is a link to {target}, which is not a directory; \
              remove the link first with state: absent, or change its target"
         ))),
         (None, target) => Err(ModuleError::new(format!(
-            "cannot make the directory {path}: it is a link to {target}, where nothing exists; \
-             make that directory in an earlier task, or remove the link first with state: absent",
+            "cannot make the directory {path}: it is a link to {target}, which does not exist; \
+             make the target in an earlier task, or remove the link first with state: absent",
             target = target.unwrap_or_default()
         ))),
     }
@@ -144,7 +144,7 @@ pub(super) fn one_file(
         Ok(old) => old,
         Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
             return Err(ModuleError::new(format!(
-                "{path} exists, but it is not a regular file; remove it first with state: absent"
+                "cannot write {path}: it exists and is not a regular file; remove {path} first with state: absent"
             )));
         }
         Err(error) => return Err(ModuleError::io(path, &error)),

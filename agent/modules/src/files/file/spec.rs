@@ -101,7 +101,9 @@ impl FileSpec {
 
 /// Returns the numeric ids of an owner and a group, if they are given.
 pub(crate) fn ids(owner: Option<&str>, group: Option<&str>) -> Result<(Option<u32>, Option<u32>), ModuleError> {
-    let missing = |what: &str, name: &str| ModuleError::new(format!("there is no {what} {name:?} on this node"));
+    let missing = |what: &str, name: &str| {
+        ModuleError::new(format!("this node has no {what} {name:?}; create the {what} in an earlier task"))
+    };
     let uid = owner.map(|name| process::user(name).ok_or_else(|| missing("user", name))).transpose()?;
     let gid = group.map(|name| process::group(name).ok_or_else(|| missing("group", name))).transpose()?;
     Ok((uid.map(|ids| ids.0), gid))

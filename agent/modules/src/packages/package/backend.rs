@@ -206,9 +206,9 @@ fn apt(missing: &Missing, how: &BackendChoice, deadline: Deadline, context: &Con
         let removed = simulation::apt(&simulated.stdout).removed;
         let others: Vec<String> = removed.into_iter().filter(|name| !how.named.has(&missing.remove, name)).collect();
         if !others.is_empty() {
-            let what = format!("this would also remove {}", others.join(", "));
+            let what = format!("the removal would also remove {}", others.join(", "));
             return Err(ModuleError::new(format!(
-                "cannot remove {}: {what}; name these packages too, or remove them first",
+                "cannot remove {}: {what}; name the further packages too, or remove them first",
                 missing.remove.join(", ")
             )));
         }

@@ -65,8 +65,8 @@ impl Named {
             return Ok(());
         }
         Err(ModuleError::new(format!(
-            "cannot install {}: it would {}; nothing was changed. List the packages that may be removed in the parameter \
-             `replaces`, or first change these packages in separate tasks",
+            "cannot install {}: the installation would {}; no package was changed. List the packages that may be removed in \
+             the parameter `replaces`, or change the listed packages in tasks before this task",
             self.wanted.join(", "),
             what.join(" and ")
         )))

@@ -64,7 +64,10 @@ pub(super) fn run_until(argv: &[&str], deadline: Deadline, context: &Context<'_>
             .map_err(|error| ModuleError::new(format!("cannot run {}: {error}", argv[0])))?;
     if output.timed_out {
         let seconds = context.timeout.as_secs();
-        let what = format!("it took longer than {seconds} s, and {} was ended; raise the timeout of the task", argv[0]);
+        let what = format!(
+            "the change took longer than {seconds} s, and {} was ended; raise the timeout of the task",
+            argv[0]
+        );
         return Err(ModuleError::new(what));
     }
     Ok(output)
