@@ -114,7 +114,7 @@ fn line_end(text: &str) -> Result<&'static str, EditError> {
     match (text.matches("\r\n").count(), text.matches('\n').count()) {
         (0, _) => Ok("\n"),
         (dos, all) if dos == all => Ok("\r\n"),
-        _ => Err("cannot edit a file with both LF and CRLF line ends; manage the file with the module `file`".into()),
+        _ => Err("the file mixes LF and CRLF line ends; manage the file with the module `file`".into()),
     }
 }
 

@@ -205,7 +205,7 @@ fn refuse_fstab(spec: &MountSpec, context: &Context<'_>) -> Result<(), ModuleErr
     };
     if text.lines().any(here) && spec.state != State::Absent {
         return Err(ModuleError::new(format!(
-            "cannot manage the mount {}: /etc/fstab also mounts it; remove its line with the module line before this task",
+            "cannot manage the mount {}: /etc/fstab contains it; remove its line with the module line before this task",
             spec.path
         )));
     }

@@ -26,7 +26,7 @@ pub(super) fn absent(path: &str, reader: &FsReader) -> Result<Checked, ModuleErr
     Ok(Checked::Change(Change { verb: Verb::Remove, diff, steps: vec![Step::Remove { path: path.to_owned() }] }))
 }
 
-/// Compares a link with its desired target. Only a link, or a file that Towpath made, is replaced.
+/// Compares a path with the desired link. A file at the path is replaced only if Towpath made the file.
 pub(super) fn link(path: &str, target: &str, reader: &FsReader, context: &Context<'_>) -> Result<Checked, ModuleError> {
     let old = reader.link(path).map_err(io(path))?;
     if old.as_deref() == Some(target) {
@@ -56,13 +56,13 @@ pub(super) fn link(path: &str, target: &str, reader: &FsReader, context: &Contex
     Ok(Checked::Change(Change { verb: Verb::Update, diff, steps }))
 }
 
-/// Returns the change that creates a link after the given steps.
+/// Returns the change that first executes the given steps, and then creates a link.
 pub(super) fn new_link(path: &str, target: &str, mut steps: Vec<Step>) -> Checked {
     steps.push(Step::Link { path: path.to_owned(), target: target.to_owned() });
     Checked::Change(Change { verb: Verb::Create, diff: format!("{path} -> {target}"), steps })
 }
 
-/// Compares a directory. A link to a directory counts as the directory, as in programs that open it.
+/// Compares a path with the desired directory. A link to a directory counts as a directory.
 pub(super) fn directory(spec: &FileSpec, path: &str, reader: &FsReader) -> Result<Checked, ModuleError> {
     let (uid, gid) = spec.ids()?;
     let Some(meta) = reader.meta(path).map_err(io(path))? else {
@@ -78,7 +78,7 @@ pub(super) fn directory(spec: &FileSpec, path: &str, reader: &FsReader) -> Resul
     match (found, link) {
         (Some(meta), _) if meta.kind == FileKind::Directory => Ok(granted(path, meta, spec.mode, uid, gid)),
         (Some(_), None) => Err(ModuleError::new(format!(
-            "cannot make the directory {path}: a file is there; remove the file first with state: absent"
+            "cannot make the directory {path}: it exists and is not a directory; remove {path} first with state: absent"
         ))),
         (Some(_), Some(target)) => Err(ModuleError::new(format!(
             "cannot make the directory {path}: it is a link to {target}, which is not a directory; \
@@ -92,7 +92,7 @@ pub(super) fn directory(spec: &FileSpec, path: &str, reader: &FsReader) -> Resul
     }
 }
 
-/// Compares the permissions and the owner of a path with the desired ones.
+/// Compares the permissions and the owner of a path with the desired permissions and owner.
 pub(super) fn granted(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>) -> Checked {
     let diff = access_diff(path, meta, mode, uid, gid);
     if diff.is_empty() {
@@ -106,7 +106,7 @@ pub(super) fn granted(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32
     })
 }
 
-/// Returns a readable description of the change of permissions and owner; empty if nothing changes.
+/// Returns a description of the change of permissions and owner for people; empty if nothing changes.
 pub(crate) fn access_diff(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>) -> String {
     let mut diff = String::new();
     if let Some(mode) = mode.filter(|mode| *mode != meta.mode) {
@@ -121,7 +121,7 @@ pub(crate) fn access_diff(path: &str, meta: Meta, mode: Option<u32>, uid: Option
     diff
 }
 
-/// Returns the step that creates the missing directories above a path.
+/// Returns the step that creates the missing directories above a path; no step if the directories exist.
 pub(crate) fn parents(path: &str, reader: &FsReader) -> Result<Vec<Step>, ModuleError> {
     let Some((folder, _)) = path.trim_end_matches('/').rsplit_once('/') else { return Ok(Vec::new()) };
     if folder.is_empty() || reader.exists(folder).map_err(io(folder))? {
@@ -173,7 +173,7 @@ pub(super) fn one_file(
     }))
 }
 
-/// Returns the change that creates a file after the given steps.
+/// Returns the change that first executes the given steps, and then creates a file.
 pub(super) fn new_file(
     spec: &FileSpec,
     path: &str,
@@ -200,7 +200,7 @@ pub(super) fn write(spec: &FileSpec, path: &str, content: Content, access: Acces
     }
 }
 
-/// Fails for a file in Git LFS, because git contains only a pointer to such a file.
+/// Returns an error for a file in Git LFS, because git contains only a pointer to the file's content.
 pub(super) fn refuse_pointer(tree: &Arc<dyn Tree>, path: &str) -> Result<(), ModuleError> {
     let bytes = tree.read(path).map_err(io(path))?.unwrap_or_default();
     if bytes.starts_with(b"version https://git-lfs.github.com/spec/") {
