@@ -148,5 +148,5 @@ fn comment(file: &prost_reflect::FileDescriptor, path: &[i32]) -> Result<String,
         .find(|location| location.path == path)
         .and_then(|location| location.leading_comments.clone())
         .map(|text| text.trim().replace("\n ", "\n"));
-    found.ok_or_else(|| format!("{}: something at {path:?} has no doc comment", file.name()).into())
+    found.ok_or_else(|| format!("{}: the message or field at {path:?} has no comment; add one", file.name()).into())
 }

@@ -42,8 +42,8 @@ fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/$defs/{name}") })
 }
 
-/// Adds the definitions of a message, and of all messages that the message refers to. In the parameters of a module,
-/// the schema also allows a template as any value.
+/// Adds the definitions of a message, and of all messages that the message refers to. For each parameter of a module,
+/// the JSON Schema also allows a string with a template.
 fn define(name: &'static str, templated: bool, definitions: &mut Map<String, Value>) {
     if definitions.contains_key(name) {
         return;

@@ -1,7 +1,7 @@
 //! The schema of Towpath as protobuf messages: objects, tasks, modules, events and services.
 //!
 //! `build.rs` generates a static table of all messages. The check of YAML documents, the JSON Schema and `towpath
-//! explain` use the generated table. Parsing documents and applying the effects of fields are tasks of other crates.
+//! explain` use the generated table. Other crates parse documents, and implement the effects of fields.
 
 mod explain;
 mod json_schema;

@@ -140,13 +140,13 @@ pub enum Untrusted {
 pub(crate) enum Part {
     /// A literal text.
     Text(&'static str),
-    /// The value of the first field in a list of fields that is set, in a canonical form.
+    /// The value of one of several fields, in a canonical form.
     Value {
-        /// The names of the fields to try, in order.
+        /// The names of the fields. The first field that is set gives the value.
         fields: &'static [&'static str],
         /// The canonical form of the field's value.
         form: Form,
-        /// The text if no field is set; `None` if the identity then does not exist.
+        /// The text of the part if no field is set; `None` if the identity requires a field.
         otherwise: Option<&'static str>,
     },
     /// A group of parts, which is omitted if the value of one part is missing.

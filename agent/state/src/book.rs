@@ -91,7 +91,7 @@ pub enum ClaimState {
     Unadmitted,
 }
 
-/// A change of one field of a book's record.
+/// A change of one field of a TaskBook's record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum BookEdit {
     Progress(RunProgress),

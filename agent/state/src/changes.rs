@@ -20,7 +20,7 @@ pub struct Changes {
 pub(crate) enum Put {
     /// The whole record as JSON.
     Whole(Vec<u8>),
-    /// One field of the record of a book.
+    /// One field of the record of a TaskBook.
     Book(BookEdit),
     /// Fields of the record of an election.
     Election(ElectionEdit),
@@ -51,7 +51,7 @@ impl Changes {
         self.deletes.push(text_of::<K>(key));
     }
 
-    /// Sets the progress of a book in its run.
+    /// Sets the progress of a TaskBook in its run.
     pub fn set_progress(&mut self, book: &BookId, progress: RunProgress) {
         self.edit_book(book, BookEdit::Progress(progress));
     }

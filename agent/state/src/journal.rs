@@ -152,8 +152,8 @@ impl Journal {
         self.below(prefix_of::<R::Kind>())
     }
 
-    /// Returns the records of one kind for the tasks of a book. Records that this version of the agent cannot parse are
-    /// logged and omitted.
+    /// Returns the records of one kind for the tasks of a TaskBook, with the names of the tasks. Records that this
+    /// version of the agent cannot parse are logged and omitted.
     ///
     /// # Errors
     /// If the journal cannot be read.

@@ -24,7 +24,7 @@ impl Key for () {
     }
 }
 
-/// A key that is a name or a path.
+/// A record key that is a plain text, such as a name or a path.
 impl Key for String {
     fn text(&self) -> String {
         self.clone()
@@ -76,7 +76,7 @@ impl Key for BookId {
 /// The id of a task, handler or action of a TaskBook: `NAMESPACE/NAME/TASK`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskId {
-    /// The id of the book.
+    /// The id of the TaskBook.
     pub book: BookId,
     /// The name of the task. For an action in a loop, the loop item follows the task name.
     pub task: String,
@@ -99,7 +99,7 @@ impl Key for TaskId {
 pub struct RunId {
     /// The start of the run, in milliseconds since 1970.
     pub started: i64,
-    /// The id of the book that ran.
+    /// The id of the TaskBook that ran.
     pub book: BookId,
 }
 

@@ -80,7 +80,7 @@ kinds! {
         Intent(()) = "intent";
         /// The state and the conditions of the node.
         NodeState(()) = "state";
-        /// The status of each book after the last pass.
+        /// The status of each TaskBook after the last pass.
         BookStatuses(()) = "book-statuses";
         /// The progress of the runs of all TaskBooks, from which the agent derives events about the runs.
         RunProgress(()) = "run-progress";
@@ -114,7 +114,7 @@ kinds! {
         Run(RunId) = "run/";
         /// The last value that the agent has applied to a managed object.
         Applied(Managed) = "applied/";
-        /// The state of a path before Towpath changed it for the first time.
+        /// The state of a path before Towpath changed the path for the first time.
         Original(String) = "original/";
         /// A replaced file whose `validate` command has not run yet, by the path of the file.
         Unchecked(String) = "unchecked/";

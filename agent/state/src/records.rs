@@ -11,7 +11,7 @@ use crate::{
     kinds::{self, Record},
 };
 
-/// Implements [`Record`] for each type, with the kind of its records.
+/// Implements [`Record`] for each listed type, with the listed kind.
 macro_rules! records {
     ($($record:ident: $kind:ident;)*) => {
         $(impl Record for $record {
@@ -140,8 +140,8 @@ pub struct StoredEvent {
     pub data: BTreeMap<String, Value>,
 }
 
-/// An event that is still in effect. Its key is the identity of the event, so the agent finds the event without a
-/// search.
+/// An event that is still in effect. The record's key is the identity of the event, so the agent finds the event
+/// without a search.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StandingEvent {
@@ -197,7 +197,7 @@ pub enum Phase {
 pub struct Intent {
     /// The phase that the agent has started.
     pub phase: Phase,
-    /// The name of the book that the agent works on.
+    /// The name of the TaskBook that the agent works on.
     pub book: String,
     /// The paths of the files that the agent writes, which may have temporary files beside them.
     #[serde(default)]
@@ -229,7 +229,7 @@ pub struct AppliedItem {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Inventory {
-    /// The managed objects of the book.
+    /// The managed objects of the TaskBook.
     pub items: BTreeSet<Managed>,
     /// The setting `prune` of the TaskBook's last version: true if the agent removes objects that the TaskBook no
     /// longer mentions.
@@ -261,7 +261,7 @@ pub struct LastSlots {
     pub budget: String,
     /// The partition of the budget that counts each node, by the name of the node.
     pub partitions: BTreeMap<String, String>,
-    /// The names of the nodes that the book targets.
+    /// The names of the nodes that the TaskBook targets.
     pub targets: BTreeSet<String>,
     /// The number of nodes that may hold a slot in one partition at the same time; `None` for no limit.
     pub count: Option<u64>,
@@ -388,9 +388,9 @@ pub struct HandlerRecord {
 pub struct RunRecord {
     /// The name of the run.
     pub run: String,
-    /// The namespace of the book.
+    /// The namespace of the TaskBook.
     pub namespace: String,
-    /// The name of the book.
+    /// The name of the TaskBook.
     pub name: String,
     /// The generation of the revision that the run applied.
     pub generation: u64,
