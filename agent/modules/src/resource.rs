@@ -90,14 +90,14 @@ pub trait Resource: Any + Debug + Send + Sync {
         Err(ModuleError::new(format!("internal error: the module {module} applies its changes as steps")))
     }
 
-    /// Returns the module parameters that undo the task; `None` if nothing has to be undone. The caller must ask before
-    /// the task is applied.
+    /// Returns the module parameters that undo the task; `None` if nothing has to be undone. The caller must call this
+    /// method before the task is applied.
     fn undo(&self, _context: &Context<'_>) -> Option<Value> {
         None
     }
 
     /// Returns true if the check of the task runs a command line, such as `unless`. A plan runs no commands, so a plan
-    /// omits this check.
+    /// omits a check that runs a command line.
     fn asks_commands(&self) -> bool {
         false
     }

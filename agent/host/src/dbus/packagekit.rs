@@ -36,10 +36,11 @@ pub enum PackageKitError {
     /// another backend.
     #[error("cannot use PackageKit: {0}")]
     Missing(String),
-    /// The error that PackageKit made no progress or gave no answer. The number is the waiting time in seconds.
+    /// The error that PackageKit made no progress or gave no answer. The value is the number of seconds for which the
+    /// agent waited.
     #[error("PackageKit hangs: the transaction made no progress for {0} s")]
     Hangs(u64),
-    /// The error that the package transactions exceeded their time limit. The number is the time limit in seconds.
+    /// The error that the package transactions exceeded their time limit. The value is the time limit in seconds.
     #[error("PackageKit did not finish within {0} s; set a higher timeout of the task")]
     TimedOut(u64),
     /// An error that PackageKit reported.
@@ -335,7 +336,8 @@ impl<'a> PackageKit<'a> {
     }
 }
 
-/// Describes a status of PackageKit (pk-enum.h, `PkStatusEnum`) and its percentage. The percentage 101 means unknown.
+/// Describes a status of PackageKit (pk-enum.h, `PkStatusEnum`) and its percentage. PackageKit reports the percentage
+/// 101 if the progress is unknown.
 ///
 /// Returns `None` for a status without a description.
 fn at(status: u32, percentage: u32) -> Option<String> {

@@ -3,7 +3,7 @@
 //! Guarantees:
 //! - Links resolve as in the kernel. A link cannot lead out of the root.
 //! - A link is followed if root or the agent's user owns the link, or if the same user owns the link and the target.
-//!   With this rule, an unprivileged user cannot make the agent read or write a file of another user.
+//!   This rule for links prevents that an unprivileged user makes the agent read or write a file of another user.
 //! - If another process changes the path during the walk, the walk may fail. The walk never opens a file to which a
 //!   rejected link leads.
 
@@ -76,7 +76,7 @@ pub(crate) struct Place {
     pub(crate) folder: OwnedFd,
     /// The last component of the path; `.` if the path is the root.
     pub(crate) name: OsString,
-    /// The path below the root, without links.
+    /// The resolved path below the root, which contains no links.
     pub(crate) path: String,
     /// The device and the inode of the target of a followed link; `None` without a followed link or without a target.
     pub(crate) found: Option<(u64, u64)>,

@@ -29,7 +29,7 @@ use super::{
     written::{self, WrittenFiles},
 };
 
-/// The number of files from which one syncfs call is faster than one fsync call for each file.
+/// The minimum number of files for which one syncfs call is faster than one fsync call for each file.
 const MANY: usize = 16;
 
 /// The files below a root.
@@ -281,7 +281,8 @@ impl FsWriter {
         Ok(())
     }
 
-    /// Removes the temporary files of a path that a crash has left. A partial file is kept.
+    /// Removes the temporary files that a crash has left beside a path. The partial file of an interrupted attempt is
+    /// kept.
     ///
     /// # Errors
     /// When a file cannot be removed.
@@ -349,8 +350,8 @@ impl FsWriter {
         let own = found.uid == folder.uid && folder.uid != 0;
         if found.kind != FileKind::Directory && found.names > 1 && !own && is_shared(&place.folder)? {
             return Err(io::Error::other(format!(
-                "cannot set mode and owner: the file has {} names (hard links), and users can write to its folder, so \
-                 it may be a file of another folder; replace this name by a copy of the file",
+                "cannot set mode and owner: the file has {} hard links, and users can write to its folder, so the \
+                 path may lead to a foreign file; replace the hard link by a copy of the file",
                 found.names
             )));
         }
@@ -408,8 +409,8 @@ impl FsWriter {
     /// Replaces the content of one file, and waits until the new file is on disk.
     ///
     /// # Errors
-    /// When the file cannot be written or renamed, or the flush after the rename fails. Only after a failed flush, the
-    /// new file is at the path.
+    /// When the file cannot be written or renamed, or the flush after the rename fails. After a failed flush, the new
+    /// file is already at the path; after any other error, the old file remains.
     pub fn replace(&self, path: &str, content: &[u8], access: Access) -> io::Result<()> {
         self.replace_with(path, content, access, None)
     }
@@ -515,8 +516,8 @@ fn room_name(temporary: &std::ffi::OsStr) -> OsString {
 
 /// Renames a staged file in a directory where other users can write.
 ///
-/// Another user could exchange the file under the temporary name. Therefore the open file is linked into a directory
-/// that only the agent's user can enter, and is renamed from there.
+/// Another user could exchange the file under the temporary name. The agent links the open file into a directory that
+/// only its own user can enter, and renames the file from this directory.
 fn place_shared(staged: &Staged) -> io::Result<()> {
     let room = room_name(&staged.temporary);
     remove_at(&staged.folder, &room, 0)?;

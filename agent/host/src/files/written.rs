@@ -1,7 +1,8 @@
 //! Versions of managed files, by which the agent distinguishes its own changes from changes by other programs.
 //!
 //! The change time of a file has the resolution of the kernel's tick, up to 10 ms. Two changes within one tick can
-//! leave the same file version. Therefore, for a file that has just changed, the agent compares the content.
+//! leave the same file version. The agent compares the content of a file that has just changed, because the version of
+//! the file is not reliable.
 
 use std::{
     collections::BTreeMap,

@@ -15,8 +15,8 @@ const SERIALS: usize = 64;
 
 /// The list of revoked serial numbers and keys. All clones share one list.
 ///
-/// A revoked serial number also revokes the key of the certificate, on nodes that have seen the certificate. A thief of
-/// the secret key therefore cannot present the bare key, or an earlier certificate for the key.
+/// A revoked serial number also revokes the key of the certificate, because a thief of the secret key could present the
+/// bare key or an earlier certificate. Only nodes that have seen the revoked certificate know its key.
 #[derive(Debug, Clone, Default)]
 pub struct Revoked(Arc<RwLock<List>>);
 
@@ -92,7 +92,7 @@ impl Revoked {
         }
     }
 
-    /// Loads the serial numbers that the journal contains.
+    /// Loads the serial numbers of presented certificates from the journal.
     pub fn resume(&self, shown: impl IntoIterator<Item = (String, Vec<String>)>) {
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
         list.shown.extend(shown);

@@ -22,7 +22,8 @@ use rustix::{
 use super::{account::Account, environment, launch, tree::Tree};
 use crate::{Clock as _, SystemClock};
 
-/// The number of bytes that are kept from the end of a command's stdout and stderr. Up to twice as many bytes are kept.
+/// The minimum number of bytes that are kept from the end of a command's stdout and stderr. The maximum is twice this
+/// number.
 const KEPT: usize = 1 << 20;
 
 /// The number of bytes at the end of an output in which the agent looks for the last line.

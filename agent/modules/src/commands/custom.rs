@@ -160,12 +160,15 @@ impl<'a> Program<'a> {
         let given = &self.spec.params;
         let missing = described.params.iter().find(|(name, param)| param.required && !given.contains_key(*name));
         if let Some((name, _)) = missing {
-            return Err(ModuleError::new(format!("{} needs params.{name}", self.path)));
+            return Err(ModuleError::new(format!("the program {} needs params.{name}", self.path)));
         }
         if let Some(unknown) = given.keys().find(|name| !described.params.contains_key(*name)) {
             let known: Vec<&str> = described.params.keys().map(String::as_str).collect();
             let known = if known.is_empty() { "it describes none".into() } else { known.join(", ") };
-            return Err(ModuleError::new(format!("{} has no params.{unknown} (known: {known})", self.path)));
+            return Err(ModuleError::new(format!(
+                "the program {} has no params.{unknown} (known: {known})",
+                self.path
+            )));
         }
         Ok(())
     }
@@ -224,7 +227,10 @@ pub(crate) fn run(spec: &CustomSpec, context: &Context<'_>) -> Result<Report, Mo
     let check: Check = program.ask("check")?;
     if !check.in_sync {
         let what = if apply.changed { "apply reported a change, but" } else { "apply reported no change, and" };
-        return Err(ModuleError::new(format!("{}: {what} check still reports a difference", program.path)));
+        return Err(ModuleError::new(format!(
+            "cannot apply {}: {what} check still reports a difference",
+            program.path
+        )));
     }
     let data = apply.data.unwrap_or(Value::Null);
     Ok(Report { ok: true, fields: [("data", data)].into(), message: apply.message })

@@ -14,7 +14,7 @@ use crate::{
 /// The resolved parameters of `reboot`.
 #[derive(Debug, Clone)]
 pub(crate) struct RebootSpec {
-    /// True if each definition of the task causes one reboot; false if only the system's request causes a reboot.
+    /// True if the task always reboots the node once; false if the task reboots only if the system requires a reboot.
     always: bool,
 }
 

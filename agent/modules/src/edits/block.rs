@@ -18,7 +18,7 @@ pub(crate) struct BlockSpec {
     label: String,
     anchor: Anchor,
     absent: bool,
-    /// The parameters as the task has them, from which the parameters for the undo are made.
+    /// The parameters of the task in their original form, which the undo needs.
     params: Value,
 }
 

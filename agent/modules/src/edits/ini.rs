@@ -68,7 +68,7 @@ fn line(text: &str) -> Line<'_> {
     Line::Setting(text[..at].trim(), &text[..value], text[value..].trim_end())
 }
 
-/// Splits the value of a setting from a comment after the value. Quotes protect `;` and `#` in a value.
+/// Splits the value of a setting from a comment after the value. In a quoted value, `;` and `#` do not begin a comment.
 fn parts(value: &str) -> (&str, &str) {
     if value.starts_with([';', '#']) {
         return ("", value);

@@ -19,7 +19,7 @@ pub(crate) struct LineSpec {
     pattern: Option<Regex>,
     anchor: Anchor,
     absent: bool,
-    /// The parameters as the task has them, from which the parameters for the undo are made.
+    /// The parameters of the task in their original form, which the undo needs.
     params: Value,
 }
 

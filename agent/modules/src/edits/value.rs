@@ -168,7 +168,9 @@ fn expected(document: &mut Value, way: &[Part], value: Option<&Value>) -> Result
                 (Some(member), _) => expected(member, rest, value)?,
                 (None, None) => {}
                 (None, Some(value)) if index == length && rest.is_empty() => members.push(value.clone()),
-                (None, Some(_)) => return Err(format!("the list has {length} members, but no member {index}")),
+                (None, Some(_)) => {
+                    return Err(format!("the list has {length} members, but no member {index}; correct the key"));
+                }
             }
         }
         Value::Null => {}

@@ -89,8 +89,8 @@ impl SysctlSpec {
         format!("{} = {}\n", self.name, self.value.as_deref().unwrap_or_default())
     }
 
-    /// Returns the path of the kernel setting below /proc/sys. The first dot or slash in the name decides which of both
-    /// separates the parts of the name (sysctl.d(5)).
+    /// Returns the path of the kernel setting below /proc/sys. If the first separator in the name is a slash, slashes
+    /// separate the parts of the name, otherwise dots (sysctl.d(5)).
     fn place(&self) -> String {
         let slash = self.name.find('/').unwrap_or(usize::MAX);
         if slash < self.name.find('.').unwrap_or(usize::MAX) {
@@ -170,7 +170,8 @@ pub(crate) fn run(spec: &SysctlSpec, context: &Context<'_>, writer: &FsWriter) -
             .map_err(|error| ModuleError::new(format!("cannot set {} = {value}: {error}", spec.name)))?;
         let now = spec.now(context)?.unwrap_or_default();
         if now != *value {
-            let what = format!("the kernel stored {now} for {} = {value}; write the stored value", spec.name);
+            let what =
+                format!("the kernel stored {now} for {} = {value}; write the stored value in the task", spec.name);
             return Err(ModuleError::new(what));
         }
     }

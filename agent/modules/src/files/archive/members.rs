@@ -56,7 +56,7 @@ pub(super) struct Budget {
     between: Rc<Cell<u64>>,
 }
 
-/// The number of bytes that each archive member costs in addition to its content and path.
+/// The number of bytes of the budget that each archive member uses, in addition to its content and path.
 const MEMBER: u64 = 1024;
 
 /// The maximum number of header bytes before an archive member.

@@ -123,8 +123,8 @@ impl Members<'_> {
         vec![Step::MakeDirectory { path: folder.to_owned(), access }]
     }
 
-    /// Returns true if a folder above a member is missing or will be removed. If a file is at the path of such a
-    /// folder, the function adds a step that removes the file.
+    /// Returns true if a folder above a member is missing or will be removed. The function adds a step that removes a
+    /// file from the path of a needed folder.
     fn is_new(&mut self, path: &str) -> Result<bool, ModuleError> {
         for (at, _) in path.match_indices('/').filter(|(at, _)| *at >= self.base.len()) {
             let folder = &path[..at];
@@ -176,7 +176,7 @@ impl Members<'_> {
         if let Some(foreign) = self.foreign(path, 0)? {
             return Err(ModuleError::new(format!(
                 "cannot put {wanted} at {path}: {found} is there, and Towpath did not make {foreign}; \
-                 remove it, or leave {path} out of the source"
+                 remove the foreign path, or leave {path} out of the source"
             )));
         }
         self.removed.insert(path.to_owned());

@@ -18,8 +18,8 @@ pub(super) struct BackendChoice {
     pub(super) backend: Backend,
     /// The version to install; `None` if the task names no version.
     pub(super) version: Option<String>,
-    /// True if PackageKit can name all packages of the change: no package of another architecture or half-installed
-    /// package.
+    /// True if PackageKit has names for all packages of the change. PackageKit has no names for half-installed packages
+    /// and for packages of another architecture.
     pub(super) plain: bool,
     /// The treatment of configuration files that an administrator has changed.
     pub(super) conffiles: Conffiles,

@@ -66,8 +66,8 @@ impl Named {
             return Ok(());
         }
         Err(ModuleError::new(format!(
-            "cannot install {}: the installation would {}; no package was changed. List the packages that may be \
-             removed in the parameter `replaces`, or change the listed packages in tasks before this task",
+            "cannot install {}: the installation would {}; no package was changed. Name packages that may be \
+             removed in the parameter `replaces`, and change the other packages in a task before this task",
             self.wanted.join(", "),
             what.join(" and ")
         )))

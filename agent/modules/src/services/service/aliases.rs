@@ -71,7 +71,7 @@ fn instance(target: &str, alias: &str) -> String {
     }
 }
 
-/// Returns the unit that lists a name in its setting Alias=. On Debian, ssh.service lists sshd.service.
+/// Returns the unit that lists a name in its setting Alias=, as ssh.service lists sshd.service on Debian.
 fn owner(reader: &FsReader, alias: &str) -> Option<String> {
     // An instance of a template unit has no file of its own.
     if alias.contains('@') {
