@@ -1,7 +1,8 @@
 //! The build script that generates Rust code from `towpath/v1alpha/*.proto`.
 //!
-//! prost and tonic generate the messages and services. The script itself generates a static table of every message and
-//! field, with name, type, documentation and options. The YAML form, JSON Schema and `towpath explain` use this table.
+//! prost and tonic generate the messages and services. This script generates a static table of all messages and fields,
+//! with name, type, documentation and options. The check of YAML documents, the JSON Schema and `towpath explain` use
+//! the generated table.
 
 #[path = "build/module.rs"]
 mod module;
@@ -137,7 +138,7 @@ fn option(options: &prost_reflect::DynamicMessage, pool: &DescriptorPool, name: 
     format!("{value:?}")
 }
 
-/// Returns the comment before a message or a field. A missing comment is a build error.
+/// Returns the comment before a message or a field. A message or field without a comment is a build error.
 fn comment(file: &prost_reflect::FileDescriptor, path: &[i32]) -> Result<String, Box<dyn Error>> {
     let proto = file.file_descriptor_proto();
     let found = proto
@@ -147,5 +148,5 @@ fn comment(file: &prost_reflect::FileDescriptor, path: &[i32]) -> Result<String,
         .find(|location| location.path == path)
         .and_then(|location| location.leading_comments.clone())
         .map(|text| text.trim().replace("\n ", "\n"));
-    found.ok_or_else(|| format!("{}: something at {path:?} has no doc comment", file.name()).into())
+    found.ok_or_else(|| format!("{}: the message or field at {path:?} has no comment; add one", file.name()).into())
 }

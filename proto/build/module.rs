@@ -10,13 +10,13 @@ use super::PACKAGE;
 
 /// The generated Rust source for one module.
 pub(super) struct Module {
-    /// The name of the constant that describes the module.
+    /// The name of the generated constant that describes the module.
     pub(super) constant: String,
-    /// The source of the constant, and of the link from the Rust type of the message to it.
+    /// The Rust source of the constant, and of the trait implementation that links the message type to the constant.
     pub(super) source: String,
 }
 
-/// Returns the generated source for the module of a message. `None` if the message is not a module.
+/// Returns the generated Rust source for a module; `None` if the message is not a module.
 pub(super) fn of(
     message: &MessageDescriptor,
     index: usize,
@@ -115,7 +115,7 @@ pub(super) fn untrusted(option: &str, field: &str) -> Result<&'static str, Box<d
     })
 }
 
-/// Returns the parts of an identity template, as Rust source of a slice of `Part`.
+/// Returns the parts of an identity template, such as `{path}: {key}`, as Rust source of a slice of `Part`.
 fn parts(template: &str, message: &MessageDescriptor) -> Result<String, String> {
     let mut found = String::new();
     let mut rest = template;

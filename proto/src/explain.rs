@@ -4,14 +4,14 @@ use std::fmt::Write as _;
 
 use crate::schema::{Field, Message, Shape, Type, did_you_mean, kinds, message};
 
-/// The error that a path names a word which the schema does not contain.
+/// The error that a path such as `TaskBook.spec` contains a word that is not in the schema.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UnknownWord {
     /// The unknown word of the path.
     pub word: String,
-    /// The part of the schema in which the word was looked up.
+    /// The part of the schema that does not contain the word.
     pub within: String,
-    /// The most similar word of the schema. `None` if no word is similar.
+    /// The most similar word of the schema, as a suggestion; `None` if no word is similar.
     pub meant: Option<String>,
 }
 

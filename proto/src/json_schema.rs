@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::schema::{Field, Message, Shape, Type, kinds, message};
 
-/// Returns the JSON Schema of one kind, or of a document of any kind. `None` if the kind does not exist.
+/// Returns the JSON Schema of one kind, or of all kinds if no kind is given; `None` if the kind does not exist.
 pub fn json_schema(kind: Option<&str>) -> Option<Value> {
     let wanted: Vec<_> = kinds().filter(|message| kind.is_none_or(|name| message.name == name)).collect();
     if wanted.is_empty() {
@@ -42,8 +42,8 @@ fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/$defs/{name}") })
 }
 
-/// Adds the definitions of a message, and of all messages that the message refers to.
-/// In the parameters of a module, any value may be a template.
+/// Adds the definitions of a message, and of all messages that the message refers to. For each parameter of a module,
+/// the JSON Schema also allows a string with a template.
 fn define(name: &'static str, templated: bool, definitions: &mut Map<String, Value>) {
     if definitions.contains_key(name) {
         return;

@@ -1,7 +1,7 @@
 //! The schema of Towpath as protobuf messages: objects, tasks, modules, events and services.
 //!
-//! `build.rs` generates a table of these messages. The check of YAML documents, JSON Schema and `towpath explain` use
-//! the table. This crate does not know how a document is parsed, nor the effect of a field.
+//! `build.rs` generates a static table of all messages. The check of YAML documents, the JSON Schema and `towpath
+//! explain` use the generated table. Other crates parse documents, and implement the effects of fields.
 
 mod explain;
 mod json_schema;

@@ -1,19 +1,19 @@
-//! The facts about a module that the options of its protobuf message state.
+//! The facts about a module, which are options of its protobuf message.
 //!
-//! Rendering, planning and removal use these facts. There is no other list of modules.
+//! Rendering, planning and removal use the facts. The protobuf schema is the only list of modules.
 
 use serde_json::Value;
 
 use crate::schema::{Field, Form, ModuleKind, ModuleSchema, Part};
 
 impl ModuleSchema {
-    /// Returns the identity of the resource that a task with these parameters manages.
-    /// `None` if the module manages no resource, or a parameter of the identity is missing.
+    /// Returns the identity of the resource that a task manages; `None` if the module manages no resource, or a
+    /// parameter of the identity is missing.
     pub fn identity(&self, params: &Value) -> Option<String> {
         if self.identity.is_empty() { None } else { join(self.identity, params) }
     }
 
-    /// Returns the names of the parameters that make up the identity of the resource.
+    /// Returns the names of the parameters that are parts of the managed resource's identity.
     pub fn identity_fields(&self) -> Vec<&'static str> {
         fn of(parts: &'static [Part]) -> Vec<&'static str> {
             let fields = |part: &'static Part| match part {
@@ -26,18 +26,18 @@ impl ModuleSchema {
         of(self.identity)
     }
 
-    /// Returns true if a task with the module keeps a desired state by default.
+    /// Returns true if a task with the module is a state by default: the agent keeps a desired state of a resource.
     pub fn is_state(&self) -> bool {
         self.kind == ModuleKind::State
     }
 
-    /// Returns true if a task with the module only reads the state of the machine by default.
+    /// Returns true if a task with the module is a probe by default: the task only reads the state of the machine.
     pub fn is_probe(&self) -> bool {
         self.kind == ModuleKind::Probe
     }
 
-    /// Returns the parameters that are expressions. The renderer evaluates expressions, and renders other parameters as
-    /// templates.
+    /// Returns the names of the module's parameters that are expressions. The renderer evaluates expressions, and
+    /// renders other parameters as templates.
     pub fn expressions(&self) -> impl Iterator<Item = &'static Field> {
         self.message.fields.iter().filter(|field| field.format == Some("expression"))
     }
@@ -63,7 +63,7 @@ fn join(parts: &[Part], params: &Value) -> Option<String> {
     Some(text)
 }
 
-/// Returns a string as it is, or the strings of a list, joined with commas.
+/// Returns the text of a parameter: a string unchanged, or the strings of a list joined by commas.
 fn value(value: &Value) -> Option<String> {
     let list = |members: &Vec<Value>| members.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",");
     value.as_str().map(str::to_owned).or_else(|| value.as_array().map(list))
@@ -86,7 +86,7 @@ impl Form {
 const UNITS: [&str; 11] =
     ["service", "socket", "timer", "mount", "automount", "swap", "path", "target", "slice", "scope", "device"];
 
-/// Returns the full name of a systemd unit. A name without a suffix is the name of a service.
+/// Returns the full name of a systemd unit, with `.service` added to a name without a suffix.
 pub fn unit_name(name: &str) -> String {
     let whole = name.rsplit_once('.').is_some_and(|(_, kind)| UNITS.contains(&kind));
     if whole { name.to_owned() } else { format!("{name}.service") }
@@ -148,7 +148,7 @@ mod tests {
         }
     }
 
-    /// Returns the parameters of a module that do not have the option `untrusted`.
+    /// Returns the names of a module's parameters that do not have the option `untrusted`.
     fn undecided(message: &Message) -> Vec<String> {
         let fields = message.fields.iter().filter(|field| field.untrusted.is_none());
         fields.map(|field| format!("{}.{}", message.name, field.name)).collect()

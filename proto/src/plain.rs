@@ -1,4 +1,4 @@
-//! Conversion between the message `Value` and plain JSON: `{"task": "web"}` instead of the members of a oneof.
+//! Converts the message `Value` to plain JSON, such as `{"task": "web"}`, and plain JSON to the message.
 
 use std::collections::BTreeMap;
 

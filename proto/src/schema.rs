@@ -7,9 +7,9 @@ pub struct Message {
     pub name: &'static str,
     /// The documentation of the message, for `towpath explain`.
     pub doc: &'static str,
-    /// The scope of a kind: `global` or `namespaced`. `None` if the message is not a kind.
+    /// The scope of a kind: `global` or `namespaced`; `None` if the message is not a kind.
     pub scope: Option<&'static str>,
-    /// The facts about a module. `None` if the message is not a module.
+    /// The facts about a module; `None` if the message is not a module.
     pub module: Option<&'static ModuleSchema>,
     /// An example of the module in a task, as YAML.
     pub example: Option<&'static str>,
@@ -26,13 +26,13 @@ pub struct Field {
     pub doc: &'static str,
     /// The type of the field's values, and whether the field is a list or a map.
     pub shape: Shape,
-    /// The allowed words, separated by `|`. `None` if any value is allowed.
+    /// The allowed words of the field, separated by `|`; `None` if any value is allowed.
     pub words: Option<&'static str>,
-    /// The format of the field's string, such as `duration`. `None` if any string is allowed.
+    /// The format of the field's string, such as `duration`; `None` if any string is allowed.
     pub format: Option<&'static str>,
     /// True if the field is required.
     pub required: bool,
-    /// The kind of object that the field names.
+    /// The kind of the objects whose names the field contains.
     pub refers: Option<&'static str>,
     /// The default of the field, as text for people.
     pub otherwise: Option<&'static str>,
@@ -40,7 +40,7 @@ pub struct Field {
     pub runs_command: bool,
     /// True if a task that sets the field waits for other nodes.
     pub waits_for_nodes: bool,
-    /// The untrusted values that the field of a module may contain. `None` for fields of other messages.
+    /// The untrusted values that the field of a module may contain; `None` for fields of other messages.
     pub untrusted: Option<Untrusted>,
 }
 
@@ -51,30 +51,32 @@ pub struct ModuleSchema {
     pub key: &'static str,
     /// The message with the parameters of the module.
     pub message: &'static Message,
-    /// The kind that a task with the module has by default.
+    /// The kind of a task with the module, unless its parameters give it another kind.
     pub kind: ModuleKind,
-    /// True if a change by the module may interrupt a service. Such a change needs a maintenance window and a slot.
+    /// True if a change by the module may interrupt a service, so that the change needs a maintenance window and a
+    /// slot.
     pub interrupts: bool,
-    /// True if a tool or daemon makes the change. Other changes are file operations, which are written in batches.
+    /// True if a tool or daemon makes the change of the module. False if the change consists of file operations, which
+    /// are written in batches.
     pub applies_directly: bool,
-    /// The position in the order of removal. Resources of modules with lower numbers are removed first.
+    /// The position of the module in the order of removal. Resources of modules with lower numbers are removed first.
     pub removal: u32,
-    /// The role of the module in `autoNotify`. `None` if the module has no role there.
+    /// The role of the module in `autoNotify`; `None` if `autoNotify` does not consider the module.
     pub service: Option<ServiceRole>,
     /// True if a computed variable may take its value from a task with the module.
     pub computes: bool,
     /// True if the module reboots the node.
     pub reboots: bool,
-    /// True if the module runs the file that its field `source` names. The bytes of the file are then part of the
-    /// task's definition.
+    /// True if the module runs the file that its field `source` names. The bytes of the file that the module runs are
+    /// part of the task's definition.
     pub runs_source: bool,
-    /// True if the module replaces whole files. The original files are then kept, and restored on removal.
+    /// True if the module replaces whole files. The agent saves each original file, and restores the file on removal.
     pub keeps_originals: bool,
-    /// True if the module only shows a message. The module then runs in a plan, too, and its message is in the log.
+    /// True if the module only shows a message. A module that only shows a message also runs in a plan.
     pub shows_message: bool,
     /// True if `until` may repeat a task with the module.
     pub repeatable: bool,
-    /// True if a Namespace that may not use the module may not use the command lines of other modules either.
+    /// True if permission for the module includes permission for command lines in all modules.
     pub governs_commands: bool,
     pub(crate) identity: &'static [Part],
 }
@@ -88,18 +90,18 @@ pub trait ModuleMessage {
 /// The kind of a module, or of one task with the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModuleKind {
-    /// A desired state. The agent checks the state and corrects drift.
+    /// A desired state of a resource: the agent checks the state and corrects drift.
     State,
-    /// A query of the machine that changes nothing.
+    /// A probe: a query of the machine that changes nothing.
     Probe,
-    /// An action that runs once for each definition of the task.
+    /// An action that runs once, and again only if the definition of the task changes.
     Action,
     /// An action that runs in every pass. Only a task has this kind, never a module.
     Always,
 }
 
 impl ModuleKind {
-    /// Returns the name of the kind in the documentation.
+    /// Returns the name of the kind, as the documentation uses the name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::State => "state",
@@ -123,13 +125,13 @@ pub enum ServiceRole {
 /// The untrusted values, from other nodes and events, that a field may contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Untrusted {
-    /// No untrusted value, because the field selects a path, a name or a program.
+    /// The field may contain no untrusted value, because the field selects a path, a name or a program.
     Refused,
     /// Any untrusted value.
     Allowed,
-    /// Untrusted values of a map, but no untrusted keys. The keys select variables or recipients.
+    /// The values of the map may be untrusted, but not the keys, because keys select variables or recipients.
     Values,
-    /// Untrusted members of a list, except the first member, which is a program.
+    /// All members of the list may be untrusted except the first member, which is a program.
     Arguments,
 }
 
@@ -138,16 +140,16 @@ pub enum Untrusted {
 pub(crate) enum Part {
     /// A literal text.
     Text(&'static str),
-    /// The value of the first field that is set, in a canonical form.
+    /// The value of one of several fields, in a canonical form.
     Value {
-        /// The names of the fields to try, in order.
+        /// The names of the fields. The first field that is set gives the value.
         fields: &'static [&'static str],
         /// The canonical form of the field's value.
         form: Form,
-        /// The text if no field is set. `None` if the identity then does not exist.
+        /// The text of the part if no field is set; `None` if the identity requires a field.
         otherwise: Option<&'static str>,
     },
-    /// Parts that are omitted if one of their values is missing.
+    /// A group of parts, which is omitted if the value of one part is missing.
     Optional(&'static [Self]),
 }
 
@@ -166,14 +168,14 @@ pub(crate) enum Form {
     SshKey,
 }
 
-/// The form of a field: one value, a list or a map.
+/// The shape of a field: one value, a list or a map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// A single value of this type.
     One(Type),
     /// A list of values of this type.
     List(Type),
-    /// A map from strings to values of this type.
+    /// A map from strings to values of one type.
     Map(Type),
 }
 
@@ -188,7 +190,7 @@ pub enum Type {
     Number,
     /// A string.
     String,
-    /// Bytes. No object has a field of this type.
+    /// Bytes. Only messages of the gRPC services have fields with bytes.
     Bytes,
     /// A YAML value of any type.
     Any,
@@ -201,14 +203,14 @@ pub enum Type {
 include!(concat!(env!("OUT_DIR"), "/schema.rs"));
 
 impl Message {
-    /// Returns the field with this name. `None` if the message has no such field.
+    /// Returns the field with the given name; `None` if the message has no such field.
     pub fn field(&self, name: &str) -> Option<&'static Field> {
         self.fields.iter().find(|field| field.name == name)
     }
 }
 
 impl Field {
-    /// Returns the allowed words of the field. Empty if the field accepts any string.
+    /// Returns the allowed words of the field; empty if the field accepts any string.
     pub fn word_list(&self) -> impl Iterator<Item = &'static str> {
         self.words.into_iter().flat_map(|words| words.split('|'))
     }
@@ -221,7 +223,7 @@ impl Field {
     }
 }
 
-/// Returns the message with this name. `None` if the schema has no such message.
+/// Returns the message with the given name; `None` if the schema has no such message.
 pub fn message(name: &str) -> Option<&'static Message> {
     MESSAGES.binary_search_by(|message| message.name.cmp(name)).ok().map(|at| &MESSAGES[at])
 }
@@ -239,12 +241,12 @@ pub fn modules() -> impl Iterator<Item = &'static ModuleSchema> {
     })
 }
 
-/// Returns the module with this key. `None` if there is no such module.
+/// Returns the module with the given key, such as `file`; `None` if no module has the key.
 pub fn module(key: &str) -> Option<&'static ModuleSchema> {
     modules().find(|module| module.key == key)
 }
 
-/// Returns the word with the smallest edit distance to the written word. `None` if no word is similar.
+/// Returns the word with the smallest edit distance to the written word; `None` if no word is similar.
 pub fn did_you_mean<'a>(written: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (written.chars().count() / 3).max(1);
     words

@@ -82,7 +82,7 @@ fn full_disk_is_reported_and_recovered_from() {
     repository.write("data.yaml", files("b", 3_000_000));
     let large = repository.publish("large");
     let message = reason(&node, "Reconciling", "DiskFull");
-    assert!(message.contains("make room"), "{message}");
+    assert!(message.contains("free space"), "{message}");
     assert_eq!(node.read("/srv/data").unwrap(), "a".repeat(10), "the old file stays");
     disk.remount("size=16m");
     wait_until(PATIENCE, || node.applied(&large), || format!("{:#}", node.status()));

@@ -11,10 +11,10 @@ use std::{
 
 /// A source of time.
 pub trait Clock: fmt::Debug + Send + Sync {
-    /// Returns the wall clock in milliseconds since 1970. The wall clock may jump.
+    /// Returns the time of the wall clock, in milliseconds since 1970. The wall clock may jump.
     fn wall(&self) -> i64;
 
-    /// Returns the monotonic clock, which never goes back.
+    /// Returns the time of the monotonic clock, which never goes back.
     fn monotonic(&self) -> Instant;
 }
 
@@ -39,13 +39,13 @@ impl Clock for SystemClock {
 #[derive(Debug, Clone)]
 pub struct TestClock {
     start: Instant,
-    /// The number of milliseconds since the start, by the monotonic clock.
+    /// The time of the monotonic clock: the milliseconds since the start of the test.
     passed: Arc<AtomicU64>,
     wall: Arc<AtomicI64>,
 }
 
 impl TestClock {
-    /// Creates a clock that shows a wall time, in milliseconds since 1970.
+    /// Creates a test clock with a wall time, in milliseconds since 1970.
     pub fn at(wall: i64) -> Self {
         Self { start: SystemClock.monotonic(), passed: Arc::default(), wall: Arc::new(AtomicI64::new(wall)) }
     }
@@ -82,7 +82,7 @@ pub fn rfc3339(milliseconds: i64) -> String {
 
 /// Converts days since 1970 to a Gregorian date: year, month, day.
 ///
-/// The algorithm is `civil_from_days` of Howard Hinnant's paper on calendars.
+/// The conversion uses the algorithm `civil_from_days` of Howard Hinnant's paper on calendars.
 fn civil(days: i64) -> (i64, i64, i64) {
     let shifted = days + 719_468;
     let era = shifted.div_euclid(146_097);

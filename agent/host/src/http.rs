@@ -18,9 +18,9 @@ use thiserror::Error;
 
 use crate::{Clock as _, SystemClock};
 
-/// The maximum number of bytes that are kept of a response body.
+/// The maximum size of a kept response body, in bytes.
 const KEPT: u64 = 1 << 20;
-/// The maximum time to wait for a response, and for each further part of the response's body.
+/// The maximum time to wait for a response, and for each further part of its body.
 const SILENCE: Duration = Duration::from_secs(60);
 /// The maximum number of redirects of one request.
 const REDIRECTS: usize = 10;
@@ -122,7 +122,7 @@ pub struct Fetch<'a> {
     pub from: u64,
 }
 
-/// A download that has begun. Reads return the bytes of the file.
+/// A download that has begun. A read of the download returns the next bytes of the file.
 #[derive(Debug)]
 pub struct Fetched {
     /// True if the server sends only the rest of the file; false if the server sends the file from the beginning.
@@ -132,7 +132,7 @@ pub struct Fetched {
 }
 
 impl Fetched {
-    /// Returns the number of bytes that the server will send; `None` if the server does not name the number.
+    /// Returns the number of bytes that the server will send; `None` if the response does not contain the number.
     pub fn length(&self) -> Option<u64> {
         self.response.content_length()
     }
@@ -177,7 +177,7 @@ pub fn fetch(fetch: &Fetch<'_>) -> Result<Fetched, HttpError> {
     Ok(Fetched { goes_on, deadline, response })
 }
 
-/// Returns true if a response contains the requested rest of a file.
+/// Returns true if a response contains the requested rest of a file, not the whole file.
 fn is_rest(response: &reqwest::blocking::Response, from: u64) -> bool {
     let range = response.headers().get("content-range").and_then(|range| range.to_str().ok()).unwrap_or_default();
     response.status() == reqwest::StatusCode::PARTIAL_CONTENT && range.starts_with(&format!("bytes {from}-"))
@@ -194,7 +194,7 @@ struct Sent<'a> {
     patience: Duration,
 }
 
-/// Sends a request and follows redirects by the rules of this module.
+/// Sends a request, and follows at most ten redirects to permitted URLs.
 fn follow(
     client: &reqwest::blocking::Client,
     url: &str,
@@ -244,7 +244,7 @@ fn next_url(response: &reqwest::blocking::Response, url: &reqwest::Url) -> Resul
     allowed(url, location).map(Some)
 }
 
-/// Resolves a Location header, and rejects a URL that the rules for redirects forbid.
+/// Returns the URL of a Location header. A redirect from https to http, or to another scheme, is an error.
 fn allowed(url: &reqwest::Url, location: &str) -> Result<reqwest::Url, HttpError> {
     let next = url.join(location).map_err(|error| failed(format!("the server redirects to a wrong URL: {error}")))?;
     match (url.scheme(), next.scheme()) {
@@ -263,7 +263,8 @@ fn target(mut url: reqwest::Url, first: Option<&reqwest::Url>) -> reqwest::Url {
     url
 }
 
-/// Returns true if a redirect changes the request to a GET (RFC 9110, 15.4). All browsers change a POST to a GET.
+/// Returns true if a redirect changes the request to a GET (RFC 9110, 15.4). A POST becomes a GET after status 301 or
+/// 302, as in all browsers.
 fn becomes_get(status: u16, method: &reqwest::Method) -> bool {
     match status {
         301 | 302 => *method == reqwest::Method::POST,
@@ -320,7 +321,8 @@ mod tests {
 
     use super::*;
 
-    /// Starts an HTTP server that responds with the result of `answer`. The receiver gets each request.
+    /// Starts an HTTP server for a test. The server responds with the result of `answer`, and the receiver gets each
+    /// request.
     fn server(answer: impl Fn(&str) -> String + Send + 'static) -> (u16, mpsc::Receiver<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();

@@ -1,4 +1,4 @@
-//! Settings of the running kernel: the host name and kernel parameters.
+//! Reads and sets parameters of the running kernel, such as the host name.
 
 use std::{
     fs::OpenOptions,
@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-/// Returns the current host name; an empty string if it cannot be read.
+/// Returns the current host name; an empty string if the host name cannot be read.
 pub fn hostname() -> String {
     nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
 }

@@ -1,8 +1,7 @@
 //! Access to the machine: files below a root, processes, facts, the clock, HTTP, file events.
 //!
-//! The read side ([`FsReader`]) cannot change anything. The one write side ([`FsWriter`]) is lent
-//! only to code that holds a permit.
-//! This crate does not know about tasks, or why a caller reads or writes a file.
+//! An [`FsReader`] reads files and cannot change files. The only [`FsWriter`] is lent only to code that holds a permit
+//! for a change. This crate does not know tasks, nor the reason for which a caller reads or writes a file.
 
 pub mod clock;
 mod dbus;

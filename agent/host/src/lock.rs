@@ -1,4 +1,4 @@
-//! The lock on the state directory. The lock lets only one agent at a time use the directory.
+//! The lock on the state directory, with which only one agent at a time can use the directory.
 
 pub mod private_files;
 
@@ -15,9 +15,10 @@ use thiserror::Error;
 
 use crate::FsReader;
 
-/// The maximum number of retries for the lock. A child of a killed agent holds the lock between fork and exec.
+/// The maximum number of retries for the lock on the state directory. A child of a killed agent may hold the lock for a
+/// moment, between fork and exec.
 pub const TRIES: usize = 20;
-/// The pause between two attempts to take the lock.
+/// The pause between two attempts to lock the state directory.
 pub const PAUSE: Duration = Duration::from_millis(50);
 
 /// A locked state directory. The lock is released when the value is dropped.
@@ -27,7 +28,7 @@ pub struct StateDir {
     lock: File,
 }
 
-/// The reason why a state directory cannot be used.
+/// The error that a state directory cannot be used or locked.
 #[derive(Debug, Error)]
 pub enum LockError {
     /// The error that another agent has locked the state directory.
@@ -49,7 +50,7 @@ pub enum LockError {
         path: PathBuf,
         /// The directory that another user can change: the state directory, or a directory above the state directory.
         folder: String,
-        /// The owner or the mode with which another user can change the directory.
+        /// The owner or the mode that allows another user to change the directory.
         cause: String,
     },
     /// An I/O error on the state directory.
@@ -66,8 +67,8 @@ impl StateDir {
     /// Locks a state directory. A missing directory is created.
     ///
     /// # Errors
-    /// When another agent holds the lock, or when the directory cannot be used. Also when another user can change the
-    /// state directory or a directory above the state directory.
+    /// When another agent holds the lock, the directory cannot be used, or another user can change the directory or a
+    /// directory above it.
     pub fn take(path: &Path, node: &str) -> Result<Self, LockError> {
         let unusable = |source| LockError::Unusable { path: path.to_owned(), source };
         make_private(path)?;
@@ -103,9 +104,10 @@ impl StateDir {
         Ok(Self { path: path.to_owned(), lock: file })
     }
 
-    /// Returns true if the path still leads to the locked state directory, and the directory still has the journal.
+    /// Returns true if the path still leads to the locked state directory, and the directory still contains the
+    /// journal.
     ///
-    /// After a deletion of the directory, the agent has lost its records. The agent must not then act like a new agent.
+    /// An agent whose state directory was deleted has lost its records, and must not act like a new agent.
     pub fn is_there(&self) -> bool {
         let same = |own: fs::Metadata, now: fs::Metadata| (own.dev(), own.ino()) == (now.dev(), now.ino());
         let now = fs::metadata(self.path.join("lock"));
@@ -119,7 +121,7 @@ impl StateDir {
     }
 }
 
-/// Creates a missing state directory, and sets the mode 0700. Rejects a directory that another user can change.
+/// Creates a missing state directory, and sets the mode 0700. A directory that another user can change is an error.
 fn make_private(path: &Path) -> Result<(), LockError> {
     let unusable = |source| LockError::Unusable { path: path.to_owned(), source };
     let whole = std::path::absolute(path).map_err(unusable)?;
@@ -149,7 +151,8 @@ fn make_private(path: &Path) -> Result<(), LockError> {
     Ok(())
 }
 
-/// Returns the reason why another user can change the entries of a directory; `None` if no other user can.
+/// Returns the owner or the mode that allows another user to change the entries of a directory; `None` if no other user
+/// can change entries.
 ///
 /// In a sticky directory, a user cannot change the entries of other users.
 fn changeable(uid: u32, gid: u32, mode: u32) -> Option<String> {

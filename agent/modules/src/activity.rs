@@ -1,4 +1,4 @@
-//! The list of changes in progress. Tasks record their changes in the list, and `towpath status` shows the list.
+//! The list of changes in progress, which `towpath status` shows.
 
 use std::{
     collections::BTreeMap,
@@ -14,11 +14,11 @@ pub struct Activity(Mutex<BTreeMap<String, At>>);
 struct At {
     book: String,
     begun: Instant,
-    /// The progress of the change, as the module describes it.
+    /// The progress of the change, as a text from the module.
     progress: Option<String>,
 }
 
-/// The guard of a running task. The entry of the task ends when the guard is dropped.
+/// The guard of a running task. When the guard is dropped, the task is removed from the list of changes in progress.
 #[derive(Debug)]
 pub struct ActivityGuard<'a>(&'a Activity, String);
 
@@ -33,7 +33,7 @@ impl Activity {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records that a task of a book begins a change.
+    /// Records that a task of a TaskBook begins a change.
     pub fn begin(&self, book: &str, task: &str, now: Instant) -> ActivityGuard<'_> {
         self.lock().insert(task.to_owned(), At { book: book.to_owned(), begun: now, progress: None });
         ActivityGuard(self, task.to_owned())
@@ -46,7 +46,7 @@ impl Activity {
         }
     }
 
-    /// Returns a sentence about all running tasks. `None` if no task is running.
+    /// Returns a sentence that lists all running tasks; `None` if no task is running.
     pub fn now(&self, now: Instant) -> Option<String> {
         let show = |(task, at): (&String, &At)| {
             let seconds = now.saturating_duration_since(at.begun).as_secs();

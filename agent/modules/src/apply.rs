@@ -1,7 +1,8 @@
-//! Executes steps as a batch: all files are written under temporary names, synced to disk, and then renamed.
+//! Executes the steps of tasks as one batch: all files are written under temporary names, synced to disk, and then
+//! renamed.
 //!
-//! Guarantees: after a crash at any instruction, each file has its old or its new content. A file that changed since
-//! the check is not written, and its permissions are not changed.
+//! Guarantees: after a crash at any instruction, each file has its old or its new content. The agent changes neither
+//! the content nor the permissions of a file that changed after its check.
 
 use std::{collections::BTreeMap, io};
 
@@ -15,7 +16,7 @@ use towpath_host::{
 
 use crate::{Content, ModuleError, Step};
 
-/// A phase of a batch. The caller can record each phase before the phase begins.
+/// A phase of a batch of file changes. The caller can record each phase before the phase begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// The files are written under temporary names beside their paths.
@@ -26,7 +27,8 @@ pub enum Phase {
     Rename,
 }
 
-/// A function that is called before each phase, with all paths of the batch. An error stops the batch before the phase.
+/// A function that is called before each phase of a batch, with all paths of the batch. If the function returns an
+/// error, the phase does not begin.
 pub type Before<'a> = dyn FnMut(Phase, &[String]) -> Outcome + 'a;
 
 /// The result of the steps of one task.
@@ -34,8 +36,10 @@ pub type Outcome = Result<(), ModuleError>;
 
 /// Executes the steps of several tasks as one batch.
 ///
-/// `before` is called before each phase with all paths of the batch, and may reject the phase. Returns one result for
-/// each task, in order.
+/// The function `before` is called before each phase, with all paths of the batch. An error of `before` stops the
+/// batch.
+///
+/// Returns one result for each task, in order.
 pub fn batch(tasks: Vec<Vec<Step>>, writer: &FsWriter, cancel: &Cancel, before: &mut Before<'_>) -> Vec<Outcome> {
     let mut outcomes: Vec<Outcome> = tasks.iter().map(|_| Ok(())).collect();
     let paths: Vec<String> = tasks
@@ -91,7 +95,7 @@ pub fn batch(tasks: Vec<Vec<Step>>, writer: &FsWriter, cancel: &Cancel, before: 
     outcomes
 }
 
-/// Reloads the unit files of systemd once for all tasks that need a reload.
+/// Makes systemd reload its unit files, once for all tasks that need a reload.
 fn reload_units(reloads: &[bool], outcomes: &mut [Outcome]) {
     let asked = |(reload, outcome): &(&bool, &mut Outcome)| **reload && outcome.is_ok();
     let mut asking: Vec<&mut Outcome> =
@@ -108,7 +112,7 @@ fn failed(message: String) -> ModuleError {
     ModuleError::new(message)
 }
 
-/// The time limit for stopping a unit before the unit's file is removed.
+/// The time limit for stopping a unit before its unit file is removed.
 const STOP: std::time::Duration = std::time::Duration::from_secs(100);
 
 fn stop_unit(unit: &str) -> Outcome {
@@ -126,19 +130,19 @@ fn stop_unit(unit: &str) -> Outcome {
 /// Executes the steps of one task.
 ///
 /// # Errors
-/// The first error of a step.
+/// Returns the first error of a step.
 pub fn all(steps: Vec<Step>, writer: &FsWriter, cancel: &Cancel) -> Outcome {
     batch(vec![steps], writer, cancel, &mut |_, _| Ok(())).into_iter().collect()
 }
 
-/// The settings of a staged file that are needed after its content was written.
+/// The settings of a staged file that are needed after the file was written under its temporary name.
 struct Pending {
     expects: Option<towpath_host::FileVersion>,
     validate_after: Option<String>,
     backup: bool,
 }
 
-/// Executes a step at once. The file of a write step is only staged.
+/// Executes a step at once. A step that writes a file only writes the temporary file.
 fn carry_out(step: Step, writer: &FsWriter, cancel: &Cancel) -> Result<Option<(Staged, Pending)>, ModuleError> {
     let failed = |path: &str| {
         let path = path.to_owned();
@@ -196,8 +200,8 @@ fn stage(
     Ok((staged, Pending { expects, validate_after: later, backup }))
 }
 
-/// Runs the `validate` command on a file before the rename. If users can replace the file meanwhile, the command reads
-/// a sealed copy.
+/// Runs the `validate` command on a new file before the rename. If other users could replace the new file, the command
+/// checks a sealed copy of the file.
 fn judged(line: &str, staged: &Staged, bytes: &[u8], writer: &FsWriter, cancel: &Cancel) -> Outcome {
     let io = |error: io::Error| ModuleError::io(&staged.path, &error);
     let sealed = if writer.reader().is_private(&staged.path).map_err(io)? { None } else { Some(Sealed::new(bytes)) };
@@ -256,13 +260,14 @@ fn place_all(
     }
 }
 
-/// The old content of a file, for a `validate` command that runs after the rename.
+/// The old content of a replaced file, which is restored if the `validate` command fails after the rename.
 struct Undo {
     path: String,
     old: Option<(Vec<u8>, Access, Attributes)>,
 }
 
-/// Checks that the file to replace has not changed since the check, and saves its old content if needed.
+/// Fails if the file to replace has changed since the check of its task. Saves the old content for a backup or a later
+/// restore.
 fn prepare(path: &str, pending: &Pending, writer: &FsWriter) -> Result<Undo, ModuleError> {
     let meta = writer.reader().meta(path).map_err(|error| ModuleError::io(path, &error))?;
     if pending.expects.is_none() && meta.is_none() {
@@ -278,7 +283,8 @@ fn prepare(path: &str, pending: &Pending, writer: &FsWriter) -> Result<Undo, Mod
         (expected, found) => expected.is_some() == found.is_some(),
     };
     if !same {
-        let message = format!("{path} was changed by another program since the check; checking it again now");
+        let message =
+            format!("cannot change {path}: another program has changed the path since its check; checking again now");
         return Err(ModuleError { message, disk: None, moved: true });
     }
     if pending.validate_after.is_none() && !pending.backup {
@@ -321,14 +327,14 @@ pub fn validated(line: &str, cancel: &Cancel) -> Outcome {
         .map_err(|error| ModuleError::new(format!("cannot run validate {line:?}: {error}")))?;
     if output.timed_out || output.cancelled {
         let why = if output.cancelled { "the agent stops" } else { "it took longer than 60 s" };
-        return Err(ModuleError::new(format!("validate {line:?} was ended: {why}; the old file stays")));
+        return Err(ModuleError::new(format!("validate {line:?} was ended: {why}; the old file is kept")));
     }
     if output.rc == 0 {
         return Ok(());
     }
     let said = if output.stderr.trim().is_empty() { output.stdout } else { output.stderr };
     let said: String = said.lines().take(5).collect::<Vec<_>>().join("; ");
-    Err(ModuleError::new(format!("validate {line:?} ended with status {}: {said}; the old file stays", output.rc)))
+    Err(ModuleError::new(format!("validate {line:?} ended with status {}: {said}; the old file is kept", output.rc)))
 }
 
 fn quoted(text: &str) -> String {

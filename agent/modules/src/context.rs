@@ -18,24 +18,24 @@ use crate::activity::Activity;
 pub struct Context<'a> {
     /// The read access to the files of the node.
     pub reader: &'a FsReader,
-    /// The files of the task's source, and the folder of the task's book in the source.
+    /// The files of the task's source, and the folder of the task's TaskBook in the source.
     pub source: Option<(Arc<dyn Tree>, String)>,
     /// The name of the node.
     pub node: &'a str,
-    /// The name of the task in its book.
+    /// The name of the task in its TaskBook.
     pub task: &'a str,
     /// The time limit of the task.
     pub timeout: Duration,
-    /// The signal that asks the task to stop.
+    /// The flag that asks the task to stop.
     pub cancel: &'a Cancel,
-    /// The caches that the tasks of a book share.
+    /// The caches that the tasks of a TaskBook share.
     pub cache: &'a ModuleCache,
 }
 
-/// The caches that modules share between tasks, so that the tasks of a book read the same data only once.
+/// The caches that modules share between the tasks of a TaskBook, so that the same data is read only once.
 #[derive(Debug, Default)]
 pub struct ModuleCache {
-    /// The caches, by the type of their data. The first module that uses a cache creates the cache.
+    /// The caches, by the type of their data. A cache is created when a module first uses the cache.
     entries: Mutex<BTreeMap<TypeId, Arc<dyn Any + Send + Sync>>>,
     /// The changes in progress, which `towpath status` shows.
     pub activity: Activity,
@@ -54,7 +54,7 @@ impl ModuleCache {
         Self { origins: Some(origins), ..Self::default() }
     }
 
-    /// Returns the cache of a type. The first caller gets an empty cache.
+    /// Returns the cache of a type. If the cache does not exist yet, an empty cache is created.
     pub(crate) fn entry<T: Any + Default + Send + Sync>(&self) -> Arc<T> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = Arc::clone(entries.entry(TypeId::of::<T>()).or_insert_with(|| Arc::new(T::default())));
@@ -75,7 +75,7 @@ impl Context<'_> {
         self.cache.activity.report(self.task, progress);
     }
 
-    /// Fails if the root is not `/`, because the module changes the whole machine.
+    /// Returns an error if the root is not `/`, because the module changes the whole machine.
     pub(crate) fn needs_whole_root(&self, module: &str) -> Result<(), ModuleError> {
         if self.reader.root() == std::path::Path::new("/") {
             return Ok(());
@@ -93,9 +93,9 @@ impl Context<'_> {
 pub struct ModuleError {
     /// The cause of the error, and the remedy.
     pub message: String,
-    /// The problem of the disk. `None` if the error has another cause.
+    /// The problem of the disk; `None` if the error has another cause.
     pub disk: Option<Disk>,
-    /// True if the resource changed after the check. The caller checks such a resource again at once.
+    /// True if the resource changed after the check. The caller then checks the resource again at once.
     pub moved: bool,
 }
 
@@ -114,18 +114,20 @@ impl ModuleError {
         Self { message: message.into(), disk: None, moved: false }
     }
 
-    /// Creates an error from an error of the file system at a path.
+    /// Converts an error of the file system at a path to a module error.
     pub fn io(path: &str, error: &std::io::Error) -> Self {
         let (message, disk) = match error.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                (format!("cannot write {path}: the disk is full; make room, and the agent retries"), Some(Disk::Full))
+                (format!("cannot write {path}: the disk is full; free space, and the agent retries"), Some(Disk::Full))
             }
             std::io::ErrorKind::ReadOnlyFilesystem => (
-                format!("cannot write {path}: the file system is read-only; remount it, and the agent retries"),
+                format!(
+                    "cannot write {path}: the file system is read-only; remount the file system, and the agent retries"
+                ),
                 Some(Disk::ReadOnly),
             ),
             std::io::ErrorKind::PermissionDenied => (
-                format!("{path}: {error}; the directory may be read-only or immutable (see lsattr)"),
+                format!("cannot write {path}: {error}; check if its directory is read-only or immutable (lsattr)"),
                 Some(Disk::ReadOnly),
             ),
             _ => (format!("{path}: {error}"), None),

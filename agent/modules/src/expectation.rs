@@ -1,5 +1,5 @@
-//! The expected state of paths, which is stored after a check that found no drift. Later passes compare the node with
-//! this state, and need neither the source nor the templates.
+//! The expected state of managed paths, which the agent stores after a check without drift. Later passes compare the
+//! node with the expected state, and need neither the source nor the templates.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,8 @@ use towpath_host::{FileKind, FsReader, keyed_digest, process};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expectation {
     pub(crate) path: String,
-    /// The folder of a tree. Links below the folder are not followed. `None` for a path outside of a tree.
+    /// The folder of the tree that the path belongs to; `None` for a path outside of a tree. Links below the folder are
+    /// not followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) plain_below: Option<String>,
     pub(crate) what: Expected,
@@ -37,7 +38,7 @@ pub(crate) enum Expected {
     Absent,
 }
 
-/// A comparison of expectations with the machine. Each user and group is looked up only once.
+/// A comparison of expected states with the machine. Each user and group is looked up only once.
 #[derive(Debug)]
 pub struct Inspector<'a> {
     reader: &'a FsReader,
@@ -48,12 +49,12 @@ pub struct Inspector<'a> {
 }
 
 impl<'a> Inspector<'a> {
-    /// Creates an inspector for the files below a root. The key is used for the digests of content.
+    /// Creates an inspector for the files below a root. The key is for the keyed hashes of file contents.
     pub fn new(reader: &'a FsReader, key: &'a [u8; 32]) -> Self {
         Self { reader, key, trees: BTreeMap::new(), users: BTreeMap::new(), groups: BTreeMap::new() }
     }
 
-    /// Returns true if a path has the expected state. Returns false if the path cannot be read.
+    /// Returns true if a path has the expected state; false if not, or if the path cannot be read.
     pub fn holds(&mut self, expected: &Expectation) -> bool {
         let path = expected.path.as_str();
         let reader = match &expected.plain_below {

@@ -1,11 +1,11 @@
 //! The modules of tasks, which check and apply one resource at a time.
 //!
-//! The parameters of a task are resolved to a [`Resource`] without I/O. A check reads the machine and returns the
-//! missing steps as data. Only [`apply`] executes these steps. The crate does not depend on books, journals or other
+//! The parameters of a task are resolved to a [`Resource`] without I/O. A check reads the machine, and returns the
+//! needed changes as steps. Only [`apply`] executes steps. The crate does not depend on TaskBooks, journals or other
 //! nodes.
 //!
 //! This file is the registry of modules. A new module needs a file in this crate, a `mod` line for the file, and a line
-//! in [`MODULES`]. The message of the module in `proto/` contains the facts that other crates need.
+//! in [`MODULES`]. The facts about a module that other crates need are options of its protobuf message in `proto/`.
 
 mod activity;
 pub mod apply;
@@ -118,8 +118,8 @@ pub static MODULES: &[&dyn Module] = &[
     &probes::debug::Debug,
 ];
 
-/// Resolves the parameters of a module without I/O. The caller must check the parameters against the schema first.
-/// `validate` resolves only literal parameters.
+/// Resolves the parameters of a module without I/O. The caller must check the parameters against the schema first. The
+/// command `towpath validate` resolves only parameters without templates.
 ///
 /// # Errors
 /// If a parameter is not valid. The error contains all problems.
@@ -130,7 +130,7 @@ pub fn resolve(module: &str, params: &Value) -> Resolved {
     }
 }
 
-/// Returns the identities of the resources that a task keeps in a desired state. Empty for a probe or action, and for
+/// Returns the identities of the resources that a task keeps in a desired state; empty for a probe or action, and for
 /// invalid parameters.
 pub fn kept_identities(module: &'static str, params: &Value) -> Vec<String> {
     let Ok(resource) = resolve(module, params) else { return Vec::new() };
@@ -141,11 +141,11 @@ pub fn kept_identities(module: &'static str, params: &Value) -> Vec<String> {
     if resource.parts().is_empty() { single() } else { resource.parts().to_vec() }
 }
 
-/// Applies several resources in one transaction. All resources have the same [`Resource::batch`], and the caller holds
-/// a permit.
+/// Applies several resources in one transaction. All resources must have the same [`Resource::batch`], and the caller
+/// must hold a permit.
 ///
 /// # Errors
-/// If one of the resources cannot be applied. Others may have been applied.
+/// If one of the resources cannot be applied. The other resources may have been applied.
 pub fn apply_batch(resources: &[&dyn Resource], context: &Context<'_>, writer: &FsWriter) -> Result<(), ModuleError> {
     match resources.first() {
         Some(first) => first.module().apply_batch(resources, context, writer),
@@ -153,7 +153,8 @@ pub fn apply_batch(resources: &[&dyn Resource], context: &Context<'_>, writer: &
     }
 }
 
-/// Returns the key of the module under which single paths are recorded. Files, trees and repositories all use this key.
+/// Returns the module key under which the journal records managed paths: files, members of trees, and files of git
+/// repositories.
 pub fn path_module() -> &'static str {
     pb::File::module().key
 }

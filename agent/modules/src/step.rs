@@ -1,4 +1,4 @@
-//! The steps of a change, as data. [`crate::apply`] executes the steps.
+//! The steps of a change to the machine, as data that [`crate::apply`] executes.
 
 use std::sync::Arc;
 
@@ -27,9 +27,9 @@ pub enum Step {
         access: Access,
         /// The `validate` command, which must accept the file.
         validate: Option<String>,
-        /// True if a backup of the old file is kept beside the new one.
+        /// True if a backup of the old file is kept beside the new file.
         backup: bool,
-        /// The version of the file to replace. The step fails if the file on disk has another version.
+        /// The version of the file to replace. If the file on disk has another version, the step fails.
         expects: Option<towpath_host::FileVersion>,
     },
     /// Sets the permissions and the owner of a path.
@@ -38,7 +38,7 @@ pub enum Step {
         path: String,
         /// The permissions and the owner to set.
         access: Access,
-        /// The version of the file that was checked. The step fails if the file on disk has another version.
+        /// The version of the checked file. If the file on disk has another version, the step fails.
         expects: towpath_host::FileVersion,
     },
     /// Creates a symbolic link.
@@ -53,11 +53,11 @@ pub enum Step {
         /// The path to remove.
         path: String,
     },
-    /// Executes a step for a member of a tree. Links below the tree's folder are not followed.
+    /// Executes a step for a member of a tree of files. Links below the folder of the tree are not followed.
     Within {
         /// The folder of the tree.
         folder: String,
-        /// The step for the member.
+        /// The step for the member of the tree.
         step: Box<Step>,
     },
     /// Stops a unit and disables it at boot.
@@ -70,7 +70,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// Returns the step for the member of a tree, or the step itself if it is not part of a tree.
+    /// Returns the inner step of a [`Step::Within`], or the step itself for any other step.
     pub fn inner(&self) -> &Self {
         match self {
             Self::Within { step, .. } => step.inner(),
@@ -78,7 +78,7 @@ impl Step {
         }
     }
 
-    /// Returns the path of the step. Empty for a step without a path.
+    /// Returns the path of the step; empty for a step without a path.
     pub fn path(&self) -> &str {
         match self {
             Self::StopUnit { .. } | Self::ReloadUnits => "",
@@ -97,12 +97,12 @@ impl Step {
 pub enum Content {
     /// Bytes in memory.
     Bytes(Arc<[u8]>),
-    /// A file of the source, which is read when the step runs.
+    /// A file of the source. The agent reads the file when the step runs.
     Source(Arc<dyn Tree>, String),
 }
 
 impl Content {
-    /// Returns the bytes of the content.
+    /// Returns the bytes of the content to write.
     ///
     /// # Errors
     /// If the source cannot be read, or does not contain the file.

@@ -1,23 +1,23 @@
-//! The journal record of one book: the progress of this node in the current run, and the slot of the node.
+//! The journal record of one TaskBook: the progress of this node in the current run, and the slot of the node.
 
 use serde::{Deserialize, Serialize};
 
 use crate::kinds::{self, Record};
 
-/// The state of a book on this node. A book without a record has not begun anything.
+/// The state of a TaskBook on this node. A TaskBook without a record has not started on this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct BookRecord {
-    /// The progress of this node in the current run. `None` for a book without coordination.
+    /// The progress of this node in the current run; `None` for a TaskBook whose nodes are not coordinated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<RunProgress>,
-    /// The slot that this node holds or waits for.
+    /// The slot that this node holds, or for which this node waits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slot: Option<SlotRef>,
-    /// The phase of a segment with `before` or `after` tasks. `None` if no such segment has begun.
+    /// The phase of a segment with `before` or `after` tasks; `None` if the segment has not begun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub segment: Option<SegmentPhase>,
-    /// True if the last removal of an object of the book failed. The node stays out of service until a removal
+    /// True if the last removal of an object of the TaskBook failed. The `after` tasks do not run until the removal
     /// succeeds.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub removal_failed: bool,
@@ -27,7 +27,7 @@ impl Record for BookRecord {
     type Kind = kinds::Book;
 }
 
-/// The progress of this node in a run.
+/// The progress of this node in a run of a TaskBook.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RunProgress {
@@ -49,20 +49,20 @@ pub enum SegmentPhase {
     Changing,
 }
 
-/// The slot that a node holds or waits for.
+/// A slot that a node holds, or for which the node waits.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SlotRef {
     /// The name of the slot's budget.
     pub budget: String,
-    /// The partition of the budget that the slot belongs to.
+    /// The partition to which the slot belongs: one value of the node label that divides the budget.
     pub partition: String,
-    /// The claim of the node. `None` while the node waits for the slot.
+    /// The claim of the node to the slot; `None` while the node waits for the slot.
     pub claim: Option<SlotClaim>,
 }
 
 impl SlotRef {
-    /// Returns true if both slots are in the same budget and partition.
+    /// Returns true if this slot and the other slot are in the same budget and partition.
     pub fn is_in(&self, other: &Self) -> bool {
         (&self.budget, &self.partition) == (&other.budget, &other.partition)
     }
@@ -85,13 +85,13 @@ pub struct SlotClaim {
 pub enum ClaimState {
     /// The node holds the slot and may change.
     Claim,
-    /// The node has failed in the segment, and keeps the slot as a failure.
+    /// The node has failed in the segment, and still holds the slot.
     Failure,
-    /// The node has failed in the segment before it was admitted, so it holds no slot.
+    /// The node has failed in the segment before it got a slot, so the node holds no slot.
     Unadmitted,
 }
 
-/// A change of one field of a book's record.
+/// A change of one field of a TaskBook's record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum BookEdit {
     Progress(RunProgress),

@@ -20,7 +20,7 @@ pub struct Changes {
 pub(crate) enum Put {
     /// The whole record as JSON.
     Whole(Vec<u8>),
-    /// One field of the record of a book.
+    /// One field of the record of a TaskBook.
     Book(BookEdit),
     /// Fields of the record of an election.
     Election(ElectionEdit),
@@ -51,22 +51,22 @@ impl Changes {
         self.deletes.push(text_of::<K>(key));
     }
 
-    /// Sets the progress of a book in its run.
+    /// Sets the progress of a TaskBook in its run.
     pub fn set_progress(&mut self, book: &BookId, progress: RunProgress) {
         self.edit_book(book, BookEdit::Progress(progress));
     }
 
-    /// Sets the slot of a book. `None` removes the slot from the record.
+    /// Sets the slot of a TaskBook; `None` removes the slot from the record.
     pub fn set_slot(&mut self, book: &BookId, slot: Option<SlotRef>) {
         self.edit_book(book, BookEdit::Slot(slot));
     }
 
-    /// Sets the phase of a book's segment. `None` ends the segment.
+    /// Sets the phase of a TaskBook's segment; `None` ends the segment.
     pub fn set_segment(&mut self, book: &BookId, phase: Option<SegmentPhase>) {
         self.edit_book(book, BookEdit::Segment(phase));
     }
 
-    /// Records that the last removal of an object of a book failed or succeeded.
+    /// Records if the last removal of an object of a TaskBook failed.
     pub fn set_removal_failed(&mut self, book: &BookId, failed: bool) {
         self.edit_book(book, BookEdit::RemovalFailed(failed));
     }
@@ -81,12 +81,12 @@ impl Changes {
         self.edit_election(task, ElectionEdit::Published(result));
     }
 
-    /// Records the result of the elected nodes that this node uses.
+    /// Records the result that this node uses: the result of the elected nodes.
     pub fn set_used_result(&mut self, task: &TaskId, result: UsedResult) {
         self.edit_election(task, ElectionEdit::Used(result));
     }
 
-    /// Removes the begun definition and the published result of a task, because other nodes are elected.
+    /// Removes this node's own run of an elected task from the record, because other nodes are elected.
     pub fn forget_election(&mut self, task: &TaskId) {
         self.edit_election(task, ElectionEdit::Forgotten);
     }
@@ -99,7 +99,7 @@ impl Changes {
         self.puts.push((text_of::<kinds::Election>(task), Put::Election(edit)));
     }
 
-    /// Adds the changes of another set to this set.
+    /// Adds all changes of another set to this set of changes.
     pub fn append(&mut self, mut others: Self) {
         self.puts.append(&mut others.puts);
         self.deletes.append(&mut others.deletes);

@@ -9,13 +9,13 @@ use crate::kinds::{self, Record};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ElectionRecord {
-    /// The digest of the task's definition that this node was elected for and has begun.
+    /// The digest of the task definition that this node, as an elected node, has begun to run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub begun: Option<String>,
-    /// The result that this node has published for the task.
+    /// The result that this node has published for the elected task.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub published: Option<PublishedResult>,
-    /// The result of all elected nodes, in the form that this node uses.
+    /// The result that this node uses for the task, made from the results of all elected nodes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub used: Option<UsedResult>,
 }
@@ -33,12 +33,12 @@ pub struct PublishedResult {
     pub ok: bool,
     /// The value that the task registers.
     pub result: Value,
-    /// The message of the task, if it has one.
+    /// The message of the task, if the task has a message.
     #[serde(default)]
     pub message: Option<String>,
 }
 
-/// The result of the elected nodes, which this node uses.
+/// The result that this node uses for an elected task, made from the results of all elected nodes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UsedResult {
     /// The digest of the task's definition.
@@ -53,7 +53,7 @@ pub(crate) enum ElectionEdit {
     Begun(String),
     Published(PublishedResult),
     Used(UsedResult),
-    /// Another node is elected, so the begun definition and the published result are removed.
+    /// Removes the begun definition and the published result, because another node is elected.
     Forgotten,
 }
 

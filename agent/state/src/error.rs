@@ -24,7 +24,7 @@ pub enum JournalError {
     Damaged {
         /// The path of the state directory.
         path: PathBuf,
-        /// The damage that the database or the file system reported.
+        /// The description of the damage, from the database or the file system.
         message: String,
     },
     /// The error that this version of the agent cannot parse a record.
@@ -42,13 +42,13 @@ pub enum JournalError {
     Failed {
         /// The path of the state directory.
         path: PathBuf,
-        /// The message of the database or the file system.
+        /// The error message of the database or the file system.
         message: String,
     },
 }
 
 impl JournalError {
-    /// Converts an error of the file system.
+    /// Converts an error of the file system to an error of the journal.
     pub(crate) fn of_io(folder: &Path, error: &std::io::Error) -> Self {
         use std::io::ErrorKind;
         match error.kind() {
@@ -58,7 +58,7 @@ impl JournalError {
         }
     }
 
-    /// Converts an error of the database.
+    /// Converts an error of the database to an error of the journal.
     pub(crate) fn of_database(folder: &Path, error: &redb::Error) -> Self {
         match error {
             redb::Error::Io(inner) if inner.kind() == std::io::ErrorKind::InvalidData => {

@@ -26,7 +26,7 @@ const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("journal");
 /// The name of the journal's file in the state directory.
 const FILE: &str = "journal.redb";
 
-/// The name of the folder for original files in the state directory.
+/// The name of the folder in the state directory for original files: files that Towpath has replaced.
 const ORIGINALS: &str = "originals";
 
 /// The size of the database cache in bytes. A small cache is enough, because the journal is seldom read.
@@ -34,13 +34,13 @@ const CACHE: usize = 256 << 10;
 
 /// The journal of one node.
 ///
-/// Guarantees: a commit is complete and on disk when the call returns. After a crash, the journal contains the last
-/// commit.
+/// Guarantees: a commit is complete and on disk when [`Journal::commit`] returns. After a crash, the journal contains
+/// the last commit.
 ///
-/// Assumptions: only one process uses the journal. The lock on the state directory ensures this.
+/// Assumptions: only one process uses the journal, because the agent locks the state directory.
 #[derive(Debug)]
 pub struct Journal {
-    /// The open database. `None` after an error, until the next call opens the database again.
+    /// The open database; `None` after an error, until the next call opens the database again.
     database: Mutex<Option<Database>>,
     folder: PathBuf,
     observer: OnceLock<Observer>,
@@ -58,8 +58,8 @@ impl fmt::Debug for Observer {
 impl Journal {
     /// Opens the journal of a state directory, or creates the journal if it is missing.
     ///
-    /// A damaged journal is renamed, and a new journal replaces it. The second result is then the path of the renamed
-    /// journal.
+    /// A damaged journal file is renamed, and a new journal is created. The second result is the new path of a damaged
+    /// journal file; `None` if the journal is not damaged.
     ///
     /// # Errors
     /// If the journal cannot be opened or created.
@@ -75,7 +75,8 @@ impl Journal {
         }
     }
 
-    /// Opens the journal of a state directory. `None` if the journal is missing. A damaged journal is not renamed.
+    /// Opens the journal of a state directory; `None` if the journal is missing. The function does not rename a damaged
+    /// journal file.
     ///
     /// # Errors
     /// If the journal is damaged or cannot be opened.
@@ -96,7 +97,8 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Uses the open database. An error closes the database, and the next call opens it again.
+    /// Calls a function with the open database. An error closes the database, and the next call opens the database
+    /// again.
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, JournalError> {
         let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         if slot.is_none() {
@@ -111,7 +113,7 @@ impl Journal {
         })
     }
 
-    /// Returns the record with the given key. `None` if the record is missing.
+    /// Returns the record with the given key; `None` if the record is missing.
     ///
     /// # Errors
     /// If the journal cannot be read, or if this version of the agent cannot parse the record.
@@ -124,10 +126,10 @@ impl Journal {
         bytes.map(|bytes| self.parse(&key, &bytes)).transpose()
     }
 
-    /// Returns the record with the given key. `None` if the record is missing, or if this version of the agent cannot
-    /// parse it.
+    /// Returns the record with the given key; `None` if the record is missing or unreadable.
     ///
-    /// A record that cannot be parsed is logged. A record of another version of the agent must not stop this one.
+    /// A record that this version of the agent cannot parse is logged, because a newer agent may have written the
+    /// record.
     ///
     /// # Errors
     /// If the journal cannot be read.
@@ -142,7 +144,7 @@ impl Journal {
     }
 
     /// Returns all records of a kind, in key order. Records that this version of the agent cannot parse are logged and
-    /// left out.
+    /// omitted.
     ///
     /// # Errors
     /// If the journal cannot be read.
@@ -150,7 +152,8 @@ impl Journal {
         self.below(prefix_of::<R::Kind>())
     }
 
-    /// Returns the records of one kind for the tasks of a book. Records that cannot be parsed are logged and left out.
+    /// Returns the records of one kind for the tasks of a TaskBook, with the names of the tasks. Records that this
+    /// version of the agent cannot parse are logged and omitted.
     ///
     /// # Errors
     /// If the journal cannot be read.
@@ -174,7 +177,7 @@ impl Journal {
         Ok(records)
     }
 
-    /// Returns the keys of all records of a kind, in their order.
+    /// Returns the keys of all records of a kind, in key order.
     ///
     /// # Errors
     /// If the journal cannot be read.
@@ -185,7 +188,7 @@ impl Journal {
         Ok(keys)
     }
 
-    /// Returns the last key of a kind. `None` if the journal has no record of the kind.
+    /// Returns the highest key of a kind of records; `None` if the journal has no record of the kind.
     ///
     /// # Errors
     /// If the journal cannot be read.
@@ -223,11 +226,11 @@ impl Journal {
 
     /// Commits changes to the disk.
     ///
-    /// A change of one field keeps the other fields of the record on disk, so no concurrent change is lost. A record is
-    /// removed if all its fields have their defaults.
+    /// A change of one field keeps the other fields of the record on disk, so concurrent changes of other fields are
+    /// not lost. A record whose fields all have their defaults is removed.
     ///
     /// # Errors
-    /// If the write fails. The journal then contains none of the changes.
+    /// If the write fails. After an error, the journal contains none of the changes.
     pub fn commit(&self, changes: Changes) -> Result<(), JournalError> {
         if changes.is_empty() {
             return Ok(());
@@ -254,7 +257,7 @@ impl Journal {
         })
     }
 
-    /// Applies the changes of fields to the records on disk. All changes of one record become one write.
+    /// Applies changes of single fields to the records on disk. All changes of one record become one write.
     fn resolve(&self, changes: Changes, table: &Table<'_, &str, &[u8]>) -> Result<Commit, redb::Error> {
         let Changes { puts, mut deletes } = changes;
         let mut writes: Vec<(String, Option<Vec<u8>>)> = Vec::with_capacity(puts.len());
@@ -304,8 +307,8 @@ impl Journal {
         Ok(Commit { puts, deletes })
     }
 
-    /// Returns the record before a change, or the default record. A record that this version of the agent cannot parse
-    /// is logged and replaced by the default.
+    /// Returns the record on disk before a change of its fields, or the default record if the record is missing. A
+    /// record that this version of the agent cannot parse is logged, and the default replaces the record.
     fn known<R: DeserializeOwned + Default>(&self, key: &str, bytes: Option<&[u8]>) -> R {
         let parsed = bytes.map(|bytes| self.parse(key, bytes)).transpose();
         parsed
@@ -316,11 +319,12 @@ impl Journal {
             .unwrap_or_default()
     }
 
-    /// Calls a function with every later commit, in the order of the commits. Only the first call of this method
-    /// counts.
+    /// Calls a function with every later commit to the journal, in the order of the commits. A second call of this
+    /// method has no effect.
     ///
     /// Only tests may observe commits, because records may contain secrets. The checks of `tests/tests/tidy` reject a
-    /// call in the agent. The function must not use the journal, because the journal waits for the function.
+    /// call of this method in the agent. The observer must not use the journal, because the journal waits for the
+    /// observer.
     pub fn observe_commits(&self, show: impl Fn(&Commit) + Send + Sync + 'static) {
         let _ = self.observer.set(Observer(Box::new(show)));
     }
@@ -337,18 +341,18 @@ impl Journal {
         Ok(name)
     }
 
-    /// Returns the original bytes with the given digest. `None` if the stored bytes are missing or were changed.
+    /// Returns the original bytes with the given digest; `None` if the stored bytes are missing or were changed.
     pub fn original(&self, name: &str) -> Option<Vec<u8>> {
         let bytes = private_files::read(&self.folder.join(ORIGINALS).join(name)).ok()?;
         (hex::encode(Sha256::digest(&bytes)) == name).then_some(bytes)
     }
 
-    /// Returns the node's random key for digests of possible secrets. The first call creates the key. The key never
-    /// leaves the node.
+    /// Returns the node's random key for digests of possible secrets. The first call creates the random key. The random
+    /// key never leaves the node.
     ///
     /// # Errors
-    /// If the journal cannot be read or written. An unreadable key is not replaced, because all actions would run again
-    /// with another key.
+    /// If the journal cannot be read or written. An unreadable key is an error, because with a new key all actions
+    /// would run again.
     pub fn digest_key(&self) -> Result<[u8; 32], JournalError> {
         if let Some(DigestKey(key)) = self.get(&())? {
             return Ok(key);
@@ -364,14 +368,14 @@ impl Journal {
     }
 }
 
-/// A record whose fields a commit changes.
+/// A record with changes of single fields, before the commit writes the record.
 enum Edited {
     Book(BookRecord),
     Election(ElectionRecord),
 }
 
 impl Edited {
-    /// Returns the record as JSON. `None` if all fields have their defaults.
+    /// Returns the record as JSON; `None` for a record whose fields all have their defaults.
     fn bytes(&self) -> Option<Vec<u8>> {
         fn json<R: Serialize + Default + PartialEq>(record: &R) -> Option<Vec<u8>> {
             (*record != R::default()).then(|| serde_json::to_vec(record).ok()).flatten()

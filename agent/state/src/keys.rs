@@ -4,12 +4,12 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The key of a record. The text of the key follows the prefix of the record's kind in the journal.
+/// The key of a record. In the journal, the prefix of the record's kind precedes the text of the key.
 pub trait Key: Sized {
     /// Returns the text form of the key.
     fn text(&self) -> String;
 
-    /// Parses the text form of a key. `None` if the text is not a key of this type.
+    /// Parses the text form of a key; `None` if the text is not a key of this type.
     fn parse(text: &str) -> Option<Self>;
 }
 
@@ -24,7 +24,7 @@ impl Key for () {
     }
 }
 
-/// A key that is a name or a path.
+/// A record key that is a plain text, such as a name or a path.
 impl Key for String {
     fn text(&self) -> String {
         self.clone()
@@ -50,7 +50,7 @@ impl BookId {
         Self { namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
-    /// Returns the key of a task, handler or action of the book.
+    /// Returns the record key of a task, handler or action of the TaskBook.
     pub fn task(&self, task: impl Into<String>) -> TaskId {
         TaskId { book: self.clone(), task: task.into() }
     }
@@ -73,12 +73,12 @@ impl Key for BookId {
     }
 }
 
-/// The id of a task, handler or action of a book: `NAMESPACE/NAME/TASK`.
+/// The id of a task, handler or action of a TaskBook: `NAMESPACE/NAME/TASK`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskId {
-    /// The id of the book.
+    /// The id of the TaskBook.
     pub book: BookId,
-    /// The name of the task. For an action in a loop, the item follows the name.
+    /// The name of the task. For an action in a loop, the loop item follows the task name.
     pub task: String,
 }
 
@@ -94,12 +94,12 @@ impl Key for TaskId {
     }
 }
 
-/// The id of a run of a book. The keys of runs are in the order of their start times.
+/// The id of a run of a TaskBook. The keys of runs sort by the start times of the runs.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RunId {
     /// The start of the run, in milliseconds since 1970.
     pub started: i64,
-    /// The id of the book that ran.
+    /// The id of the TaskBook that ran.
     pub book: BookId,
 }
 
@@ -114,7 +114,7 @@ impl Key for RunId {
     }
 }
 
-/// An object that a book manages, identified by its module and its identity.
+/// An object that a TaskBook manages, such as a file or a package.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Managed {
     /// The module that manages the object.
@@ -123,7 +123,7 @@ pub struct Managed {
     pub identity: String,
 }
 
-/// The text form of the key is `MODULE/IDENTITY`.
+/// The text form of a managed object's key is `MODULE/IDENTITY`.
 impl Key for Managed {
     fn text(&self) -> String {
         format!("{}/{}", self.module, self.identity)

@@ -5,9 +5,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::keys::{BookId, Key, Managed, RunId, TaskId};
 
 mod sealed {
-    /// A private trait that prevents other crates from defining kinds or composing keys.
+    /// A private trait, so that other crates can neither define kinds of records nor compose record keys.
     pub trait Sealed {
-        /// The text before the keys of the kind.
+        /// The prefix that all record keys of the kind have in the journal.
         const PREFIX: &'static str;
     }
 }
@@ -27,15 +27,15 @@ pub trait Record: Serialize + DeserializeOwned {
     type Kind: Kind;
 }
 
-/// The type of the keys of a record.
+/// The type of the keys of a record type.
 pub type KeyOf<R> = <<R as Record>::Kind as Kind>::Key;
 
-/// Returns the full text of a record's key in the journal.
+/// Returns the text of a record's key in the journal: the prefix of the kind, and the key.
 pub(crate) fn text_of<K: Kind>(key: &K::Key) -> String {
     format!("{}{}", K::PREFIX, key.text())
 }
 
-/// Returns the text before the keys of a kind.
+/// Returns the prefix that all record keys of a kind have in the journal.
 pub(crate) fn prefix_of<K: Kind>() -> &'static str {
     K::PREFIX
 }
@@ -74,55 +74,55 @@ kinds! {
     whole {
         /// The version of the journal's format.
         Schema(()) = "schema";
-        /// The random key for digests of possible secrets. The key never leaves the node.
+        /// The random key for digests of possible secrets. The random key never leaves the node.
         DigestKey(()) = "digest-key";
-        /// The change that the agent has started, for the examination after a crash.
+        /// The change that the agent has started, which the agent examines after a crash.
         Intent(()) = "intent";
         /// The state and the conditions of the node.
         NodeState(()) = "state";
-        /// The status of each book after the last pass.
+        /// The status of each TaskBook after the last pass.
         BookStatuses(()) = "book-statuses";
-        /// The progress of the book runs, from which the agent derives their events.
+        /// The progress of the runs of all TaskBooks, from which the agent derives events about the runs.
         RunProgress(()) = "run-progress";
         /// The accepted revision.
         Accepted(()) = "accepted";
         /// The manifest of the accepted revision.
         Manifest(()) = "manifest";
-        /// The last known state of other nodes, for templates.
+        /// The last known state of other nodes, which templates use.
         OtherNodes(()) = "other-nodes";
-        /// The candidate revisions that were rejected.
+        /// The revisions that this node has rejected.
         RejectedCandidates(()) = "rejected-candidates";
-        /// The inputs of the steady state, with which a pass can skip rendering.
+        /// The inputs of the last pass that found nothing to do. While no input changes, a pass skips rendering.
         SteadyState(()) = "steady-state";
-        /// The last seen revision of the data store, and the number of the node's last write.
+        /// The last revision of the data store that the node has seen, and the number of the node's last write.
         StorePosition(()) = "store-position";
-        /// The reserved range of numbers for signed records.
+        /// The range of sequence numbers that the node has reserved for its signed records.
         RecordNumbers(()) = "record-numbers";
-        /// The rights of nodes in the books of the last revisions.
+        /// The rights of each node in the TaskBooks of the last revisions.
         BookRights(()) = "book-rights";
-        /// The signing key and the last record numbers of a node, by the name of the node.
+        /// The signing key of a node and the numbers of its last signed records, by the name of the node.
         Writer(String) = "writer/";
-        /// The serial numbers of the certificates that a signing key has presented, by key.
+        /// The serial numbers of the certificates that were presented for a signing key, by the key.
         Certificates(String) = "certificates/";
         /// The last accepted commit of a source, by the name of the source.
         Checkpoint(String) = "checkpoint/";
         /// An event, by its UUID.
         Event(String) = "event/";
-        /// An event that is still in effect: a firing alarm or the last start of the agent, by identity.
+        /// An event that is still in effect, by its identity: a firing alarm, or the last start of the agent.
         StandingEvent(String) = "standing-event/";
-        /// A run of a book, by its start time and book.
+        /// A run of a TaskBook, by start time and TaskBook.
         Run(RunId) = "run/";
-        /// The last applied value of a managed object.
+        /// The last value that the agent has applied to a managed object.
         Applied(Managed) = "applied/";
-        /// The state of a path before Towpath changed it for the first time.
+        /// The state of a path before Towpath changed the path for the first time.
         Original(String) = "original/";
-        /// A file whose `validate` command has not run yet, by path.
+        /// A replaced file whose `validate` command has not run yet, by the path of the file.
         Unchecked(String) = "unchecked/";
-        /// The last run of an action, by the action and its item.
+        /// The last run of an action, by the action and its loop item.
         Action(TaskId) = "action/";
         /// A handler that was notified and has not succeeded since.
         Handler(TaskId) = "handler/";
-        /// The objects that a book manages.
+        /// The objects that a TaskBook manages.
         Inventory(BookId) = "inventory/";
         /// A row of the local data store, by its key in the store.
         StoreRow(String) = "store/row/";
@@ -130,7 +130,7 @@ kinds! {
         StoreRevision(()) = "store/revision";
     }
     by_field {
-        /// The state of a book's run on this node.
+        /// The progress of a TaskBook's run on this node, and the slot of the node.
         Book(BookId) = "book/";
         /// The state of an elected task on this node.
         Election(TaskId) = "election/";

@@ -1,14 +1,13 @@
 //! The state of one node on disk: typed records in a journal.
 //!
-//! [`Journal`] reads records. [`Changes`] is a set of changes that reaches the disk in one commit. Each [`Record`]
-//! belongs to one [`Kind`], which defines the type of the record's key. Only this crate converts keys to text, so no
-//! record can be read or written below the key of another kind.
+//! [`Journal`] reads records. [`Changes`] is a set of changes that reaches the disk in one commit. Each [`Record`] type
+//! belongs to one [`Kind`], which defines the type of the record's key. Only this crate converts keys to text, so a key
+//! of one kind cannot access a record of another kind.
 //!
 //! To add a record, add a line to `kinds.rs`, and implement [`Record`] beside the record's type. Several threads change
-//! [`BookRecord`] and [`ElectionRecord`] field by field. Both records therefore have one edit for each field instead of
-//! `put`.
+//! [`BookRecord`] and [`ElectionRecord`], so [`Changes`] sets single fields of these records.
 //!
-//! The crate does not decide when a record is written, and does not interpret its fields.
+//! The crate does not decide when a record is written, and does not interpret the fields of records.
 
 mod book;
 mod changes;

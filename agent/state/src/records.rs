@@ -11,7 +11,7 @@ use crate::{
     kinds::{self, Record},
 };
 
-/// Implements [`Record`] for each type, with the kind of its records.
+/// Implements [`Record`] for each listed type, with the listed kind.
 macro_rules! records {
     ($($record:ident: $kind:ident;)*) => {
         $(impl Record for $record {
@@ -53,7 +53,7 @@ pub(crate) struct Schema(pub(crate) u32);
 #[serde(transparent)]
 pub(crate) struct DigestKey(pub(crate) [u8; 32]);
 
-/// The last known state of other nodes, for templates.
+/// The last known state of other nodes, which templates use.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OtherNodes {
@@ -65,18 +65,18 @@ pub struct OtherNodes {
     pub facts: BTreeMap<String, Value>,
 }
 
-/// The candidate revisions that were rejected. Each candidate is a map of commits by source.
+/// The revisions that this node has rejected. Each rejected revision is a map of commits by source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RejectedCandidates(pub BTreeSet<BTreeMap<String, String>>);
 
-/// The position of this node in the data store.
+/// The last revision of the data store that this node has seen, and the number of the node's last write.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(u64, u64)", into = "(u64, u64)")]
 pub struct StorePosition {
-    /// The highest revision of the store that this node has seen.
+    /// The highest revision of the data store that this node has seen.
     pub revision: u64,
-    /// The number of this node's last write to the store.
+    /// The number of this node's last write to the data store.
     pub sequence: u64,
 }
 
@@ -92,24 +92,24 @@ impl From<StorePosition> for (u64, u64) {
     }
 }
 
-/// The reservation of numbers for signed records. A new process signs with numbers above the reservation of the last
-/// one.
+/// The reserved sequence numbers for signed records. After a restart, the agent signs with numbers above the
+/// reservation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RecordNumbers {
-    /// The end of the reserved range. Records are signed with numbers below this end.
+    /// The end of the reserved range of sequence numbers. Records are signed with numbers below the end.
     pub reserved: u64,
 }
 
-/// The serial numbers of the certificates that a key has presented, oldest first.
+/// The serial numbers of the certificates that were presented for a key, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PresentedCertificates(pub Vec<String>);
 
-/// The last accepted commit of a source, for the protection against rewinds (P29).
+/// The last accepted commit of a source, which protects the source against rewinds (P29).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceCheckpoint {
-    /// The URL and the ref of the source. A checkpoint with another URL or ref is ignored.
+    /// The URL and the ref of the source. If the URL or the ref of the source changes, the checkpoint is ignored.
     pub origin: String,
     /// The last accepted commit.
     pub commit: String,
@@ -128,7 +128,7 @@ pub struct StoredEvent {
     pub time: i64,
     /// The type of the event, such as `task.failed`.
     pub r#type: String,
-    /// The state of an alarm: `firing` or `resolved`. `None` for an event without duration.
+    /// The state of an alarm: `firing` or `resolved`; `None` for an event that is not an alarm.
     pub state: Option<String>,
     /// The reason of the event, in one word.
     pub reason: Option<String>,
@@ -140,7 +140,8 @@ pub struct StoredEvent {
     pub data: BTreeMap<String, Value>,
 }
 
-/// An event that is still in effect, stored by its identity so that the agent finds the event without a search.
+/// An event that is still in effect. The record's key is the identity of the event, so the agent finds the event
+/// without a search.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StandingEvent {
@@ -150,7 +151,7 @@ pub struct StandingEvent {
     pub event: StoredEvent,
 }
 
-/// A row of the local data store: the value in base64, and the revisions in which the row was created and modified.
+/// A row of the local data store: its value in base64, and the revisions of its creation and of its last change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreRow(pub String, pub u64, pub u64);
 
@@ -171,7 +172,7 @@ pub struct Acceptance {
     pub at: i64,
 }
 
-/// A phase of the agent's work, which is recorded before the phase starts.
+/// A phase of the agent's work. The agent records each phase before the phase starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
@@ -191,61 +192,64 @@ pub enum Phase {
     Idle,
 }
 
-/// The work that the agent has started. The agent examines the intent after a crash.
+/// The work that the agent has started, which the agent examines after a crash.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intent {
     /// The phase that the agent has started.
     pub phase: Phase,
-    /// The name of the book that the agent works on.
+    /// The name of the TaskBook that the agent works on.
     pub book: String,
-    /// The paths that may have temporary files beside them.
+    /// The paths of the files that the agent writes, which may have temporary files beside them.
     #[serde(default)]
     pub paths: Vec<String>,
 }
 
 impl Intent {
-    /// Returns the intent of an agent that changes nothing. `book` is the book of the agent's last change.
+    /// Returns the intent of an agent that changes nothing. The argument `book` names the TaskBook of the agent's last
+    /// change.
     pub fn idle(book: String) -> Self {
         Self { phase: Phase::Idle, book, paths: Vec::new() }
     }
 }
 
-/// The last applied value of a managed object.
+/// The last value that the agent has applied to a managed object.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppliedItem {
     /// The keyed hash of the definition of the task that applied the value.
     pub definition: String,
     /// The generation of the revision that applied the value.
     pub generation: u64,
-    /// The module parameters that undo the value. `None` if restoring the original file is enough.
+    /// The module parameters that undo the applied value; `None` if the agent undoes the value by restoring the
+    /// original file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undo: Option<Value>,
 }
 
-/// The objects that a book manages on this node, with the settings for their removal.
+/// The objects that a TaskBook manages on this node, with the settings for removing these objects.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Inventory {
-    /// The managed objects of the book.
+    /// The managed objects of the TaskBook.
     pub items: BTreeSet<Managed>,
-    /// True if the last version of the book removes objects that the book no longer mentions.
+    /// The setting `prune` of the TaskBook's last version: true if the agent removes objects that the TaskBook no
+    /// longer mentions.
     pub prune: bool,
     /// The maximum number of removals in one pass, as a count or a percentage.
     pub budget: Option<String>,
-    /// The rollout of the book. `None` for a book that removes nothing, or that has no rollout.
+    /// The rollout of the TaskBook; `None` for a TaskBook that removes nothing, or that has no rollout.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout: Option<LastRollout>,
 }
 
-/// The last rollout of a book. The rollout is used to remove the book's objects after the book was deleted.
+/// The last rollout of a TaskBook. When the TaskBook is deleted, the agent removes its objects under this rollout.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LastRollout {
-    /// The slots of the rollout. `None` for a book without coordination.
+    /// The slots of the rollout; `None` for a TaskBook whose nodes are not coordinated.
     pub slots: Option<LastSlots>,
-    /// The tasks that run before the first change.
+    /// The tasks that a node runs before its first change.
     pub before: Vec<KeptTask>,
-    /// The tasks that run after the last change.
+    /// The tasks that a node runs after its last change.
     pub after: Vec<KeptTask>,
 }
 
@@ -253,19 +257,19 @@ pub struct LastRollout {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct LastSlots {
-    /// The name of the budget.
+    /// The name of the budget to which the slots belong.
     pub budget: String,
-    /// The partition of each node in the budget.
+    /// The partition of the budget that counts each node, by the name of the node.
     pub partitions: BTreeMap<String, String>,
-    /// The names of the nodes that the book targets.
+    /// The names of the nodes that the TaskBook targets.
     pub targets: BTreeSet<String>,
-    /// The number of nodes that may hold a slot in one partition at the same time. `None` for no limit.
+    /// The number of nodes that may hold a slot in one partition at the same time; `None` for no limit.
     pub count: Option<u64>,
-    /// The number of failed nodes up to which other nodes continue.
+    /// The maximum number of failed nodes with which the other nodes continue.
     pub max_failures: u64,
 }
 
-/// A task with its parameters, stored so that the task can run after its book was deleted.
+/// A task with its parameters, stored so that the task can run after its TaskBook was deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptTask {
     /// The name of the task.
@@ -274,7 +278,7 @@ pub struct KeptTask {
     pub module: String,
     /// The module parameters of the task.
     pub params: Value,
-    /// The name of the stored bytes of the script. `None` for a module other than `script`.
+    /// The digest under which the bytes of the script are stored; `None` for a module other than `script`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub script: Option<String>,
 }
@@ -287,7 +291,7 @@ pub enum Original {
     Nothing,
     /// The path was a regular file.
     File {
-        /// The name of the stored bytes of the file.
+        /// The digest under which the original bytes of the file are stored.
         content: String,
         /// The permission bits of the file.
         mode: u32,
@@ -313,16 +317,16 @@ pub enum Original {
         /// The target of the link.
         target: String,
     },
-    /// The path was a file in which Towpath changes only some lines. Such lines are not restored one by one.
+    /// The path was a file in which Towpath changes only some lines. Towpath does not restore the original lines.
     Part,
 }
 
-/// A file whose `validate` command runs after the rename, and has not run yet.
+/// A replaced file whose `validate` command runs after the rename, and has not run yet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unchecked {
     /// The `validate` command that must succeed.
     pub validate: String,
-    /// The state of the file before the rename.
+    /// The state of the path before the new file was renamed to the path.
     pub old: Original,
 }
 
@@ -330,28 +334,28 @@ pub struct Unchecked {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ActionState {
-    /// The action has started, and its end is not recorded.
+    /// The action has started, but the end of the action is not recorded.
     Begun,
     /// The action has succeeded.
     Finished,
-    /// The action has failed, and is retried.
+    /// The action has failed, and the agent retries the action.
     Failed,
 }
 
 /// The last run of an action.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ActionRecord {
-    /// The keyed hash of the definition of the last run.
+    /// The keyed hash of the definition with which the action last ran.
     pub definition: String,
     /// The state of the last run.
     pub state: ActionState,
-    /// The number of interrupted runs with this definition.
+    /// The number of runs with the last definition that were interrupted.
     #[serde(default)]
     pub interrupted: u32,
-    /// The last successful run of the action, which may have had another definition.
+    /// The last successful run of the action. The definition of the action may have changed since this run.
     #[serde(default)]
     pub finished: Option<FinishedAction>,
-    /// The id of the boot in which a reboot action started. `None` for other actions.
+    /// The kernel's id of the boot in which a reboot action started; `None` for an action that does not reboot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<String>,
 }
@@ -359,7 +363,7 @@ pub struct ActionRecord {
 /// A successful run of an action.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FinishedAction {
-    /// The keyed hash of the definition of the run.
+    /// The keyed hash of the action's definition in the successful run.
     pub definition: String,
     /// The result that the action registered.
     pub result: Value,
@@ -372,21 +376,21 @@ pub struct HandlerRecord {
     pub module: String,
     /// The module parameters of the handler at the time of the notification.
     pub params: Value,
-    /// The name of the stored bytes of the script. `None` for a module other than `script`.
+    /// The digest under which the bytes of the script are stored; `None` for a module other than `script`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub script: Option<String>,
     /// The names of the tasks that notified the handler.
     pub by: BTreeSet<String>,
 }
 
-/// A run of a book on this node.
+/// A run of a TaskBook on this node.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunRecord {
     /// The name of the run.
     pub run: String,
-    /// The namespace of the book.
+    /// The namespace of the TaskBook.
     pub namespace: String,
-    /// The name of the book.
+    /// The name of the TaskBook.
     pub name: String,
     /// The generation of the revision that the run applied.
     pub generation: u64,

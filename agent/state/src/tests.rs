@@ -18,7 +18,7 @@ fn open(folder: &Path) -> Journal {
     journal
 }
 
-/// Writes bytes at a key of the journal, as another version of the agent could.
+/// Writes bytes at a key of the journal, as another version of the agent might write them.
 fn write(journal: &Journal, key: &str, bytes: &[u8]) {
     let changes = Changes { puts: vec![(key.to_owned(), Put::Whole(bytes.to_vec()))], deletes: Vec::new() };
     journal.commit(changes).unwrap();

@@ -1,4 +1,5 @@
-//! A client of PackageKit over D-Bus. Each transaction has a watchdog and a deadline.
+//! A client of PackageKit over D-Bus. Each package transaction has a deadline, and a limit for the time without
+//! progress.
 
 use std::time::Duration;
 
@@ -7,36 +8,39 @@ use tokio::runtime::Runtime;
 use tokio_stream::StreamExt as _;
 use zbus::{Connection, OwnedObjectPath};
 
-/// The maximum time without progress, before a transaction counts as hung. Half of the task's time also limits it.
+/// The maximum time without progress, after which a transaction counts as hung. Half of the task's timeout is a further
+/// limit of this time.
 const SILENCE: Duration = Duration::from_secs(300);
-/// The maximum time to wait for an answer of PackageKit. A third of the task's time also limits the wait.
+/// The maximum time to wait for an answer of PackageKit. A third of the task's timeout is a further limit of this time.
 const ANSWER: Duration = Duration::from_secs(25);
 
 /// The interval between two queries of a transaction's progress.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// PackageKit's code (pk-enum.h) for an installed package. The next constants are its code for a successful transaction
-/// and its filter for packages of the native architecture.
+/// Codes of PackageKit (pk-enum.h): an installed package, a successful transaction, and the filter for packages of the
+/// native architecture.
 const INSTALLED: u32 = 1;
 const SUCCESS: u32 = 1;
 const ARCH: u64 = 1 << 18;
 /// PackageKit's transaction flag for a dry run (pk-enum.h, `PK_TRANSACTION_FLAG_ENUM_SIMULATE`).
 const SIMULATE: u64 = 1 << 2;
-/// PackageKit's codes for removed and obsoleted packages. The next constant has the codes for downgraded packages.
-/// PackageKit after version 1.2 uses other codes than version 1.2.
+/// Codes of PackageKit: removed or obsoleted packages, and downgraded packages. Each constant has the codes of
+/// PackageKit 1.2 and of later versions.
 const REMOVED: [u32; 4] = [13, 15, 28, 29];
 const DOWNGRADED: [u32; 2] = [20, 30];
 
 /// An error of PackageKit.
 #[derive(Debug, Error)]
 pub enum PackageKitError {
-    /// The error that PackageKit is not installed or does not answer. The package module may then use another backend.
+    /// The error that PackageKit is not installed or does not answer. After this error, the package module may use
+    /// another backend.
     #[error("cannot use PackageKit: {0}")]
     Missing(String),
-    /// The error that PackageKit made no progress or gave no answer for this number of seconds.
+    /// The error that PackageKit made no progress or gave no answer. The value is the number of seconds for which the
+    /// agent waited.
     #[error("PackageKit hangs: the transaction made no progress for {0} s")]
     Hangs(u64),
-    /// The error that the transactions exceeded the time limit of this number of seconds.
+    /// The error that the package transactions exceeded their time limit. The value is the time limit in seconds.
     #[error("PackageKit did not finish within {0} s; set a higher timeout of the task")]
     TimedOut(u64),
     /// An error that PackageKit reported.
@@ -103,7 +107,7 @@ trait Transaction {
     fn finished(&self, exit: u32, runtime: u32) -> zbus::Result<()>;
 }
 
-/// One operation of PackageKit, with its parameters.
+/// A call to PackageKit, with its parameters.
 #[derive(Debug, Clone, Copy)]
 enum PackageKitCall<'a> {
     Refresh,
@@ -118,7 +122,8 @@ pub struct PackageKit<'a> {
     runtime: Runtime,
     connection: Connection,
     report: &'a dyn Fn(&str),
-    /// The time limit for all transactions together. The field `deadline` is the end of this time.
+    /// The time limit for all transactions of the connection together. The field `deadline` is the time at which the
+    /// limit ends.
     time: Duration,
     deadline: tokio::time::Instant,
 }
@@ -210,7 +215,7 @@ impl<'a> PackageKit<'a> {
         self.transaction(PackageKitCall::Remove(ids)).map(drop)
     }
 
-    /// Asks the daemon to exit, because an idle daemon keeps its memory.
+    /// Asks the PackageKit daemon to exit, because an idle daemon keeps its memory.
     pub fn quit(&self) {
         let quit = async { DaemonProxy::new(&self.connection).await?.suggest_daemon_quit().await };
         // A failure is harmless: the daemon then only keeps its memory.
@@ -331,7 +336,8 @@ impl<'a> PackageKit<'a> {
     }
 }
 
-/// Describes a status of PackageKit (pk-enum.h, `PkStatusEnum`) and its percentage. The percentage 101 means unknown.
+/// Describes a status of PackageKit (pk-enum.h, `PkStatusEnum`) and its percentage. PackageKit reports the percentage
+/// 101 if the progress is unknown.
 ///
 /// Returns `None` for a status without a description.
 fn at(status: u32, percentage: u32) -> Option<String> {
@@ -352,7 +358,7 @@ fn at(status: u32, percentage: u32) -> Option<String> {
     Some(format!("{what}{far}"))
 }
 
-/// Parses a package id of PackageKit. The form is `name;version;arch;data`.
+/// Parses a package id of PackageKit, in the form `name;version;arch;data`.
 fn found(info: u32, id: &str) -> Option<Found> {
     let mut parts = id.split(';');
     let (name, version, arch) = (parts.next()?, parts.next()?, parts.next()?);

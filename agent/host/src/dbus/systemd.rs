@@ -1,4 +1,4 @@
-//! A client of systemd over D-Bus. The client reads the state of units, and runs jobs to their end.
+//! A client of systemd over D-Bus. The client reads the state of units, and runs jobs such as a restart.
 
 use std::{path::Path, time::Duration};
 
@@ -27,7 +27,7 @@ pub enum SystemdError {
         /// The reason that systemd gave.
         why: String,
     },
-    /// The error that a job missed its deadline.
+    /// The error that a job of systemd did not end before its deadline.
     #[error("{unit}: the {job} did not finish within {seconds} s; see systemctl status {unit}")]
     TimedOut {
         /// The name of the unit.
@@ -37,7 +37,7 @@ pub enum SystemdError {
         /// The time limit of the job, in seconds.
         seconds: u64,
     },
-    /// The error that a job failed.
+    /// The error that a job of systemd failed.
     #[error("{unit}: the {job} ended with the result {result}; see systemctl status {unit}")]
     Failed {
         /// The name of the unit.
@@ -52,7 +52,7 @@ pub enum SystemdError {
 /// The state of a unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnitState {
-    /// The name of the unit. If the requested name is an alias, this name differs from the requested name.
+    /// The name of the unit. For an alias, the field `id` is the name of the unit without aliases.
     pub id: String,
     /// The load state of the unit: loaded, not-found, masked, bad-setting …
     pub load: String,
@@ -138,7 +138,7 @@ trait Unit {
 pub struct Systemd {
     runtime: Runtime,
     connection: Connection,
-    /// The subscription to job signals. A connection requests the subscription only once.
+    /// The subscription to the signals about jobs. Each connection to systemd subscribes only once.
     subscribed: tokio::sync::OnceCell<()>,
 }
 
@@ -148,7 +148,7 @@ impl std::fmt::Debug for Systemd {
     }
 }
 
-/// Returns true if this process, the agent, runs in the unit.
+/// Returns true if the agent itself runs as this unit.
 fn is_own(unit: &str) -> bool {
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     groups.lines().any(|line| line.split('/').any(|part| part == unit))
@@ -162,7 +162,8 @@ fn silent(patience: Duration) -> SystemdError {
     SystemdError::Bus(format!("no answer within {} s", patience.as_secs()))
 }
 
-/// Waits for a connection to the bus, with a time limit. Even a hanging bus accepts a connection, but does not answer.
+/// Waits for a connection to the bus, with a time limit. The time limit is needed because a hanging bus accepts a
+/// connection, but does not answer.
 fn connected<T>(
     runtime: &Runtime,
     patience: Duration,
@@ -270,7 +271,7 @@ impl Systemd {
         }
     }
 
-    /// Sets if a unit starts at boot.
+    /// Enables or disables the start of a unit at boot.
     ///
     /// # Errors
     /// When systemd rejects the request.

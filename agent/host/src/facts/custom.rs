@@ -1,4 +1,4 @@
-//! Custom facts from facts.d: static JSON and YAML files, and executables that print JSON.
+//! Reads custom facts from facts.d: static JSON and YAML files, and executables that print JSON.
 
 use std::{
     fs,
@@ -29,7 +29,7 @@ impl Default for Options {
     }
 }
 
-/// A file of facts.d that cannot be used as a fact.
+/// A file of facts.d that the agent cannot read as a custom fact, with the cause.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CustomProblem {
     /// The path of the file.
@@ -38,9 +38,9 @@ pub struct CustomProblem {
     pub message: String,
 }
 
-/// Gathers the fact `custom`: the value of each file, by the name of the file without extension.
+/// Gathers the fact `custom`: a map with the value of each file, by the file name without extension.
 ///
-/// A YAML file is returned as text, and the crate `render` parses the text later.
+/// The value of a YAML file is the text of the file, which the crate `render` parses later.
 pub(super) fn gather(options: &Options) -> (Map<String, Value>, Vec<CustomProblem>) {
     let mut facts = Map::new();
     let mut problems = Vec::new();
@@ -100,7 +100,7 @@ fn read(file: &Path, options: &Options) -> Result<Option<Value>, String> {
     serde_json::from_str(&text).map(Some).map_err(|error| format!("it is not valid JSON: {error}"))
 }
 
-/// The key of a JSON object that contains the text of a YAML fact. The crate `render` parses the text.
+/// The key of a JSON object that contains the text of a YAML fact. The crate `render` parses the YAML text.
 pub const YAML_MARK: &str = "\u{0}yaml";
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Files of the kernel and of the system that consist of one line.
+//! Reads files of the kernel and of the system that consist of one line.
 
 use std::fs;
 

@@ -16,7 +16,8 @@ pub(super) fn memory() -> Option<u64> {
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
 }
 
-/// Gathers the fact `disks`: size and model of each disk, by name. Loop devices, memory disks and the like are omitted.
+/// Gathers the fact `disks`: size and model of each disk, by name. The fact `disks` omits virtual disks such as loop
+/// devices and memory disks.
 pub(super) fn disks() -> BTreeMap<String, Value> {
     let mut disks = BTreeMap::new();
     for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
@@ -31,8 +32,8 @@ pub(super) fn disks() -> BTreeMap<String, Value> {
     disks
 }
 
-/// Gathers the fact `mounts`: device, type and sizes of each mount, by path. Kernel and network file systems are
-/// omitted.
+/// Gathers the fact `mounts`: device, type and sizes of each mount, by path. The fact `mounts` omits file systems of
+/// the kernel and of the network.
 pub(super) fn mounts() -> BTreeMap<String, Value> {
     let text = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let mut mounts = BTreeMap::new();

@@ -23,7 +23,8 @@ pub(super) fn os() -> Value {
     json!({ "family": family(name.as_deref().unwrap_or_default(), &like), "name": name, "version": field("VERSION_ID"), "codename": field("VERSION_CODENAME"), "arch": arch })
 }
 
-/// Returns the family of a distribution, such as `debian` for Ubuntu. An unknown distribution is its own family.
+/// Returns the family of a distribution, such as `debian` for Ubuntu. The family of an unknown distribution is the
+/// distribution itself.
 fn family(name: &str, like: &str) -> String {
     let mut words = std::iter::once(name).chain(like.split_whitespace());
     let family = words.find_map(|word| match word {
@@ -50,7 +51,7 @@ pub(super) fn names() -> (String, String) {
 
 /// Returns the fully qualified host name from /etc/hosts: the first name with a dot on a line with the host name.
 ///
-/// The function does not use the DNS resolver, because facts must not wait for the network.
+/// The host name is not looked up in DNS, because facts must not wait for the network.
 fn from_hosts(hostname: &str) -> Option<String> {
     let hosts = fs::read_to_string("/etc/hosts").ok()?;
     let names = hosts

@@ -1,14 +1,14 @@
-//! Extended attributes that a file keeps when it is replaced: ACLs, SELinux and Smack labels, user and trusted
-//! attributes.
+//! The extended attributes that a replaced file keeps: ACLs, SELinux and Smack labels, user and trusted attributes.
 //!
-//! File capabilities are not kept, because they belong to the old content. The kernel also drops them on a write.
+//! A replaced file does not keep file capabilities, because file capabilities belong to the old content.
 
 use std::{collections::BTreeMap, ffi::CStr, io, os::fd::AsFd};
 
 use rustix::{fs::XattrFlags, io::Errno};
 use serde::{Deserialize, Serialize};
 
-/// The name of the extended attribute with the access ACL. In a file with an ACL, the mode's group bits are its mask.
+/// The name of the extended attribute with the access ACL. For a file with an ACL, the group bits of the mode are the
+/// mask of the ACL.
 const ACL: &str = "system.posix_acl_access";
 
 /// The extended attributes of one file, by name. The values are hexadecimal.
@@ -22,7 +22,7 @@ impl Attributes {
         self.0.is_empty()
     }
 
-    /// Reads the attributes of an open file. A file system without extended attributes gives an empty set.
+    /// Reads the extended attributes of an open file; an empty set on a file system without extended attributes.
     ///
     /// # Errors
     /// When the attributes cannot be read.
@@ -38,13 +38,13 @@ impl Attributes {
         Ok(Self(found))
     }
 
-    /// Sets the attributes on an open file, and removes an ACL that the file inherited from its directory.
+    /// Sets the extended attributes of an open file, and removes an ACL that the file inherited from its directory.
     ///
-    /// An attribute that the file system does not support is ignored. If the agent may not set an attribute, the agent
-    /// logs a warning and skips the attribute. For an ACL, this is an error.
+    /// An attribute that the file system does not support is ignored. An attribute that the agent may not set is logged
+    /// and ignored, unless the attribute is an ACL.
     ///
     /// # Errors
-    /// When an attribute cannot be set for another reason.
+    /// When the agent may not set an ACL, or an attribute cannot be set for another reason.
     pub(crate) fn give(&self, file: impl AsFd) -> io::Result<()> {
         if !self.0.contains_key(ACL) {
             match rustix::fs::fremovexattr(&file, ACL) {
@@ -113,5 +113,5 @@ fn value(file: impl AsFd, name: &str) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// The kernel's limit for the list of names and for one value: 64 KiB.
+/// The kernel's limit for the size of one extended attribute, and of the list of names: 64 KiB.
 const LARGEST: usize = 64 << 10;

@@ -7,7 +7,7 @@ const LINES: usize = 200;
 
 /// Returns a unified diff of two contents, cut after 200 lines.
 ///
-/// For binary contents, and for contents above 1 MiB, the function returns only the sizes.
+/// The diff of binary contents, or of contents above 1 MiB, shows only the sizes of the contents.
 pub fn unified(path: &str, old: &[u8], new: &[u8]) -> String {
     let (Ok(old_text), Ok(new_text)) = (std::str::from_utf8(old), std::str::from_utf8(new)) else {
         return format!("{path}: binary, {} bytes become {}", old.len(), new.len());
@@ -23,7 +23,7 @@ pub fn unified(path: &str, old: &[u8], new: &[u8]) -> String {
     cut(TextDiff::from_lines(old_text, new_text).unified_diff().header(&before, &after).to_string())
 }
 
-/// Returns the changed lines of two texts, with their context and without headers, cut after 200 lines.
+/// Returns the lines of a diff of two texts, with context but without headers, cut after 200 lines.
 pub fn lines(old: &str, new: &str) -> String {
     let diff = TextDiff::from_lines(old, new);
     let changes = diff.grouped_ops(3).into_iter().flatten().flat_map(|op| diff.iter_changes(&op).collect::<Vec<_>>());

@@ -1,4 +1,4 @@
-//! The machine's files: the read side, the write side, and events of changes. All paths are below a root.
+//! Access to the machine's files: reading, writing, and events about changed files. All paths are below a root.
 
 pub mod attributes;
 pub mod diff;

@@ -1,7 +1,8 @@
-//! The read side of the machine's files. All paths are below a root. Links cannot lead out of the root.
+//! Read-only access to the machine's files. All paths are below a root directory. Links cannot lead out of the root
+//! directory.
 //!
-//! One system call resolves a path without links. The module [`walk`](super::walk) resolves a path with links,
-//! component by component.
+//! A path without links is resolved by one system call. A path with links is resolved component by component, by the
+//! module [`walk`](super::walk).
 
 use std::{
     io::{self, Read as _},
@@ -33,7 +34,8 @@ pub enum FileKind {
     Other,
 }
 
-/// The version of a file: device, inode and change time (seconds and nanoseconds). A changed file has a new version.
+/// The version of a file: device, inode and change time (seconds and nanoseconds). Each change of the file gives the
+/// file a new version.
 pub type FileVersion = (u64, u64, i64, i64);
 
 /// The metadata of a file.
@@ -51,11 +53,11 @@ pub struct Meta {
     pub size: u64,
     /// The number of hard links to the file.
     pub names: u64,
-    /// The version of the file. With the version, the agent recognizes changes by others.
+    /// The version of the file, by which the agent notices changes by other programs.
     pub version: FileVersion,
 }
 
-/// The read side of the files below a root.
+/// Read-only access to the files below a root directory.
 #[derive(Debug, Clone)]
 pub struct FsReader {
     root: Arc<OwnedFd>,
@@ -65,7 +67,7 @@ pub struct FsReader {
 }
 
 impl FsReader {
-    /// Creates the read side of the files below a directory.
+    /// Creates a reader of the files below a directory.
     ///
     /// # Errors
     /// When the root cannot be opened.
@@ -74,9 +76,9 @@ impl FsReader {
         Ok(Self { root: Arc::new(fd), path: root.to_owned(), whole: root == Path::new("/"), plain_below: None })
     }
 
-    /// Creates the read side of the files below a directory of this root. Links below the directory are rejected.
+    /// Creates a reader of the files below a directory of this root; `None` if the path is not a directory.
     ///
-    /// Returns `None` if the path does not exist or is not a directory.
+    /// The new reader rejects links below the directory.
     ///
     /// # Errors
     /// When the directory cannot be opened.
@@ -90,7 +92,7 @@ impl FsReader {
         }
     }
 
-    /// Returns a read side that rejects links below a folder. Links in the path to the folder are still followed.
+    /// Returns a reader that rejects links below a folder. The reader follows links in the path to the folder.
     #[must_use]
     pub fn plain_below(&self, folder: &str) -> Self {
         Self { plain_below: Some(Arc::from(folder)), ..self.clone() }
@@ -101,7 +103,7 @@ impl FsReader {
         &self.path
     }
 
-    /// Returns the path of a managed file as the kernel knows the path: the root, followed by the managed path.
+    /// Returns the path of a managed file on the host: the root directory, followed by the managed path.
     pub fn real_path(&self, path: &str) -> PathBuf {
         self.path.join(path.trim_start_matches('/'))
     }
@@ -123,7 +125,8 @@ impl FsReader {
         Ok(fd)
     }
 
-    /// Opens a path without links with one system call. Returns `None` if the path has links or openat2 is not usable.
+    /// Opens a path without links by one system call; `None` if the path has links or the kernel does not support
+    /// openat2.
     fn open_plain(&self, path: &str, flags: OFlags, mode: Mode) -> io::Result<Option<OwnedFd>> {
         let inside = if self.whole { ResolveFlags::empty() } else { ResolveFlags::IN_ROOT };
         let resolve = inside | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -139,7 +142,7 @@ impl FsReader {
         Err(Errno::AGAIN.into())
     }
 
-    /// Opens the directory that contains a path. The path's last component may be a link, which is not followed.
+    /// Opens the directory that contains a path. A link at the end of the path is not followed.
     ///
     /// # Errors
     /// When the directory cannot be opened, or the path has no last component.
@@ -151,7 +154,7 @@ impl FsReader {
         }
     }
 
-    /// Opens the directory that contains the target of a path. A link at the path's end is followed.
+    /// Opens the directory that contains the target of a path. A link at the end of the path is followed.
     ///
     /// # Errors
     /// When the directory cannot be opened, or a link is rejected.
@@ -167,9 +170,10 @@ impl FsReader {
         Rules { plain_below: self.plain_below.as_deref(), last }
     }
 
-    /// Resolves the links in a path, and returns the path without links. Missing components remain in the path.
+    /// Resolves the links in a path, and returns the path without links. Components that do not exist remain in the
+    /// path.
     ///
-    /// With `last`, a link at the end of the path is resolved too.
+    /// If `last` is true, a link at the end of the path is resolved too.
     ///
     /// # Errors
     /// When a link is rejected.
@@ -182,7 +186,7 @@ impl FsReader {
         }
     }
 
-    /// Returns true if only root and the agent's user can write to the directories that lead to a path.
+    /// Returns true if only root and the agent's user can write to the directories above a path.
     ///
     /// # Errors
     /// When a directory cannot be opened.
@@ -209,7 +213,8 @@ impl FsReader {
         Ok(Some(meta(&fd)?))
     }
 
-    /// Returns the metadata of a path. A link at the end is followed. Returns `None` if the target does not exist.
+    /// Returns the metadata of a path, or of the link's target if the path is a link; `None` if the target does not
+    /// exist.
     ///
     /// # Errors
     /// When a link is rejected, or the path cannot be opened for another reason.
@@ -220,7 +225,7 @@ impl FsReader {
         }
     }
 
-    /// Returns true if a path exists. Links are followed, so the result for a dangling link is false.
+    /// Returns true if a path exists. The result for a link without a target is false, because links are followed.
     ///
     /// # Errors
     /// When the path cannot be checked.
@@ -263,9 +268,8 @@ impl FsReader {
         }
     }
 
-    /// Opens a file for reading, and returns the file with its metadata. Links are followed.
-    ///
-    /// Returns `None` if the file does not exist.
+    /// Opens a file for reading, and returns the file with its metadata; `None` if the file does not exist. Links are
+    /// followed.
     ///
     /// # Errors
     /// When the file cannot be opened, or is not a regular file.
@@ -345,14 +349,14 @@ pub(crate) fn relative(path: &str) -> &str {
     if trimmed.is_empty() { "." } else { trimmed }
 }
 
-/// Splits a path into its folder and its last component; `None` if the last component is empty, `.` or `..`.
+/// Splits a path into a folder and a last component; `None` if the last component is empty, `.` or `..`.
 pub(crate) fn split(path: &str) -> Option<(&str, &str)> {
     let trimmed = path.trim_end_matches('/');
     let (folder, name) = trimmed.rsplit_once('/').unwrap_or(("", trimmed));
     (!name.is_empty() && name != "." && name != "..").then_some((folder, name))
 }
 
-/// Normalizes a path for messages and for the journal: removes repeated slashes and `.` components.
+/// Removes repeated slashes and `.` components from a path, for messages and for the journal.
 fn clean(path: &str) -> String {
     let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
     format!("/{}", parts.join("/"))
@@ -369,7 +373,7 @@ fn nameless() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "the path does not end in a file name")
 }
 
-/// Returns true if an error means that a path does not exist.
+/// Returns true for an error that a path does not exist.
 pub(crate) fn is_missing(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR))
 }

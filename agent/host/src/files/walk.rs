@@ -1,10 +1,11 @@
-//! The path resolver. The resolver opens a path component by component, and holds each directory open.
+//! The path resolver, which opens a path component by component and keeps each directory open.
 //!
 //! Guarantees:
 //! - Links resolve as in the kernel. A link cannot lead out of the root.
 //! - A link is followed if root or the agent's user owns the link, or if the same user owns the link and the target.
-//!   So an unprivileged user cannot make the agent read or write a file of another user.
-//! - If another process changes the path during the walk, the walk may fail. The walk never opens a forbidden file.
+//!   This rule for links prevents that an unprivileged user makes the agent read or write a file of another user.
+//! - If another process changes the path during the walk, the walk may fail. The walk never opens a file to which a
+//!   rejected link leads.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -33,7 +34,7 @@ pub struct RefusedLink {
 }
 
 impl RefusedLink {
-    /// Returns true if an error is a rejected link in a folder where the caller forbids all links.
+    /// Returns true for the error that a link is in a folder where the caller forbids all links.
     pub fn is_plain(error: &io::Error) -> bool {
         let found = error.get_ref().and_then(|inner| inner.downcast_ref::<Self>());
         found.is_some_and(|found| matches!(found.cause, Cause::Plain { .. }))
@@ -75,10 +76,9 @@ pub(crate) struct Place {
     pub(crate) folder: OwnedFd,
     /// The last component of the path; `.` if the path is the root.
     pub(crate) name: OsString,
-    /// The path below the root, without links.
+    /// The resolved path below the root, which contains no links.
     pub(crate) path: String,
-    /// The device and the inode of the target, if the walk followed a link. `None` if the walk followed no link, or if
-    /// the target does not exist.
+    /// The device and the inode of the target of a followed link; `None` without a followed link or without a target.
     pub(crate) found: Option<(u64, u64)>,
 }
 
@@ -99,7 +99,7 @@ pub(crate) fn walk(root: &OwnedFd, path: &str, rules: Rules<'_>) -> io::Result<P
     Walk::new(root, path, rules)?.run()
 }
 
-/// Returns a path without links. Components after a missing component remain in the path.
+/// Returns a path with all links resolved. Components after a missing component remain in the path.
 ///
 /// # Errors
 /// When a link is rejected.
@@ -111,14 +111,14 @@ pub(crate) fn real(root: &OwnedFd, path: &str, rules: Rules<'_>) -> io::Result<S
     }
 }
 
-/// Returns true if the owner's links may lead to any file: the owner is root or the agent's user.
+/// Returns true if the links of a user may lead to any file: the user is root or the agent's user.
 fn trusted(owner: u32) -> bool {
     owner == 0 || owner == rustix::process::geteuid().as_raw()
 }
 
 struct Component {
     name: OsString,
-    /// True if the component is part of the requested path, or of a link with a trusted owner.
+    /// True if the component is part of the requested path, or of a link that root or the agent's user owns.
     trusted: bool,
     /// True if the component must not be a link.
     plain: bool,
@@ -131,19 +131,19 @@ struct Directory {
     mode: u32,
 }
 
-/// A followed link of an unprivileged user. The walk has not yet reached the link's target.
+/// A followed link of an unprivileged user, whose target the walk has not yet reached.
 struct Followed {
     path: String,
     owner: u32,
-    /// The number of path components that remain after the link.
+    /// The number of path components after the link that the walk must still open.
     rest: usize,
 }
 
 struct Walk<'a> {
     rules: Rules<'a>,
-    /// The directories from the root to the current one.
+    /// The open directories from the root to the current directory of the walk.
     directories: Vec<Directory>,
-    /// The remaining components, in reverse order: the last element is the next component.
+    /// The path components that the walk must still open, in reverse order: the last element is the next component.
     rest: Vec<Component>,
     followed: Vec<Followed>,
     links: usize,
@@ -213,13 +213,13 @@ impl<'a> Walk<'a> {
         Ok(self.directories.last().ok_or(Errno::INVAL)?)
     }
 
-    /// Returns the path without links of a name in the current directory.
+    /// Returns the link-free path of a name in the current directory of the walk.
     fn path_to(&self, name: &OsStr) -> String {
         let names = self.directories.iter().skip(1).map(|one| one.name.as_os_str()).chain([name]);
         names.filter(|name| !name.is_empty()).map(|name| format!("/{}", name.to_string_lossy())).collect()
     }
 
-    /// Returns the path up to a missing component, followed by the unresolved components.
+    /// Returns the resolved path up to a missing component, followed by the unresolved components.
     fn remaining(&self, component: &Component) -> String {
         let rest = self.rest.iter().rev().map(|component| component.name.to_string_lossy());
         std::iter::once(self.path_to(&component.name).into()).chain(rest).collect::<Vec<_>>().join("/")
@@ -277,7 +277,7 @@ impl<'a> Walk<'a> {
         self.judge()
     }
 
-    /// Checks the followed links whose target is the current directory.
+    /// Checks that each followed link to the current directory has the same owner as the directory.
     fn judge(&mut self) -> io::Result<()> {
         let owner = self.here()?.owner;
         while let Some(link) = self.followed.pop_if(|link| self.rest.len() <= link.rest) {
@@ -286,7 +286,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Ends the walk at a name in the current directory, and checks the followed links that lead to this name.
+    /// Ends the walk at a name in the current directory, and checks that each followed link to the name has the same
+    /// owner.
     fn end(&mut self, name: OsString, found: Option<&Stat>) -> io::Result<Place> {
         let path = self.path_to(&name);
         let here = self.directories.pop().ok_or(Errno::INVAL)?;

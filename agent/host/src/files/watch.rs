@@ -1,7 +1,7 @@
 //! File events of the kernel, with which the agent notices a change of a managed path at once.
 //!
-//! The kernel reports only changes, not opened or read files. Otherwise, the agent would get an event for each managed
-//! file that the agent itself reads for a check.
+//! The watch covers only changes of files. With events for reads, each check of a file by the agent would cause an
+//! event.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,7 +32,7 @@ pub enum Touched {
     Anything,
 }
 
-/// The watched directories, with their devices and inodes. `None` for a directory whose watch may be lost.
+/// The watched directories, with the device and the inode of each; `None` for a directory whose watch may be lost.
 type Directories = Arc<Mutex<BTreeMap<PathBuf, Option<(u64, u64)>>>>;
 
 /// A watch on the directories that contain managed paths.
@@ -69,10 +69,10 @@ impl FileWatch {
         Ok(Self { watcher, directories })
     }
 
-    /// Watches the directories that contain these paths, and no other directories. Returns the newly watched
-    /// directories, because the agent may have missed changes in these directories.
+    /// Watches the directories that contain the given paths, and no other directories.
     ///
-    /// In a directory that cannot be watched, the agent finds drift at the next reconcile interval.
+    /// Returns the directories that were not watched before, in which the agent may have missed changes. In a directory
+    /// that cannot be watched, the agent finds drift at the next reconcile interval.
     pub fn set<'a>(&mut self, paths: impl IntoIterator<Item = &'a Path>) -> BTreeSet<PathBuf> {
         let wanted: BTreeSet<&Path> = paths.into_iter().filter_map(Path::parent).collect();
         let held = self.lock().clone();
@@ -107,7 +107,7 @@ impl FileWatch {
     }
 }
 
-/// Returns the device and the inode of a directory. Links are followed, because a watch of the kernel follows links.
+/// Returns the device and the inode of a directory. Links are followed, because an inotify watch follows links, too.
 fn identity(directory: &Path) -> Option<(u64, u64)> {
     let found = std::fs::metadata(directory).ok()?;
     Some((found.dev(), found.ino()))
@@ -133,7 +133,7 @@ fn report(event: &Event, directories: &Directories, on_change: &impl Fn(Touched)
     }
 }
 
-/// Reports that file events were missed. A missed event may be the end of a watch.
+/// Reports that file events were missed. After missed events, every watch may be lost.
 fn on_missed(directories: &Directories, on_change: &impl Fn(Touched)) {
     let mut directories = directories.lock().unwrap_or_else(PoisonError::into_inner);
     directories.values_mut().for_each(|identity| *identity = None);
@@ -168,7 +168,7 @@ mod tests {
         (watch, receiver)
     }
 
-    /// Waits for the wanted event, and drops all other events that arrive.
+    /// Waits for the wanted file event, and drops all other file events.
     fn next(receiver: &Receiver<Touched>, wanted: &Touched) {
         while receiver.recv_timeout(SOON).unwrap() != *wanted {}
     }

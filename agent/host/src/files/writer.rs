@@ -1,4 +1,4 @@
-//! The write side of the machine's files. A file is replaced atomically: a crash leaves the old file or the new file.
+//! Write access to the machine's files. A file is replaced atomically: a crash leaves the old file or the new file.
 //!
 //! Guarantees:
 //! - A staged file has its whole content, its mode and its owner before the rename to the final path.
@@ -29,7 +29,7 @@ use super::{
     written::{self, WrittenFiles},
 };
 
-/// The number of files from which one syncfs call is faster than one fsync call for each file.
+/// The minimum number of files for which one syncfs call is faster than one fsync call for each file.
 const MANY: usize = 16;
 
 /// The files below a root.
@@ -45,21 +45,21 @@ impl Host {
         Ok(Self(FsWriter { reader: FsReader::at(root)?, written: Some(Arc::default()) }))
     }
 
-    /// Returns the read side, which can be cloned, and the one write side, which cannot. The owner of the write side
-    /// must lend it only to code that holds a permit.
+    /// Returns a reader and the only writer of the files. The owner of the writer must lend the writer only to code
+    /// that holds a permit for a change.
     pub fn split(self) -> (FsReader, FsWriter) {
         (self.0.reader.clone(), self.0)
     }
 }
 
-/// The write side of the files below a root.
+/// Write access to the files below a root directory.
 #[derive(Debug)]
 pub struct FsWriter {
     reader: FsReader,
     written: Option<Arc<WrittenFiles>>,
 }
 
-/// The permissions and the owner of a written file.
+/// The permissions, the owner and the group of a written file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Access {
     /// The permission bits of the file.
@@ -70,7 +70,7 @@ pub struct Access {
     pub gid: Option<u32>,
 }
 
-/// A file that is written under a temporary name, and that waits for its rename to the final path.
+/// A staged file: a file under a temporary name, which the agent later renames to its final path.
 #[derive(Debug)]
 #[must_use = "a staged file must be synced and put in place, or discarded"]
 pub struct Staged {
@@ -78,7 +78,7 @@ pub struct Staged {
     file: OwnedFd,
     temporary: OsString,
     name: OsString,
-    /// The digest of the file's content. `None` for a file that was written in pieces.
+    /// The digest of the file's content; `None` for a file that was written in pieces.
     digest: Option<[u8; 32]>,
     /// The final path of the file, without links.
     pub path: String,
@@ -92,13 +92,14 @@ impl FsWriter {
         Self { reader, written: None }
     }
 
-    /// Returns the files that this writer has replaced.
+    /// Returns the list of the files that this writer has written.
     pub fn written(&self) -> Arc<WrittenFiles> {
         self.written.clone().unwrap_or_default()
     }
 
-    /// Returns a write side for the files below a directory of this root. Links below the directory are rejected. The
-    /// replaced files are not recorded. `None` if the path does not exist or is not a directory.
+    /// Returns a writer for the files below a directory of this root; `None` if the path is not a directory.
+    ///
+    /// The new writer rejects links below the directory, and does not record the files that it writes.
     ///
     /// # Errors
     /// When the directory cannot be opened.
@@ -106,13 +107,13 @@ impl FsWriter {
         Ok(self.reader.below(path)?.map(|reader| Self { reader, written: None }))
     }
 
-    /// Returns a write side that rejects links below a folder.
+    /// Returns a writer that rejects links below a folder.
     #[must_use]
     pub fn plain_below(&self, folder: &str) -> Self {
         Self { reader: self.reader.plain_below(folder), written: self.written.clone() }
     }
 
-    /// Returns the read side for the same root.
+    /// Returns the reader of the files below the same root.
     pub fn reader(&self) -> &FsReader {
         &self.reader
     }
@@ -127,7 +128,7 @@ impl FsWriter {
 
     /// Writes a file with extended attributes under a temporary name.
     ///
-    /// With `None`, the new file gets the extended attributes of the file at the final path.
+    /// Without given attributes, the new file gets the extended attributes of the file at the final path.
     fn stage_with(
         &self,
         path: &str,
@@ -163,7 +164,7 @@ impl FsWriter {
         }
     }
 
-    /// Opens a partial file, to which an interrupted attempt may have written the first pieces.
+    /// Opens the partial file for a path, to which an interrupted attempt may have written the first pieces.
     ///
     /// # Errors
     /// When the directory or the file cannot be written.
@@ -192,7 +193,7 @@ impl FsWriter {
         Ok(Part { staged, file: std::fs::File::from(file) })
     }
 
-    /// Removes a partial file, so that the next attempt starts from the beginning.
+    /// Removes the partial file for a path, so that the next attempt starts from the beginning.
     ///
     /// # Errors
     /// When the file cannot be removed.
@@ -209,7 +210,7 @@ impl FsWriter {
     /// Flushes staged files to the disk, and then renames the files to their final paths.
     ///
     /// # Errors
-    /// When a flush or a rename fails. Some of the files may then be replaced already.
+    /// When a flush or a rename fails. After an error, some of the files may have been replaced.
     pub fn place_all(&self, staged: Vec<Staged>) -> io::Result<()> {
         self.sync(&staged)?;
         let placed = staged.into_iter().map(|one| self.place(one)).collect::<io::Result<Vec<_>>>()?;
@@ -239,7 +240,7 @@ impl FsWriter {
     /// Renames a staged file to its final path.
     ///
     /// # Errors
-    /// When the rename fails. The old file then remains at the path.
+    /// When the rename fails. After an error, the old file remains at the path.
     pub fn place(&self, staged: Staged) -> io::Result<Placed> {
         if let (Some(written), Some(digest)) = (&self.written, staged.digest) {
             written.note(self.reader.real_path(&staged.path), &staged.file, digest);
@@ -280,7 +281,8 @@ impl FsWriter {
         Ok(())
     }
 
-    /// Removes the temporary files for a path that remain from a crash. A partial file is kept.
+    /// Removes the temporary files that a crash has left beside a path. The partial file of an interrupted attempt is
+    /// kept.
     ///
     /// # Errors
     /// When a file cannot be removed.
@@ -326,15 +328,15 @@ impl FsWriter {
     /// Sets mode and owner of a file. A link at the end of the path is followed.
     ///
     /// # Errors
-    /// When mode or owner cannot be set. Also when another user may have made the path a hard link to a foreign file.
+    /// When mode or owner cannot be set, or another user may have made the path a hard link to a foreign file.
     pub fn grant(&self, path: &str, access: Access) -> io::Result<()> {
         self.grant_if(path, access, None)
     }
 
-    /// Sets mode and owner if the path still leads to the expected version of the file; `None` accepts any file.
+    /// Sets mode and owner of a file if the file still has the expected version; `None` accepts any version.
     ///
     /// # Errors
-    /// The errors of [`FsWriter::grant`]; also when the path leads to another file now.
+    /// The errors of [`FsWriter::grant`], and an error if the file has another version.
     pub fn grant_if(&self, path: &str, access: Access, expects: Option<FileVersion>) -> io::Result<()> {
         let place = self.reader.end(path)?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -348,8 +350,8 @@ impl FsWriter {
         let own = found.uid == folder.uid && folder.uid != 0;
         if found.kind != FileKind::Directory && found.names > 1 && !own && is_shared(&place.folder)? {
             return Err(io::Error::other(format!(
-                "cannot set mode and owner: the file has {} names (hard links), and users can write to its folder, so \
-                 it may be a file of another folder; replace this name by a copy of the file",
+                "cannot set mode and owner: the file has {} hard links, and users can write to its folder, so the \
+                 path may lead to a foreign file; replace the hard link by a copy of the file",
                 found.names
             )));
         }
@@ -391,7 +393,7 @@ impl FsWriter {
         sync_directory(&folder)
     }
 
-    /// Removes a directory if it is empty. Returns true if the directory no longer exists.
+    /// Removes an empty directory, and keeps a directory with entries. Returns true if the directory no longer exists.
     ///
     /// # Errors
     /// When an empty directory cannot be removed.
@@ -407,13 +409,13 @@ impl FsWriter {
     /// Replaces the content of one file, and waits until the new file is on disk.
     ///
     /// # Errors
-    /// When a step before the rename fails; the old file then remains. Also when the flush after the rename fails; the
-    /// new file then has the path already.
+    /// When the file cannot be written or renamed, or the flush after the rename fails. After a failed flush, the new
+    /// file is already at the path; after any other error, the old file remains.
     pub fn replace(&self, path: &str, content: &[u8], access: Access) -> io::Result<()> {
         self.replace_with(path, content, access, None)
     }
 
-    /// Restores an earlier content of a file, with its earlier extended attributes.
+    /// Restores the earlier content and the earlier extended attributes of a file.
     ///
     /// # Errors
     /// The errors of [`FsWriter::replace`].
@@ -438,7 +440,8 @@ impl FsWriter {
     }
 }
 
-/// A file that is written in pieces. If an attempt is interrupted, the next attempt appends the missing pieces.
+/// A file that is written in pieces, such as a download. If an attempt is interrupted, the next attempt appends the
+/// missing pieces.
 #[derive(Debug)]
 #[must_use = "it must be put in place, or left for the next attempt"]
 pub struct Part {
@@ -448,7 +451,7 @@ pub struct Part {
 }
 
 impl Part {
-    /// Sets permissions and owner of the complete file. The file can then be renamed to its final path.
+    /// Sets permissions and owner of the complete file, so that the file can be renamed to its final path.
     ///
     /// # Errors
     /// When permissions or owner cannot be set.
@@ -467,7 +470,7 @@ impl Part {
     }
 }
 
-/// Returns true if no other user than the agent's user can have written to the file.
+/// Returns true if only the agent's user can have written to the file.
 fn is_own(file: impl AsFd) -> bool {
     rustix::fs::fstat(file).is_ok_and(|stat| {
         rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file()
@@ -477,7 +480,7 @@ fn is_own(file: impl AsFd) -> bool {
     })
 }
 
-/// A file that has its final path. The rename may not have reached the disk yet.
+/// A file that was renamed to its final path. The rename may not have reached the disk yet.
 #[derive(Debug)]
 #[must_use = "the directory must be brought to the disk"]
 pub struct Placed {
@@ -494,7 +497,7 @@ fn write_all(fd: &OwnedFd, content: &[u8]) -> io::Result<()> {
     file.write_all(content)
 }
 
-/// Returns the extended attributes of the file that a staged file replaces; `None` if there is no readable file.
+/// Returns the extended attributes of the file that a staged file will replace; `None` if no readable file exists.
 fn old_attributes(staged: &Staged) -> io::Result<Option<Attributes>> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match rustix::fs::openat(&staged.folder, &staged.name, flags, Mode::empty()) {
@@ -513,8 +516,8 @@ fn room_name(temporary: &std::ffi::OsStr) -> OsString {
 
 /// Renames a staged file in a directory where other users can write.
 ///
-/// Another user could exchange the file under the temporary name. So the function links the open file into a directory
-/// that only the agent's user can enter, and renames the file from this directory.
+/// Another user could exchange the file under the temporary name. The agent links the open file into a directory that
+/// only its own user can enter, and renames the file from this directory.
 fn place_shared(staged: &Staged) -> io::Result<()> {
     let room = room_name(&staged.temporary);
     remove_at(&staged.folder, &room, 0)?;

@@ -1,7 +1,8 @@
-//! Versions of managed files, with which the agent distinguishes its own changes from changes by others.
+//! Versions of managed files, by which the agent distinguishes its own changes from changes by other programs.
 //!
 //! The change time of a file has the resolution of the kernel's tick, up to 10 ms. Two changes within one tick can
-//! leave the same version. So for a file that has just changed, the agent compares the content, not the version.
+//! leave the same file version. The agent compares the content of a file that has just changed, because the version of
+//! the file is not reliable.
 
 use std::{
     collections::BTreeMap,
@@ -15,31 +16,31 @@ use sha2::{Digest as _, Sha256};
 
 use super::reader::{FileKind, FsReader, Meta, meta};
 
-/// The time after a change from which every further change of the file gives a new version.
+/// The time for which a further change of a file may leave the same file version.
 const TICK: Duration = Duration::from_millis(20);
 
 /// The version of a managed path that the agent has recorded before a check or after its own change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     meta: Option<Meta>,
-    /// True if the file had changed within the last tick. A further change may then have left the same version.
+    /// True if the file had changed just before the record, so that a further change may have left the same version.
     recent: bool,
 }
 
 impl Seen {
-    /// Records the version of a path before the check of the path.
+    /// Records the version of a path, before the agent checks the path.
     pub fn before_check(reader: &FsReader, path: &str) -> Self {
         let meta = reader.meta(path).ok().flatten();
         Self { meta, recent: meta.is_some_and(is_recent) }
     }
 
-    /// Records the version of a directory, a link or a missing file after the agent's own change.
+    /// Records the version of a path after the agent's own change: of a directory, a link or a missing file.
     pub fn after_own_change(reader: &FsReader, path: &str) -> Self {
         let meta = reader.meta(path).ok().flatten();
         Self { meta, recent: meta.is_some_and(|meta| meta.kind == FileKind::File && is_recent(meta)) }
     }
 
-    /// Returns true if the path may have changed since the record.
+    /// Returns true if the path may have changed since its version was recorded.
     pub fn may_differ(&self, reader: &FsReader, path: &str) -> bool {
         self.recent || reader.meta(path).ok().flatten() != self.meta
     }
@@ -56,7 +57,7 @@ fn is_recent(meta: Meta) -> bool {
 /// A file that the agent has written: its inode, its permissions and the digest of its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Written {
-    /// The metadata of the file without the change time, because the rename changes the change time.
+    /// The metadata of the file without the change time, because the rename to the final path sets the change time.
     meta: Meta,
     digest: [u8; 32],
 }
@@ -70,7 +71,7 @@ impl WrittenFiles {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records a file before the rename to its final path.
+    /// Records a written file before the rename to its final path.
     pub(crate) fn note(&self, path: PathBuf, file: impl AsFd, digest: [u8; 32]) {
         match meta(file) {
             Ok(meta) => drop(self.lock().insert(path, Written { meta: timeless(meta), digest })),
@@ -78,18 +79,17 @@ impl WrittenFiles {
         }
     }
 
-    /// Removes the record of a file, before the agent checks the file.
+    /// Removes the record of a written file, before the agent checks the file.
     pub fn forget(&self, path: &Path) {
         self.lock().remove(path);
     }
 
-    /// Removes the records of files that are no longer managed.
+    /// Removes the records of written files that are no longer managed.
     pub fn retain(&self, is_managed: impl Fn(&Path) -> bool) {
         self.lock().retain(|path, _| is_managed(path));
     }
 
-    /// Returns true if a file is unchanged since the agent has written the file. Returns `None` if the agent has not
-    /// written the file since the last check.
+    /// Returns true if a file is unchanged since the agent has written the file; `None` without a record of the file.
     pub fn is_intact(&self, reader: &FsReader, real: &Path, path: &str) -> Option<bool> {
         let written = self.lock().get(real).cloned()?;
         let found = reader.read(path).ok().flatten();

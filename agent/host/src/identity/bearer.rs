@@ -1,4 +1,4 @@
-//! The proof of a node's identity: a certificate of the cluster's authority, or bare keys without a certificate.
+//! The signing identity of a node: a certificate of the cluster's authority, or bare keys without a certificate.
 
 use std::sync::Arc;
 
@@ -24,8 +24,7 @@ impl SigningIdentity {
         }
     }
 
-    /// Returns the list of certificates and keys that the configuration revokes. Checks of records and of connections
-    /// share the list.
+    /// Returns the list of revoked certificates and keys, which checks of records and of connections share.
     pub fn revoked(&self) -> Revoked {
         match self {
             Self::Certified(credentials) => credentials.revoked().clone(),
@@ -54,12 +53,12 @@ impl SigningIdentity {
         }
     }
 
-    /// Unwraps a key that was wrapped for this node and a purpose; `None` if node or purpose do not match.
+    /// Decrypts a sealed key that was encrypted for this node and a purpose; `None` if node or purpose do not match.
     pub fn unwrap_key(&self, wrapped: &str, purpose: &str) -> Option<SealKey> {
         self.identity().unwrap_key(wrapped, purpose)
     }
 
-    /// Signs bytes. Returns the signature, and the certificate or the bare key in base64.
+    /// Signs bytes, and returns the certificate or the bare key in base64, with the signature.
     pub fn sign(&self, bytes: &[u8]) -> (String, [u8; 64]) {
         match self {
             Self::Certified(credentials) => {
@@ -70,10 +69,10 @@ impl SigningIdentity {
         }
     }
 
-    /// Reads the certificate or the bare key of a signature. Returns `None` if the text is neither a certificate nor a
-    /// key, or belongs to another node.
+    /// Reads the certificate or the bare key that a node presents with a signature; `None` for a certificate or key of
+    /// another node.
     ///
-    /// Every node accepts certificates and bare keys, so that a fleet can introduce certificates node by node.
+    /// Every node accepts both certificates and bare keys, so that a fleet can introduce certificates node by node.
     pub fn read(&self, shown: &str, node: &str, cluster: &str) -> Option<Shown> {
         if let Some(key) = STANDARD_NO_PAD.decode(shown).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()) {
             return Some(Shown { key, proven: false, serial: None });
@@ -98,13 +97,13 @@ impl SigningIdentity {
 pub struct Shown {
     /// The public signing key.
     pub key: [u8; 32],
-    /// True if the certificate authority attests that the key belongs to the node.
+    /// True if a certificate of the cluster's authority proves that the key belongs to the node.
     pub proven: bool,
     /// The serial number of the certificate; `None` for a bare key.
     pub serial: Option<String>,
 }
 
-/// Returns true if the signature over the bytes was made with the secret half of the key.
+/// Returns true if the signature of the bytes was made with the secret key of this public key.
 pub fn has_signed(key: &[u8; 32], bytes: &[u8], signature: &[u8]) -> bool {
     PublicKeys { sign: *key, read: [0; 32] }.signed(bytes, signature)
 }

@@ -19,7 +19,7 @@ pub enum Role {
     Node,
     /// A person with read access.
     Viewer,
-    /// A person with read access who may also trigger work that a commit defines.
+    /// A person with read access who may also start work that a commit defines, such as a rotation of secrets.
     Operator,
 }
 
@@ -56,7 +56,7 @@ pub struct Subject {
 }
 
 impl Subject {
-    /// Formats the subject as a URL, the form in which a certificate contains the subject.
+    /// Formats the subject as the URL that a certificate contains.
     pub(super) fn url(&self) -> String {
         let read = URL_SAFE_NO_PAD.encode(self.keys.read);
         format!("towpath://{}/{}/{}?x25519={read}", self.cluster, self.role.name(), self.name)
@@ -85,7 +85,7 @@ impl Subject {
     }
 }
 
-/// Returns the first and the last moment of a certificate's validity, in seconds since 1970.
+/// Returns the begin and the end of a certificate's validity, in seconds since 1970.
 pub(super) fn validity(der: &[u8]) -> Option<(i64, i64)> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     Some((certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp()))
@@ -98,7 +98,7 @@ pub fn valid_until(pem: &[u8]) -> Option<i64> {
     validity(&first).map(|(_, until)| until)
 }
 
-/// The certificate of the cluster's authority, with which other certificates are checked.
+/// The certificate of the cluster's authority, against which other certificates are checked.
 #[derive(Debug, Clone)]
 pub struct Trust {
     pub(super) roots: Arc<RootCertStore>,
@@ -128,10 +128,10 @@ impl Trust {
         Ok(Self { roots, verifier })
     }
 
-    /// Checks a certificate against the authority, and returns its subject.
+    /// Checks a certificate against the authority, and returns the subject of the certificate.
     ///
-    /// Returns `None` if the authority did not issue the certificate, or if the certificate is not valid at `now`
-    /// (milliseconds since 1970).
+    /// Returns `None` if the authority did not issue the certificate, or if the certificate is not valid at `now`. The
+    /// time `now` is in milliseconds since 1970.
     pub fn subject(&self, der: &[u8], now: i64) -> Option<Subject> {
         let now = UnixTime::since_unix_epoch(std::time::Duration::from_millis(u64::try_from(now).ok()?));
         self.verifier.verify_client_cert(&CertificateDer::from(der), &[], now).ok()?;

@@ -1,4 +1,5 @@
-//! A node's certificate, the certificate's key and the trusted authority. They are reloaded when their files change.
+//! The TLS credentials of a node: its certificate, the certificate's key and the trusted authority. Credentials are
+//! reloaded when their files change.
 
 use std::{
     fs,
@@ -17,7 +18,7 @@ use rustls::{
 use super::{Identity, IdentityError, Revoked, Subject, Trust, unusable};
 use crate::Clock;
 
-/// The minimum interval between two checks for changed files.
+/// The minimum time between two checks for changed credential files.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The paths of the node's certificate, of the certificate's key and of the authority's certificate.
@@ -27,7 +28,7 @@ pub struct TlsFiles {
     pub ca: PathBuf,
     /// The file with the certificate of this node.
     pub cert: PathBuf,
-    /// The file with the secret key of the node's certificate. This key is the identity of the node.
+    /// The file with the secret key of the node's certificate. The secret key is the identity of the node.
     pub key: PathBuf,
 }
 
@@ -52,7 +53,8 @@ pub struct Loaded {
 
 type Stamp = Vec<Option<(SystemTime, u64)>>;
 
-/// The credentials of this process. If the files change, the process uses the new credentials within a second.
+/// The credentials of this process. If the credential files change, the process uses the new credentials within a
+/// second.
 #[derive(Debug)]
 pub struct Credentials {
     files: TlsFiles,
@@ -87,7 +89,8 @@ impl Credentials {
 
     /// Returns the current credentials, and reloads changed files.
     ///
-    /// If the new files do not match each other, the agent logs a warning and keeps the previous credentials.
+    /// If the new credential files do not match each other, the agent logs a warning and keeps the previous
+    /// credentials.
     pub fn now(&self) -> Arc<Loaded> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.monotonic();
@@ -138,10 +141,13 @@ fn load(files: &TlsFiles, clock: &dyn Clock) -> Result<Loaded, IdentityError> {
     }
     let good_at = now.clamp(begin, (end - 1).max(begin)).saturating_mul(1000);
     let subject = trust.subject(&certificate, good_at).ok_or_else(|| {
-        wrong(format!("the authority {} did not issue it; issue one (towpath pki issue)", files.ca.display()))
+        wrong(format!(
+            "the authority {} did not issue this certificate; issue one (towpath pki issue)",
+            files.ca.display()
+        ))
     })?;
     if subject.keys != identity.keys() {
-        return Err(wrong(format!("this is not the certificate of the key {}", files.key.display())));
+        return Err(wrong(format!("this file is not the certificate of the key {}", files.key.display())));
     }
     let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| wrong(error.to_string()))?;
     let tls = |error: rustls::Error| wrong(error.to_string());
@@ -178,7 +184,7 @@ fn load(files: &TlsFiles, clock: &dyn Clock) -> Result<Loaded, IdentityError> {
 }
 
 impl Loaded {
-    /// Returns the certificate in base64, the form in which records contain certificates.
+    /// Returns the certificate in base64, as signed records contain the certificate.
     pub fn encoded(&self) -> String {
         super::issue::encoded(&self.certificate)
     }

@@ -1,9 +1,10 @@
-//! Digests with the key of a node. Other nodes cannot compute these digests.
+//! Keyed digests, which only the node with the key can compute.
 
 use hmac::Mac as _;
 use sha2::Sha256;
 
-/// Returns a keyed hash of bytes. Two hashes can be compared without the bytes.
+/// Returns a keyed hash of bytes. Equal bytes have equal hashes, so the agent compares values without storing the
+/// values.
 pub fn keyed_digest(key: &[u8; 32], bytes: &[u8]) -> String {
     match hmac::Hmac::<Sha256>::new_from_slice(key) {
         Ok(mut mac) => {

@@ -12,9 +12,9 @@ use super::{Identity, IdentityError, PublicKeys, Role, Subject, Trust, certifica
 
 /// The time for which the authority's own certificate is valid.
 const TEN_YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// The time by which the start of each certificate's validity is backdated. Clocks of new machines are often late.
+/// The time by which the start of a certificate's validity is backdated, because clocks of new machines are often late.
 const BEFORE: Duration = Duration::from_secs(3600);
-/// The bytes of a SubjectPublicKeyInfo before the ed25519 key (RFC 8410).
+/// The bytes before the ed25519 key in a SubjectPublicKeyInfo (RFC 8410).
 const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// A request for a certificate.
@@ -24,11 +24,11 @@ pub struct Request {
     pub name: String,
     /// The role of the certificate's owner.
     pub role: Role,
-    /// Further host names and addresses of the node.
+    /// Further host names and addresses for which the node's certificate is valid.
     pub addresses: Vec<String>,
     /// The public keys of the certificate's owner.
     pub keys: PublicKeys,
-    /// The time for which the certificate is valid, from now on.
+    /// The time for which the certificate is valid, from its issue on.
     pub lifetime: Duration,
 }
 
@@ -129,7 +129,7 @@ impl Authority {
         Ok(params.signed_by(&key, &self.issuer).map_err(failed(&what))?.pem())
     }
 
-    /// Renews a certificate: issues a certificate with the same names, role and keys, and a new validity.
+    /// Renews a certificate: issues a certificate with the same names, role and keys, but a new validity.
     ///
     /// # Errors
     /// When this authority did not issue the certificate.
@@ -149,8 +149,7 @@ impl Authority {
     }
 }
 
-/// Checks the name of a cluster, a node or a person. The rules for names of Node objects apply, because names are
-/// part of URLs and paths.
+/// Checks the name of a cluster, a node or a person by the rules for names of Node objects.
 ///
 /// # Errors
 /// When the name is not valid.
@@ -222,12 +221,12 @@ fn write_new(file: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
     made.write_all(bytes).and_then(|()| made.sync_all()).map_err(unusable(file))
 }
 
-/// Decodes a certificate from base64, the form in records, to DER.
+/// Decodes the base64 form of a certificate, as in signed records, to DER.
 pub(super) fn decoded(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text).ok()
 }
 
-/// Encodes a certificate from DER to base64, the form in records.
+/// Encodes a certificate in DER as base64, as in signed records.
 pub(super) fn encoded(der: &[u8]) -> String {
     STANDARD.encode(der)
 }

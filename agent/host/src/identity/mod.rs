@@ -2,7 +2,7 @@
 //!
 //! Guarantees:
 //! - The identity is created on the node and does not change.
-//! - The secret is one file that only its owner can read.
+//! - The secret key is in one file that only the owner of the file can read.
 //! - The X25519 key is derived from the ed25519 key, so a node has only one secret to protect.
 //! - No output of this module contains a secret.
 
@@ -37,7 +37,7 @@ pub use issue::{Authority, Request, may_be_named, write_certificate};
 pub use revoked::{Revoked, serial, serial_of_pem};
 pub use seal::{SealKey, seal};
 
-/// The reason why an identity cannot be used.
+/// The error that an identity or a certificate cannot be used.
 #[derive(Debug, Error)]
 pub enum IdentityError {
     /// The error that a file cannot be read or written.
@@ -71,7 +71,7 @@ pub(crate) fn unusable(file: &Path) -> impl FnOnce(std::io::Error) -> IdentityEr
     move |source| IdentityError::File { file, source }
 }
 
-/// The secret half of an identity.
+/// The secret half of a node's identity: the key that signs records and decrypts values.
 pub struct Identity {
     signing: SigningKey,
     reading: StaticSecret,
@@ -161,7 +161,7 @@ impl Identity {
     }
 }
 
-/// The public half of an identity.
+/// The public half of a node's identity: the keys that other nodes use.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKeys {
     /// The ed25519 key that verifies signatures.
@@ -177,7 +177,7 @@ impl fmt::Debug for PublicKeys {
 }
 
 impl PublicKeys {
-    /// Formats the keys as texts, the form in which a Node object contains keys.
+    /// Formats the keys as the texts that a Node object contains.
     pub fn texts(&self) -> [String; 2] {
         [
             format!("ed25519:{}", STANDARD_NO_PAD.encode(self.sign)),
@@ -194,7 +194,7 @@ impl PublicKeys {
         Some(Self { sign: key("ed25519")?, read: key("x25519")? })
     }
 
-    /// Returns true if the signature over the bytes was made with the secret half of the identity.
+    /// Returns true if the signature of the bytes was made with the secret half of this identity.
     pub fn signed(&self, bytes: &[u8], signature: &[u8]) -> bool {
         let Ok(key) = VerifyingKey::from_bytes(&self.sign) else { return false };
         Signature::from_slice(signature).is_ok_and(|signature| key.verify(bytes, &signature).is_ok())

@@ -9,31 +9,32 @@ use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// The maximum number of keys with remembered serial numbers. The next constant is the maximum of one key's numbers.
+/// The maximum number of keys with recorded serial numbers, and of recorded serial numbers for one key.
 const KEYS: usize = 50_000;
 const SERIALS: usize = 64;
 
 /// The list of revoked serial numbers and keys. All clones share one list.
 ///
-/// A revoked serial number also revokes the key of the certificate, on nodes that have seen the certificate.
-/// Otherwise, a thief of the secret key could present the bare key, or an earlier certificate for the key.
+/// A revoked serial number also revokes the key of the certificate, because a thief of the secret key could present the
+/// bare key or an earlier certificate. Only nodes that have seen the revoked certificate know its key.
 #[derive(Debug, Clone, Default)]
 pub struct Revoked(Arc<RwLock<List>>);
 
 #[derive(Debug, Default)]
 struct List {
     entries: BTreeSet<String>,
-    /// The serial numbers of the certificates that were presented for each key, by the text of the key.
+    /// The serial numbers of the certificates that were presented for each key. The map key is the text of the public
+    /// key.
     shown: BTreeMap<String, Vec<String>>,
-    /// The keys with serial numbers that are not yet in the journal.
+    /// The keys with presented serial numbers that are not yet in the journal.
     dirty: BTreeSet<String>,
-    /// The number of changes of the list `entries`.
+    /// The number of changes of the list `entries` since the start of the agent.
     version: u64,
 }
 
 impl Revoked {
-    /// Replaces the list of revoked serial numbers (`3f:0a:91`) and keys (`ed25519:…`). Returns true if the list has
-    /// changed.
+    /// Replaces the list of revoked serial numbers (`3f:0a:91`) and keys (`ed25519:…`). Returns true if the new list
+    /// differs from the old list.
     pub fn set(&self, entries: impl IntoIterator<Item = String>) -> bool {
         let entries: BTreeSet<String> = entries.into_iter().map(|entry| plain(&entry)).collect();
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -43,30 +44,31 @@ impl Revoked {
         changed
     }
 
-    /// Returns the number of changes of the list. After a change, every existing connection is checked again.
+    /// Returns the number of changes of the list of revocations. A connection is checked again when the number changes.
     pub fn version(&self) -> u64 {
         self.0.read().unwrap_or_else(PoisonError::into_inner).version
     }
 
-    /// Returns the reason to reject a certificate with this serial number, or a signature with this key. Returns `None`
-    /// if serial number and key are not revoked.
+    /// Returns the reason to reject a certificate or a signature; `None` if neither the serial number nor the key is
+    /// revoked.
     pub fn refuses(&self, serial: Option<&str>, key: &[u8; 32]) -> Option<String> {
         let List { entries: list, shown, .. } = &*self.0.read().unwrap_or_else(PoisonError::into_inner);
         if list.is_empty() {
             return None;
         }
         if let Some(serial) = serial.filter(|serial| list.contains(&plain(serial))) {
-            return Some(format!("the certificate {serial} is revoked (revoked of Config)"));
+            return Some(format!("the certificate {serial} is revoked (field revoked of a Config object)"));
         }
         let key = text(key);
         if list.contains(&key) {
-            return Some(format!("the key {key} is revoked (revoked of Config)"));
+            return Some(format!("the key {key} is revoked (field revoked of a Config object)"));
         }
         let serial = shown.get(&key)?.iter().find(|serial| list.contains(*serial))?;
-        Some(format!("the certificate {serial} is revoked, and therefore its key {key} too (revoked of Config)"))
+        Some(format!("the certificate {serial} is revoked, with its key {key} (field revoked of a Config object)"))
     }
 
-    /// Records the serial number of a key's certificate. The caller has checked that the presenter owns the secret key.
+    /// Records the serial number of a certificate that was presented for a key. The caller must have checked that the
+    /// presenter owns the secret key.
     pub fn saw(&self, serial: Option<&str>, key: &[u8; 32]) {
         let (Some(serial), key) = (serial.map(plain), text(key)) else { return };
         let known = |list: &List| list.shown.get(&key).is_some_and(|serials| serials.contains(&serial));
@@ -90,13 +92,13 @@ impl Revoked {
         }
     }
 
-    /// Loads the recorded serial numbers from the journal.
+    /// Loads the serial numbers of presented certificates from the journal.
     pub fn resume(&self, shown: impl IntoIterator<Item = (String, Vec<String>)>) {
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
         list.shown.extend(shown);
     }
 
-    /// Returns the keys that have new serial numbers since the last call, so that the journal can store the numbers.
+    /// Returns the keys for which new serial numbers were recorded since the last call, with all their serial numbers.
     pub fn take_changed(&self) -> Vec<(String, Vec<String>)> {
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let dirty = std::mem::take(&mut list.dirty);
@@ -108,7 +110,7 @@ fn text(key: &[u8; 32]) -> String {
     format!("ed25519:{}", STANDARD_NO_PAD.encode(key))
 }
 
-/// Normalizes the spelling of a serial number or a key, for a comparison.
+/// Returns a serial number or a key in a normalized spelling, for comparisons.
 fn plain(entry: &str) -> String {
     let entry = entry.trim();
     if let Some(key) = entry.strip_prefix("ed25519:") {

@@ -1,9 +1,9 @@
 //! Encryption of values that only named readers can decrypt.
 //!
-//! A value is encrypted once, with ChaCha20-Poly1305 (RFC 8439), under a random key. The random key is wrapped for each
-//! reader by an X25519 exchange (RFC 7748) with an ephemeral key. The wrapping key comes from HKDF-SHA256 (RFC 5869)
-//! over both public keys. Both encryptions authenticate the purpose, so a value that was sealed for one purpose cannot
-//! be opened for another purpose.
+//! A value is encrypted once, with ChaCha20-Poly1305 (RFC 8439), under a random key. The random key is encrypted
+//! (wrapped) for each reader by an X25519 exchange (RFC 7748) with an ephemeral key. HKDF-SHA256 (RFC 5869) derives the
+//! wrapping key, with both public keys as input. The encryption authenticates the purpose, so a value that was sealed
+//! for one purpose cannot be decrypted for another purpose.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -60,14 +60,14 @@ pub fn seal(bytes: &[u8], purpose: &str) -> std::io::Result<(String, SealKey)> {
 }
 
 impl SealKey {
-    /// Decrypts a value that was sealed with this key for a purpose; `None` if key, purpose or bytes do not match.
+    /// Decrypts a value that was encrypted with this key for a purpose; `None` if key, purpose or bytes do not match.
     pub fn open(&self, sealed: &str, purpose: &str) -> Option<Vec<u8>> {
         let bytes = STANDARD_NO_PAD.decode(sealed).ok()?;
         let (nonce, sealed) = bytes.split_at_checked(NONCE_LEN)?;
         decrypt(&self.0, nonce.try_into().ok()?, purpose, sealed)
     }
 
-    /// Wraps the key for one reader and one purpose.
+    /// Encrypts the key of a sealed value for one reader and one purpose.
     ///
     /// # Errors
     /// When the kernel does not provide random bytes, or the reader's key is not valid.
@@ -86,7 +86,8 @@ impl SealKey {
 }
 
 impl Identity {
-    /// Unwraps a key that was wrapped for this identity and a purpose; `None` if identity or purpose do not match.
+    /// Decrypts a sealed key that was encrypted for this identity and a purpose; `None` if identity or purpose do not
+    /// match.
     pub fn unwrap_key(&self, wrapped: &str, purpose: &str) -> Option<SealKey> {
         let bytes = STANDARD_NO_PAD.decode(wrapped).ok()?;
         let (shown, wrapped) = bytes.split_at_checked(32)?;

@@ -1,4 +1,4 @@
-//! Private files in the agent's state directory. Files have the mode 0600, and directories have the mode 0700.
+//! Private files in the agent's state directory: files with the mode 0600, and directories with the mode 0700.
 
 use std::{
     fs, io,
@@ -8,7 +8,7 @@ use std::{
 
 /// Opens a private file for reading and writing. A missing file is created. The path must not be a link.
 ///
-/// If the group or other users have access to the file, the function sets the mode 0600 and logs a warning.
+/// If the group or other users have access to the file, the agent sets the mode 0600 and logs a warning.
 ///
 /// # Errors
 /// When the file cannot be opened or created.
@@ -25,8 +25,8 @@ pub fn open(file: &Path) -> io::Result<fs::File> {
     Ok(opened)
 }
 
-/// Renames a damaged file, so that a new file can get the old name. Returns the new path: the old path with the
-/// ending `.damaged-NUMBER`.
+/// Renames a damaged file, so that a new file can have its name. Returns the new path, which ends with
+/// `.damaged-NUMBER`.
 ///
 /// # Errors
 /// When the file cannot be renamed.
@@ -44,7 +44,7 @@ pub fn set_aside(file: &Path) -> io::Result<PathBuf> {
     Ok(aside)
 }
 
-/// Writes a file that never changes. An existing file is kept. The bytes are on disk when the call returns.
+/// Writes a file that never changes later. An existing file is kept. The file is on disk when the function returns.
 ///
 /// # Errors
 /// When the file cannot be written.

@@ -1,4 +1,4 @@
-//! Files and folders by their full path. Links are followed.
+//! Functions that read and write files and folders by their full path. Links are followed.
 
 use std::{
     fs::{self, File},
@@ -39,7 +39,7 @@ pub fn write_text(file: &Path, text: &str) -> io::Result<()> {
 /// An entry of a folder. A link is not followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FolderEntry {
-    /// The name of the entry. Bytes that are not UTF-8 are replaced.
+    /// The name of the entry. In the name, bytes that are not UTF-8 are replaced.
     pub name: String,
     /// The full path of the entry.
     pub path: PathBuf,
@@ -51,7 +51,7 @@ pub struct FolderEntry {
     pub size: u64,
 }
 
-/// Lists the entries of a folder, in no particular order.
+/// Lists the entries of a folder. The entries are not sorted.
 ///
 /// # Errors
 /// When the folder or the metadata of an entry cannot be read.
@@ -79,7 +79,7 @@ pub fn read_link(file: &Path) -> io::Result<String> {
     Ok(fs::read_link(file)?.to_string_lossy().into_owned())
 }
 
-/// Opens an empty file for writing. An existing file is emptied.
+/// Creates an empty file and opens the file for writing. An existing file is emptied.
 ///
 /// # Errors
 /// When the file cannot be created or opened.

@@ -1,4 +1,4 @@
-//! The Unix socket of the agent's API. Only the user of the agent can connect to it.
+//! The Unix socket of the agent's API, to which only the user of the agent can connect.
 
 use std::{
     fs, io,
@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-/// Binds a Unix socket with the mode 0600. Missing folders are created. The listener does not block.
+/// Binds a Unix socket with the mode 0600. Missing folders are created. The returned listener is non-blocking.
 ///
 /// # Errors
 /// When the socket or its folder cannot be created, or when a leftover socket cannot be removed.
@@ -25,7 +25,7 @@ pub fn bind(socket: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Removes the file of a socket.
+/// Removes the file of a Unix socket.
 ///
 /// # Errors
 /// When the file cannot be removed.

@@ -4,7 +4,7 @@ use std::{ffi::CString, io, path::PathBuf};
 
 use nix::unistd::{Gid, Group, Uid, User};
 
-/// A user account of the machine, with the properties that a login would set.
+/// A user account of the machine, with the properties that a login sets: groups, home directory and shell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
     /// The user id.
@@ -22,8 +22,8 @@ pub struct Account {
 }
 
 impl Account {
-    /// Returns an account, which is given by name or number. A user id without an account has one group with the same
-    /// number.
+    /// Returns the account with the given name or user id. For a user id without an account, the result has one group
+    /// with the same number.
     ///
     /// Returns `None` for a name that the machine does not know.
     ///
@@ -42,7 +42,7 @@ impl Account {
         Self::by_id(uid).map(Some)
     }
 
-    /// Returns the account that the agent runs as.
+    /// Returns the account of the agent's own process.
     ///
     /// # Errors
     /// When the user database cannot be read.
@@ -79,12 +79,12 @@ impl Account {
     }
 }
 
-/// Parses a user id or a group id. A leading sign is rejected, although the standard library accepts a sign.
+/// Parses a user id or a group id. A number with a sign, such as +5, is rejected.
 fn id(name: &str) -> Option<u32> {
     name.bytes().all(|byte| byte.is_ascii_digit()).then(|| name.parse().ok()).flatten()
 }
 
-/// Returns the user id and the group id of a user, which is given by name or number.
+/// Returns the user id and the group id of a user. The user is given by name or number.
 pub fn user(name: &str) -> Option<(u32, u32)> {
     if let Some(number) = id(name) {
         let known = User::from_uid(number.into()).ok().flatten();
@@ -93,7 +93,7 @@ pub fn user(name: &str) -> Option<(u32, u32)> {
     User::from_name(name).ok().flatten().map(|user| (user.uid.as_raw(), user.gid.as_raw()))
 }
 
-/// Returns the id of a group, which is given by name or number.
+/// Returns the id of a group. The group is given by name or number.
 pub fn group(name: &str) -> Option<u32> {
     if let Some(number) = id(name) {
         return Some(number);

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, io};
 
 use super::account::Account;
 
-/// The search path of a command that runs as another user than the agent. Also the path if the agent has no PATH.
+/// The search path of commands that run as another user than the agent, and of all commands if the agent has no PATH.
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The environment variables of the agent that every command gets: language and time zone.
@@ -29,8 +29,8 @@ const LOCALE: [&str; 15] = [
     "TZ",
 ];
 
-/// The environment variables with proxies. Commands of other users do not get them, because a proxy URL may contain a
-/// password.
+/// The environment variables with proxies. Commands of other users do not get the proxies, because a proxy URL may
+/// contain a password.
 const PROXIES: [&str; 10] = [
     "http_proxy",
     "https_proxy",
@@ -50,9 +50,9 @@ pub fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Returns the environment of a command: the variables of the command's account, overridden by `own`.
+/// Returns the environment of a command: the variables of its account, with the variables in `own` added or replaced.
 ///
-/// `other` is the account of the command; `None` if the command runs as the agent.
+/// The argument `other` is the account of the command; `None` if the command runs as the agent's own user.
 pub(super) fn of_command(
     own: &BTreeMap<String, String>,
     other: Option<&Account>,

@@ -1,12 +1,12 @@
-//! Start of a command below a supervisor process. With the supervisor, the agent finds the command's whole process
-//! tree at the deadline.
+//! Starts a command below a supervisor process. Through the supervisor, the agent can end the whole process tree of the
+//! command at the deadline.
 //!
 //!     agent ── supervisor ── command ── …
 //!
 //! The supervisor is a fork of the agent that only reaps processes. The supervisor is a child subreaper (prctl(2)):
-//! every orphan of the command becomes its child, even after a second fork or setsid(2). When the command exits, the
-//! supervisor exits too, and init adopts the remaining processes of the command. The supervisor runs as the agent's
-//! user, so a command of another user cannot end the supervisor.
+//! every orphan of the command becomes a child of the supervisor, even after a second fork or setsid(2). When the
+//! command exits, the supervisor exits too, and init adopts the remaining processes of the command. The supervisor runs
+//! as the agent's user, so a command of another user cannot end the supervisor.
 
 use std::{
     ffi::CString,
@@ -28,22 +28,23 @@ use crate::FsReader;
 /// The first file descriptor after stdin, stdout and stderr.
 const FIRST_FILE: RawFd = 3;
 
-/// The highest file descriptor that is closed on old kernels. Kernels from 5.11 can mark a whole range close-on-exec.
+/// The highest file descriptor that is closed on kernels before 5.11, which cannot mark a whole range close-on-exec.
 const LAST_FILE: RawFd = 1 << 16;
 
 /// The data for the new process. All data is allocated before the fork, because a forked child must not allocate.
 struct Plan {
     identity: Option<(Uid, Gid, Vec<Gid>)>,
     cwd: Option<Folder>,
-    /// The working directory if `cwd` is missing. If this directory cannot be entered, `/` replaces the directory.
+    /// The working directory of a command without `cwd`. If the directory cannot be entered, the command runs in `/`.
     home: Option<CString>,
 }
 
 /// The working directory of a command.
 enum Folder {
-    /// A path that is entered with the rights of the command's user.
+    /// The path of a working directory that the command enters with the rights of its user.
     Path(CString),
-    /// A directory that the path resolver opened, so that a user's link cannot redirect a command of root.
+    /// An open working directory. The path resolver opened the directory, so that a user's link cannot redirect a
+    /// command of root.
     Open(OwnedFd),
 }
 
@@ -83,7 +84,7 @@ fn start(command: &mut Command, plan: Plan) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Splits the new process into supervisor and command. The function returns only in the command, before exec.
+/// Forks the new process into the supervisor and the command. The function returns only in the process of the command.
 fn enter(plan: &Plan) -> io::Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     rustix::process::setsid()?;
@@ -151,7 +152,7 @@ fn supervise(command: libc::pid_t) -> ! {
     }
 }
 
-/// Closes all file descriptors from `first` on, now or at exec.
+/// Closes all file descriptors from `first` on, either at once or at exec.
 #[expect(unsafe_code, reason = "the files belong to the agent's copy, which is left behind")]
 fn close_files(first: RawFd, at_exec: bool) {
     let flags = if at_exec { libc::CLOSE_RANGE_CLOEXEC } else { 0 };

@@ -1,4 +1,4 @@
-//! Programs and scripts that the agent itself provides to the commands that it runs.
+//! Temporary copies of scripts and programs, which the agent runs.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use rustix::{
 
 use super::account::Account;
 
-/// A script in a temporary file. The file is removed when the value is dropped.
+/// A script in a temporary file. The temporary file is removed when the value is dropped.
 #[derive(Debug)]
 pub struct ScriptFile {
     folder: PathBuf,
@@ -44,7 +44,7 @@ impl ScriptFile {
         &self.path
     }
 
-    /// Makes a user the owner of the script, so that the user can run the script.
+    /// Makes a user the owner of the script, so that the user may run the script.
     ///
     /// # Errors
     /// When the owner or the folder's mode cannot be changed.
@@ -63,7 +63,7 @@ impl Drop for ScriptFile {
     }
 }
 
-/// A program in a sealed memory file. The bytes of the program cannot change, and no file system is needed.
+/// A program in a sealed memory file. The bytes of a sealed program cannot change.
 #[derive(Debug)]
 pub struct Sealed(OwnedFd);
 
@@ -86,7 +86,7 @@ impl Sealed {
         Ok(Self(fd))
     }
 
-    /// Returns the path of the program. The path is valid in this process and its children.
+    /// Returns the path of the program (/proc). The path is valid in the agent's process and its child processes.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }

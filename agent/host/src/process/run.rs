@@ -1,4 +1,4 @@
-//! Execution of commands with a deadline. At the deadline, the agent ends the whole process tree of the command.
+//! Runs commands with a deadline. At the deadline, the agent ends the whole process tree of the command.
 
 use std::{
     collections::BTreeMap,
@@ -22,10 +22,11 @@ use rustix::{
 use super::{account::Account, environment, launch, tree::Tree};
 use crate::{Clock as _, SystemClock};
 
-/// The minimum number of last bytes that are kept of a command's stdout and stderr. At most twice as many are kept.
+/// The minimum number of bytes that are kept from the end of a command's stdout and stderr. The maximum is twice this
+/// number.
 const KEPT: usize = 1 << 20;
 
-/// The number of last bytes of an output in which the last line is searched.
+/// The number of bytes at the end of an output in which the agent looks for the last line.
 const LINE: usize = 1 << 10;
 
 /// A flag that asks a running task to stop as soon as possible.
@@ -51,13 +52,13 @@ pub struct Invocation {
     pub argv: Vec<String>,
     /// The bytes that the command reads from stdin; `None` for an empty stdin.
     pub stdin: Option<Vec<u8>>,
-    /// The environment variables of the command. They override the variables that the account sets.
+    /// The environment variables of the command, which override the variables of the command's account.
     ///
     /// From the agent's environment, the command gets only language and time zone. A command that runs as the agent's
     /// own account also gets the search path and the proxies.
     pub env: BTreeMap<String, String>,
-    /// The working directory. The default is the home directory of `user`, or `/` if the home directory cannot be
-    /// entered. Without `user`, the default is the agent's working directory.
+    /// The working directory. The default with `user` is the home directory of the user, or `/` if the home directory
+    /// cannot be entered. The default without `user` is the agent's working directory.
     pub cwd: Option<PathBuf>,
     /// The account that runs the command; `None` for the agent's own account.
     pub user: Option<Account>,
@@ -68,15 +69,15 @@ pub struct Invocation {
 /// The result of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
-    /// The exit status. After the end by a signal, the status is 128 plus the signal's number, as in a shell.
+    /// The exit status. If a signal ended the command, the status is 128 plus the signal's number, as in a shell.
     pub rc: i32,
     /// The last part of the command's stdout.
     pub stdout: String,
     /// The last part of the command's stderr.
     pub stderr: String,
-    /// True if the command was ended at its deadline.
+    /// True if the agent ended the command at its deadline.
     pub timed_out: bool,
-    /// True if the command was ended because the agent stops.
+    /// True if the agent ended the command because the agent was stopping.
     pub cancelled: bool,
 }
 
@@ -138,7 +139,8 @@ fn end(supervisor: Pid, program: &str) {
     }
 }
 
-/// Waits for the end of a process. Returns two flags: the deadline passed first, and the agent stopped first.
+/// Waits for the end of a process. The first flag is true if the deadline passed first, and the second flag if the
+/// agent stopped first.
 fn wait(
     pidfd: &impl std::os::fd::AsFd,
     timeout: Option<Duration>,
@@ -190,7 +192,7 @@ impl Kept {
     }
 }
 
-/// Reads a pipe to its end, and keeps at least the last `KEPT` bytes of the pipe.
+/// Reads a pipe to its end, and keeps at least the last `KEPT` bytes that were read.
 fn keep(pipe: Option<impl Read + Send + 'static>) -> Kept {
     let (sender, receiver) = std::sync::mpsc::channel();
     let bytes = Arc::new(std::sync::Mutex::new(Vec::new()));
@@ -234,8 +236,8 @@ mod tests {
         assert_eq!((output.rc, output.stdout.as_str(), output.stderr.as_str()), (3, "in", "err\n"));
     }
 
-    /// A shell line in which `LATE` is a process that waits for a file and then writes another one. The test creates the
-    /// first file after the end of the command, so only a process that is still alive writes the second one.
+    /// A shell line in which `LATE` is a process that waits for the file `go` and then writes the file `mark`. The test
+    /// creates `go` after the end of the command, so only a process that is still alive writes `mark`.
     struct Late {
         folder: tempfile::TempDir,
         line: String,
@@ -250,7 +252,7 @@ mod tests {
             Self { folder, line }
         }
 
-        /// Returns true if a process of the line is still alive.
+        /// Returns true if a process of the shell line is still alive.
         fn is_alive(&self) -> bool {
             std::fs::write(self.folder.path().join("go"), "").unwrap();
             thread::sleep(Duration::from_secs(1));
@@ -258,7 +260,7 @@ mod tests {
         }
     }
 
-    /// Runs a shell line until its deadline. Returns true if one of its processes is alive afterwards.
+    /// Runs a shell line until its deadline. Returns true if a process of the shell line is alive after the deadline.
     fn outlives_its_deadline(line: &str) -> bool {
         let late = Late::new(line);
         let invocation = Invocation { timeout: Some(Duration::from_millis(300)), ..shell(&late.line) };

@@ -1,8 +1,8 @@
-//! Termination of a command's whole process tree.
+//! Ends the whole process tree of a command.
 //!
-//! The agent first stops the supervisor, so that the supervisor reaps no process. Every orphan of the tree then becomes
-//! and remains a child of the supervisor. So the agent finds every process of the tree in the lists of children. The
-//! tree has ended when all children of the supervisor are zombies.
+//! The agent first stops the supervisor, so that the supervisor reaps no process. While the supervisor is stopped,
+//! every orphan of the command becomes and remains a child of the supervisor. The process tree has ended when all
+//! children of the supervisor are zombies.
 
 use std::{collections::HashSet, fs, time::Duration};
 
@@ -16,11 +16,12 @@ const TERMINATE: Duration = Duration::from_secs(5);
 const KILL: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The maximum number of rounds in which new processes are stopped, before the stopped processes are killed.
+/// The maximum number of rounds in which the agent stops new processes of a tree, before the agent kills all stopped
+/// processes.
 const SWEEPS: usize = 200;
 
-/// The maximum depth to which a process tree is visited. Deeper processes become children of the supervisor when their
-/// ancestors end.
+/// The maximum depth to which a process tree is visited. Processes at a greater depth become children of the supervisor
+/// when their ancestors end.
 const DEPTH: usize = 4096;
 
 /// The state of a process from /proc/PID/stat (proc(5)).
@@ -46,7 +47,7 @@ impl Tree {
 
     /// Sends SIGTERM to all processes of the tree, and kills the remaining processes later.
     ///
-    /// Returns true if all processes have ended.
+    /// Returns true if all processes of the tree have ended.
     pub(super) fn end(&self) -> bool {
         let begin = SystemClock.monotonic();
         self.sweep(&mut |process, _| {
@@ -71,8 +72,8 @@ impl Tree {
         true
     }
 
-    /// Stops processes until no new processes appear. Without this step, the agent could never end processes that fork
-    /// faster than the agent kills them.
+    /// Stops all processes of the tree, until no new processes appear. Stopped processes cannot fork, so the agent can
+    /// kill all processes.
     fn stop_all(&self) {
         for _ in 0..SWEEPS {
             let mut running = 0_usize;
@@ -88,10 +89,10 @@ impl Tree {
         }
     }
 
-    /// Visits each living process of the tree. Processes near the supervisor are visited first.
+    /// Calls a function for each living process of the tree. Processes near the supervisor are visited first.
     ///
-    /// The whole tree is listed before the first visit. A visit may end a process, and the children of this process
-    /// then move to the supervisor. A listing during the visits would miss these children.
+    /// The whole tree is listed before the first visit, because a visit may end a process. When a process ends, its
+    /// children move to the supervisor, and a listing during the visits would miss the moved children.
     fn sweep(&self, visit: &mut dyn FnMut(Process, Stat)) {
         let mut listed: Vec<Pid> = Vec::new();
         let mut tree: HashSet<i32> = HashSet::from([self.supervisor.as_raw_pid()]);
@@ -127,7 +128,7 @@ impl Drop for Tree {
     }
 }
 
-/// A handle of a process (pidfd). The handle never refers to another process, even if the process id is reused.
+/// A handle of a process (pidfd), which never refers to another process, even if the process id is reused.
 #[derive(Clone, Copy)]
 struct Process<'a>(&'a std::os::fd::OwnedFd);
 
@@ -150,7 +151,7 @@ fn children(parent: Pid) -> Vec<Pid> {
     found
 }
 
-/// Returns the children of a process, by a search of all processes on the machine.
+/// Returns the children of a process, by a search through all processes of the machine.
 fn children_by_parent(parent: Pid) -> Vec<Pid> {
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let all = all.filter_map(|entry| pid(entry.file_name().to_str()?));
@@ -165,7 +166,8 @@ fn stat(process: Pid) -> Option<Stat> {
     parse(&fs::read_to_string(format!("/proc/{}/stat", process.as_raw_pid())).ok()?)
 }
 
-/// Parses the state and the parent in /proc/PID/stat. The process name in the text may contain blanks and brackets.
+/// Parses the state and the parent in /proc/PID/stat. The process name in /proc/PID/stat may contain blanks and
+/// brackets.
 fn parse(text: &str) -> Option<Stat> {
     let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
     Some(Stat { state: fields.next()?.chars().next()?, parent: fields.next()?.parse().ok()? })

@@ -1,4 +1,4 @@
-//! The module `authorizedKey`: a public key that gives a user access over ssh (sshd(8), AUTHORIZED_KEYS FILE FORMAT).
+//! The module `authorizedKey`: a public key with which a user logs in over ssh (sshd(8), AUTHORIZED_KEYS FILE FORMAT).
 
 use serde_json::{Value, json};
 use towpath_host::{FsReader, FsWriter, Meta, diff, files::Access, process};
@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(crate) struct AuthorizedKeySpec {
     user: String,
-    /// The kind and the data of the key, which together identify it.
+    /// The kind and the data of the public key, which together identify the key.
     key: String,
     line: String,
     absent: bool,
@@ -90,8 +90,7 @@ fn is_kind(word: &str) -> bool {
     KINDS.iter().any(|known| word.starts_with(known))
 }
 
-/// Returns the kind and the data of the key that sshd reads from a line. `None` for a comment, and for a line without a
-/// key.
+/// Returns the kind and the data of the key in a line, as sshd parses the line; `None` for a line without a key.
 fn key_of(line: &str) -> Option<String> {
     let line = line.trim_start();
     if line.starts_with('#') {
@@ -118,7 +117,7 @@ fn options_length(line: &str) -> usize {
     line.len()
 }
 
-/// Returns true if sshd reads the options as one word. sshd would read the text after an unquoted blank as the key.
+/// Returns true if the options of a key have no unquoted blank, after which sshd would expect the key.
 fn is_one_word(options: &str) -> bool {
     let quotes = |text: &str| {
         let (mut quoted, mut escaped) = (false, false);
@@ -131,8 +130,8 @@ fn is_one_word(options: &str) -> bool {
     options_length(options) == options.len() && !quotes(options)
 }
 
-/// Returns the home directory of a user. The user may put links and other files into the home directory at any time.
-/// `None` if the user or the directory is missing.
+/// Returns the home directory of a user; `None` if the user or the directory is missing. The user may put links and
+/// other files into the home directory at any time.
 fn home(user: &str, context: &Context<'_>) -> Result<Option<String>, ModuleError> {
     let io = |error: std::io::Error| ModuleError::io("/etc/passwd", &error);
     let bytes = context.reader.read("/etc/passwd").map_err(io)?.map(|(bytes, _)| bytes).unwrap_or_default();
@@ -163,13 +162,13 @@ struct Edit {
     meta: Option<Meta>,
 }
 
-/// Returns the edit that the `authorized_keys` file needs. `None` if the file is in sync.
+/// Returns the change that the `authorized_keys` file needs; `None` if the file is in sync.
 fn edit(spec: &AuthorizedKeySpec, home: &str, reader: &FsReader) -> Result<Option<Edit>, ModuleError> {
     let path = keys(home);
     let real = |path: &str| reader.resolved(path, true).map_err(|error| ModuleError::io(path, &error));
     let (end, folder) = (real(&path)?, real(home)?);
     if !end.starts_with(&format!("{folder}/")) {
-        let message = format!("cannot edit {path}: a link leads out of the home, to {end}; remove the link");
+        let message = format!("cannot edit {path}: a link leads out of the home directory, to {end}; remove the link");
         return Err(ModuleError::new(message));
     }
     let read = reader.read(&path).map_err(|error| ModuleError::io(&path, &error))?;
@@ -233,7 +232,8 @@ pub(crate) fn run(spec: &AuthorizedKeySpec, context: &Context<'_>, writer: &FsWr
     Ok(Report::success())
 }
 
-/// Returns the parameters that remove the key. `None` if the key is already authorized, or if the task removes it.
+/// Returns the module parameters that undo the task; `None` if the key is already authorized, or the task removes the
+/// key.
 pub(crate) fn undo(spec: &AuthorizedKeySpec, context: &Context<'_>) -> Option<Value> {
     let there = home(&spec.user, context).ok()?.and_then(|home| context.reader.read(&keys(&home)).ok()?).is_some_and(
         |(bytes, _)| {
@@ -271,7 +271,7 @@ mod tests {
         resolve(&pb::AuthorizedKey { user: Some("ada".into()), key: Some(key.into()), state, options: None }).unwrap()
     }
 
-    /// Returns the new content of an `authorized_keys` file. `None` if the file needs no change.
+    /// Returns the new content of an `authorized_keys` file; `None` if the file needs no change.
     fn edited(spec: &AuthorizedKeySpec, old: &str) -> Option<String> {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(folder.path().join("home/ada/.ssh")).unwrap();

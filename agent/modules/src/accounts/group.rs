@@ -69,7 +69,7 @@ impl GroupSpec {
         Ok(entry("/etc/group", self.name(), context)?.is_some())
     }
 
-    /// Returns the tool call that the group needs. `None` if the group is in sync.
+    /// Returns the call of groupadd, groupmod or groupdel that the group needs; `None` if the group is in sync.
     fn call(&self, context: &Context<'_>) -> Result<Option<ToolCall>, ModuleError> {
         let (name, known) = (self.name(), entry("/etc/group", self.name(), context)?);
         if self.is_absent() {

@@ -1,11 +1,11 @@
-//! The shared functions of `user` and `group`, which read the account files and call the tools of the system.
+//! The code that the modules `user` and `group` share: reading passwd(5) and group(5), and calls of system tools.
 
 use serde_json::{Value, json};
 use towpath_host::process::{self, Invocation};
 
 use crate::{Change, Checked, Context, ModuleError, Report, Verb, params::Problem};
 
-/// Adds a problem if the name of an account is missing or not valid.
+/// Checks the name of a user or group, and adds a problem if the name is missing or not valid.
 pub(super) fn named(key: &str, name: Option<&str>, problems: &mut Vec<Problem>) {
     let name = name.unwrap_or_default();
     let fine = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
@@ -15,7 +15,7 @@ pub(super) fn named(key: &str, name: Option<&str>, problems: &mut Vec<Problem>) 
     }
 }
 
-/// Returns the fields of an account's line in passwd(5) or group(5). `None` if the file does not list the account.
+/// Returns the fields of an account's line in passwd(5) or group(5); `None` if the file does not list the account.
 pub(super) fn entry(file: &str, name: &str, context: &Context<'_>) -> Result<Option<Vec<String>>, ModuleError> {
     let bytes = context.reader.read(file).map_err(|error| ModuleError::io(file, &error))?;
     let text = bytes.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
@@ -23,17 +23,17 @@ pub(super) fn entry(file: &str, name: &str, context: &Context<'_>) -> Result<Opt
     Ok(line.map(|line| line.split(':').map(str::to_owned).collect()))
 }
 
-/// The call of a system tool that changes an account.
+/// A call of a system tool, such as useradd, that changes an account.
 pub(super) struct ToolCall {
     /// The command line of the call.
     pub(super) argv: Vec<String>,
     /// The kind of the change.
     pub(super) verb: Verb,
-    /// A readable description of the change.
+    /// A description of the change for people.
     pub(super) diff: String,
 }
 
-/// Returns the call that removes an account. `None` if the account does not exist.
+/// Returns the call of userdel or groupdel that removes an account; `None` if the account does not exist.
 pub(super) fn removal(module: &str, name: &str, exists: bool) -> Option<ToolCall> {
     exists.then(|| ToolCall {
         argv: vec![format!("{module}del"), name.to_owned()],
@@ -42,12 +42,12 @@ pub(super) fn removal(module: &str, name: &str, exists: bool) -> Option<ToolCall
     })
 }
 
-/// Returns the result of a check: in sync without a call, otherwise a change.
+/// Converts the needed tool call to the result of a check: a change, or in sync if no call is needed.
 pub(super) fn checked(call: Option<ToolCall>) -> Checked {
     call.map_or(Checked::InSync, |call| Change::direct(call.verb, call.diff))
 }
 
-/// Runs the tool call that an account needs.
+/// Runs the tool call that an account needs, if any.
 pub(super) fn run(
     module: &str,
     name: &str,
@@ -67,7 +67,8 @@ pub(super) fn run(
     Ok(Report::success())
 }
 
-/// Returns the parameters that remove a new account. `None` if the account already exists, or if the task removes it.
+/// Returns the module parameters that undo the task; `None` if the account already exists, or the task removes the
+/// account.
 pub(super) fn undo(name: &str, absent: bool, exists: bool) -> Option<Value> {
     (!absent && !exists).then(|| json!({ "name": name, "state": "absent" }))
 }

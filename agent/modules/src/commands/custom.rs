@@ -6,9 +6,10 @@
 //! - `apply` returns `{"changed": true}`, and an optional `message`.
 //! - `check` and `apply` may return `data`, which becomes part of the registered result.
 //!
-//! The program reads a document with `operation`, `name` and `node`. For `check` and `apply`, the document also
-//! contains `params` and `root`. An exit status other than 0 is a failure, and the message contains the program's
-//! stderr. The program runs from a sealed copy of the accepted commit.
+//! The program reads a JSON document with the fields `operation`, `name` and `node` from stdin. For the operations
+//! `check` and `apply`, the document also contains `params` and `root`. If the program ends with a status other than 0,
+//! the task fails with the program's stderr as message. The agent runs a sealed copy of the program, from the accepted
+//! commit.
 
 use std::{
     collections::BTreeMap,
@@ -83,7 +84,7 @@ pub(crate) fn resolve(params: &Value) -> Result<CustomSpec, Vec<Problem>> {
     Ok(CustomSpec { name, source, params })
 }
 
-/// The parameters that a program supports, from its answer to `describe`.
+/// The parameters that a program supports, as the program returns them for the operation `describe`.
 #[derive(Debug, Default, Deserialize)]
 struct Described {
     #[serde(default)]
@@ -96,7 +97,7 @@ struct Param {
     required: bool,
 }
 
-/// A cache of the answers to `describe`, by the digest of the program.
+/// A cache of the parameters that programs support, by the digest of the program.
 #[derive(Debug, Default)]
 struct Descriptions(Mutex<BTreeMap<String, Arc<Described>>>);
 
@@ -116,7 +117,7 @@ struct Apply {
     data: Option<Value>,
 }
 
-/// A sealed copy of a program that accepts the parameters of the task.
+/// A sealed copy of a program, which supports the parameters of the task.
 struct Program<'a> {
     spec: &'a CustomSpec,
     context: &'a Context<'a>,
@@ -125,8 +126,8 @@ struct Program<'a> {
 }
 
 impl<'a> Program<'a> {
-    /// Reads the program from the source. Fails if the program does not support a given parameter, or requires a
-    /// missing one.
+    /// Reads the program from the source. A parameter that the program does not support, or a missing required
+    /// parameter, is an error.
     fn open(spec: &'a CustomSpec, context: &'a Context<'a>) -> Result<Self, ModuleError> {
         let (tree, folder) = context
             .source
@@ -159,12 +160,15 @@ impl<'a> Program<'a> {
         let given = &self.spec.params;
         let missing = described.params.iter().find(|(name, param)| param.required && !given.contains_key(*name));
         if let Some((name, _)) = missing {
-            return Err(ModuleError::new(format!("{} needs params.{name}", self.path)));
+            return Err(ModuleError::new(format!("the program {} needs params.{name}", self.path)));
         }
         if let Some(unknown) = given.keys().find(|name| !described.params.contains_key(*name)) {
             let known: Vec<&str> = described.params.keys().map(String::as_str).collect();
             let known = if known.is_empty() { "it describes none".into() } else { known.join(", ") };
-            return Err(ModuleError::new(format!("{} has no params.{unknown} (known: {known})", self.path)));
+            return Err(ModuleError::new(format!(
+                "the program {} has no params.{unknown} (known: {known})",
+                self.path
+            )));
         }
         Ok(())
     }
@@ -223,7 +227,10 @@ pub(crate) fn run(spec: &CustomSpec, context: &Context<'_>) -> Result<Report, Mo
     let check: Check = program.ask("check")?;
     if !check.in_sync {
         let what = if apply.changed { "apply reported a change, but" } else { "apply reported no change, and" };
-        return Err(ModuleError::new(format!("{}: {what} check still reports a difference", program.path)));
+        return Err(ModuleError::new(format!(
+            "cannot apply {}: {what} check still reports a difference",
+            program.path
+        )));
     }
     let data = apply.data.unwrap_or(Value::Null);
     Ok(Report { ok: true, fields: [("data", data)].into(), message: apply.message })

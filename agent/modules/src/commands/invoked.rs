@@ -1,4 +1,5 @@
-//! The code that `command` and `script` share: the program, the conditions of a run, and the report of the run.
+//! The code that the modules `command` and `script` share: a program, the conditions of its run, and the report of the
+//! run.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -12,7 +13,7 @@ use crate::{Change, Checked, Context, ModuleError, Report, Verb, params::Problem
 #[derive(Debug, Clone)]
 pub(super) struct Invoked {
     pub(super) argv: Vec<String>,
-    /// The path of the script in the source. The script gets `argv` as its arguments. `None` for a command.
+    /// The path of the script in the source; `None` for the module `command`. The script gets `argv` as its arguments.
     pub(super) script: Option<String>,
     pub(super) stdin: Option<String>,
     pub(super) env: BTreeMap<String, String>,
@@ -49,7 +50,7 @@ impl Invoked {
         self.creates.is_some() || self.removes.is_some() || self.unless.is_some() || self.only_if.is_some()
     }
 
-    /// Returns the kind of the module's use, which depends on its conditions.
+    /// Returns the kind of a task with the module: a task with `creates`, `removes`, `unless` or `onlyIf` is a state.
     pub(super) fn kind(&self) -> ModuleKind {
         match (self.always, self.is_state()) {
             (true, _) => ModuleKind::Always,
@@ -58,12 +59,12 @@ impl Invoked {
         }
     }
 
-    /// Returns true if one of the conditions is a command line.
+    /// Returns true if a condition of the run is a command line (`unless`, `onlyIf`).
     pub(super) fn asks_commands(&self) -> bool {
         self.unless.is_some() || self.only_if.is_some()
     }
 
-    /// Returns the command line as a readable text.
+    /// Returns the command line as a text for people.
     fn display(&self) -> String {
         match (&self.script, self.argv.as_slice()) {
             (Some(script), args) => {
@@ -114,8 +115,8 @@ fn account(name: &str) -> Result<Account, ModuleError> {
     found.ok_or_else(|| ModuleError::new(format!("this node has no user {name:?}; create the user in an earlier task")))
 }
 
-/// Checks the conditions of the program. A program without conditions always needs to run. The caller knows if the
-/// program ran before.
+/// Checks the conditions of a program's run. Without conditions, the result is that the program must run, even if the
+/// program has run before.
 pub(super) fn check(spec: &Invoked, context: &Context<'_>) -> Result<Checked, ModuleError> {
     let there = |path: &String| context.reader.exists(path).map_err(|error| ModuleError::io(path, &error));
     let run = Checked::Change(Change { verb: Verb::Run, diff: spec.display(), steps: Vec::new() });
@@ -154,7 +155,7 @@ pub(super) fn finish_run(
     }
     if output.timed_out {
         return Err(ModuleError::new(format!(
-            "it took longer than {} s and was ended; raise timeout to allow more",
+            "the program took longer than {} s and was ended; raise the timeout of the task",
             context.timeout.as_secs()
         )));
     }

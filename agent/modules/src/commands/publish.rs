@@ -9,7 +9,7 @@ use crate::{
     resource::resource,
 };
 
-/// A use of `publish`, which this version of the agent does not support.
+/// A task with `publish`, a module that this version of the agent does not support.
 #[derive(Debug)]
 struct Unsupported;
 

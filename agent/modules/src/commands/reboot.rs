@@ -14,7 +14,7 @@ use crate::{
 /// The resolved parameters of `reboot`.
 #[derive(Debug, Clone)]
 pub(crate) struct RebootSpec {
-    /// True if the reboot runs once for each definition. False if the reboot runs only when the system requires it.
+    /// True if the task always reboots the node once; false if the task reboots only if the system requires a reboot.
     always: bool,
 }
 
@@ -50,7 +50,7 @@ impl Resource for RebootSpec {
     }
 }
 
-/// The files with which a Debian system requests a reboot.
+/// The files that exist if a Debian system requires a reboot.
 const REQUIRED: [&str; 2] = ["/run/reboot-required", "/var/run/reboot-required"];
 
 pub(crate) fn resolve(reboot: &pb::Reboot) -> RebootSpec {

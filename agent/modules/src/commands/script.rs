@@ -71,7 +71,7 @@ fn resolve(script: pb::Script) -> Result<ScriptSpec, Vec<Problem>> {
     finish(spec, problems).map(ScriptSpec)
 }
 
-/// Runs the script from a temporary file, which is removed after the run.
+/// Runs the script from a temporary file, and removes the file after the run.
 fn run(spec: &Invoked, context: &Context<'_>) -> Result<Report, ModuleError> {
     let script = spec.script.as_deref().unwrap_or_default();
     let (tree, folder) = context

@@ -18,7 +18,7 @@ pub(crate) struct BlockSpec {
     label: String,
     anchor: Anchor,
     absent: bool,
-    /// The unresolved parameters of the task, from which the undo is made.
+    /// The parameters of the task in their original form, which the undo needs.
     params: Value,
 }
 
@@ -88,7 +88,7 @@ pub(crate) fn check(spec: &BlockSpec, context: &Context<'_>) -> Result<Checked, 
     let to = from.and_then(|from| lines[from..].iter().position(|line| *line == end).map(|at| from + at));
     if from.is_some() && to.is_none() {
         return Err(ModuleError::new(format!(
-            "{}: the line {begin:?} is not followed by {end:?}; restore the end line, or remove the begin line",
+            "cannot edit {}: the line {begin:?} is not followed by {end:?}; restore the end, or remove the begin",
             spec.path
         )));
     }

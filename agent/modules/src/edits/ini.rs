@@ -1,7 +1,7 @@
-//! The module `ini`: one setting of an ini file. Such a file has sections in brackets, settings with `=` or `:`, and
+//! The module `ini`: one setting of an ini file. An ini file has sections in brackets, settings with `=` or `:`, and
 //! comments after `;` or `#`.
 //!
-//! Ini files follow no common standard, so they are edited line by line.
+//! Ini files follow no common standard, so an ini file is edited line by line.
 
 use serde_json::{Map, Value};
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
@@ -9,7 +9,7 @@ use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 use super::value::{EditError, Format, Part, resolve};
 use crate::{Module, Resolved, resource::resource};
 
-/// The module `ini`, and the file format that it edits.
+/// The module `ini`, and the format of ini files.
 #[derive(Debug)]
 pub(crate) struct Ini;
 
@@ -68,7 +68,7 @@ fn line(text: &str) -> Line<'_> {
     Line::Setting(text[..at].trim(), &text[..value], text[value..].trim_end())
 }
 
-/// Splits a value from the blanks and the comment after it. A quoted value cannot contain a comment.
+/// Splits the value of a setting from a comment after the value. In a quoted value, `;` and `#` do not begin a comment.
 fn parts(value: &str) -> (&str, &str) {
     if value.starts_with([';', '#']) {
         return ("", value);
@@ -85,8 +85,8 @@ fn parts(value: &str) -> (&str, &str) {
     value.split_at(end)
 }
 
-/// Returns the range of the lines of a section. Without a name, returns the lines before the first section. `None` if
-/// the file does not have the section.
+/// Returns the range of the lines of a section; `None` if the file does not have the section. Without a section name,
+/// the range is the lines before the first section.
 fn section(lines: &[&str], name: Option<&str>) -> Option<std::ops::Range<usize>> {
     let begins = |from: usize| lines[from..].iter().position(|text| matches!(line(text), Line::Section(_)));
     let from = match name {
@@ -96,25 +96,25 @@ fn section(lines: &[&str], name: Option<&str>) -> Option<std::ops::Range<usize>>
     Some(from..begins(from).map_or(lines.len(), |at| from + at))
 }
 
-/// Rejects a setting that continues on the next line, because the line to edit is then ambiguous.
+/// Returns an error for a setting that continues on the next line, because this module edits single lines.
 fn goes_on(lines: &[&str], at: usize) -> Result<(), EditError> {
     let next = lines.get(at + 1).copied().unwrap_or_default();
     let more = next.starts_with([' ', '\t']) && !next.trim().is_empty() && !next.trim_start().starts_with([';', '#']);
     if more || lines[at].trim_end().ends_with('\\') {
         return Err(format!(
-            "line {} continues on the next line, which the module `ini` cannot edit; use the module `file` instead",
+            "cannot edit the setting in line {}: it continues on the next line; manage the file with the module `file`",
             at + 1
         ));
     }
     Ok(())
 }
 
-/// Returns the line end that a file uses. Rejects a file with both LF and CRLF.
+/// Returns the line end of a file. A file with both LF and CRLF is an error.
 fn line_end(text: &str) -> Result<&'static str, EditError> {
     match (text.matches("\r\n").count(), text.matches('\n').count()) {
         (0, _) => Ok("\n"),
         (dos, all) if dos == all => Ok("\r\n"),
-        _ => Err("the file mixes LF and CRLF line ends; use the module `file` instead".into()),
+        _ => Err("the file mixes LF and CRLF line ends; manage the file with the module `file`".into()),
     }
 }
 
@@ -126,8 +126,8 @@ fn place(way: &[Part]) -> (Option<&str>, &str) {
     }
 }
 
-/// Parses an ini file. Sections become maps, beside the settings before the first section. The last setting of a name
-/// counts.
+/// Parses an ini file. Each section becomes a map, and settings before the first section become members of the
+/// document. Of several settings with one name, the last one counts.
 fn read(text: &str) -> Value {
     let mut whole = Map::new();
     let mut at: Option<&str> = None;

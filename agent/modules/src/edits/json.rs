@@ -10,7 +10,7 @@ use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 use super::value::{EditError, Format, Part, resolve};
 use crate::{Module, Resolved, resource::resource};
 
-/// The module `json`, and the file format that it edits.
+/// The module `json`, and the format of JSON files.
 #[derive(Debug)]
 pub(crate) struct Json;
 
@@ -109,7 +109,9 @@ fn set(text: &str, way: &[Part], value: &Value) -> Result<String, EditError> {
             }
         } else if let Some(array) = at.as_array() {
             let members = array.elements();
-            let index = part.index.ok_or_else(|| format!("cannot find {:?} in a list: write an index", part.name))?;
+            let index = part.index.ok_or_else(|| {
+                format!("cannot find {:?}: the parent is a list; write the index of a member", part.name)
+            })?;
             match members.get(index) {
                 Some(found) if rest.is_empty() => replace(found.clone(), written(value))?,
                 Some(found) => {
@@ -119,7 +121,7 @@ fn set(text: &str, way: &[Part], value: &Value) -> Result<String, EditError> {
                 None => drop(array.append(written(&nested(rest, value)))),
             }
         } else {
-            return Err(format!("cannot find {:?}: its parent is neither a map nor a list", part.name));
+            return Err(format!("cannot find {:?}: the parent value is neither a map nor a list", part.name));
         }
         break;
     }

@@ -19,7 +19,7 @@ pub(crate) struct LineSpec {
     pattern: Option<Regex>,
     anchor: Anchor,
     absent: bool,
-    /// The unresolved parameters of the task, from which the undo is made.
+    /// The parameters of the task in their original form, which the undo needs.
     params: Value,
 }
 

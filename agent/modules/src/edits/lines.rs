@@ -1,4 +1,4 @@
-//! The code that `line` and `block` share: the lines of a file, and the step that replaces the file.
+//! The code that the modules `line` and `block` share: the lines of a file, and the step that replaces the file.
 
 use std::sync::Arc;
 
@@ -30,7 +30,7 @@ impl Lines {
         Ok(Self { lines, old, ends })
     }
 
-    /// Returns the change that replaces the lines of the file by the new lines.
+    /// Returns the change that replaces the old lines of the file with the new lines.
     pub(crate) fn change(self, path: &str, new: &[String], context: &Context<'_>) -> Result<Checked, ModuleError> {
         if new == self.lines {
             return Ok(Checked::InSync);
@@ -59,8 +59,8 @@ impl Lines {
     }
 }
 
-/// Returns the parameters that remove a line or a block, except the parameters in `without`. `None` if the task itself
-/// removes the line or block.
+/// Returns the module parameters that undo the task; `None` if the task itself removes the line or block. The list
+/// `without` names parameters to omit.
 pub(crate) fn undo(params: &Value, without: &[&str]) -> Option<Value> {
     if params.get("state").and_then(Value::as_str) == Some("absent") {
         return None;
@@ -74,7 +74,7 @@ pub(crate) fn undo(params: &Value, without: &[&str]) -> Option<Value> {
     Some(params)
 }
 
-/// The position of new lines: after or before the last line that matches, otherwise at the end of the file.
+/// The position at which new lines are inserted: after or before the last matching line, or at the end of the file.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Anchor {
     pub(crate) after: Option<Regex>,
@@ -82,7 +82,7 @@ pub(crate) struct Anchor {
 }
 
 impl Anchor {
-    /// Parses the patterns of a position.
+    /// Parses the regular expressions `after` and `before` of a position.
     pub(crate) fn resolve(after: Option<&str>, before: Option<&str>, problems: &mut Vec<Problem>) -> Self {
         if after.is_some() && before.is_some() {
             problems.push(Problem::new("before", "after and before exclude each other").hint("keep one of them"));
@@ -90,7 +90,7 @@ impl Anchor {
         Self { after: pattern("after", after, problems), before: pattern("before", before, problems) }
     }
 
-    /// Returns the index at which a new line is inserted.
+    /// Returns the index of the line before which a new line is inserted.
     pub(crate) fn position(&self, lines: &[String]) -> usize {
         let last = |pattern: &Regex| lines.iter().rposition(|line| pattern.is_match(line));
         let after = self.after.as_ref().and_then(last).map(|at| at + 1);
@@ -98,7 +98,7 @@ impl Anchor {
     }
 }
 
-/// Parses a regular expression. An invalid expression becomes a problem.
+/// Parses a regular expression. An invalid regular expression is added to the problems.
 pub(crate) fn pattern(key: &str, text: Option<&str>, problems: &mut Vec<Problem>) -> Option<Regex> {
     match Regex::new(text?) {
         Ok(pattern) => Some(pattern),

@@ -1,7 +1,7 @@
-//! The shared code of `ini`, `json`, `yaml` and `toml`: edits of one value in a structured file.
+//! The code that the modules `ini`, `json`, `yaml` and `toml` share: edits of one value in a structured file.
 //!
-//! The rest of the file does not change, including comments and order. An edit that would change another value is
-//! rejected.
+//! An edit does not change the rest of the file, including comments and order. An edit that would change another value
+//! is rejected.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -22,7 +22,7 @@ pub(crate) struct ValueSpec {
     section: Option<String>,
     key: String,
     way: Vec<Part>,
-    /// The desired value. `None` if the value must be absent.
+    /// The desired value; `None` if the task removes the value.
     value: Option<Value>,
 }
 
@@ -50,11 +50,11 @@ pub(crate) trait Format: Debug + Send + Sync {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Part {
     pub(crate) name: String,
-    /// The index in a list. `None` if the name is quoted or not a number.
+    /// The name as an index in a list; `None` if the name is quoted or not a number.
     pub(crate) index: Option<usize>,
 }
 
-/// The reason why a file cannot be edited.
+/// The cause of an error, if a file cannot be edited.
 pub(crate) type EditError = String;
 
 /// Resolves the parameters of a module that sets one value.
@@ -134,7 +134,7 @@ fn way(key: &str) -> Result<Vec<Part>, Problem> {
     }
 }
 
-/// Returns the value at a path. `None` if the document has no such value.
+/// Returns the value at a path; `None` if the document has no such value.
 pub(super) fn find<'a>(value: &'a Value, way: &[Part]) -> Option<&'a Value> {
     way.iter().try_fold(value, |value, part| match value {
         Value::Array(members) => members.get(part.index?),
@@ -143,7 +143,7 @@ pub(super) fn find<'a>(value: &'a Value, way: &[Part]) -> Option<&'a Value> {
     })
 }
 
-/// Sets or removes a value in a parsed document. The result is the document that an edit must produce.
+/// Sets or removes a value in a parsed document. An edit of the file must produce this document.
 fn expected(document: &mut Value, way: &[Part], value: Option<&Value>) -> Result<(), EditError> {
     let Some((part, rest)) = way.split_first() else {
         *document = value.cloned().unwrap_or(Value::Null);
@@ -159,26 +159,30 @@ fn expected(document: &mut Value, way: &[Part], value: Option<&Value>) -> Result
         }
         Value::Object(_) => {}
         Value::Array(members) => {
-            let index = part.index.ok_or_else(|| format!("cannot find {:?} in a list: write an index", part.name))?;
+            let index = part.index.ok_or_else(|| {
+                format!("cannot find {:?}: the parent is a list; write the index of a member", part.name)
+            })?;
             let length = members.len();
             match (members.get_mut(index), value) {
                 (Some(_), None) if rest.is_empty() => drop(members.remove(index)),
                 (Some(member), _) => expected(member, rest, value)?,
                 (None, None) => {}
                 (None, Some(value)) if index == length && rest.is_empty() => members.push(value.clone()),
-                (None, Some(_)) => return Err(format!("the list has {length} members, but no member {index}")),
+                (None, Some(_)) => {
+                    return Err(format!("the list has {length} members, but no member {index}; correct the key"));
+                }
             }
         }
         Value::Null => {}
         other => {
             let kind = if other.is_string() { "a string" } else { "a number or a boolean" };
-            return Err(format!("cannot find {:?}: its parent is {kind}", part.name));
+            return Err(format!("cannot find {:?}: the parent value is {kind}", part.name));
         }
     }
     Ok(())
 }
 
-/// Returns the text with the value set or removed. `None` if the text needs no change.
+/// Returns the text of a file with the value set or removed; `None` if the text needs no change.
 fn edited(format: &dyn Format, text: &str, way: &[Part], value: Option<&Value>) -> Result<Option<String>, EditError> {
     let (mark, body) = match text.strip_prefix('\u{feff}') {
         Some(body) => ("\u{feff}", body),
@@ -201,8 +205,7 @@ fn edited(format: &dyn Format, text: &str, way: &[Part], value: Option<&Value>) 
     Ok(Some(format!("{mark}{new}")))
 }
 
-/// Returns a document without nulls and empty maps. Formats differ in what they keep after the last member of a map is
-/// removed.
+/// Returns a document without nulls and empty maps, because file formats differ in the treatment of an emptied map.
 fn settled(value: Value) -> Value {
     match value {
         Value::Object(members) => {
@@ -269,7 +272,8 @@ impl ValueSpec {
         Ok(Checked::Change(Change { verb: if meta.is_some() { Verb::Update } else { Verb::Create }, diff, steps }))
     }
 
-    /// Returns the parameters that restore the current value, or that remove the value if it is absent now.
+    /// Returns the module parameters that undo the task: they restore the current value, or remove a value that is
+    /// absent now.
     fn current(&self, context: &Context<'_>) -> Option<Value> {
         let bytes = context.reader.read(&self.path).ok()?.map(|(bytes, _)| bytes).unwrap_or_default();
         let text = String::from_utf8(bytes).ok()?;

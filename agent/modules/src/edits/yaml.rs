@@ -10,7 +10,7 @@ use yaml_edit::{Document, Sequence, YamlFile, YamlValue, path::YamlPath as _};
 use super::value::{EditError, Format, Part, resolve};
 use crate::{Module, Resolved, resource::resource};
 
-/// The module `yaml`, and the file format that it edits.
+/// The module `yaml`, and the format of YAML files.
 #[derive(Debug)]
 pub(crate) struct Yaml;
 
@@ -46,8 +46,8 @@ fn read(text: &str) -> Result<Value, EditError> {
     plain_value(text).map_err(|error| format!("the file is not valid YAML: {error}"))
 }
 
-/// Returns a path to a value in the notation of yaml-edit. A number is a list index, and a backslash before digits
-/// makes them a name.
+/// Returns a path to a value in the notation of yaml-edit. In the notation of yaml-edit, a number is an index in a
+/// list, and a backslash before digits makes the digits a name.
 fn way_text(way: &[Part], document: &Value) -> String {
     let mut texts = Vec::new();
     let mut at = Some(document);
@@ -81,7 +81,8 @@ fn only(text: &str) -> Result<(YamlFile, Document), EditError> {
     Ok((file, document))
 }
 
-/// Converts a value to YAML. Maps and lists become blocks in their own order, and scalars get quotes where needed.
+/// Converts a value to YAML. Maps and lists are written as blocks in their own order, and scalars are quoted where
+/// needed.
 fn written(value: &Value) -> Result<YamlValue, EditError> {
     Ok(match value {
         Value::Null => return Err("the value is null; write another value, or state: absent to remove the key".into()),

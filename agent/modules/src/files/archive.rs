@@ -1,7 +1,8 @@
 //! The module `archive`: the unpacked files of a tar or zip archive.
 //!
-//! The members are streamed to disk, so the unpacked content is never held in memory. A packed archive of the source is
-//! held in memory. A member is rejected if its path or its link target is outside of the target directory.
+//! The agent streams the archive members to disk, so the unpacked content is never in memory. Only an archive from the
+//! source is in memory, in its packed form. An archive member is rejected if its path or its link target is outside of
+//! the target directory.
 
 mod members;
 
@@ -71,7 +72,7 @@ impl Resource for ArchiveSpec {
     }
 }
 
-/// The default limit for the unpacked bytes of an archive.
+/// The default limit for the size of the unpacked files, in bytes.
 const LIMIT: i64 = 1 << 30;
 
 #[derive(Debug, Clone)]
@@ -88,10 +89,10 @@ impl From {
     }
 }
 
-/// The number of files that are synced to disk together.
+/// The number of unpacked files that are synced to disk together.
 const TOGETHER: usize = 64;
 
-/// The maximum number of changes that a diff lists one by one.
+/// The maximum number of changed archive members that a diff lists one by one.
 const TOLD: usize = 50;
 
 pub(crate) fn resolve(archive: pb::Archive) -> Result<ArchiveSpec, Vec<Problem>> {
@@ -124,7 +125,7 @@ pub(crate) fn resolve(archive: pb::Archive) -> Result<ArchiveSpec, Vec<Problem>>
     Ok(ArchiveSpec { path, from, strip, max_bytes, owner: archive.owner, group: archive.group, absent })
 }
 
-/// Opens the archive. `None` if the archive file does not exist on the node.
+/// Opens an archive; `None` if the archive is a file on the node that does not exist.
 fn open(spec: &ArchiveSpec, context: &Context<'_>) -> Result<Option<Box<dyn Source>>, ModuleError> {
     match &spec.from {
         From::File(file) => {
@@ -157,7 +158,7 @@ struct Compared<'a> {
 }
 
 impl Compared<'_> {
-    /// Returns a readable description of the change that a member needs. `None` if the member is in sync.
+    /// Returns a description of the change that an archive member needs; `None` if the member is in sync.
     fn differs(&self, member: &mut Member<'_>) -> io::Result<Option<String>> {
         let path = member.path.clone();
         let Some(below) = self.below else { return Ok(Some(format!("new {path}"))) };
@@ -176,7 +177,9 @@ impl Compared<'_> {
                 _ => false,
             },
             Kind::Directory | Kind::File { .. } | Kind::Copy(_) => {
-                let message = format!("{path} has another type than in the archive; remove the path first");
+                let message = format!(
+                    "cannot unpack {path}: on this node it has another type than in the archive; remove {path} first"
+                );
                 return Err(io::Error::other(message));
             }
         };
@@ -209,7 +212,7 @@ fn same(mut a: impl Read, mut b: impl Read) -> io::Result<bool> {
     }
 }
 
-/// Reads until the buffer is full or the file ends.
+/// Reads from a file until the buffer is full or the file ends.
 fn fill(from: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
@@ -278,7 +281,9 @@ pub(crate) fn run(spec: &ArchiveSpec, context: &Context<'_>, writer: &FsWriter) 
     let (uid, gid) = file::ids(spec.owner.as_deref(), spec.group.as_deref())?;
     writer.make_directory(path, 0o755).map_err(io)?;
     let inside = writer.below(path).map_err(io)?.ok_or_else(|| {
-        ModuleError::new(format!("{path} is not a directory; remove it first, or unpack to another path"))
+        ModuleError::new(format!(
+            "cannot unpack to {path}: it is not a directory; remove the file first, or unpack to another path"
+        ))
     })?;
     let unpacking = Unpacking { writer: &inside, compared: Compared { below: Some(inside.reader()), uid, gid } };
     let mut waiting = Vec::new();
@@ -325,7 +330,7 @@ impl Unpacking<'_> {
         let old = self.writer.reader().meta(&path)?;
         if old.is_some_and(|meta| meta.kind == FileKind::Directory) {
             return Err(io::Error::other(format!(
-                "{path} is a directory on this node, but a file in the archive; remove the directory first"
+                "cannot unpack {path}: it is a directory here, but a file in the archive; remove the directory first"
             )));
         }
         // The content is written to a temporary file, which replaces the old file after the batch was synced.
@@ -342,7 +347,9 @@ impl Unpacking<'_> {
                 Access { mode: meta.mode, uid: self.compared.uid, gid: self.compared.gid }
             }
             None if matches!(member.kind, Kind::Copy(_)) => {
-                return Err(io::Error::other(format!("{path} is a hard link to a file that is not in the archive")));
+                return Err(io::Error::other(format!(
+                    "cannot unpack {path}: it is a hard link to a file that is not in the archive"
+                )));
             }
             None => {
                 io::copy(&mut member.content, &mut part.file)?;
@@ -358,7 +365,7 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    /// Rejects a link below another link, because the target of the first link would depend on the second one.
+    /// Rejects an archive member that is a link below another link, because its target depends on the other link.
     fn refuse_links_above(&self, path: &str) -> io::Result<()> {
         for (at, _) in path.match_indices('/') {
             if self.writer.reader().link(&path[..at])?.is_some() {
@@ -376,7 +383,8 @@ impl Unpacking<'_> {
     }
 }
 
-/// Returns the parameters that remove the directory. `None` if the directory already exists, or if the task removes it.
+/// Returns the module parameters that undo the task; `None` if the directory already exists, or the task removes the
+/// directory.
 pub(crate) fn undo(spec: &ArchiveSpec, context: &Context<'_>) -> Option<Value> {
     let new = !spec.absent && !context.reader.exists(&spec.path).ok()?;
     new.then(|| json!({ "path": spec.path, "state": "absent" }))

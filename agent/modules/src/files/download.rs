@@ -1,7 +1,7 @@
 //! The module `download`: a file that is fetched over https and verified by its SHA-256 digest.
 //!
-//! An interrupted transfer continues at the byte where it stopped (RFC 9110, Range Requests). A file with another
-//! digest is never moved to its path.
+//! After an interruption, the next attempt fetches only the missing bytes (RFC 9110, Range Requests). A downloaded file
+//! with another digest is never renamed to its path.
 
 use std::io::{Read, Seek as _, Write as _};
 
@@ -102,7 +102,7 @@ impl DownloadSpec {
     }
 }
 
-/// Returns the SHA-256 digest of all remaining bytes. Returns an error if the agent stops.
+/// Returns the SHA-256 digest of the remaining bytes of a file; an error if the agent stops.
 fn digest(mut from: impl Read, context: &Context<'_>) -> std::io::Result<String> {
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; 64 << 10]);
     loop {
@@ -116,7 +116,7 @@ fn digest(mut from: impl Read, context: &Context<'_>) -> std::io::Result<String>
     }
 }
 
-/// The file at the path: missing, different, or with the right content and a change of its permissions.
+/// The state of the file at the path: missing, with other content, or with the right content and a diff of permissions.
 enum Found {
     Nothing,
     Other(Meta),
@@ -128,7 +128,9 @@ fn reader(spec: &DownloadSpec, context: &Context<'_>) -> Result<Found, ModuleErr
     let io = |error: std::io::Error| ModuleError::io(path, &error);
     let Some(meta) = context.reader.meta(path).map_err(io)? else { return Ok(Found::Nothing) };
     if matches!(meta.kind, FileKind::Directory | FileKind::Other) {
-        return Err(ModuleError::new(format!("{path} exists, but it is not a regular file; remove it first")));
+        return Err(ModuleError::new(format!(
+            "cannot write {path}: it exists and is not a regular file; remove {path} first"
+        )));
     }
     let Some((found, meta)) = context.reader.file(path).map_err(io)? else { return Ok(Found::Nothing) };
     if digest(found, context).map_err(io)? != spec.digest {
@@ -154,7 +156,7 @@ pub(crate) fn check(spec: &DownloadSpec, context: &Context<'_>) -> Result<Checke
     }
 }
 
-/// Returns a URL without user, password and query, which may be secret.
+/// Returns a URL for messages, without user, password and query, because these parts may be secret.
 fn shown(url: &str) -> String {
     let plain = url.split(['?', '#']).next().unwrap_or_default();
     match plain.split_once("://") {
@@ -210,7 +212,7 @@ pub(crate) fn run(spec: &DownloadSpec, context: &Context<'_>, writer: &FsWriter)
     Ok(Report::success())
 }
 
-/// Fetches the rest of a file, after the first `from` bytes. Returns the digest of the whole file.
+/// Downloads the rest of a file, after the first `from` bytes. Returns the digest of the whole file.
 fn fetch(
     spec: &DownloadSpec,
     context: &Context<'_>,
@@ -274,7 +276,7 @@ fn fetch(
     whole(part)
 }
 
-/// Returns the parameters that remove the file. `None` if the file already exists, or if the task removes it.
+/// Returns the module parameters that undo the task; `None` if the file already exists, or the task removes the file.
 pub(crate) fn undo(spec: &DownloadSpec, context: &Context<'_>) -> Option<Value> {
     let new = !spec.absent && !context.reader.exists(&spec.path).ok()?;
     new.then(|| json!({ "path": spec.path, "state": "absent" }))

@@ -1,4 +1,4 @@
-//! A drop-in file: one file in a folder from which a program reads all files, such as /etc/sudoers.d.
+//! A drop-in file: a file in a folder such as /etc/sudoers.d, from which a program reads all files.
 
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ pub(crate) struct DropInFile {
 }
 
 impl DropInFile {
-    /// Resolves a file of this name from the parameters of the module `file`.
+    /// Resolves a drop-in file with the given name and the given parameters of the module `file`.
     pub(crate) fn resolve(name: String, params: &Value) -> Result<Self, Vec<Problem>> {
         let absent = params.get("state").and_then(Value::as_str) == Some("absent");
         Ok(Self { name, absent, file: FileSpec::resolve(params)? })
@@ -30,7 +30,8 @@ impl DropInFile {
         self.file.path()
     }
 
-    /// Returns the parameters that remove the file. `None` if the file already exists, or if the task removes it.
+    /// Returns the module parameters that undo the task; `None` if the file already exists, or the task removes the
+    /// file.
     pub(crate) fn undo(&self, context: &Context<'_>) -> Option<Value> {
         if self.absent || context.reader.exists(self.file.path()?).ok()? {
             return None;
@@ -39,7 +40,8 @@ impl DropInFile {
     }
 }
 
-/// Checks a name that becomes the name of a file. sudo and apt ignore files with other characters in their names.
+/// Checks the name of a drop-in file. Only letters, digits, `-` and `_` are allowed, because sudo and apt ignore other
+/// file names.
 pub(crate) fn file_name(name: Option<&str>, problems: &mut Vec<Problem>) -> String {
     let name = name.unwrap_or_default();
     let fine = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);

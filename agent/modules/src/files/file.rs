@@ -102,7 +102,8 @@ fn compare(spec: &FileSpec, context: &Context<'_>) -> Result<Checked, ModuleErro
     }
 }
 
-/// Returns the state of each path that [`compare`] accepts as in sync. `None` if only a full check can decide.
+/// Returns the expected state of each managed path, by the rules of [`compare`]; `None` if only a full check can
+/// decide.
 fn expected(spec: &FileSpec, context: &Context<'_>, key: &[u8; 32]) -> Option<Vec<Expectation>> {
     let one = |path: &str, what: Expected, mode: Option<u32>| Expectation {
         path: path.to_owned(),
@@ -194,7 +195,7 @@ mod tests {
     use super::*;
     use crate::{apply, resolve as resolve_any};
 
-    /// A record of the paths that Towpath made, for tests.
+    /// A test record of the paths that Towpath made.
     #[derive(Debug)]
     struct Made(&'static [&'static str]);
 
@@ -204,7 +205,7 @@ mod tests {
         }
     }
 
-    /// A tree of files for tests, in which the entry `l` is a link.
+    /// A test tree of files, in which the entry `l` is a link.
     struct Links(MemoryTree);
 
     impl Tree for Links {
@@ -297,7 +298,7 @@ mod tests {
         let socket = std::os::unix::net::UnixListener::bind(at(&fixture, "socket")).unwrap();
         for path in ["/passwords", "/socket"] {
             let error = fixture.apply(json!({"path": path, "linkTo": "files/a"})).unwrap_err();
-            assert!(error.message.contains("did not make; move it away"), "{error}");
+            assert!(error.message.contains("did not make; move the file"), "{error}");
         }
         assert_eq!(fixture.text("passwords"), "secret");
         drop(socket);
@@ -376,8 +377,8 @@ mod tests {
         std::fs::write(at("file"), "mine").unwrap();
         for (link, target, cause) in [
             ("to-file", "file", "is not a directory"),
-            ("dangling", "missing", "where nothing exists"),
-            ("deep", "/missing/below", "where nothing exists"),
+            ("dangling", "missing", "which does not exist"),
+            ("deep", "/missing/below", "which does not exist"),
         ] {
             symlink(target, at(link)).unwrap();
             let params = json!({"path": format!("/{link}"), "state": "directory", "mode": "0700"});

@@ -1,6 +1,5 @@
-//! The module `git`: the files of a git repository at one commit. The agent fetches the repository together with the
-//! commit of the source that names the repository. The files of the repository are then managed like a tree of the
-//! state repository.
+//! The module `git`: the files of a git repository at one commit. The agent fetches the repository when it fetches the
+//! commit with the task. The files of the repository are managed like a folder of the source.
 
 use serde_json::{Value, json};
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
@@ -12,7 +11,7 @@ use crate::{
     resource::resource,
 };
 
-/// The resolved parameters of `git`: the files of a commit, as a tree.
+/// The resolved parameters of `git`: the files of one commit, managed as a tree.
 #[derive(Debug)]
 struct GitSpec(FileSpec);
 
@@ -59,7 +58,7 @@ impl Resource for GitSpec {
     }
 }
 
-/// The message for a repository that the agent has not fetched.
+/// The message of a plan for a repository that is not fetched.
 const UNKNOWN: &str = "the files are unknown: only the agent fetches the repository, not a plan from a working tree";
 
 fn resolve(params: &Value) -> Result<GitSpec, Vec<Problem>> {

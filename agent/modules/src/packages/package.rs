@@ -1,7 +1,7 @@
 //! The module `package`: packages of the distribution.
 //!
-//! The installed packages are read from the package database and cached for all tasks. PackageKit makes the changes. If
-//! PackageKit is missing or hangs, apt or dnf makes the changes.
+//! The list of installed packages is read from the package database, and cached for all tasks. PackageKit makes the
+//! changes. PackageKit makes the changes; if PackageKit is missing or hangs, apt or dnf makes the changes.
 
 mod backend;
 mod database;
@@ -74,7 +74,7 @@ impl Resource for PackageSpec {
     }
 
     /// Returns the key of a package transaction. A transaction does not combine installations and removals, because the
-    /// tool would choose their order instead of the book. A task with a version runs alone, because its flags must not
+    /// TaskBook defines their order. A task with a version is a transaction of its own, because its flags must not
     /// apply to other packages.
     fn batch(&self) -> Option<BatchKey> {
         let removes = self.state == State::Absent;
@@ -99,15 +99,16 @@ fn check(spec: &PackageSpec, context: &Context<'_>) -> Result<Checked, ModuleErr
     Ok(Checked::Change(Change { verb, diff: spec.diff(&missing, &installed, &newest), steps: Vec::new() }))
 }
 
-/// Returns the parameters that remove the packages that are not installed yet. `None` if all packages are installed.
+/// Returns the module parameters that undo the task: the removal of its new packages; `None` if all packages are
+/// installed.
 fn undo(spec: &PackageSpec, context: &Context<'_>) -> Option<Value> {
     let installed = context.cache.entry::<Database>().read(spec.backend, context).ok()?;
     let new: Vec<&String> = spec.names.iter().filter(|name| !installed.contains_key(*name)).collect();
     (spec.state != State::Absent && !new.is_empty()).then(|| json!({ "names": new, "state": "absent" }))
 }
 
-/// Returns true if the dpkg database shows the desired state although the tool failed. Always false for rpm, because
-/// its database does not show unfinished installations.
+/// Returns true if the package database shows the desired state, after a tool has failed. The result is false for rpm,
+/// because the rpm database does not show unfinished installations.
 fn all_there(uses: &[&PackageSpec], context: &Context<'_>) -> Result<bool, ModuleError> {
     if uses.iter().any(|spec| spec.backend == Backend::Dnf) || !debian(context) {
         return Ok(false);
@@ -122,7 +123,7 @@ fn all_there(uses: &[&PackageSpec], context: &Context<'_>) -> Result<bool, Modul
     Ok(true)
 }
 
-/// Applies several uses of `package`, in one transaction if the backend allows it.
+/// Applies several tasks with `package`, in one transaction if the backend supports the transaction.
 fn package_transaction(uses: &[&PackageSpec], context: &Context<'_>) -> Result<(), ModuleError> {
     context.needs_whole_root("package")?;
     let Some(first) = uses.first() else { return Ok(()) };
@@ -182,13 +183,13 @@ fn package_transaction(uses: &[&PackageSpec], context: &Context<'_>) -> Result<(
     )))
 }
 
-/// Returns a readable description of the changes that are missing after a transaction. Empty if none are missing.
+/// Returns a description of the changes that a package transaction has not made; empty if it has made all changes.
 fn unfinished(spec: &PackageSpec, installed: &Packages, newest: &BTreeMap<String, String>) -> String {
     let left = spec.missing(installed, newest);
     if left == Missing::default() { String::new() } else { spec.diff(&left, installed, newest) }
 }
 
-/// Returns the newest available versions. Empty unless the state is `latest`.
+/// Returns the newest available versions of the packages; empty unless the desired state is `latest`.
 fn newest(spec: &PackageSpec, context: &Context<'_>) -> Result<BTreeMap<String, String>, ModuleError> {
     if spec.state == State::Latest { backend::newest(spec, context) } else { Ok(BTreeMap::new()) }
 }

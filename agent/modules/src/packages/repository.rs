@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug)]
 struct RepositorySpec {
     file: DropInFile,
-    /// The base URL of a dnf repository. `None` for an apt repository.
+    /// The base URL of a dnf repository; `None` for an apt repository.
     base_url: Option<String>,
 }
 
@@ -100,7 +100,7 @@ fn resolve(repository: &pb::PackageRepository) -> Result<RepositorySpec, Vec<Pro
     Ok(RepositorySpec { file, base_url: repository.base_url.clone() })
 }
 
-/// Rejects values that are not a single word, because they could add words or lines to the file.
+/// Rejects parameters that are not a single word, because further words or lines would change the repository file.
 fn one_word(repository: &pb::PackageRepository, problems: &mut Vec<Problem>) {
     let lists = [
         ("uris", &repository.uris),
@@ -119,7 +119,7 @@ fn one_word(repository: &pb::PackageRepository, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Rejects a key that is neither one line (the path of a keyring) nor one block in ASCII armour.
+/// Checks the parameter `signedBy`, which is either one line (the path of a keyring) or one block in ASCII armour.
 fn signed_by(key: &str, problems: &mut Vec<Problem>) {
     let text = key.trim();
     if !text.starts_with(ARMOUR.0) {
@@ -135,7 +135,7 @@ fn signed_by(key: &str, problems: &mut Vec<Problem>) {
     }
 }
 
-/// The first and the last line of a key in ASCII armour (RFC 9580, 6.2).
+/// The first and the last line of a public key in ASCII armour (RFC 9580, 6.2).
 const ARMOUR: (&str, &str) = ("-----BEGIN PGP PUBLIC KEY BLOCK-----", "-----END PGP PUBLIC KEY BLOCK-----");
 
 /// Returns the text of an apt source file (sources.list(5)).

@@ -5,7 +5,8 @@ use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 
 use crate::{Checked, Context, Module, ModuleError, Report, Resolved, Resource, params::parse, resource::resource};
 
-/// The failed expressions of a task, and its message. The renderer has already evaluated the expressions.
+/// The expressions of a task with `assert` that are false, and the message of the task. The renderer has already
+/// evaluated the expressions.
 #[derive(Debug)]
 struct AssertSpec(pb::Assert);
 

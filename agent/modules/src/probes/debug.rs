@@ -1,4 +1,4 @@
-//! The module `debug`: a message for the log and the status.
+//! The module `debug`: a message in the log and in `towpath status`.
 
 use serde_json::Value;
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};

@@ -1,4 +1,4 @@
-//! The module `http`: an HTTP request. GET and HEAD requests are probes, and other requests are actions.
+//! The module `http`: an HTTP request. A GET or HEAD request is a probe, and any other request is an action.
 
 use serde_json::{Value, json};
 use towpath_host::http::{Request, send as send_request};

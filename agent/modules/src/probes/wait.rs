@@ -89,7 +89,7 @@ fn run(wait: &WaitSpec, context: &Context<'_>) -> Result<Report, ModuleError> {
             let mut left = *duration;
             if left > context.timeout {
                 return Err(ModuleError::new(format!(
-                    "the duration is longer than the timeout of {seconds} s; raise the timeout of the task"
+                    "cannot wait: the duration is longer than the timeout of {seconds} s; raise the timeout of the task"
                 )));
             }
             while !left.is_zero() && !context.cancel.is_cancelled() {

@@ -56,7 +56,7 @@ impl Resource for HostnameSpec {
         Ok(Report::success())
     }
 
-    /// Returns the parameters that restore the current host name. `None` if /etc/hostname contains no name.
+    /// Returns the module parameters that restore the current host name; `None` if /etc/hostname contains no name.
     fn undo(&self, context: &Context<'_>) -> Option<Value> {
         let name = written(context).ok().filter(|name| !name.is_empty())?;
         Some(json!({ "name": name }))
@@ -77,7 +77,7 @@ fn resolve(hostname: &pb::Hostname) -> Result<HostnameSpec, Vec<Problem>> {
     Ok(HostnameSpec { name })
 }
 
-/// Returns the name in /etc/hostname. Empty if the file contains no name.
+/// Returns the host name in /etc/hostname; empty if the file contains no host name.
 fn written(context: &Context<'_>) -> Result<String, ModuleError> {
     let read = context.reader.read(HOSTNAME).map_err(|error| ModuleError::io(HOSTNAME, &error))?;
     Ok(read.map(|(bytes, _)| String::from_utf8_lossy(&bytes).trim().to_owned()).unwrap_or_default())

@@ -15,7 +15,7 @@ use crate::{
     resource::resource,
 };
 
-/// The resolved parameters of `mount`: a mount and its desired state.
+/// The resolved parameters of `mount`: a file system, its mount point and its desired state.
 #[derive(Debug, Clone)]
 pub(crate) struct MountSpec {
     path: String,
@@ -104,7 +104,7 @@ pub(crate) fn resolve(mount: pb::Mount) -> Result<MountSpec, Vec<Problem>> {
     Ok(MountSpec { path, device, kind: mount.r#type, options: mount.options, state })
 }
 
-/// Returns the name of a path's mount unit, as systemd-escape(1) --path does.
+/// Returns the name of the systemd unit that mounts a path, escaped as by systemd-escape(1) --path.
 fn unit(path: &str) -> String {
     let mut name = String::new();
     for (at, byte) in path.trim_matches('/').bytes().enumerate() {
@@ -195,7 +195,7 @@ fn missing(
     Ok((missing, state, old))
 }
 
-/// Fails for a path that /etc/fstab also mounts, because the two definitions could contradict each other.
+/// Returns an error if /etc/fstab also mounts the path, because the two definitions could contradict each other.
 fn refuse_fstab(spec: &MountSpec, context: &Context<'_>) -> Result<(), ModuleError> {
     let read = context.reader.read("/etc/fstab").map_err(|error| ModuleError::io("/etc/fstab", &error))?;
     let text = read.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
@@ -205,7 +205,7 @@ fn refuse_fstab(spec: &MountSpec, context: &Context<'_>) -> Result<(), ModuleErr
     };
     if text.lines().any(here) && spec.state != State::Absent {
         return Err(ModuleError::new(format!(
-            "/etc/fstab also mounts {}; remove the line with the module line before this task",
+            "cannot manage the mount {}: /etc/fstab contains it; remove its line with the module line before this task",
             spec.path
         )));
     }
@@ -272,8 +272,8 @@ pub(crate) fn run(spec: &MountSpec, context: &Context<'_>, writer: &FsWriter) ->
     Ok(Report::success())
 }
 
-/// Returns the parameters that unmount the file system and remove its unit. `None` if the unit already exists, or if
-/// the task removes it.
+/// Returns the module parameters that undo the task; `None` if the mount unit already exists, or the task removes the
+/// unit.
 pub(crate) fn undo(spec: &MountSpec, context: &Context<'_>) -> Option<Value> {
     let new = spec.state != State::Absent && !context.reader.exists(&spec.file()).ok()?;
     new.then(|| json!({ "path": spec.path, "state": "absent" }))

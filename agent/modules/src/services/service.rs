@@ -1,4 +1,5 @@
-//! The module `service`: the state of a systemd unit, which is running or stopped, enabled at boot, and masked.
+//! The module `service`: the state of a systemd unit (running or stopped, enabled or disabled at boot, masked or
+//! unmasked).
 
 mod aliases;
 
@@ -73,7 +74,7 @@ enum State {
     Reloaded,
 }
 
-/// The number of journal lines shown for a failed unit.
+/// The number of lines of systemd's journal that an error shows for a failed unit.
 const LINES: &str = "10";
 
 pub(crate) fn resolve(service: &pb::Service) -> Result<ServiceSpec, Vec<Problem>> {
@@ -108,7 +109,7 @@ pub(crate) fn failed(error: SystemdError) -> ModuleError {
     ModuleError::new(error.to_string())
 }
 
-/// A single difference between a unit and its desired state.
+/// A difference between a unit and its desired state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Missing {
     Unmask,
@@ -118,18 +119,19 @@ enum Missing {
 }
 
 impl ServiceSpec {
-    /// Returns true for a restart or reload, which is an action and not a state.
+    /// Returns true if the task restarts or reloads the unit, which is an action and not a state.
     pub(crate) fn is_action(&self) -> bool {
         matches!(self.state, Some(State::Restarted | State::Reloaded))
     }
 
-    /// Returns the name of the unit that the task's name refers to. An alias is resolved from the unit files, even if
-    /// the unit is not loaded.
+    /// Returns the name of the unit that the parameter `name` refers to. An alias is resolved from the unit files, even
+    /// if the unit is not loaded.
     pub(crate) fn meant(&self, context: &Context<'_>) -> String {
         aliases::unit(context.reader, &self.unit)
     }
 
-    /// Returns the state of the unit. The `id` in the state is the name of the unit without aliases.
+    /// Returns the state of the unit. The field `id` of the state is the name of the unit, even if the task names an
+    /// alias.
     fn state(&self, systemd: &Systemd, context: &Context<'_>) -> Result<UnitState, ModuleError> {
         systemd.state(&self.meant(context)).map_err(failed)
     }
@@ -239,7 +241,8 @@ fn started(systemd: &Systemd, unit: &str, job: Job, context: &Context<'_>) -> Re
     Ok(())
 }
 
-/// Returns an error with the last lines of the unit's journal. `what` is a prefix of the message, and may be empty.
+/// Returns an error with the last lines of systemd's journal about a unit. The text `what` is a prefix of the message,
+/// and may be empty.
 pub(crate) fn with_journal(what: &str, unit: &str, error: &SystemdError, context: &Context<'_>) -> ModuleError {
     let lines = journal(unit, context);
     let said = if lines.is_empty() { String::new() } else { format!("; its journal ends with: {lines}") };
@@ -247,7 +250,7 @@ pub(crate) fn with_journal(what: &str, unit: &str, error: &SystemdError, context
     ModuleError::new(format!("{what}{error}{said}"))
 }
 
-/// Returns the last lines of a unit's journal.
+/// Returns the last lines of systemd's journal about a unit.
 fn journal(unit: &str, context: &Context<'_>) -> String {
     let argv = ["journalctl", "--no-pager", "--quiet", "-o", "cat", "-n", LINES, "-u", unit];
     let invocation = Invocation {
@@ -259,8 +262,8 @@ fn journal(unit: &str, context: &Context<'_>) -> String {
     output.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-/// Returns the parameters that restore the current state of a unit. `None` if nothing changes, or if the task only
-/// restarts or reloads the unit.
+/// Returns the module parameters that restore the current state of a unit; `None` if the task changes no state of the
+/// unit.
 pub(crate) fn undo(spec: &ServiceSpec, context: &Context<'_>) -> Option<Value> {
     let unit = spec.state(&Systemd::connect().ok()?, context).ok()?;
     let mut params = json!({ "name": unit.id });

@@ -74,13 +74,13 @@ pub(crate) fn resolve(sysctl: &pb::Sysctl) -> Result<SysctlSpec, Vec<Problem>> {
     Ok(SysctlSpec { name, value, absent })
 }
 
-/// Returns a value with single blanks between its words. The kernel separates the words by tabs.
+/// Returns the value of a kernel setting with single blanks between its words, which the kernel separates by tabs.
 fn plain(value: &str) -> String {
     value.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 impl SysctlSpec {
-    /// Returns the path of the file that sets the value at every boot.
+    /// Returns the path of the file below /etc/sysctl.d that applies the setting at every boot.
     fn file(&self) -> String {
         format!("/etc/sysctl.d/60-towpath-{}.conf", self.name.replace('/', "-"))
     }
@@ -89,8 +89,8 @@ impl SysctlSpec {
         format!("{} = {}\n", self.name, self.value.as_deref().unwrap_or_default())
     }
 
-    /// Returns the path of the setting below /proc/sys. The first separator in the name decides if dots or slashes
-    /// separate its parts (sysctl.d(5)).
+    /// Returns the path of the kernel setting below /proc/sys. If the first separator in the name is a slash, slashes
+    /// separate the parts of the name, otherwise dots (sysctl.d(5)).
     fn place(&self) -> String {
         let slash = self.name.find('/').unwrap_or(usize::MAX);
         if slash < self.name.find('.').unwrap_or(usize::MAX) {
@@ -117,18 +117,18 @@ impl SysctlSpec {
     }
 }
 
-/// The differences between a setting and its desired state.
+/// The differences between a kernel setting and its desired state.
 #[derive(Default)]
 struct Missing {
-    /// True if the file must be written or removed.
+    /// True if the file below /etc/sysctl.d must be written or removed.
     file: bool,
-    /// True if the current value of the kernel differs.
+    /// True if the current value of the kernel differs from the desired value.
     kernel: bool,
     diff: String,
 }
 
-/// Returns the differences of a setting. `None` if the kernel does not have the setting and the task does not remove
-/// it.
+/// Returns the differences of a kernel setting from its desired state; `None` if the kernel lacks a setting that the
+/// task sets.
 fn missing(spec: &SysctlSpec, context: &Context<'_>) -> Result<Option<Missing>, ModuleError> {
     let mut missing = Missing::default();
     let file = spec.file();
@@ -170,7 +170,8 @@ pub(crate) fn run(spec: &SysctlSpec, context: &Context<'_>, writer: &FsWriter) -
             .map_err(|error| ModuleError::new(format!("cannot set {} = {value}: {error}", spec.name)))?;
         let now = spec.now(context)?.unwrap_or_default();
         if now != *value {
-            let what = format!("the kernel stored {now} for {} = {value}; write the stored value", spec.name);
+            let what =
+                format!("the kernel stored {now} for {} = {value}; write the stored value in the task", spec.name);
             return Err(ModuleError::new(what));
         }
     }
@@ -188,8 +189,8 @@ pub(crate) fn run(spec: &SysctlSpec, context: &Context<'_>, writer: &FsWriter) -
     Ok(Report::success())
 }
 
-/// Returns the parameters that restore the current value of the kernel. `None` if Towpath has already set the value, or
-/// if the task removes it.
+/// Returns the module parameters that restore the kernel's current value; `None` if Towpath already manages the
+/// setting, or the task removes the setting.
 pub(crate) fn undo(spec: &SysctlSpec, context: &Context<'_>) -> Option<Value> {
     if spec.absent || context.reader.exists(&spec.file()).ok()? {
         return None;

@@ -18,7 +18,7 @@ pub(crate) struct UnitSpec {
     unit: String,
     absent: bool,
     file: FileSpec,
-    /// The name of the drop-in, as the task has it. `None` for the unit file itself.
+    /// The name of the drop-in, as written in the task; `None` for the unit file itself.
     drop_in: Option<String>,
 }
 
@@ -87,13 +87,13 @@ pub(crate) fn resolve(unit: &pb::Unit) -> Result<UnitSpec, Vec<Problem>> {
     Ok(UnitSpec { unit: whole, absent, file, drop_in: unit.drop_in.clone() })
 }
 
-/// Returns true for a template unit, which has no state of its own.
+/// Returns true for a template unit such as `web@.service`, which systemd cannot start itself.
 fn template(unit: &str) -> bool {
     unit.contains("@.")
 }
 
-/// Returns true if the distribution has a unit of the same name. The unit of the distribution takes effect when the
-/// managed unit file is removed.
+/// Returns true if the distribution has a unit of the same name. When the managed unit file is removed, systemd uses
+/// the unit of the distribution.
 fn vendor(unit: &str, context: &Context<'_>) -> bool {
     ["/usr/lib/systemd/system", "/lib/systemd/system"]
         .iter()
@@ -121,7 +121,8 @@ pub(crate) fn check(spec: &UnitSpec, context: &Context<'_>) -> Result<Checked, M
     Ok(Checked::Change(change))
 }
 
-/// Returns the parameters that remove the unit file. `None` if the unit file already exists, or if the task removes it.
+/// Returns the module parameters that undo the task; `None` if the unit file already exists, or the task removes the
+/// unit file.
 pub(crate) fn undo(spec: &UnitSpec, context: &Context<'_>) -> Option<Value> {
     if spec.absent || context.reader.exists(spec.path()?).ok()? {
         return None;

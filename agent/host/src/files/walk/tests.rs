@@ -169,7 +169,7 @@ fn loops_end_with_the_kernels_error_and_limit() {
     assert_eq!(Errno::from_io_error(&reader.read("/l41").unwrap_err()), Some(Errno::LOOP));
 }
 
-/// Compares each walk with the kernel's own resolution below a root.
+/// Compares the resolution of each path with the kernel's own resolution below a root.
 #[test]
 fn paths_of_links_end_where_the_kernel_ends() {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;

@@ -9,7 +9,7 @@ use std::{
 
 use ruzstd::decoding::StreamingDecoder;
 
-/// A reader of an archive file, which can also seek.
+/// A source of archive bytes, which can read and seek.
 pub(super) trait Source: Read + Seek {}
 
 impl<T: Read + Seek> Source for T {}
@@ -19,12 +19,13 @@ impl<T: Read + Seek> Source for T {}
 pub(super) enum Kind {
     Directory,
     File {
-        /// True if the owner may execute the file.
+        /// True if the archive marks the file as executable for its owner.
         program: bool,
     },
-    /// A symbolic link to this target.
+    /// A symbolic link. The value is the target of the link.
     Link(String),
-    /// A hard link, which becomes a copy of this earlier member.
+    /// A hard link in the archive, which becomes a copy of an earlier member. The value is the path of the earlier
+    /// member.
     Copy(String),
 }
 
@@ -45,20 +46,20 @@ fn refused(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// The number of bytes that an archive may still unpack to.
+/// The number of bytes that may still be unpacked from an archive.
 #[derive(Debug, Clone)]
 pub(super) struct Budget {
     limit: u64,
     left: Rc<Cell<u64>>,
-    /// The number of bytes that may be read before the next member begins. The number is limited because names and
-    /// headers are held in memory.
+    /// The number of bytes that may be read before the next archive member begins. The number is limited because names
+    /// and headers are in memory.
     between: Rc<Cell<u64>>,
 }
 
-/// The number of bytes that each member counts in addition to its content and path.
+/// The number of bytes of the budget that each archive member uses, in addition to its content and path.
 const MEMBER: u64 = 1024;
 
-/// The maximum number of header bytes before a member.
+/// The maximum number of header bytes before an archive member.
 const HEADERS: u64 = 1 << 20;
 
 impl Budget {
@@ -66,14 +67,14 @@ impl Budget {
         Self { limit, left: Rc::new(Cell::new(limit)), between: Rc::new(Cell::new(HEADERS)) }
     }
 
-    /// Subtracts bytes from the budget.
+    /// Subtracts unpacked bytes from the budget of an archive.
     ///
     /// # Errors
     /// If the budget has fewer bytes left.
     pub(super) fn spend(&self, bytes: u64) -> io::Result<()> {
         let left = self.left.get().checked_sub(bytes).ok_or_else(|| {
             refused(format!(
-                "cannot unpack the archive: it has more than {} bytes; raise maxBytes to allow more",
+                "cannot unpack the archive: its content has more than {} bytes; raise maxBytes",
                 self.limit
             ))
         })?;
@@ -92,7 +93,8 @@ impl Budget {
     }
 }
 
-/// A reader that subtracts the bytes of a member beyond its stated size from the budget.
+/// A reader of an archive member. If the content is longer than the size in the header, the budget is reduced by the
+/// further bytes.
 struct Counted<'a, R> {
     from: R,
     stated: u64,
@@ -109,7 +111,7 @@ impl<R: Read> Read for Counted<'_, R> {
     }
 }
 
-/// A reader that counts the bytes between members.
+/// A reader that limits the number of bytes between two archive members.
 struct Headers<R> {
     from: R,
     budget: Budget,
@@ -129,7 +131,8 @@ impl<R: Read> Read for Headers<R> {
     }
 }
 
-/// Passes each member to `take`, without the first `strip` folders of its path. The first error ends the function.
+/// Calls `take` for each archive member. The first `strip` folders of the member's path are removed. The first error
+/// ends the function.
 pub(super) fn each(mut source: Box<dyn Source>, strip: usize, budget: &Budget, take: &mut Take<'_>) -> io::Result<()> {
     let mut seen = BTreeSet::new();
     let take: &mut Take<'_> = &mut |member: Member<'_>| {
@@ -161,20 +164,23 @@ pub(super) fn each(mut source: Box<dyn Source>, strip: usize, budget: &Budget, t
     }
 }
 
-/// Returns a path without its first folders. Fails if the path leads out of the target directory. `None` if the path
-/// has no other parts.
+/// Returns the path of an archive member without its first folders; `None` if no part remains. A path that leads out of
+/// the target directory is an error.
 fn inside(path: &str, strip: usize) -> io::Result<Option<String>> {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     if path.starts_with('/') || parts.contains(&"..") || path.contains('\0') {
-        return Err(refused(format!("{path:?} leads out of the target directory; correct the archive")));
+        return Err(refused(format!(
+            "cannot unpack {path:?}: the path leads out of the target directory; correct the archive"
+        )));
     }
     Ok((parts.len() > strip).then(|| parts[strip..].join("/")))
 }
 
-/// Fails if a link leads out of the target directory.
+/// Returns an error if a link in an archive leads out of the target directory.
 fn leads_inside(path: &str, target: &str) -> io::Result<()> {
     let mut depth = path.split('/').count() - 1;
-    let out = || refused(format!("the link {path:?} leads out of the directory, to {target:?}"));
+    let out =
+        || refused(format!("cannot unpack the link {path:?}: it leads out of the target directory, to {target:?}"));
     let mut down = false;
     for part in target.split('/').filter(|part| !part.is_empty() && *part != ".") {
         // Any part of the path may be a link itself, so the target of a later `..` is unknown.
@@ -217,13 +223,15 @@ fn tar(content: impl Read, strip: usize, budget: &Budget, take: &mut Take<'_>) -
             }
             (kind, Some(target)) if kind.is_hard_link() => {
                 let of = inside(&target, strip)?;
-                Kind::Copy(
-                    of.ok_or_else(|| refused(format!("{path:?} is a hard link to a path that strip leaves out")))?,
-                )
+                Kind::Copy(of.ok_or_else(|| {
+                    refused(format!(
+                        "cannot unpack {path:?}: it is a hard link to a path that the parameter strip removes"
+                    ))
+                })?)
             }
             _ => {
                 return Err(refused(format!(
-                    "{path:?} is a device or a pipe; only files, folders and links are supported"
+                    "cannot unpack {path:?}: it is a device or a pipe; only files, folders and links are supported"
                 )));
             }
         };
@@ -239,7 +247,7 @@ fn tar(content: impl Read, strip: usize, budget: &Budget, take: &mut Take<'_>) -
     Ok(())
 }
 
-/// Reads the rest of a member, which would otherwise count as the header of the next member.
+/// Reads and ignores the rest of an archive member, so that the rest does not count as the header of the next member.
 fn pass_over(entry: &mut impl Read, budget: &Budget) -> io::Result<()> {
     io::copy(entry, &mut io::sink())?;
     budget.end();
@@ -270,8 +278,8 @@ fn zip(source: Box<dyn Source>, strip: usize, budget: &Budget, take: &mut Take<'
     Ok(())
 }
 
-/// A reader of all frames of a zstd file (RFC 8878). The decoder reads a single frame and does not verify the checksum
-/// of the frame, so this reader does both.
+/// A reader of all frames of a zstd file (RFC 8878). The decoder reads only a single frame, and does not verify its
+/// checksum. This reader reads all frames and verifies their checksums.
 struct Zstd<R: Read> {
     state: State<R>,
 }
@@ -361,7 +369,7 @@ mod tests {
         assert!(status.success(), "{line}");
     }
 
-    /// Packs the same tree of files with the usual tools, and reads each archive.
+    /// Packs the same tree of files with the usual archive tools, and reads each archive.
     #[test]
     fn every_format_gives_the_same_members() {
         let folder = tempfile::tempdir().unwrap();
@@ -446,7 +454,7 @@ mod tests {
         assert_eq!(unpack("many.tgz", 6_000_000, true), Ok(0));
     }
 
-    /// A header of a gigabyte would be held in memory before the member is known.
+    /// A header of one gigabyte must be rejected, because a header is in memory before its member is known.
     #[test]
     fn headers_of_a_member_are_bounded() {
         let folder = tempfile::tempdir().unwrap();
@@ -465,7 +473,7 @@ mod tests {
         assert!(error.contains("headers"), "{error}");
     }
 
-    /// A member may be large if it is left out because of `strip`.
+    /// A member that `strip` leaves out may be large.
     #[test]
     fn members_that_are_stripped_count_as_members() {
         let folder = tempfile::tempdir().unwrap();

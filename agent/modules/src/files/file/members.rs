@@ -1,9 +1,9 @@
-//! A folder of the source that is copied as a tree. The members of the folder must exist on the node, and other files
-//! in the target folder stay.
+//! The check of a folder of the source that is copied to a node as a tree. Other files in the target folder are not
+//! changed.
 //!
-//! Links above the target folder are followed, but links in the target folder are not. If the kind of a member changed,
-//! the old link, file or folder is replaced, but only if Towpath made it. The check fails for a link, file or folder
-//! that Towpath did not make.
+//! Links above the target folder are followed, but links in the target folder are not followed. If the kind of a member
+//! changes, the old link, file or folder is replaced, but only if Towpath made the old one. An old link, file or folder
+//! that Towpath did not make is an error.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -51,11 +51,11 @@ struct Members<'a> {
     single: FileSpec,
     reader: &'a FsReader,
     context: &'a Context<'a>,
-    /// The paths of the folders that exist.
+    /// The paths of the target folders that already exist on the node.
     there: BTreeSet<String>,
-    /// The paths that a step removes because their kind changed.
+    /// The paths that a step removes, because another kind of file must be at the path.
     removed: BTreeSet<String>,
-    /// The paths of the folders that a step creates.
+    /// The paths of the target folders that a step creates.
     made: BTreeSet<String>,
     change: Change,
 }
@@ -113,7 +113,7 @@ impl Members<'_> {
         }
     }
 
-    /// Returns the step that creates the folder of a new member.
+    /// Returns the step that creates the folder of a new member; no step if the folder exists.
     fn way(&self, path: &str) -> Vec<Step> {
         let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
         if self.there.contains(folder) {
@@ -123,8 +123,8 @@ impl Members<'_> {
         vec![Step::MakeDirectory { path: folder.to_owned(), access }]
     }
 
-    /// Returns true if a folder above a member is missing, or if a step removes the folder. Adds a step that removes
-    /// the path if the path is not a folder.
+    /// Returns true if a folder above a member is missing or will be removed. The function adds a step that removes a
+    /// file from the path of a needed folder.
     fn is_new(&mut self, path: &str) -> Result<bool, ModuleError> {
         for (at, _) in path.match_indices('/').filter(|(at, _)| *at >= self.base.len()) {
             let folder = &path[..at];
@@ -146,7 +146,7 @@ impl Members<'_> {
         Ok(false)
     }
 
-    /// Returns the result of a check. `None` if a file of another kind is at the path and a step removes it.
+    /// Returns the result of a member's check; `None` if a step removes a file of another kind from the member's path.
     fn or_removed(
         &mut self,
         path: &str,
@@ -165,7 +165,7 @@ impl Members<'_> {
         Ok(None)
     }
 
-    /// Adds a step that removes a path of an earlier commit. Fails if Towpath did not make the path.
+    /// Adds a step that removes an old file or folder from a path. A path that Towpath did not make is an error.
     fn remove(&mut self, path: &str, wanted: &str) -> Result<(), ModuleError> {
         let target = self.reader.link(path).map_err(io(path))?;
         let found = match (&target, self.is_folder(path)?) {
@@ -176,7 +176,7 @@ impl Members<'_> {
         if let Some(foreign) = self.foreign(path, 0)? {
             return Err(ModuleError::new(format!(
                 "cannot put {wanted} at {path}: {found} is there, and Towpath did not make {foreign}; \
-                 remove it, or leave {path} out of the source"
+                 remove the foreign path, or leave {path} out of the source"
             )));
         }
         self.removed.insert(path.to_owned());
@@ -190,7 +190,7 @@ impl Members<'_> {
         Ok(self.reader.meta(path).map_err(io(path))?.is_some_and(|meta| meta.kind == FileKind::Directory))
     }
 
-    /// Returns the first path that Towpath did not make, among a path and all paths below it.
+    /// Returns the first path that Towpath did not make, among a path and all paths below the path.
     fn foreign(&self, path: &str, depth: usize) -> Result<Option<String>, ModuleError> {
         if !self.is_folder(path)? {
             let real = self.reader.resolved(path, false).map_err(io(path))?;

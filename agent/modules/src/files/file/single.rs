@@ -26,7 +26,7 @@ pub(super) fn absent(path: &str, reader: &FsReader) -> Result<Checked, ModuleErr
     Ok(Checked::Change(Change { verb: Verb::Remove, diff, steps: vec![Step::Remove { path: path.to_owned() }] }))
 }
 
-/// Compares a link with its desired target. Only a link, or a file that Towpath made, is replaced.
+/// Compares a path with the desired link. A file at the path is replaced only if Towpath made the file.
 pub(super) fn link(path: &str, target: &str, reader: &FsReader, context: &Context<'_>) -> Result<Checked, ModuleError> {
     let old = reader.link(path).map_err(io(path))?;
     if old.as_deref() == Some(target) {
@@ -35,14 +35,14 @@ pub(super) fn link(path: &str, target: &str, reader: &FsReader, context: &Contex
     let meta = reader.meta(path).map_err(io(path))?;
     if meta.is_some_and(|meta| meta.kind == FileKind::Directory) {
         return Err(ModuleError::new(format!(
-            "{path} is a directory, but the task manages a link; remove it first with state: absent"
+            "cannot make the link {path}: a directory is there; remove the directory first with state: absent"
         )));
     }
     let foreign = |meta: &Meta| meta.kind != FileKind::Link;
     if meta.filter(foreign).is_some() && !context.cache.has_made(&reader.resolved(path, false).map_err(io(path))?) {
         return Err(ModuleError::new(format!(
-            "cannot make the link {path}: a file is there that Towpath did not make; move it away, or remove it with \
-             state: absent in an earlier commit"
+            "cannot make the link {path}: a file is there that Towpath did not make; move the file, or \
+             remove the file with state: absent in an earlier commit"
         )));
     }
     if meta.is_none() {
@@ -56,13 +56,13 @@ pub(super) fn link(path: &str, target: &str, reader: &FsReader, context: &Contex
     Ok(Checked::Change(Change { verb: Verb::Update, diff, steps }))
 }
 
-/// Returns the change that creates a link after the given steps.
+/// Returns the change that first executes the given steps, and then creates a link.
 pub(super) fn new_link(path: &str, target: &str, mut steps: Vec<Step>) -> Checked {
     steps.push(Step::Link { path: path.to_owned(), target: target.to_owned() });
     Checked::Change(Change { verb: Verb::Create, diff: format!("{path} -> {target}"), steps })
 }
 
-/// Compares a directory. A link to a directory counts as the directory, as in programs that open it.
+/// Compares a path with the desired directory. A link to a directory counts as a directory.
 pub(super) fn directory(spec: &FileSpec, path: &str, reader: &FsReader) -> Result<Checked, ModuleError> {
     let (uid, gid) = spec.ids()?;
     let Some(meta) = reader.meta(path).map_err(io(path))? else {
@@ -77,22 +77,22 @@ pub(super) fn directory(spec: &FileSpec, path: &str, reader: &FsReader) -> Resul
     let found = if link.is_some() { reader.target(path).map_err(io(path))? } else { Some(meta) };
     match (found, link) {
         (Some(meta), _) if meta.kind == FileKind::Directory => Ok(granted(path, meta, spec.mode, uid, gid)),
-        (Some(_), None) => {
-            Err(ModuleError::new(format!("{path} is not a directory; remove it first with state: absent")))
-        }
+        (Some(_), None) => Err(ModuleError::new(format!(
+            "cannot make the directory {path}: it exists and is not a directory; remove {path} first with state: absent"
+        ))),
         (Some(_), Some(target)) => Err(ModuleError::new(format!(
             "cannot make the directory {path}: it is a link to {target}, which is not a directory; \
              remove the link first with state: absent, or change its target"
         ))),
         (None, target) => Err(ModuleError::new(format!(
-            "cannot make the directory {path}: it is a link to {target}, where nothing exists; \
-             make that directory in an earlier task, or remove the link first with state: absent",
+            "cannot make the directory {path}: it is a link to {target}, which does not exist; \
+             make the target in an earlier task, or remove the link first with state: absent",
             target = target.unwrap_or_default()
         ))),
     }
 }
 
-/// Compares the permissions and the owner of a path with the desired ones.
+/// Compares the permissions and the owner of a path with the desired permissions and owner.
 pub(super) fn granted(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>) -> Checked {
     let diff = access_diff(path, meta, mode, uid, gid);
     if diff.is_empty() {
@@ -106,7 +106,7 @@ pub(super) fn granted(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32
     })
 }
 
-/// Returns a readable description of the change of permissions and owner. Empty if nothing changes.
+/// Returns a description of the change of permissions and owner for people; empty if nothing changes.
 pub(crate) fn access_diff(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>) -> String {
     let mut diff = String::new();
     if let Some(mode) = mode.filter(|mode| *mode != meta.mode) {
@@ -121,7 +121,7 @@ pub(crate) fn access_diff(path: &str, meta: Meta, mode: Option<u32>, uid: Option
     diff
 }
 
-/// Returns the step that creates the missing directories above a path.
+/// Returns the step that creates the missing directories above a path; no step if the directories exist.
 pub(crate) fn parents(path: &str, reader: &FsReader) -> Result<Vec<Step>, ModuleError> {
     let Some((folder, _)) = path.trim_end_matches('/').rsplit_once('/') else { return Ok(Vec::new()) };
     if folder.is_empty() || reader.exists(folder).map_err(io(folder))? {
@@ -144,7 +144,7 @@ pub(super) fn one_file(
         Ok(old) => old,
         Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
             return Err(ModuleError::new(format!(
-                "{path} exists, but it is not a regular file; remove it first with state: absent"
+                "cannot write {path}: it exists and is not a regular file; remove {path} first with state: absent"
             )));
         }
         Err(error) => return Err(ModuleError::io(path, &error)),
@@ -173,7 +173,7 @@ pub(super) fn one_file(
     }))
 }
 
-/// Returns the change that creates a file after the given steps.
+/// Returns the change that first executes the given steps, and then creates a file.
 pub(super) fn new_file(
     spec: &FileSpec,
     path: &str,
@@ -200,7 +200,7 @@ pub(super) fn write(spec: &FileSpec, path: &str, content: Content, access: Acces
     }
 }
 
-/// Fails for a file in Git LFS, because git contains only a pointer to such a file.
+/// Returns an error for a file in Git LFS, because git contains only a pointer to the file's content.
 pub(super) fn refuse_pointer(tree: &Arc<dyn Tree>, path: &str) -> Result<(), ModuleError> {
     let bytes = tree.read(path).map_err(io(path))?.unwrap_or_default();
     if bytes.starts_with(b"version https://git-lfs.github.com/spec/") {

@@ -50,7 +50,7 @@ pub(super) fn resolve(file: &pb::File, params: &Value) -> Result<FileSpec, Vec<P
     }
     let state = file.state.as_deref().unwrap_or("present");
     if let (Some(origin), "directory" | "absent") = (origins.first(), state) {
-        problems.push(Problem::new(origin, format!("{origin} does not go with state: {state}")));
+        problems.push(Problem::new(origin, format!("{origin} cannot be combined with state: {state}")));
     }
     if state == "absent" {
         for (key, given) in [
@@ -60,7 +60,7 @@ pub(super) fn resolve(file: &pb::File, params: &Value) -> Result<FileSpec, Vec<P
             ("validate", file.validate.is_some()),
         ] {
             if given {
-                problems.push(Problem::new(key, format!("{key} does not go with state: absent")));
+                problems.push(Problem::new(key, format!("{key} cannot be combined with state: absent")));
             }
         }
     }
@@ -99,9 +99,11 @@ impl FileSpec {
     }
 }
 
-/// Returns the numeric ids of an owner and a group, if they are given.
+/// Returns the numeric ids of an owner and a group; `None` for an owner or group that is not given.
 pub(crate) fn ids(owner: Option<&str>, group: Option<&str>) -> Result<(Option<u32>, Option<u32>), ModuleError> {
-    let missing = |what: &str, name: &str| ModuleError::new(format!("there is no {what} {name:?} on this node"));
+    let missing = |what: &str, name: &str| {
+        ModuleError::new(format!("this node has no {what} {name:?}; create the {what} in an earlier task"))
+    };
     let uid = owner.map(|name| process::user(name).ok_or_else(|| missing("user", name))).transpose()?;
     let gid = group.map(|name| process::group(name).ok_or_else(|| missing("group", name))).transpose()?;
     Ok((uid.map(|ids| ids.0), gid))

@@ -16,17 +16,18 @@ use crate::{Context, ModuleError};
 #[derive(Debug, Clone)]
 pub(super) struct BackendChoice {
     pub(super) backend: Backend,
-    /// The version to install. `None` if the task names no version.
+    /// The version to install; `None` if the task names no version.
     pub(super) version: Option<String>,
-    /// True if PackageKit has names for all packages of the change.
+    /// True if PackageKit has names for all packages of the change. PackageKit has no names for half-installed packages
+    /// and for packages of another architecture.
     pub(super) plain: bool,
-    /// The treatment of configuration files that the administrator has changed.
+    /// The treatment of configuration files that an administrator has changed.
     pub(super) conffiles: Conffiles,
-    /// The packages that an installation may change.
+    /// The names of the packages that an installation may change or remove.
     pub(super) named: Named,
 }
 
-/// Returns the newest versions of packages in the repositories.
+/// Returns the newest version of each package in the package repositories.
 pub(super) fn newest(spec: &PackageSpec, context: &Context<'_>) -> Result<BTreeMap<String, String>, ModuleError> {
     if spec.backend == Backend::Dnf || !debian(context) {
         return newest_rpm(&spec.names, context);
@@ -84,11 +85,11 @@ pub(super) fn change(missing: &Missing, how: &BackendChoice, context: &Context<'
     }
 }
 
-/// The pause before the lock of the package database is tried again.
+/// The pause before the next attempt, while another process holds the lock of the package database.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Changes packages with PackageKit, and retries while another process holds the lock. PackageKit fails at once if the
-/// lock is held, while apt waits for the lock.
+/// Changes packages with PackageKit, and retries while another process holds the lock of the package database.
+/// PackageKit itself does not wait for the lock.
 fn patiently(
     missing: &Missing,
     named: &Named,
@@ -178,7 +179,7 @@ fn full_name(package: &Found) -> String {
     format!("{}:{}", package.name, package.arch)
 }
 
-/// Changes packages with apt-get, which waits for the lock.
+/// Changes packages with apt-get, which itself waits for the lock of the package database.
 fn apt(missing: &Missing, how: &BackendChoice, deadline: Deadline, context: &Context<'_>) -> Result<(), ModuleError> {
     let lock = || {
         let seconds = deadline.left().saturating_sub(deadline.least).as_secs().max(1);
@@ -206,9 +207,9 @@ fn apt(missing: &Missing, how: &BackendChoice, deadline: Deadline, context: &Con
         let removed = simulation::apt(&simulated.stdout).removed;
         let others: Vec<String> = removed.into_iter().filter(|name| !how.named.has(&missing.remove, name)).collect();
         if !others.is_empty() {
-            let what = format!("this would also remove {}", others.join(", "));
+            let what = format!("the removal would also remove {}", others.join(", "));
             return Err(ModuleError::new(format!(
-                "cannot remove {}: {what}; name these packages too, or remove them first",
+                "cannot remove {}: {what}; name the further packages too, or remove them first",
                 missing.remove.join(", ")
             )));
         }
@@ -297,7 +298,7 @@ fn dnf(missing: &Missing, how: &BackendChoice, deadline: Deadline, context: &Con
     Ok(())
 }
 
-/// Marks packages as held or as not held.
+/// Marks packages as held or as not held: upgrades do not change a held package.
 pub(super) fn mark(verb: &str, names: &[String], context: &Context<'_>) -> Result<(), ModuleError> {
     if !debian(context) {
         return Err(ModuleError::new("hold works only with dpkg; use the versionlock plugin of dnf"));

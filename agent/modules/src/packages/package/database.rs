@@ -19,11 +19,11 @@ pub(super) fn debian(context: &Context<'_>) -> bool {
     context.reader.exists(DPKG).unwrap_or(false)
 }
 
-/// The database files of rpm: one for each backend (rpm(8), `%_db_backend`: sqlite, ndb, bdb), and the write-ahead log
-/// of sqlite.
+/// The database files of rpm: one file for each backend (sqlite, ndb, bdb; see rpm(8), `%_db_backend`), and the
+/// write-ahead log of sqlite.
 const RPM: [&str; 4] = ["rpmdb.sqlite", "rpmdb.sqlite-wal", "Packages.db", "Packages"];
 
-/// A cache of the package databases, which is valid until their files change.
+/// A cache of the installed packages, which is valid until the files of the package database change.
 #[derive(Debug, Default)]
 pub(super) struct Database(Mutex<Known>);
 
@@ -36,7 +36,7 @@ struct Known {
 }
 
 impl Database {
-    /// Returns the installed packages, from the cache if the database has not changed.
+    /// Returns the installed packages, from the cache if the package database has not changed.
     pub(super) fn read(&self, backend: Backend, context: &Context<'_>) -> Result<Arc<Packages>, ModuleError> {
         let io = |error: std::io::Error| ModuleError::io(DPKG, &error);
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -82,13 +82,13 @@ impl Known {
     }
 }
 
-/// Returns the native architecture of the machine: the architecture of the package dpkg or rpm.
+/// Returns the native architecture of the machine, which is the architecture of the package dpkg or rpm.
 pub(super) fn native(packages: &Packages) -> Option<&str> {
     packages.get("dpkg").or_else(|| packages.get("rpm")).and_then(|own| own.arch.as_deref())
 }
 
-/// Parses the status file of dpkg (deb-control(5), dpkg(1): "want flag status"). A name without an architecture refers
-/// to the native architecture.
+/// Parses the status file of dpkg (deb-control(5), dpkg(1): "want flag status"). A package name without an architecture
+/// is a package of the native architecture.
 pub(super) fn dpkg(text: &str) -> Packages {
     let mut packages = entries(text);
     let Some(native) = native(&packages).map(str::to_owned) else { return packages };
@@ -134,8 +134,8 @@ fn entries(text: &str) -> Packages {
     packages
 }
 
-/// Parses the output of rpm: name, architecture, version with release, and install time. If several versions of a
-/// package are installed, as with kernels, the last installed version counts.
+/// Parses the output of rpm: name, architecture, version with release, and install time. Of several installed versions
+/// of a package, as with kernels, the result contains the last installed version.
 fn rpm(text: &str) -> Packages {
     let mut packages = Packages::new();
     let mut lines: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();

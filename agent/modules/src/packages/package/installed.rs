@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Installed {
     pub(super) version: String,
-    /// The package version without the release number, which rpm also accepts as a version.
+    /// The package version without the release number, which a task may also give as version under rpm.
     pub(super) plain: Option<String>,
     pub(super) held: bool,
     /// True if the installation of the package is complete.
@@ -14,7 +14,7 @@ pub(super) struct Installed {
     pub(super) arch: Option<String>,
 }
 
-/// The installed packages, by name and by name with architecture.
+/// The installed packages, both by name and by name with architecture.
 pub(super) type Packages = BTreeMap<String, Installed>;
 
 impl Installed {

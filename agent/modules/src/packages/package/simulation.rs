@@ -1,16 +1,17 @@
-//! The side effects of an installation: packages that a tool would remove or downgrade, or change although they are
-//! held. The agent reads the side effects from a simulation by the tool, before any package is changed.
+//! The side effects of an installation: packages that would be removed or downgraded, and held packages that would be
+//! changed. Before a change, the agent runs a simulation with the package tool, and reads the side effects from its
+//! output.
 
 use crate::ModuleError;
 
-/// The packages that an installation would remove or downgrade, or change although they are held.
+/// The packages that an installation would remove or downgrade, and the held packages that it would change.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Effects {
     /// The packages that the installation would remove.
     pub(super) removed: Vec<String>,
     /// The packages that the installation would downgrade.
     pub(super) downgraded: Vec<String>,
-    /// The packages that the installation would change although an administrator holds them.
+    /// The packages that an administrator holds, but that the installation would change.
     pub(super) held: Vec<String>,
 }
 
@@ -21,12 +22,12 @@ pub(super) struct Named {
     pub(super) wanted: Vec<String>,
     /// The packages that the installation may remove.
     pub(super) replaces: Vec<String>,
-    /// The native architecture, which is optional in the name of a package.
+    /// The native architecture of the machine, which is optional in the name of a package.
     pub(super) native: Option<String>,
 }
 
 impl Named {
-    /// Returns the name of a package without the native architecture, as tools print it.
+    /// Returns the name of a package without the native architecture, as package tools print the name.
     fn plain<'a>(&self, name: &'a str) -> &'a str {
         match name.rsplit_once([':', '.']) {
             Some((plain, arch)) if self.native.as_deref() == Some(arch) || matches!(arch, "all" | "any" | "noarch") => {
@@ -43,7 +44,7 @@ impl Named {
     /// Checks that an installation changes only packages that the task names.
     ///
     /// # Errors
-    /// If the installation changes other packages. The message contains their names.
+    /// If the installation changes other packages. The message contains the names of the other packages.
     pub(super) fn allow(&self, effects: &Effects) -> Result<(), ModuleError> {
         let others = |list: &[String], allowed: &[String]| {
             let mut others: Vec<&str> =
@@ -65,8 +66,8 @@ impl Named {
             return Ok(());
         }
         Err(ModuleError::new(format!(
-            "cannot install {}: it would {}; nothing was changed. List the packages that may be removed in the parameter \
-             `replaces`, or first change these packages in separate tasks",
+            "cannot install {}: the installation would {}; no package was changed. Name packages that may be \
+             removed in the parameter `replaces`, and change the other packages in a task before this task",
             self.wanted.join(", "),
             what.join(" and ")
         )))

@@ -1,4 +1,4 @@
-//! The resolved parameters of `package`, and their differences from the installed packages.
+//! The resolved parameters of the module `package`, and the comparison with the installed packages.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +36,7 @@ pub(super) enum Backend {
     Dnf,
 }
 
-/// The treatment of configuration files that both the administrator and a new package version have changed.
+/// The treatment of configuration files that both an administrator and a new package version have changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Conffiles {
     Keep,
@@ -44,7 +44,7 @@ pub(super) enum Conffiles {
 }
 
 impl Conffiles {
-    /// Returns the flags for dpkg (dpkg(1), force-things).
+    /// Returns the dpkg flags for this treatment of configuration files (dpkg(1), force-things).
     pub(super) fn flags(self) -> &'static [&'static str] {
         match self {
             Self::Keep => &["--force-confdef", "--force-confold"],
@@ -118,7 +118,7 @@ pub(super) struct Missing {
 }
 
 impl Missing {
-    /// Adds the changes of another use of `package`.
+    /// Adds the package changes of another task to this list.
     pub(super) fn append(&mut self, other: Self) {
         self.install.extend(other.install);
         self.upgrade.extend(other.upgrade);
@@ -129,7 +129,7 @@ impl Missing {
 }
 
 impl PackageSpec {
-    /// Returns the packages that differ from their desired state.
+    /// Returns the packages whose state differs from the desired state.
     pub(super) fn missing(&self, installed: &Packages, newest: &BTreeMap<String, String>) -> Missing {
         let mut missing = Missing::default();
         for name in &self.names {
@@ -156,7 +156,7 @@ impl PackageSpec {
         missing
     }
 
-    /// Returns a readable description of the changes.
+    /// Returns a description of the package changes for people.
     pub(super) fn diff(&self, missing: &Missing, installed: &Packages, newest: &BTreeMap<String, String>) -> String {
         let mut diff = String::new();
         let version = |name: &String| installed.get(name).map(|known| known.version.clone());

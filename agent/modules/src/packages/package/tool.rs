@@ -1,4 +1,5 @@
-//! The call of a package tool, with a deadline. The error of a failed tool contains its last lines of output.
+//! Runs package tools such as apt-get with a deadline. The error of a failed tool contains the tool's last lines of
+//! output.
 
 use std::time::{Duration, Instant};
 
@@ -13,27 +14,26 @@ use crate::{Context, ModuleError};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deadline {
     end: Instant,
-    /// The minimum time for a change. No change begins with less time left, because an interrupted change leaves a
-    /// broken package database.
+    /// The minimum time that must remain for a change to begin. An interrupted change would leave a broken package
+    /// database.
     pub(super) least: Duration,
 }
 
-/// The time reserved for a package change. If the timeout of the task is short, a quarter of the timeout is reserved
-/// instead.
+/// The time that must remain for a package change to begin, unless a quarter of the task's timeout is shorter.
 const WORK: Duration = Duration::from_secs(60);
 
 impl Deadline {
-    /// Returns the deadline of a task.
+    /// Returns the deadline of a task with `package`.
     pub(super) fn of(context: &Context<'_>) -> Self {
         Self { end: SystemClock.monotonic() + context.timeout, least: WORK.min(context.timeout / 4) }
     }
 
-    /// Returns the time until the deadline.
+    /// Returns the remaining time until the deadline.
     pub(super) fn left(self) -> Duration {
         self.end.saturating_duration_since(SystemClock.monotonic())
     }
 
-    /// Checks that enough time is left to begin a change.
+    /// Returns an error if too little time remains to begin a package change.
     pub(super) fn allows(self, what: &str) -> Result<(), ModuleError> {
         if self.left() >= self.least {
             return Ok(());
@@ -44,7 +44,7 @@ impl Deadline {
     }
 }
 
-/// Runs a tool within the time limit of the task.
+/// Runs a package tool within the timeout of the task.
 pub(super) fn run_tool(argv: &[&str], context: &Context<'_>) -> Result<Output, ModuleError> {
     run_until(argv, Deadline::of(context), context)
 }
@@ -64,22 +64,25 @@ pub(super) fn run_until(argv: &[&str], deadline: Deadline, context: &Context<'_>
             .map_err(|error| ModuleError::new(format!("cannot run {}: {error}", argv[0])))?;
     if output.timed_out {
         let seconds = context.timeout.as_secs();
-        let what = format!("it took longer than {seconds} s, and {} was ended; raise the timeout of the task", argv[0]);
+        let what = format!(
+            "the change took longer than {seconds} s, and {} was ended; raise the timeout of the task",
+            argv[0]
+        );
         return Err(ModuleError::new(what));
     }
     Ok(output)
 }
 
-/// Returns a line of output from apt or dnf for status. A line with a URL is hidden, because the URL may contain
-/// credentials.
+/// Returns the text that `towpath status` shows for a line of output from apt or dnf. A line with a URL is hidden,
+/// because the URL may contain credentials.
 pub(super) fn display_line(line: &str) -> String {
     if line.contains("://") { "fetching".into() } else { line.trim().chars().take(100).collect() }
 }
 
-/// The maximum number of lines shown from each output of a failed tool.
+/// The maximum number of lines that an error shows of a failed tool's stdout, and of its stderr.
 const SHOWN: usize = 6;
 
-/// Checks the exit status of a tool. The error of a failed tool contains the last lines of both outputs.
+/// Returns an error if a tool ended with a status other than 0. The error contains the last lines of stdout and stderr.
 pub(super) fn well(what: &str, output: &Output) -> Result<(), ModuleError> {
     if output.rc == 0 {
         return Ok(());

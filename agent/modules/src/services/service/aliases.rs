@@ -1,9 +1,9 @@
-//! The aliases of systemd units: links to the file of another unit, and names that an enabled unit takes
+//! The aliases of systemd units: links to the file of another unit, and names in the setting Alias= of an enabled unit
 //! (systemd.unit(5)).
 
 use towpath_host::FsReader;
 
-/// The folders of unit files. Earlier folders take precedence.
+/// The folders of unit files. Earlier folders have precedence over later folders.
 const FOLDERS: [&str; 8] = [
     "/etc/systemd/system",
     "/run/systemd/system",
@@ -15,10 +15,10 @@ const FOLDERS: [&str; 8] = [
     "/lib/systemd/system",
 ];
 
-/// The maximum number of links to follow.
+/// The maximum number of links from an alias to a unit file.
 const LINKS: usize = 8;
 
-/// Returns the name of the unit that a name refers to. The result is the same name, unless the name is an alias.
+/// Returns the name of the unit that an alias refers to; the given name itself if the name is not an alias.
 pub(super) fn unit(reader: &FsReader, name: &str) -> String {
     let mut unit = name.to_owned();
     for _ in 0..LINKS {
@@ -41,7 +41,7 @@ enum Found {
     Alias(String),
 }
 
-/// Returns the kind of the first file with the unit's name.
+/// Returns the kind of the first unit file with a unit's name, in the order of the folders.
 fn target(reader: &FsReader, unit: &str) -> Found {
     for folder in FOLDERS {
         let path = format!("{folder}/{unit}");
@@ -61,7 +61,8 @@ fn target(reader: &FsReader, unit: &str) -> Found {
     Found::Nothing
 }
 
-/// Returns the name of the target. If the target is a template, the result includes the instance of the alias.
+/// Returns the name of the unit to which an alias links. If the linked unit is a template, the result includes the
+/// instance of the alias.
 fn instance(target: &str, alias: &str) -> String {
     let of_alias = alias.split_once('@').and_then(|(_, rest)| rest.rsplit_once('.')).map(|(instance, _)| instance);
     match (target.split_once("@."), of_alias) {
@@ -70,7 +71,7 @@ fn instance(target: &str, alias: &str) -> String {
     }
 }
 
-/// Returns the unit that takes a name when it is enabled, as ssh.service takes sshd.service on Debian.
+/// Returns the unit that lists a name in its setting Alias=, as ssh.service lists sshd.service on Debian.
 fn owner(reader: &FsReader, alias: &str) -> Option<String> {
     // An instance of a template unit has no file of its own.
     if alias.contains('@') {
@@ -88,7 +89,7 @@ fn owner(reader: &FsReader, alias: &str) -> Option<String> {
     None
 }
 
-/// Returns true if a unit file lists a name among its aliases.
+/// Returns true if the text of a unit file lists a name in its setting Alias=.
 fn takes(text: &str, alias: &str) -> bool {
     let mut install = false;
     text.lines().map(str::trim).any(|line| {
