@@ -159,7 +159,7 @@ impl StorePosition {
         known.needs_republish = known.rolled_back;
     }
 
-    /// Returns whether this node must republish its claims, or must read the store to check that.
+    /// Returns whether this node must republish its claims, or may have to after a report of a rollback.
     pub(super) fn needs_republish(&self) -> bool {
         let known = self.lock();
         known.needs_republish || known.heard

@@ -12,8 +12,7 @@ pub struct MemberId {
     pub name: Arc<str>,
     /// The incarnation of the node.
     pub began: u64,
-    /// A hash of the name. foca compares each member of a message with all known members, so the comparison must be
-    /// fast.
+    /// A hash of the name, because foca compares each member of a message with all known members, and must do so fast.
     key: u128,
 }
 

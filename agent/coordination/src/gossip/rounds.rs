@@ -12,7 +12,7 @@ pub(super) struct Rounds {
     round: Instant,
     /// The number of rounds left.
     left: u8,
-    /// The size of foca's backlog when it was last read.
+    /// The size of foca's backlog of broadcasts at the last read.
     backlog: usize,
     /// True if there was news since the last call of `take_news`.
     news: bool,
@@ -29,7 +29,7 @@ impl Rounds {
         (self.left > 0).then_some(self.round)
     }
 
-    /// Begins a round if it is due. The next round follows after `care` in addition to the usual time.
+    /// Begins a round if it is due. The next round follows after the usual time and the extra delay `care`.
     pub(super) fn take_due(&mut self, now: Instant, care: Duration) -> bool {
         let due = self.next().is_some_and(|next| next <= now);
         if due {
