@@ -1,5 +1,6 @@
-//! Tests of forged records. For each kind of key, a node without the right to write it signs a record with its own
-//! valid key. Each test checks the decision that reads the record, and that a record of the rightful writer counts.
+//! Tests of forged records. For each kind of store key, a node signs a record that it has no right to write, with its
+//! own valid key. Each test checks the decision that reads the forged record, and that a record of the rightful writer
+//! counts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,9 +1,9 @@
 //! A store whose records are signed. Each record contains the signature of its writer. Readers get no record whose
 //! signature or writer is wrong.
 //!
-//! An attacker who controls the store can delay and hide records, and so disturb the order of rollouts. The attacker
-//! cannot forge a record of another node. The signature covers the key of the record and a number that only grows.
-//! Therefore a record cannot be moved to another key or replayed (P106, P110).
+//! An attacker who controls the store can delay and hide records. So the attacker can disturb the order of rollouts.
+//! The attacker cannot forge a record of another node. The signature covers the store key and a number that only grows,
+//! so a record cannot be moved to another key or replayed (P106, P110).
 
 mod heard;
 mod signer;
@@ -64,7 +64,7 @@ impl SignedStore {
     }
 
     /// Raises the next number of this node above the numbers of its own records in the store. Only the first call reads
-    /// (P146).
+    /// the store (P146).
     fn adopt(&self) -> Result<(), StoreError> {
         let mut adopted = self.adopted.lock().unwrap_or_else(PoisonError::into_inner);
         if *adopted {
@@ -112,7 +112,7 @@ impl SignedStore {
         answers.into_iter().map(open).collect()
     }
 
-    /// Returns the condition for the inner store, which still contains the records that do not count.
+    /// Returns a condition in the form for the inner store, which also contains records that do not count.
     fn condition(&self, compare: &Compare) -> Result<Compare, StoreError> {
         match compare {
             Compare::Absent(key) => {

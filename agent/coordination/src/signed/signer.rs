@@ -25,7 +25,7 @@ use crate::{keys::Key, store::Row};
 const FIELD: &str = "signed";
 /// The number of signatures in each of the two halves of the cache. A full newer half replaces the older half.
 const SIGNATURES: usize = 8192;
-/// The maximum number of remembered keys whose records do not count.
+/// The maximum number of remembered store keys with a record that does not count.
 const VOID: usize = 4096;
 
 /// The signature of a record, as the record contains it.
@@ -57,10 +57,10 @@ struct State {
     named: Option<BTreeMap<String, Option<PublicKeys>>>,
     books: Books,
     known: Known,
-    /// The verified signatures, by the digest of the record. The first map is the newer half, the second the older
-    /// half.
+    /// The verified signatures, by the digest of the record. The first map is the newer half of the cache, and the
+    /// second map is the older half.
     checked: [HashMap<[u8; 32], Checked>; 2],
-    /// The keys of records that did not count, each with the reason.
+    /// The store keys of records that did not count, each with the reason.
     refused: BTreeMap<String, String>,
     /// The store revisions of records that do not count. This node treats these records as absent, and may overwrite
     /// them.
@@ -73,7 +73,8 @@ struct State {
 #[derive(Debug, Clone)]
 struct Checked {
     signed: Result<Signed, String>,
-    /// True if the signer once had the right to write the record. A later revision does not revoke that.
+    /// True if the signer once had the right to write the record. A later revision does not revoke the right to write
+    /// the record.
     entitled: bool,
 }
 
@@ -89,15 +90,15 @@ struct Signed {
 enum Doubt {
     /// The key is a former key of the signer, which a commit has replaced.
     Former,
-    /// The key is wrong for another reason, which is the contained text.
+    /// The key is wrong for another reason, and the variant contains the reason.
     Refused(String),
 }
 
 /// The reason why a record does not count.
 enum Void {
-    /// The record is a claim or failure that is signed with a former key. Its slot still counts as taken.
+    /// The record is a claim or failure that is signed with a former key. The slot of the record still counts as taken.
     Taken,
-    /// The record is wrong for the contained reason, and is treated as absent.
+    /// The record is treated as absent, and the variant contains the reason.
     Refused(String),
 }
 
@@ -167,8 +168,8 @@ impl RecordSigner {
         self.bearer.keys()
     }
 
-    /// Returns the reason to reject a caller. The caller's certificate or key is revoked, or another key belongs to the
-    /// caller's name (P143). `None` if the caller is admitted.
+    /// Returns the reason to reject a caller. A caller is rejected if its certificate or key is revoked, or if another
+    /// key belongs to its name (P143). `None` if the caller is admitted.
     pub fn refuses(&self, node: Option<&str>, key: &[u8; 32], serial: Option<&str>) -> Option<String> {
         // The TLS connection has proven that the caller owns the certificate and the key.
         self.revoked.saw(serial, key);
@@ -204,7 +205,7 @@ impl RecordSigner {
         self.sequence.load(Ordering::Relaxed)
     }
 
-    /// Returns the keys of records that did not count since the last call, each with the reason.
+    /// Returns the store keys of records that did not count since the last call, each with the reason.
     pub fn refused(&self) -> BTreeMap<String, String> {
         std::mem::take(&mut self.lock().refused)
     }
@@ -262,9 +263,9 @@ impl RecordSigner {
         (signed.by == self.node && signed.shown.key == own).then_some(signed.seq)
     }
 
-    /// Returns whether a row was signed with this node's key since this process began. The caller has not written the
-    /// row, so another agent uses the key. The next record of this node gets a higher number, so that the other agent
-    /// accepts it.
+    /// Returns whether a row was signed with this node's key since this process began. The caller of this function has
+    /// not written the row, so another agent uses the key of this node. The next record of this node gets a higher
+    /// number, so that the other agent accepts it.
     pub(super) fn is_of_namesake(&self, row: &Row) -> bool {
         let newer = self.own_number(row).filter(|number| *number > self.floor.load(Ordering::Relaxed));
         if let Some(number) = newer {
@@ -468,7 +469,7 @@ impl RecordSigner {
         self.lock().void.get(key).copied()
     }
 
-    /// Returns the keys and store revisions of the records below a prefix that do not count.
+    /// Returns the store keys and revisions of the records below a prefix that do not count.
     pub(super) fn void_below(&self, prefix: &str) -> Vec<(String, u64)> {
         let state = self.lock();
         let below = state.void.iter().filter(|(key, _)| key.starts_with(prefix));

@@ -2,7 +2,7 @@
 //! avoided. The module also decides when the whole store counts as away (P132).
 //!
 //! All functions are pure. Times are arguments, as durations since an arbitrary start. Other files of this folder send
-//! requests and read the clock.
+//! the requests and read the clock.
 
 use std::time::Duration;
 
@@ -16,14 +16,15 @@ const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// The maximum time for which a failed member is avoided.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
 
-/// The time for which a request is repeated at the members of a store that answered before. In this time, the other
-/// members notice that the leader is silent, and elect another one.
+/// The time for which a request is repeated at the members of a store that answered before. The time is long enough for
+/// the other members to notice a silent leader and to elect another one.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The minimum number of rounds over all members. In the first round, all members may still wait for a leader.
+/// The minimum number of rounds over all members. One round is too few, because all members may still wait for a leader
+/// in the first round.
 const ROUNDS: u32 = 2;
 
-/// The time for which requests fail without an attempt after no member has answered. After that time, one request
+/// The time for which requests fail without an attempt after no member has answered. After this time, one request
 /// probes the members.
 const AWAY: Duration = Duration::from_secs(1);
 
@@ -72,7 +73,7 @@ pub(super) enum Admission {
         /// True if the request is repeated at all members after a round without an answer.
         patient: bool,
     },
-    /// The request fails with this error, because no member answered a moment ago.
+    /// The request fails with the contained error, because no member answered a moment ago.
     Refused(StoreError),
 }
 
