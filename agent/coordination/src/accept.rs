@@ -77,8 +77,8 @@ pub struct Proposal<'a> {
     pub objects: &'a BTreeSet<String>,
     /// The acceptance record in the store, if this node has rejected it.
     pub rejected: Option<&'a Rejected>,
-    /// True if the node adopts the fleet's record before it proposes one. The value is false for several nodes in one
-    /// process, because each of them reads the sources itself.
+    /// True if the node adopts the fleet's acceptance record before it proposes a candidate. The value is false for
+    /// several nodes in one process, because each of them reads the sources itself.
     pub follows: bool,
 }
 
@@ -87,9 +87,9 @@ pub struct Proposal<'a> {
 pub struct Rejected {
     /// The identifier of the rejected record, as in [`Found::id`].
     pub id: String,
-    /// True if the next acceptance gets the generation after the one of the rejected record. If the value is false, the
-    /// next acceptance gets the generation after the node's own generation. The value is false if the rejected record
-    /// is void, or if no chain links it to the node's own record.
+    /// True if the next acceptance gets the generation after the rejected record's generation. If the value is false,
+    /// the next acceptance gets the generation after the node's own generation. The value is false if the rejected
+    /// record is void, or if no chain links it to the node's own record.
     pub counts: bool,
 }
 

@@ -19,7 +19,7 @@ macro_rules! reasons {
             /// All reasons why a gate can be closed.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
-            /// Returns the name that `status` shows.
+            /// Returns the name of the reason, as `status` shows it.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$name => stringify!($name),)*

@@ -1,7 +1,7 @@
 //! The keys of the data store. Every store key is built from a [`Key`], and can be parsed into a [`Key`] again.
 //!
 //! Every node watches `board/`. Only node NODE watches `inbox/NODE/`, and no node watches `book/` (P3). ARCHITECTURE.md
-//! lists the keys, and `signed::writers` defines which nodes may write each of them.
+//! lists the keys, and `signed::writers` defines which nodes may write each key.
 
 use std::{borrow::Cow, fmt};
 
@@ -32,8 +32,8 @@ pub enum Key<'a> {
         /// The id of the task.
         task: Cow<'a, str>,
     },
-    /// The key of the agent that runs under a node's name. A second agent with the same name overwrites the record, so
-    /// the first agent detects the second agent.
+    /// The key of the record of the agent that runs under a node's name. A second agent with the same name overwrites
+    /// the record, so the first agent detects the second agent.
     Agent {
         /// The node whose name the agent uses.
         node: &'a str,
@@ -204,7 +204,8 @@ const LATE: &str = "late";
 struct Parts<'a>(Option<&'a str>);
 
 impl<'a> Parts<'a> {
-    /// Takes the next part, which consists of a number of segments. `None` if segments are missing or empty.
+    /// Takes the next part of a key, which consists of a given number of segments. `None` if segments of the key are
+    /// missing or empty.
     fn take(&mut self, segments: usize) -> Option<&'a str> {
         let rest = self.0?;
         let (taken, left) = match rest.match_indices('/').nth(segments.checked_sub(1)?) {
@@ -219,7 +220,7 @@ impl<'a> Parts<'a> {
         self.take(1)
     }
 
-    /// Takes a book or a budget, which consists of two segments.
+    /// Takes the name of a book or a budget, which consists of two segments of the key.
     fn pair(&mut self) -> Option<&'a str> {
         self.take(2)
     }

@@ -153,7 +153,7 @@ impl Windows {
     }
 
     /// Returns whether changes that have begun may continue after a window ends. The result is true only if all windows
-    /// permit it to continue.
+    /// permit a begun change to continue.
     pub fn finish(&self) -> bool {
         self.0.iter().all(|window| window.finish)
     }

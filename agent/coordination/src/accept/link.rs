@@ -11,7 +11,7 @@ use crate::{keys, store::Op};
 pub struct Link {
     /// The generation of the acceptance.
     pub generation: u64,
-    /// The generation of the parent, which is the acceptance before this one.
+    /// The generation of the parent, which is the preceding acceptance.
     pub parent: u64,
     /// The digest of the parent's link. The digest is empty if the acceptance has no parent.
     pub parent_digest: String,

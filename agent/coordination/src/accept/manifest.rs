@@ -39,9 +39,9 @@ pub struct ManifestEntry {
 /// The data by which a node checks the manifest of another node.
 #[derive(Debug, Clone, Copy)]
 pub struct Made<'a> {
-    /// The digests of the coordinated books, which this node has computed from the same commits.
+    /// The digests of the coordinated books, which this node has computed from the commits of the acceptance.
     pub digests: &'a BTreeMap<String, String>,
-    /// The objects that this node has loaded from the same commits, by `Kind/namespace/name`.
+    /// The objects that this node has loaded from the commits of the acceptance, by `Kind/namespace/name`.
     pub objects: &'a BTreeSet<String>,
     /// The acceptance record on the disk of this node.
     pub disk: &'a Accepted,

@@ -22,8 +22,8 @@ pub struct Accepted {
     pub generation: u64,
     /// The commit of each source, by the name of the source.
     pub commits: BTreeMap<String, String>,
-    /// The generation of the acceptance that this one replaced. The parent's generation is always one less than
-    /// `generation`.
+    /// The generation of the parent, which is the acceptance that this acceptance replaced. The parent's generation is
+    /// always one less than `generation`.
     pub parent: u64,
     /// The link of the parent acceptance. `None` for generation 1.
     pub before: Option<Link>,
@@ -34,7 +34,7 @@ pub struct Accepted {
     pub verify: VerifyPolicy,
     /// The digest of the manifest of this acceptance.
     pub manifest: String,
-    /// The digest of the preceding manifest. The next acceptance deletes that manifest from the store.
+    /// The digest of the preceding manifest. The next acceptance deletes the preceding manifest from the store.
     pub manifest_before: String,
     /// The name of the node that wrote the record.
     pub by: String,

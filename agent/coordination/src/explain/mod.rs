@@ -1,8 +1,8 @@
 //! Explains to people why a run waits: the slot, wave or barrier that is missing, the nodes that hold it, and the
 //! remedy.
 //!
-//! Each message has the form `waiting for X (held by Y since T); continues when Z`. The remedy follows the message as a
-//! separate sentence.
+//! Each message about a wait has the form `waiting for X (held by Y since T); continues when Z`. The remedy follows the
+//! message as a separate sentence.
 
 mod loss;
 mod milestone;
@@ -100,7 +100,7 @@ fn start<T: AsRef<str>>(nodes: impl IntoIterator<Item = T>) -> String {
 }
 
 /// Describes a slot holder: its name, the time of its loss, and the time of its slot record. The description names the
-/// holder's book only if that is another book.
+/// holder's book only if it is not the book of the waiting run.
 fn holder(situation: Situation<'_>, entry: &SlotEntry) -> String {
     let mut facts = Vec::new();
     if let Some(at) = situation.lost.get(&entry.node) {
@@ -152,13 +152,13 @@ fn slot<'a>(
     if away.is_empty() || spec.on_lost == OnLost::Skip { gate } else { gate.action(start(away)) }
 }
 
-/// Returns the members that have completed a segment. `None` if their names were not read.
+/// Returns the members that have completed a segment. `None` if the names of the members were not read.
 fn arrived(snapshot: &RunSnapshot, segment: u32) -> Option<&BTreeSet<String>> {
     snapshot.names.as_ref().filter(|(of, _)| *of == segment).map(|(_, names)| names)
 }
 
-/// Returns how many members up to a wave have completed a segment. The number is an estimate if the names of the voters
-/// were not read.
+/// Returns the number of members in the waves up to `wave` that have completed a segment. The number is an estimate if
+/// the names of the voters were not read.
 fn arrivals(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> usize {
     let total = spec.up_to(wave).count();
     match arrived(snapshot, segment) {
@@ -170,8 +170,8 @@ fn arrivals(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32)
     }
 }
 
-/// Returns the text about the failed and lost members for which a segment does not wait. The text is empty if there are
-/// no such members.
+/// Returns the text about the failed and lost members for which a segment does not wait. The text is empty if the
+/// segment waits for all its members.
 fn excused_text(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> String {
     let names = arrived(snapshot, segment);
     let of = |is_failed: bool, word: &str| {

@@ -327,7 +327,7 @@ fn progress(
     Some(Gate::shared(GateReason::Wave, opens).since(opened))
 }
 
-/// Returns the gate of the lost nodes for which the run waits. Nodes that another gate has named are left out.
+/// Returns the gate of the lost nodes for which the run waits. The gate leaves out nodes that another gate has named.
 fn lost_members(
     situation: Situation<'_>,
     missing: &[&str],

@@ -67,8 +67,7 @@ struct Inner {
     offers: FirstSeen,
     /// For each claim with an announced absence, the time at which this node first saw the claim.
     absences: FirstSeen,
-    /// For each budget, the first waiting node that does not take a free slot, and the time of this node's first
-    /// observation.
+    /// For each budget, the first waiting node that does not take a free slot, and the time since which this is so.
     idle: BTreeMap<String, ((String, u64), Instant)>,
     /// For each run, the complete wave, and the time at which this node first saw it complete.
     complete: BTreeMap<String, ((u32, u32), Instant)>,

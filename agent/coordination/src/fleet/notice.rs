@@ -91,7 +91,7 @@ impl Fleet {
 
     /// Returns whether slots that only gossip reports may still block other nodes. Reports by gossip block other nodes
     /// only for a limited time, because gossip proves nothing. If the reports of gossip disappear and appear again, the
-    /// limited time starts from zero (P104).
+    /// time limit starts again (P104).
     fn believes_hearsay(&self, part: &str, hidden: &BTreeSet<String>) -> bool {
         let now = self.clock.monotonic();
         let mut inner = self.lock();

@@ -112,8 +112,8 @@ impl Fleet {
         self.lock().loss.lost_at(node, now)
     }
 
-    /// Returns the lost nodes that block a run. Under `onLostNode: hold`, only lost slot holders block a run. Otherwise
-    /// all lost nodes for which the run waits block it.
+    /// Returns the lost nodes that block a run. Under `onLostNode: hold`, only lost slot holders block a run. Under
+    /// `onLostNode: skip` and `fail`, all lost nodes for which the run waits block the run.
     pub(super) fn lost_holders(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<LostNodes, StoreError> {
         let mut lost = snapshot.lost.clone();
         if spec.on_lost == OnLost::Hold {

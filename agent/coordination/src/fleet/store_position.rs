@@ -7,9 +7,9 @@ use std::{
 
 use crate::rollout::RunSnapshot;
 
-/// A node admits no node for this time after it has connected to the store. All nodes reach a restored store at about
-/// the same time. During the stabilization period, a node that knows a newer store position can report the rollback
-/// first (P17).
+/// After a connection to the store, a node admits no node for this time. All nodes reach a restored store at about the
+/// same time. During the stabilization period, a node that knows a newer store position can report the rollback first
+/// (P17).
 const STABILIZATION_PERIOD: Duration = Duration::from_secs(3);
 
 /// The position in the history of the store that this node knows.

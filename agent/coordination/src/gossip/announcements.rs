@@ -15,7 +15,7 @@ pub(super) struct Announcements {
     accepted: Announced,
     /// The last report of this node about the slots that it holds.
     holds: Holds,
-    /// The number of changes of reported slots that this member has handled.
+    /// The number of changes in slot reports of other nodes that this member has handled.
     changed: u64,
     /// The time at which announcements are repeated for a node that has joined and has not received them.
     again: Option<Instant>,

@@ -10,8 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::life::MemberId;
 
-/// The maximum number of nodes whose departures are remembered. The maximum is the same for nodes whose held slots are
-/// remembered.
+/// The maximum number of nodes whose departures, or whose held slots, are remembered.
 const NODES: usize = 20_000;
 
 /// A broadcast of one node to all other nodes.

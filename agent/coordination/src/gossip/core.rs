@@ -115,7 +115,7 @@ pub struct Member {
     announcements: Announcements,
     joining: Joining,
     rounds: Rounds,
-    /// The number of nodes for which foca was last configured.
+    /// The number of nodes for which the gossip library foca was last configured.
     nodes: usize,
 }
 
@@ -171,7 +171,7 @@ impl Member {
     /// Handles a message of a node. A message that names another sender is rejected.
     ///
     /// # Errors
-    /// The reason for the rejection.
+    /// Returns the reason for the rejection as an error.
     pub fn receive(&mut self, from: &str, message: &[u8], now: Instant) -> Result<(), String> {
         let (header, _) =
             postcard::take_from_bytes::<foca::Header<MemberId>>(message).map_err(|error| error.to_string())?;
@@ -210,7 +210,7 @@ impl Member {
         }
     }
 
-    /// Returns the number of broadcasts that foca has not sent often enough.
+    /// Returns the number of broadcasts that the gossip library foca must still send.
     fn pending_broadcasts(&self) -> usize {
         self.foca.updates_backlog() + self.foca.custom_broadcast_backlog()
     }
@@ -305,7 +305,7 @@ impl Member {
         }
     }
 
-    /// Handles the result of a call to foca, and schedules rounds for new broadcasts.
+    /// Handles the result of a call to the gossip library foca, and schedules rounds for new broadcasts.
     fn after(&mut self, done: Result<(), foca::Error>, now: Instant) {
         if let Err(error) = done {
             tracing::debug!(%error, "ignored a gossip message that cannot be decoded");

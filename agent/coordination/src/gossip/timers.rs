@@ -14,7 +14,7 @@ const STALL: Duration = Duration::from_millis(100);
 const CARE: u32 = 50;
 const CARE_AT_MOST: Duration = Duration::from_secs(10);
 
-/// The timers of foca that are not due yet.
+/// The timers of the gossip library foca that are not due yet.
 #[derive(Default)]
 pub(super) struct Timers {
     waiting: BinaryHeap<Timer>,

@@ -96,10 +96,10 @@ impl Record {
 pub enum Election {
     /// This node must run the task.
     Run,
-    /// This node must wait for the results of these nodes. If the list is empty, the node waits for any change of the
-    /// election.
+    /// This node must wait for the results of the listed nodes. If the list is empty, the node waits for any change of
+    /// the election.
     Wait(Vec<String>),
-    /// All elected nodes have published these results.
+    /// All elected nodes have published their results, which the variant contains.
     Results(BTreeMap<String, SealedResult>),
 }
 
@@ -108,7 +108,7 @@ pub enum Election {
 pub enum ElectStep {
     /// The decision is final, and contains the next action of the node.
     Settled(Election),
-    /// The node must commit this transaction, which elects the node.
+    /// The node must commit the contained transaction, which elects the node.
     Commit(Txn),
     /// The node may not elect now: it lacks the accepted revision, has just connected to the store, or a recovery is
     /// open.
@@ -197,7 +197,8 @@ pub fn publish(
     }
 }
 
-/// Returns the transaction that republishes an election and its result. `None` if the store contains both (P15).
+/// Returns the transaction that republishes an election and its result. `None` if the store contains the election and
+/// its result (P15).
 pub fn republish_election(
     spec: &RolloutSpec,
     me: &str,

@@ -1,4 +1,4 @@
-//! The maintenance of a run: to open waves, withdraw stale offers, offer free slots, and handle lost nodes. Any node
+//! The maintenance of a run opens waves, withdraws stale offers, offers free slots, and handles lost nodes. Any node
 //! may do the maintenance, so the crash of a single node does not stop a run (P73).
 
 use super::{
@@ -276,8 +276,8 @@ fn missing(spec: &RolloutSpec, snapshot: &RunSnapshot, node: &str) -> Option<u32
     frontier(spec, snapshot).iter().any(|(open, _)| open == segment).then_some(*segment)
 }
 
-/// Returns the segment and number of a complete wave. The next wave opens when this wave has been complete for the soak
-/// time (P71).
+/// Returns the segment and number of a complete wave. The next wave opens when the returned wave has been complete for
+/// the soak time (P71).
 pub fn complete(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<(u32, u32)> {
     frontier(spec, snapshot).into_iter().find(|(segment, wave)| through(spec, snapshot, *segment, *wave))
 }

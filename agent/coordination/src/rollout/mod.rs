@@ -1,9 +1,9 @@
 //! Rollouts: the slots, waves, barriers, failures and lost nodes of the runs of a book.
 //!
 //! Decisions are pure functions. The inputs of a decision are a [`RolloutSpec`] (the rollout as the revision defines
-//! it) and a [`RunSnapshot`] (the state in the store). The result is a [`Decision`], which may contain a transaction
-//! for the store. The agent, the model checker and the simulation call the same decision functions. Only the code that
-//! runs the transaction differs between the three programs (P2).
+//! it) and a [`RunSnapshot`] (the state in the store). The result of a decision is a [`Decision`], which may contain a
+//! transaction for the store. The agent, the model checker and the simulation call the same decision functions. Only
+//! the code that runs the transaction differs between the three programs (P2).
 
 mod decide;
 mod elect;
@@ -143,7 +143,7 @@ pub enum Decision {
     Go,
     /// The node must wait, and the variant contains the reason.
     Wait(BlockReason),
-    /// The node must commit this transaction, and then decide again from the new snapshot.
+    /// The node must commit the contained transaction, and then decide again from the new snapshot.
     Commit(Txn),
 }
 

@@ -1,5 +1,6 @@
 //! The offers of free slots. The transaction that releases a slot also offers it to the next waiter, so that no waiter
-//! needs a timer. A writer that may not admit nodes writes a notice instead, which wakes the waiting nodes (P135).
+//! needs a timer. A writer that may not admit nodes writes a notice instead of an offer, and the notice wakes the
+//! waiting nodes (P135).
 
 use std::collections::BTreeSet;
 
@@ -18,8 +19,8 @@ const OFFERS: usize = 8;
 /// The maximum number of waiting nodes that one notice of free slots names.
 const NAMED: usize = 16;
 
-/// The maximum number of slot records that the release of a slot compares one by one. If there are more slot records,
-/// the release wakes all waiters.
+/// The maximum number of slot records that the release of a slot compares one by one. If there are more slot records
+/// than this maximum, the release wakes all waiters.
 const COMPARED: usize = 32;
 
 /// A notice that slots of a budget may be free although none was offered.
@@ -81,7 +82,8 @@ fn after(snapshot: &RunSnapshot, old: &SlotEntry, new: Option<&SlotRecord>) -> R
 /// Adds offers of the free slots to a transaction that replaces or removes one slot record (P53). A writer that may not
 /// admit nodes, or has not read the queue, adds a notice that wakes the waiters instead. Some records of other nodes
 /// are reasons to offer fewer slots, for example a failure. The transaction commits only if the records that reduce the
-/// offers are unchanged. If one of them changed, no other writer would offer the remaining slots (P135).
+/// offers are unchanged. If one of the compared records changed, no other writer would offer the remaining slots
+/// (P135).
 pub(super) fn offer_on(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,
@@ -171,13 +173,13 @@ pub(super) fn offer_on(
     }
 }
 
-/// Returns the compare that a slot record has not changed since it was read.
+/// Returns a compare that fails if a slot record has changed since it was read.
 fn unchanged(spec: &RolloutSpec, held: &SlotEntry) -> Compare {
     Compare::Revision(keys::held(&spec.group, &held.part, &held.book, &held.node), held.modified)
 }
 
-/// Adds compares of the failures of other nodes, which keep the run halted. Without these compares, two nodes that
-/// succeed at the same time would each leave the offer of the slots to the other node.
+/// Adds compares of the failures of other nodes, which keep the run halted. Without the compares of failures, two nodes
+/// that succeed together would each leave the offer of the slots to the other node.
 fn stays_halted(spec: &RolloutSpec, snapshot: &RunSnapshot, old: &SlotEntry, txn: &mut Txn) {
     let enough = usize::try_from(spec.failure_limit().unwrap_or(0).saturating_add(1)).unwrap_or(usize::MAX);
     if enough > COMPARED {
@@ -248,8 +250,8 @@ fn offer_to(spec: &RolloutSpec, snapshot: &RunSnapshot, next: &Entry, txn: &mut 
     ));
 }
 
-/// Returns the first waiter that could take a free slot but does not take it. Also returns the store revision of its
-/// queue entry.
+/// Returns the first waiter that could take a free slot but does not take it. Also returns the store revision of the
+/// waiter's queue entry.
 pub fn idle(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Option<(String, u64)> {
     first_waiting(spec, snapshot, me).map(|entry| (entry.node.clone(), entry.modified))
 }

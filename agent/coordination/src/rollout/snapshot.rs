@@ -84,8 +84,8 @@ pub struct RunSnapshot {
     pub acknowledged: BTreeSet<String>,
     /// True if the store was rolled back without a known report by another node.
     pub rolled_back: bool,
-    /// True if the node has connected to the store only a moment ago. In this time, another node with a newer store
-    /// position may still report a rollback.
+    /// True if the node has connected to the store only a moment ago. Shortly after a connection, another node with a
+    /// newer store position may still report a rollback.
     pub stabilizing: bool,
     /// The sequence number of this node's last write, as the store contains it, or 0 if there is none.
     pub sequence: u64,
@@ -351,8 +351,8 @@ fn reading_votes(spec: &RolloutSpec, me: &str, segments: Range<u32>) -> Vec<Op> 
     segments.flat_map(of).collect()
 }
 
-/// Reads a complete snapshot. `run` executes the transactions. Only a run with many segments needs more than one
-/// transaction.
+/// Reads a complete snapshot. The closure `run` executes the transactions. Only a run with many segments needs more
+/// than one transaction.
 pub fn look<E>(
     spec: &RolloutSpec,
     me: &str,
@@ -385,14 +385,14 @@ fn owner(row: &Row, prefix: &str) -> Option<(String, String, String)> {
     }
 }
 
-/// Parses a slot record. `prefix` is the prefix of the slot records of its budget.
+/// Parses a slot record. `prefix` is the prefix of the slot records of the budget.
 pub(crate) fn slot_entry(row: &Row, prefix: &str) -> Option<SlotEntry> {
     let (part, book, node) = owner(row, prefix)?;
     let note = parse(row).unwrap_or_default();
     Some(SlotEntry { node, part, book, held: parse(row)?, modified: row.modified, note })
 }
 
-/// Parses a queue entry. `prefix` is the prefix of the queue of its budget.
+/// Parses a queue entry. `prefix` is the prefix of the queue of the budget.
 pub(crate) fn queue_entry(row: &Row, prefix: &str) -> Option<Entry> {
     let (part, book, node) = owner(row, prefix)?;
     Some(Entry { node, part, book, queued: parse(row)?, modified: row.modified })

@@ -1,9 +1,9 @@
 //! A store whose records are signed. Each record contains the signature of its writer. Readers get no record whose
 //! signature or writer is wrong.
 //!
-//! An attacker who controls the store can delay and hide records. So the attacker can disturb the order of rollouts.
-//! The attacker cannot forge a record of another node. The signature covers the store key and a number that only grows,
-//! so a record cannot be moved to another key or replayed (P106, P110).
+//! An attacker who controls the store can delay and hide records, which disturbs the order of rollouts. The attacker
+//! cannot forge a record of another node. The signature covers the store key and a number that only grows, so a record
+//! cannot be moved to another key or replayed (P106, P110).
 
 mod heard;
 mod signer;
@@ -112,7 +112,7 @@ impl SignedStore {
         answers.into_iter().map(open).collect()
     }
 
-    /// Returns a condition in the form for the inner store, which also contains records that do not count.
+    /// Translates a condition for the inner store, which also contains records that do not count.
     fn condition(&self, compare: &Compare) -> Result<Compare, StoreError> {
         match compare {
             Compare::Absent(key) => {

@@ -186,7 +186,7 @@ pub enum Op {
     Delete(String),
     /// Deletes all keys with a prefix.
     DeleteAll(String),
-    /// Reads the rows with a prefix. The read sees the writes before it in the same transaction.
+    /// Reads the rows with a prefix. The read sees the earlier writes of the same transaction.
     Read(String),
     /// Reads the oldest rows with a prefix, at most as many as the given number.
     Oldest(String, usize),

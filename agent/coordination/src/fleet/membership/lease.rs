@@ -35,7 +35,7 @@ impl Leases {
         (self.lease, self.heard) = (None, None);
     }
 
-    /// Records that a request at this time has renewed the lease.
+    /// Records the time of a request that has renewed the lease.
     pub(super) fn renewed(&mut self, at: Instant) {
         self.heard = Some(at);
     }

@@ -32,8 +32,8 @@ use crate::{
 /// The interval at which a node renews its lease (P101).
 const KEEP: Duration = Duration::from_secs(10);
 
-/// The time after the last renewal for which a node trusts its lease. This time is shorter than the lease, because
-/// clocks differ (P93).
+/// The time after the last renewal for which a node trusts its lease. The node trusts its lease for a shorter time than
+/// the lease lasts, because clocks differ (P93).
 const BELIEF: Duration = Duration::from_secs(20);
 
 /// The stack size of a thread that makes requests to the store, in bytes. Unoptimised builds need over 256 KiB. Unused

@@ -1,8 +1,8 @@
 //! A test handshake, which finds out why an etcd member rejects this node's certificate.
 //!
 //! With TLS 1.3, a server verifies the client's certificate while the client already sends its first request. A
-//! rejected client then sees only a closed connection, and the alert with the reason is lost. To get the alert, this
-//! module makes a TLS handshake without a request after it.
+//! rejected client of TLS 1.3 sees only a closed connection, and the alert with the reason is lost. To get the alert,
+//! this module makes a TLS handshake without a request after it.
 
 use std::{io, sync::Arc, time::Duration};
 

@@ -10,7 +10,8 @@ use sha2::{Digest, Sha256};
 
 use crate::store::StoreError;
 
-/// The time for which a member is avoided after its first failure. Each further failure doubles the time.
+/// The time for which a member is avoided after its first failure. Each further failure of a member doubles the time
+/// for which it is avoided.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 
 /// The maximum time for which a failed member is avoided.
@@ -151,7 +152,7 @@ impl Members {
         self.outage = Some(Outage { error, probe_from: now + pause, probe: None });
     }
 
-    /// Records that a probe has ended with a result that does not concern all members.
+    /// Ends a probe whose result does not concern all members.
     pub(super) fn ended_probe(&mut self) {
         if let Some(outage) = &mut self.outage {
             outage.probe = None;

@@ -91,7 +91,7 @@ pub(super) enum Verdict {
     Final(StoreError),
     /// The request is repeated with a new token, because the member no longer accepts the old one.
     NewToken(String),
-    /// The request goes to another member, because this one has a fault.
+    /// The request goes to another member, because the asked member has a fault.
     Move(Fault),
 }
 
