@@ -268,8 +268,8 @@ fn done(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32) -> D
     let mine = snapshot.mine(spec, me);
     let vote = keys::vote(&spec.run, segment, spec.is_member(me), me);
     let put = Op::put(vote.clone(), bytes(&Vote { run: spec.run.clone(), segment, generation: spec.generation }));
-    // A node that has lost its journal, or repeats a vote, completes a segment again. A record of a later segment of the
-    // run is then still valid (P49).
+    // A node that has lost its journal, or repeats a vote, completes a segment again. A slot record of a later segment
+    // of the run is still valid in this case (P49).
     let is_later = |held: &SlotRecord| held.kind != SlotState::Lost && held.run == spec.run && held.segment > segment;
     if let Some(later) = mine.filter(|mine| is_later(&mine.held)) {
         if snapshot.voted.contains(&segment) {
