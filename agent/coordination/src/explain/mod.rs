@@ -46,7 +46,7 @@ pub(crate) struct Situation<'a> {
 pub(crate) fn no_lease() -> Gate {
     Gate::shared(
         GateReason::StoreUnreachable,
-        "waiting for a lease of the data store; continues as soon as the node has one",
+        "waiting for a lease of the data store; continues as soon as the node has a lease",
     )
 }
 
@@ -287,7 +287,7 @@ fn restored(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
 /// object in git contains the new key (P145).
 fn stranger(node: &str, keys: &[String]) -> Gate {
     let keys = keys.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
-    let opens = format!("node {node} is rejected and counts as lost: it has another key than the one it joined with");
+    let opens = format!("node {node} is rejected and counts as lost: its key is not the key with which it joined");
     Gate::shared(GateReason::Dependency, opens).action(format!(
         "If {node} was set up again, commit its keys to the Node object {node}: spec: {{publicKeys: [{keys}]}}"
     ))
@@ -298,7 +298,7 @@ fn halted(situation: Situation<'_>, held: &[SlotEntry]) -> Gate {
     let Situation { spec, snapshot, lost } = situation;
     if let Some(node) = snapshot.holder_beyond_budget(spec) {
         let opens = format!(
-            "the run is halted: {node} (lost{}) has not released its slot, and the run has written off {} nodes, which is its limit; continues when {node} is back",
+            "the run is halted: {node} (lost{}) has not released its slot, and the run has written off {} nodes, which is the maximum; continues when {node} is back",
             since(lost.get(node).copied().flatten()),
             snapshot.written_off(spec)
         );
@@ -334,7 +334,10 @@ fn failure(entry: &SlotEntry, lost: &LostNodes) -> String {
         (None, Some(at)) => format!("lost{}", since(at.or(entry.note.at).filter(|_| is_loss || at.is_some()))),
         (None, None) if is_loss => format!("lost{}", since(entry.note.at)),
         (None, None) => {
-            format!("failed in generation {}; `towpath status` on the node shows the message", entry.held.generation)
+            format!(
+                "failed in generation {}; run `towpath status` on the node to read the message",
+                entry.held.generation
+            )
         }
     }
 }

@@ -315,7 +315,7 @@ fn progress(
     let opens = if !missing.is_empty() {
         let names = listed(missing.iter().map(describe));
         format!(
-            "waiting for {names} to complete {place} ({came} of {total} nodes have{excused}); continues when these nodes have, then {next}"
+            "waiting for {names} to complete {place} ({came} of {total} nodes have{excused}); continues when these nodes have completed it, then {next}"
         )
     } else if is_last_wave || spec.soak.is_zero() {
         format!(

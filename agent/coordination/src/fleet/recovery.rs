@@ -76,7 +76,7 @@ impl Fleet {
         let mut snapshot = self.commit(spec, txn)?;
         if snapshot.recovery.is_none() {
             tracing::error!(
-                "cannot report that the data store was restored from a backup: the records of this node do not count there"
+                "cannot report that the data store was restored from a backup: readers do not accept the records of this node"
             );
             self.position.rollback_reported();
             snapshot.rolled_back = false;

@@ -201,7 +201,7 @@ impl Drop for Membership {
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
     if let Err(error) = thread::Builder::new().name(name.into()).stack_size(STACK).spawn(work) {
-        tracing::error!(%error, "cannot start a thread; the node takes no part in rollouts");
+        tracing::error!(%error, "cannot start a thread for the data store; the node takes no part in rollouts");
     }
 }
 
