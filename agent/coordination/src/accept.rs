@@ -25,8 +25,8 @@ pub use self::{
 /// The store key of the acceptance record.
 pub use crate::keys::ACCEPTED as KEY;
 
-/// The commits that a node proposes as the next revision. The proposing node has verified these commits and loaded them
-/// without errors.
+/// The commits that a node proposes as the next revision. Before a node proposes commits, it has verified and loaded
+/// them without errors.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Candidate {
     /// The commit of each source, by the name of the source.
@@ -40,8 +40,8 @@ pub struct Candidate {
 pub enum Decision {
     /// The candidate's commits are already accepted. Contains the accepted record.
     Stay(Box<Accepted>),
-    /// The candidate must be written as the next acceptance. The manifest is stored in the transaction of the
-    /// acceptance record, or earlier.
+    /// The candidate must be written as the next acceptance. The manifest is stored together with the acceptance
+    /// record, or earlier.
     Accept(Box<Next>),
 }
 
@@ -319,9 +319,9 @@ impl Accepted {
     }
 }
 
-/// Judges an acceptance record that another node has sent. The message of the other node contains no links, so only the
-/// direct successor of the node's own acceptance is accepted as sound. The generation number of a record alone proves
-/// nothing (P103).
+/// Judges an acceptance record that another node has sent. Because the message contains no chain links, a record is
+/// sound only if it directly succeeds the node's own acceptance. The generation number of a record alone proves nothing
+/// (P103).
 pub fn judge_announced(record: &Accepted, disk: &Accepted) -> Standing {
     match chain::standing(record, &BTreeMap::new(), disk) {
         Standing::Apart => Standing::Void(format!(

@@ -168,7 +168,7 @@ mod tests {
         }
     }
 
-    /// Returns the records of the first `count` generations, and their links.
+    /// Returns the acceptance records of the first `count` generations, and the links of these records.
     fn history(count: usize) -> (Vec<Accepted>, BTreeMap<u64, Link>) {
         let mut all = vec![Accepted::default()];
         for _ in 0..count {

@@ -53,8 +53,8 @@ pub struct Made<'a> {
 const PAGE: usize = 64 << 10;
 
 impl RevisionManifest {
-    /// Returns the manifest of the next acceptance, which is derived from this manifest. Unchanged books and objects
-    /// keep the generations that this manifest lists.
+    /// Returns the manifest of the next acceptance, which is derived from this manifest. In the new manifest, unchanged
+    /// books and objects keep their generations.
     pub(super) fn following(
         &self,
         generation: u64,
@@ -84,8 +84,8 @@ impl RevisionManifest {
         Self { books, joined, births }
     }
 
-    /// Checks the manifest of another node against the books and objects that this node has computed from the same
-    /// commits.
+    /// Checks the manifest of another node. Compares it with the books and objects that this node has computed from the
+    /// same commits.
     ///
     /// # Errors
     /// Returns the difference between the manifest and the node's own result as an error.

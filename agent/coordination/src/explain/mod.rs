@@ -231,7 +231,8 @@ fn wave(situation: Situation<'_>, node: &str, segment: u32) -> Gate {
     Gate::shared(GateReason::Wave, opens)
 }
 
-/// Returns the gate that explains a closed barrier. The message counts every node that has arrived, this node included.
+/// Returns the gate that explains a closed barrier. The message about a barrier counts every node that has arrived,
+/// including this node.
 fn barrier(situation: Situation<'_>, segment: u32) -> Gate {
     let Situation { spec, snapshot, .. } = situation;
     let (before, wave) =

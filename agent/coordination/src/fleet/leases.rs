@@ -1,6 +1,6 @@
 //! A waiting node watches the leases of the nodes that it waits for. Under `onLostNode: skip` or `fail`, a run
 //! continues when the lease of a lost node ends. The store does not report the end of a lease, so a waiting node
-//! decides again at that time (P137).
+//! decides again when a lease ends (P137).
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -80,9 +80,9 @@ impl Fleet {
         Ok(())
     }
 
-    /// Returns whether this node is one of the first three waiting nodes of a run. The first waiting nodes are the
-    /// first nodes in the queue, and the first voters. If there are too few voters, members whose wave is closed count
-    /// as waiting nodes too.
+    /// Returns whether this node is one of the first three waiting nodes of a run. The first three nodes in the queue
+    /// and the first three voters count as the first waiting nodes. If there are too few voters, members whose wave is
+    /// closed count as waiting nodes too.
     fn is_watcher(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<bool, StoreError> {
         if snapshot.queue.iter().take(WATCHERS).any(|entry| entry.node == self.node) {
             return Ok(true);

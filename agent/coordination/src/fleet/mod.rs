@@ -67,7 +67,8 @@ struct Inner {
     offers: FirstSeen,
     /// For each claim with an announced absence, the time at which this node first saw the claim.
     absences: FirstSeen,
-    /// For each budget, the first waiting node that does not take a free slot, and the time since which this is so.
+    /// For each budget, the first waiting node that does not take a free slot, and the time since which the slot is not
+    /// taken.
     idle: BTreeMap<String, ((String, u64), Instant)>,
     /// For each run, the complete wave, and the time at which this node first saw it complete.
     complete: BTreeMap<String, ((u32, u32), Instant)>,

@@ -48,7 +48,7 @@ impl Fleet {
         self.names(keys::ALL_JOINED)
     }
 
-    /// Returns the part after the prefix of each store key with that prefix.
+    /// Returns the remainder of each store key that begins with a prefix.
     pub(super) fn names(&self, prefix: &str) -> Result<BTreeSet<String>, StoreError> {
         let mut page = Page::default();
         let mut names = BTreeSet::new();

@@ -22,7 +22,7 @@ use crate::{
 /// Under `onLostNode: hold`, the wait after which a node without gossip checks whether the slot holders are lost.
 const LONG_WAIT: Duration = Duration::from_secs(20);
 
-/// The maximum number of holders that one check reads.
+/// The maximum number of slot holders whose leases one check reads.
 const CHECKED: usize = 5;
 
 impl Fleet {
@@ -143,8 +143,8 @@ impl Fleet {
         Ok(lost.map(|(held, _)| held.node.clone()).filter(|node| self.agrees_lost(node)).collect())
     }
 
-    /// Returns the state of a book's run for people. The first spec has the budget of the book. The other specs have
-    /// the budgets of single tasks.
+    /// Returns the state of a book's run for people. The first spec describes the rollout with the budget of the book.
+    /// Each other spec describes the rollout with the budget of a single task.
     pub fn rollout(
         &self,
         specs: &[&RolloutSpec],

@@ -7,9 +7,9 @@ use std::{
 
 use crate::rollout::RunSnapshot;
 
-/// After a connection to the store, a node admits no node for this time. All nodes reach a restored store at about the
-/// same time. During the stabilization period, a node that knows a newer store position can report the rollback first
-/// (P17).
+/// The time for which a node admits no node after a connection to the store. All nodes reach a restored store at about
+/// the same time. During the stabilization period, a node that knows a newer store position can report the rollback
+/// first (P17).
 const STABILIZATION_PERIOD: Duration = Duration::from_secs(3);
 
 /// The position in the history of the store that this node knows.
@@ -91,8 +91,8 @@ impl StorePosition {
     }
 
     /// Records that the store has no join record of this node. If the node has written to the store before, the store
-    /// was wiped or replaced. The store revision does not show a wipe, because the revision of the new store may
-    /// already exceed the known one.
+    /// was wiped or replaced. The store revision does not show a wipe, because the new store may already have a higher
+    /// revision than the old store.
     pub(super) fn note_missing_join_record(&self) {
         let mut known = self.lock();
         if known.sequence > 0 && self.shared {
@@ -181,7 +181,7 @@ impl StorePosition {
 mod tests {
     use super::*;
 
-    /// The revision of a wiped store may exceed the known revision, because other nodes write to that store.
+    /// The revision of a wiped store may exceed the known revision, because other nodes write to the wiped store.
     #[test]
     fn store_without_the_record_of_a_node_that_has_written_is_rolled_back() {
         for (shared, mark, rolled_back) in [(true, 7, true), (true, 0, false), (false, 7, false)] {

@@ -70,12 +70,13 @@ pub enum Heard {
 
 /// The time between two probes of members.
 const PERIOD: Duration = Duration::from_secs(1);
-/// The time in which a member must answer a probe. After this time, other members also probe a silent member.
+/// The time in which a member must answer a probe. When the time to answer has passed, other members also probe the
+/// silent member.
 const ANSWER: Duration = Duration::from_millis(500);
 /// The time in which a suspected member may refute the suspicion.
 const SUSPICION: Duration = Duration::from_secs(4);
-/// The maximum size of a message in bytes. A message of this size is enough for a thousand names. Larger messages slow
-/// down the start of a large fleet.
+/// The maximum size of a message in bytes. A message of the maximum size is enough for a thousand names. Larger
+/// messages slow down the start of a large fleet.
 pub const LARGEST: usize = 16 << 10;
 
 /// Returns how often each member sends one piece of news: four times for each decimal digit of `nodes`, and once more.
@@ -241,7 +242,7 @@ impl Member {
         self.say(self.foca.identity().name.to_string(), number, Payload::Holds(parts), now);
     }
 
-    /// Returns the last report of each other node about the slots that it holds.
+    /// Returns the last report of each other node about its held slots.
     pub fn held(&self) -> BTreeMap<String, Holds> {
         self.ears.lock().holds.clone()
     }

@@ -81,7 +81,7 @@ const SETTLED: Duration = Duration::from_secs(15);
 /// The maximum age of the published liveness of nodes while gossip has news. `SELDOM` is the maximum age without news.
 const SHOWN: Duration = Duration::from_millis(200);
 const SELDOM: Duration = Duration::from_secs(2);
-/// The maximum number of nodes that are asked the same question.
+/// The maximum number of nodes that this node asks one question.
 const ASKED: usize = 5;
 /// The stack size of the gossip thread, in bytes.
 const STACK: usize = 512 << 10;
@@ -102,7 +102,7 @@ pub struct Gossip {
     peers: Arc<dyn Peers>,
     clock: Arc<dyn Clock>,
     began: Instant,
-    /// A number that differs from node to node, so that not all nodes ask the same nodes.
+    /// A number that differs between nodes, so that not all nodes ask the same other nodes.
     seed: usize,
 }
 

@@ -296,8 +296,8 @@ fn done(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32) -> D
     }
 }
 
-/// Returns the transaction that releases a claim, an offer or a failure of this node. The transaction also offers all
-/// free slots to the next waiters.
+/// Returns the transaction that releases a claim, an offer or a failure of this node. The transaction of a release also
+/// offers all free slots to the next waiters.
 pub(super) fn release(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, mine: &SlotEntry) -> Txn {
     let mut txn = delete(spec, mine);
     if mine.held.kind == SlotState::Offer {

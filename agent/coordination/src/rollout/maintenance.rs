@@ -90,8 +90,8 @@ fn through(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) 
     (spec.after_all || !has_failed(spec, snapshot)) && spec.up_to(wave).all(came)
 }
 
-/// Returns whether more nodes have failed than the run permits. Failures of other books in the same budget keep slots
-/// closed, but not the waves of this book.
+/// Returns whether more nodes have failed than the run permits. A failure of another book in the same budget blocks the
+/// slots of this book, but not its waves.
 fn has_failed(spec: &RolloutSpec, snapshot: &RunSnapshot) -> bool {
     snapshot.own_failures(spec) > spec.max_failures
 }

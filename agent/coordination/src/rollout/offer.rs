@@ -19,8 +19,8 @@ const OFFERS: usize = 8;
 /// The maximum number of waiting nodes that one notice of free slots names.
 const NAMED: usize = 16;
 
-/// The maximum number of slot records that the release of a slot compares one by one. If there are more slot records
-/// than this maximum, the release wakes all waiters.
+/// The maximum number of slot records that the release of a slot compares one by one. If a budget has more slot records
+/// than this maximum, the release of a slot wakes all waiters.
 const COMPARED: usize = 32;
 
 /// A notice that slots of a budget may be free although none was offered.
@@ -80,10 +80,10 @@ fn after(snapshot: &RunSnapshot, old: &SlotEntry, new: Option<&SlotRecord>) -> R
 }
 
 /// Adds offers of the free slots to a transaction that replaces or removes one slot record (P53). A writer that may not
-/// admit nodes, or has not read the queue, adds a notice that wakes the waiters instead. Some records of other nodes
-/// are reasons to offer fewer slots, for example a failure. The transaction commits only if the records that reduce the
-/// offers are unchanged. If one of the compared records changed, no other writer would offer the remaining slots
-/// (P135).
+/// admit nodes, or has not read the queue, adds no offer, but a notice that wakes the waiters. Some records of other
+/// nodes are reasons to offer fewer slots, for example a failure. The transaction commits only if the records that
+/// reduce the offers are unchanged. If one of the compared records changed, no other writer would offer the remaining
+/// slots (P135).
 pub(super) fn offer_on(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,
@@ -179,7 +179,7 @@ fn unchanged(spec: &RolloutSpec, held: &SlotEntry) -> Compare {
 }
 
 /// Adds compares of the failures of other nodes, which keep the run halted. Without the compares of failures, two nodes
-/// that succeed together would each leave the offer of the slots to the other node.
+/// that succeed together would each leave the offer to the other node.
 fn stays_halted(spec: &RolloutSpec, snapshot: &RunSnapshot, old: &SlotEntry, txn: &mut Txn) {
     let enough = usize::try_from(spec.failure_limit().unwrap_or(0).saturating_add(1)).unwrap_or(usize::MAX);
     if enough > COMPARED {

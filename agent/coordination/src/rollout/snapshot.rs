@@ -151,8 +151,8 @@ impl RunSnapshot {
         reads
     }
 
-    /// Adds the answers of one transaction of [`RunSnapshot::reading_more`]. The calls must have the same order as the
-    /// transactions.
+    /// Adds the answers of one transaction of [`RunSnapshot::reading_more`]. The calls must follow the order of the
+    /// transactions that [`RunSnapshot::reading_more`] returns.
     #[must_use]
     pub fn with_votes(mut self, spec: &RolloutSpec, me: &str, answers: Vec<Answer>) -> Self {
         let mut answers = answers.into_iter();
@@ -243,8 +243,8 @@ impl RunSnapshot {
         !self.rolled_back && (self.recovery.is_none() || spec.known.iter().all(said))
     }
 
-    /// Returns the compares that guard an admission: the accepted revision is unchanged, and no rollback was reported
-    /// since the snapshot. `None` if no node may be admitted now (P51).
+    /// Returns the compares of an admission: the accepted revision is unchanged, and no rollback was reported since the
+    /// snapshot. `None` if no node may be admitted now (P51).
     pub fn admission_guards(&self, spec: &RolloutSpec) -> Option<Vec<Compare>> {
         let accepted = self.current(spec).filter(|_| self.recovery_complete(spec) && !self.stabilizing)?;
         let accepted = Compare::Revision(keys::ACCEPTED.to_owned(), accepted);
@@ -267,13 +267,13 @@ impl RunSnapshot {
         self.held.iter().filter(slots).count() as u64
     }
 
-    /// Returns the number of failed nodes in the budget, including lost nodes that count as failed. Failures of other
-    /// books that share the budget are included, because their nodes are half changed, too (P63).
+    /// Returns the number of failed nodes in the budget, including lost nodes that count as failed. The number includes
+    /// failures of other books that share the budget, because each failed node is half changed (P63).
     pub fn failures(&self) -> u64 {
         self.held.iter().filter(|held| held.held.is_failed()).count() as u64
     }
 
-    /// Returns the number of failed nodes in the budget that belong to this book (P64).
+    /// Returns the number of failed nodes of this book in the budget (P64).
     pub fn own_failures(&self, spec: &RolloutSpec) -> u64 {
         let failed = |held: &&SlotEntry| held.book == spec.book && held.held.is_failed();
         self.held.iter().filter(failed).count() as u64
@@ -303,9 +303,9 @@ impl RunSnapshot {
         self.held.iter().filter(gone).count() as u64
     }
 
-    /// Returns a lost node that this run may not write off, because the run has written off as many nodes as it has
-    /// slots (P60). The returned node has a claim, or a failure that halts the run or belongs to an earlier run.
-    /// Records of other books that share the budget are ignored.
+    /// Returns a lost node that this run may not write off, because its write-offs have reached the slot count (P60).
+    /// The returned node has a claim, or a failure that halts the run or belongs to an earlier run. Records of other
+    /// books that share the budget are ignored.
     pub fn holder_beyond_budget(&self, spec: &RolloutSpec) -> Option<&str> {
         let spent = spec.on_lost == super::OnLost::Skip && self.written_off(spec) >= spec.count.unwrap_or(1);
         let halted = self.failures() > spec.failure_limit().unwrap_or(spec.max_failures);
@@ -327,7 +327,7 @@ impl RunSnapshot {
 
     /// Returns whether a node may enter a segment: its wave is open, or it has a claim or failure to finish (P64). A
     /// node that changed or failed in the segment has entered the segment before. A restored store may no longer show
-    /// the barrier of that segment as open.
+    /// the barrier before the entered segment as open.
     pub fn may_enter(&self, spec: &RolloutSpec, node: &str, segment: u32) -> bool {
         let open = self.open_waves(spec, segment);
         let mut carried = self.held.iter().filter(|held| {
@@ -341,8 +341,7 @@ impl RunSnapshot {
     }
 }
 
-/// Returns the operations that read the votes of some segments: for each segment, the number of votes and the node's
-/// own vote.
+/// Returns the operations that read, for each of some segments, the number of votes and the node's own vote.
 fn reading_votes(spec: &RolloutSpec, me: &str, segments: Range<u32>) -> Vec<Op> {
     let of = |segment| {
         let own = keys::vote(&spec.run, segment, spec.is_member(me), me);

@@ -53,8 +53,9 @@ pub struct RolloutSpec {
     pub count: Option<u64>,
     /// The maximum number of failed nodes with which the run continues.
     pub max_failures: u64,
-    /// True if failures stop neither other nodes nor later waves. A run with too many failures still does not complete.
-    /// In a named slot, the failure limit of the other books also applies to this book.
+    /// True if other nodes and later waves continue despite failures (`failAfterAllTargetsRan`). A run with too many
+    /// failures does not complete until enough failed nodes have succeeded. In a named slot, the failure limit of the
+    /// other books also applies to this book.
     pub after_all: bool,
     /// The smallest `max_failures` of the books that use the same named slot, so that a failure stops all of them or
     /// none. `None` if the `max_failures` of the book itself is valid.

@@ -31,8 +31,7 @@ pub struct Heard {
     /// The highest number that was removed from `keys`. At a store key that is not in `keys`, only a record with a
     /// higher number counts.
     pub forgotten: u64,
-    /// The store keys that this node has read since it last forgot old sequence numbers. The records at the read store
-    /// keys still exist.
+    /// The store keys that this node has read since it last forgot old sequence numbers.
     #[serde(skip)]
     seen: HashSet<u64>,
 }
@@ -56,8 +55,8 @@ impl Heard {
     }
 }
 
-/// Returns the store keys at which a writer has at most one record. The numbers at these store keys are never removed,
-/// because the only valid record at such a key may be old.
+/// Returns the store keys at which a writer has at most one record. The number at a store key with one record is never
+/// removed, because the valid record may be old.
 fn fixed(name: &str) -> [u64; 8] {
     [
         crate::keys::joined(name),

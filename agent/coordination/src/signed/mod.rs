@@ -127,7 +127,8 @@ impl SignedStore {
         }
     }
 
-    /// Deletes the records below a prefix that do not count, because a compare of the prefix would find them.
+    /// Deletes the records below a prefix that do not count. A compare of the prefix would otherwise find these
+    /// records.
     fn clear(&self, prefix: &str, after: u64) -> Result<(), StoreError> {
         for (key, at) in self.signer.void_below(prefix) {
             if at > after {

@@ -1,5 +1,5 @@
-//! The signatures of records. A node signs its own records. The node verifies other records by their signature, by the
-//! identity and the rights of the signer, and by their number.
+//! The signatures of records. A node signs its own records. The node verifies each other record by the signature, the
+//! identity and rights of the signer, and the record number.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -62,8 +62,8 @@ struct State {
     checked: [HashMap<[u8; 32], Checked>; 2],
     /// The store keys of records that did not count, each with the reason.
     refused: BTreeMap<String, String>,
-    /// The store revisions of records that do not count. This node treats these records as absent, and may overwrite
-    /// them.
+    /// The store revisions of records that do not count. This node treats a record that does not count as absent, and
+    /// may overwrite it.
     void: HashMap<String, u64>,
     /// The nodes that present another key than the known one, each with the public keys that it presents.
     strangers: BTreeMap<String, Vec<String>>,

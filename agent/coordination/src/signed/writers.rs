@@ -126,7 +126,7 @@ pub(super) enum Writers<'k> {
     Slot { group: &'k str, book: &'k str, node: &'k str },
 }
 
-/// Returns the nodes that may write a key. The code does not compile if this function lacks a kind of store key.
+/// Returns the nodes that may write a key. The code does not compile if the function lacks a kind of store key.
 pub(super) fn writers<'k>(key: &'k Key<'k>) -> Writers<'k> {
     match key {
         Key::Accepted => Writers::Proven,

@@ -1,5 +1,5 @@
 //! Rows in memory, and the effect of transactions on them. All functions of this file are pure and behave like etcd.
-//! The local store, the model checker and the simulation use these rows.
+//! The local store, the model checker and the simulation use the rows of this file.
 
 use std::collections::BTreeMap;
 

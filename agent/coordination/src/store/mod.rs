@@ -300,7 +300,7 @@ impl Txn {
     }
 }
 
-/// Returns a key that the operations write, and that they write or delete again.
+/// Returns a key that one operation writes and a second operation writes or deletes.
 fn written_twice(operations: &[Op]) -> Option<&str> {
     let mut written = BTreeSet::new();
     let again = operations.iter().find_map(|operation| match operation {

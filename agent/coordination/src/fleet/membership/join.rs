@@ -73,8 +73,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Writes the join record if the name is free, or if the existing record has this node's keys. A node with another
-    /// key is rejected until git lists that key (P143, P145).
+    /// Writes the join record if the name is free, or if the existing record has this node's keys. A node is rejected
+    /// if the existing record has another key and git does not list the node's key (P143, P145).
     fn introduce(&self, joined: &Joined) -> Result<(), StoreError> {
         let key = keys::joined(&self.node);
         let value = serde_json::to_vec(joined).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The connection to one etcd member, made on demand with the credentials that the node has at that time.
+//! The connection to one etcd member, made on demand with the node's current credentials.
 
 use std::{
     sync::{
@@ -107,8 +107,9 @@ impl Member {
         }
     }
 
-    /// Returns a more precise fault if the member has never answered over the connection. The member may have rejected
-    /// this node's certificate. A member that has rejected the certificate has not carried the request out.
+    /// Finds the precise cause of a connection error if the etcd member has never answered over the connection. The
+    /// member may have rejected this node's certificate. A member that has rejected the certificate has not carried the
+    /// request out.
     pub(super) async fn explain(&self, connection: &Connection, fault: Fault) -> Fault {
         if fault.kind != Kind::Away || connection.proven.load(Ordering::Relaxed) {
             return fault;

@@ -2,8 +2,9 @@
 //!
 //! A member that was stopped may later carry out an old commit, although the node already uses another member. Each
 //! commit compares the revision of the node's fence, which is one store key of the node. If the result of a commit is
-//! unknown, the node writes its fence. After the write of the fence, the commit was either applied or will never be
-//! applied. The node then reads whether the commit was applied, and repeats it only if it was not applied (P132).
+//! unknown, the node writes its fence. Once the fence is written, the commit was either applied or will never be
+//! applied. After the write of the fence, the node reads whether the commit was applied, and repeats it only if
+//! necessary (P132).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -2,7 +2,7 @@
 //!
 //! With TLS 1.3, a server verifies the client's certificate while the client already sends its first request. A
 //! rejected client of TLS 1.3 sees only a closed connection, and the alert with the reason is lost. To get the alert,
-//! this module makes a TLS handshake without a request after it.
+//! this module makes a TLS handshake and sends no request.
 
 use std::{io, sync::Arc, time::Duration};
 

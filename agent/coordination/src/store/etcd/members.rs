@@ -1,8 +1,8 @@
 //! The selection of etcd members. This module decides which member a request asks next, and how long a failed member is
 //! avoided. The module also decides when the whole store counts as away (P132).
 //!
-//! All functions are pure. Times are arguments, as durations since an arbitrary start. Other files of this folder send
-//! the requests and read the clock.
+//! All functions are pure. Times are arguments, as durations since an arbitrary start. Other files of the folder `etcd`
+//! send the requests and read the clock.
 
 use std::time::Duration;
 
@@ -18,15 +18,15 @@ const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
 
 /// The time for which a request is repeated at the members of a store that answered before. The time is long enough for
-/// the other members to notice a silent leader and to elect another one.
+/// the other members to notice a silent leader and to elect a new leader.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The minimum number of rounds over all members. One round is too few, because all members may still wait for a leader
 /// in the first round.
 const ROUNDS: u32 = 2;
 
-/// The time for which requests fail without an attempt after no member has answered. After this time, one request
-/// probes the members.
+/// The time for which requests fail without an attempt after no member has answered. When the time has passed, one
+/// request probes the members.
 const AWAY: Duration = Duration::from_secs(1);
 
 /// The time for which requests fail without an attempt after all members have rejected the node. Each attempt costs the
