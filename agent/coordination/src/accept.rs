@@ -38,7 +38,7 @@ pub struct Candidate {
 /// The decision whether a candidate must be written as the next acceptance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// The candidate's commits are already accepted. Contains the accepted record.
+    /// The candidate's commits are already accepted. The variant contains the accepted record.
     Stay(Box<Accepted>),
     /// The candidate must be written as the next acceptance. The manifest is stored together with the acceptance
     /// record, or earlier.
@@ -87,9 +87,9 @@ pub struct Proposal<'a> {
 pub struct Rejected {
     /// The identifier of the rejected record, as in [`Found::id`].
     pub id: String,
-    /// True if the next acceptance gets the generation after the rejected record's generation. If the value is false,
-    /// the next acceptance gets the generation after the node's own generation. The value is false if the rejected
-    /// record is void, or if no chain links it to the node's own record.
+    /// True if the next acceptance gets the generation after the rejected record's generation. If the rejected record's
+    /// generation does not count, the next acceptance gets the generation after the node's own. The generation of a
+    /// rejected record does not count if the record is void, or if no chain links it to the node's own record.
     pub counts: bool,
 }
 
@@ -101,7 +101,7 @@ struct Stored {
     /// The digest and the signer of the record. If the record cannot be parsed, the id contains the digest of its
     /// bytes.
     id: String,
-    /// The reason why the record cannot be parsed. `None` if it was parsed.
+    /// The reason why the record cannot be parsed. `None` if the record was parsed.
     unreadable: Option<String>,
 }
 
@@ -197,7 +197,7 @@ fn writing(stored: Option<&Row>, accepted: &Accepted, newest: &Accepted) -> Resu
 /// The result of an attempt to accept a candidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attempt {
-    /// The candidate is the accepted revision. Contains the acceptance record and its manifest.
+    /// The candidate is the accepted revision. The variant contains the acceptance record and its manifest.
     Accepted(Accepted, RevisionManifest),
     /// Another node has written its acceptance record first, and the variant contains that record. The node judges the
     /// record of the other node before it proposes its candidate again.

@@ -70,7 +70,7 @@ pub struct Gate {
     pub reason: GateReason,
     /// The text that explains what the change waits for, and which event opens the gate.
     pub opens: String,
-    /// The time since which the gate is closed, in milliseconds since 1970. `None` if it is not known.
+    /// The time since which the gate is closed, in milliseconds since 1970. `None` if the time is not known.
     pub since: Option<i64>,
     /// The action by which an administrator opens the gate. `None` if the gate opens without an action.
     pub action: Option<String>,

@@ -65,7 +65,7 @@ pub struct Holder {
 pub struct Liveness {
     /// The liveness as one word: alive, suspect, lost, left or unknown.
     pub word: &'static str,
-    /// The time since which the node is lost, in milliseconds since 1970. `None` if it is not lost.
+    /// The time since which the node is lost, in milliseconds since 1970. `None` if the node is not lost.
     pub lost_since: Option<i64>,
 }
 

@@ -51,14 +51,14 @@ pub struct Fleet {
     clock: Arc<dyn Clock>,
     membership: Membership,
     position: Arc<StorePosition>,
-    /// The gossip of this node. Empty if gossip does not run.
+    /// The gossip of this node. The cell is empty if gossip does not run.
     gossip: OnceLock<Gossip>,
     /// The identity with which this node opens values that are sealed to it.
     bearer: OnceLock<SigningIdentity>,
     inner: Mutex<Inner>,
 }
 
-/// The time at which this node first saw each record. The outer key is the budget of the record.
+/// The time at which this node first saw each record. The outer key of the map is the budget of the record.
 type FirstSeen = BTreeMap<String, BTreeMap<(String, u64), Instant>>;
 
 #[derive(Debug, Default)]
@@ -116,7 +116,7 @@ struct Requested {
 pub enum Answer {
     /// The node may continue.
     Go,
-    /// The node must wait. Contains the gate that blocks the request.
+    /// The node must wait. The variant contains the gate that blocks the request.
     Hold(Gate),
 }
 
@@ -172,7 +172,7 @@ impl Fleet {
         self.store.as_ref()
     }
 
-    /// Returns the reason why this node is rejected. `None` if it is not rejected.
+    /// Returns the reason why this node is rejected. `None` if this node is not rejected.
     pub fn refused(&self) -> Option<String> {
         self.membership.refused()
     }

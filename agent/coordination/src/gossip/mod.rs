@@ -121,7 +121,7 @@ pub struct Options {
     pub node: String,
     /// The incarnation of this node, which must be higher than all its earlier incarnations.
     pub life: u64,
-    /// The port of each node whose address in git contains no port.
+    /// The default port, for nodes whose address in git contains no port.
     pub port: u16,
     /// The clock that measures the timers of the gossip.
     pub clock: Arc<dyn Clock>,

@@ -77,7 +77,7 @@ pub struct SlotRecord {
 }
 
 impl SlotRecord {
-    /// Returns whether the node of the record counts as failed. The result is the same for all books of a budget.
+    /// Returns whether the node of the record counts as failed. All books of a budget count the same nodes as failed.
     pub fn is_failed(&self) -> bool {
         matches!(self.kind, SlotState::Failure | SlotState::Unadmitted) || self.lost
     }

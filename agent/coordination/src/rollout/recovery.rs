@@ -16,7 +16,7 @@ use crate::{
 /// The claims and votes of this node in one run, as its journal contains them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeClaims {
-    /// The state (claim or failure), the run and the segment in which the node is disrupted. `None` if it is not
+    /// The state (claim or failure), the run and the segment in which the node is disrupted. `None` if the node is not
     /// disrupted.
     pub away: Option<(SlotState, String, u32)>,
     /// The segments of the run that the node has completed.

@@ -80,7 +80,8 @@ pub struct RunSnapshot {
     pub accepted: Option<(u64, u64)>,
     /// The recovery in progress, and the store revision that wrote its record. `None` if no recovery is open.
     pub recovery: Option<(RecoveryEpoch, u64)>,
-    /// The nodes that have republished their claims in the open recovery. Empty if they were not read.
+    /// The nodes that have republished their claims in the open recovery. The set is empty if the acknowledgements were
+    /// not read.
     pub acknowledged: BTreeSet<String>,
     /// True if the store was rolled back without a known report by another node.
     pub rolled_back: bool,
@@ -194,7 +195,7 @@ impl RunSnapshot {
         snapshot
     }
 
-    /// Returns this node's slot record for the book. `None` if it has none.
+    /// Returns this node's slot record for the book. `None` if this node has no slot record for the book.
     pub fn mine(&self, spec: &RolloutSpec, me: &str) -> Option<&SlotEntry> {
         self.held.iter().find(|held| held.node == me && held.book == spec.book)
     }

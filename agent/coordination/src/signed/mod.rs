@@ -33,7 +33,7 @@ use crate::{
 pub struct SignedStore {
     inner: Arc<dyn Store>,
     signer: Arc<RecordSigner>,
-    /// True if the next number of this node is above the numbers of its own records in the store.
+    /// True if the next record number of this node is above the numbers of its records in the store.
     adopted: Mutex<bool>,
 }
 
@@ -63,8 +63,8 @@ impl SignedStore {
         operations.iter().map(seal).collect()
     }
 
-    /// Raises the next number of this node above the numbers of its own records in the store. Only the first call reads
-    /// the store (P146).
+    /// Raises the next record number of this node above the numbers of its records in the store. Only the first call
+    /// reads the store (P146).
     fn adopt(&self) -> Result<(), StoreError> {
         let mut adopted = self.adopted.lock().unwrap_or_else(PoisonError::into_inner);
         if *adopted {

@@ -23,7 +23,8 @@ use crate::{keys::Key, store::Row};
 
 /// The name of the JSON field that contains the signature of a record.
 const FIELD: &str = "signed";
-/// The number of signatures in each of the two halves of the cache. A full newer half replaces the older half.
+/// The number of signatures in each half of the cache of verified signatures. A full newer half replaces the older
+/// half.
 const SIGNATURES: usize = 8192;
 /// The maximum number of remembered store keys with a record that does not count.
 const VOID: usize = 4096;

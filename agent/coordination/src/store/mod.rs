@@ -186,7 +186,7 @@ pub enum Op {
     Delete(String),
     /// Deletes all keys with a prefix.
     DeleteAll(String),
-    /// Reads the rows with a prefix. The read sees the earlier writes of the same transaction.
+    /// Reads the rows with a prefix. A read operation sees the earlier writes of the same transaction.
     Read(String),
     /// Reads the oldest rows with a prefix, at most as many as the given number.
     Oldest(String, usize),
@@ -208,7 +208,7 @@ impl Op {
 /// The answer to one reading operation of a transaction.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
-    /// The rows that were read. Empty if the operation only counts rows.
+    /// The rows that were read. The list is empty if the operation only counts rows.
     pub rows: Vec<Row>,
     /// The number of rows with the prefix.
     pub count: u64,

@@ -81,7 +81,7 @@ impl Identity {
         self.namesake.as_ref()
     }
 
-    /// Returns the reason why this node is rejected. `None` if it is not rejected.
+    /// Returns the reason why this node is rejected. `None` if this node is not rejected.
     pub(super) fn rejected(&self) -> Option<&String> {
         self.namesake.as_ref().or(self.refused.as_ref())
     }

@@ -9,7 +9,7 @@ pub struct Access {
     pub ca: Option<Vec<u8>>,
     /// The certificate and the private key of this node, in PEM.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
-    /// The time at which the certificate of this node expires, in seconds since 1970. `None` if it is unknown.
+    /// The time at which the certificate of this node expires, in seconds since 1970. `None` if the time is unknown.
     pub valid_until: Option<i64>,
     /// The user name and the password of the node in etcd.
     pub user: Option<(String, String)>,

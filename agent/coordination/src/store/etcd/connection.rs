@@ -72,7 +72,7 @@ impl Member {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the connection to this member. Connects if there is none.
+    /// Returns the connection to this member. Connects to the member if there is no connection.
     pub(super) async fn connect(&self, access: &ReadAccess) -> Result<Connection, Fault> {
         if let Some(open) = self.lock().clone() {
             return Ok(open);

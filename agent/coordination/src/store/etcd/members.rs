@@ -21,8 +21,8 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
 /// the other members to notice a silent leader and to elect a new leader.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The minimum number of rounds over all members. One round is too few, because all members may still wait for a leader
-/// in the first round.
+/// The minimum number of rounds over all members. A second round is needed, because all members may still wait for a
+/// leader in the first round.
 const ROUNDS: u32 = 2;
 
 /// The time for which requests fail without an attempt after no member has answered. When the time has passed, one
@@ -108,7 +108,7 @@ impl Members {
         round
     }
 
-    /// Returns the time until which a member is avoided. `None` if it is not avoided.
+    /// Returns the time until which a member is avoided. `None` if the member is not avoided.
     fn avoided(&self, member: usize, now: Duration) -> Option<Duration> {
         self.backoffs.get(member).map(|backoff| backoff.until).filter(|until| now < *until)
     }
