@@ -85,8 +85,7 @@ impl Window {
     }
 
     /// Returns the instant of a local time. For a time in a skipped hour, returns the first instant after that hour.
-    /// For a time in a repeated hour, returns the first instant for the beginning of a window, and the last instant for
-    /// its end.
+    /// For a time in a repeated hour, a window begins at the first instant and ends at the last instant.
     fn instant(&self, day: NaiveDate, time: NaiveTime, end: bool) -> DateTime<Utc> {
         let mut local = day.and_time(time);
         for _ in 0..24 * 60 {

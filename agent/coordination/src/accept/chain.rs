@@ -2,8 +2,8 @@
 //! last 1,000 generations.
 //!
 //! Any node may write the acceptance record, so the generation of a record proves nothing by itself. A node follows a
-//! record if an unbroken chain of links leads from the record to the node's own generation. A node that was away for
-//! long may also follow a record without a chain, if the store no longer keeps the node's own link (P138).
+//! record if an unbroken chain of links leads from the record to the node's own generation. A node may also follow a
+//! record without a chain if the store has deleted the node's own link (P138).
 
 use std::collections::BTreeMap;
 

@@ -84,8 +84,8 @@ impl RevisionManifest {
         Self { books, joined, births }
     }
 
-    /// Checks the manifest of another node. Compares it with the books and objects that this node has computed from the
-    /// same commits.
+    /// Checks the manifest of another node. Compares the manifest with the books and objects that this node has
+    /// computed from the commits of the record.
     ///
     /// # Errors
     /// Returns the difference between the manifest and the node's own result as an error.

@@ -18,16 +18,16 @@ const WATCHERS: usize = 3;
 /// list of alive nodes again after `MANY`.
 const LEASES: usize = 8;
 
-/// The time after which a waiting node reads the list of alive nodes again, if it waits for more than `LEASES` leases.
+/// The time after which a node that waits for more than `LEASES` leases reads the list of alive nodes again.
 const MANY: Duration = Duration::from_secs(4);
 
 /// The margin after the end of a lease, because etcd reports whole seconds and removes the key later.
 const LATER: Duration = Duration::from_secs(1);
 
 impl Fleet {
-    /// Schedules a new decision for the time at which a lease ends, if a run waits for the node of that lease. With
-    /// gossip, the node watches the leases of nodes that gossip considers lost. Without gossip, the first three waiting
-    /// nodes watch the leases of all nodes that the run waits for.
+    /// Schedules a new decision for the end of a lease, if a run waits for the node with the lease. With gossip, the
+    /// node watches the leases of nodes that gossip considers lost. Without gossip, the first three waiting nodes watch
+    /// the leases of all nodes that the run waits for.
     pub(super) fn watch_leases(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<(), StoreError> {
         if spec.on_lost == OnLost::Hold || snapshot.done(spec) || !self.store.shared() {
             return Ok(());

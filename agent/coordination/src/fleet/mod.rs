@@ -67,8 +67,7 @@ struct Inner {
     offers: FirstSeen,
     /// For each claim with an announced absence, the time at which this node first saw the claim.
     absences: FirstSeen,
-    /// For each budget, the first waiting node that does not take a free slot, and the time since which the slot is not
-    /// taken.
+    /// For each budget, the first waiter that leaves a free slot unused, and the time of this observation.
     idle: BTreeMap<String, ((String, u64), Instant)>,
     /// For each run, the complete wave, and the time at which this node first saw it complete.
     complete: BTreeMap<String, ((u32, u32), Instant)>,
@@ -162,7 +161,7 @@ impl Fleet {
         self.membership.begin(joined, Arc::new(poke));
     }
 
-    /// Leaves the fleet and deletes the key of the lease, so that other nodes need not wait for the end of the lease.
+    /// Leaves the fleet and deletes the lease key, so that other nodes need not wait for the lease to end.
     pub fn leave(&self) {
         self.membership.end();
     }

@@ -18,7 +18,7 @@ use crate::{
 /// The maximum size of a published result, in bytes (P126).
 const LARGEST: usize = 64 << 10;
 
-/// The maximum number of targets that a node asks for the key of a result, in addition to the author of the result.
+/// The maximum number of targets, besides the author, that a node asks for the key of a result.
 const ASKED: usize = 3;
 
 /// The decrypted result of an elected task on one node.

@@ -92,7 +92,7 @@ impl StorePosition {
 
     /// Records that the store has no join record of this node. If the node has written to the store before, the store
     /// was wiped or replaced. The store revision does not show a wipe, because the new store may already have a higher
-    /// revision than the old store.
+    /// revision.
     pub(super) fn note_missing_join_record(&self) {
         let mut known = self.lock();
         if known.sequence > 0 && self.shared {

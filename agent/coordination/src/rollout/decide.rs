@@ -65,8 +65,8 @@ pub fn decide(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, want: Reques
 
 /// Returns the transaction that removes an outdated record of this node when it enters a segment. The outdated record
 /// is a loss, or a failure of an earlier run in which the node changed nothing. `None` if the node has no outdated
-/// record. Without the removal, the node could wait forever for its wave, because no wave opens while the node counts
-/// as failed (P60).
+/// record. Without the removal, the node could wait forever, because no wave opens while the node counts as failed
+/// (P60).
 fn returned(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Option<Txn> {
     let is_over = |held: &SlotRecord| match held.kind {
         SlotState::Lost => true,

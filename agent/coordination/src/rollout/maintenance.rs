@@ -247,7 +247,7 @@ fn lost(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare
 }
 
 /// Returns the slot record of a lost node after the loss. `None` if the record needs no change. A record of an earlier
-/// run becomes a record of the current run, so that the current run does not wait for the node.
+/// run is changed to the current run, so that the current run continues without the node.
 fn as_lost(spec: &RolloutSpec, snapshot: &RunSnapshot, held: &SlotEntry) -> Option<SlotRecord> {
     let fails = spec.on_lost == OnLost::Fail;
     // The segments of an earlier run are not those of this run.
@@ -283,7 +283,7 @@ pub fn complete(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<(u32, u32)
 }
 
 /// Returns the transaction that removes a queue entry whose node cannot be admitted. A node cannot be admitted if it is
-/// not a target or is lost, or if the run of its queue entry is over. A node that still needs a slot queues again.
+/// lost or not a target, or if its queued run is over. A node that still needs a slot queues again.
 fn clear_queue(spec: &RolloutSpec, snapshot: &RunSnapshot, unmoved: &[Compare]) -> Option<Txn> {
     let over = |entry: &&Entry| {
         let drift = entry.queued.run.ends_with("!drift");

@@ -1,6 +1,6 @@
 //! The offers of free slots. The transaction that releases a slot also offers it to the next waiter, so that no waiter
-//! needs a timer. A writer that may not admit nodes writes a notice instead of an offer, and the notice wakes the
-//! waiting nodes (P135).
+//! needs a timer. A writer that may not admit nodes writes a notice instead of an offer. The notice wakes the waiting
+//! nodes (P135).
 
 use std::collections::BTreeSet;
 
@@ -80,10 +80,9 @@ fn after(snapshot: &RunSnapshot, old: &SlotEntry, new: Option<&SlotRecord>) -> R
 }
 
 /// Adds offers of the free slots to a transaction that replaces or removes one slot record (P53). A writer that may not
-/// admit nodes, or has not read the queue, adds no offer, but a notice that wakes the waiters. Some records of other
-/// nodes are reasons to offer fewer slots, for example a failure. The transaction commits only if the records that
-/// reduce the offers are unchanged. If one of the compared records changed, no other writer would offer the remaining
-/// slots (P135).
+/// admit nodes, or has not read the queue, adds a notice instead of an offer. Some records of other nodes are reasons
+/// to offer fewer slots, for example a failure. The transaction commits only if the records that reduce the offers are
+/// unchanged. If one of the compared records changed, no other writer would offer the remaining slots (P135).
 pub(super) fn offer_on(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,

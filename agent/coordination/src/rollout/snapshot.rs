@@ -111,7 +111,7 @@ pub struct RunSnapshot {
     pub stale: BTreeSet<(String, u64)>,
     /// The claims of nodes that did not return from an announced absence in time, by this node's clock.
     pub overdue: BTreeSet<(String, u64)>,
-    /// True if this node may offer a free slot, because the slot was free for long or a notice of free slots arrived.
+    /// True if this node may offer a free slot: the slot was free for long, or a notice of free slots arrived.
     pub idle: bool,
     /// The nodes that report a slot in this node's partition by gossip, although the store does not contain the slot.
     pub hidden_claims: BTreeSet<String>,
@@ -280,8 +280,8 @@ impl RunSnapshot {
         self.held.iter().filter(failed).count() as u64
     }
 
-    /// Returns whether a slot record excuses its node, so that waves and barriers of this run do not wait for the node.
-    /// An excused node has failed or is lost, and its record belongs to this run (P65).
+    /// Returns whether waves and barriers of this run continue without the node of a slot record. The run continues
+    /// without a node that has failed or is lost, if its record belongs to this run (P65).
     pub fn is_excused(&self, spec: &RolloutSpec, held: &SlotEntry) -> bool {
         held.book == spec.book
             && held.held.run == spec.run
@@ -326,9 +326,9 @@ impl RunSnapshot {
         spec.failure_limit().is_some_and(|limit| self.failures() > limit)
     }
 
-    /// Returns whether a node may enter a segment: its wave is open, or it has a claim or failure to finish (P64). A
-    /// node that changed or failed in the segment has entered the segment before. A restored store may no longer show
-    /// the barrier before the entered segment as open.
+    /// Returns whether a node may enter a segment: its wave is open, or it must finish a claim or failure (P64). A node
+    /// that changed or failed in the segment has entered the segment before. A restored store may no longer show the
+    /// barrier before the entered segment as open.
     pub fn may_enter(&self, spec: &RolloutSpec, node: &str, segment: u32) -> bool {
         let open = self.open_waves(spec, segment);
         let mut carried = self.held.iter().filter(|held| {

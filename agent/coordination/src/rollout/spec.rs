@@ -57,8 +57,8 @@ pub struct RolloutSpec {
     /// failures does not complete until enough failed nodes have succeeded. In a named slot, the failure limit of the
     /// other books also applies to this book.
     pub after_all: bool,
-    /// The smallest `max_failures` of the books that use the same named slot, so that a failure stops all of them or
-    /// none. `None` if the `max_failures` of the book itself is valid.
+    /// The smallest `max_failures` of all books in a named slot, so that a failure stops all these books or none.
+    /// `None` if the `max_failures` of the book itself is valid.
     pub slot_failures: Option<u64>,
     /// True if several books or tasks share the budget. A shared budget may have partitions that this spec does not
     /// list.

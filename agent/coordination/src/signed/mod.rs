@@ -2,8 +2,8 @@
 //! signature or writer is wrong.
 //!
 //! An attacker who controls the store can delay and hide records, which disturbs the order of rollouts. The attacker
-//! cannot forge a record of another node. The signature covers the store key and a number that only grows, so a record
-//! cannot be moved to another key or replayed (P106, P110).
+//! cannot forge a record of another node. A record cannot be moved or replayed, because its signature covers the store
+//! key and a growing number (P106, P110).
 
 mod heard;
 mod signer;

@@ -248,7 +248,7 @@ impl RecordSigner {
         bytes(&record)
     }
 
-    /// Raises the next number above the numbers of this node's own records in the store (P146).
+    /// Raises the next record number of this node above the numbers of its records in the store (P146).
     pub(super) fn adopt<'r>(&self, rows: impl IntoIterator<Item = &'r Row>) {
         let own = rows.into_iter().filter_map(|row| self.own_number(row)).max();
         let highest = own.unwrap_or(0);
