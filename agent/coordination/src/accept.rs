@@ -88,8 +88,8 @@ pub struct Rejected {
     /// The identifier of the rejected record, as in [`Found::id`].
     pub id: String,
     /// True if the next acceptance gets the generation after the rejected record's generation. If the rejected record's
-    /// generation does not count, the next acceptance gets the generation after the node's own. The generation of a
-    /// rejected record does not count if the record is void, or if no chain links it to the node's own record.
+    /// generation is ignored, the next acceptance gets the generation after the node's own. The generation of a
+    /// rejected record is ignored if the record is void, or if no chain links it to the node's own record.
     pub counts: bool,
 }
 

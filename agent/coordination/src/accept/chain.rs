@@ -38,8 +38,8 @@ pub enum Standing {
     /// No chain links the record to the node's own generation, because the store no longer keeps the link of that
     /// generation.
     Apart,
-    /// The record is invalid, and the variant contains the reason. The generation of an invalid record does not count,
-    /// and nodes may overwrite the record.
+    /// The record is invalid, and the variant contains the reason. Nodes ignore the generation of an invalid record,
+    /// and may overwrite the record.
     Void(String),
 }
 

@@ -94,7 +94,8 @@ fn progress(operation: &Op) -> Option<RolloutProgress> {
     matches!(Key::parse(key), Some(Key::Progress { .. })).then(|| serde_json::from_slice(value).ok())?
 }
 
-/// Returns the node whose failure or loss an operation records. A failure counts only if `me` is the failed node.
+/// Returns the node whose failure or loss an operation records. The function ignores the failure of any other node than
+/// `me`.
 fn failure<'o>(me: &str, operation: &'o Op) -> Option<&'o str> {
     let Op::Put { key, value, .. } = operation else { return None };
     let Some(Key::Slot { node, .. }) = Key::parse(key) else { return None };

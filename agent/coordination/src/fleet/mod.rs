@@ -96,8 +96,8 @@ struct Inner {
 #[derive(Debug, Clone)]
 struct Known {
     snapshot: RunSnapshot,
-    /// The state at the request. The age of a snapshot counts from its request, because the answer may have waited for
-    /// a processor.
+    /// The state at the request. The age of a snapshot is measured from its request, because the answer may have waited
+    /// for a processor.
     requested: Requested,
 }
 

@@ -44,8 +44,8 @@ pub struct Record {
 }
 
 impl Record {
-    /// Builds the election from its rows. A row that cannot be parsed does not count, and a later transaction may
-    /// overwrite it.
+    /// Builds the election from its rows. A row that cannot be parsed is ignored, and a later transaction may overwrite
+    /// it.
     pub fn of<'r>(rows: impl IntoIterator<Item = &'r Row>, revision: u64) -> Self {
         let node = |row: &Row| Some(row.key.rsplit('/').next()?.to_owned());
         let rows = rows

@@ -1,5 +1,5 @@
 //! Tests of forged records. For each kind of store key, a test lets a node sign a record that the node may not write.
-//! Each test checks the decision that reads the forged record, and that a record of the rightful writer counts.
+//! Each test checks that the decision ignores the forged record, and accepts a record of the rightful writer.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,5 +1,5 @@
 //! Remembers each writer of records: the public key of the writer, and the numbers of its records. The journal keeps
-//! the memory about writers, so that a replayed record does not count after a restart (P144).
+//! the memory about writers, so that a replayed record is rejected after a restart (P144).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -29,7 +29,7 @@ pub struct Heard {
     /// The number of the writer's last record at each store key, by a hash of the key.
     pub keys: HashMap<u64, u64>,
     /// The highest number that was removed from `keys`. At a store key that is not in `keys`, only a record with a
-    /// higher number counts.
+    /// higher number is accepted.
     pub forgotten: u64,
     /// The store keys that this node has read since it last forgot old sequence numbers.
     #[serde(skip)]

@@ -112,7 +112,7 @@ impl SignedStore {
         answers.into_iter().map(open).collect()
     }
 
-    /// Translates a condition for the inner store, which also contains records that do not count.
+    /// Translates a condition for the inner store, which also contains the records that readers reject.
     fn condition(&self, compare: &Compare) -> Result<Compare, StoreError> {
         match compare {
             Compare::Absent(key) => {
@@ -127,8 +127,7 @@ impl SignedStore {
         }
     }
 
-    /// Deletes the records below a prefix that do not count. A compare of the prefix would otherwise find these
-    /// records.
+    /// Deletes the records below a prefix that readers reject. A compare of the prefix would find the rejected records.
     fn clear(&self, prefix: &str, after: u64) -> Result<(), StoreError> {
         for (key, at) in self.signer.void_below(prefix) {
             if at > after {

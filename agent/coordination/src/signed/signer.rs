@@ -26,7 +26,7 @@ const FIELD: &str = "signed";
 /// The number of signatures in each half of the cache of verified signatures. A full newer half replaces the older
 /// half.
 const SIGNATURES: usize = 8192;
-/// The maximum number of remembered store keys with a record that does not count.
+/// The maximum number of remembered store keys with a rejected record.
 const VOID: usize = 4096;
 
 /// The signature of a record, as the record contains it.
@@ -61,10 +61,10 @@ struct State {
     /// The verified signatures, by the digest of the record. The first map is the newer half of the cache, and the
     /// second map is the older half.
     checked: [HashMap<[u8; 32], Checked>; 2],
-    /// The store keys of records that did not count, each with the reason.
+    /// The store keys of rejected records, each with the reason.
     refused: BTreeMap<String, String>,
-    /// The store revisions of records that do not count. This node treats a record that does not count as absent, and
-    /// may overwrite it.
+    /// The store revisions of rejected records, by store key. This node treats a rejected record as absent, and may
+    /// overwrite it.
     void: HashMap<String, u64>,
     /// The nodes that present another key than the known one, each with the public keys that it presents.
     strangers: BTreeMap<String, Vec<String>>,
@@ -95,7 +95,7 @@ enum Doubt {
     Refused(String),
 }
 
-/// The reason why a record does not count.
+/// The reason why a record is rejected.
 enum Void {
     /// The record is a claim or failure that is signed with a former key. The slot of the record still counts as taken.
     Taken,
@@ -206,7 +206,7 @@ impl RecordSigner {
         self.sequence.load(Ordering::Relaxed)
     }
 
-    /// Returns the store keys of records that did not count since the last call, each with the reason.
+    /// Returns the store keys of records that were rejected since the last call, each with the reason.
     pub fn refused(&self) -> BTreeMap<String, String> {
         std::mem::take(&mut self.lock().refused)
     }
@@ -306,7 +306,7 @@ impl RecordSigner {
         }
     }
 
-    /// Verifies a row, and returns it without its signature. `None` if the record does not count.
+    /// Verifies a row, and returns it without its signature. `None` if the record is rejected.
     pub(super) fn read(&self, mut row: Row) -> Option<Row> {
         let Some(key) = Key::parse(&row.key) else {
             self.refuse(&row, "no record has a key of this form");
@@ -352,7 +352,7 @@ impl RecordSigner {
         state.void.insert(key, modified);
     }
 
-    /// Checks whether a record counts: its signature, its signer, the rights of the signer, and its number.
+    /// Checks a record: its signature, its signer, the rights of the signer, and its number.
     fn judge(
         &self,
         row: &Row,
@@ -418,8 +418,8 @@ impl RecordSigner {
         Ok(Signed { by, seq, shown })
     }
 
-    /// Checks that the key belongs to the node that the signature names. The first key of a node counts until git lists
-    /// another one (P143).
+    /// Checks that the key belongs to the node that the signature names. The first key of a node is valid until git
+    /// lists another key (P143).
     fn identify(&self, signed: &Signed) -> Result<(), Doubt> {
         let Signed { by, shown, .. } = signed;
         if shown.proven {
@@ -465,12 +465,12 @@ impl RecordSigner {
         self.lock().strangers.insert(signed.by.clone(), if fits { shown } else { Vec::new() });
     }
 
-    /// Returns the store revision of a record that does not count. `None` if the record counts or is unknown.
+    /// Returns the store revision of a rejected record. `None` if the record is accepted or unknown.
     pub(super) fn void(&self, key: &str) -> Option<u64> {
         self.lock().void.get(key).copied()
     }
 
-    /// Returns the store keys and revisions of the records below a prefix that do not count.
+    /// Returns the store keys and revisions of the rejected records below a prefix.
     pub(super) fn void_below(&self, prefix: &str) -> Vec<(String, u64)> {
         let state = self.lock();
         let below = state.void.iter().filter(|(key, _)| key.starts_with(prefix));

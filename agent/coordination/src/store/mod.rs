@@ -57,7 +57,7 @@ pub trait Store: fmt::Debug + Send + Sync {
         true
     }
 
-    /// Returns whether readers accept the record in a row. A record that readers do not accept wakes no node.
+    /// Returns whether readers accept the record in a row. A record that readers reject wakes no node.
     fn counts(&self, _row: &Row) -> bool {
         true
     }

@@ -49,7 +49,7 @@ impl Shared {
     }
 
     /// Publishes the keys of this rejected node to the other nodes, unless a node with the right keys is alive. The
-    /// other nodes do not count the rejected node as alive.
+    /// other nodes do not consider the rejected node alive.
     fn knock(&self, joined: &Joined) -> Result<(), StoreError> {
         let known = self.lock().leases.knock();
         if let Some(lease) = known.filter(|_| self.store.shared()) {
