@@ -81,7 +81,7 @@ impl Liveness {
 pub struct NodeReport {
     /// The generation that the node has loaded.
     pub generation: u64,
-    /// The gates of the book on this node that only the node itself can report.
+    /// The gates of the book that only the reporting node itself knows.
     pub gates: Vec<Gate>,
 }
 

@@ -73,7 +73,7 @@ impl Fleet {
         Ok(lost.filter(|node| self.agrees_lost(node)).collect())
     }
 
-    /// Returns the nodes that report by gossip a slot which the store does not contain.
+    /// Returns the nodes whose gossip reports a slot that the store does not contain.
     fn hidden_claims(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<BTreeSet<String>, StoreError> {
         let mut hidden = BTreeSet::new();
         let Some(gossip) = self.gossip.get().filter(|_| spec.count.is_some()) else { return Ok(hidden) };

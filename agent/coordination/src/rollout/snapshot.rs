@@ -113,7 +113,7 @@ pub struct RunSnapshot {
     pub overdue: BTreeSet<(String, u64)>,
     /// True if this node may offer a free slot: the slot was free for long, or a notice of free slots arrived.
     pub idle: bool,
-    /// The nodes that report a slot in this node's partition by gossip, although the store does not contain the slot.
+    /// The nodes whose gossip reports a slot in this node's partition that the store does not contain.
     pub hidden_claims: BTreeSet<String>,
     /// The nodes that count as lost.
     pub lost: BTreeSet<String>,

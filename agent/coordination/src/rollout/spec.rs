@@ -58,7 +58,7 @@ pub struct RolloutSpec {
     /// other books also applies to this book.
     pub after_all: bool,
     /// The smallest `max_failures` of all books in a named slot, so that a failure stops all these books or none.
-    /// `None` if the `max_failures` of the book itself is valid.
+    /// `None` if the book's own `max_failures` applies.
     pub slot_failures: Option<u64>,
     /// True if several books or tasks share the budget. A shared budget may have partitions that this spec does not
     /// list.

@@ -153,7 +153,7 @@ pub(super) fn writers<'k>(key: &'k Key<'k>) -> Writers<'k> {
     }
 }
 
-/// Returns whether the number of the last record at a key is remembered, so that a replayed record does not count. No
+/// Returns whether the number of the last record at a key is remembered, so that a replayed record is rejected. No
 /// number is remembered for keys that contain a run or a digest, and for keys that no decision reads.
 pub(super) fn is_remembered(key: &Key<'_>) -> bool {
     match key {
