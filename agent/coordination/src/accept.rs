@@ -1,5 +1,4 @@
-//! The acceptance of a revision: any node with a candidate may write the next generation of the acceptance record
-//! (P22).
+//! Accepts revisions: any node with a candidate may write the next acceptance record (P22).
 
 mod chain;
 mod link;
@@ -26,7 +25,8 @@ pub use self::{
 /// The store key of the acceptance record.
 pub use crate::keys::ACCEPTED as KEY;
 
-/// The commits that a node proposes as the next revision. The node has verified and loaded them without errors.
+/// The commits that a node proposes as the next revision. Before a node proposes commits, it has verified and loaded
+/// them without errors.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Candidate {
     /// The commit of each source, by the name of the source.
@@ -38,10 +38,10 @@ pub struct Candidate {
 /// The decision whether a candidate must be written as the next acceptance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// The candidate's commits are already accepted. Contains the accepted record.
+    /// The candidate's commits are already accepted. The variant contains the accepted record.
     Stay(Box<Accepted>),
-    /// The candidate must be written as the next acceptance. The manifest must be stored with the acceptance record, or
-    /// earlier.
+    /// The candidate must be written as the next acceptance. The manifest is stored together with the acceptance
+    /// record, or earlier.
     Accept(Box<Next>),
 }
 
@@ -77,8 +77,8 @@ pub struct Proposal<'a> {
     pub objects: &'a BTreeSet<String>,
     /// The acceptance record in the store, if this node has rejected it.
     pub rejected: Option<&'a Rejected>,
-    /// True if the node adopts the fleet's record before it proposes one. The nodes of one process have false here,
-    /// because each of them reads the sources itself.
+    /// True if the node adopts the fleet's acceptance record before it proposes a candidate. The value is false for
+    /// several nodes in one process, because each of them reads the sources itself.
     pub follows: bool,
 }
 
@@ -87,9 +87,9 @@ pub struct Proposal<'a> {
 pub struct Rejected {
     /// The identifier of the rejected record, as in [`Found::id`].
     pub id: String,
-    /// True if the generation of the rejected record counts, so that the next acceptance gets the generation after the
-    /// rejected one. If the value is false, the next acceptance gets the generation after the node's own. A void record
-    /// does not count, nor does a record that no chain links to the node's own.
+    /// True if the next acceptance gets the generation after the rejected record's generation. If the rejected record's
+    /// generation is ignored, the next acceptance gets the generation after the node's own. The generation of a
+    /// rejected record is ignored if the record is void, or if no chain links it to the node's own record.
     pub counts: bool,
 }
 
@@ -101,7 +101,7 @@ struct Stored {
     /// The digest and the signer of the record. If the record cannot be parsed, the id contains the digest of its
     /// bytes.
     id: String,
-    /// The reason why the record cannot be parsed. `None` if it was parsed.
+    /// The reason why the record cannot be parsed. `None` if the record was parsed.
     unreadable: Option<String>,
 }
 
@@ -127,7 +127,7 @@ impl Stored {
 /// precedence over a rejected record.
 ///
 /// # Errors
-/// The node must not follow the record in the store.
+/// Returns an error if the node must not follow the record in the store.
 pub fn decide(
     stored: Option<&Row>,
     manifest: &RevisionManifest,
@@ -173,8 +173,8 @@ pub fn decide(
     Ok(Decision::Accept(Box::new(Next { accepted, manifest, txn })))
 }
 
-/// Returns the transaction that writes a record and its links. The transaction fails if the record in the store has
-/// changed since it was read.
+/// Returns the transaction that writes an acceptance record and its links in the chain of acceptances. The transaction
+/// fails if the acceptance record in the store has changed since the node read it.
 fn writing(stored: Option<&Row>, accepted: &Accepted, newest: &Accepted) -> Result<Txn, AcceptError> {
     let compare = match stored {
         Some(row) => Compare::Revision(KEY.to_owned(), row.modified),
@@ -197,10 +197,10 @@ fn writing(stored: Option<&Row>, accepted: &Accepted, newest: &Accepted) -> Resu
 /// The result of an attempt to accept a candidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attempt {
-    /// The candidate is the accepted revision. Contains the acceptance record and its manifest.
+    /// The candidate is the accepted revision. The variant contains the acceptance record and its manifest.
     Accepted(Accepted, RevisionManifest),
-    /// Another node has written the record that this variant contains. The node judges that record before it proposes
-    /// again.
+    /// Another node has written its acceptance record first, and the variant contains that record. The node judges the
+    /// record of the other node before it proposes its candidate again.
     Lost(Accepted),
 }
 
@@ -210,7 +210,7 @@ const PAGES_AT_ONCE: usize = 4;
 /// Tries to make a candidate the accepted revision.
 ///
 /// # Errors
-/// The store does not answer, or the node must not follow the record in the store.
+/// Returns an error if the store does not answer, or if the node must not follow the record in the store.
 pub fn attempt(store: &dyn Store, proposal: &Proposal<'_>) -> Result<Attempt, AcceptError> {
     let row = read_row(store)?;
     let Stored { record, id, .. } = Stored::of(row.as_ref());
@@ -261,7 +261,8 @@ pub fn attempt(store: &dyn Store, proposal: &Proposal<'_>) -> Result<Attempt, Ac
 }
 
 impl Proposal<'_> {
-    /// Returns whether the node may propose over a record: its disk has the same record, or a newer one.
+    /// Returns whether the record on the node's disk is the record in the store, or a newer one. A node with an older
+    /// record may not propose a candidate.
     fn knows(&self, in_store: &Accepted) -> bool {
         let older = in_store.generation > 0 && in_store.generation < self.disk.generation;
         older || in_store.generation == self.disk.generation && in_store.digest() == self.disk.digest()
@@ -276,7 +277,8 @@ fn read_row(store: &dyn Store) -> Result<Option<Row>, StoreError> {
 /// The acceptance record in the store, and its relation to the acceptance record on a node's disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// The acceptance record. The record is the default value if the store has none, or if it cannot be parsed.
+    /// The acceptance record. The default value, if the store has no acceptance record, or if the record cannot be
+    /// parsed.
     pub record: Accepted,
     /// The identifier of the record. Two records with the same identifier are equal.
     pub id: String,
@@ -308,7 +310,8 @@ pub fn answers(store: &dyn Store) -> bool {
 }
 
 impl Accepted {
-    /// Parses an acceptance record and its manifest that another node has sent. `None` if a digest does not match.
+    /// Parses an acceptance record and its manifest that another node has sent. `None` if the digest of the record or
+    /// the manifest does not match.
     pub fn of_announced(record: &[u8], manifest: &[u8], digest: &str) -> Option<(Self, RevisionManifest)> {
         let accepted: Self = serde_json::from_slice(record).ok()?;
         let manifest: RevisionManifest = serde_json::from_slice(manifest).ok()?;
@@ -316,8 +319,9 @@ impl Accepted {
     }
 }
 
-/// Judges an acceptance record that another node has sent. The message contains no links, so only the direct successor
-/// of the node's own acceptance is sound. A generation number alone proves nothing (P103).
+/// Judges an acceptance record that another node has sent. Because the message contains no chain links, a record is
+/// sound only if it directly succeeds the node's own acceptance. The generation number of a record alone proves nothing
+/// (P103).
 pub fn judge_announced(record: &Accepted, disk: &Accepted) -> Standing {
     match chain::standing(record, &BTreeMap::new(), disk) {
         Standing::Apart => Standing::Void(format!(

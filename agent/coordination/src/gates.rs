@@ -1,6 +1,6 @@
-//! The gates of a change. A gate is a condition that blocks the change, with its reason and the event that opens it
-//! (P89). [`Gates`] evaluates the gates of a book that one node knows alone. Slots, waves and barriers are gates of a rollout,
-//! and `explain` describes them.
+//! The gates of a change. A gate is a condition that blocks a change. A closed gate has a reason, and names the event
+//! that opens the gate (P89). [`Gates`] evaluates the gates of a book for which a node needs no data of other nodes.
+//! Slots, waves and barriers are gates of a rollout, and `explain` describes them.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ macro_rules! reasons {
             /// All reasons why a gate can be closed.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
-            /// Returns the name that `status` shows.
+            /// Returns the name of the reason, as `status` shows it.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$name => stringify!($name),)*
@@ -42,7 +42,7 @@ reasons! {
     Barrier,
     /// The rollout is halted, or a removal exceeds the prune budget.
     Budget,
-    /// Another book, node or result is not ready.
+    /// The change waits for another book, node or result that is not ready.
     Dependency,
     /// The data store does not answer.
     StoreUnreachable,
@@ -51,7 +51,7 @@ reasons! {
 }
 
 impl GateReason {
-    /// Returns the reason with a name. A name that only newer agents know is treated as a dependency.
+    /// Returns the reason that has the given name. A name that only newer agents know is treated as a dependency.
     pub fn named(name: &str) -> Self {
         Self::ALL.iter().copied().find(|reason| reason.name() == name).unwrap_or(Self::Dependency)
     }
@@ -70,11 +70,11 @@ pub struct Gate {
     pub reason: GateReason,
     /// The text that explains what the change waits for, and which event opens the gate.
     pub opens: String,
-    /// The time since which the gate is closed, in milliseconds since 1970. `None` if it is not known.
+    /// The time since which the gate is closed, in milliseconds since 1970. `None` if the time is not known.
     pub since: Option<i64>,
     /// The action by which an administrator opens the gate. `None` if the gate opens without an action.
     pub action: Option<String>,
-    /// True if the data store shows the gate to every node. False if only this node knows it.
+    /// True if the data store shows the gate to every node. False if only this node knows the gate.
     pub is_shared: bool,
 }
 
@@ -136,7 +136,7 @@ pub struct Gates {
     pub now: i64,
     /// The dependencies of the book that are not applied yet.
     pub dependencies: Vec<String>,
-    /// Gates that the caller has already found closed, for example because the data store does not answer.
+    /// The gates that the caller has already found closed, for example because the data store does not answer.
     pub found: Vec<Gate>,
 }
 

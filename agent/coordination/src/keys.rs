@@ -1,7 +1,7 @@
-//! The keys of the data store. Every key is built from a [`Key`], and can be parsed into one again.
+//! The keys of the data store. Every store key is built from a [`Key`], and can be parsed into a [`Key`] again.
 //!
 //! Every node watches `board/`. Only node NODE watches `inbox/NODE/`, and no node watches `book/` (P3). ARCHITECTURE.md
-//! lists the keys, and `signed::writers` defines which nodes may write each of them.
+//! lists the keys, and `signed::writers` defines which nodes may write each key.
 
 use std::{borrow::Cow, fmt};
 
@@ -32,8 +32,8 @@ pub enum Key<'a> {
         /// The id of the task.
         task: Cow<'a, str>,
     },
-    /// The key of the agent that runs under a node's name. A second agent overwrites the record, so the first detects
-    /// it.
+    /// The key of the record of the agent that runs under a node's name. A second agent with the same name overwrites
+    /// the record, so the first agent detects the second agent.
     Agent {
         /// The node whose name the agent uses.
         node: &'a str,
@@ -121,7 +121,8 @@ pub enum Key<'a> {
         /// The node whose writes are numbered.
         node: &'a str,
     },
-    /// The key of the fence of a node's commits. The store itself writes and compares the fence, which has no value.
+    /// The key of a node's fence, by which etcd rejects an old commit of the node. The etcd store writes and compares
+    /// the fence, whose value is empty.
     Fence {
         /// The node whose commits are fenced.
         node: &'a str,
@@ -145,8 +146,8 @@ pub enum Key<'a> {
         /// The number of the page, counted from 0.
         page: usize,
     },
-    /// The key of a link in the chain of acceptances. The link carries no signature, because the record contains its
-    /// digest.
+    /// The key of a link in the chain of acceptances. The link carries no signature, because the signed acceptance
+    /// record contains the digest of the link.
     Link {
         /// The generation of the link.
         generation: u64,
@@ -203,7 +204,8 @@ const LATE: &str = "late";
 struct Parts<'a>(Option<&'a str>);
 
 impl<'a> Parts<'a> {
-    /// Takes the next part, which consists of a number of segments. `None` if segments are missing or empty.
+    /// Takes the next part of a key, which consists of a given number of segments. `None` if segments of the key are
+    /// missing or empty.
     fn take(&mut self, segments: usize) -> Option<&'a str> {
         let rest = self.0?;
         let (taken, left) = match rest.match_indices('/').nth(segments.checked_sub(1)?) {
@@ -218,7 +220,7 @@ impl<'a> Parts<'a> {
         self.take(1)
     }
 
-    /// Takes a book or a budget, which consists of two segments.
+    /// Takes the name of a book or a budget, which consists of two segments of the key.
     fn pair(&mut self) -> Option<&'a str> {
         self.take(2)
     }
@@ -379,7 +381,8 @@ fn unescape(part: &str) -> Cow<'_, str> {
     if part.contains('%') { unescaped(part).into() } else { part.into() }
 }
 
-/// Returns the prefix of all slot records of a budget. The records share one prefix, so one compare covers all of them.
+/// Returns the prefix of all slot records of a budget. All slot records of a budget share one prefix, so one compare
+/// covers all of them.
 pub fn all_held(group: &str) -> String {
     format!("book/held/{group}/")
 }
@@ -442,13 +445,14 @@ pub fn joined(node: &str) -> String {
 /// The prefix of the join records of all nodes.
 pub const ALL_JOINED: &str = "book/joined/";
 
-/// Returns the key of a node's fence. Each commit of the node compares the revision of this key. A store member that
-/// was stopped may later run an old commit, which fails if the node has written its fence since.
+/// Returns the key of a node's fence. Each commit of the node compares the revision of its fence. A stopped store
+/// member may run an old commit later. The old commit fails if the node has written its fence in the meantime.
 pub fn fence(node: &str) -> String {
     Key::Fence { node }.to_string()
 }
 
-/// Returns the key of a node's write sequence. A lower number than the node remembers proves a rollback of the store.
+/// Returns the key of a node's write sequence. A number in the store that is lower than the node remembers proves a
+/// rollback of the store.
 pub fn write_sequence(node: &str) -> String {
     Key::Sequence { node }.to_string()
 }
@@ -505,7 +509,7 @@ pub fn state(node: &str) -> String {
 /// The prefix of the states of all nodes.
 pub const ALL_STATES: &str = "book/state/";
 
-/// Returns the segments of a key after a prefix. Empty if the key does not begin with the prefix.
+/// Returns the segments of a key after a prefix. The list is empty if the key does not begin with the prefix.
 pub fn parts<'a>(key: &'a str, prefix: &str) -> Vec<&'a str> {
     key.strip_prefix(prefix).map(|rest| rest.split('/').collect()).unwrap_or_default()
 }

@@ -1,5 +1,5 @@
-//! Maintenance windows: the times at which changes may begin. Windows are compared as instants, so a change to or from
-//! daylight saving time neither skips a window nor opens one twice.
+//! Maintenance windows: the times at which changes may begin. Windows are compared as instants, so that a change of
+//! daylight saving time neither skips nor repeats a window.
 
 use chrono::{DateTime, Datelike as _, Days, NaiveDate, NaiveDateTime, NaiveTime, Utc, Weekday};
 use tz::TimeZoneRef;
@@ -32,8 +32,8 @@ impl Zone {
         at.naive_utc() + chrono::Duration::seconds(self.ahead(at.timestamp()))
     }
 
-    /// Returns the instants at which local clocks show a time, earliest first. In the hour that daylight saving time
-    /// skips there is none, and in the repeated hour there are two.
+    /// Returns the instants at which local clocks show a time, earliest first. A time in a skipped hour has no instant,
+    /// and a time in a repeated hour has two.
     fn instants(&self, local: NaiveDateTime) -> Vec<DateTime<Utc>> {
         let shown = local.and_utc().timestamp();
         // The offset changes at most once within these two days, so no third offset can apply.
@@ -84,8 +84,8 @@ impl Window {
         Some((self.instant(day, self.from, false), self.instant(last, self.to, true)))
     }
 
-    /// Returns the instant of a local time. In a skipped hour, it is the first instant after that hour. In a repeated
-    /// hour, it is the first instant for the beginning of a window, and the last instant for its end.
+    /// Returns the instant of a local time. For a time in a skipped hour, returns the first instant after that hour.
+    /// For a time in a repeated hour, a window begins at the first instant and ends at the last instant.
     fn instant(&self, day: NaiveDate, time: NaiveTime, end: bool) -> DateTime<Utc> {
         let mut local = day.and_time(time);
         for _ in 0..24 * 60 {
@@ -98,8 +98,8 @@ impl Window {
         day.and_time(time).and_utc()
     }
 
-    /// Returns `Ok` if the window is open at `now`. The error is the time at which the window opens next, if it ever
-    /// does.
+    /// Returns `Ok` if the window is open at `now`. The error contains the next time at which the window opens, if
+    /// there is one.
     fn at(&self, now: DateTime<Utc>) -> Result<(), Option<DateTime<Utc>>> {
         let today = self.zone.local(now).date();
         let first = today.checked_sub_days(Days::new(1)).unwrap_or(today);
@@ -122,7 +122,7 @@ impl Windows {
     /// Checks that a window is open at `now`, in milliseconds since 1970, so that changes may begin.
     ///
     /// # Errors
-    /// The closed gate, with the time at which the next window opens.
+    /// Returns the closed gate as an error, with the time at which the next window opens.
     pub fn open(&self, now: i64) -> Result<(), Gate> {
         if self.0.is_empty() {
             return Ok(());
@@ -151,7 +151,8 @@ impl Windows {
         ))
     }
 
-    /// Returns whether changes that have begun may continue after a window ends. All windows must permit it.
+    /// Returns whether changes that have begun may continue after a window ends. The result is true only if all windows
+    /// permit a begun change to continue.
     pub fn finish(&self) -> bool {
         self.0.iter().all(|window| window.finish)
     }

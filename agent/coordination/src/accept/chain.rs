@@ -2,8 +2,8 @@
 //! last 1,000 generations.
 //!
 //! Any node may write the acceptance record, so the generation of a record proves nothing by itself. A node follows a
-//! record if an unbroken chain of links leads from the record to the node's own generation. A node that was away for
-//! long also follows a record if the store no longer keeps the node's own link (P138).
+//! record if an unbroken chain of links leads from the record to the node's own generation. A node may also follow a
+//! record without a chain if the store has deleted the node's own link (P138).
 
 use std::collections::BTreeMap;
 
@@ -16,12 +16,12 @@ use crate::{
     store::{Page, Row, Store, StoreError},
 };
 
-/// The number of links that the store keeps (P24).
+/// The number of acceptance links that the store keeps (P24).
 pub const KEPT: u64 = 1000;
 
-/// The maximum distance between a record and a node's own generation if no chain links them. A fleet that accepts one
-/// revision a second reaches this distance after 136 years. The limit ensures that a forged record uses up only few of
-/// the 2^64 generations.
+/// The maximum distance, in generations, from a node's own acceptance to a record that no chain links to it. The
+/// maximum is so large that a fleet with one acceptance a second needs 136 years to reach it. The limit ensures that a
+/// forged record uses up only few of the 2^64 generations.
 pub const FARTHEST: u64 = 1 << 32;
 
 /// The relation of the acceptance record in the store to the acceptance record on a node's disk.
@@ -35,10 +35,11 @@ pub enum Standing {
     Older,
     /// A chain of links leads from the record to the node's own generation.
     Sound,
-    /// No chain links the record to the node's own generation, whose link the store no longer keeps.
+    /// No chain links the record to the node's own generation, because the store no longer keeps the link of that
+    /// generation.
     Apart,
-    /// The record is invalid, for the contained reason. The generation of an invalid record does not count, and nodes
-    /// may overwrite the record.
+    /// The record is invalid, and the variant contains the reason. Nodes ignore the generation of an invalid record,
+    /// and may overwrite the record.
     Void(String),
 }
 
@@ -119,7 +120,7 @@ fn is_commit_id(text: &str) -> bool {
     matches!(text.len(), 40 | 64) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Reads the links between a record and a node's own generation, at most as many as the store keeps.
+/// Reads the links between a record and a node's own generation, but at most as many links as the store keeps.
 pub(super) fn links(store: &dyn Store, record: &Accepted, own: u64) -> Result<BTreeMap<u64, Link>, StoreError> {
     let mut links = BTreeMap::new();
     // The record itself contains the link of its parent, so no read is needed.
@@ -167,7 +168,7 @@ mod tests {
         }
     }
 
-    /// Returns the records of the first `count` generations, and their links.
+    /// Returns the acceptance records of the first `count` generations, and the links of these records.
     fn history(count: usize) -> (Vec<Accepted>, BTreeMap<u64, Link>) {
         let mut all = vec![Accepted::default()];
         for _ in 0..count {

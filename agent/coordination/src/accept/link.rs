@@ -1,4 +1,4 @@
-//! The link of an acceptance record, by which its successor names it.
+//! The link of an acceptance record: the fields by which the next acceptance record refers to it.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -11,11 +11,12 @@ use crate::{keys, store::Op};
 pub struct Link {
     /// The generation of the acceptance.
     pub generation: u64,
-    /// The generation of the parent, which is the acceptance before this one.
+    /// The generation of the parent, which is the preceding acceptance.
     pub parent: u64,
-    /// The digest of the parent's link. Empty if the acceptance has no parent.
+    /// The digest of the parent's link. The digest is empty if the acceptance has no parent.
     pub parent_digest: String,
-    /// The digest of the other fields of the acceptance record, without its signer.
+    /// The digest of the fields of the acceptance record that the link does not contain. The digest does not cover the
+    /// name of the signer.
     pub body: String,
     /// The node that wrote the acceptance record.
     pub by: String,
@@ -23,8 +24,8 @@ pub struct Link {
 
 impl Link {
     /// Returns the digest of the acceptance. The digest does not cover the signer, so two nodes that accept the same
-    /// content write the same acceptance. A node that restores the record of another node also writes the same
-    /// acceptance.
+    /// content get the same digest. A node that restores the record of another node also gets the digest of the
+    /// original record.
     pub fn digest(&self) -> String {
         let mut hash = Sha256::new();
         for part in [

@@ -17,7 +17,7 @@ use crate::{
 pub struct RevisionManifest {
     /// The coordinated books, by `namespace/name`.
     pub books: BTreeMap<String, ManifestEntry>,
-    /// The names of the nodes that had joined in a generation, for each generation in which a listed book last changed.
+    /// For each generation in which a listed book last changed, the names of the nodes that had joined by then.
     pub joined: BTreeMap<u64, Vec<String>>,
     /// The generation in which each object first appeared, by `Kind/namespace/name`.
     pub births: BTreeMap<String, u64>,
@@ -39,9 +39,9 @@ pub struct ManifestEntry {
 /// The data by which a node checks the manifest of another node.
 #[derive(Debug, Clone, Copy)]
 pub struct Made<'a> {
-    /// The digests of the coordinated books, which this node has computed from the same commits.
+    /// The digests of the coordinated books, which this node has computed from the commits of the acceptance.
     pub digests: &'a BTreeMap<String, String>,
-    /// The objects that this node has loaded from the same commits, by `Kind/namespace/name`.
+    /// The objects that this node has loaded from the commits of the acceptance, by `Kind/namespace/name`.
     pub objects: &'a BTreeSet<String>,
     /// The acceptance record on the disk of this node.
     pub disk: &'a Accepted,
@@ -53,8 +53,8 @@ pub struct Made<'a> {
 const PAGE: usize = 64 << 10;
 
 impl RevisionManifest {
-    /// Returns the manifest of a generation after this one. Unchanged books and objects keep the generations in this
-    /// manifest.
+    /// Returns the manifest of the next acceptance, which is derived from this manifest. In the new manifest, unchanged
+    /// books and objects keep their generations.
     pub(super) fn following(
         &self,
         generation: u64,
@@ -84,11 +84,11 @@ impl RevisionManifest {
         Self { books, joined, births }
     }
 
-    /// Checks the manifest of another node against the books and objects that this node has computed from the same
-    /// commits.
+    /// Checks the manifest of another node. Compares the manifest with the books and objects that this node has
+    /// computed from the commits of the record.
     ///
     /// # Errors
-    /// The difference between the manifest and the node's own result.
+    /// Returns the difference between the manifest and the node's own result as an error.
     pub fn check(&self, accepted: &Accepted, made: &Made<'_>) -> Result<(), String> {
         let Made { digests, objects, disk, .. } = *made;
         let generation = accepted.generation;
@@ -139,8 +139,8 @@ impl RevisionManifest {
         Ok(())
     }
 
-    /// Checks a manifest that was built without this node's own acceptance. Only books and objects that this node's
-    /// acceptance has changed may have a new generation.
+    /// Checks the manifest of a record that does not descend from this node's own acceptance. A book or an object may
+    /// have a new generation only if this node's own acceptance last changed it.
     fn check_without_own(&self, made: &Made<'_>) -> Result<(), String> {
         let own = made.disk.generation;
         let fits = |since: u64, known: Option<u64>| match known {

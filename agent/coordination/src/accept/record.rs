@@ -22,17 +22,19 @@ pub struct Accepted {
     pub generation: u64,
     /// The commit of each source, by the name of the source.
     pub commits: BTreeMap<String, String>,
-    /// The generation of the acceptance that this one replaced. The number is always one less than `generation`.
+    /// The generation of the parent, which is the acceptance that this acceptance replaced. The parent's generation is
+    /// always one less than `generation`.
     pub parent: u64,
     /// The link of the parent acceptance. `None` for generation 1.
     pub before: Option<Link>,
-    /// The first source, the cluster and the store, as generation 1 recorded them.
+    /// The first source, the cluster and the store that generation 1 has recorded.
     pub origin: String,
-    /// The policy by which generation 1 verified the first source. A node with a weaker policy accepts nothing.
+    /// The policy for signed commits of the first source that generation 1 has recorded. A node with a weaker
+    /// verification policy accepts no revision.
     pub verify: VerifyPolicy,
     /// The digest of the manifest of this acceptance.
     pub manifest: String,
-    /// The digest of the preceding manifest. The next acceptance deletes that manifest from the store.
+    /// The digest of the preceding manifest. The next acceptance deletes the preceding manifest from the store.
     pub manifest_before: String,
     /// The name of the node that wrote the record.
     pub by: String,
@@ -42,7 +44,7 @@ impl Record for Accepted {
     type Kind = kinds::Accepted;
 }
 
-/// The policy that selects the commits of the first source that must be signed.
+/// The policy for the first source: it defines which commits must be signed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VerifyPolicy {
@@ -51,12 +53,12 @@ pub enum VerifyPolicy {
     None,
     /// The newest commit must be signed.
     Head,
-    /// Every commit since the accepted one must be signed.
+    /// Every commit after the accepted commit must be signed.
     Range,
 }
 
 impl VerifyPolicy {
-    /// Returns the name of the policy as a source's `verify.mode` spells it.
+    /// Returns the name of the policy, as `verify.mode` of a source spells it.
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -69,7 +71,7 @@ impl VerifyPolicy {
 /// The settings of a bootstrap file that all nodes of a fleet must share.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FleetIdentity {
-    /// The first source, the cluster and the store. Empty if no other process uses the store.
+    /// The first source, the cluster and the store. The text is empty if no other process uses the store.
     pub from: String,
     /// The policy by which the node verifies the first source.
     pub verify: VerifyPolicy,
@@ -135,7 +137,7 @@ impl Accepted {
     /// Checks that a node with the settings `ours` may follow the record.
     ///
     /// # Errors
-    /// The reason why the node must not follow the record.
+    /// Returns the reason as an error if the node must not follow the record.
     pub fn admits(&self, ours: &FleetIdentity) -> Result<(), AcceptError> {
         if self.schema > SCHEMA {
             return Err(AcceptError::TooOld(self.schema));

@@ -1,4 +1,4 @@
-//! Lost and failed nodes, as they are shown to people: times, messages and write-offs.
+//! Collects the times, messages and write-offs of lost and failed nodes, which are shown to people.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +20,7 @@ const MESSAGE: usize = 400;
 /// The knowledge about lost and failed nodes that one node keeps in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Loss {
-    /// The nodes that had a lease when they were last read.
+    /// The nodes that had a lease at the last read of the leases.
     alive: BTreeSet<String>,
     /// The time at which this node first noticed the loss of each lost node. Unit: milliseconds since 1970.
     since: BTreeMap<String, i64>,
@@ -34,7 +34,7 @@ pub(crate) struct Loss {
     milestones: Vec<Milestone>,
 }
 
-/// A lost node that a run has written off, so that the run continues without the node.
+/// A lost node that a run has written off. The run continues without the written-off node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WrittenOff {
     /// The book of the run, as `namespace/name`.
@@ -46,7 +46,8 @@ pub struct WrittenOff {
 }
 
 impl Loss {
-    /// Stores the nodes that are alive now. A node that was alive before and is missing counts as lost from now on.
+    /// Stores the nodes that are alive now. A node counts as lost from now on if it was alive at the last call and is
+    /// not alive now.
     pub(crate) fn note_alive(&mut self, alive: &BTreeSet<String>, now: i64) {
         for node in self.alive.difference(alive) {
             self.since.entry(node.clone()).or_insert(now);
@@ -71,8 +72,8 @@ impl Loss {
         self.failures.get(book)
     }
 
-    /// Stores the slot holders that a book waits for. Returns whether the book has waited for exactly these holders for
-    /// `long`.
+    /// Stores the slot holders that a book waits for. Returns whether the book has waited for exactly the same holders
+    /// for the duration `long`.
     pub(crate) fn waits_long(
         &mut self,
         book: &str,

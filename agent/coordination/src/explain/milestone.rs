@@ -50,12 +50,13 @@ impl Milestone {
     }
 }
 
-/// Returns whether a transaction may reach a milestone. Only then are the snapshots before and after it compared.
+/// Returns whether a transaction may reach a milestone. The snapshots before and after a transaction are compared only
+/// if this function returns true.
 pub(crate) fn may_reach(node: &str, txn: &Txn) -> bool {
     txn.then.iter().any(|operation| progress(operation).is_some() || failure(node, operation).is_some())
 }
 
-/// Returns the milestones that a transaction has reached, from the snapshots before and after the transaction.
+/// Returns the milestones that a transaction has reached. Compares the snapshots before and after the transaction.
 pub(crate) fn reached(
     spec: &RolloutSpec,
     node: &str,
@@ -93,7 +94,8 @@ fn progress(operation: &Op) -> Option<RolloutProgress> {
     matches!(Key::parse(key), Some(Key::Progress { .. })).then(|| serde_json::from_slice(value).ok())?
 }
 
-/// Returns the node whose failure or loss an operation records. A failure counts only if `me` is the failed node.
+/// Returns the node whose failure or loss an operation records. The function ignores the failure of any other node than
+/// `me`.
 fn failure<'o>(me: &str, operation: &'o Op) -> Option<&'o str> {
     let Op::Put { key, value, .. } = operation else { return None };
     let Some(Key::Slot { node, .. }) = Key::parse(key) else { return None };
@@ -102,8 +104,8 @@ fn failure<'o>(me: &str, operation: &'o Op) -> Option<&'o str> {
     (is_lost || node == me && record.is_failed()).then_some(node)
 }
 
-/// Returns whether the failure of a node has halted a run, so that the run would continue without it. The record of the
-/// failure may be of an earlier run, so a comparison with the earlier snapshot would prove nothing.
+/// Returns whether a run is halted only because of the failure of one node. The earlier snapshot does not serve for a
+/// comparison, because its failure record may belong to an earlier run.
 fn has_halted(spec: &RolloutSpec, node: &str, after: &RunSnapshot) -> bool {
     let mut without = after.clone();
     without.held.retain(|entry| entry.node != node);

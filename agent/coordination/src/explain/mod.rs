@@ -1,7 +1,8 @@
-//! Explanations of waiting runs for people: what a node waits for, which nodes hold it, and the remedy.
+//! Explains to people why a run waits: the slot, wave or barrier that is missing, the nodes that hold it, and the
+//! remedy.
 //!
-//! Each message has the form `waiting for X (held by Y since T); continues when Z`. A remedy follows as a separate
-//! sentence.
+//! Each message about a wait has the form `waiting for X (held by Y since T); continues when Z`. The remedy follows the
+//! message as a separate sentence.
 
 mod loss;
 mod milestone;
@@ -25,7 +26,7 @@ pub(crate) use milestone::{may_reach, reached};
 pub use rollout::{FailedNode, Holder, Liveness, NodeReport, Rollout};
 pub(crate) use rollout::{Observed, report, unreachable};
 
-/// The maximum number of names in a list of a message. Further names are only counted.
+/// The maximum number of names in a list of a message. The message only counts the names beyond this maximum.
 const NAMES: usize = 5;
 
 /// The maximum length of a node's error message inside another message, in characters.
@@ -45,7 +46,7 @@ pub(crate) struct Situation<'a> {
 pub(crate) fn no_lease() -> Gate {
     Gate::shared(
         GateReason::StoreUnreachable,
-        "waiting for a lease of the data store; continues as soon as the node has one",
+        "waiting for a lease of the data store; continues as soon as the node has a lease",
     )
 }
 
@@ -98,7 +99,8 @@ fn start<T: AsRef<str>>(nodes: impl IntoIterator<Item = T>) -> String {
     format!("Start {}, or remove {pronoun} from git", listed(nodes))
 }
 
-/// Describes a slot holder: its name, the time of its loss, its book if that differs, and the time of its record.
+/// Describes a slot holder: its name, the time of its loss, and the time of its slot record. The description names the
+/// holder's book only if it is not the book of the waiting run.
 fn holder(situation: Situation<'_>, entry: &SlotEntry) -> String {
     let mut facts = Vec::new();
     if let Some(at) = situation.lost.get(&entry.node) {
@@ -150,13 +152,13 @@ fn slot<'a>(
     if away.is_empty() || spec.on_lost == OnLost::Skip { gate } else { gate.action(start(away)) }
 }
 
-/// Returns the members that have completed a segment. `None` if their names were not read.
+/// Returns the members that have completed a segment. `None` if the names of the members were not read.
 fn arrived(snapshot: &RunSnapshot, segment: u32) -> Option<&BTreeSet<String>> {
     snapshot.names.as_ref().filter(|(of, _)| *of == segment).map(|(_, names)| names)
 }
 
-/// Returns how many members up to a wave have completed a segment. The number is an estimate if the names of the voters
-/// were not read.
+/// Returns the number of members in the waves up to `wave` that have completed a segment. The number is an estimate if
+/// the names of the voters were not read.
 fn arrivals(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> usize {
     let total = spec.up_to(wave).count();
     match arrived(snapshot, segment) {
@@ -168,7 +170,8 @@ fn arrivals(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32)
     }
 }
 
-/// Returns the text that lists the failed and lost members that a segment does not wait for, or an empty text.
+/// Returns the text about the failed and lost members for which a segment does not wait. The text is empty if the
+/// segment waits for all its members.
 fn excused_text(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> String {
     let names = arrived(snapshot, segment);
     let of = |is_failed: bool, word: &str| {
@@ -184,8 +187,8 @@ fn excused_text(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: 
     of(true, "failed") + &of(false, "lost")
 }
 
-/// Returns the members up to a wave that a segment waits for. Returns an empty list if members have voted whose names
-/// were not read.
+/// Returns the members of the waves up to `wave` for which a segment still waits. The list is empty if members have
+/// voted, but their names were not read.
 fn missing<'a>(spec: &'a RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> Vec<&'a str> {
     let names = arrived(snapshot, segment);
     let votes = snapshot.votes.get(segment as usize).copied().unwrap_or(0);
@@ -199,7 +202,8 @@ fn missing<'a>(spec: &'a RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave
     spec.up_to(wave).filter(|node| !came(node)).collect()
 }
 
-/// Returns the text that lists the members that a segment waits for, or an empty text if their names are not known.
+/// Returns the text that lists the members for which a segment waits. The text is empty if the names of the members are
+/// not known.
 fn missing_text(situation: Situation<'_>, segment: u32, wave: u32) -> String {
     let missing = missing(situation.spec, situation.snapshot, segment, wave);
     let with_loss = |node: &str| match situation.lost.get(node) {
@@ -227,7 +231,8 @@ fn wave(situation: Situation<'_>, node: &str, segment: u32) -> Gate {
     Gate::shared(GateReason::Wave, opens)
 }
 
-/// Returns the gate that explains a closed barrier. The message counts every node that has arrived, this node included.
+/// Returns the gate that explains a closed barrier. The message about a barrier counts every node that has arrived,
+/// including this node.
 fn barrier(situation: Situation<'_>, segment: u32) -> Gate {
     let Situation { spec, snapshot, .. } = situation;
     let (before, wave) =
@@ -256,7 +261,7 @@ fn behind(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
     Gate::new(GateReason::Dependency, opens)
 }
 
-/// Returns the gate that explains that nodes report slots which the store does not contain.
+/// Returns the gate that is closed because nodes report slots by gossip that the store does not contain.
 fn hidden_claims(snapshot: &RunSnapshot) -> Gate {
     let nodes = listed(snapshot.hidden_claims.iter().map(String::as_str));
     let opens = format!(
@@ -266,7 +271,8 @@ fn hidden_claims(snapshot: &RunSnapshot) -> Gate {
     Gate::shared(GateReason::Slot, opens)
 }
 
-/// Returns the gate that explains a restore of the store, with the nodes that have not republished their claims.
+/// Returns the gate that explains a restore of the store. The gate names the nodes that have not republished their
+/// claims.
 fn restored(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
     let silent = spec.known.iter().filter(|node| !snapshot.acknowledged.contains(*node)).map(String::as_str);
     let opens = format!(
@@ -282,18 +288,18 @@ fn restored(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
 /// object in git contains the new key (P145).
 fn stranger(node: &str, keys: &[String]) -> Gate {
     let keys = keys.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
-    let opens = format!("node {node} is rejected and counts as lost: it has another key than the one it joined with");
+    let opens = format!("node {node} is rejected and counts as lost: its key is not the key with which it joined");
     Gate::shared(GateReason::Dependency, opens).action(format!(
         "If {node} was set up again, commit its keys to the Node object {node}: spec: {{publicKeys: [{keys}]}}"
     ))
 }
 
-/// Returns the gate of a halted run: it names the failed nodes, or the lost node that cannot be written off.
+/// Returns the gate of a halted run. The gate names the failed nodes, or the lost node that cannot be written off.
 fn halted(situation: Situation<'_>, held: &[SlotEntry]) -> Gate {
     let Situation { spec, snapshot, lost } = situation;
     if let Some(node) = snapshot.holder_beyond_budget(spec) {
         let opens = format!(
-            "the run is halted: {node} (lost{}) has not released its slot, and the run has written off {} nodes, which is its limit; continues when {node} is back",
+            "the run is halted: {node} (lost{}) has not released its slot, and the run has written off {} nodes, which is the maximum; continues when {node} is back",
             since(lost.get(node).copied().flatten()),
             snapshot.written_off(spec)
         );
@@ -329,7 +335,10 @@ fn failure(entry: &SlotEntry, lost: &LostNodes) -> String {
         (None, Some(at)) => format!("lost{}", since(at.or(entry.note.at).filter(|_| is_loss || at.is_some()))),
         (None, None) if is_loss => format!("lost{}", since(entry.note.at)),
         (None, None) => {
-            format!("failed in generation {}; `towpath status` on the node shows the message", entry.held.generation)
+            format!(
+                "failed in generation {}; run `towpath status` on the node to read the message",
+                entry.held.generation
+            )
         }
     }
 }

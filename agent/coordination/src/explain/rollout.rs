@@ -65,7 +65,7 @@ pub struct Holder {
 pub struct Liveness {
     /// The liveness as one word: alive, suspect, lost, left or unknown.
     pub word: &'static str,
-    /// The time since which the node is lost, in milliseconds since 1970. `None` if it is not lost.
+    /// The time since which the node is lost, in milliseconds since 1970. `None` if the node is not lost.
     pub lost_since: Option<i64>,
 }
 
@@ -81,24 +81,26 @@ impl Liveness {
 pub struct NodeReport {
     /// The generation that the node has loaded.
     pub generation: u64,
-    /// The gates of the book that only the node itself can report.
+    /// The gates of the book that only the reporting node itself knows.
     pub gates: Vec<Gate>,
 }
 
 /// The data from which the state of a run is explained, for all budgets of the book.
 #[derive(Debug)]
 pub(crate) struct Observed<'a> {
-    /// The rollouts of the book. The first has the budget of the book, the others the budgets of single tasks.
+    /// The rollouts of the book. The first rollout has the budget of the book, and each other rollout has the budget of
+    /// a single task.
     pub specs: &'a [&'a RolloutSpec],
-    /// The snapshot of the first rollout, with the names of the voters of the first open segment.
+    /// The snapshot of the first rollout. The snapshot contains the names of the voters of the first open segment.
     pub snapshot: RunSnapshot,
     /// The slot records of all budgets, each with the index of its budget in `specs`.
     pub held: Vec<(usize, SlotEntry)>,
     /// The queue entries of all budgets, oldest first, each with the index of its budget in `specs`.
     pub queue: Vec<(usize, Entry)>,
-    /// The time at which this run last opened a wave, in milliseconds since 1970. `None` before the first one.
+    /// The time at which this run last opened a wave, in milliseconds since 1970. `None` if the run has not opened a
+    /// wave yet.
     pub opened: Option<i64>,
-    /// The tasks whose elected node has not published a result, each with that node.
+    /// The elected tasks without a published result, each with its elected node.
     pub elected: Vec<(String, String)>,
     /// The liveness of each node of the run.
     pub liveness: BTreeMap<String, Liveness>,
@@ -114,7 +116,7 @@ impl Observed<'_> {
         lost.map(|(node, liveness)| (node.clone(), liveness.lost_since)).collect()
     }
 
-    /// Returns a copy of a snapshot with all slot records of a budget, which include those of other books.
+    /// Returns a copy of a snapshot with all slot records of a budget, including the records of other books.
     fn in_budget(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> RunSnapshot {
         let is_in = |index: &usize| self.specs.get(*index).is_some_and(|other| other.group == spec.group);
         let held = self.held.iter().filter(|(index, _)| is_in(index)).map(|(_, held)| held.clone()).collect();
@@ -219,7 +221,8 @@ fn queued<'o>(observed: &'o Observed<'_>, spec: &'o RolloutSpec) -> impl Iterato
     observed.queue.iter().filter(|(_, entry)| entry.book == spec.book)
 }
 
-/// Returns the members up to a wave that have not completed the segment, without those that have failed or are lost.
+/// Returns the members of the waves up to `wave` that have not completed the segment. Failed and lost members are left
+/// out.
 fn members_missing<'s>(
     spec: &'s RolloutSpec,
     snapshot: &RunSnapshot,
@@ -230,7 +233,8 @@ fn members_missing<'s>(
     spec.up_to(wave).filter(|node| !names.contains(*node) && !excused(node)).collect()
 }
 
-/// Returns the nodes that the gate of a halted run names: the failed nodes, or the lost node over the write-off limit.
+/// Returns the nodes that the gate of a halted run names: the failed nodes, or the lost node beyond the write-off
+/// limit.
 fn halting_nodes(situation: Situation<'_>) -> Vec<String> {
     let Situation { spec, snapshot, .. } = situation;
     if let Some(node) = snapshot.holder_beyond_budget(spec) {
@@ -240,8 +244,9 @@ fn halting_nodes(situation: Situation<'_>) -> Vec<String> {
     failed.take(super::NAMES).map(|held| held.node.clone()).collect()
 }
 
-/// Returns a gate for each partition in which nodes of the book wait for a slot. The second list contains the holders
-/// that the gates name. A halted run gets no gate for a partition with free slots, because it acquires none.
+/// Returns a gate for each partition in which nodes of the book wait for a slot. The second returned list contains the
+/// slot holders that the gates name. A halted run gets no gate for a partition with free slots, because a halted run
+/// acquires no slots.
 fn slots(observed: &Observed<'_>, situation: Situation<'_>, is_halted: bool) -> (Vec<Gate>, Vec<String>) {
     let mut partitions: BTreeMap<(usize, &str), Vec<&str>> = BTreeMap::new();
     for (budget, entry) in queued(observed, situation.spec) {
@@ -310,7 +315,7 @@ fn progress(
     let opens = if !missing.is_empty() {
         let names = listed(missing.iter().map(describe));
         format!(
-            "waiting for {names} to complete {place} ({came} of {total} nodes have{excused}); continues when these nodes have, then {next}"
+            "waiting for {names} to complete {place} ({came} of {total} nodes have{excused}); continues when these nodes have completed it, then {next}"
         )
     } else if is_last_wave || spec.soak.is_zero() {
         format!(
@@ -322,7 +327,7 @@ fn progress(
     Some(Gate::shared(GateReason::Wave, opens).since(opened))
 }
 
-/// Returns the gate of lost nodes that the run waits for, without the nodes that another gate has named.
+/// Returns the gate of the lost nodes for which the run waits. The gate leaves out nodes that another gate has named.
 fn lost_members(
     situation: Situation<'_>,
     missing: &[&str],
@@ -349,7 +354,8 @@ fn lost_members(
     Some(if spec.on_lost == OnLost::Skip { gate } else { gate.action(start(&gone)) })
 }
 
-/// Returns the gates that missing members have published, and a gate for each older generation that they have loaded.
+/// Returns the gates that missing members have published, and a gate for each older generation that missing members
+/// have loaded.
 fn reported(observed: &Observed<'_>, spec: &RolloutSpec, missing: &[&str]) -> Vec<Gate> {
     let mut behind: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
     let mut gates: Vec<(Gate, Vec<&str>)> = Vec::new();

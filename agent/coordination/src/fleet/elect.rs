@@ -1,4 +1,4 @@
-//! Elections from the view of one node: it reads the records, decides, commits, and publishes a result.
+//! Elections from the view of one node: the node reads the records, decides, commits, and publishes a result.
 
 use super::{ElectedTask, Fleet, TRIES, TaskResult};
 use crate::{
@@ -57,7 +57,8 @@ impl Fleet {
         Ok(Election::Wait(Vec::new()))
     }
 
-    /// Returns the result of an election. If the node must wait, it also schedules a decision for the end of the lease.
+    /// Returns the result of an election. If this node must wait, the function also schedules a decision for the end of
+    /// the elected node's lease.
     fn elected_so(&self, spec: &RolloutSpec, election: Election) -> Result<Election, StoreError> {
         if let Election::Wait(nodes) = &election {
             self.watch_elected(spec, nodes)?;
@@ -68,7 +69,7 @@ impl Fleet {
     /// Publishes the result of an elected task to all targets.
     ///
     /// # Errors
-    /// The store does not answer, or the result is too large.
+    /// Returns an error if the store does not answer, or if the result is too large.
     pub fn share(&self, errand: ElectedTask<'_>, found: &TaskResult) -> Result<(), StoreError> {
         let ElectedTask { spec, task, definition } = errand;
         let share = self.sealed(errand, found)?;
@@ -82,7 +83,7 @@ impl Fleet {
         Err(too_fast())
     }
 
-    /// Writes this node's election for a task, and its result, to the store again if a rollback has lost them.
+    /// Restores this node's election record and task result in the store after a rollback has removed them.
     ///
     /// # Errors
     /// The store does not answer.

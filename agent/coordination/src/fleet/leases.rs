@@ -1,5 +1,6 @@
-//! A waiting node watches the leases of the nodes that it waits for. Under `skip` and `fail` a run continues when the
-//! lease of a lost node ends. The store does not report that end, so a waiting node decides again at that time (P137).
+//! A waiting node watches the leases of the nodes that it waits for. Under `onLostNode: skip` or `fail`, a run
+//! continues when the lease of a lost node ends. The store does not report the end of a lease, so a waiting node
+//! decides again when a lease ends (P137).
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -13,20 +14,20 @@ use crate::{
 /// The number of waiting nodes that watch leases if gossip does not run.
 const WATCHERS: usize = 3;
 
-/// The maximum number of leases whose remaining time is read. For more leases, the list of alive nodes is read again
-/// soon.
+/// The maximum number of leases whose remaining time a waiting node reads. A node that waits for more leases reads the
+/// list of alive nodes again after `MANY`.
 const LEASES: usize = 8;
 
-/// The time after which a waiting node reads the list of alive nodes again, if it waits for more than `LEASES` leases.
+/// The time after which a node that waits for more than `LEASES` leases reads the list of alive nodes again.
 const MANY: Duration = Duration::from_secs(4);
 
-/// The margin after the end of a lease. etcd reports the remaining time in whole seconds, and removes the key later.
+/// The margin after the end of a lease, because etcd reports whole seconds and removes the key later.
 const LATER: Duration = Duration::from_secs(1);
 
 impl Fleet {
-    /// Schedules a new decision for the end of a lease that a run waits for. With gossip, the node watches the leases
-    /// of nodes that gossip considers lost. Without gossip, the first three waiting nodes watch the leases of all nodes
-    /// that the run waits for.
+    /// Schedules a new decision for the end of a lease, if a run waits for the node with the lease. With gossip, the
+    /// node watches the leases of nodes that gossip considers lost. Without gossip, the first three waiting nodes watch
+    /// the leases of all nodes that the run waits for.
     pub(super) fn watch_leases(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<(), StoreError> {
         if spec.on_lost == OnLost::Hold || snapshot.done(spec) || !self.store.shared() {
             return Ok(());
@@ -47,8 +48,8 @@ impl Fleet {
         self.look_when_leases_end(&nodes)
     }
 
-    /// Schedules a new decision for the end of an elected node's lease. Under `skip`, another node is elected when that
-    /// lease ends.
+    /// Schedules a new decision for the end of an elected node's lease. Under `onLostNode: skip`, another node is
+    /// elected when the lease of the elected node ends.
     pub(super) fn watch_elected(&self, spec: &RolloutSpec, nodes: &[String]) -> Result<(), StoreError> {
         if spec.on_lost != OnLost::Skip || nodes.is_empty() || !self.store.shared() {
             return Ok(());
@@ -79,9 +80,9 @@ impl Fleet {
         Ok(())
     }
 
-    /// Returns whether this node is one of the first three waiting nodes of a run. The first waiting nodes are the
-    /// first nodes in the queue, and the first voters. If there are too few voters, members whose wave is closed count
-    /// too.
+    /// Returns whether this node is one of the first three waiting nodes of a run. The first three nodes in the queue
+    /// and the first three voters count as the first waiting nodes. If there are too few voters, members whose wave is
+    /// closed count as waiting nodes too.
     fn is_watcher(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<bool, StoreError> {
         if snapshot.queue.iter().take(WATCHERS).any(|entry| entry.node == self.node) {
             return Ok(true);

@@ -51,23 +51,23 @@ pub struct Fleet {
     clock: Arc<dyn Clock>,
     membership: Membership,
     position: Arc<StorePosition>,
-    /// The gossip of this node. Empty if gossip does not run.
+    /// The gossip of this node. The cell is empty if gossip does not run.
     gossip: OnceLock<Gossip>,
-    /// The identity that opens values which were sealed to this node.
+    /// The identity with which this node opens values that are sealed to it.
     bearer: OnceLock<SigningIdentity>,
     inner: Mutex<Inner>,
 }
 
-/// The time at which this node first saw each record. The outer key is the budget of the record.
+/// The time at which this node first saw each record. The outer key of the map is the budget of the record.
 type FirstSeen = BTreeMap<String, BTreeMap<(String, u64), Instant>>;
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// The times at which this node first saw the offers to other nodes.
+    /// For each offer to another node, the time at which this node first saw the offer.
     offers: FirstSeen,
-    /// The times at which this node first saw the claims with an announced absence.
+    /// For each claim with an announced absence, the time at which this node first saw the claim.
     absences: FirstSeen,
-    /// For each budget, the first waiter that does not take a free slot, and the time since which this node sees that.
+    /// For each budget, the first waiter that leaves a free slot unused, and the time of this observation.
     idle: BTreeMap<String, ((String, u64), Instant)>,
     /// For each run, the complete wave, and the time at which this node first saw it complete.
     complete: BTreeMap<String, ((u32, u32), Instant)>,
@@ -75,8 +75,8 @@ struct Inner {
     snapshots: BTreeMap<String, Known>,
     /// The names of the alive nodes, and the time at which they were read.
     alive: Option<(Instant, BTreeSet<String>)>,
-    /// The time at which a lease ends that a run waits for. After that time, a list of alive nodes from before is not
-    /// used.
+    /// The time at which a lease ends, if a run waits for the node of the lease. A list of alive nodes that was read
+    /// before the end of the lease is not used afterwards.
     lease_end: Option<Instant>,
     /// For each partition, the time since which gossip reports slots that the store does not contain.
     hearsay: BTreeMap<String, Instant>,
@@ -88,7 +88,7 @@ struct Inner {
     troubles: u32,
     /// The losses that this node has noticed, and the messages about failures and losses.
     loss: Loss,
-    /// True if a snapshot of this pass showed no accepted revision, or another one than the node has loaded.
+    /// True if a snapshot of this pass showed no accepted revision, or a revision that the node has not loaded.
     behind: bool,
 }
 
@@ -96,7 +96,8 @@ struct Inner {
 #[derive(Debug, Clone)]
 struct Known {
     snapshot: RunSnapshot,
-    /// The state at the request. The age counts from the request, because the answer may have waited for a processor.
+    /// The state at the request. The age of a snapshot is measured from its request, because the answer may have waited
+    /// for a processor.
     requested: Requested,
 }
 
@@ -114,7 +115,7 @@ struct Requested {
 pub enum Answer {
     /// The node may continue.
     Go,
-    /// The node must wait. Contains the gate that blocks the request.
+    /// The node must wait. The variant contains the gate that blocks the request.
     Hold(Gate),
 }
 
@@ -135,7 +136,7 @@ impl Fleet {
         }
     }
 
-    /// Returns whether gossip also considers a node lost. True if gossip does not run (P58).
+    /// Returns whether gossip also considers a node lost. The result is true if gossip does not run (P58).
     fn agrees_lost(&self, node: &str) -> bool {
         // The agent that runs under the node's name has another key, so it does not prove that the node is alive.
         if self.store.strangers().contains_key(node) {
@@ -149,7 +150,7 @@ impl Fleet {
         let _ = self.gossip.set(gossip);
     }
 
-    /// Sets the identity that opens values which were sealed to this node.
+    /// Sets the identity with which this node opens values that are sealed to it.
     pub fn read_as(&self, bearer: SigningIdentity) {
         let _ = self.bearer.set(bearer);
     }
@@ -160,7 +161,7 @@ impl Fleet {
         self.membership.begin(joined, Arc::new(poke));
     }
 
-    /// Leaves the fleet: deletes the key of the lease, so that other nodes need not wait for the lease to end.
+    /// Leaves the fleet and deletes the lease key, so that other nodes need not wait for the lease to end.
     pub fn leave(&self) {
         self.membership.end();
     }
@@ -170,7 +171,7 @@ impl Fleet {
         self.store.as_ref()
     }
 
-    /// Returns the reason why this node is rejected. `None` if it is not rejected.
+    /// Returns the reason why this node is rejected. `None` if this node is not rejected.
     pub fn refused(&self) -> Option<String> {
         self.membership.refused()
     }
@@ -185,7 +186,7 @@ impl Fleet {
         self.membership.give(keys);
     }
 
-    /// Commits a transaction. Fails without a request if this node is rejected.
+    /// Commits a transaction. The commit fails without a request to the store if this node is rejected.
     fn write(&self, txn: &Txn) -> Result<Outcome, StoreError> {
         match self.membership.refused() {
             Some(why) => Err(StoreError::Denied(why)),
@@ -197,7 +198,7 @@ impl Fleet {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the time of the next decision that no watch triggers, such as the end of a soak, and forgets that time.
+    /// Removes and returns the time of the next decision that no watch triggers, such as the end of a soak.
     pub fn due(&self) -> Option<Instant> {
         self.lock().due.take()
     }
@@ -221,24 +222,24 @@ impl Fleet {
         self.lock().troubles > 0
     }
 
-    /// Begins a pass. After that, only snapshots of this pass determine the result of `is_behind`.
+    /// Begins a pass. During a pass, only the snapshots of that pass determine the result of `is_behind`.
     pub fn begin_pass(&self) {
         self.lock().behind = false;
     }
 
-    /// Returns whether a snapshot of the last pass showed no accepted revision, or another one than the node has
-    /// loaded. No watch reports this if the acceptance record was deleted or restored from a backup.
+    /// Returns whether a snapshot of the last pass showed no accepted revision, or a revision that the node has not
+    /// loaded. No watch reports that the acceptance record was deleted or restored from a backup.
     pub fn is_behind(&self) -> bool {
         self.lock().behind
     }
 
-    /// Returns a number that differs from node to node, which spreads the actions of the nodes in time.
+    /// Returns a number that differs between nodes, so that the nodes do not all act at the same time.
     fn spread(&self) -> u64 {
         self.node.bytes().fold(7_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)))
     }
 
-    /// Returns whether the lease of this node may have ended. If so, the node must check its claims before the next
-    /// change.
+    /// Returns whether the lease of this node may have ended. If the lease may have ended, the node must check its
+    /// claims before the next change.
     pub fn lease_may_be_gone(&self) -> bool {
         self.membership.lease_may_be_gone()
     }
@@ -248,7 +249,8 @@ impl Fleet {
         self.position.resume(revision, sequence);
     }
 
-    /// Records the store revision of an answer. `before` is the position that was known at the time of the request.
+    /// Records the store revision that an answer of the store contains. `before` is the store position that was known
+    /// at the time of the request.
     pub fn seen(&self, before: (u64, u64), revision: u64) {
         self.position.seen(before, revision);
     }
@@ -269,7 +271,7 @@ impl Fleet {
         self.lock().snapshots.get(&key).is_some_and(|known| !known.snapshot.voted.contains(&segment))
     }
 
-    /// Makes a request of this node. Repeats the request until it is granted or the node must wait.
+    /// Makes a request of this node. Repeats the request until the request is granted or the node must wait.
     pub fn ask(&self, spec: &RolloutSpec, want: Request) -> Answer {
         match self.asked(spec, want) {
             Ok(answer) => {
@@ -344,7 +346,7 @@ impl Fleet {
         Ok(Answer::Hold(explain::busy(spec, TRIES)))
     }
 
-    /// Ends a granted request. If the node has finished a segment, it also does the maintenance that is now due.
+    /// Ends a granted request. A node that has finished a segment also does the maintenance that is due in the run.
     fn go(&self, spec: &RolloutSpec, snapshot: RunSnapshot, want: Request, was_halted: bool) -> Result<(), StoreError> {
         self.membership.touches(|touches| touches.set_waiting(spec, false));
         let ends = matches!(want, Request::Done(_) | Request::Failed(..) | Request::Leave) && !spec.members.is_empty();
@@ -358,8 +360,9 @@ impl Fleet {
         Ok(())
     }
 
-    /// Returns the last snapshot of a run if it may serve for a first attempt. An old snapshot does no harm, because
-    /// transactions compare the records that they depend on. The watches report offers and opened waves.
+    /// Returns the last snapshot of a run if it is recent enough for the first attempt at a decision. An old snapshot
+    /// does no harm, because transactions compare the records that they depend on. Offers and opened waves need no new
+    /// snapshot, because the watches report them.
     fn recent(&self, spec: &RolloutSpec, want: Request) -> Option<RunSnapshot> {
         let now = self.clock.monotonic();
         let inner = self.lock();
@@ -395,7 +398,8 @@ impl Fleet {
         Ok(ended)
     }
 
-    /// Returns whether the last snapshot showed the end of a run. Only a rollback of the store could revert that end.
+    /// Returns whether the last snapshot showed the end of a run. Only a rollback of the store could revert the end of
+    /// a run.
     fn has_seen_end(&self, spec: &RolloutSpec) -> bool {
         let inner = self.lock();
         let known = inner.snapshots.get(&snapshot_key(spec, &self.node)).map(|known| &known.snapshot);
@@ -462,7 +466,8 @@ impl Fleet {
         Op::put(keys::write_sequence(&self.node), serde_json::to_vec(&WriteSequence { number }).unwrap_or_default())
     }
 
-    /// Commits a transaction with the next sequence number, and reads no snapshot. Returns whether it was applied.
+    /// Commits a transaction with the next sequence number, and reads no snapshot. Returns whether the transaction was
+    /// applied.
     fn commit_marked(&self, mut txn: Txn) -> Result<bool, StoreError> {
         let number = self.position.known().1 + 1;
         txn.then.push(self.write_sequence(number));
@@ -507,7 +512,7 @@ fn snapshot_key(spec: &RolloutSpec, node: &str) -> String {
 }
 
 /// Returns the pause after a number of errors. The pause is 2 s at first, and doubles up to 12 s. `spread` adds up to a
-/// quarter.
+/// quarter to the pause.
 pub fn backed_off(errors: u32, spread: u64) -> Duration {
     let pause = (2_000_u64 << errors.min(3)).min(12_000);
     Duration::from_millis(pause + spread % (pause / 4))

@@ -1,5 +1,5 @@
-//! Durations that a node measures by its own clock. The node adds the durations to a snapshot, because decisions read
-//! no clock (P2).
+//! Durations that a node measures by its own clock. A node adds its measured durations to a snapshot, because decisions
+//! read no clock (P2).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,8 +22,8 @@ fn part_of(spec: &RolloutSpec, part: &str) -> String {
     format!("{}/{part}", spec.group)
 }
 
-/// Returns the time at which this node first saw each record of a snapshot. Records of the same budget that the
-/// snapshot does not show are forgotten. Records of other budgets are kept, because a snapshot covers only one budget.
+/// Returns the time at which this node first saw each record of a snapshot. Records of the budget that the snapshot
+/// does not contain are forgotten. Records of other budgets are kept, because a snapshot covers only one budget.
 fn first_seen<T>(
     known: &mut FirstSeen,
     budget: &str,
@@ -73,7 +73,7 @@ impl Fleet {
         Ok(lost.filter(|node| self.agrees_lost(node)).collect())
     }
 
-    /// Returns the nodes that report by gossip a slot which the store does not contain.
+    /// Returns the nodes whose gossip reports a slot that the store does not contain.
     fn hidden_claims(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<BTreeSet<String>, StoreError> {
         let mut hidden = BTreeSet::new();
         let Some(gossip) = self.gossip.get().filter(|_| spec.count.is_some()) else { return Ok(hidden) };
@@ -89,8 +89,9 @@ impl Fleet {
         Ok(if self.believes_hearsay(&part, &hidden) { hidden } else { BTreeSet::new() })
     }
 
-    /// Returns whether reports by gossip may still block other nodes. The time is limited, because gossip proves
-    /// nothing. If the reports disappear and appear again, the time starts from zero (P104).
+    /// Returns whether slots that only gossip reports may still block other nodes. Reports by gossip block other nodes
+    /// only for a limited time, because gossip proves nothing. If the reports of gossip disappear and appear again, the
+    /// time limit starts again (P104).
     fn believes_hearsay(&self, part: &str, hidden: &BTreeSet<String>) -> bool {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
@@ -109,7 +110,7 @@ impl Fleet {
         believes
     }
 
-    /// Returns the sequence number of a node's last write from the store. 0 if the store has none.
+    /// Returns the sequence number of a node's last write, or 0 if the store has none.
     fn mark_of(&self, node: &str) -> Result<u64, StoreError> {
         let rows = self.store.read(&keys::write_sequence(node), &Page { after: None, limit: 1 })?.rows;
         let row = rows.iter().find(|row| row.key == keys::write_sequence(node));
@@ -130,7 +131,8 @@ impl Fleet {
         gossip.holds(Holds { number: snapshot.sequence, parts });
     }
 
-    /// Returns the offers to other nodes that were not taken in time. An entry is a node and a store revision.
+    /// Returns the offers that other nodes have not taken in time. An entry contains the node and the store revision of
+    /// the offer.
     pub(super) fn stale_offers(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> BTreeSet<(String, u64)> {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
@@ -174,7 +176,7 @@ impl Fleet {
         overdue
     }
 
-    /// Returns whether this node may offer a free slot, because the slot was free for long or the budget was touched.
+    /// Returns whether this node may offer a free slot: the slot was free for long, or a notice of free slots arrived.
     /// `None` if no node waits for a free slot.
     fn has_idle_slot(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<bool> {
         let now = self.clock.monotonic();
@@ -199,7 +201,8 @@ impl Fleet {
         Some(is_idle)
     }
 
-    /// Returns whether the complete wave of a run has been complete for the soak. `None` if no wave is complete.
+    /// Returns whether the complete wave of a run has been complete for the time of the soak. `None` if no wave is
+    /// complete.
     fn has_soaked(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<bool> {
         let now = self.clock.monotonic();
         let mut inner = self.lock();

@@ -48,7 +48,7 @@ impl Fleet {
         self.names(keys::ALL_JOINED)
     }
 
-    /// Returns the part after the prefix of each key that begins with it.
+    /// Returns the remainder of each store key that begins with a prefix.
     pub(super) fn names(&self, prefix: &str) -> Result<BTreeSet<String>, StoreError> {
         let mut page = Page::default();
         let mut names = BTreeSet::new();
@@ -90,8 +90,8 @@ impl Fleet {
         Ok(rows.into_iter().filter_map(rest).collect())
     }
 
-    /// Returns all rows with a prefix, and the store revision of the first page. A change during the read has a higher
-    /// one.
+    /// Returns all rows with a prefix, and the store revision of the first page. A row that changes during the read has
+    /// a higher store revision.
     pub(super) fn all_rows(&self, prefix: &str) -> Result<(u64, Vec<Row>), StoreError> {
         let mut page = Page::default();
         let (mut first, mut found) = (None, Vec::new());

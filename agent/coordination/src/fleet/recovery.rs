@@ -28,7 +28,8 @@ impl Fleet {
         Err(StoreError::LostRaces(TRIES))
     }
 
-    /// Reads the store to check whether this node must republish its claims. A report by a watch alone does not decide.
+    /// Reads the store to check whether this node must republish its claims. The function reads the store, because a
+    /// report by a watch alone is not sufficient.
     ///
     /// # Errors
     /// The store does not answer.
@@ -37,7 +38,7 @@ impl Fleet {
         Ok(self.needs_republish())
     }
 
-    /// Records in the store that this node has republished all its claims. `known` are the nodes that git names.
+    /// Records in the store that this node has republished all its claims. `known` lists the nodes that git names.
     ///
     /// # Errors
     /// The store does not answer.
@@ -75,7 +76,7 @@ impl Fleet {
         let mut snapshot = self.commit(spec, txn)?;
         if snapshot.recovery.is_none() {
             tracing::error!(
-                "cannot report that the data store was restored from a backup: the records of this node do not count there"
+                "cannot report that the data store was restored from a backup: readers do not accept the records of this node"
             );
             self.position.rollback_reported();
             snapshot.rolled_back = false;

@@ -19,14 +19,14 @@ use crate::{
     store::{Compare, Op, Row, StoreError, Txn},
 };
 
-/// The time after which a node without gossip checks under `hold` whether the holders that it waits for are lost.
+/// Under `onLostNode: hold`, the wait after which a node without gossip checks whether the slot holders are lost.
 const LONG_WAIT: Duration = Duration::from_secs(20);
 
-/// The maximum number of holders that one check reads.
+/// The maximum number of slot holders whose leases one check reads.
 const CHECKED: usize = 5;
 
 impl Fleet {
-    /// Sets the error message that this node's next failure record of a book contains.
+    /// Sets the error message for this node's next failure record of a book.
     pub fn describe_failure(&self, book: &str, message: &str) {
         self.lock().loss.describe(book, message);
     }
@@ -41,7 +41,8 @@ impl Fleet {
         self.lock().loss.take_milestones()
     }
 
-    /// Returns whether the last snapshot of a run showed that it is halted. `None` if this node has read no snapshot.
+    /// Returns whether the last snapshot of a run showed that the run is halted. `None` if this node has read no
+    /// snapshot.
     pub fn is_halted(&self, spec: &RolloutSpec) -> Option<bool> {
         let inner = self.lock();
         inner.snapshots.get(&snapshot_key(spec, &self.node)).map(|known| known.snapshot.halted(spec))
@@ -55,8 +56,8 @@ impl Fleet {
         }
     }
 
-    /// Returns a transaction with the time of the write in its slot and progress records, and with the error message in
-    /// this node's failure. No decision reads these fields.
+    /// Adds the time of the write to the slot and progress records of a transaction. Adds the error message to the
+    /// failure record of this node. No decision reads the time or the error message.
     pub(super) fn stamped(&self, mut txn: Txn) -> Txn {
         let now = self.clock.wall();
         for operation in &mut txn.then {
@@ -111,7 +112,8 @@ impl Fleet {
         self.lock().loss.lost_at(node, now)
     }
 
-    /// Returns the lost nodes that block a run. Under `hold` these are slot holders, otherwise all nodes it waits for.
+    /// Returns the lost nodes that block a run. Under `onLostNode: hold`, only lost slot holders block a run. Under
+    /// `onLostNode: skip` and `fail`, all lost nodes for which the run waits block the run.
     pub(super) fn lost_holders(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<LostNodes, StoreError> {
         let mut lost = snapshot.lost.clone();
         if spec.on_lost == OnLost::Hold {
@@ -141,8 +143,8 @@ impl Fleet {
         Ok(lost.map(|(held, _)| held.node.clone()).filter(|node| self.agrees_lost(node)).collect())
     }
 
-    /// Returns the state of a book's run for people. The first spec has the budget of the book. The other specs have
-    /// the budgets of single tasks.
+    /// Returns the state of a book's run for people. The first spec describes the rollout with the budget of the book.
+    /// Each other spec describes the rollout with the budget of a single task.
     pub fn rollout(
         &self,
         specs: &[&RolloutSpec],

@@ -18,7 +18,7 @@ use crate::{
 /// The maximum size of a published result, in bytes (P126).
 const LARGEST: usize = 64 << 10;
 
-/// The maximum number of targets, besides the author of a result, that are asked for its key.
+/// The maximum number of targets, besides the author, that a node asks for the key of a result.
 const ASKED: usize = 3;
 
 /// The decrypted result of an elected task on one node.
@@ -64,8 +64,8 @@ pub struct ElectedTask<'a> {
 }
 
 impl ElectedTask<'_> {
-    /// Returns the purpose under which the result of a node is sealed. A sealed value opens only under the same
-    /// purpose.
+    /// Returns the purpose under which the result of a node is sealed. A sealed value can be opened only under the
+    /// purpose for which it was sealed.
     fn purpose(&self, by: &str) -> String {
         purpose(&self.spec.book, self.task, self.definition, by)
     }
@@ -122,7 +122,7 @@ impl Fleet {
         Ok(joined.into_iter().filter_map(|(node, value)| Some((node, keys(&value)?))).collect())
     }
 
-    /// Opens the results of an elected task. If results cannot be opened, requests their keys, and returns the nodes
+    /// Opens the results of an elected task. Requests the keys of results that cannot be opened, and returns the nodes
     /// that have published these results.
     ///
     /// # Errors
@@ -152,7 +152,7 @@ impl Fleet {
         Ok(Err(closed))
     }
 
-    /// Reads the sealing key of a result from the inbox of this node. `None` if the inbox does not contain it.
+    /// Reads the sealing key of a result from the inbox of this node. `None` if the inbox does not contain the key.
     fn key_of(&self, errand: ElectedTask<'_>, by: &str) -> Result<Option<SealKey>, StoreError> {
         let Some(bearer) = self.bearer.get() else { return Ok(None) };
         let place = keys::result_key(&self.node, &errand.spec.book, errand.task, by);
@@ -182,13 +182,13 @@ impl Fleet {
         self.write(&Txn { then, ..Txn::default() }).map(drop)
     }
 
-    /// Returns whether another node has requested the key of a result since the last call.
+    /// Returns whether another node has requested the key of a task result since the last call.
     pub fn is_asked(&self) -> bool {
         self.membership.is_asked()
     }
 
     /// Answers the requests for keys of results. `spec_of` returns the rollout of a book, if this node is a target of
-    /// it.
+    /// the book.
     ///
     /// # Errors
     /// The store does not answer.

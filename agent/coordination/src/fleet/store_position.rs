@@ -7,14 +7,15 @@ use std::{
 
 use crate::rollout::RunSnapshot;
 
-/// The time for which a node admits no node after it has connected to the store. All nodes reach a restored store at
-/// about the same time. In this period, a node that knows a newer position can report the rollback first (P17).
+/// The time for which a node admits no node after a connection to the store. All nodes reach a restored store at about
+/// the same time. During the stabilization period, a node that knows a newer store position can report the rollback
+/// first (P17).
 const STABILIZATION_PERIOD: Duration = Duration::from_secs(3);
 
 /// The position in the history of the store that this node knows.
 #[derive(Debug)]
 pub(super) struct StorePosition {
-    /// True if other processes use the store too. A node reports a rollback only if this is true.
+    /// True if other processes use the store too. A node reports a rollback only if other processes use the store too.
     shared: bool,
     known: Mutex<Known>,
 }
@@ -25,7 +26,7 @@ struct Known {
     revision: u64,
     /// The sequence number of this node's last write.
     sequence: u64,
-    /// True if the store was rolled back and this node knows of no report by another node.
+    /// True if the store was rolled back without a known report by another node.
     rolled_back: bool,
     /// The identifier of the last recovery that this node has read.
     recovery_id: Option<String>,
@@ -72,9 +73,9 @@ impl StorePosition {
         known.reached.map(|reached| reached + STABILIZATION_PERIOD).filter(|sure| now < *sure)
     }
 
-    /// Records the revision of an answer. `before` is the position that was known at the request. An answer with a
-    /// lower revision proves that the store was rolled back. The current position may be newer than `before`, because
-    /// other requests ran at the same time.
+    /// Records the store revision that an answer of the store contains. `before` is the store position that was known
+    /// at the time of the request. An answer with a lower revision than `before` proves that the store was rolled back.
+    /// The current position may be newer than `before`, because other requests ran at the same time.
     pub(super) fn seen(&self, before: (u64, u64), revision: u64) {
         let mut known = self.lock();
         if revision > 0 && revision < before.0 {
@@ -90,7 +91,8 @@ impl StorePosition {
     }
 
     /// Records that the store has no join record of this node. If the node has written to the store before, the store
-    /// was wiped or replaced. The revision does not show that, because it may already exceed the known one.
+    /// was wiped or replaced. The store revision does not show a wipe, because the new store may already have a higher
+    /// revision.
     pub(super) fn note_missing_join_record(&self) {
         let mut known = self.lock();
         if known.sequence > 0 && self.shared {
@@ -99,8 +101,8 @@ impl StorePosition {
         }
     }
 
-    /// Detects a rollback from a snapshot and the position at its request. Returns whether the store was rolled back and
-    /// this node knows of no report by another node.
+    /// Detects a rollback from a snapshot and the store position that was known at its request. Returns whether the
+    /// store was rolled back without a known report by another node.
     pub(super) fn judge(&self, before: (u64, u64), snapshot: &RunSnapshot) -> bool {
         self.seen(before, snapshot.revision);
         let mut known = self.lock();
@@ -134,12 +136,13 @@ impl StorePosition {
         known.sequence = known.sequence.max(sequence);
     }
 
-    /// Returns whether the store was rolled back and this node knows of no report by another node.
+    /// Returns whether the store was rolled back without a known report by another node.
     pub(super) fn has_rolled_back(&self) -> bool {
         self.lock().rolled_back && self.shared
     }
 
-    /// Records that this node has reported the rollback. A report that other nodes do not accept is not repeated.
+    /// Records that this node has reported the rollback. A report of a rollback that other nodes do not accept is not
+    /// repeated.
     pub(super) fn rollback_reported(&self) {
         self.lock().rolled_back = false;
     }
@@ -156,7 +159,7 @@ impl StorePosition {
         known.needs_republish = known.rolled_back;
     }
 
-    /// Returns whether this node must republish its claims, or must read the store to check that.
+    /// Returns whether this node must republish its claims, or may have to after a report of a rollback.
     pub(super) fn needs_republish(&self) -> bool {
         let known = self.lock();
         known.needs_republish || known.heard
@@ -178,7 +181,7 @@ impl StorePosition {
 mod tests {
     use super::*;
 
-    /// The revision of a wiped store may exceed the known revision, because other nodes write to that store.
+    /// The revision of a wiped store may exceed the known revision, because other nodes write to the wiped store.
     #[test]
     fn store_without_the_record_of_a_node_that_has_written_is_rolled_back() {
         for (shared, mark, rolled_back) in [(true, 7, true), (true, 0, false), (false, 7, false)] {

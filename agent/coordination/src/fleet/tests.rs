@@ -317,7 +317,7 @@ fn requests_for_keys_that_were_not_answered_are_kept() {
     assert!(!a.is_asked());
 }
 
-/// A snapshot covers one budget. A node that waits in two books reads the snapshots of both in each pass.
+/// A snapshot covers one budget. A node that waits in two books reads the snapshots of both books in each pass.
 #[test]
 fn offers_and_absences_end_although_the_node_waits_in_another_budget_too() {
     let clock = TestClock::at(0);

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::life::MemberId;
 
-/// The maximum number of nodes whose departure is remembered, and of nodes whose slots are remembered.
+/// The maximum number of nodes whose departures, or whose held slots, are remembered.
 const NODES: usize = 20_000;
 
 /// A broadcast of one node to all other nodes.
@@ -77,7 +77,8 @@ pub(super) struct Listener {
     pub(super) changed: u64,
 }
 
-/// A shared handle of the received broadcasts. foca owns one handle, and the member reads through another.
+/// A shared handle of the received broadcasts: the gossip library foca has one handle, and the member reads through
+/// another.
 #[derive(Debug, Clone, Default)]
 pub(super) struct BroadcastState(Arc<Mutex<Listener>>);
 

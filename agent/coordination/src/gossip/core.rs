@@ -1,9 +1,9 @@
 //! One member of the gossip, without a thread and without a clock. The member gets messages and the time as inputs. The
 //! member returns messages to send, and the liveness of other nodes.
 //!
-//! The algorithm is SWIM (Das, Gupta, Motivala 2002) as foca implements it. foca's periodic gossip is off, because it
-//! sends messages even if there is no news. A member with news, such as a suspicion, sends it to a few members in
-//! several rounds (P99).
+//! The gossip library foca implements the algorithm SWIM (Das, Gupta, Motivala 2002). The periodic gossip of foca is
+//! off, because it sends messages even if there is no news. A member with news, such as a suspicion, sends it to a few
+//! members in several rounds (P99).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -70,12 +70,13 @@ pub enum Heard {
 
 /// The time between two probes of members.
 const PERIOD: Duration = Duration::from_secs(1);
-/// The time in which a member must answer a probe. After that time, other members probe it too.
+/// The time in which a member must answer a probe. When the time to answer has passed, other members also probe the
+/// silent member.
 const ANSWER: Duration = Duration::from_millis(500);
 /// The time in which a suspected member may refute the suspicion.
 const SUSPICION: Duration = Duration::from_secs(4);
-/// The maximum size of a message in bytes. The size is enough for a thousand names. Larger messages slow down the start
-/// of a large fleet.
+/// The maximum size of a message in bytes. A message of the maximum size is enough for a thousand names. Larger
+/// messages slow down the start of a large fleet.
 pub const LARGEST: usize = 16 << 10;
 
 /// Returns how often each member sends one piece of news: four times for each decimal digit of `nodes`, and once more.
@@ -104,7 +105,7 @@ fn config(nodes: usize) -> foca::Config {
     }
 }
 
-/// A member of the gossip: the state of this node.
+/// The state of this node as a member of the gossip.
 pub struct Member {
     foca: Foca<MemberId, PostcardCodec, SmallRng, BroadcastState>,
     ears: BroadcastState,
@@ -115,7 +116,7 @@ pub struct Member {
     announcements: Announcements,
     joining: Joining,
     rounds: Rounds,
-    /// The number of nodes for which foca was last configured.
+    /// The number of nodes for which the gossip library foca was last configured.
     nodes: usize,
 }
 
@@ -149,7 +150,7 @@ impl Member {
         self.foca.num_members()
     }
 
-    /// Sets the nodes that may be alive. The member asks those of them that gossip has never heard of to admit it.
+    /// Sets the nodes that may be alive. The member asks the nodes that gossip has never heard of to admit this member.
     pub fn seeds(&mut self, seeds: Vec<String>, now: Instant) {
         self.joining.seeds(seeds, now);
     }
@@ -171,7 +172,7 @@ impl Member {
     /// Handles a message of a node. A message that names another sender is rejected.
     ///
     /// # Errors
-    /// The reason for the rejection.
+    /// Returns the reason for the rejection as an error.
     pub fn receive(&mut self, from: &str, message: &[u8], now: Instant) -> Result<(), String> {
         let (header, _) =
             postcard::take_from_bytes::<foca::Header<MemberId>>(message).map_err(|error| error.to_string())?;
@@ -210,7 +211,7 @@ impl Member {
         }
     }
 
-    /// Returns the number of broadcasts that foca has not sent often enough.
+    /// Returns the number of broadcasts that the gossip library foca must still send.
     fn pending_broadcasts(&self) -> usize {
         self.foca.updates_backlog() + self.foca.custom_broadcast_backlog()
     }
@@ -241,7 +242,7 @@ impl Member {
         self.say(self.foca.identity().name.to_string(), number, Payload::Holds(parts), now);
     }
 
-    /// Returns the last report of each other node about the slots that it holds.
+    /// Returns the last report of each other node about its held slots.
     pub fn held(&self) -> BTreeMap<String, Holds> {
         self.ears.lock().holds.clone()
     }
@@ -268,7 +269,7 @@ impl Member {
         self.after(done, now);
     }
 
-    /// Returns the extra delay of work that is not urgent. The delay is zero unless this member is late.
+    /// Returns the extra delay of work that is not urgent. The delay is zero if this member handles its timers in time.
     pub fn care(&self) -> Duration {
         self.timers.care()
     }
@@ -278,7 +279,7 @@ impl Member {
         std::mem::take(&mut self.sends)
     }
 
-    /// Returns the events since the last call.
+    /// Returns the events of gossip since the last call.
     pub fn heard(&mut self) -> Vec<Heard> {
         std::mem::take(&mut self.heard)
     }
@@ -305,7 +306,7 @@ impl Member {
         }
     }
 
-    /// Handles the result of a call to foca, and schedules rounds for new broadcasts.
+    /// Handles the result of a call to the gossip library foca, and schedules rounds for new broadcasts.
     fn after(&mut self, done: Result<(), foca::Error>, now: Instant) {
         if let Err(error) = done {
             tracing::debug!(%error, "ignored a gossip message that cannot be decoded");

@@ -1,4 +1,4 @@
-//! The requests of a gossip member to be admitted by others: which nodes it asks, and when.
+//! Selects the nodes that a gossip member asks to admit it, and the times of these requests.
 
 use std::{
     collections::BTreeSet,
@@ -46,10 +46,10 @@ impl Joining {
         self.next().is_some_and(|next| next <= now)
     }
 
-    /// Returns the nodes to ask now, and schedules the next request. `known` are the members that gossip has heard of,
-    /// or `None` if no other member is alive. A lone member asks any of the given nodes. Later the member asks only
-    /// nodes that gossip has never heard of. Nodes that start together and ask only one another would otherwise stay a
-    /// separate group.
+    /// Returns the nodes to ask now, and schedules the next request. `known` contains the members that gossip has heard
+    /// of, or is `None` if no other member is alive. A member that knows no other member asks any of the nodes that may
+    /// be alive. A member that knows other members asks only nodes that gossip has never heard of. Requests to unknown
+    /// nodes connect separate groups of nodes that started at the same time.
     pub(super) fn choose(&mut self, known: Option<&BTreeSet<&str>>, now: Instant) -> Vec<String> {
         let is_new = |seed: &&String| known.is_none_or(|known| !known.contains(seed.as_str()));
         let candidates: Vec<&String> = self.seeds.iter().filter(is_new).collect();

@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Deserialize)]
 #[serde(from = "(String, u64)")]
 pub struct MemberId {
-    /// The name of the node. The text is shared, because foca copies the name for each member that a message contains.
+    /// The name of the node. The text is shared, because the gossip library foca copies the name for each member in a
+    /// message.
     pub name: Arc<str>,
     /// The incarnation of the node.
     pub began: u64,
-    /// A hash of the name. foca compares each member of a message with all known members, so the comparison must be
-    /// fast.
+    /// A hash of the name, which makes it fast for the gossip library foca to compare members.
     key: u128,
 }
 

@@ -43,16 +43,16 @@ pub trait Peers: fmt::Debug + Send + Sync {
     /// node's own.
     fn refused(&self) -> BTreeMap<String, String>;
 
-    /// Requests from a node the acceptance record in the data store, and its manifest. Waits for the answer.
+    /// Requests the acceptance record of the data store, and its manifest, from another node. Waits for the answer.
     ///
     /// # Errors
-    /// The reason why the node has not answered.
+    /// Returns the reason as an error if the node does not answer.
     fn acceptance(&self, node: &str, address: &str) -> Result<(Vec<u8>, Vec<u8>), String>;
 
     /// Requests a pack of git objects from a node, and writes it to a file. Waits for the answer.
     ///
     /// # Errors
-    /// The reason why the node has not answered.
+    /// Returns the reason as an error if the node does not answer.
     fn pack(&self, node: &str, address: &str, wanted: &PackRequest, into: &Path) -> Result<(), String>;
 }
 
@@ -63,7 +63,7 @@ pub struct PackRequest {
     pub source: String,
     /// The requested commit of the accepted revision.
     pub commit: String,
-    /// A commit that this node already has, with all its ancestors. `None` if it has no commit of the source.
+    /// A commit that this node already has, with all its ancestors. `None` if this node has no commit of the source.
     pub have: Option<String>,
     /// The maximum size of the pack, in bytes.
     pub bytes: u64,
@@ -78,10 +78,10 @@ pub type Seeds = BTreeMap<String, String>;
 const WAITING: usize = 1024;
 /// The time after which gossip has heard of every alive node.
 const SETTLED: Duration = Duration::from_secs(15);
-/// The maximum age of the published liveness while there is news. `SELDOM` is the maximum age without news.
+/// The maximum age of the published liveness of nodes while gossip has news. `SELDOM` is the maximum age without news.
 const SHOWN: Duration = Duration::from_millis(200);
 const SELDOM: Duration = Duration::from_secs(2);
-/// The maximum number of nodes that are asked the same question.
+/// The maximum number of nodes that this node asks one question.
 const ASKED: usize = 5;
 /// The stack size of the gossip thread, in bytes.
 const STACK: usize = 512 << 10;
@@ -102,7 +102,7 @@ pub struct Gossip {
     peers: Arc<dyn Peers>,
     clock: Arc<dyn Clock>,
     began: Instant,
-    /// A number that differs from node to node, so that not all nodes ask the same nodes.
+    /// A number that differs between nodes, so that not all nodes ask the same other nodes.
     seed: usize,
 }
 
@@ -121,7 +121,7 @@ pub struct Options {
     pub node: String,
     /// The incarnation of this node, which must be higher than all its earlier incarnations.
     pub life: u64,
-    /// The port of a node whose address in git has none.
+    /// The default port, for nodes whose address in git contains no port.
     pub port: u16,
     /// The clock that measures the timers of the gossip.
     pub clock: Arc<dyn Clock>,
@@ -156,7 +156,8 @@ impl Gossip {
         Ok(gossip)
     }
 
-    /// Hands a message of a node to the gossip thread. The caller must have authenticated that node.
+    /// Hands a message of a node to the gossip thread. The caller must have authenticated the node that sent the
+    /// message.
     pub fn receive(&self, from: &str, message: Vec<u8>) {
         // If the queue of the gossip thread is full, the message is lost, as on any network.
         let _ = self.inputs.try_send(Input::Message(from.to_owned(), message));
@@ -213,7 +214,7 @@ impl Gossip {
     /// Asks alive nodes a question, one after another, until one of them answers.
     ///
     /// # Errors
-    /// The errors of all nodes that were asked.
+    /// Returns the errors of all asked nodes if none of them answers.
     pub fn ask<T>(
         &self,
         first: &str,
@@ -305,7 +306,7 @@ impl Thread {
         }
     }
 
-    /// Handles an input. Returns true if this node leaves, so that the thread ends.
+    /// Handles an input. Returns true if this node leaves, so that the gossip thread ends.
     fn take(&mut self, input: Input) -> bool {
         let now = self.clock.monotonic();
         match input {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// The time between two rounds that send news. `ROUNDS` is the number of rounds.
+/// The time between two rounds that send news. `ROUNDS` is the number of rounds that send the same news.
 const ROUND: Duration = Duration::from_millis(200);
 const ROUNDS: u8 = 3;
 
@@ -12,7 +12,7 @@ pub(super) struct Rounds {
     round: Instant,
     /// The number of rounds left.
     left: u8,
-    /// The size of foca's backlog when it was last read.
+    /// The number of broadcasts that the gossip library foca still had to send at the last check.
     backlog: usize,
     /// True if there was news since the last call of `take_news`.
     news: bool,
@@ -29,7 +29,7 @@ impl Rounds {
         (self.left > 0).then_some(self.round)
     }
 
-    /// Begins a round if it is due. The next round follows after `care` in addition to the usual time.
+    /// Begins a round if it is due. The next round follows after the usual time and the extra delay `care`.
     pub(super) fn take_due(&mut self, now: Instant, care: Duration) -> bool {
         let due = self.next().is_some_and(|next| next <= now);
         if due {
@@ -39,12 +39,12 @@ impl Rounds {
         due
     }
 
-    /// Records the size of foca's backlog after a round.
+    /// Records the number of broadcasts that the gossip library foca must still send after a round.
     pub(super) fn sent(&mut self, backlog: usize) {
         self.backlog = backlog;
     }
 
-    /// Schedules rounds if foca's backlog has grown, or if there was an event.
+    /// Schedules rounds of news if the number of broadcasts to send has grown, or if there was an event.
     pub(super) fn note(&mut self, backlog: usize, event: bool) {
         if backlog > self.backlog || event {
             self.left = ROUNDS;

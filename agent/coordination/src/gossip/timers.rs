@@ -10,11 +10,11 @@ use super::life::MemberId;
 
 /// The delay from which a member counts as stalled, because its machine slept or is overloaded.
 const STALL: Duration = Duration::from_millis(100);
-/// The factor between the delay of a late member and the extra pause before its next round of news.
+/// The extra pause before a late member's next round of news, as a multiple of the member's delay.
 const CARE: u32 = 50;
 const CARE_AT_MOST: Duration = Duration::from_secs(10);
 
-/// The timers of foca that are not due yet.
+/// The timers of the gossip library foca that are not due yet.
 #[derive(Default)]
 pub(super) struct Timers {
     waiting: BinaryHeap<Timer>,
@@ -37,7 +37,7 @@ impl Timers {
     }
 
     /// Measures the delay of this member, up to `most`. A stalled member could not receive answers, so it cannot
-    /// conclude that other members were silent. All its timers are postponed by the delay.
+    /// conclude that other members were silent. All timers of a stalled member are postponed by its delay.
     pub(super) fn measure_delay(&mut self, now: Instant, most: Duration) {
         let late = self.next().map_or(Duration::ZERO, |first| now.saturating_duration_since(first));
         self.late = late.max(self.late / 2).min(most);
@@ -53,7 +53,7 @@ impl Timers {
         self.waiting.pop().map(|timer| timer.timer)
     }
 
-    /// Returns the extra delay of work that is not urgent. The delay is zero unless this member is late.
+    /// Returns the extra delay of work that is not urgent. The delay is zero if this member handles its timers in time.
     pub(super) fn care(&self) -> Duration {
         (self.late * CARE).min(CARE_AT_MOST)
     }

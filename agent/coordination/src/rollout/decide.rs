@@ -22,11 +22,13 @@ pub enum Request {
     Correct,
     /// The node has completed a segment.
     Done(u32),
-    /// The node has failed in a segment. The flag is true if the node was admitted to change there.
+    /// The node has failed in a segment. The flag is true if the node was admitted to make changes in the segment.
     Failed(u32, bool),
-    /// The node announces an absence of some seconds during a segment, in which it does not count as lost.
+    /// The node announces an absence of some seconds during a segment. A node does not count as lost during its
+    /// announced absence.
     Absent(u32, u64),
-    /// The node wants to release all its records, because it is no longer a target, or its correction is finished.
+    /// The node wants to release all its records, because it is no longer a target, or its corrective change is
+    /// finished.
     Leave,
 }
 
@@ -61,9 +63,10 @@ pub fn decide(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, want: Reques
     }
 }
 
-/// Returns the transaction that removes a record that is over when this node enters a segment: its loss, or a failure of
-/// an earlier run in which the node changed nothing. `None` if there is none. The node may have to wait for its wave,
-/// and no wave opens while the node counts as failed (P60).
+/// Returns the transaction that removes an outdated record of this node when it enters a segment. The outdated record
+/// is a loss, or a failure of an earlier run in which the node changed nothing. `None` if the node has no outdated
+/// record. Without the removal, the node could wait forever, because no wave opens while the node counts as failed
+/// (P60).
 fn returned(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Option<Txn> {
     let is_over = |held: &SlotRecord| match held.kind {
         SlotState::Lost => true,
@@ -189,7 +192,7 @@ fn enqueue(
 }
 
 /// Returns the transaction that takes an offered slot. An offer of another generation, or of the node's former
-/// partition, is void. The node releases it to the next waiter, and then queues again at the end (P54).
+/// partition, is void. The node passes a void offer on to the next waiter, and then queues again at the end (P54).
 fn take(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,
@@ -219,7 +222,8 @@ fn claim(spec: &RolloutSpec, segment: Option<u32>) -> SlotRecord {
     }
 }
 
-/// Decides how a node announces an absence: by its claim, which the node creates if the book has no slot limit (P59).
+/// Decides how a node announces an absence (P59). The announcement is part of the node's claim, which the node creates
+/// if the book has no slot limit.
 fn absent(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32, seconds: u64) -> Decision {
     match snapshot.mine(spec, me) {
         Some(mine) if mine.held.kind == SlotState::Claim && mine.held.absent == seconds => Decision::Go,
@@ -264,8 +268,8 @@ fn done(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32) -> D
     let mine = snapshot.mine(spec, me);
     let vote = keys::vote(&spec.run, segment, spec.is_member(me), me);
     let put = Op::put(vote.clone(), bytes(&Vote { run: spec.run.clone(), segment, generation: spec.generation }));
-    // A node that has lost its journal, or repeats a vote, completes a segment again. A record of a later segment of the
-    // run is then still valid (P49).
+    // A node that has lost its journal, or repeats a vote, completes a segment again. A slot record of a later segment
+    // of the run is still valid in this case (P49).
     let is_later = |held: &SlotRecord| held.kind != SlotState::Lost && held.run == spec.run && held.segment > segment;
     if let Some(later) = mine.filter(|mine| is_later(&mine.held)) {
         if snapshot.voted.contains(&segment) {
@@ -292,8 +296,8 @@ fn done(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32) -> D
     }
 }
 
-/// Returns the transaction that releases a claim, an offer or a failure of this node. The same transaction offers the
-/// slots that are then free to the next waiters.
+/// Returns the transaction that releases a claim, an offer or a failure of this node. The transaction of a release also
+/// offers all free slots to the next waiters.
 pub(super) fn release(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, mine: &SlotEntry) -> Txn {
     let mut txn = delete(spec, mine);
     if mine.held.kind == SlotState::Offer {

@@ -1,4 +1,5 @@
-//! Elections: one target of a book runs a task, and all targets get its result. Each decision is a pure function.
+//! Elections: one target of a book runs a task, and all targets get its result. Each decision about an election is a
+//! pure function.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,8 @@ use crate::{
 /// The record of one elected node. The signature covers the node, the run, the definition and the sealed result (P142).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Elected {
-    /// The digest of the task and of the variables that it reads. The result is valid until the digest changes (P83).
+    /// The digest of the task and of the variables that it reads. The result of the task is valid until the digest
+    /// changes (P83).
     pub definition: String,
     /// The name of the run in which the node was elected.
     pub run: String,
@@ -42,8 +44,8 @@ pub struct Record {
 }
 
 impl Record {
-    /// Builds the election from its rows. A row that cannot be parsed does not count, and a later transaction may
-    /// overwrite it.
+    /// Builds the election from its rows. A row that cannot be parsed is ignored, and a later transaction may overwrite
+    /// it.
     pub fn of<'r>(rows: impl IntoIterator<Item = &'r Row>, revision: u64) -> Self {
         let node = |row: &Row| Some(row.key.rsplit('/').next()?.to_owned());
         let rows = rows
@@ -56,26 +58,27 @@ impl Record {
         self.rows.iter().filter_map(|(node, (elected, _))| Some((node, elected.as_ref()?)))
     }
 
-    /// Returns the records of the newest election. Empty if the newest election is of another definition of the task.
+    /// Returns the records of the newest election. The map is empty if the newest election belongs to another
+    /// definition of the task.
     fn standing(&self, definition: &str) -> BTreeMap<String, Elected> {
         let newest = self.read().map(|(_, elected)| elected.since).max();
         let of = self.read().filter(|(_, elected)| elected.definition == definition && Some(elected.since) == newest);
         of.map(|(node, elected)| (node.clone(), elected.clone())).collect()
     }
 
-    /// Returns the generation in which the election of this definition began, or will begin.
+    /// Returns the generation in which the election of the given definition began, or will begin.
     fn since(&self, spec: &RolloutSpec, standing: &BTreeMap<String, Elected>) -> u64 {
         let newest = self.read().map(|(_, elected)| elected.since).max().unwrap_or(0);
         standing.values().next().map_or_else(|| spec.generation.max(newest), |elected| elected.since)
     }
 
-    /// Returns the result of a node for a definition of the task. `None` if the node has not published one.
+    /// Returns the result of a node for a definition of the task. `None` if the node has not published a result.
     pub fn share_of(&self, definition: &str, node: &str) -> Option<&SealedResult> {
         let (elected, _) = self.rows.get(node)?;
         elected.as_ref().filter(|elected| elected.definition == definition)?.share.as_ref()
     }
 
-    /// Returns whether a node has begun or completed the task in this definition.
+    /// Returns whether a node has begun or completed the task with the given definition.
     pub fn has_begun(&self, definition: &str, node: &str) -> bool {
         self.standing(definition).contains_key(node)
     }
@@ -93,9 +96,10 @@ impl Record {
 pub enum Election {
     /// This node must run the task.
     Run,
-    /// This node must wait for the results of these nodes. An empty list means any change of the election.
+    /// This node must wait for the results of the listed nodes. If the list is empty, the node waits for any change of
+    /// the election.
     Wait(Vec<String>),
-    /// All elected nodes have published these results.
+    /// All elected nodes have published their results, which the variant contains.
     Results(BTreeMap<String, SealedResult>),
 }
 
@@ -104,9 +108,10 @@ pub enum Election {
 pub enum ElectStep {
     /// The decision is final, and contains the next action of the node.
     Settled(Election),
-    /// The node must commit this transaction, which elects the node.
+    /// The node must commit the contained transaction, which elects the node.
     Commit(Txn),
-    /// The node may not elect now: it lacks the accepted revision, the store stabilizes, or a recovery is open.
+    /// The node may not elect now: it lacks the accepted revision, has just connected to the store, or a recovery is
+    /// open.
     Behind,
 }
 
@@ -192,7 +197,8 @@ pub fn publish(
     }
 }
 
-/// Returns the transaction that republishes an election and its result. `None` if the store contains both (P15).
+/// Returns the transaction that republishes an election and its result. `None` if the store contains the election and
+/// its result (P15).
 pub fn republish_election(
     spec: &RolloutSpec,
     me: &str,

@@ -1,5 +1,5 @@
-//! The maintenance of a run, which any node may do: open waves, withdraw stale offers, offer free slots, handle lost
-//! nodes. The first node that finds such work does it, so the crash of a single node does not stop a run (P73).
+//! The maintenance of a run opens waves, withdraws stale offers, offers free slots, and handles lost nodes. Any node
+//! may do the maintenance, so the crash of a single node does not stop a run (P73).
 
 use super::{
     Cut, Entry, OnLost, RolloutProgress, RolloutSpec, RunSnapshot, SlotEntry, SlotRecord, SlotState,
@@ -12,7 +12,8 @@ use crate::{
 };
 
 /// Returns the next maintenance transaction. `None` if nothing is due. Only a node that has loaded the accepted
-/// revision admits nodes or opens waves. During a recovery, all nodes must have republished their claims before that.
+/// revision admits nodes or opens waves. During a recovery, nodes are admitted and waves open only after all nodes have
+/// republished their claims.
 pub fn next_maintenance(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Option<Txn> {
     let accepted = snapshot.current(spec).filter(|_| !snapshot.needs_republish(me))?;
     let Some(unmoved) = snapshot.admission_guards(spec) else { return lost_since(spec, snapshot, accepted) };
@@ -38,8 +39,8 @@ pub fn end_recovery(known: &[String], snapshot: &RunSnapshot) -> Option<Txn> {
     })
 }
 
-/// Returns the transaction that writes off a lost node during a recovery. The claims of the node are unknown, because
-/// it has not republished them. `None` unless `onLostNode` of the book is `skip` (P17).
+/// Returns the transaction that writes off a lost node during a recovery. The claims of the lost node are unknown,
+/// because it has not republished them. `None` if `onLostNode` of the book is not `skip` (P17).
 fn lost_since(spec: &RolloutSpec, snapshot: &RunSnapshot, accepted: u64) -> Option<Txn> {
     snapshot.recovery.as_ref()?;
     let may =
@@ -78,7 +79,8 @@ fn lost_since(spec: &RolloutSpec, snapshot: &RunSnapshot, accepted: u64) -> Opti
     Some(txn)
 }
 
-/// Returns whether the waves up to `wave` have completed a segment. False if the names of the voters were not read.
+/// Returns whether the waves up to `wave` have completed a segment. The result is false if the names of the voters were
+/// not read.
 fn through(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> bool {
     let Some((_, names)) = snapshot.names.as_ref().filter(|(of, _)| *of == segment) else { return false };
     let came = |node: &str| {
@@ -88,13 +90,14 @@ fn through(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) 
     (spec.after_all || !has_failed(spec, snapshot)) && spec.up_to(wave).all(came)
 }
 
-/// Returns whether more nodes have failed than the run permits. Failures of other books in the same budget keep slots
-/// closed, but not the waves of this book.
+/// Returns whether more nodes have failed than the run permits. A failure of another book in the same budget blocks the
+/// slots of this book, but not its waves.
 fn has_failed(spec: &RolloutSpec, snapshot: &RunSnapshot) -> bool {
     snapshot.own_failures(spec) > spec.max_failures
 }
 
-/// Returns a segment whose number of votes may be enough for its wave. Only then are the names of the voters read.
+/// Returns a segment whose number of votes may be enough to complete its wave. The names of the voters are read only
+/// for the returned segment.
 pub fn segment_to_inspect(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<u32> {
     frontier(spec, snapshot).into_iter().find_map(|(segment, wave)| {
         let others =
@@ -106,7 +109,8 @@ pub fn segment_to_inspect(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<
     })
 }
 
-/// Returns the last open wave of each open segment. A segment is left out if its completion would open nothing.
+/// Returns the last open wave of each open segment. A segment is left out if its completion would open neither a wave
+/// nor a segment.
 pub fn frontier(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Vec<(u32, u32)> {
     if snapshot.done(spec) {
         return Vec::new();
@@ -243,7 +247,7 @@ fn lost(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare
 }
 
 /// Returns the slot record of a lost node after the loss. `None` if the record needs no change. A record of an earlier
-/// run becomes a record of this run, so that this run does not wait for the node.
+/// run is changed to the current run, so that the current run continues without the node.
 fn as_lost(spec: &RolloutSpec, snapshot: &RunSnapshot, held: &SlotEntry) -> Option<SlotRecord> {
     let fails = spec.on_lost == OnLost::Fail;
     // The segments of an earlier run are not those of this run.
@@ -266,20 +270,20 @@ fn as_lost(spec: &RolloutSpec, snapshot: &RunSnapshot, held: &SlotEntry) -> Opti
     }
 }
 
-/// Returns the segment that other nodes wait for, if a member is known not to have completed it.
+/// Returns the open segment that a member has certainly not completed, so that other nodes wait for it.
 fn missing(spec: &RolloutSpec, snapshot: &RunSnapshot, node: &str) -> Option<u32> {
     let (segment, _) = snapshot.names.as_ref().filter(|(_, names)| spec.is_member(node) && !names.contains(node))?;
     frontier(spec, snapshot).iter().any(|(open, _)| open == segment).then_some(*segment)
 }
 
-/// Returns the segment and number of a complete wave. The next wave opens after this one was complete for the soak
-/// (P71).
+/// Returns the segment and number of a complete wave. The next wave opens when the returned wave has been complete for
+/// the soak time (P71).
 pub fn complete(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<(u32, u32)> {
     frontier(spec, snapshot).into_iter().find(|(segment, wave)| through(spec, snapshot, *segment, *wave))
 }
 
-/// Returns the transaction that removes a queue entry whose node cannot be admitted. The node is not a target or is
-/// lost, or the run of the entry is over. A node that still needs a slot queues again.
+/// Returns the transaction that removes a queue entry whose node cannot be admitted. A node cannot be admitted if it is
+/// lost or not a target, or if its queued run is over. A node that still needs a slot queues again.
 fn clear_queue(spec: &RolloutSpec, snapshot: &RunSnapshot, unmoved: &[Compare]) -> Option<Txn> {
     let over = |entry: &&Entry| {
         let drift = entry.queued.run.ends_with("!drift");

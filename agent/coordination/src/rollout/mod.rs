@@ -1,9 +1,9 @@
 //! Rollouts: the slots, waves, barriers, failures and lost nodes of the runs of a book.
 //!
 //! Decisions are pure functions. The inputs of a decision are a [`RolloutSpec`] (the rollout as the revision defines
-//! it) and a [`RunSnapshot`] (the state in the store). The result is a [`Decision`], which may contain a transaction
-//! for the store. The agent, the model checker and the simulation call the same functions, and differ only in how they
-//! run the transaction (P2).
+//! it) and a [`RunSnapshot`] (the state in the store). The result of a decision is a [`Decision`], which may contain a
+//! transaction for the store. The agent, the model checker and the simulation call the same decision functions. The
+//! agent, the model checker and the simulation differ only in the code that runs a transaction (P2).
 
 mod decide;
 mod elect;
@@ -33,7 +33,7 @@ pub use snapshot::{Entry, RunSnapshot, SlotEntry, SlotNote, WriteSequence, look,
 pub(crate) use snapshot::{queue_entry, slot_entry};
 pub use spec::{Cut, OnLost, RolloutSpec, drift_of};
 
-/// The time for which slots that only gossip reports may block other nodes (P104).
+/// The maximum time for which a slot that only gossip reports may block other nodes (P104).
 pub const HIDDEN_CLAIM_LIMIT: Duration = Duration::from_secs(120);
 
 /// The state of a slot record.
@@ -46,13 +46,13 @@ pub enum SlotState {
     Claim,
     /// The node has failed. The node retries, and counts as failed until it succeeds (P62).
     Failure,
-    /// The node has failed before it was admitted, so it has changed nothing. It counts as failed, but needs a slot for
-    /// its first change (P62).
+    /// The node has failed before it was admitted, so it has changed nothing. The node counts as failed, but needs a
+    /// slot for its first change (P62).
     Unadmitted,
-    /// The run continues without the node, for example because it was lost with a claim. A returning node needs a new
-    /// slot (P61).
+    /// The run continues without the node, for example because it was lost with a claim. A written-off node that
+    /// returns needs a new slot (P61).
     WrittenOff,
-    /// The node was lost without a claim. The record is removed when the node returns (P60).
+    /// The node was lost without a claim. The record of the loss is removed when the node returns (P60).
     Lost,
 }
 
@@ -67,17 +67,17 @@ pub struct SlotRecord {
     pub segment: u32,
     /// The generation that created the record.
     pub generation: u64,
-    /// True if the node was lost under `onLostNode: fail`. The node counts as failed until it returns.
+    /// True if the node was lost under `onLostNode: fail`. The lost node counts as failed until it returns.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lost: bool,
-    /// The announced duration of the node's absence, in seconds. The node does not count as lost in that time. 0 if no
-    /// absence was announced (P59).
+    /// The announced duration of the node's absence, in seconds. The node does not count as lost during an announced
+    /// absence. The value is 0 if no absence was announced (P59).
     #[serde(default, skip_serializing_if = "is_zero")]
     pub absent: u64,
 }
 
 impl SlotRecord {
-    /// Returns whether the node of the record counts as failed. All books of a budget agree about this.
+    /// Returns whether the node of the record counts as failed. All books of a budget count the same nodes as failed.
     pub fn is_failed(&self) -> bool {
         matches!(self.kind, SlotState::Failure | SlotState::Unadmitted) || self.lost
     }
@@ -120,7 +120,8 @@ pub struct RolloutProgress {
     pub waves: Vec<u32>,
     /// True if all segments are complete.
     pub done: bool,
-    /// The name of the preceding run, or empty. The votes of that run are deleted when this run completes (P10).
+    /// The name of the preceding run, or empty. The votes of the preceding run are deleted when this run completes
+    /// (P10).
     #[serde(default)]
     pub before: String,
 }
@@ -130,7 +131,7 @@ pub struct RolloutProgress {
 pub struct RecoveryEpoch {
     /// The random identifier of the recovery.
     pub id: String,
-    /// The node that reported the rollback. The name is part of the key, not of the value.
+    /// The node that reported the rollback. The name of the reporting node is part of the key, not of the value.
     #[serde(skip)]
     pub by: String,
 }
@@ -140,9 +141,9 @@ pub struct RecoveryEpoch {
 pub enum Decision {
     /// The node may continue.
     Go,
-    /// The node must wait, for this reason.
+    /// The node must wait, and the variant contains the reason.
     Wait(BlockReason),
-    /// The node must commit this transaction, and then decide again from the new snapshot.
+    /// The node must commit the contained transaction, and then decide again from the new snapshot.
     Commit(Txn),
 }
 

@@ -1,5 +1,6 @@
 //! The offers of free slots. The transaction that releases a slot also offers it to the next waiter, so that no waiter
-//! needs a timer. A writer that may not admit nodes instead writes a notice that wakes the waiters (P135).
+//! needs a timer. A writer that may not admit nodes writes a notice instead of an offer. The notice wakes the waiting
+//! nodes (P135).
 
 use std::collections::BTreeSet;
 
@@ -11,20 +12,21 @@ use crate::{
     store::{Compare, Op, Txn},
 };
 
-/// The maximum number of offers in one transaction. etcd permits 128 operations, and the transaction also reads a
-/// snapshot.
+/// The maximum number of offers in one transaction. The limit exists because etcd permits at most 128 operations in a
+/// transaction, which also reads a snapshot.
 const OFFERS: usize = 8;
 
-/// The maximum number of waiters that one touch names.
+/// The maximum number of waiting nodes that one notice of free slots names.
 const NAMED: usize = 16;
 
-/// The maximum number of slot records that a release compares singly. With more records, the release wakes all waiters.
+/// The maximum number of slot records that the release of a slot compares one by one. If a budget has more slot records
+/// than this maximum, the release of a slot wakes all waiters.
 const COMPARED: usize = 32;
 
 /// A notice that slots of a budget may be free although none was offered.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Freed {
-    /// The nodes that the notice wakes. An empty list means every node that waits for the budget.
+    /// The nodes that the notice wakes. If the list is empty, the notice wakes every node that waits for the budget.
     pub nodes: Vec<String>,
 }
 
@@ -33,8 +35,8 @@ pub(super) fn free(spec: &RolloutSpec, snapshot: &RunSnapshot, node: &str) -> bo
     spec.count.is_some_and(|count| snapshot.taken(spec.part(node)) < count) && !snapshot.halted(spec)
 }
 
-/// Returns the waiters that may be admitted, in the order of the queue. Entries of another run, and of nodes whose wave
-/// is closed, are left out. The nodes that wrote such entries decide again without a wake-up.
+/// Returns the waiters that may be admitted, in the order of the queue. Queue entries of another run, and of nodes
+/// whose wave is closed, are left out. A node whose queue entry is left out decides again without a wake-up.
 pub(super) fn eligible<'v>(
     spec: &'v RolloutSpec,
     snapshot: &'v RunSnapshot,
@@ -78,9 +80,9 @@ fn after(snapshot: &RunSnapshot, old: &SlotEntry, new: Option<&SlotRecord>) -> R
 }
 
 /// Adds offers of the free slots to a transaction that replaces or removes one slot record (P53). A writer that may not
-/// admit nodes, or has not read the queue, wakes the waiters by a touch instead. Some records of other
-/// nodes are reasons to offer fewer slots, for example a failure. The transaction commits only if these records are
-/// unchanged, because no other writer would offer the remaining slots (P135).
+/// admit nodes, or has not read the queue, adds a notice instead of an offer. Some records of other nodes are reasons
+/// to offer fewer slots, for example a failure. The transaction commits only if the records that reduce the offers are
+/// unchanged. If one of the compared records changed, no other writer would offer the remaining slots (P135).
 pub(super) fn offer_on(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,
@@ -170,13 +172,13 @@ pub(super) fn offer_on(
     }
 }
 
-/// Returns the compare that a slot record has not changed since it was read.
+/// Returns a compare that fails if a slot record has changed since it was read.
 fn unchanged(spec: &RolloutSpec, held: &SlotEntry) -> Compare {
     Compare::Revision(keys::held(&spec.group, &held.part, &held.book, &held.node), held.modified)
 }
 
-/// Adds compares of the failures of other nodes, which keep the run halted. Without these compares, two nodes that
-/// succeed at the same time would each expect the other one to offer the slots.
+/// Adds compares of the failures of other nodes, which keep the run halted. Without the compares of failures, two nodes
+/// that succeed together would each leave the offer to the other node.
 fn stays_halted(spec: &RolloutSpec, snapshot: &RunSnapshot, old: &SlotEntry, txn: &mut Txn) {
     let enough = usize::try_from(spec.failure_limit().unwrap_or(0).saturating_add(1)).unwrap_or(usize::MAX);
     if enough > COMPARED {
@@ -186,13 +188,13 @@ fn stays_halted(spec: &RolloutSpec, snapshot: &RunSnapshot, old: &SlotEntry, txn
     txn.compare.extend(failures.take(enough).map(|held| unchanged(spec, held)));
 }
 
-/// Adds a touch to a transaction that wakes every waiter of the budget.
+/// Adds a notice of free slots to a transaction. The notice wakes every node that waits for the budget.
 fn touch_all(spec: &RolloutSpec, txn: &mut Txn) {
     txn.then.push(Op::put(keys::freed(&spec.group), bytes(&Freed::default())));
 }
 
-/// Adds a touch to a transaction that wakes the first waiters of the partition. The touch wakes every waiter if the
-/// queue was not read, or if a halted run resumes.
+/// Adds a notice of free slots to a transaction. The notice wakes the first waiters of the partition. The notice wakes
+/// every waiter if the queue was not read, or if a halted run resumes.
 fn touch(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, old: &SlotEntry, resumes: bool, txn: &mut Txn) {
     let mut freed = Freed::default();
     if old.part == spec.part(me) && !resumes {
@@ -247,8 +249,8 @@ fn offer_to(spec: &RolloutSpec, snapshot: &RunSnapshot, next: &Entry, txn: &mut 
     ));
 }
 
-/// Returns the first waiter that has not taken a free slot although it could, and the store revision of its queue
-/// entry.
+/// Returns the first waiter that could take a free slot but does not take it. Also returns the store revision of the
+/// waiter's queue entry.
 pub fn idle(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Option<(String, u64)> {
     first_waiting(spec, snapshot, me).map(|entry| (entry.node.clone(), entry.modified))
 }
@@ -261,9 +263,9 @@ fn first_waiting<'v>(spec: &'v RolloutSpec, snapshot: &'v RunSnapshot, me: &'v s
         .find(|next| free(spec, snapshot, &next.node))
 }
 
-/// Returns the transaction that offers a free slot to the first waiter. A waiter usually takes a free slot by itself.
-/// Therefore a node makes the offer only after the slot was free for long, or after a touch. Without this rule, every
-/// node of the fleet would make the same offer.
+/// Returns the transaction that offers a free slot to the first waiter. A waiter usually takes a free slot by itself. A
+/// node offers a free slot only after the slot was free for long, or after a notice of free slots. If nodes offered
+/// free slots immediately, every node of the fleet would make the same offer.
 pub(super) fn offer_free(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: Vec<Compare>) -> Option<Txn> {
     let next = first_waiting(spec, snapshot, me).filter(|_| snapshot.idle)?;
     let mut compare = unmoved;
@@ -516,7 +518,7 @@ mod tests {
         assert_eq!(fixture.freed(), Some(Freed::default()));
     }
 
-    /// Returns a spec with 40 nodes, and a store in which they are alive.
+    /// Returns a spec with 40 nodes, and a store in which these nodes are alive.
     fn crowd(count: u64) -> (Fixture, RolloutSpec, Vec<String>) {
         let nodes: Vec<String> = (0..40).map(|number| format!("n{number:02}")).collect();
         let members = nodes.iter().map(|node| (node.clone(), 0)).collect();

@@ -16,7 +16,7 @@ use crate::{
 /// The claims and votes of this node in one run, as its journal contains them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeClaims {
-    /// The state (claim or failure), the run and the segment in which the node is disrupted. `None` if it is not
+    /// The state (claim or failure), the run and the segment in which the node is disrupted. `None` if the node is not
     /// disrupted.
     pub away: Option<(SlotState, String, u32)>,
     /// The segments of the run that the node has completed.
@@ -33,7 +33,8 @@ pub fn report_rollback(snapshot: &RunSnapshot, me: &str, id: &str, known: Option
     Some(Txn { compare: snapshot.same_recovery(), then: vec![put], otherwise: Vec::new() })
 }
 
-/// Returns the transaction that writes the next missing or wrong record. `None` if the store agrees with the journal.
+/// Returns the transaction that writes the next record of this node that is missing or wrong in the store. `None` if
+/// the store agrees with the journal.
 pub fn republish(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, own: &NodeClaims) -> Option<Txn> {
     let vote = own.voted.iter().find(|segment| !snapshot.voted.contains(segment)).map(|segment| {
         let key = keys::vote(&spec.run, *segment, spec.is_member(me), me);
@@ -78,16 +79,16 @@ fn republish_slot(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, own: &No
     Some(txn)
 }
 
-/// Returns whether other nodes hold all slots of the partition. If so, the node cannot republish its claim, and needs a
-/// new slot (P16).
+/// Returns whether other nodes hold all slots of the partition. If other nodes hold all slots, the node cannot
+/// republish its claim, and needs a new slot (P16).
 fn crowded(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, mine: Option<&SlotEntry>) -> bool {
     let part = mine.map_or_else(|| spec.part(me), |mine| mine.part.as_str());
     let claims = |held: &&SlotEntry| held.held.kind == SlotState::Claim && held.node != me && held.part == part;
     spec.count.is_some_and(|count| snapshot.held.iter().filter(claims).count() as u64 >= count)
 }
 
-/// Returns the transaction that records that this node has republished all its claims. `None` if that is already
-/// recorded.
+/// Returns the transaction that records that this node has republished all its claims. `None` if the store already has
+/// the acknowledgement.
 pub fn acknowledge(snapshot: &RunSnapshot, me: &str) -> Option<Txn> {
     let (restored, _) = snapshot.recovery.as_ref().filter(|_| !snapshot.acknowledged.contains(me))?;
     Some(Txn {

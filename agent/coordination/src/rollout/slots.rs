@@ -8,7 +8,7 @@ use crate::{
     store::{Compare, Op, Txn},
 };
 
-/// Returns the transaction that replaces a slot record, if the record is unchanged.
+/// Returns the transaction that replaces a slot record. The transaction fails if the slot record has changed.
 pub(super) fn replace(spec: &RolloutSpec, old: &SlotEntry, new: &SlotRecord) -> Txn {
     let key = keys::held(&spec.group, &old.part, &old.book, &old.node);
     Txn {
@@ -18,7 +18,7 @@ pub(super) fn replace(spec: &RolloutSpec, old: &SlotEntry, new: &SlotRecord) -> 
     }
 }
 
-/// Returns the transaction that deletes a slot record, if the record is unchanged.
+/// Returns the transaction that deletes a slot record. The transaction fails if the slot record has changed.
 pub(super) fn delete(spec: &RolloutSpec, old: &SlotEntry) -> Txn {
     let key = keys::held(&spec.group, &old.part, &old.book, &old.node);
     Txn {

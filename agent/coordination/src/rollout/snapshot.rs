@@ -80,18 +80,19 @@ pub struct RunSnapshot {
     pub accepted: Option<(u64, u64)>,
     /// The recovery in progress, and the store revision that wrote its record. `None` if no recovery is open.
     pub recovery: Option<(RecoveryEpoch, u64)>,
-    /// The nodes that have republished their claims in the open recovery. Empty if they were not read.
+    /// The nodes that have republished their claims in the open recovery. The set is empty if the acknowledgements were
+    /// not read.
     pub acknowledged: BTreeSet<String>,
-    /// True if the store was rolled back, and this node knows of no report by another node.
+    /// True if the store was rolled back without a known report by another node.
     pub rolled_back: bool,
-    /// True if the node has connected to the store only a moment ago. Another node that knows a newer position may be
-    /// about to report a rollback.
+    /// True if the node has connected to the store only a moment ago. Shortly after a connection, another node with a
+    /// newer store position may still report a rollback.
     pub stabilizing: bool,
-    /// The sequence number of this node's last write, as the store contains it. 0 if there is none.
+    /// The sequence number of this node's last write, as the store contains it, or 0 if there is none.
     pub sequence: u64,
     /// The open waves of the book's run, and the store revision that wrote them.
     pub progress: Option<(RolloutProgress, u64)>,
-    /// All slot records of the budget, with those of other books that share it.
+    /// All slot records of the budget, including the records of other books that share the budget.
     pub held: Vec<SlotEntry>,
     /// The oldest queue entries of this node's partition.
     pub queue: Vec<Entry>,
@@ -103,19 +104,20 @@ pub struct RunSnapshot {
     pub voted: BTreeSet<u32>,
     /// The number of members that have voted, for each segment.
     pub votes: Vec<u64>,
-    /// The members that have voted in one segment, with that segment. `None` if they were not read.
+    /// One segment, with the members that have voted in it. `None` if the names of the voters were not read.
     pub names: Option<(u32, BTreeSet<String>)>,
-    /// The offers that were not taken in time, by this node's clock. An entry is a node and a store revision.
+    /// The offers that other nodes have not taken in time, by this node's clock. An entry contains the node and the
+    /// store revision of the offer.
     pub stale: BTreeSet<(String, u64)>,
     /// The claims of nodes that did not return from an announced absence in time, by this node's clock.
     pub overdue: BTreeSet<(String, u64)>,
-    /// True if this node may offer a free slot, because the slot was free for long or the budget was touched.
+    /// True if this node may offer a free slot: the slot was free for long, or a notice of free slots arrived.
     pub idle: bool,
-    /// The nodes that report by gossip a slot of this node's partition which the store does not contain.
+    /// The nodes whose gossip reports a slot in this node's partition that the store does not contain.
     pub hidden_claims: BTreeSet<String>,
     /// The nodes that count as lost.
     pub lost: BTreeSet<String>,
-    /// True if the complete wave has been complete for the soak, by this node's clock.
+    /// True if the complete wave has been complete for the soak time, by this node's clock.
     pub soaked: bool,
 }
 
@@ -137,7 +139,8 @@ impl RunSnapshot {
     }
 
     /// Returns the transactions that read the votes of the segments that [`RunSnapshot::reading`] leaves out. The list
-    /// is empty for most runs. A vote is never withdrawn, so these votes may be newer than the rest of the snapshot.
+    /// is empty for most runs. A vote is never withdrawn, so votes that are read later than the rest of the snapshot do
+    /// no harm.
     pub fn reading_more(spec: &RolloutSpec, me: &str) -> Vec<Txn> {
         let mut reads = Vec::new();
         let mut from = FIRST_SEGMENTS;
@@ -149,7 +152,8 @@ impl RunSnapshot {
         reads
     }
 
-    /// Adds the answers of one transaction of [`RunSnapshot::reading_more`]. The calls must follow the order of these.
+    /// Adds the answers of one transaction of [`RunSnapshot::reading_more`]. The calls must follow the order of the
+    /// transactions that [`RunSnapshot::reading_more`] returns.
     #[must_use]
     pub fn with_votes(mut self, spec: &RolloutSpec, me: &str, answers: Vec<Answer>) -> Self {
         let mut answers = answers.into_iter();
@@ -191,7 +195,7 @@ impl RunSnapshot {
         snapshot
     }
 
-    /// Returns this node's slot record for the book. `None` if it has none.
+    /// Returns this node's slot record for the book. `None` if this node has no slot record for the book.
     pub fn mine(&self, spec: &RolloutSpec, me: &str) -> Option<&SlotEntry> {
         self.held.iter().find(|held| held.node == me && held.book == spec.book)
     }
@@ -216,7 +220,8 @@ impl RunSnapshot {
         self.progress.as_ref().is_some_and(|(progress, _)| progress.run == spec.run && progress.done)
     }
 
-    /// Returns the store revision that wrote the accepted generation. `None` if the spec is of another generation.
+    /// Returns the store revision that wrote the accepted generation. `None` if the spec belongs to another generation
+    /// than the accepted one.
     pub fn current(&self, spec: &RolloutSpec) -> Option<u64> {
         self.accepted.filter(|(generation, _)| *generation == spec.generation).map(|(_, modified)| modified)
     }
@@ -239,8 +244,8 @@ impl RunSnapshot {
         !self.rolled_back && (self.recovery.is_none() || spec.known.iter().all(said))
     }
 
-    /// Returns the compares that guard an admission: the accepted revision is unchanged, and no rollback was reported
-    /// since. `None` if no node may be admitted now (P51).
+    /// Returns the compares of an admission: the accepted revision is unchanged, and no rollback was reported since the
+    /// snapshot. `None` if no node may be admitted now (P51).
     pub fn admission_guards(&self, spec: &RolloutSpec) -> Option<Vec<Compare>> {
         let accepted = self.current(spec).filter(|_| self.recovery_complete(spec) && !self.stabilizing)?;
         let accepted = Compare::Revision(keys::ACCEPTED.to_owned(), accepted);
@@ -263,20 +268,20 @@ impl RunSnapshot {
         self.held.iter().filter(slots).count() as u64
     }
 
-    /// Returns the number of failed nodes in the budget, with lost nodes that count as failed. Failures of other books
-    /// that share the budget are included, because their nodes are half changed, too (P63).
+    /// Returns the number of failed nodes in the budget, including lost nodes that count as failed. The number includes
+    /// failures of other books that share the budget, because each failed node is half changed (P63).
     pub fn failures(&self) -> u64 {
         self.held.iter().filter(|held| held.held.is_failed()).count() as u64
     }
 
-    /// Returns the number of failed nodes in the budget that belong to this book (P64).
+    /// Returns the number of failed nodes of this book in the budget (P64).
     pub fn own_failures(&self, spec: &RolloutSpec) -> u64 {
         let failed = |held: &&SlotEntry| held.book == spec.book && held.held.is_failed();
         self.held.iter().filter(failed).count() as u64
     }
 
-    /// Returns whether waves and barriers of this run do not wait for the node of a record. The node must have failed
-    /// or be lost, and the record must belong to this run (P65).
+    /// Returns whether waves and barriers of this run continue without the node of a slot record. The run continues
+    /// without a node that has failed or is lost, if its record belongs to this run (P65).
     pub fn is_excused(&self, spec: &RolloutSpec, held: &SlotEntry) -> bool {
         held.book == spec.book
             && held.held.run == spec.run
@@ -299,9 +304,9 @@ impl RunSnapshot {
         self.held.iter().filter(gone).count() as u64
     }
 
-    /// Returns a lost node that this run may not write off, because the write-offs have reached the slot count (P60).
-    /// The node has a claim, or a failure that halts the run or belongs to an earlier run. Records of other books that
-    /// share the budget are ignored.
+    /// Returns a lost node that this run may not write off, because its write-offs have reached the slot count (P60).
+    /// The returned node has a claim, or a failure that halts the run or belongs to an earlier run. Records of other
+    /// books that share the budget are ignored.
     pub fn holder_beyond_budget(&self, spec: &RolloutSpec) -> Option<&str> {
         let spent = spec.on_lost == super::OnLost::Skip && self.written_off(spec) >= spec.count.unwrap_or(1);
         let halted = self.failures() > spec.failure_limit().unwrap_or(spec.max_failures);
@@ -321,9 +326,9 @@ impl RunSnapshot {
         spec.failure_limit().is_some_and(|limit| self.failures() > limit)
     }
 
-    /// Returns whether a node may enter a segment: its wave is open, or it has a claim or failure to finish (P64). A node
-    /// that changed or failed in this segment has entered it before, even if a restored store no longer shows the barrier
-    /// as open.
+    /// Returns whether a node may enter a segment: its wave is open, or it must finish a claim or failure (P64). A node
+    /// that changed or failed in the segment has entered the segment before. A restored store may no longer show the
+    /// barrier before the entered segment as open.
     pub fn may_enter(&self, spec: &RolloutSpec, node: &str, segment: u32) -> bool {
         let open = self.open_waves(spec, segment);
         let mut carried = self.held.iter().filter(|held| {
@@ -337,7 +342,7 @@ impl RunSnapshot {
     }
 }
 
-/// Returns the operations that read the number of votes, and the node's own vote, for each of some segments.
+/// Returns the operations that read, for each of some segments, the number of votes and the node's own vote.
 fn reading_votes(spec: &RolloutSpec, me: &str, segments: Range<u32>) -> Vec<Op> {
     let of = |segment| {
         let own = keys::vote(&spec.run, segment, spec.is_member(me), me);
@@ -346,8 +351,8 @@ fn reading_votes(spec: &RolloutSpec, me: &str, segments: Range<u32>) -> Vec<Op> 
     segments.flat_map(of).collect()
 }
 
-/// Reads a complete snapshot. `run` executes the transactions. Only a run with many segments needs more than one
-/// transaction.
+/// Reads a complete snapshot. The closure `run` executes the transactions. Only a run with many segments needs more
+/// than one transaction.
 pub fn look<E>(
     spec: &RolloutSpec,
     me: &str,
@@ -365,7 +370,7 @@ fn parse<T: DeserializeOwned>(row: &Row) -> Option<T> {
     serde_json::from_slice(&row.value).ok()
 }
 
-/// Returns the newest report of a rollback, and the store revision that wrote it. `None` if there is none.
+/// Returns the newest report of a rollback, and the store revision that wrote it. `None` if no rollback was reported.
 pub fn newest_recovery(rows: &[Row]) -> Option<(RecoveryEpoch, u64)> {
     let newest = rows.iter().max_by_key(|row| row.modified)?;
     let by = newest.key.strip_prefix(keys::ALL_RECOVERIES)?.to_owned();
@@ -380,14 +385,14 @@ fn owner(row: &Row, prefix: &str) -> Option<(String, String, String)> {
     }
 }
 
-/// Parses a slot record. `prefix` is the prefix of the slot records of its budget.
+/// Parses a slot record. `prefix` is the prefix of the slot records of the budget.
 pub(crate) fn slot_entry(row: &Row, prefix: &str) -> Option<SlotEntry> {
     let (part, book, node) = owner(row, prefix)?;
     let note = parse(row).unwrap_or_default();
     Some(SlotEntry { node, part, book, held: parse(row)?, modified: row.modified, note })
 }
 
-/// Parses a queue entry. `prefix` is the prefix of the queue of its budget.
+/// Parses a queue entry. `prefix` is the prefix of the queue of the budget.
 pub(crate) fn queue_entry(row: &Row, prefix: &str) -> Option<Entry> {
     let (part, book, node) = owner(row, prefix)?;
     Some(Entry { node, part, book, queued: parse(row)?, modified: row.modified })

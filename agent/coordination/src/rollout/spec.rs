@@ -1,4 +1,4 @@
-//! The rollout of a book, as one revision defines it. The rollout is the same on every node that has loaded that
+//! The rollout of a book, as one revision defines it. The rollout is the same on every node that has loaded the same
 //! generation.
 
 use std::{
@@ -41,23 +41,27 @@ pub struct RolloutSpec {
     pub generation: u64,
     /// The nodes that the run waits for, each with its wave (P38).
     pub members: BTreeMap<String, u32>,
-    /// Targets that joined later. Such targets belong to the last wave, and the run does not wait for them (P39).
+    /// The targets that joined after the acceptance that started the run. Late targets belong to the last wave, and the
+    /// run does not wait for them (P39).
     pub late: Vec<String>,
     /// The names of all nodes that git knows.
     pub known: Vec<String>,
-    /// The partition of each node: the value of its label that `per` names. Empty if the budget has no partitions.
+    /// The partition of each node: the value of its label that `per` names. The map is empty if the budget has no
+    /// partitions.
     pub parts: BTreeMap<String, String>,
     /// The maximum number of nodes that hold a slot of one partition at the same time. `None` if there is no limit.
     pub count: Option<u64>,
     /// The maximum number of failed nodes with which the run continues.
     pub max_failures: u64,
-    /// True if failures stop neither other nodes nor later waves. With too many failures the run still does not
-    /// complete. In a named slot, the limit of the other books is also valid for this one.
+    /// True if other nodes and later waves continue despite failures (`failAfterAllTargetsRan`). A run with too many
+    /// failures does not complete until enough failed nodes have succeeded. In a named slot, the failure limit of the
+    /// other books also applies to this book.
     pub after_all: bool,
-    /// For a named slot: the smallest `max_failures` of its books, so that a failure stops all of them or none. `None` if
-    /// the limit of the book is valid.
+    /// The smallest `max_failures` of all books in a named slot, so that a failure stops all these books or none.
+    /// `None` if the book's own `max_failures` applies.
     pub slot_failures: Option<u64>,
-    /// True if several books or tasks share the budget, so that it may have partitions that this spec does not list.
+    /// True if several books or tasks share the budget. A shared budget may have partitions that this spec does not
+    /// list.
     pub shared: bool,
     /// The reaction of the run to a lost node.
     pub on_lost: OnLost,
@@ -67,8 +71,8 @@ pub struct RolloutSpec {
     pub soak: Duration,
     /// The cuts between the segments, in order. The first segment has no cut before it.
     pub cuts: Vec<Cut>,
-    /// The numbers of the segments that consist of an elected task. All waves of an elected segment open together,
-    /// because wave 1 could otherwise wait for a node whose wave is not open (P85).
+    /// The numbers of the segments that consist of an elected task. All waves of an elected segment open together, so
+    /// that wave 1 never waits for a node of a closed wave (P85).
     pub elected: BTreeSet<u32>,
 }
 

@@ -59,7 +59,8 @@ impl Fixture {
         look(spec, me, |txn| Ok::<_, ()>(self.0.peek(txn))).unwrap()
     }
 
-    /// Repeats the request of a node until the decision is to continue or to wait. Returns true if it is to continue.
+    /// Repeats the request of a node until the decision is to continue or to wait. Returns true if the decision is to
+    /// continue.
     pub(super) fn ask(&mut self, spec: &RolloutSpec, me: &str, want: Request) -> bool {
         for _ in 0..20 {
             match decide(spec, &self.snapshot(spec, me), me, want) {

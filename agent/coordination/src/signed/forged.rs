@@ -1,5 +1,5 @@
-//! Tests of forged records. For each kind of key, a node without the right to write it signs a record with its own
-//! valid key. Each test checks the decision that reads the record, and that a record of the rightful writer counts.
+//! Tests of forged records. For each kind of store key, a test lets a node sign a record that the node may not write.
+//! Each test checks that the decision ignores the forged record, and accepts a record of the rightful writer.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

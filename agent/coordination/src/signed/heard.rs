@@ -1,5 +1,5 @@
-//! The memory about each writer of records: its key, and the numbers of its records. The journal keeps this memory, so
-//! that a replayed record does not count after a restart (P144).
+//! Remembers each writer of records: the public key of the writer, and the numbers of its records. The journal keeps
+//! the memory about writers, so that a replayed record is rejected after a restart (P144).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -9,8 +9,8 @@ use towpath_state::{Record, kinds};
 
 /// The maximum number of writers that are remembered.
 const WRITERS: usize = 20_000;
-/// The maximum number of store keys for which the numbers of one writer are remembered. `FORGOTTEN` numbers are removed
-/// at once.
+/// The maximum number of store keys for which the numbers of one writer are remembered. `FORGOTTEN` is the count of
+/// numbers that are removed at once.
 const KEYS: usize = 8192;
 const FORGOTTEN: usize = 1024;
 /// The maximum number of former signing keys that are remembered for one writer.
@@ -28,10 +28,10 @@ pub struct Heard {
     pub highest: u64,
     /// The number of the writer's last record at each store key, by a hash of the key.
     pub keys: HashMap<u64, u64>,
-    /// The highest number that was removed from `keys`. At an unknown store key, only a record with a higher number
-    /// counts.
+    /// The highest number that was removed from `keys`. At a store key that is not in `keys`, only a record with a
+    /// higher number is accepted.
     pub forgotten: u64,
-    /// The store keys that this node has read since it last forgot old sequence numbers. The records at these keys still exist.
+    /// The store keys that this node has read since it last forgot old sequence numbers.
     #[serde(skip)]
     seen: HashSet<u64>,
 }
@@ -55,8 +55,8 @@ impl Heard {
     }
 }
 
-/// Returns the store keys at which a writer has at most one record. The numbers at these keys are never removed,
-/// because a valid record at such a key may be old.
+/// Returns the store keys at which a writer has at most one record. The number at a store key with one record is never
+/// removed, because the valid record may be old.
 fn fixed(name: &str) -> [u64; 8] {
     [
         crate::keys::joined(name),
@@ -90,8 +90,8 @@ impl Writers {
         self.known.get(name)
     }
 
-    /// Sets the public key of a writer. The previous key becomes a former one. Returns false if there are too many
-    /// writers.
+    /// Sets the public key of a writer. The previous public key becomes a former key of the writer. Returns false if
+    /// there are too many writers.
     pub(super) fn pin(&mut self, name: &str, key: [u8; 32]) -> bool {
         let full = self.known.len() >= WRITERS;
         match self.known.get_mut(name) {
@@ -114,8 +114,8 @@ impl Writers {
         true
     }
 
-    /// Records the number of a record. Returns false if the writer has written a newer record at the store key, or may
-    /// have.
+    /// Remembers the number of a record at its store key. Returns false if the writer has written, or may have written,
+    /// a newer record at the same store key.
     pub(super) fn take(&mut self, name: &str, key: &str, number: u64) -> bool {
         let Some(heard) = self.known.get_mut(name) else { return false };
         let key = hash(key);

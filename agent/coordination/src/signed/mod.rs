@@ -1,9 +1,9 @@
 //! A store whose records are signed. Each record contains the signature of its writer. Readers get no record whose
 //! signature or writer is wrong.
 //!
-//! An attacker who controls the store can delay and hide records, and so disturb the order of rollouts. The attacker
-//! cannot forge a record of another node. The signature covers the key of the record and a number that only grows.
-//! Therefore a record cannot be moved to another key or replayed (P106, P110).
+//! An attacker who controls the store can delay and hide records, which disturbs the order of rollouts. The attacker
+//! cannot forge a record of another node. A record cannot be moved or replayed, because its signature covers the store
+//! key and a growing number (P106, P110).
 
 mod heard;
 mod signer;
@@ -33,7 +33,7 @@ use crate::{
 pub struct SignedStore {
     inner: Arc<dyn Store>,
     signer: Arc<RecordSigner>,
-    /// True if the next number of this node is above the numbers of its own records in the store.
+    /// True if the next record number of this node is above the numbers of its records in the store.
     adopted: Mutex<bool>,
 }
 
@@ -63,8 +63,8 @@ impl SignedStore {
         operations.iter().map(seal).collect()
     }
 
-    /// Raises the next number of this node above the numbers of its own records in the store. Only the first call reads
-    /// (P146).
+    /// Raises the next record number of this node above the numbers of its records in the store. Only the first call
+    /// reads the store (P146).
     fn adopt(&self) -> Result<(), StoreError> {
         let mut adopted = self.adopted.lock().unwrap_or_else(PoisonError::into_inner);
         if *adopted {
@@ -112,7 +112,7 @@ impl SignedStore {
         answers.into_iter().map(open).collect()
     }
 
-    /// Returns the condition for the inner store, which still contains the records that do not count.
+    /// Translates a condition for the inner store, which also contains the records that readers reject.
     fn condition(&self, compare: &Compare) -> Result<Compare, StoreError> {
         match compare {
             Compare::Absent(key) => {
@@ -127,7 +127,7 @@ impl SignedStore {
         }
     }
 
-    /// Deletes the records below a prefix that do not count, because a compare of the prefix would find them.
+    /// Deletes the records below a prefix that readers reject. A compare of the prefix would find the rejected records.
     fn clear(&self, prefix: &str, after: u64) -> Result<(), StoreError> {
         for (key, at) in self.signer.void_below(prefix) {
             if at > after {

@@ -1,5 +1,5 @@
-//! The signatures of records. A node signs its own records. The node verifies other records by their signature, by the
-//! identity and the rights of the signer, and by their number.
+//! The signatures of records. A node signs its own records. The node verifies each other record by the signature, the
+//! identity and rights of the signer, and the record number.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,9 +23,10 @@ use crate::{keys::Key, store::Row};
 
 /// The name of the JSON field that contains the signature of a record.
 const FIELD: &str = "signed";
-/// The number of signatures in each of the two halves of the cache. A full newer half replaces the older half.
+/// The number of signatures in each half of the cache of verified signatures. A full newer half replaces the older
+/// half.
 const SIGNATURES: usize = 8192;
-/// The maximum number of remembered keys whose records do not count.
+/// The maximum number of remembered store keys with a rejected record.
 const VOID: usize = 4096;
 
 /// The signature of a record, as the record contains it.
@@ -57,13 +58,13 @@ struct State {
     named: Option<BTreeMap<String, Option<PublicKeys>>>,
     books: Books,
     known: Known,
-    /// The verified signatures, by the digest of the record. The first map is the newer half, the second the older
-    /// half.
+    /// The verified signatures, by the digest of the record. The first map is the newer half of the cache, and the
+    /// second map is the older half.
     checked: [HashMap<[u8; 32], Checked>; 2],
-    /// The keys of records that did not count, each with the reason.
+    /// The store keys of rejected records, each with the reason.
     refused: BTreeMap<String, String>,
-    /// The store revisions of records that do not count. This node treats these records as absent, and may overwrite
-    /// them.
+    /// The store revisions of rejected records, by store key. This node treats a rejected record as absent, and may
+    /// overwrite it.
     void: HashMap<String, u64>,
     /// The nodes that present another key than the known one, each with the public keys that it presents.
     strangers: BTreeMap<String, Vec<String>>,
@@ -73,7 +74,8 @@ struct State {
 #[derive(Debug, Clone)]
 struct Checked {
     signed: Result<Signed, String>,
-    /// True if the signer once had the right to write the record. A later revision does not revoke that.
+    /// True if the signer once had the right to write the record. A later revision does not revoke the right to write
+    /// the record.
     entitled: bool,
 }
 
@@ -89,15 +91,15 @@ struct Signed {
 enum Doubt {
     /// The key is a former key of the signer, which a commit has replaced.
     Former,
-    /// The key is wrong for another reason, which is the contained text.
+    /// The key is wrong for another reason, and the variant contains the reason.
     Refused(String),
 }
 
-/// The reason why a record does not count.
+/// The reason why a record is rejected.
 enum Void {
-    /// The record is a claim or failure that is signed with a former key. Its slot still counts as taken.
+    /// The record is a claim or failure that is signed with a former key. The slot of the record still counts as taken.
     Taken,
-    /// The record is wrong for the contained reason, and is treated as absent.
+    /// The record is treated as absent, and the variant contains the reason.
     Refused(String),
 }
 
@@ -167,8 +169,8 @@ impl RecordSigner {
         self.bearer.keys()
     }
 
-    /// Returns the reason to reject a caller. The caller's certificate or key is revoked, or another key belongs to the
-    /// caller's name (P143). `None` if the caller is admitted.
+    /// Returns the reason to reject a caller. A caller is rejected if its certificate or key is revoked, or if another
+    /// key belongs to its name (P143). `None` if the caller is admitted.
     pub fn refuses(&self, node: Option<&str>, key: &[u8; 32], serial: Option<&str>) -> Option<String> {
         // The TLS connection has proven that the caller owns the certificate and the key.
         self.revoked.saw(serial, key);
@@ -204,7 +206,7 @@ impl RecordSigner {
         self.sequence.load(Ordering::Relaxed)
     }
 
-    /// Returns the keys of records that did not count since the last call, each with the reason.
+    /// Returns the store keys of records that were rejected since the last call, each with the reason.
     pub fn refused(&self) -> BTreeMap<String, String> {
         std::mem::take(&mut self.lock().refused)
     }
@@ -246,7 +248,7 @@ impl RecordSigner {
         bytes(&record)
     }
 
-    /// Raises the next number above the numbers of this node's own records in the store (P146).
+    /// Raises the next record number of this node above the numbers of its records in the store (P146).
     pub(super) fn adopt<'r>(&self, rows: impl IntoIterator<Item = &'r Row>) {
         let own = rows.into_iter().filter_map(|row| self.own_number(row)).max();
         let highest = own.unwrap_or(0);
@@ -262,9 +264,9 @@ impl RecordSigner {
         (signed.by == self.node && signed.shown.key == own).then_some(signed.seq)
     }
 
-    /// Returns whether a row was signed with this node's key since this process began. The caller has not written the
-    /// row, so another agent uses the key. The next record of this node gets a higher number, so that the other agent
-    /// accepts it.
+    /// Returns whether a row was signed with this node's key since this process began. The caller of this function has
+    /// not written the row, so another agent uses the key of this node. The next record of this node gets a higher
+    /// number, so that the other agent accepts it.
     pub(super) fn is_of_namesake(&self, row: &Row) -> bool {
         let newer = self.own_number(row).filter(|number| *number > self.floor.load(Ordering::Relaxed));
         if let Some(number) = newer {
@@ -304,7 +306,7 @@ impl RecordSigner {
         }
     }
 
-    /// Verifies a row, and returns it without its signature. `None` if the record does not count.
+    /// Verifies a row, and returns it without its signature. `None` if the record is rejected.
     pub(super) fn read(&self, mut row: Row) -> Option<Row> {
         let Some(key) = Key::parse(&row.key) else {
             self.refuse(&row, "no record has a key of this form");
@@ -350,7 +352,7 @@ impl RecordSigner {
         state.void.insert(key, modified);
     }
 
-    /// Checks whether a record counts: its signature, its signer, the rights of the signer, and its number.
+    /// Checks a record: its signature, its signer, the rights of the signer, and its number.
     fn judge(
         &self,
         row: &Row,
@@ -416,8 +418,8 @@ impl RecordSigner {
         Ok(Signed { by, seq, shown })
     }
 
-    /// Checks that the key belongs to the node that the signature names. The first key of a node counts until git lists
-    /// another one (P143).
+    /// Checks that the key belongs to the node that the signature names. The first key of a node is valid until git
+    /// lists another key (P143).
     fn identify(&self, signed: &Signed) -> Result<(), Doubt> {
         let Signed { by, shown, .. } = signed;
         if shown.proven {
@@ -463,12 +465,12 @@ impl RecordSigner {
         self.lock().strangers.insert(signed.by.clone(), if fits { shown } else { Vec::new() });
     }
 
-    /// Returns the store revision of a record that does not count. `None` if the record counts or is unknown.
+    /// Returns the store revision of a rejected record. `None` if the record is accepted or unknown.
     pub(super) fn void(&self, key: &str) -> Option<u64> {
         self.lock().void.get(key).copied()
     }
 
-    /// Returns the keys and store revisions of the records below a prefix that do not count.
+    /// Returns the store keys and revisions of the rejected records below a prefix.
     pub(super) fn void_below(&self, prefix: &str) -> Vec<(String, u64)> {
         let state = self.lock();
         let below = state.void.iter().filter(|(key, _)| key.starts_with(prefix));

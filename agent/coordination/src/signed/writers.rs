@@ -39,7 +39,7 @@ impl BookRights {
 }
 
 /// The rights of the current revision and of earlier ones. A node that is no longer a target keeps its claim until it
-/// has applied the revision (P66). The results that it published stay valid (P83).
+/// has applied the revision (P66). The results that a former target has published stay valid (P83).
 #[derive(Debug, Default)]
 pub(super) struct Books {
     now: Option<BTreeMap<String, BookRights>>,
@@ -103,28 +103,30 @@ impl Books {
 /// The nodes that may write a key of the store.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Writers<'k> {
-    /// Every node may write the key. The record has no signature, because a signed record contains its digest.
+    /// Every node may write the key. The record has no signature, because another record with a signature contains its
+    /// digest.
     Digest,
     /// Every node may write the key in its own name. Readers verify the content by other means (P25, P138, P140).
     Proven,
-    /// Only this node may write the key.
+    /// Only the given node may write the key.
     Own(&'k str),
-    /// Only this node may write the key, while it is a target of the book.
+    /// Only the given node may write the key, while it is a target of the given book.
     OwnTarget { node: &'k str, book: &'k str },
-    /// Only this node may write the key, while it is a target of the book or was one. A former target queues for its
-    /// removals.
+    /// Only the given node may write the key, if it is or was a target of the given book. A former target queues for a
+    /// slot because it must still remove items of the book.
     OwnWaiter { node: &'k str, book: &'k str },
-    /// The targets of this book may write the key.
+    /// The targets of the given book may write the key.
     Targets(&'k str),
-    /// The targets of all books that use this budget may write the key.
+    /// The targets of all books that use the given budget may write the key.
     Group(&'k str),
-    /// The targets that may be elected for the task may write the key. If a node is given, only that node may.
+    /// The targets that may be elected for the given task may write the key. If a node is given, only that node may
+    /// write the key.
     Eligible { node: Option<&'k str>, book: &'k str, task: &'k str },
-    /// The node of the slot may write the key. Other nodes may only make certain changes (P141).
+    /// The node of the slot may write the key. Other nodes may only make certain changes of the slot record (P141).
     Slot { group: &'k str, book: &'k str, node: &'k str },
 }
 
-/// Returns the nodes that may write a key. A kind of key that this function does not list does not compile.
+/// Returns the nodes that may write a key. The code does not compile if the function lacks a kind of store key.
 pub(super) fn writers<'k>(key: &'k Key<'k>) -> Writers<'k> {
     match key {
         Key::Accepted => Writers::Proven,
@@ -151,8 +153,8 @@ pub(super) fn writers<'k>(key: &'k Key<'k>) -> Writers<'k> {
     }
 }
 
-/// Returns whether the number of the last record at a key is remembered, so that a replayed record does not count. Keys
-/// that contain a run or a digest need no remembered number, nor do keys that no decision reads.
+/// Returns whether the number of the last record at a key is remembered, so that a replayed record is rejected. No
+/// number is remembered for keys that contain a run or a digest, and for keys that no decision reads.
 pub(super) fn is_remembered(key: &Key<'_>) -> bool {
     match key {
         Key::Accepted
@@ -184,7 +186,7 @@ impl Writers<'_> {
     /// Checks that a node may write a record.
     ///
     /// # Errors
-    /// The message that names the nodes which may write the record.
+    /// Returns an error that names the nodes with the right to write the record.
     pub(super) fn check(&self, by: &str, record: &Map<String, Value>, books: &Books) -> Result<(), String> {
         let loaded = books.now.is_some();
         let (allowed, may) = match self {

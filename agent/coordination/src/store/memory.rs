@@ -1,5 +1,5 @@
-//! Rows in memory, and the effect of transactions on them. The functions are pure and behave like etcd. The local
-//! store, the model checker and the simulation use them.
+//! Rows in memory, and the effect of transactions on them. All functions of this file are pure and behave like etcd.
+//! The local store, the model checker and the simulation use the rows of this file.
 
 use std::collections::BTreeMap;
 
@@ -29,10 +29,10 @@ impl Memory {
         self.rows.get(key).and_then(|(_, lease)| *lease)
     }
 
-    /// Runs a transaction. Returns its outcome and the changed rows.
+    /// Runs a transaction. Returns the outcome of the transaction and the changed rows.
     ///
     /// # Errors
-    /// The transaction has too many operations, or writes a key twice.
+    /// Returns an error if the transaction has too many operations, or writes a key twice.
     pub fn apply(&mut self, txn: &Txn) -> Result<(Outcome, Vec<Change>), StoreError> {
         txn.check(0)?;
         let done = txn.compare.iter().all(|compare| self.holds(compare));
@@ -119,7 +119,7 @@ impl Memory {
         self.rows.range(prefix.to_owned()..).map(|(_, (row, _))| row).take_while(move |row| row.key.starts_with(prefix))
     }
 
-    /// Returns all rows for modification. The model checker needs this to renumber revisions.
+    /// Returns all rows for modification. The model checker modifies the rows to renumber revisions.
     pub fn rows_mut(&mut self) -> impl Iterator<Item = &mut Row> {
         self.rows.values_mut().map(|(row, _)| row)
     }

@@ -26,10 +26,11 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// The store does not answer.
     fn read(&self, prefix: &str, page: &Page) -> Result<Read, StoreError>;
 
-    /// Starts a watch of the keys with a prefix. The receiver gets their changes from the revision `from` on.
+    /// Starts a watch of the keys with a prefix. The receiver gets all changes of keys with the prefix, from the
+    /// revision `from` on.
     ///
     /// # Errors
-    /// The store does not answer, or no longer has the changes since that revision.
+    /// Returns an error if the store does not answer, or no longer has the changes since `from`.
     fn watch(&self, prefix: &str, from: u64) -> Result<mpsc::UnboundedReceiver<Change>, StoreError>;
 
     /// Creates a lease. The store deletes keys that are bound to the lease when the lease ends.
@@ -41,11 +42,11 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Renews a lease, which then lasts for its full time to live.
     ///
     /// # Errors
-    /// The store does not answer, or the lease is gone.
+    /// Returns an error if the store does not answer, or if the lease is gone.
     fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError>;
 
-    /// Returns the remaining time of the lease that a key is bound to. Zero if the lease has ended. `None` if the key
-    /// does not exist, or is not bound to a lease.
+    /// Returns the remaining time of the lease that a key is bound to. The time is zero if the lease has ended. `None`
+    /// if the key does not exist, or is not bound to a lease.
     ///
     /// # Errors
     /// The store does not answer.
@@ -56,7 +57,7 @@ pub trait Store: fmt::Debug + Send + Sync {
         true
     }
 
-    /// Returns whether readers accept the record in a row. A record that does not count wakes no node.
+    /// Returns whether readers accept the record in a row. A record that readers reject wakes no node.
     fn counts(&self, _row: &Row) -> bool {
         true
     }
@@ -80,10 +81,11 @@ pub trait Store: fmt::Debug + Send + Sync {
         BTreeMap::new()
     }
 
-    /// Sets the journal that keeps the rows of the store. Has no effect on a store with other storage.
+    /// Sets the journal that keeps the rows of the store. The journal has no effect on a store that keeps its rows
+    /// elsewhere.
     ///
     /// # Errors
-    /// The journal cannot be read.
+    /// Returns an error if the journal cannot be read.
     fn keep_in(&self, _journal: &Arc<Journal>) -> Result<(), JournalError> {
         Ok(())
     }
@@ -138,7 +140,7 @@ pub struct Row {
 pub enum Change {
     /// A key was set.
     Put(Row),
-    /// A key was deleted, at this revision.
+    /// A key was deleted. The variant contains the key and the store revision of the deletion.
     Delete(String, u64),
 }
 
@@ -162,9 +164,9 @@ pub struct Txn {
 pub enum Compare {
     /// The key must not exist.
     Absent(String),
-    /// The revision that last changed the key must be this one.
+    /// The revision that last changed the key must be the given revision.
     Revision(String, u64),
-    /// No key with the prefix may have a higher revision than this one.
+    /// No key with the prefix may have a higher revision than the given revision.
     NoneNewer(String, u64),
 }
 
@@ -177,16 +179,16 @@ pub enum Op {
         key: String,
         /// The new value of the key.
         value: Vec<u8>,
-        /// The lease that the key is bound to. `None` if the key stays without a lease.
+        /// The lease that the key is bound to. `None` if the key is not bound to a lease.
         lease: Option<LeaseId>,
     },
     /// Deletes a key.
     Delete(String),
     /// Deletes all keys with a prefix.
     DeleteAll(String),
-    /// Reads the rows with a prefix. The read sees the writes before it in the same transaction.
+    /// Reads the rows with a prefix. A read operation sees the earlier writes of the same transaction.
     Read(String),
-    /// Reads the rows with a prefix that were created first, at most this number of rows.
+    /// Reads the oldest rows with a prefix, at most as many as the given number.
     Oldest(String, usize),
     /// Counts the rows with a prefix.
     Count(String),
@@ -206,7 +208,7 @@ impl Op {
 /// The answer to one reading operation of a transaction.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
-    /// The rows that were read. Empty if the operation only counts rows.
+    /// The rows that were read. The list is empty if the operation only counts rows.
     pub rows: Vec<Row>,
     /// The number of rows with the prefix.
     pub count: u64,
@@ -232,7 +234,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Returns the revision and the answers of either outcome.
+    /// Returns the revision and the answers of the transaction, for both outcomes.
     pub fn answers(self) -> (u64, Vec<Answer>) {
         match self {
             Self::Done { revision, answers } | Self::Refused { revision, answers } => (revision, answers),
@@ -246,7 +248,7 @@ pub enum StoreError {
     /// The store does not answer.
     #[error("the data store does not answer: {0}")]
     Unreachable(String),
-    /// Other nodes wrote the same records first, many times in a row.
+    /// The request failed many times in a row, because other nodes wrote the same records first.
     #[error("lost {0} races with other nodes; retrying")]
     LostRaces(usize),
     /// The store has no free space.
@@ -281,10 +283,11 @@ pub enum StoreError {
 }
 
 impl Txn {
-    /// Checks what etcd would refuse: too many operations, `more` included, or a key that is written twice.
+    /// Checks that etcd would accept the transaction: not too many operations, and no key written twice. `more` is the
+    /// number of additional operations.
     ///
     /// # Errors
-    /// The transaction has too many operations, or writes a key twice.
+    /// Returns an error if the transaction has too many operations, or writes a key twice.
     pub(crate) fn check(&self, more: usize) -> Result<(), StoreError> {
         let size = self.then.len().max(self.otherwise.len().saturating_add(more));
         if size > MAX_OPERATIONS {
@@ -297,7 +300,7 @@ impl Txn {
     }
 }
 
-/// Returns a key that some operations write and also write or delete a second time.
+/// Returns a key that one operation writes and a second operation writes or deletes.
 fn written_twice(operations: &[Op]) -> Option<&str> {
     let mut written = BTreeSet::new();
     let again = operations.iter().find_map(|operation| match operation {

@@ -11,9 +11,9 @@ pub(super) struct Identity {
     presented: bool,
     /// The public keys that the Node object in git lists for this node. `None` if git lists none.
     given: Option<Vec<String>>,
-    /// The reason why this node is rejected until its process ends: another agent runs under its name.
+    /// The reason why this node is rejected until its process ends: another agent runs under the node's name.
     namesake: Option<String>,
-    /// The reason why this node is rejected for its key.
+    /// The reason why the fleet rejects the key of this node.
     refused: Option<String>,
 }
 
@@ -60,17 +60,18 @@ impl Identity {
         self.given.as_ref()
     }
 
-    /// Sets the reason why this node is rejected for its key. `None` if its key is accepted.
+    /// Sets the reason why the fleet rejects the key of this node. `None` if the fleet accepts the key of this node.
     pub(super) fn refuse(&mut self, why: Option<String>) {
         self.refused = why;
     }
 
-    /// Returns the reason why this node is rejected for its key.
+    /// Returns the reason why the fleet rejects the key of this node.
     pub(super) fn refused(&self) -> Option<&String> {
         self.refused.as_ref()
     }
 
-    /// Records that another agent runs under the name of this node. Returns whether this is the first such agent.
+    /// Records that another agent runs under the name of this node. Returns whether no other agent with this name was
+    /// found before.
     pub(super) fn meet_namesake(&mut self, why: String) -> bool {
         self.namesake.replace(why).is_none()
     }
@@ -80,7 +81,7 @@ impl Identity {
         self.namesake.as_ref()
     }
 
-    /// Returns the reason why this node is rejected. `None` if it is not rejected.
+    /// Returns the reason why this node is rejected. `None` if this node is not rejected.
     pub(super) fn rejected(&self) -> Option<&String> {
         self.namesake.as_ref().or(self.refused.as_ref())
     }

@@ -48,8 +48,8 @@ impl Shared {
         Op::Put { key: keys::alive(&self.node), value: serde_json::to_vec(&alive).unwrap_or_default(), lease }
     }
 
-    /// Shows the keys of a rejected node to the other nodes, unless a node with the right keys is alive. The other
-    /// nodes do not count the rejected node as alive.
+    /// Publishes the keys of this rejected node to the other nodes, unless a node with the right keys is alive. The
+    /// other nodes do not consider the rejected node alive.
     fn knock(&self, joined: &Joined) -> Result<(), StoreError> {
         let known = self.lock().leases.knock();
         if let Some(lease) = known.filter(|_| self.store.shared()) {
@@ -73,8 +73,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Writes the join record if the name is free, or if the existing record has this node's keys. A node with another
-    /// key is rejected until git lists that key (P143, P145).
+    /// Writes the join record if the name is free, or if the existing record has this node's keys. A node is rejected
+    /// if the existing record has another key and git does not list the node's key (P143, P145).
     fn introduce(&self, joined: &Joined) -> Result<(), StoreError> {
         let key = keys::joined(&self.node);
         let value = serde_json::to_vec(joined).unwrap_or_default();
@@ -140,8 +140,9 @@ impl Shared {
         }
     }
 
-    /// Rejects this node if a row is the record of another agent with the same key (P146). The node then writes its own
-    /// record again, so that the other agent is rejected too. No node can know which of the two agents is meant to run.
+    /// Rejects this node if another agent with the same key has written the given record (P146). The rejected node
+    /// writes its own record again, so that the other agent is rejected too. Both agents are rejected, because no node
+    /// can know which of them is meant to run.
     pub(super) fn meet(&self, row: &Row) {
         if row.key != keys::agent(&self.node) || !self.lock().identity.is_presented() || !self.store.is_of_namesake(row)
         {

@@ -10,7 +10,7 @@ pub(super) struct Leases {
     lease: Option<LeaseId>,
     /// The lease of a rejected node, which shows the node's keys to the other nodes.
     knock: Option<LeaseId>,
-    /// The time of the request that last renewed the lease. `None` if no lease was confirmed.
+    /// The time of the request that last renewed the lease. `None` if the store has confirmed no lease.
     heard: Option<Instant>,
 }
 
@@ -20,7 +20,7 @@ impl Leases {
         self.lease
     }
 
-    /// Replaces the leases by a new lease of the node. `None` if the store has no leases.
+    /// Replaces the leases of the node by a new lease. `None` if the store has no leases.
     pub(super) fn acquire(&mut self, lease: Option<LeaseId>) {
         (self.lease, self.knock) = (lease, None);
     }
@@ -35,12 +35,12 @@ impl Leases {
         (self.lease, self.heard) = (None, None);
     }
 
-    /// Records that a request at this time has renewed the lease.
+    /// Records the time of a request that has renewed the lease.
     pub(super) fn renewed(&mut self, at: Instant) {
         self.heard = Some(at);
     }
 
-    /// Returns the time of the request that last renewed the lease. `None` if no lease was confirmed.
+    /// Returns the time of the request that last renewed the lease. `None` if the store has confirmed no lease.
     pub(super) fn heard(&self) -> Option<Instant> {
         self.heard
     }

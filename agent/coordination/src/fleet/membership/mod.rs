@@ -32,12 +32,12 @@ use crate::{
 /// The interval at which a node renews its lease (P101).
 const KEEP: Duration = Duration::from_secs(10);
 
-/// The time after the last renewal for which a node trusts its lease. This time is shorter than the lease, because
-/// clocks differ (P93).
+/// The time after the last renewal for which a node trusts its lease. The node trusts its lease for a shorter time than
+/// the lease lasts, because clocks differ (P93).
 const BELIEF: Duration = Duration::from_secs(20);
 
-/// The stack size of a thread that makes requests, in bytes. Unoptimised builds need over 256 KiB. Unused pages cost
-/// nothing.
+/// The stack size of a thread that makes requests to the store, in bytes. Unoptimised builds need over 256 KiB. Unused
+/// pages cost nothing.
 const STACK: usize = 2 << 20;
 
 /// The reason to wake the reconciler of a node.
@@ -98,7 +98,7 @@ impl Membership {
         self.shared.lock().news.count()
     }
 
-    /// Runs a closure with exclusive access to the touches of budgets.
+    /// Runs a closure with exclusive access to the notices of free slots (touches).
     pub(super) fn touches<T>(&self, work: impl FnOnce(&mut Touches) -> T) -> T {
         work(self.shared.lock().news.touches())
     }
@@ -155,12 +155,12 @@ impl Membership {
         heard.is_none_or(|heard| self.shared.clock.monotonic().duration_since(heard) >= BELIEF)
     }
 
-    /// Returns whether this node was asked for the key of a result since the last call.
+    /// Returns whether another node has requested the key of a task result since the last call.
     pub(super) fn is_asked(&self) -> bool {
         self.shared.lock().news.take_asked()
     }
 
-    /// Records that requests for the keys of results still need an answer.
+    /// Records that requests for the keys of task results still need an answer.
     pub(super) fn note_asked(&self) {
         self.shared.lock().news.note_asked();
     }
@@ -201,7 +201,7 @@ impl Drop for Membership {
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) {
     if let Err(error) = thread::Builder::new().name(name.into()).stack_size(STACK).spawn(work) {
-        tracing::error!(%error, "cannot start a thread; the node takes no part in rollouts");
+        tracing::error!(%error, "cannot start a thread for the data store; the node takes no part in rollouts");
     }
 }
 
@@ -241,15 +241,15 @@ impl Shared {
         }
     }
 
-    /// Sends the delayed touches that are due. Each touch names no node, because the queue has changed since the delay
-    /// began.
+    /// Sends the delayed notices of free slots that are due. Each notice of free slots names no node, because the queue
+    /// may have changed during the delay.
     fn send_due_touches(&self) {
         let now = self.clock.monotonic();
         let due = self.lock().news.touches().take_due(now);
         for group in due {
             let put = Op::put(keys::freed(&group), serde_json::to_vec(&Freed::default()).unwrap_or_default());
             if let Err(error) = self.store.commit(&Txn { then: vec![put], ..Txn::default() }) {
-                tracing::debug!(%error, group, "cannot send a touch of a budget; it is sent later");
+                tracing::debug!(%error, group, "cannot send the notice of free slots in a budget; retrying");
                 self.lock().news.touches().owe(group, now);
             }
         }

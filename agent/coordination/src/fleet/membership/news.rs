@@ -3,14 +3,14 @@
 use super::touch::Touches;
 use crate::store::Row;
 
-/// The changes that the watches have reported, and the touches of budgets.
+/// The changes that the watches have reported, and the notices of free slots in budgets.
 #[derive(Debug, Default)]
 pub(super) struct News {
-    /// The number of changes that the watches have reported. A snapshot that was requested before the last one is
-    /// stale.
+    /// The number of changes that the watches have reported. A snapshot is stale if it was requested before the last
+    /// change.
     count: u64,
     touches: Touches,
-    /// True if another node has requested the key of a result from this node.
+    /// True if another node has requested the key of a task result from this node.
     asked: bool,
 }
 
@@ -25,23 +25,23 @@ impl News {
         self.count = self.count.wrapping_add(1);
     }
 
-    /// Counts a touch that a watch has reported. Returns whether the node acts on it.
+    /// Counts a notice of free slots that a watch has reported. Returns whether the node acts on the notice.
     pub(super) fn hear_touch(&mut self, node: &str, row: &Row) -> bool {
         self.add();
         self.touches.heard(node, row)
     }
 
-    /// Returns the touches of budgets for modification.
+    /// Returns the notices of free slots for modification.
     pub(super) fn touches(&mut self) -> &mut Touches {
         &mut self.touches
     }
 
-    /// Records that requests for the keys of results need an answer.
+    /// Records that requests for the keys of task results need an answer.
     pub(super) fn note_asked(&mut self) {
         self.asked = true;
     }
 
-    /// Returns whether this node was asked for the key of a result since the last call.
+    /// Returns whether another node has requested the key of a task result since the last call.
     pub(super) fn take_asked(&mut self) -> bool {
         std::mem::take(&mut self.asked)
     }

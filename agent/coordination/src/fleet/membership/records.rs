@@ -29,7 +29,7 @@ pub(super) struct Alive<'a> {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Agent {
-    /// The identifier of the agent process. Each process has a different one.
+    /// The identifier of the agent process. Each process has a different identifier.
     pub(super) id: String,
     /// The machine id of the node.
     pub(super) machine_id: String,

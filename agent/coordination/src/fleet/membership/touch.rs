@@ -1,5 +1,5 @@
 //! Touches: notices that slots of a budget may be free. A node sends at most one touch a second for each budget. Only a
-//! node that waits acts on a received touch (P135).
+//! waiting node acts on a notice of free slots (P135).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,32 +12,33 @@ use crate::{
     store::{Op, Row, Txn},
 };
 
-/// The minimum time between two touches of one budget by one node.
+/// The minimum time between two notices of free slots in one budget by one node.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// A touch in a transaction that a node is about to commit.
+/// The notice of free slots in a transaction that a node is about to commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::fleet) struct Touch {
     group: String,
-    /// True if the touch was removed from the transaction, because the node sent another one less than a second ago.
+    /// True if the notice was removed from the transaction, because the node sent another notice less than a second
+    /// ago.
     delayed: bool,
 }
 
-/// The touches that a node sends and receives.
+/// The notices of free slots that a node sends and receives.
 #[derive(Debug, Default)]
 pub(in crate::fleet) struct Touches {
     sent: BTreeMap<String, Instant>,
-    /// The budgets with a delayed touch, each with the time at which the touch is due.
+    /// The budgets with a delayed notice of free slots, each with the time at which the notice is due.
     owed: BTreeMap<String, Instant>,
     /// The budgets that this node waits for, each with its book.
     waits: BTreeSet<(String, String)>,
-    /// The budgets that were touched while this node waited.
+    /// The budgets for which a notice of free slots arrived while this node waited.
     touched: BTreeSet<String>,
 }
 
 impl Touches {
-    /// Returns the touch in a transaction. If the last touch of the budget is too recent, removes it from the
-    /// transaction.
+    /// Returns the notice of free slots in a transaction. Removes the notice from the transaction if the last notice of
+    /// the budget is too recent.
     pub(in crate::fleet) fn before_commit(&self, txn: &mut Txn, now: Instant) -> Option<Touch> {
         let is_touch = |operation: &Op| match operation {
             Op::Put { key, .. } => key.strip_prefix(keys::ALL_FREED).map(str::to_owned),
@@ -51,7 +52,7 @@ impl Touches {
         Some(Touch { group, delayed })
     }
 
-    /// Records a touch whose transaction was applied.
+    /// Records that a transaction with a notice of free slots was applied.
     pub(in crate::fleet) fn committed(&mut self, touch: Touch, now: Instant) {
         if touch.delayed {
             self.owed.entry(touch.group).or_insert(now + PAUSE);
@@ -60,7 +61,7 @@ impl Touches {
         }
     }
 
-    /// Removes the budgets whose delayed touch is due from the list, and returns them.
+    /// Removes the budgets whose delayed notice is due from the list, and returns them.
     pub(in crate::fleet) fn take_due(&mut self, now: Instant) -> Vec<String> {
         let due: Vec<String> = self.owed.iter().filter(|(_, at)| **at <= now).map(|(group, _)| group.clone()).collect();
         for group in &due {
@@ -70,7 +71,7 @@ impl Touches {
         due
     }
 
-    /// Schedules a delayed touch again, because it could not be sent.
+    /// Schedules a delayed notice of free slots again, because it could not be sent.
     pub(in crate::fleet) fn owe(&mut self, group: String, now: Instant) {
         self.owed.entry(group).or_insert(now + PAUSE);
     }
@@ -85,8 +86,8 @@ impl Touches {
         }
     }
 
-    /// Returns whether this node acts on a touch. A node acts if it waits for the budget and the touch is meant for the
-    /// node.
+    /// Returns whether this node acts on a notice of free slots. A node acts on a notice if it waits for the budget and
+    /// the notice is meant for it.
     pub(in crate::fleet) fn heard(&mut self, node: &str, row: &Row) -> bool {
         let Some(group) = row.key.strip_prefix(keys::ALL_FREED) else { return false };
         // The watch reports the record before it is verified. A record that cannot be parsed is meant for every waiting
@@ -110,7 +111,7 @@ impl Touches {
         self.touched.contains(group)
     }
 
-    /// Forgets a touch of a budget, because no node waits for its free slots any more.
+    /// Forgets a notice of free slots, because no node waits for the slots of the budget any more.
     pub(in crate::fleet) fn forget(&mut self, group: &str) {
         self.touched.remove(group);
     }

@@ -52,7 +52,8 @@ impl Shared {
         }
     }
 
-    /// Wakes the node for a touch of a budget that it waits for. A decision in progress then finds its snapshot stale.
+    /// Wakes the node for a notice of free slots in a budget for which it waits. The notice also makes the snapshot of
+    /// a decision in progress stale.
     fn hear_touch(&self, row: &Row, poke: &Waker) {
         let acts = self.lock().news.hear_touch(&self.node, row);
         if acts {

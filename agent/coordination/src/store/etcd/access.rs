@@ -9,9 +9,9 @@ pub struct Access {
     pub ca: Option<Vec<u8>>,
     /// The certificate and the private key of this node, in PEM.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
-    /// The time at which the certificate of this node expires, in seconds since 1970. `None` if it is unknown.
+    /// The time at which the certificate of this node expires, in seconds since 1970. `None` if the time is unknown.
     pub valid_until: Option<i64>,
-    /// The user name and the password.
+    /// The user name and the password of the node in etcd.
     pub user: Option<(String, String)>,
 }
 
@@ -22,6 +22,6 @@ impl fmt::Debug for Access {
     }
 }
 
-/// A function that reads the credentials. Each new connection calls the function, so renewed files are used from then
-/// on.
+/// A function that reads the credentials. Each new connection calls the function, so each new connection uses renewed
+/// credential files.
 pub type ReadAccess = Arc<dyn Fn() -> Result<Access, String> + Send + Sync>;

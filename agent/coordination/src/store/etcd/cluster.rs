@@ -19,12 +19,12 @@ use crate::store::StoreError;
 /// The pause between two rounds of attempts at all members.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The rule for a repeated request, if it is unknown whether a member has carried it out.
+/// Defines whether a request may be repeated, if a member may already have carried it out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Repeat {
-    /// The request may be repeated, because it changes nothing, or has the same result when it is carried out twice.
+    /// The request may be repeated, because it changes nothing, or because a second execution has the same result.
     Always,
-    /// The request may only be repeated if no member has carried it out.
+    /// The request may be repeated only if no member has carried it out.
     IfUnsent,
 }
 
@@ -180,7 +180,7 @@ impl Cluster {
         }
     }
 
-    /// Records that a stream of a member broke, so that requests avoid that member, too.
+    /// Records that a stream of a member broke, so that requests avoid the member.
     pub(super) fn broke(&self, route: &Route, said: &Said) {
         match judge(said, route.connection.shows) {
             Verdict::Move(fault) => {
@@ -210,7 +210,7 @@ impl Cluster {
         format!("{}: {why}", self.endpoint(member))
     }
 
-    /// Adds the endpoint of the member to an error, or the command for a full etcd.
+    /// Adds the endpoint of the member to an error. If etcd is full, adds the command that frees space.
     fn at(&self, member: usize, error: StoreError) -> StoreError {
         match error {
             StoreError::Denied(why) => StoreError::Denied(self.named(member, &why)),

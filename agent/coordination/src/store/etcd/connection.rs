@@ -1,4 +1,4 @@
-//! The connection to one etcd member, made on demand with the credentials that the node has at that time.
+//! The connection to one etcd member, made on demand with the node's current credentials.
 
 use std::{
     sync::{
@@ -26,7 +26,8 @@ pub(super) const SILENCE: Duration = Duration::from_secs(3);
 /// connection.
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// The interval of pings on a connection. etcd rejects clients that ping more often (`--grpc-keepalive-min-time`).
+/// The interval of pings on a connection, because etcd rejects clients that ping more often
+/// (`--grpc-keepalive-min-time`).
 const PING: Duration = Duration::from_secs(5);
 
 /// An open connection to an etcd member.
@@ -71,7 +72,7 @@ impl Member {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the connection to this member. Connects if there is none.
+    /// Returns the connection to this member. Connects to the member if there is no connection.
     pub(super) async fn connect(&self, access: &ReadAccess) -> Result<Connection, Fault> {
         if let Some(open) = self.lock().clone() {
             return Ok(open);
@@ -106,8 +107,9 @@ impl Member {
         }
     }
 
-    /// Returns a more precise fault if the member has never answered over the connection. The member may have rejected
-    /// this node's certificate. In that case it has not carried the request out.
+    /// Finds the precise cause of a connection error if the etcd member has never answered over the connection. The
+    /// member may have rejected this node's certificate. A member that has rejected the certificate has not carried the
+    /// request out.
     pub(super) async fn explain(&self, connection: &Connection, fault: Fault) -> Fault {
         if fault.kind != Kind::Away || connection.proven.load(Ordering::Relaxed) {
             return fault;
@@ -119,7 +121,8 @@ impl Member {
         }
     }
 
-    /// Gives up a connection. All streams and requests on it end, and the next request makes another connection.
+    /// Gives up a connection. All streams and requests on the connection end, and the next request makes another
+    /// connection.
     pub(super) fn give_up(&self, connection: &Connection) {
         let mut open = self.lock();
         if open.as_ref().is_some_and(|open| Arc::ptr_eq(&open.given_up, &connection.given_up)) {

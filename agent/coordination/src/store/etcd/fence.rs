@@ -1,9 +1,10 @@
-//! Commits to etcd, whose result becomes known even if the member that got the commit does not answer.
+//! Commits to etcd. The result of a commit becomes known even if the etcd member with the commit does not answer.
 //!
-//! A member that was stopped may later carry out an old commit, although the node already uses another member.
-//! Therefore each commit compares the revision of one key of this node, the fence. If a result is unknown, the node
-//! writes the fence. After that write, the commit was either applied or will never be. The node reads which of the two
-//! is true, and repeats the commit only if it was not applied (P132).
+//! A member that was stopped may later carry out an old commit, although the node already uses another member. Each
+//! commit compares the revision of the node's fence, which is one store key of the node. If the result of a commit is
+//! unknown, the node writes its fence. Once the fence is written, the commit was either applied or will never be
+//! applied. After the write of the fence, the node reads whether the commit was applied, and repeats it only if
+//! necessary (P132).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,7 +26,7 @@ pub(super) struct Committer {
     pub(super) prefix: Prefix,
     /// The store key of the fence.
     pub(super) key: String,
-    /// The revision of the fence. `None` before the fence is written, and while a result is unknown.
+    /// The revision of the fence. `None` before the fence is written, and while the result of a commit is unknown.
     pub(super) fence: Mutex<Option<i64>>,
 }
 
@@ -104,8 +105,8 @@ impl Committer {
     }
 
     /// Returns the outcome of a transaction that was applied, with the current answers to its reading operations. The
-    /// transaction was applied if the first row that it writes has the written value. `None` if it was not applied, or
-    /// writes no row.
+    /// transaction was applied if the first row that it writes has the written value. `None` if the transaction was not
+    /// applied, or writes no row.
     async fn applied(&self, txn: &Txn) -> Result<Option<Outcome>, StoreError> {
         let Some((key, value)) = first_put(txn) else { return Ok(None) };
         let reading = txn.then.iter().filter(|operation| !operation.writes()).cloned();

@@ -1,8 +1,8 @@
 //! A test handshake, which finds out why an etcd member rejects this node's certificate.
 //!
-//! With TLS 1.3, a server verifies the client's certificate while the client already sends its first request. The
-//! client then sees a closed connection, and the alert with the reason is lost. Therefore this module makes a TLS
-//! handshake that no request follows.
+//! With TLS 1.3, a server verifies the client's certificate while the client already sends its first request. A
+//! rejected client of TLS 1.3 sees only a closed connection, and the alert with the reason is lost. To get the alert,
+//! this module makes a TLS handshake and sends no request.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -18,7 +18,8 @@ use super::{access::Access, verdict::Said};
 /// The time in which a member must reject the certificate.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Returns the error with which a member ends a TLS handshake. `None` if the member accepts it, or does not answer.
+/// Returns the error with which a member ends a TLS handshake. `None` if the member accepts the handshake, or does not
+/// answer.
 pub(super) async fn refusal(endpoint: &str, access: &Access) -> Option<Said> {
     let authority = endpoint.strip_prefix("https://")?;
     let refused = tokio::time::timeout(PATIENCE, handshake(authority, access)).await.ok()?.err()?;

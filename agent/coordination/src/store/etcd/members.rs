@@ -1,8 +1,8 @@
 //! The selection of etcd members. This module decides which member a request asks next, and how long a failed member is
 //! avoided. The module also decides when the whole store counts as away (P132).
 //!
-//! All functions are pure. Times are arguments, as durations since an arbitrary start. Other files of this folder send
-//! requests and read the clock.
+//! All functions are pure. Times are arguments, as durations since an arbitrary start. Other files of the folder `etcd`
+//! send the requests and read the clock.
 
 use std::time::Duration;
 
@@ -10,21 +10,23 @@ use sha2::{Digest, Sha256};
 
 use crate::store::StoreError;
 
-/// The time for which a member is avoided after its first failure. Each further failure doubles the time.
+/// The time for which a member is avoided after its first failure. Each further failure of a member doubles the time
+/// for which it is avoided.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 
 /// The maximum time for which a failed member is avoided.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
 
-/// The time for which a request is repeated at the members of a store that answered before. In this time, the other
-/// members notice that the leader is silent, and elect another one.
+/// The time for which a request is repeated at the members of a store that answered before. The time is long enough for
+/// the other members to notice a silent leader and to elect a new leader.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The minimum number of rounds over all members. In the first round, all members may still wait for a leader.
+/// The minimum number of rounds over all members. A second round is needed, because all members may still wait for a
+/// leader in the first round.
 const ROUNDS: u32 = 2;
 
-/// The time for which requests fail without an attempt after no member has answered. After that time, one request
-/// probes the members.
+/// The time for which requests fail without an attempt after no member has answered. When the time has passed, one
+/// request probes the members.
 const AWAY: Duration = Duration::from_secs(1);
 
 /// The time for which requests fail without an attempt after all members have rejected the node. Each attempt costs the
@@ -72,7 +74,7 @@ pub(super) enum Admission {
         /// True if the request is repeated at all members after a round without an answer.
         patient: bool,
     },
-    /// The request fails with this error, because no member answered a moment ago.
+    /// The request fails with the contained error, because no member answered a moment ago.
     Refused(StoreError),
 }
 
@@ -106,7 +108,7 @@ impl Members {
         round
     }
 
-    /// Returns the time until which a member is avoided. `None` if it is not avoided.
+    /// Returns the time until which a member is avoided. `None` if the member is not avoided.
     fn avoided(&self, member: usize, now: Duration) -> Option<Duration> {
         self.backoffs.get(member).map(|backoff| backoff.until).filter(|until| now < *until)
     }
@@ -150,7 +152,7 @@ impl Members {
         self.outage = Some(Outage { error, probe_from: now + pause, probe: None });
     }
 
-    /// Records that a probe has ended with a result that does not concern all members.
+    /// Ends a probe whose result does not concern all members.
     pub(super) fn ended_probe(&mut self) {
         if let Some(outage) = &mut self.outage {
             outage.probe = None;

@@ -45,8 +45,8 @@ impl Said {
         Self { code: None, chain: message.clone(), message }
     }
 
-    /// Creates the error of a watch that the member rejected at its start. etcd 3.4 gives the same reason for an
-    /// expired token and for a key that the user may not read.
+    /// Creates the error of a watch that the member rejected at its start. etcd 3.4 sends one reason for an expired
+    /// token and for a key that the user may not read.
     pub(super) fn canceled(reason: &str) -> Self {
         let message = if reason.is_empty() { PERMISSION_DENIED.to_owned() } else { reason.to_owned() };
         let code = if message.contains("compacted") { code::OUT_OF_RANGE } else { code::UNAUTHENTICATED };
@@ -91,7 +91,7 @@ pub(super) enum Verdict {
     Final(StoreError),
     /// The request is repeated with a new token, because the member no longer accepts the old one.
     NewToken(String),
-    /// The request goes to another member, because this one has a fault.
+    /// The request goes to another member, because the asked member has a fault.
     Move(Fault),
 }
 

@@ -35,7 +35,7 @@ pub(super) struct Begun {
 }
 
 impl Watch {
-    /// Starts the watch at a revision. `None` if etcd no longer has the changes since that revision.
+    /// Starts the watch at the revision `from`. `None` if etcd no longer has the changes since `from`.
     pub(super) async fn begin(&self, from: u64) -> Result<Option<Begun>, StoreError> {
         let key = self.prefix.key(&self.below);
         let begun = self.cluster.request("watch", Repeat::Always, |route| begin_at(route, key.clone(), from)).await;
