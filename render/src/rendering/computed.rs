@@ -1,5 +1,5 @@
-//! The variables of objects as template values. Static variables are used as written, and computed variables are
-//! evaluated.
+//! Turns the variables that objects set into template values. Static variables are used as written, and computed
+//! variables are evaluated.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -39,7 +39,7 @@ pub fn pending_tasks(set: &ObjectSet, view: &NodeView) -> Vec<PendingTask> {
     pending
 }
 
-/// Returns the values of all variables. Computed variables may use each other in any order, but not in a cycle.
+/// Returns the values of all variables. Computed variables may use each other in any order; a cycle is an error.
 pub(super) fn evaluate(
     engine: &Engine,
     merged: &Merged,
