@@ -1,4 +1,4 @@
-//! The filter `ipaddr`, which returns parts of IP addresses and networks.
+//! The template filter `ipaddr`, which returns parts of IP addresses and networks.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! The filters `hash` and `password_hash`.
+//! The template filters `hash` and `password_hash`.
 
 use md5::Md5;
 use minijinja::{Environment, Error, State, value::Kwargs, value::Value};
@@ -24,14 +24,15 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     metered::add(environment, "password_hash", password_hash);
 }
 
-/// The allowed number of rounds of sha512 in `password_hash`. The maximum takes about half a second.
+/// The allowed number of rounds of sha512 in `password_hash`. A hash with the maximum number takes about half a second.
 const ROUNDS: std::ops::RangeInclusive<usize> = 1_000..=999_999;
 
-/// The maximum length of a password in bytes. The time of each round grows with the length.
+/// The maximum length of a password for `password_hash`, in bytes. The time of each round grows with the length of the
+/// password.
 const LONGEST: usize = 1_024;
 
-/// The cost of one yescrypt hash, in bytes of fuel. The cost limits a rendering to 40 hashes, which take about 20 ms
-/// and 16 MiB each.
+/// The cost of one yescrypt hash, in bytes for which fuel is charged. The cost limits a rendering to 40 yescrypt
+/// hashes. Each hash takes about 20 ms and 16 MiB.
 const YESCRYPT_BYTES: usize = 6 << 20;
 
 fn password_hash(
