@@ -125,7 +125,7 @@ fn strong_key(key: &impl KeyDetails) -> Result<(), String> {
         | PublicParams::Ed25519(_)
         | PublicParams::Ed448(_) => Ok(()),
         _ => Err(format!(
-            "OpenPGP keys of the kind {:?} do not count; use Ed25519, or RSA with at least 2048 bits",
+            "OpenPGP keys of the kind {:?} are not accepted; use Ed25519, or RSA with at least 2048 bits",
             key.algorithm()
         )),
     }

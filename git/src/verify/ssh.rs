@@ -90,7 +90,7 @@ fn strong(key: &PublicKey) -> Result<(), String> {
                 Ok(())
             }
         }
-        KeyData::Dsa(_) => Err("DSA keys do not count".into()),
+        KeyData::Dsa(_) => Err("DSA keys are not accepted".into()),
         _ => Ok(()),
     }
 }
@@ -205,7 +205,7 @@ pub(super) fn verify(signature: &str, payload: &[u8], signers: &[Signer], now: u
     let mut why = format!("the signature is by the SSH key {fingerprint}, which is not listed");
     for signer in signers.iter().filter(|signer| signer.key.key_data() == signature.public_key()) {
         if signer.namespaces.as_ref().is_some_and(|namespaces| !for_git(namespaces)) {
-            why = format!("the SSH key {fingerprint} is not listed for git");
+            why = format!("the listed SSH key {fingerprint} is not allowed for the namespace git");
         } else if signer.valid_after.is_some_and(|after| now < after) {
             why = format!("the SSH key {fingerprint} is not valid yet");
         } else if signer.valid_before.is_some_and(|before| now > before) {

@@ -228,7 +228,7 @@ impl Walk {
         {
             self.key(
                 &Trail::Key(trail, "until"),
-                Finding::new(format!("until cannot repeat {}: it repeats only probes and commands", modules[0])),
+                Finding::new(format!("until cannot repeat {}: until repeats only probes and commands", modules[0])),
             );
         }
     }
@@ -308,7 +308,7 @@ impl Walk {
                     self.value(&Trail::Key(&here, "name"), Finding::new("the name is empty"))
                 }
                 Some(name) if !seen.insert(name) => {
-                    let finding = Finding::new(format!("two tasks of this list are called {name:?}"));
+                    let finding = Finding::new(format!("two tasks of the list have the name {name:?}"));
                     self.value(
                         &Trail::Key(&here, "name"),
                         finding.hint("names distinguish tasks in status and journal: choose another"),

@@ -213,7 +213,9 @@ impl Renderer {
             if let Some((path, _, finding)) = checked.findings.into_iter().next() {
                 let hint = finding.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
                 let message = match marks.at(&path.0).taint() {
-                    taint if taint.has(Kind::Secret) => format!("{path} does not fit the schema; its value is {taint}"),
+                    taint if taint.has(Kind::Secret) => {
+                        format!("the value of {path} does not fit the schema; it is {taint}")
+                    }
                     _ => format!("{}{hint}", finding.message),
                 };
                 return Err(RenderError { place: place.below(&path), message });

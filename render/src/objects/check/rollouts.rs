@@ -25,7 +25,7 @@ pub(super) fn shared_slots(set: &ObjectSet) -> Vec<Found<'_>> {
                 .or_insert_with(|| (serialize.count.clone(), place.clone()));
             if *count != serialize.count {
                 let finding = Finding::new(format!(
-                    "the slot {slot} is defined with a different count: {}",
+                    "the slot {slot} has two different counts; the other count is {}",
                     count.clone().unwrap_or_default()
                 ));
                 found.push(Found::new(place.key("count"), finding).hint_at(first, |line| {

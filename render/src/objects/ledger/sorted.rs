@@ -33,7 +33,7 @@ fn more_problems(unshown: Unshown) -> Problem {
     let Unshown { source, warning, count } = unshown;
     let what = if warning { "warnings" } else { "errors" };
     let file = SourceFile::new(source.as_str(), source.as_str(), "");
-    let problem = problem_at(&file, 1, 1, Finding::new(format!("at most {count} further {what} are not shown")));
+    let problem = problem_at(&file, 1, 1, Finding::new(format!("up to {count} further {what} are not shown")));
     Problem { warning, ..problem }
 }
 

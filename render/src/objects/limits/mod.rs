@@ -145,7 +145,7 @@ impl<'a> NamespaceLimits<'a> {
         };
         let found = command_lines(module).map(|field| {
             let finding = Finding::new(format!(
-                "the namespace {namespace} may not use the module {}, but {field} of {} runs a command",
+                "the namespace {namespace} may not use the module {}, so {field} of {} may not run a command",
                 command.key, module.name
             ));
             Found::new(place.key(field), finding.hint(hint)).at_key()

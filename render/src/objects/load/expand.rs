@@ -180,7 +180,7 @@ impl<'a> Expansion<'a> {
         }
         if documents.len() != 1 {
             let finding =
-                Finding::new(format!("{path} holds {} documents, and an included file holds one", documents.len()))
+                Finding::new(format!("the included file {path} has {} documents, not exactly one", documents.len()))
                     .hint("write {tasks: […], handlers: […]}");
             self.ledger.report(Found::new(at.key("path"), finding));
             return None;

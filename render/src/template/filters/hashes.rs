@@ -18,7 +18,7 @@ pub(super) fn add(environment: &mut Environment<'static>) {
             "sha512" => Ok(hex::encode(Sha512::digest(bytes))),
             "sha1" => Ok(hex::encode(Sha1::digest(bytes))),
             "md5" => Ok(hex::encode(Md5::digest(bytes))),
-            other => Err(wrong(format!("hash: {other:?} is not known; one of: sha256, sha512, sha1, md5"))),
+            other => Err(wrong(format!("hash: the algorithm {other:?} is not known; use sha256, sha512, sha1 or md5"))),
         }
     });
     metered::add(environment, "password_hash", password_hash);
@@ -52,7 +52,7 @@ fn password_hash(
         return Err(wrong("password_hash: a salt has 1 to 16 letters, digits, '.' and '/'"));
     }
     if password.len() > LONGEST {
-        return Err(wrong(format!("password_hash: a password has at most {LONGEST} bytes")));
+        return Err(wrong(format!("password_hash: the password must have at most {LONGEST} bytes")));
     }
     match (scheme.unwrap_or("sha512"), rounds) {
         ("sha512", rounds) => {
@@ -70,7 +70,7 @@ fn password_hash(
             yescrypt(password, salt)
         }
         ("yescrypt", Some(_)) => Err(wrong("password_hash: yescrypt takes no rounds; remove rounds, or use sha512")),
-        (other, _) => Err(wrong(format!("password_hash: {other:?} is not known; one of: sha512, yescrypt"))),
+        (other, _) => Err(wrong(format!("password_hash: the scheme {other:?} is not known; use sha512 or yescrypt"))),
     }
 }
 
