@@ -68,8 +68,8 @@ impl Mirror {
 
     /// Fetches the source's head into the mirror. A missing mirror is created.
     ///
-    /// The fetch only checks that the commit is present. The caller must verify the signature and the tree of the
-    /// commit.
+    /// A fetch only checks that the mirror then has the commit. The caller must verify the signature and the tree of
+    /// the commit.
     ///
     /// # Errors
     /// Returns an error if the remote does not answer, or sends unusable data.
@@ -97,8 +97,8 @@ impl Mirror {
         })
     }
 
-    /// Returns the ref to fetch, with its commit. If the source names a commit instead of a ref, the name of the ref is
-    /// empty.
+    /// Returns the ref to fetch, with its commit. If the source names a commit instead of a ref, the returned ref has
+    /// an empty name.
     fn wanted(&self) -> Result<Ref, SourceError> {
         match (target(&self.repo)?, &self.repo.options.reference) {
             (Some(wanted), _) => Ok(wanted),
@@ -109,8 +109,8 @@ impl Mirror {
         }
     }
 
-    /// Returns a text with the names, sizes, inodes and times of the packs on disk. A change of the text shows that the
-    /// packs were changed, and may be damaged.
+    /// Returns a text with the names, sizes, inodes and times of the packs on disk. If the returned text changes, a
+    /// pack of the mirror was changed, and may be damaged.
     pub fn fingerprint(&self) -> String {
         use std::os::unix::fs::MetadataExt as _;
         let Ok(found) = fs::read_dir(self.repo.pack_folder()) else { return String::new() };
@@ -151,8 +151,8 @@ impl Mirror {
     /// Returns true if the history of the last head that the remote has advertised contains a commit.
     ///
     /// If the source follows a branch, the commit must be the head or an ancestor of the head. If the source names a
-    /// commit, only this commit matches. If the source follows a tag, the function returns false, because no head of a
-    /// tag is recorded.
+    /// commit, the function returns true only for this commit. If the source follows a tag, the function returns false,
+    /// because no head of a tag is recorded.
     ///
     /// # Errors
     /// Returns an error if the mirror is damaged.
@@ -166,7 +166,7 @@ impl Mirror {
     }
 
     /// Returns the remote's tags that match the source's pattern and lead to a commit, highest version first. If the
-    /// mirror lacks the first of these tags or the commit, the mirror fetches the tag.
+    /// mirror lacks the tag with the highest version, or its commit, the function fetches this tag.
     ///
     /// # Errors
     /// Returns an error if the remote does not answer, or sends unusable data.

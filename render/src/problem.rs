@@ -14,7 +14,7 @@ pub struct Problem {
     pub file: String,
     /// The line in the file, from 1.
     pub line: usize,
-    /// The column in the line, from 1.
+    /// The column of the problem in the line, counted from 1.
     pub column: usize,
     /// The message of the error or warning.
     pub message: String,

@@ -143,8 +143,8 @@ mod tests {
         mirror
     }
 
-    /// Adds a pack with two commits to a mirror. Each commit has one file, and `child` is the text of the second
-    /// commit.
+    /// Adds a pack with two commits to a mirror. Each commit of the pack has one file, and `child` is the text of the
+    /// second commit.
     ///
     /// In the text `child`, `{}` becomes the id of the first commit. The pack omits the object with the number `lacks`.
     fn taken(child: &str, lacks: Option<usize>) -> Result<(), String> {

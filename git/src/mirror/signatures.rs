@@ -116,7 +116,7 @@ impl Mirror {
         Ok(listed.map_or(signers.clone(), |listed| signers.with(&listed)))
     }
 
-    /// Returns the commits to verify, each with an earlier commit, whose list of signers applies to it.
+    /// Returns the commits to verify, each with the earlier commit that contains its list of signers.
     fn steps(
         &self,
         repository: &Repository,

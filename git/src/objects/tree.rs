@@ -1,7 +1,7 @@
 //! Reads the git tree of a commit within limits, and checks the tree as `git fsck` does.
 //!
-//! Each distinct tree object is read once, but its entries count for every folder that contains the tree. So a commit
-//! with ten small trees that expand to 10^10 files is rejected after ten reads.
+//! Each distinct tree object is read once, but its entries count for every folder that contains the tree. A commit with
+//! ten small trees that expand to 10^10 files is rejected after ten reads.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry};
 
@@ -36,7 +36,7 @@ pub(crate) enum TreeError {
     Refused(String),
 }
 
-/// The files of a folder. The keys are the paths of the files relative to the folder.
+/// The files of a folder. The keys of the map are the paths of the files, relative to the folder.
 pub(crate) type Files = BTreeMap<String, (EntryKind, ObjectId)>;
 
 /// One entry of a tree object.

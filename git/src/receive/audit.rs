@@ -21,7 +21,8 @@ const LONGEST_CHAIN: u64 = 4095;
 /// are verified.
 const LARGEST_COMMIT: u64 = 1 << 20;
 
-/// The packs and the ref of a mirror before a fetch. A check needs this record to find the packs that the fetch adds.
+/// The packs and the ref of a mirror before a fetch. A later check compares this record with the mirror, to find the
+/// packs that the fetch has added.
 #[derive(Debug)]
 pub(crate) struct Audit<'a> {
     repo: &'a BareRepo,

@@ -19,7 +19,7 @@ static WORKER: OnceLock<Vec<String>> = OnceLock::new();
 
 /// Makes all further jobs on untrusted data run in child processes.
 ///
-/// The child process runs the agent's own program with `arguments`. A program with these arguments must call
+/// The child process runs the agent's own program with `arguments`. A program that starts with `arguments` must call
 /// [`worker`].
 pub fn isolate(arguments: &[&str]) {
     let _ = WORKER.set(arguments.iter().map(|&argument| argument.to_owned()).collect());

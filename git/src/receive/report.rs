@@ -20,7 +20,7 @@ pub(crate) enum Reported {
 }
 
 impl Reported {
-    /// Converts an error and its causes to the serializable form.
+    /// Converts a [`SourceError`] and its causes to the serializable form that the child process sends.
     pub(crate) fn of(error: &SourceError) -> Self {
         match error {
             SourceError::Unreachable { url, source } => {

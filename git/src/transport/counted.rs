@@ -163,7 +163,7 @@ impl<'a, R: ExtendedBufRead<'a>> ExtendedBufRead<'a> for CountedRead<R> {
     }
 }
 
-/// An HTTP client that counts all bytes of responses. It is needed because gix reads the capabilities of a server
+/// An HTTP client that counts all bytes of responses. Without this client, gix would read the capabilities of a server
 /// without a limit.
 pub(crate) struct CountedHttp {
     pub(crate) inner: Remote,

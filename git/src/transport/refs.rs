@@ -73,8 +73,8 @@ pub fn version(tag: &str) -> Option<semver::Version> {
     })
 }
 
-/// Returns true if a text matches a pattern, in which `*` is any text. The time grows at most with the product of the
-/// lengths of pattern and text.
+/// Returns true if a text matches a pattern, in which `*` is any text. The time of the comparison grows at most with
+/// the product of the lengths of pattern and text.
 fn glob_matches(glob: &str, text: &str) -> bool {
     let mut parts = glob.split('*');
     let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else { return false };

@@ -67,7 +67,7 @@ impl Signers {
         Ok(())
     }
 
-    /// Returns a set with the signers of both sets.
+    /// Returns a set with the signers of this set and of the set `others`.
     #[must_use]
     pub(crate) fn with(&self, others: &Self) -> Self {
         let mut all = self.clone();

@@ -77,7 +77,8 @@ pub(super) fn verify(signature: &str, payload: &[u8], keys: &[Key], now: u64) ->
     Err(why)
 }
 
-/// Checks that a listed key is strong, has made the signature, and may sign. `good` is true if the signature matches.
+/// Checks that a listed key is strong, has made the signature, and may sign. The argument `good` is true if the
+/// signature matches the key and the content.
 fn judge(good: bool, key: &impl KeyDetails, usable: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     strong_key(key)?;
     if !good {
@@ -216,8 +217,8 @@ fn has_flags(signature: &Signature) -> bool {
     hashed.any(|packet| matches!(packet.data, SubpacketData::KeyFlags(_)))
 }
 
-/// The maximum number of seconds by which a signature may be in the future. The limit is not zero, because clocks
-/// differ.
+/// The maximum number of seconds by which a signature may be in the future. A signature may be slightly in the future,
+/// because clocks differ.
 const SKEW: u64 = 86_400;
 
 /// Checks that a signature was made during the lifetime of its key, and that the key is not expired.

@@ -244,7 +244,8 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
     }
 }
 
-/// The key of a map entry as a string. Numbers and other scalars are converted to strings.
+/// The key of a map entry as a string. If the key is a number or another scalar, the parser converts the key to a
+/// string.
 struct Key(String);
 
 impl<'de> serde::Deserialize<'de> for Key {

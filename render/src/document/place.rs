@@ -72,7 +72,8 @@ pub struct Document {
     pub value: Value,
 }
 
-/// The location of an object, a task or a value in a document. Its line is computed only when a message needs the line.
+/// The location of an object, a task or a value in a document. The line of the location is computed only when a message
+/// needs the line.
 #[derive(Clone)]
 pub struct Place {
     file: Arc<SourceFile>,

@@ -136,11 +136,11 @@ pub struct Task {
     pub drift: Option<Drift>,
     /// True if each node waits before the task until all nodes have completed the earlier tasks.
     pub sync: bool,
-    /// True if the node runs the handlers that earlier tasks notified before it continues with this task.
+    /// True if the node runs the handlers that earlier tasks have notified before this task.
     pub flush_handlers: bool,
     /// The limit on the number of nodes that run the task at the same time.
     pub serialize: Option<pb::Serialize>,
-    /// The settings with which the nodes elect the nodes that run the task; `None` if all nodes run the task.
+    /// The settings of the election of the nodes that run the task; `None` if all nodes run the task.
     pub elect: Option<pb::Elect>,
     /// The include or the TaskBook that contains the task.
     pub within: Arc<IncludeContext>,
@@ -217,7 +217,7 @@ impl Drift {
     }
 }
 
-/// The TaskBook or the include that contains a task. It defines where the task finds its files, and the prefix of its
+/// The TaskBook or the include that contains a task, with the folder of the task's files and the prefix of the task's
 /// names.
 #[derive(Debug, Default)]
 pub struct IncludeContext {

@@ -64,7 +64,7 @@ pub struct ComputedValue {
     pub place: Place,
 }
 
-/// The precedence level of a variable's value. Later variants have a higher precedence.
+/// The precedence level of a variable's value. A later variant of the enum has a higher precedence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// The value is from ClusterVariables for all nodes or for NodeGroups.
@@ -174,7 +174,8 @@ pub(crate) fn merge<'a>(
     merged
 }
 
-/// Returns the objects that share a variable with another object. Only these objects can be in a conflict.
+/// Returns the objects that share a variable with another object. Only objects that share a variable can be in a
+/// conflict.
 pub(crate) fn contested<'a>(objects: impl Iterator<Item = &'a VariablesObject>) -> Vec<&'a VariablesObject> {
     let mut first: BTreeMap<&str, usize> = BTreeMap::new();
     let objects: Vec<&VariablesObject> = objects.collect();
@@ -194,7 +195,7 @@ pub(crate) fn contested<'a>(objects: impl Iterator<Item = &'a VariablesObject>) 
     contested.into_iter().map(|at| objects[at]).collect()
 }
 
-/// Returns a conflict for each variable with two values that have the same, highest level and priority.
+/// Returns a conflict for each variable if its two values of highest precedence have the same level and priority.
 pub(crate) fn conflicts(objects: &[&VariablesObject], node: &str, groups: &BTreeSet<String>) -> Vec<Conflict> {
     let merged = merge(objects.iter().copied(), node, groups);
     let tied = merged.into_iter().filter_map(|(name, candidates)| match candidates.as_slice() {

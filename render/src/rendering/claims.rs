@@ -27,7 +27,7 @@ type Name = (Cow<'static, str>, String);
 /// The managed items that the tasks of one node claim.
 #[derive(Debug, Default)]
 pub struct Claims {
-    /// The items that several tasks claim, each with its tasks. These items are found before any task is applied.
+    /// The items that several tasks claim, each with its tasks, as found before any task is applied.
     doubled: BTreeMap<Name, BTreeSet<String>>,
     /// The items that tasks have claimed so far, each with the first task that claimed it.
     taken: Mutex<BTreeMap<Name, Owner>>,

@@ -486,8 +486,8 @@ fn with_result_taint(result: &Value, taint: &Taint) -> Tainted<Value> {
     Tainted::new(result.clone(), Marks::parts(Taint::NONE, marks))
 }
 
-/// Returns the taints of the results of elected tasks. These results are untrusted, because another node may have
-/// written the result.
+/// Returns the taints of the results of elected tasks. The result of an elected task is untrusted, because another node
+/// may have written the result.
 fn elected_results(book: &Book) -> BTreeMap<String, Taint> {
     let lists = [&book.rollout.before, &book.tasks, &book.handlers, &book.rollout.after];
     let elected = lists.into_iter().flatten().filter(|task| task.elect.is_some());

@@ -1,4 +1,4 @@
-//! The type of a value together with its taints.
+//! The type [`Tainted`], which holds a value together with its taints.
 
 use std::fmt;
 

@@ -60,7 +60,8 @@ impl Checked {
 }
 
 /// The check that rejects an assigned value if it is nested too deep. A loop that assigns a list with its previous
-/// value could nest the value without end. The engine would then overflow its stack when it reads or drops the value.
+/// value could nest the value without end. The engine overflows its stack when it reads or drops a value that is nested
+/// too deep.
 struct Check<'a, 'b, 'c> {
     state: &'a State<'b, 'c>,
     /// True if the value is assigned to an attribute of a namespace.
@@ -262,7 +263,7 @@ fn is_plain_map(object: &DynObject) -> bool {
 const ENTRY: usize = 64;
 
 /// The copy of an assigned list. A loop that appends to a list copies the list each time, and drops the previous copy.
-/// So a copy costs no fuel, but the memory of all copies is limited.
+/// A copy therefore costs no fuel, but the memory of all copies is limited.
 #[derive(Debug)]
 struct Copied {
     members: Members,
@@ -296,8 +297,8 @@ impl Object for Copied {
     }
 }
 
-/// The lists that were copied last. Because of this record, a loop that appends to a list does not check the earlier
-/// members again.
+/// The lists that were copied last. Because of this list of copies, a loop that appends to a list does not check the
+/// earlier members again.
 struct Recent;
 
 /// The maximum number of lists in [`Recent`].
@@ -338,7 +339,7 @@ thread_local! {
     static HELD: Arc<AtomicUsize> = Arc::default();
 }
 
-/// The members of a copied list. Their bytes count as used memory until the list is dropped.
+/// The members of a copied list. The bytes of the members count as used memory until the list is dropped.
 #[derive(Debug)]
 struct Members {
     list: Vec<Value>,

@@ -26,12 +26,12 @@ pub struct TemplateError {
     pub message: String,
 }
 
-/// The prefix of the name of a template that is a string, not a file: the rest of the name is the text of the template.
-/// No path of a file begins with this prefix.
+/// The prefix of the name of a template that is a string instead of a file. In the name, the text of the template
+/// follows the prefix. No path of a file begins with this prefix.
 const WRITTEN: &str = "\0";
 
 /// The prefix of a template name that reports an error: a template has computed the name of another template from
-/// untrusted values. The origins of the values follow the prefix.
+/// untrusted values. In the template name, the origins of the untrusted values follow the prefix.
 const UNTRUSTED: &str = "\u{1}";
 
 /// The template engine for one folder of a source. `import` and `include` read templates from this folder.
@@ -40,8 +40,8 @@ pub struct Engine {
     named: NamedTemplates,
 }
 
-/// The names of templates that other templates include or import with a literal name. Untrusted values may compute only
-/// a name in this set.
+/// The names of templates that other templates include or import with a literal name. A template name that is computed
+/// from untrusted values must be in this set.
 #[derive(Clone, Default)]
 struct NamedTemplates(Arc<Mutex<BTreeSet<String>>>);
 

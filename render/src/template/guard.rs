@@ -1,8 +1,8 @@
 //! Limits the text of templates, so that the template engine cannot overflow the stack of a thread.
 //!
 //! The engine uses recursion in its parser and its compiler, and when it drops nested values. The text of a template
-//! determines the depth of this recursion. So this module limits the length of operator chains, the nesting of `elif`,
-//! and the depth of values that `set` assigns.
+//! determines the depth of the engine's recursion. This module therefore limits the length of operator chains, the
+//! nesting of `elif`, and the depth of values that `set` assigns.
 
 use std::{borrow::Cow, ops::Range};
 
@@ -14,8 +14,9 @@ use super::settings::syntax_config;
 ///
 /// The agent renders on threads with a stack of 2 MiB: the main loop, and one thread for each task of a parallel
 /// TaskBook. In the release build, the engine needs at most 0.36 KiB of stack for each operator in a chain, 1.1 KiB for
-/// an `elif`, 2 KiB for a block, and 0.9 KiB for a level of a value. The worst text has 150 blocks, the maximum of the
-/// engine, all `elif`, with the longest chain inside. The worst text needs 391 KiB, less than a fifth of the stack.
+/// an `elif`, 2 KiB for a block, and 0.9 KiB for a level of a value. The text with the deepest recursion has 150
+/// blocks, the maximum of the engine, all `elif`, with the longest chain inside. The text with the deepest recursion
+/// needs 391 KiB, less than a fifth of the stack.
 const CHAIN: usize = 400;
 
 /// The maximum number of `elif` in all open `if` statements of a template.
@@ -28,7 +29,7 @@ pub(super) const COMPUTED: &str = "computed_of_set";
 /// The name of a template filter that replaces the lazily computed parts of an assigned value by copies.
 pub(super) const PLAIN: &str = "plain_of_set";
 
-/// The maximum length of a text that needs no check. A text of this length cannot contain a chain of more than
+/// The maximum length of a text that needs no check. A text of at most this length cannot contain a chain of more than
 /// [`CHAIN`] operators.
 const SHORT: usize = 400;
 

@@ -159,8 +159,8 @@ pub struct Vars {
     below: Option<Arc<Vars>>,
 }
 
-/// Variables whose values are unknown in a plan. If a template reads one of these variables, the variable is recorded
-/// as a missing input.
+/// Variables whose values are unknown in a plan. If a template reads a variable without a known value, the variable is
+/// recorded as a missing input.
 #[derive(Debug, Clone)]
 pub(crate) struct Unknown {
     /// The names of the variables.
@@ -170,7 +170,8 @@ pub(crate) struct Unknown {
 }
 
 impl Vars {
-    /// Creates a level of variables. Its variables hide variables with the same name in the levels below.
+    /// Creates a level of variables. The variables of the new level hide variables with the same name in the levels
+    /// below.
     pub(crate) fn over(below: Option<Arc<Vars>>, own: BTreeMap<String, Slot>) -> Self {
         Self { own, unknown: None, below }
     }

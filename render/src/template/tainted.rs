@@ -1,8 +1,8 @@
 //! Tainted values inside templates, and the code that determines the taint of a template's output.
 //!
-//! Strings and numbers of the template engine cannot carry a taint. So a read of a tainted part of a list or map is
-//! recorded, and taints the whole output of the template. A list or map that a template passes on as a whole keeps the
-//! taints of its parts.
+//! Strings and numbers of the template engine cannot carry a taint. A read of a tainted part of a list or map is
+//! therefore recorded, and taints the whole output of the template. A list or map that a template passes on as a whole
+//! keeps the taints of its parts.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -106,8 +106,8 @@ impl Object for TaintedMap {
         Some(self.entries.len())
     }
 
-    /// Returns true if the map has entries. This check does not taint the output, as in `nodes() |
-    /// selectattr('facts')`.
+    /// Returns true if the map has entries. A check whether a map has entries does not taint the output, as in `nodes()
+    /// | selectattr('facts')`.
     fn is_true(self: &Arc<Self>) -> bool {
         !self.entries.is_empty()
     }
@@ -176,8 +176,7 @@ pub(super) struct Weight {
 }
 
 impl Weight {
-    /// Returns the maximum number of spaces with which the value is indented if it is written with one line for each
-    /// part.
+    /// Returns the number of spaces that indent the value if each part of the value is written on its own line.
     pub(super) fn indented(&self, width: usize) -> usize {
         (self.bytes / VALUE_COST).saturating_mul(width).saturating_mul(self.height)
     }
@@ -224,7 +223,7 @@ fn weigh(value: &Value, depth: usize, left: &mut usize) -> Result<usize, String>
     Ok(height + 1)
 }
 
-/// The taints of a value while the conversion still reads parts of the template's output.
+/// The taints of a part of a value, before the conversion knows all taints that the template has read.
 enum Draft {
     /// The template computed the value, so the value gets all taints that the template has read.
     Made,

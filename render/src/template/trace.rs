@@ -20,7 +20,7 @@ pub(super) fn so_far() -> Taint {
     READ.with_borrow(Clone::clone)
 }
 
-/// A guard for the record of an outer rendering. When the guard is dropped, also after a panic, it restores this
+/// A guard that keeps the record of an outer rendering. When the guard is dropped, also after a panic, it restores this
 /// record.
 struct Around(Taint);
 

@@ -44,7 +44,7 @@ impl PruneBudget {
     /// Returns the prune budget of a TaskBook. A limit in the TaskBook has precedence over a limit in its Namespace,
     /// and the Namespace over a Config.
     ///
-    /// For a deleted TaskBook, `last` is the limit in its last version. This limit applies only if neither the
+    /// For a deleted TaskBook, `last` is the limit in its last version. The limit `last` applies only if neither the
     /// Namespace nor a Config sets a limit, because no commit can change the limit in a deleted TaskBook.
     pub fn of(set: &ObjectSet, namespace: &str, name: &str, last: Option<&str>) -> Self {
         let id = format!("{namespace}/{name}");

@@ -1,4 +1,4 @@
-//! Schedules of CronJobs. The agent checks schedules, but does not run them yet.
+//! Schedules of CronJobs. The agent checks schedules, but does not run CronJobs yet.
 
 use std::str::FromStr as _;
 

@@ -40,8 +40,8 @@ impl Selector {
         })
     }
 
-    /// Reads a selector that is written as a map or as a line of text. The caller must already have checked a map
-    /// against the schema.
+    /// Reads a selector that is written as a map or as a line of text. The caller must first check a selector that is a
+    /// map against the schema.
     ///
     /// # Errors
     /// Returns the reason why the selector is invalid.

@@ -1,4 +1,4 @@
-//! Checks that the objects, sources and nodes exist that an object names.
+//! Checks that the objects, sources and nodes that an object names exist.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::{
 
 /// The name of another object in the spec of an object.
 pub(in crate::objects) struct Mention {
-    /// The object that is named, and the path of the field with the name.
+    /// The kind and the name of the other object, and the path of the field with the name.
     pub(in crate::objects) reference: Reference,
     /// The object whose spec contains the name.
     pub(in crate::objects) from: Key,
@@ -21,7 +21,7 @@ pub(in crate::objects) struct Mention {
     pub(in crate::objects) place: Place,
 }
 
-/// Returns the errors of objects that name another object that does not exist.
+/// Returns the errors of objects that refer to a missing object.
 pub(in crate::objects) fn missing_objects<'a>(
     objects: &'a BTreeMap<Key, Object>,
     mentions: &'a [Mention],
@@ -54,8 +54,8 @@ fn missing_object<'a>(objects: &'a BTreeMap<Key, Object>, mention: &'a Mention) 
     }))
 }
 
-/// Returns the errors of Namespaces that list unknown sources. Also returns the errors of objects from a source that
-/// the Namespace of the object does not allow.
+/// Returns the errors of Namespaces that list unknown sources, and of objects from a source that their Namespace does
+/// not allow.
 pub(super) fn refused_sources<'a>(set: &'a ObjectSet, sources: &'a [SourceTree]) -> Vec<Found<'a>> {
     let Some(first) = sources.first().map(|source| source.name.as_str()) else { return Vec::new() };
     let mut found = Vec::new();
@@ -82,7 +82,7 @@ pub(super) fn refused_sources<'a>(set: &'a ObjectSet, sources: &'a [SourceTree])
     found
 }
 
-/// Returns the errors of a Namespace that lists sources that do not exist.
+/// Returns the errors of a Namespace that lists unknown sources.
 fn unknown_sources<'a>(namespace: &Object, sources: &'a [SourceTree]) -> Vec<Found<'a>> {
     let names = move || sources.iter().map(|source| source.name.as_str());
     let mut found = Vec::new();

@@ -92,7 +92,8 @@ pub(in crate::objects) struct BookNames<'a> {
     book: &'a Book,
     /// The names of the variables that objects set, without the variables of the TaskBook itself.
     variables: Arc<BTreeSet<&'a str>>,
-    /// The tasks, each with a number, its turn. A task may use the results of tasks with a lower turn.
+    /// The tasks, each with its turn, a number in the order of execution. A task may use the results of tasks with a
+    /// lower turn.
     tasks: Vec<(&'a Task, usize)>,
     /// The names of registered results, each with the turn of the first task that registers the result.
     registered: BTreeMap<&'a str, usize>,
@@ -105,7 +106,7 @@ struct Here<'a> {
     task: Option<(&'a Task, usize)>,
     looped: bool,
     result: bool,
-    /// True if the text contains `is defined` or `default`. An unknown name in the text is then not an error.
+    /// True if the text contains `is defined` or `default`, so that an unknown name in the text is not an error.
     guarded: bool,
 }
 

@@ -1,5 +1,6 @@
-//! Finds the untrusted values that tasks use, as far as the text of the tasks shows. The command `validate` reports
-//! these values. The loader rejects an untrusted value in a parameter that does not allow untrusted values.
+//! Finds the untrusted values that tasks use, as far as the text of the tasks shows. The command `validate` reports the
+//! parameters that use untrusted values. The loader rejects an untrusted value in a parameter that does not allow
+//! untrusted values.
 //!
 //! The renderer later rejects the untrusted values that the text does not show, by the taint of each value.
 
@@ -125,8 +126,8 @@ fn variables<'a>(
     names.vars
 }
 
-/// The names that a template may use at one location, each with the origin of its value. Copies share the memory of
-/// unchanged parts.
+/// The names that a template may use at one location, each with the origin of its value. Copies of `Names` share the
+/// memory of unchanged parts.
 #[derive(Debug, Clone, Default)]
 struct Names {
     /// The variables that may be untrusted, each with the origin of its value.
@@ -160,7 +161,7 @@ impl Names {
         }
     }
 
-    /// Returns true if a text may use an untrusted value. Most texts use none, and need not be parsed.
+    /// Returns true if a text may use an untrusted value. Most texts use no untrusted value, and need not be parsed.
     fn concern(&self, text: &str) -> bool {
         let named = [
             (true, "nodes"),

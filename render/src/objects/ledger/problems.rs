@@ -42,8 +42,8 @@ impl Problems {
         Self { limit, ..Self::default() }
     }
 
-    /// Returns true if another problem of a source may be kept. If not, counts the problem as not shown. `text` is the
-    /// length of the file that must be read again to find the line of the problem.
+    /// Returns true if another problem of a source may be kept; otherwise counts the problem as not shown. `text` is
+    /// the length of the file that must be read again to find the line of the problem.
     pub(super) fn has_room(&mut self, source: &str, warning: bool, text: usize) -> bool {
         let count = self.counts.entry((source.to_owned(), warning)).or_default();
         count.read = count.read.saturating_add(text as u64);

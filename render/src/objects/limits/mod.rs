@@ -26,7 +26,7 @@ use crate::{document::Place, problem::Finding};
 pub(super) enum Field {
     /// The field `targets`, which names the nodes that run tasks.
     Targets,
-    /// A field that names the nodes that may read a value. The string is the name of the field.
+    /// A field that names the nodes that may read a value. The string in this variant is the name of the field.
     Readers(&'static str),
 }
 
@@ -70,8 +70,8 @@ impl<'a> NamespaceLimits<'a> {
     }
 
     /// Reads a field that names nodes, and returns an error for each node or NodeGroup that the Namespace may not
-    /// target. The field does not select these nodes. If the object omits the field, the object selects every node that
-    /// the Namespace may target.
+    /// target. A field never selects a node that the Namespace may not target. If the object omits the field, the
+    /// object selects every node that the Namespace may target.
     pub(super) fn targets(
         &self,
         place: &Place,

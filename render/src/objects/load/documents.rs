@@ -39,7 +39,7 @@ impl LeftOut {
 pub(super) struct Written {
     /// The objects, by identity.
     pub(super) objects: BTreeMap<Key, Object>,
-    /// The names of other objects in the objects. They are checked after all objects are read.
+    /// The references to other objects. The loader checks the references after it has read all objects.
     pub(super) mentions: Vec<Mention>,
 }
 

@@ -123,8 +123,8 @@ impl<'a> Expansion<'a> {
         Reader { expansion: self, owner: place.source(), object, trail: Vec::new() }.task(place, value, within, &[])
     }
 
-    /// Returns the key in `trees` of the files of a repository at one commit. If the files are missing, adds the
-    /// repository to `wants`.
+    /// Returns the key under which `trees` contains the files of a repository at one commit. If the files are missing,
+    /// adds the repository to `wants`.
     fn pinned(&mut self, pinned: Pinned) -> String {
         let name = format!("{}@{}", pinned.url, pinned.commit);
         match self.pinned.get(&pinned) {
@@ -307,8 +307,8 @@ impl Reader<'_, '_> {
         read
     }
 
-    /// Returns the key in `trees` of the files of a repository at one commit. If the URL or the commit is invalid, or
-    /// if the Namespace does not allow the repository, reports an error and returns `None`.
+    /// Returns the key under which `trees` contains the files of a repository at one commit. If the URL or the commit
+    /// is invalid, or if the Namespace does not allow the repository, reports an error and returns `None`.
     fn pin(&mut self, at: &Place, what: &str, url: String, commit: Option<String>) -> Option<String> {
         if url.contains("{{") || commit.as_deref().is_some_and(|commit| commit.contains("{{")) {
             let finding = Finding::new("url and commit must not contain templates")

@@ -1,5 +1,5 @@
-//! Loads sources with invalid objects. Invalid objects of the second and all later sources are held (excluded), so that
-//! the other objects can still change.
+//! Loads all sources, and holds (excludes) invalid objects. Invalid objects of the second and all later sources are
+//! held, so that the other objects can still change.
 //!
 //! The set of held objects depends only on the files of the sources, so all nodes hold the same objects.
 
@@ -20,8 +20,8 @@ use crate::{
     tree::Tree,
 };
 
-/// The number of loads with single objects held. If errors remain after these loads, each source with an error is held
-/// as a whole.
+/// The maximum number of loads in which the loader holds single objects. If errors remain after these loads, each
+/// source with an error is held as a whole.
 const ROUNDS: usize = 16;
 
 /// Loads all sources in order. Invalid objects of the second and all later sources are held, and so are the objects

@@ -15,7 +15,7 @@ use crate::{
 
 /// The handlers that `autoNotify` adds to a TaskBook, and the warnings about services.
 pub(super) struct Restarts {
-    /// The handlers that restart the services. At least one task notifies each handler.
+    /// The handlers that restart the services. At least one task notifies each of these handlers.
     pub(super) handlers: Vec<Task>,
     notices: Vec<Notice>,
 }

@@ -24,7 +24,8 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     metered::add(environment, "password_hash", password_hash);
 }
 
-/// The allowed number of rounds of sha512 in `password_hash`. A hash with the maximum number takes about half a second.
+/// The allowed number of rounds of sha512 in `password_hash`. A hash with the maximum number of rounds takes about half
+/// a second.
 const ROUNDS: std::ops::RangeInclusive<usize> = 1_000..=999_999;
 
 /// The maximum length of a password for `password_hash`, in bytes. The time of each round grows with the length of the

@@ -1,5 +1,5 @@
-//! Replaces the filters of the engine that convert lists and maps to text. The new versions charge fuel before the
-//! conversion.
+//! Replaces the filters of the engine that convert lists and maps to text. The new versions of the filters charge fuel
+//! before the conversion to text.
 
 use std::borrow::Cow;
 

@@ -1,5 +1,5 @@
-//! Replaces the filters selectattr and rejectattr of the engine. In the new versions, the tested attribute does not
-//! taint the result.
+//! Replaces the filters selectattr and rejectattr of the engine. In the new versions of the filters, the tested
+//! attribute does not taint the result.
 
 use minijinja::{
     Environment, Error, State,
