@@ -78,7 +78,7 @@ pub(super) fn evaluate(
         if ready.is_empty() {
             let names: Vec<&str> = open.keys().copied().collect();
             let place = open.values().next().map(|computed| computed.place.clone());
-            let message = format!("these computed values use each other: {}", names.join(", "));
+            let message = format!("these computed variables use each other in a cycle: {}", names.join(", "));
             return match place {
                 Some(place) => Err(RenderError { place, message }),
                 None => Ok(Vars::over(None, values).with_unknown(unknown)),
