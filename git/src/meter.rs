@@ -12,7 +12,7 @@ const INFLATED: Id = *b"IWDB";
 /// The progress id with which gix reports the number of objects that a pack announces.
 const OBJECTS: Id = *b"IWIO";
 
-/// The counters of one fetch. All parts of the fetch share the counters.
+/// The counters of one fetch. All parts of a fetch share the same counters.
 #[derive(Debug, Clone)]
 pub(crate) struct Meter {
     id: Id,

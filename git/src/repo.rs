@@ -107,7 +107,7 @@ pub(crate) fn commit_id(commit: &str) -> Result<ObjectId, SourceError> {
         .map_err(|_| SourceError::Settings { message: format!("{commit:?} is not a full commit id") })
 }
 
-/// Removes a folder with its files. A missing folder is not an error.
+/// Removes a folder with its files. If the folder does not exist, the function does nothing.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::work;
 
-/// Returns cycles of a graph, as lists of names. A list begins with the alphabetically first name of the cycle. No name
-/// is in two of the returned cycles.
+/// Returns cycles of a graph, as lists of names. Each returned list begins with the alphabetically first name of its
+/// cycle. No name is in two of the returned cycles.
 pub(crate) fn cycles(graph: &BTreeMap<String, Vec<String>>) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     let mut done: BTreeSet<&str> = BTreeSet::new();

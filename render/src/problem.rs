@@ -54,8 +54,8 @@ pub(crate) fn excerpt(line: &str, column: usize) -> (String, usize) {
     if shown.is_empty() { (line.chars().take(160).collect(), 1) } else { (shown, column - first) }
 }
 
-/// Removes password, query and fragment from each URL in a text, because these parts may be secret. The user is also
-/// removed, except from ssh URLs.
+/// Removes password, query and fragment from each URL in a text, because these parts may be secret. The user in a URL
+/// is also removed, except from ssh URLs.
 pub(crate) fn without_credentials(text: &str) -> String {
     let delimiter = |c: char| c.is_whitespace() || c.is_control() || "\"'<>()`,".contains(c);
     text.split_inclusive(delimiter)

@@ -94,7 +94,8 @@ impl Snapshot {
         })
     }
 
-    /// Checks that a mirror has a commit and all its files. A hostile remote may have omitted objects.
+    /// Checks that a mirror has a commit and all its files. Git objects can be missing, because a hostile remote may
+    /// omit objects.
     pub(crate) fn check_complete(repo: &BareRepo, commit: ObjectId) -> Result<(), SourceError> {
         // The remote is the cause of all errors after the mirror was opened.
         let local = repo.open()?;
@@ -126,8 +127,8 @@ impl Snapshot {
         Ok(Some(object.detach().data))
     }
 
-    /// Returns the path of a file whose git object is missing in the mirror. A hostile remote may have omitted the
-    /// object.
+    /// Returns the path of a file whose git object is missing in the mirror. Git objects can be missing, because a
+    /// hostile remote may omit objects.
     ///
     /// Returns `None` if the mirror has the object of every file.
     pub fn missing_object(&self) -> Option<String> {

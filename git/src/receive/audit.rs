@@ -21,8 +21,8 @@ const LONGEST_CHAIN: u64 = 4095;
 /// are verified.
 const LARGEST_COMMIT: u64 = 1 << 20;
 
-/// The packs and the ref of a mirror before a fetch. A later check compares this record with the mirror, to find the
-/// packs that the fetch has added.
+/// The packs and the ref of a mirror before a fetch. A later check compares the recorded packs with the packs of the
+/// mirror, to find the packs that the fetch has added.
 #[derive(Debug)]
 pub(crate) struct Audit<'a> {
     repo: &'a BareRepo,

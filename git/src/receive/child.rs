@@ -120,7 +120,7 @@ fn end() {
     let _ = kill_process_group(rustix::process::getpgrp(), Signal::KILL);
 }
 
-/// Limits the memory of this process. Files that are mapped for reading do not count as memory.
+/// Limits the memory of this process. The memory limit does not count files that are mapped for reading.
 fn limit(memory: u64) {
     let both = |limit| Rlimit { current: Some(limit), maximum: Some(limit) };
     let _ = setrlimit(Resource::Data, both(memory));

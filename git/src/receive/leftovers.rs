@@ -22,7 +22,7 @@ pub(crate) fn remove(mirror: &Path) -> io::Result<()> {
     half_written(mirror)?.iter().try_for_each(|(_, path)| remove_file(path))
 }
 
-/// Removes a file. A missing file is not an error.
+/// Removes a file. If the file does not exist, the function does nothing.
 pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

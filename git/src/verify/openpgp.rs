@@ -18,8 +18,8 @@ pub(super) struct Key {
     key: SignedPublicKey,
 }
 
-/// Parses a text with one or more blocks of ASCII-armoured public keys. An error message begins with a blank, because
-/// the caller puts the name of the file before the message.
+/// Parses a text with one or more blocks of ASCII-armoured public keys. Each error message of the parser begins with a
+/// blank, because the caller puts the name of the file before the message.
 pub(super) fn keys(text: &str) -> Result<Vec<Key>, String> {
     const BEGIN: &str = "-----BEGIN PGP PUBLIC KEY BLOCK-----";
     let mut keys = Vec::new();

@@ -14,7 +14,7 @@ pub(super) struct Signer {
     valid_before: Option<u64>,
 }
 
-/// Parses an allowed_signers file. An error message begins with the number of the wrong line.
+/// Parses an allowed_signers file. Each error message of the parser begins with the number of the wrong line.
 pub(super) fn signers(text: &str) -> Result<Vec<Signer>, String> {
     let mut signers = Vec::new();
     for (number, line) in text.lines().enumerate() {

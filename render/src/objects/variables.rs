@@ -25,9 +25,9 @@ pub struct VariablesObject {
     /// The priority of the object. If objects of the same level set the same variable, the value of the highest
     /// priority applies.
     pub priority: i64,
-    /// The values of the variables. The key is the name of the variable.
+    /// The values of the variables; each key of the map is the name of a variable.
     pub values: Map<String, Value>,
-    /// The variables for single nodes. The key is the name of the node.
+    /// The variables for single nodes; each key of the map is the name of a node.
     pub by_node: Map<String, Value>,
     /// The variables whose values each node computes.
     pub computed: Vec<ComputedValue>,

@@ -19,7 +19,7 @@ use crate::{
 pub struct PendingTask {
     /// The namespace that uses the variable.
     pub namespace: String,
-    /// The definition of the variable.
+    /// The definition of the computed variable.
     pub computed: ComputedValue,
 }
 

@@ -32,9 +32,10 @@ impl Object for Loop {
     }
 }
 
-/// Creates the template function `nodes(SELECTOR)`. The function returns the nodes whose labels match, or all nodes
-/// without a selector. The names, labels and addresses of the nodes come from git. This node determines the liveness of
-/// the other nodes. The facts of other nodes are untrusted.
+/// Creates the template function `nodes(SELECTOR)`. The template function `nodes` returns the nodes whose labels match
+/// the selector, or all nodes if the template gives no selector. The names, labels and addresses of the nodes come from
+/// git. The node that renders the template determines the liveness of the other nodes. The facts of other nodes are
+/// untrusted.
 pub(super) fn nodes_function(nodes: Arc<Vec<Value>>, own: &str, reads: Arc<ReadTrace>) -> minijinja::Value {
     let own = own.to_owned();
     let made: OnceLock<Vec<minijinja::Value>> = OnceLock::new();

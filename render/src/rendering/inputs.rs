@@ -47,11 +47,10 @@ pub struct Inputs {
     pub facts: Value,
     /// The list of all nodes that the template function `nodes()` returns. The facts of other nodes are untrusted.
     pub nodes: Arc<Vec<Value>>,
-    /// The values of variables whose value is the result of a task. The key is the namespace and the name of the
-    /// variable.
+    /// The values of variables that a task computes; each key of the map is the namespace and the name of a variable.
     pub computed: BTreeMap<(String, String), Tainted<Value>>,
-    /// The computed variables whose values are unknown in a plan, because a plan runs no task. The key is the namespace
-    /// and the name of the variable.
+    /// The computed variables whose values are unknown in a plan, because a plan runs no task. Each entry is the
+    /// namespace and the name of a variable.
     pub unknown: BTreeSet<(String, String)>,
     /// The event that triggered the run, if there is one. All values in the event are untrusted.
     pub event: Option<Value>,

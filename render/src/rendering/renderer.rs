@@ -36,7 +36,7 @@ pub struct Renderer {
     /// The lock that allows only one rendering at a time, because all renderings write to the same list of missing
     /// inputs.
     asking: Mutex<()>,
-    /// The taint of each task's result. The key is the registered name of the result.
+    /// The taint of each task's result; each key of the map is the registered name of a result.
     result_taints: Mutex<BTreeMap<String, Taint>>,
     /// The registered names of the results of elected tasks.
     elected: BTreeSet<String>,

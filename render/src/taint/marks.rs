@@ -17,7 +17,7 @@ pub enum Marks {
     Parts {
         /// The taint of the keys of a map, and of the number of members of a list or map.
         shape: Taint,
-        /// The taints of the members. The key of each entry is the map key or the list index of the member.
+        /// The taints of the members. The step in each entry is the map key or the list index of the member.
         members: BTreeMap<Step, Marks>,
     },
 }

@@ -19,12 +19,12 @@ use crate::taint::Tainted;
 pub enum MissingInput {
     /// The registered result of a task, by its full name.
     Step(String),
-    /// A value of a Secret. The strings are the id of the Secret and the key of the value.
+    /// A value of a Secret. The two strings in this variant are the id of the Secret and the key of the value.
     Secret(String, String),
     /// A shared value, by its name.
     Shared(String),
-    /// A computed variable without a value, because its task has not run. A plan runs no task. The string is the name
-    /// of the variable.
+    /// A computed variable without a value, because its task has not run. A plan runs no task. The string in this
+    /// variant is the name of the variable.
     Computed(String),
 }
 

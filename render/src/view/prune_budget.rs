@@ -111,7 +111,8 @@ mod tests {
         tree::MemoryTree,
     };
 
-    /// Loads a TaskBook, a Namespace and Configs with these prune budgets. The argument `None` omits the object.
+    /// Loads a TaskBook, a Namespace and Configs with these prune budgets. If an argument is `None`, the loaded sources
+    /// omit the object.
     fn set(book: Option<&str>, namespace: Option<&str>, configs: &[(&str, &str)]) -> ObjectSet {
         let budget = |budget: &str| if budget.is_empty() { String::new() } else { format!(", pruneBudget: {budget}") };
         let mut text = String::from("metadata: {apiVersion: v1alpha, kind: Node, name: a}\n");

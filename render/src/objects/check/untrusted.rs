@@ -133,7 +133,7 @@ struct Names {
     /// The variables that may be untrusted, each with the origin of its value.
     vars: Arc<BTreeMap<String, Source>>,
     item: Source,
-    /// The origins of untrusted results of tasks. The key is the full name of the result.
+    /// The origins of untrusted results of tasks; each key of the map is the full name of a result.
     steps: Arc<BTreeMap<String, String>>,
     /// The full names of the results of elected tasks.
     elected: Arc<BTreeSet<String>>,

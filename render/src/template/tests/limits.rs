@@ -142,8 +142,8 @@ fn value_that_grows_by_a_factor_in_a_loop_is_refused() {
     assert!(peak() < 600, "{} MiB", peak());
 }
 
-/// Assigns values whose parts the engine hides. Without a copy or an error, the depth of these values could grow
-/// without a limit.
+/// Assigns values whose parts the engine hides. Without a copy or an error, the depth of values with hidden parts could
+/// grow without a limit.
 #[test]
 fn value_with_hidden_parts_is_copied_or_refused() {
     for (statement, expected) in [
