@@ -1,4 +1,5 @@
-//! Execution of work with a remote on a thread, with limits for time and data. A thread that hangs is abandoned.
+//! Runs work with a remote on a thread, with limits for time and data. The caller does not wait for a thread that
+//! hangs.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -13,7 +14,7 @@ use std::{
 
 use crate::{Options, SourceError, meter::Meter};
 
-/// The result of work with a remote. `TimedOut` is also the result if the meter exceeds a limit.
+/// The result of work with a remote. `TimedOut` means that the work exceeded its time limit or a limit of its meter.
 pub(crate) enum Ended<T> {
     Done(T),
     TimedOut,
@@ -21,7 +22,7 @@ pub(crate) enum Ended<T> {
 }
 
 impl<T> Ended<T> {
-    /// Returns the result of the work, or the error of a source whose work did not end within a time.
+    /// Returns the result of the work; if the work timed out or panicked, returns the error of its source.
     pub(crate) fn within(self, options: &Options, time: Duration) -> Result<T, SourceError> {
         let url = options.shown_url();
         match self {
@@ -32,7 +33,7 @@ impl<T> Ended<T> {
     }
 }
 
-/// Runs work on a new thread with a time limit. The work must stop when its flag is set.
+/// Runs work on a new thread with a time limit. The work gets a flag, and must stop when the flag is set.
 pub(crate) fn run<T: Send + 'static>(
     time: Duration,
     work: impl FnOnce(Arc<AtomicBool>) -> T + Send + 'static,

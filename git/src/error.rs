@@ -54,7 +54,7 @@ pub enum SourceError {
         url: String,
         /// The kind and the name of the configured ref.
         wanted: String,
-        /// True if the remote advertised no refs. A remote with protocol v2 advertises only refs that match the
+        /// True if the remote advertised no refs. With protocol v2, a remote advertises only refs that match the
         /// request.
         empty: bool,
     },

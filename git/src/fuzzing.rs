@@ -13,20 +13,20 @@ pub fn tree_names(data: &[u8]) -> Option<Vec<Vec<u8>>> {
     Some(entries.iter().map(|entry| entry.name().to_vec()).collect())
 }
 
-/// Verifies a tag object with the keys in a text. The tag must name the commit `11…11`.
+/// Verifies the signature of a tag object with the public keys in `keys`. The tag must name the commit `11…11`.
 ///
 /// # Errors
-/// The reason for the rejection of the tag.
+/// Returns the reason for the rejection of the tag.
 pub fn tag_object(data: &[u8], name: &str, keys: &str, now: u64) -> Result<String, String> {
     let mut signers = Signers::default();
     signers.add(keys)?;
     tag::check(data, name, ObjectId::from_bytes_or_panic(&[0x11; 20]), &signers, now)
 }
 
-/// Verifies the signature in a commit object with the keys in a text.
+/// Verifies the signature in a commit object with the public keys in `keys`.
 ///
 /// # Errors
-/// The reason for the rejection of the commit.
+/// Returns the reason for the rejection of the commit.
 pub fn signed_commit(data: &[u8], keys: &str, now: u64) -> Result<String, String> {
     let mut signers = Signers::default();
     signers.add(keys)?;
@@ -40,17 +40,17 @@ pub fn commit_names(data: &[u8]) -> Option<(String, Vec<String>)> {
     Some((tree.to_string(), commit().parent_ids().map(|id| id.to_string()).collect()))
 }
 
-/// Verifies an OpenPGP or SSH signature with the keys in a text.
+/// Verifies an OpenPGP or SSH signature with the public keys in `keys`.
 ///
 /// # Errors
-/// The reason for the rejection of the signature.
+/// Returns the reason for the rejection of the signature.
 pub fn signature(keys: &str, signature: &[u8], payload: &[u8], now: u64) -> Result<String, String> {
     let mut signers = Signers::default();
     signers.add(keys)?;
     signature_of(signature, payload, &signers, now)
 }
 
-/// Parses a date of an allowed_signers file to seconds since 1970; `None` if the date is rejected.
+/// Converts a date of an allowed_signers file to seconds since 1970; `None` if the date is rejected.
 pub fn date(text: &str) -> Option<u64> {
     civil(text)
 }
@@ -66,7 +66,7 @@ pub fn with_checksum(pack: &[u8]) -> Vec<u8> {
     whole
 }
 
-/// Returns the git object id of a content.
+/// Returns the id that git gives to an object of this kind with this content.
 pub fn object_id(kind: &str, content: &[u8]) -> [u8; 20] {
     let mut hasher = gix::hash::hasher(gix::hash::Kind::Sha1);
     hasher.update(format!("{kind} {}\0", content.len()).as_bytes());

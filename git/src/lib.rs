@@ -1,5 +1,5 @@
-//! Git sources and their verified [`Snapshot`]s. The crate polls a remote, fetches into a bare mirror, verifies
-//! signatures, and checks the ancestry of commits.
+//! Turns git repositories into verified [`Snapshot`]s. The crate polls a remote, fetches its commits into a bare
+//! mirror, verifies signatures, and checks the ancestry of commits.
 //!
 //! Only this crate uses gix. This crate does not interpret the files of a snapshot.
 

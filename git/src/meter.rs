@@ -1,4 +1,4 @@
-//! Counters of the objects and bytes in a pack, which count while gix reads the pack.
+//! Counts the objects and the unpacked bytes of a pack while gix reads the pack.
 
 use std::sync::{
     Arc,
@@ -7,12 +7,12 @@ use std::sync::{
 
 use gix::progress::{Count, Id, MessageLevel, NestedProgress, Progress, Step, StepShared, Unit};
 
-/// The progress id with which gix reports unpacked bytes, of streamed entries and of resolved deltas.
+/// The progress id with which gix reports the number of unpacked bytes of a pack.
 const INFLATED: Id = *b"IWDB";
 /// The progress id with which gix reports the number of objects that a pack announces.
 const OBJECTS: Id = *b"IWIO";
 
-/// The counters of one fetch. All parts of the fetch share the counters.
+/// The counters of one fetch. All parts of a fetch share the same counters.
 #[derive(Debug, Clone)]
 pub(crate) struct Meter {
     id: Id,
@@ -24,7 +24,7 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// Creates counters with limits for the number of objects and of unpacked bytes.
+    /// Creates counters with a limit for the number of objects and a limit for unpacked bytes.
     pub(crate) fn new(objects: u64, bytes: u64) -> Self {
         let counter = || Arc::new(AtomicUsize::new(0));
         Self { id: [0; 4], steps: counter(), inflated: counter(), too_many: Arc::default(), objects, bytes }

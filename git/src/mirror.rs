@@ -30,7 +30,7 @@ pub struct Mirror {
     repo: BareRepo,
 }
 
-/// The head of a source after its fetch into the mirror.
+/// The newest commit of a source's ref, after this commit was fetched into the mirror.
 #[derive(Debug, Clone)]
 pub struct Fetched {
     /// The id of the head's commit.
@@ -44,7 +44,7 @@ pub struct Fetched {
 }
 
 impl Mirror {
-    /// Returns the mirror of a source in a folder. The function does not access the disk.
+    /// Returns the mirror of a source in a folder, without access to the disk.
     pub fn new(options: Options, folder: &Path) -> Self {
         let path = folder.join(format!("{}.git", options.name));
         Self { repo: BareRepo { path, options } }
@@ -55,10 +55,10 @@ impl Mirror {
         &self.repo.options
     }
 
-    /// Returns the current commit of the source on the remote, from a ref advertisement. Nothing is fetched.
+    /// Returns the current commit of the source's ref on the remote, without a fetch.
     ///
     /// # Errors
-    /// When the remote does not answer, or does not have the ref.
+    /// Returns an error if the remote does not answer, or does not have the ref.
     pub fn poll(&self) -> Result<String, SourceError> {
         if let Reference::Commit(commit) = &self.repo.options.reference {
             return Ok(commit.clone());
@@ -68,11 +68,11 @@ impl Mirror {
 
     /// Fetches the source's head into the mirror. A missing mirror is created.
     ///
-    /// The function only checks that the commit is present. The caller must verify the signature and the tree of the
-    /// commit.
+    /// A fetch only checks that the mirror then has the commit. The caller must verify the signature and the tree of
+    /// the commit.
     ///
     /// # Errors
-    /// When the remote does not answer, or sends unusable data.
+    /// Returns an error if the remote does not answer, or sends unusable data.
     pub fn fetch(&self, accepted: Option<&str>) -> Result<Fetched, SourceError> {
         self.put_back()?;
         leftovers::remove_older(&self.repo.path).map_err(|error| self.repo.disk(error))?;
@@ -97,7 +97,8 @@ impl Mirror {
         })
     }
 
-    /// Returns the ref and the commit to fetch. For a source that names a commit, the name of the ref is empty.
+    /// Returns the ref to fetch, with its commit. If the source names a commit instead of a ref, the returned ref has
+    /// an empty name.
     fn wanted(&self) -> Result<Ref, SourceError> {
         match (target(&self.repo)?, &self.repo.options.reference) {
             (Some(wanted), _) => Ok(wanted),
@@ -108,8 +109,8 @@ impl Mirror {
         }
     }
 
-    /// Returns the names, sizes, inodes and times of the packs on disk. If this text changes, the mirror may be
-    /// damaged.
+    /// Returns a text with the names, sizes, inodes and times of the packs on disk. If the returned text changes, a
+    /// pack of the mirror was changed, and may be damaged.
     pub fn fingerprint(&self) -> String {
         use std::os::unix::fs::MetadataExt as _;
         let Ok(found) = fs::read_dir(self.repo.pack_folder()) else { return String::new() };
@@ -128,7 +129,7 @@ impl Mirror {
     /// Returns the snapshot of a commit in the mirror.
     ///
     /// # Errors
-    /// When the mirror is damaged, or lacks the commit.
+    /// Returns an error if the mirror is damaged, or lacks the commit.
     pub fn snapshot(&self, commit: &str) -> Result<Snapshot, SourceError> {
         Snapshot::read(&self.repo, commit_id(commit)?, &self.repo.options.path)
     }
@@ -136,7 +137,7 @@ impl Mirror {
     /// Returns the relation of a commit in the mirror to an accepted commit.
     ///
     /// # Errors
-    /// When the mirror is damaged.
+    /// Returns an error if the mirror is damaged.
     pub fn movement(&self, accepted: &str, commit: &str) -> Result<Ancestry, SourceError> {
         let repository = self.repo.open()?;
         Ok(history::movement(&repository, Some(commit_id(accepted)?), commit_id(commit)?))
@@ -147,13 +148,14 @@ impl Mirror {
         commit_id(commit).is_ok_and(|commit| self.repo.open().is_ok_and(|found| found.find_commit(commit).is_ok()))
     }
 
-    /// Returns true if the last advertised head of the source contains a commit.
+    /// Returns true if the history of the last head that the remote has advertised contains a commit.
     ///
-    /// For a branch, the commit must be the head or an ancestor of the head. For a source that names a commit, the
-    /// commit must be this commit. For a tag, the result is always false, because no commit is recorded.
+    /// If the source follows a branch, the commit must be the head or an ancestor of the head. If the source names a
+    /// commit, the function returns true only for this commit. If the source follows a tag, the function returns false,
+    /// because no head of a tag is recorded.
     ///
     /// # Errors
-    /// When the mirror is damaged.
+    /// Returns an error if the mirror is damaged.
     pub fn has_shown(&self, commit: &str) -> Result<bool, SourceError> {
         shown::contains(&self.repo, commit)
     }
@@ -167,10 +169,10 @@ impl Mirror {
     }
 
     /// Returns the remote's tags that match the source's pattern and lead to a commit, highest version first. If the
-    /// mirror lacks the first tag or the commit, the tag is fetched.
+    /// mirror lacks the tag with the highest version, or its commit, the function fetches this tag.
     ///
     /// # Errors
-    /// When the remote does not answer, or sends unusable data.
+    /// Returns an error if the remote does not answer, or sends unusable data.
     pub fn tags_at(&self, commit: &str) -> Result<Vec<String>, SourceError> {
         let Reference::Tag(pattern) = &self.repo.options.reference else { return Ok(Vec::new()) };
         let commit = commit_id(commit)?;
@@ -181,18 +183,19 @@ impl Mirror {
         Ok(found.iter().filter_map(|tag| Some(tag.name.strip_prefix("refs/tags/")?.to_owned())).collect())
     }
 
-    /// Replaces a damaged mirror by a newly fetched mirror. The damaged mirror remains until the new mirror is
+    /// Replaces a damaged mirror by a newly fetched mirror. The damaged mirror is kept until the new mirror is
     /// complete.
     ///
     /// # Errors
-    /// When the remote does not answer, or the mirror cannot be written.
+    /// Returns an error if the remote does not answer, or if the mirror cannot be written.
     pub fn renew(&self) -> Result<(), SourceError> {
         self.rebuild(None)
     }
 
     /// Checks that the mirror can read the commits of its refs.
     ///
-    /// A remote omits commits that the refs of the mirror name, so a fetch would not repair a damaged commit.
+    /// A fetch would not repair a damaged commit, because the remote does not send a commit that a ref of the mirror
+    /// names.
     fn undamaged(&self) -> Result<(), SourceError> {
         if !self.repo.path.join("HEAD").exists() {
             return Ok(());
@@ -211,9 +214,9 @@ impl Mirror {
         Ok(())
     }
 
-    /// Fetches a new mirror with one pack, and then replaces the old mirror.
+    /// Fetches the head of the source into a new mirror with one pack, and then replaces the old mirror.
     ///
-    /// If the new mirror lacks the commit `keep`, the old mirror remains.
+    /// If the new mirror lacks the commit `keep`, the old mirror is not replaced.
     fn rebuild(&self, keep: Option<&str>) -> Result<(), SourceError> {
         let fresh = self.repo.at(self.repo.path.with_extension("git.new"));
         remove(&fresh.path).map_err(|error| self.repo.disk(error))?;
@@ -263,7 +266,8 @@ fn has(repo: &BareRepo, wanted: &Ref) -> bool {
     repo.open().is_ok_and(|found| found.find_commit(wanted.commit).is_ok() && found.has_object(wanted.object))
 }
 
-/// Fetches a commit into a repository, by the ref or by the id of the commit. A missing repository is created.
+/// Fetches a commit into a repository, by its ref or by its id. If the repository does not exist, the function creates
+/// it.
 fn fetch_commit(repo: &BareRepo, wanted: &Ref) -> Result<(), SourceError> {
     repo.unlock()?;
     repo.create()?;
@@ -272,6 +276,8 @@ fn fetch_commit(repo: &BareRepo, wanted: &Ref) -> Result<(), SourceError> {
     receive::run(Job { repo: repo.clone(), task: Task::Fetch { spec } })?;
     match repo.open()?.find_commit(*commit) {
         Ok(_) => Ok(()),
-        Err(_) => Err(repo.unreachable(format!("the remote did not send the commit {commit} of its ref"))),
+        Err(_) => Err(repo.unreachable(format!(
+            "the remote did not send the commit {commit}, although a ref of the remote names the commit"
+        ))),
     }
 }

@@ -13,7 +13,7 @@ pub struct Options {
     pub url: String,
     /// The ref that the source follows.
     pub reference: Reference,
-    /// The folder of the repository that the source reads; empty for the whole repository.
+    /// The folder of the repository with the files of the source; empty for the whole repository.
     pub path: String,
     /// The credentials for the git server.
     pub auth: Auth,
@@ -21,7 +21,7 @@ pub struct Options {
     pub verify: VerifyOptions,
     /// True if the ref may move to a commit that does not descend from the accepted commit.
     pub allow_rewind: bool,
-    /// The limits for the data and the time of the remote.
+    /// The limits for the data and the time of the communication with the remote.
     pub limits: Limits,
 }
 
@@ -30,7 +30,8 @@ pub struct Options {
 pub enum Reference {
     /// The name of a branch.
     Branch(String),
-    /// The name of a tag, or a pattern such as `v1.*`. Of several tags, the highest semantic version is followed.
+    /// The name of a tag, or a pattern such as `v1.*`. The source follows the matching tag with the highest semantic
+    /// version.
     Tag(String),
     /// The full id of a commit.
     Commit(String),
@@ -76,14 +77,14 @@ pub enum VerifyMode {
     None,
     /// The head must be signed.
     Head,
-    /// Every commit after the accepted commit must be signed, along first parents.
+    /// Every commit after the accepted commit up to the head must be signed, along first parents.
     Range,
 }
 
-/// The limits for the data and the time of a remote.
+/// The limits for the data and the time of the communication with a remote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// The maximum time of a ref advertisement.
+    /// The maximum time in which the remote must advertise its refs.
     pub poll: Duration,
     /// The maximum time of a fetch.
     pub fetch: Duration,
@@ -97,7 +98,8 @@ pub struct Limits {
     pub inflated: u64,
     /// The memory limit of the process that fetches, in bytes.
     pub memory: u64,
-    /// The maximum number of packs in a mirror. At this number, a new mirror with one pack is fetched.
+    /// The maximum number of packs in a mirror. A mirror that reaches this number of packs is replaced by a new mirror
+    /// with one pack.
     pub packs: usize,
 }
 
@@ -122,13 +124,13 @@ impl Options {
         shown_url(&self.url)
     }
 
-    /// Returns true if the transport protects the content against changes.
+    /// Returns true if the protocol of the URL protects the content against changes by others in the network.
     pub fn transport_is_trusted(&self) -> bool {
         !self.url.starts_with("http://") && !self.url.starts_with("git://")
     }
 }
 
-/// Removes user, password, query and fragment from a URL, because each of these parts may contain a token.
+/// Returns a URL without user, password, query and fragment, because each of these parts may contain a token.
 pub fn shown_url(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         // The scp form of ssh, or a local path.

@@ -1,4 +1,4 @@
-//! The bare git repository of a source on disk, and the git settings with which the repository is opened.
+//! Opens, creates and removes the bare git repository of a source on disk.
 
 use std::{
     collections::BTreeSet,
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Options, SourceError};
 
-/// The place of a bare repository on disk, with the options of its source.
+/// The path of a bare repository on disk, with the options of its source.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct BareRepo {
     /// The path of the repository.
@@ -22,18 +22,18 @@ pub(crate) struct BareRepo {
 }
 
 impl BareRepo {
-    /// Returns another repository of the same source.
+    /// Returns a repository of the same source at another path.
     pub(crate) fn at(&self, path: PathBuf) -> Self {
         Self { path, options: self.options.clone() }
     }
 
-    /// Opens the repository. The git settings of the machine and of the user are ignored.
+    /// Opens the repository, and ignores the git settings of the machine and of the user.
     pub(crate) fn open(&self) -> Result<Repository, SourceError> {
         // To read one object, gix also needs memory for the object's base and deltas.
         self.open_limited(self.options.limits.object.saturating_mul(4))
     }
 
-    /// Opens the repository with a limit for the size of each allocation of gix.
+    /// Opens the repository with a limit for each allocation of memory by gix.
     pub(crate) fn open_limited(&self, bytes: u64) -> Result<Repository, SourceError> {
         let mut overrides = overrides(&self.options);
         overrides.push(format!("gitoxide.objects.allocLimit={bytes}"));
@@ -63,51 +63,51 @@ impl BareRepo {
         make().map_err(|error| self.disk(error))
     }
 
-    /// Removes the lock files of a killed agent. No other agent can be using the lock files, because the state
-    /// directory is locked.
+    /// Removes the lock files that a killed agent has left in the repository. No other agent can be using these lock
+    /// files, because only one agent can lock the state directory.
     pub(crate) fn unlock(&self) -> Result<(), SourceError> {
         unlock(&self.path).map_err(|error| self.disk(error))
     }
 
-    /// Returns the folder with the packs of the repository.
+    /// Returns the path of the folder with the packs of the repository.
     pub(crate) fn pack_folder(&self) -> PathBuf {
         self.path.join("objects/pack")
     }
 
-    /// Returns the paths of the packs, their indexes and other files in the folder of packs.
+    /// Returns the paths of all files in the folder of packs.
     pub(crate) fn pack_files(&self) -> BTreeSet<PathBuf> {
         let found = fs::read_dir(self.pack_folder()).into_iter().flatten().flatten();
         found.map(|entry| entry.path()).collect()
     }
 
-    /// Returns the error that the disk reported while the repository was written.
+    /// Converts an I/O error to the error that the repository cannot be written.
     pub(crate) fn disk(&self, source: io::Error) -> SourceError {
         SourceError::Disk { path: self.path.clone(), source }
     }
 
-    /// Returns the error that the repository is damaged.
+    /// Creates the error that the repository is damaged.
     pub(crate) fn corrupt(&self, message: impl Into<String>) -> SourceError {
         SourceError::Corrupt { path: self.path.clone(), message: message.into() }
     }
 
-    /// Returns the error that the remote sent more than a limit allows.
+    /// Creates the error that the remote sent more data than a limit allows.
     pub(crate) fn too_much(&self, limit: String) -> SourceError {
         SourceError::TooMuch { url: self.options.shown_url(), limit }
     }
 
-    /// Returns the error that the remote cannot be reached.
+    /// Creates the error that the remote cannot be reached.
     pub(crate) fn unreachable(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> SourceError {
         SourceError::Unreachable { url: self.options.shown_url(), source: source.into() }
     }
 }
 
-/// Parses the full id of a commit.
+/// Parses the full id of a commit, with all its hexadecimal digits.
 pub(crate) fn commit_id(commit: &str) -> Result<ObjectId, SourceError> {
     ObjectId::from_str(commit)
         .map_err(|_| SourceError::Settings { message: format!("{commit:?} is not a full commit id") })
 }
 
-/// Removes a folder with its files. A missing folder is not an error.
+/// Removes a folder with its files. If the folder does not exist, the function does nothing.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -135,7 +135,7 @@ fn unlock(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns the git settings of a mirror, including the ssh command.
+/// Returns the git settings with which a mirror is opened, including the ssh command.
 ///
 /// The git settings of the machine and of the user are ignored.
 fn overrides(options: &Options) -> Vec<String> {

@@ -1,10 +1,11 @@
-//! Topological order and cycles of dependency graphs.
+//! Sorts dependency graphs topologically, and finds their cycles.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::work;
 
-/// Returns cycles of a graph. Each cycle begins with its alphabetically first name. No name is in two cycles.
+/// Returns cycles of a graph, as lists of names. Each returned list begins with the alphabetically first name of its
+/// cycle. No name is in two of the returned cycles.
 pub(crate) fn cycles(graph: &BTreeMap<String, Vec<String>>) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     let mut done: BTreeSet<&str> = BTreeSet::new();
@@ -44,7 +45,8 @@ pub(crate) fn cycles(graph: &BTreeMap<String, Vec<String>>) -> Vec<Vec<String>> 
     found
 }
 
-/// Returns names so that each name follows its dependencies, otherwise sorted by name. Names in a cycle are omitted.
+/// Sorts the names of a graph so that each name follows the names on which it depends. Names that may have any order
+/// are sorted alphabetically. The result omits names in a cycle.
 pub(crate) fn ordered(graph: &BTreeMap<String, Vec<String>>) -> Vec<String> {
     let mut missing: BTreeMap<&str, usize> = BTreeMap::new();
     let mut needed_by: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

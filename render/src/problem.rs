@@ -10,20 +10,20 @@ pub struct Problem {
     /// The name of the source with the problem.
     #[serde(skip)]
     pub source: String,
-    /// The path of the file, relative to the path of the source.
+    /// The path of the file with the problem, relative to the folder of the source.
     pub file: String,
     /// The line in the file, from 1.
     pub line: usize,
-    /// The column in the line, from 1.
+    /// The column of the problem in the line, counted from 1.
     pub column: usize,
     /// The message of the error or warning.
     pub message: String,
     /// The remedy, if there is one.
     pub hint: Option<String>,
-    /// The text of the line in the file, or the part of a long line around the column.
+    /// The text of the line with the problem, or the part of a long line around the column of the problem.
     #[serde(skip)]
     pub excerpt: String,
-    /// The column in the excerpt to mark, from 1.
+    /// The column to mark in the excerpt, counted from 1.
     #[serde(skip)]
     pub caret: usize,
     /// True for a warning, false for an error.
@@ -47,16 +47,15 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Returns the part of a line around a column, and the position of the column in that part. The part has at most 160
-/// characters.
+/// Returns the part of a line around a column, at most 160 characters, and the position of the column in this part.
 pub(crate) fn excerpt(line: &str, column: usize) -> (String, usize) {
     let first = column.saturating_sub(81);
     let shown: String = line.chars().skip(first).take(160).collect();
     if shown.is_empty() { (line.chars().take(160).collect(), 1) } else { (shown, column - first) }
 }
 
-/// Returns a text with the secret parts of its URLs removed: password, query and fragment. The user is also removed,
-/// except from ssh URLs.
+/// Removes password, query and fragment from each URL in a text, because these parts may be secret. The user in a URL
+/// is also removed, except from ssh URLs.
 pub(crate) fn without_credentials(text: &str) -> String {
     let delimiter = |c: char| c.is_whitespace() || c.is_control() || "\"'<>()`,".contains(c);
     text.split_inclusive(delimiter)
@@ -67,7 +66,7 @@ pub(crate) fn without_credentials(text: &str) -> String {
         .collect()
 }
 
-/// Removes the secret parts of a word that is a URL, or that has the scp form `USER@HOST:PATH`.
+/// Removes the secret parts of a word if the word is a URL or has the scp form `USER@HOST:PATH`.
 fn bare_url(word: &str) -> String {
     let is_scp = || word.split_once('@').is_some_and(|(_, host)| host.contains(':'));
     let Some((scheme, rest)) = word.split_once("://") else {
@@ -95,7 +94,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    /// Creates a finding without a remedy.
+    /// Creates a finding that has a message and no remedy.
     pub fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), hint: None }
     }

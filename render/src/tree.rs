@@ -1,22 +1,22 @@
-//! The interface through which this crate reads the files of a source. Git snapshots and folders implement it.
+//! The trait through which this crate reads the files of a source. Git snapshots and folders implement the trait.
 
 use std::{collections::BTreeMap, fmt, io};
 
-/// A file tree: the files of one commit or folder. Paths are relative, with `/` between their parts.
+/// A file tree: the files of one commit or folder. Paths in the tree are relative, with `/` between their parts.
 pub trait Tree: Send + Sync {
-    /// Returns all entries below a folder, sorted by path. The folder `""` means the whole tree.
+    /// Returns all entries below a folder, sorted by path. The empty folder name `""` means the whole tree.
     ///
     /// # Errors
     /// Returns an error if the tree cannot be read.
     fn list(&self, folder: &str) -> io::Result<Vec<Entry>>;
 
-    /// Returns the bytes of a file. `None` if the file does not exist.
+    /// Returns the bytes of a file, or `None` if the file does not exist.
     ///
     /// # Errors
     /// Returns an error if the tree cannot be read, or if the entry is not a file.
     fn read(&self, path: &str) -> io::Result<Option<Vec<u8>>>;
 
-    /// Returns the entry at a path. `None` if nothing exists at the path.
+    /// Returns the entry at a path, or `None` if the path does not exist.
     ///
     /// # Errors
     /// Returns an error if the tree cannot be read.
@@ -36,13 +36,14 @@ pub struct Entry {
     pub path: String,
     /// The kind of the entry.
     pub kind: EntryKind,
-    /// The id of the content, such as a git object id. `None` if the tree would have to read the content for it.
+    /// An id of the content, such as a git object id; `None` if the tree would have to read the content to compute the
+    /// id.
     pub id: Option<String>,
-    /// The size of the file in bytes. `None` if the tree would have to read the content for it.
+    /// The size of the file in bytes; `None` if the tree would have to read the content to compute the size.
     pub size: Option<u64>,
 }
 
-/// The kind of an entry of a tree.
+/// The kind of an entry in a file tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EntryKind {
     /// A regular file that is not executable.
@@ -93,7 +94,7 @@ fn file(path: &str, content: &[u8]) -> Entry {
     Entry { path: path.to_owned(), kind: EntryKind::File, id: None, size: Some(content.len() as u64) }
 }
 
-/// Joins a relative path to a folder. Rejects `..`, absolute paths and NUL characters.
+/// Joins a folder and a relative path. The function rejects `..`, absolute paths and NUL characters.
 ///
 /// # Errors
 /// Returns the reason why the path is invalid.

@@ -1,6 +1,5 @@
-//! Counts the work of loading in steps. Tests use the count to show that the work grows only in proportion to the
-//! input.
-//! Other builds do not count.
+//! Counts the steps of work of the loader. Tests use the count to show that the work grows only in proportion to the
+//! input. Only test builds count.
 
 #[cfg(test)]
 thread_local! {

@@ -74,7 +74,7 @@ fn weak_digests_and_keys_of_openpgp_do_not_count() {
         refused(&repository, &signer.public(), &commit, "digest");
     }
     for (name, kind, why) in
-        [("small", "rsa1024", "1024 bits"), ("dsa", "dsa2048", "do not count"), ("k", "secp256k1", "do not count")]
+        [("small", "rsa1024", "1024 bits"), ("dsa", "dsa2048", "not accepted"), ("k", "secp256k1", "not accepted")]
     {
         let signer = GpgSigner::of_kind(folder.path(), name, kind, "sign", "never");
         let commit = signer.commit(&repository, name);

@@ -85,7 +85,7 @@ fn a_signer_outside_its_time_or_namespace_does_not_count() {
     for (options, why) in [
         ("valid-before=\"20200101\" ", "no longer valid"),
         ("valid-after=\"20900101\" ", "not valid yet"),
-        ("namespaces=\"file\" ", "not listed for git"),
+        ("namespaces=\"file\" ", "not allowed for the namespace git"),
     ] {
         let folder = folder.path().join(why.replace(' ', "-"));
         let repository = fleet(&folder);

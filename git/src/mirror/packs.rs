@@ -1,8 +1,8 @@
 //! Packs of git objects that one node sends to another node.
 //!
-//! The requesting node names a commit of its mirror. The pack omits this commit and its history. The receiver computes
-//! the id of each object from the content, so the sender cannot forge objects. The receiver must still verify the new
-//! commit.
+//! The requesting node names a commit of its mirror, and the pack omits this commit and its history. The requesting
+//! node computes the id of each object in the pack from the content, so the sender cannot forge objects. The requesting
+//! node must still verify the signature of the new commit.
 
 use std::{fs, io::Write, path::Path, str::FromStr as _, sync::atomic::AtomicBool};
 
@@ -18,10 +18,10 @@ use crate::{
 };
 
 impl Mirror {
-    /// Writes a pack with a commit and its history. The objects of the commit `have` and its history are omitted.
+    /// Writes a pack with a commit and its history. The pack omits the objects of the commit `have` and its history.
     ///
     /// # Errors
-    /// When the mirror is damaged, when the mirror lacks an object of the commit, or when a write fails.
+    /// Returns an error if the mirror is damaged, if the mirror lacks an object of the commit, or if a write fails.
     pub fn write_pack(&self, commit: &str, have: Option<&str>, out: &mut dyn Write) -> Result<(), SourceError> {
         let repository = self.repo.open()?;
         let have = have.and_then(|have| ObjectId::from_str(have).ok());
@@ -62,11 +62,11 @@ impl Mirror {
         Ok(())
     }
 
-    /// Adds a commit from a pack that `write` writes to a file. If the commit is incomplete with the pack, the pack is
-    /// removed.
+    /// Adds the commit of a pack to the mirror. The callback `write` writes the pack to a file. If the mirror still
+    /// lacks objects of the commit, the pack is removed.
     ///
     /// # Errors
-    /// When `write` fails, when the pack is damaged or incomplete, or when the mirror cannot be written.
+    /// Returns an error if `write` fails, if the pack is damaged or incomplete, or if the mirror cannot be written.
     pub fn take_pack(&self, commit: &str, write: impl FnOnce(&Path) -> Result<(), String>) -> Result<(), SourceError> {
         let file = self.repo.path.with_extension("pack.part");
         if let Some(folder) = file.parent() {
@@ -143,15 +143,15 @@ mod tests {
         mirror
     }
 
-    /// Makes a mirror take a pack with two commits, each with a file. The second commit has the text `child`.
+    /// Adds a pack with two commits to a mirror. Each commit of the pack has one file, and `child` is the text of the
+    /// second commit.
     ///
-    /// `{}` in the text of the child becomes the id of the first commit. The object with the number `lacks` is missing
-    /// in the pack.
+    /// In the text `child`, `{}` becomes the id of the first commit. The pack omits the object with the number `lacks`.
     fn taken(child: &str, lacks: Option<usize>) -> Result<(), String> {
         taken_by(|_| {}, child, lacks)
     }
 
-    /// Does the same as `taken`, after `prepare` has changed the mirror.
+    /// Calls `prepare` to change the mirror, and then does the same as `taken`.
     fn taken_by(prepare: impl FnOnce(&Mirror), child: &str, lacks: Option<usize>) -> Result<(), String> {
         let folder = tempfile::tempdir().unwrap();
         let [from, to] = ["from", "to"].map(|name| mirror(folder.path(), name));

@@ -1,7 +1,7 @@
-//! The record of commits that the remote has advertised at the source's ref.
+//! Records the commit that the remote last advertised as the head of the source's branch.
 //!
-//! A commit from another node is accepted only if the commit is signed, or if the remote has advertised the commit.
-//! After a rewind of the ref, the remote must have advertised the commit.
+//! A node accepts a commit from another node only if the commit is signed, or if the remote has advertised the commit.
+//! If the branch was rewound, a signature is not enough: the remote must have advertised the commit.
 
 use gix::{ObjectId, Repository};
 
@@ -11,8 +11,8 @@ use crate::{
     repo::{BareRepo, commit_id},
 };
 
-/// The ref in the mirror that names the last advertised commit of the branch. The ref of the branch itself may be
-/// older, because a commit that the mirror has is not fetched again.
+/// The ref in the mirror that names the last advertised commit of the branch. The branch in the mirror may name an
+/// older commit, because the mirror does not fetch a commit that it already has.
 const HEAD: &str = "refs/towpath/head";
 
 /// Records the commit that the remote advertises at the source's branch.
@@ -26,7 +26,7 @@ pub(super) fn remember(repo: &BareRepo, repository: &Repository, commit: ObjectI
     set.map(drop).map_err(|error| repo.corrupt(error.to_string()))
 }
 
-/// Returns true if the last advertised head of the source contains a commit.
+/// Returns true if the history of the last head that the remote has advertised contains a commit.
 pub(super) fn contains(repo: &BareRepo, commit: &str) -> Result<bool, SourceError> {
     match &repo.options.reference {
         Reference::Commit(pinned) => Ok(pinned == commit),

@@ -1,4 +1,4 @@
-//! Verification of the commits and tags in a mirror, as the source requires.
+//! Verifies the signatures of commits and tags in a mirror, as the `verify` settings of the source require.
 
 use std::str::FromStr as _;
 
@@ -26,10 +26,10 @@ pub enum VerifyError {
 
 impl Mirror {
     /// Verifies the signatures of the commits from the accepted commit to a new commit, as the source requires. Returns
-    /// the signer of the new commit; `None` if the source requires no signatures.
+    /// the signer of the new commit, or `None` if the source requires no signatures.
     ///
     /// # Errors
-    /// The commit without a valid signature, with the reason; or an error of the mirror.
+    /// Returns the first commit without a valid signature, with the reason; or the error of an unusable mirror.
     pub fn verify(&self, accepted: Option<&str>, commit: &str, now: u64) -> Result<Option<String>, VerifyError> {
         let options = &self.repo.options.verify;
         if options.mode == VerifyMode::None {
@@ -56,13 +56,16 @@ impl Mirror {
         Ok(signer)
     }
 
-    /// Verifies the signatures of a head's commits and the signature of the head's tag. Returns the signer.
+    /// Verifies the signatures of a head's commits and the signature of the head's tag, and returns the signer of the
+    /// head.
     ///
     /// Before the source has an accepted commit, a tag that is not annotated is valid if its commit is signed. An
-    /// annotated tag is always verified. Without an accepted commit, only signers of the key files may sign the tag.
+    /// annotated tag must always have a valid signature. Before the source has an accepted commit, only the signers in
+    /// the key files may sign the tag.
     ///
     /// # Errors
-    /// The commit without a valid signature of the commit or its tag, with the reason; or an error of the mirror.
+    /// Returns the commit that has no valid signature or whose tag has none, with the reason; or the error of an
+    /// unusable mirror.
     pub fn verify_head(&self, accepted: Option<&str>, head: &Fetched, now: u64) -> Result<Option<String>, VerifyError> {
         let signer = self.verify(accepted, &head.commit, now)?;
         let (Some(tag), Some(object)) = (&head.tag, head.tag_object) else { return Ok(signer) };
@@ -75,11 +78,12 @@ impl Mirror {
         verify::tag(&repository, tag, object, commit, &signers, now).map(Some).map_err(VerifyError::Unverified)
     }
 
-    /// Returns the tag with the highest version in the mirror that leads to a commit and that the source may follow. If
-    /// the source requires signatures, [`Self::verify_head`] must accept the tag. Returns `None` without such a tag.
+    /// Returns the tag of a commit that the source may follow; of several tags, the tag with the highest version. If
+    /// the source requires signatures, the signature of the tag must be valid, as in [`Self::verify_head`]. Returns
+    /// `None` if the mirror has no tag that the source may follow at the commit.
     ///
     /// # Errors
-    /// When the keys or the mirror cannot be read.
+    /// Returns an error if the keys or the mirror cannot be read.
     pub fn tag_of(&self, accepted: Option<&str>, commit: &str, now: u64) -> Result<Option<String>, VerifyError> {
         let Reference::Tag(pattern) = &self.repo.options.reference else { return Ok(None) };
         let repository = self.repo.open().map_err(VerifyError::Source)?;
@@ -112,7 +116,7 @@ impl Mirror {
         Ok(listed.map_or(signers.clone(), |listed| signers.with(&listed)))
     }
 
-    /// Returns the commits to verify, each with the earlier commit that lists the accepted signers.
+    /// Returns the commits to verify, each with the earlier commit that contains its list of signers.
     fn steps(
         &self,
         repository: &Repository,
@@ -122,7 +126,7 @@ impl Mirror {
         let accepted = accepted.and_then(|accepted| ObjectId::from_str(accepted).ok());
         if let Some(lost) = accepted.filter(|accepted| !repository.has_object(accepted)) {
             if self.repo.options.verify.mode == VerifyMode::Range && !self.repo.options.allow_rewind {
-                let message = format!("the accepted commit {lost} is not in the history of the commit");
+                let message = format!("the accepted commit {lost} is not in the history of the new commit");
                 return Err(Unverified { commit: head.to_string(), message });
             }
             return Ok(vec![(None, head)]);
@@ -145,7 +149,7 @@ impl Mirror {
             }
             None => Err(Unverified {
                 commit: head.to_string(),
-                message: format!("the accepted commit {accepted} is not among the first parents of the commit"),
+                message: format!("the accepted commit {accepted} is not among the first parents of the new commit"),
             }),
         }
     }

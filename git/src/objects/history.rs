@@ -1,19 +1,21 @@
-//! The ancestry between the head of a source and the accepted commit.
+//! Computes the relation between the head of a source and its accepted commit.
 
 use gix::{ObjectId, Repository};
 
 /// The relation of a source's head to the accepted commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ancestry {
-    /// The head is the first head: no commit is accepted yet.
+    /// No commit of the source is accepted yet.
     First,
     /// The head is the accepted commit itself.
     Same,
     /// The head is a descendant of the accepted commit.
     Forward,
-    /// The head is an ancestor of the accepted commit, for example because the remote has old data.
+    /// The head is an older commit than the accepted commit, for example because the git server was restored from a
+    /// backup.
     Behind,
-    /// The head is any other commit: the history was rewritten, or a common ancestor cannot be computed.
+    /// The head is neither an ancestor nor a descendant of the accepted commit: the history was rewritten, or cannot be
+    /// read.
     Rewound,
     /// The relation is unknown, because the mirror lacks the accepted commit.
     Unknown,
@@ -35,9 +37,9 @@ pub(crate) fn movement(repository: &Repository, accepted: Option<ObjectId>, head
     }
 }
 
-/// Returns the commits from the accepted commit (excluded) to a head (included), along first parents, oldest first.
+/// Returns the commits after the accepted commit up to and including a head, along first parents, oldest first.
 ///
-/// Returns `None` if the first parents do not lead to the accepted commit within 100,000 commits.
+/// Returns `None` if the first parents of the head do not lead to the accepted commit within 100,000 commits.
 pub(crate) fn first_parents(repository: &Repository, accepted: ObjectId, head: ObjectId) -> Option<Vec<ObjectId>> {
     const LIMIT: usize = 100_000;
     let mut line = Vec::new();

@@ -1,4 +1,4 @@
-//! The objects of a mirror: trees, the history of commits, and snapshots.
+//! Reads the git objects of a mirror: trees, the history of commits, and snapshots.
 
 pub(crate) mod history;
 pub(crate) mod reachable;

@@ -1,4 +1,4 @@
-//! The objects of a commit and its history.
+//! Finds the git objects of a commit and its history.
 
 use std::{
     collections::BTreeSet,
@@ -10,10 +10,10 @@ use gix::{ObjectId, Repository, objs::tree::EntryKind};
 
 use crate::{SourceError, repo::BareRepo};
 
-/// Checks that gix can walk the new history of a commit, and that no object is missing. The mirror can then send the
-/// commit to other nodes.
+/// Checks that gix can read the new history of a commit, and that no object is missing. After a successful check, the
+/// mirror can send the commit to other nodes.
 ///
-/// The commits of existing refs were in the mirror before, so the history of these commits is not read again.
+/// The history of commits that a ref of the mirror names was checked before, and is not read again.
 pub(crate) fn check_history(repo: &BareRepo, commit: &str, stop: &AtomicBool) -> Result<(), SourceError> {
     let repository = repo.open()?;
     let refused = |message: String| SourceError::Pack { message };
@@ -29,7 +29,7 @@ pub(crate) fn check_history(repo: &BareRepo, commit: &str, stop: &AtomicBool) ->
     given.map(drop).map_err(refused)
 }
 
-/// Returns the ids of the objects that a node with the commit `have` needs for another commit.
+/// Returns the ids of the objects of a commit that a node lacks if the node already has the commit `have`.
 pub(crate) fn needed_objects(
     repository: &Repository,
     commit: ObjectId,
@@ -42,8 +42,8 @@ pub(crate) fn needed_objects(
     walk(repository, commit, have.into_iter().collect(), &mut seen, &AtomicBool::new(false))
 }
 
-/// Returns the ids of the objects of a commit and its history. Omitted are the hidden commits, their history, and the
-/// objects in `seen`.
+/// Returns the ids of the objects of a commit and its history. The result omits the objects in `seen`, the commits in
+/// `hidden`, and the history of the commits in `hidden`.
 fn walk(
     repository: &Repository,
     commit: ObjectId,
@@ -68,7 +68,7 @@ fn tree(repository: &Repository, commit: ObjectId) -> Result<ObjectId, String> {
     commit.tree_id().map(gix::Id::detach).map_err(|error| error.to_string())
 }
 
-/// Adds a tree and all objects below it to `found`, except those in `seen`.
+/// Adds a tree and all objects below the tree to `found`, except the objects in `seen`.
 fn gather(
     repository: &Repository,
     root: ObjectId,

@@ -1,4 +1,5 @@
-//! Snapshots: one commit of one source. Files are read from the objects of the mirror, without a checkout.
+//! Snapshots: a snapshot has the files of one commit of one source. The agent reads the files from the git objects of
+//! the mirror, without a checkout.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
@@ -7,7 +8,7 @@ use gix::{ObjectId, Repository, ThreadSafeRepository, objs::tree::EntryKind};
 use super::tree::{Budget, TreeError, Trees};
 use crate::{SourceError, repo::BareRepo};
 
-/// One commit of one source, with the files in the source's folder.
+/// One commit of one source, with the files in the folder that the source reads.
 #[derive(Clone)]
 pub struct Snapshot {
     /// The name of the source.
@@ -93,7 +94,8 @@ impl Snapshot {
         })
     }
 
-    /// Checks that a mirror has a commit and all its files, because a remote may omit objects.
+    /// Checks that a mirror has a commit and all its files. Git objects can be missing, because a hostile remote may
+    /// omit objects.
     pub(crate) fn check_complete(repo: &BareRepo, commit: ObjectId) -> Result<(), SourceError> {
         // The remote is the cause of all errors after the mirror was opened.
         let local = repo.open()?;
@@ -113,7 +115,7 @@ impl Snapshot {
     /// Returns the content of an entry; `None` for a missing entry or a submodule.
     ///
     /// # Errors
-    /// When the mirror is damaged.
+    /// Returns an error if the mirror is damaged.
     pub fn content(&self, path: &str) -> Result<Option<Vec<u8>>, SourceError> {
         let Some(blob) = self.entries.get(path).filter(|blob| blob.kind != BlobKind::Submodule) else {
             return Ok(None);
@@ -125,9 +127,10 @@ impl Snapshot {
         Ok(Some(object.detach().data))
     }
 
-    /// Returns the path of a file whose object is missing in the mirror. A remote may omit objects.
+    /// Returns the path of a file whose git object is missing in the mirror. Git objects can be missing, because a
+    /// hostile remote may omit objects.
     ///
-    /// Returns `None` if the snapshot is complete.
+    /// Returns `None` if the mirror has the object of every file.
     pub fn missing_object(&self) -> Option<String> {
         let local = self.repository.to_thread_local();
         self.entries
@@ -139,7 +142,7 @@ impl Snapshot {
     /// Returns the snapshot, if the mirror has the object of every file.
     ///
     /// # Errors
-    /// When a file is missing.
+    /// Returns an error if the object of a file is missing.
     pub fn whole(self) -> Result<Self, SourceError> {
         match self.missing_object() {
             Some(path) => {

@@ -1,7 +1,7 @@
-//! The tree of a commit. Trees are read within limits, and checked as `git fsck` checks trees.
+//! Reads the git tree of a commit within limits, and checks the tree as `git fsck` does.
 //!
-//! Each distinct tree object is read once, but its entries count for every folder with this tree. So ten small trees
-//! that expand to 10^10 files are rejected after ten reads.
+//! Each distinct tree object is read once, but its entries count for every folder that contains the tree. A commit with
+//! ten small trees that expand to 10^10 files is rejected after ten reads.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry};
 
@@ -10,20 +10,21 @@ use gix::{ObjectId, Repository, objs::tree::EntryKind};
 /// The limits for the tree of one commit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget {
-    /// The maximum number of files and folders in total. An entry counts as often as its path occurs.
+    /// The maximum number of files and folders in total. A tree object that occurs in several folders counts several
+    /// times.
     pub(crate) entries: u64,
     /// The maximum depth of nested folders.
     pub(crate) depth: u64,
-    /// The maximum length of all paths together, in bytes.
+    /// The maximum sum of the lengths of all paths, in bytes.
     pub(crate) paths: u64,
 }
 
 impl Budget {
-    /// The limits for a tree of a source.
+    /// The limits for the tree of a commit of a source.
     pub(crate) const SOURCE: Self = Self { entries: 1 << 20, depth: 256, paths: 256 << 20 };
 }
 
-/// The maximum length of a path in bytes, as in the kernel.
+/// The maximum length of a path in bytes, as in the Linux kernel.
 const LONGEST_PATH: u64 = 4096;
 
 /// The reason why a tree cannot be used.
@@ -35,7 +36,7 @@ pub(crate) enum TreeError {
     Refused(String),
 }
 
-/// The files of a folder, by their paths relative to the folder.
+/// The files of a folder. The keys of the map are the paths of the files, relative to the folder.
 pub(crate) type Files = BTreeMap<String, (EntryKind, ObjectId)>;
 
 /// One entry of a tree object.
@@ -63,7 +64,7 @@ struct Totals {
 }
 
 impl Totals {
-    /// Adds an entry to the totals. `below` has the totals of a folder's tree.
+    /// Adds an entry to the totals. If the entry is a folder, `below` has the totals of the folder.
     fn add(&mut self, name: &[u8], below: Option<Self>) {
         let name = name.len() as u64;
         let Self { entries, paths, depth, longest } = below.unwrap_or_default();
@@ -79,22 +80,22 @@ impl Totals {
     fn check(&self, above: u64, budget: Budget) -> Result<(), TreeError> {
         let refused = |message: String| Err(TreeError::Refused(message));
         if self.entries > budget.entries {
-            return refused(format!("its tree has more than {} files and folders", budget.entries));
+            return refused(format!("the tree has more than {} files and folders", budget.entries));
         }
         if self.depth.saturating_add(above) > budget.depth {
-            return refused(format!("its folders are more than {} deep", budget.depth));
+            return refused(format!("the folders of the tree are nested more than {} deep", budget.depth));
         }
         if self.longest > LONGEST_PATH {
-            return refused(format!("it has a path of more than {LONGEST_PATH} bytes"));
+            return refused(format!("the tree has a path of more than {LONGEST_PATH} bytes"));
         }
         if self.paths > budget.paths {
-            return refused(format!("its paths have more than {} bytes together", budget.paths));
+            return refused(format!("the paths of the tree have more than {} bytes together", budget.paths));
         }
         Ok(())
     }
 }
 
-/// The distinct trees of a commit, which have passed all checks.
+/// The distinct tree objects of a commit, after all checks.
 #[derive(Debug)]
 pub(crate) struct Trees {
     root: ObjectId,
@@ -105,7 +106,7 @@ impl Trees {
     /// Reads a tree and the trees of all folders in the tree.
     ///
     /// # Errors
-    /// When an object is missing, or a tree is rejected.
+    /// Returns an error if an object is missing, or if a tree is rejected.
     pub(crate) fn read(repository: &Repository, root: ObjectId, budget: Budget) -> Result<Self, TreeError> {
         let find = |id: ObjectId| {
             let tree = repository.find_tree(id).map_err(|error| TreeError::Unreadable(error.to_string()))?;
@@ -146,7 +147,10 @@ impl Trees {
             } else {
                 let below = entry.id;
                 if way.len() as u64 >= budget.depth {
-                    return Err(TreeError::Refused(format!("its folders are more than {} deep", budget.depth)));
+                    return Err(TreeError::Refused(format!(
+                        "the folders of the tree are nested more than {} deep",
+                        budget.depth
+                    )));
                 }
                 way.push((below, 0, Totals::default()));
                 continue;
@@ -163,7 +167,7 @@ impl Trees {
     /// Files with names that are not UTF-8 are omitted.
     ///
     /// # Errors
-    /// When a name has control characters.
+    /// Returns an error if a name has control characters.
     pub(crate) fn files(&self, folder: &str) -> Result<Option<Files>, TreeError> {
         let mut at = self.root;
         for part in folder.split('/').filter(|part| !part.is_empty() && *part != ".") {
@@ -202,7 +206,7 @@ fn unprintable(character: char) -> bool {
 /// Parses the entries of a tree object. `most` is the maximum number of entries.
 ///
 /// # Errors
-/// When the object is damaged, has too many entries, or has a name or a mode that git rejects.
+/// Returns an error if the object is damaged, has too many entries, or has a name or a mode that git rejects.
 pub(crate) fn entries(data: &[u8], most: u64) -> Result<Vec<RawEntry>, TreeError> {
     let damaged = || TreeError::Unreadable("a tree object is damaged".into());
     let mut entries: Vec<RawEntry> = Vec::new();
@@ -211,7 +215,9 @@ pub(crate) fn entries(data: &[u8], most: u64) -> Result<Vec<RawEntry>, TreeError
     let mut rest = data;
     while !rest.is_empty() {
         if entries.len() as u64 >= most {
-            return Err(TreeError::Refused(format!("its tree has more than {most} more files and folders")));
+            return Err(TreeError::Refused(format!(
+                "a folder of the tree has more than the {most} files and folders that its limit still allows"
+            )));
         }
         let space = rest.iter().position(|byte| *byte == b' ').ok_or_else(damaged)?;
         let (mode, after) = rest.split_at(space);
@@ -238,12 +244,12 @@ pub(crate) fn entries(data: &[u8], most: u64) -> Result<Vec<RawEntry>, TreeError
     Ok(entries)
 }
 
-/// Returns the sort key of an entry in git's order. A folder is sorted as if its name ended in a slash.
+/// Returns the key by which git sorts the entry of a tree. Git sorts a folder as if its name ended in a slash.
 fn order<'a>((name, folder): (&'a [u8], bool)) -> impl Iterator<Item = u8> + use<'a> {
     name.iter().copied().chain(folder.then_some(b'/'))
 }
 
-/// Parses the mode of an entry; `None` for a mode that git does not write.
+/// Parses the mode of a tree entry; `None` for a mode that git does not write.
 fn kind(mode: &[u8]) -> Option<EntryKind> {
     Some(match mode {
         b"40000" | b"040000" => EntryKind::Tree,
@@ -256,7 +262,7 @@ fn kind(mode: &[u8]) -> Option<EntryKind> {
     })
 }
 
-/// Returns the reason why git rejects a name; `None` for a valid name.
+/// Returns the reason why git rejects a file name; `None` for a valid name.
 fn refused_name(name: &[u8]) -> Option<&'static str> {
     if name.is_empty() {
         return Some("is empty");
@@ -272,7 +278,8 @@ fn refused_name(name: &[u8]) -> Option<&'static str> {
     (ntfs || is_hfs_dotgit(name)).then_some("is .git, or a file system treats it as .git")
 }
 
-/// Returns true for `.git` and `git~1` in upper or lower case, also with trailing dots, blanks, or a stream name.
+/// Returns true if NTFS treats a name as `.git`: `.git` or `git~1` in any case, also with trailing dots, blanks or a
+/// stream name.
 fn is_ntfs_dotgit(name: &[u8]) -> bool {
     let starts = |word: &[u8]| name.get(..word.len()).is_some_and(|start| start.eq_ignore_ascii_case(word));
     let rest = if starts(b".git") {
@@ -288,7 +295,7 @@ fn is_ntfs_dotgit(name: &[u8]) -> bool {
     })
 }
 
-/// Returns true for `.git` in upper or lower case, also with code points that HFS+ ignores.
+/// Returns true if HFS+ treats a name as `.git`: in upper or lower case, also with code points that HFS+ ignores.
 fn is_hfs_dotgit(name: &[u8]) -> bool {
     let Ok(name) = std::str::from_utf8(name) else { return false };
     let ignored = |character: &char| matches!(character, '\u{200c}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{206a}'..='\u{206f}' | '\u{feff}');

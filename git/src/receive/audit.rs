@@ -1,7 +1,7 @@
-//! Checks of newly fetched packs, before other code reads the objects of these packs.
+//! Checks newly fetched packs before other code reads objects of the packs.
 //!
 //! To read an object at the end of a delta chain, git must read the whole chain. The child process rejects packs with
-//! long chains, so that the agent itself can read every object at a low cost.
+//! long delta chains, so that the agent itself can read every object at a low cost.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -14,14 +14,15 @@ use gix_pack::{data, index};
 
 use crate::{SourceError, repo::BareRepo};
 
-/// The maximum length of a delta chain, as in git.
+/// The maximum number of deltas in a delta chain, which is also the maximum of git.
 const LONGEST_CHAIN: u64 = 4095;
 
 /// The maximum size of a commit or a tag, in bytes. The agent itself reads commits and tags before their signatures
 /// are verified.
 const LARGEST_COMMIT: u64 = 1 << 20;
 
-/// The record of a mirror's state before a fetch, for the check of the packs that the fetch adds.
+/// The packs and the ref of a mirror before a fetch. A later check compares the recorded packs with the packs of the
+/// mirror, to find the packs that the fetch has added.
 #[derive(Debug)]
 pub(crate) struct Audit<'a> {
     repo: &'a BareRepo,
@@ -30,7 +31,7 @@ pub(crate) struct Audit<'a> {
 }
 
 impl<'a> Audit<'a> {
-    /// Records the packs of a mirror, and the ref that a refspec will write.
+    /// Records the packs of a mirror before a fetch, and the ref that the fetch will write.
     pub(crate) fn begin(repo: &'a BareRepo, spec: &str) -> Result<Self, SourceError> {
         let name = spec.split_once(':').map(|(_, name)| name.to_owned());
         let repository = repo.open()?;
@@ -41,11 +42,11 @@ impl<'a> Audit<'a> {
         Ok(Self { repo, before: indexes(repo), reference })
     }
 
-    /// Checks the packs that were added since `begin`. If a pack is rejected, all added packs are removed, and the ref
-    /// is restored.
+    /// Checks the packs that the fetch has added since `begin`. If a pack is rejected, all added packs are removed, and
+    /// the ref that the fetch has written is restored.
     ///
     /// # Errors
-    /// When a delta chain is too long or too costly, or a commit or tag is too large.
+    /// Returns an error if a delta chain is too long or too costly, or if a commit or tag is too large.
     pub(crate) fn check(&self) -> Result<(), SourceError> {
         let new: Vec<PathBuf> = indexes(self.repo).difference(&self.before).cloned().collect();
         let repository = self.repo.open()?;
@@ -64,7 +65,7 @@ impl<'a> Audit<'a> {
         })
     }
 
-    /// Sets the ref that the fetch has written to its earlier commit.
+    /// Restores the ref that the fetch has written to its commit before the fetch.
     fn put_back(&self) {
         let (Some((name, target)), Ok(repository)) = (&self.reference, self.repo.open()) else {
             return;
@@ -103,7 +104,7 @@ struct Chain {
 /// Checks the size of each commit and tag in a pack, because a delta of a few bytes can produce a large object.
 ///
 /// # Errors
-/// The exceeded limit, as text for a message.
+/// Returns the exceeded limit as text for a message.
 fn commits(path: &Path, known: &HashMap<u64, Chain>, repository: &Repository) -> Result<(), String> {
     let index = index::File::at(path, gix::hash::Kind::Sha1).map_err(|_| "a damaged pack".to_owned())?;
     for entry in index.iter() {
@@ -122,10 +123,11 @@ fn commits(path: &Path, known: &HashMap<u64, Chain>, repository: &Repository) ->
     Ok(())
 }
 
-/// Checks the delta chains in a pack. Returns the cost of each object, by the offset of the object in the pack.
+/// Checks the delta chains in a pack, and returns the cost to read each object, by the offset of the object in the
+/// pack.
 ///
 /// # Errors
-/// The exceeded limit, as text for a message.
+/// Returns the exceeded limit as text for a message.
 fn chains(path: &Path, most: u64) -> Result<HashMap<u64, Chain>, String> {
     let damaged = |_| "a damaged pack".to_owned();
     let index = index::File::at(path, gix::hash::Kind::Sha1).map_err(damaged)?;

@@ -1,4 +1,4 @@
-//! The child process in which a job on untrusted data runs.
+//! Runs a job on untrusted data, such as a fetch, in a child process.
 
 use std::{
     io::{self, Read as _, Write as _},
@@ -14,17 +14,18 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process_group, setrlim
 use super::{job::Job, leftovers, report::Reported};
 use crate::SourceError;
 
-/// The command-line arguments with which this program starts as a worker.
+/// The command-line arguments with which the agent's program starts as a worker process.
 static WORKER: OnceLock<Vec<String>> = OnceLock::new();
 
-/// Makes all further jobs run in child processes.
+/// Makes all further jobs on untrusted data run in child processes.
 ///
-/// A child process is this program with these arguments. With these arguments, the program must call [`worker`].
+/// The child process runs the agent's own program with `arguments`. A program that starts with `arguments` must call
+/// [`worker`].
 pub fn isolate(arguments: &[&str]) {
     let _ = WORKER.set(arguments.iter().map(|&argument| argument.to_owned()).collect());
 }
 
-/// Runs a job within the limits of its source, and removes the temporary files of the job.
+/// Runs a job on untrusted data within the limits of its source, and removes the temporary files of the job.
 pub(crate) fn run(job: Job) -> Result<(), SourceError> {
     let repo = job.repo.clone();
     let done = match WORKER.get() {
@@ -35,7 +36,7 @@ pub(crate) fn run(job: Job) -> Result<(), SourceError> {
     done
 }
 
-/// Runs the job in a child process.
+/// Runs a job on untrusted data in a child process.
 fn in_child(job: &Job, arguments: &[String]) -> Result<(), SourceError> {
     let options = &job.repo.options;
     let broken = |error: io::Error| job.repo.unreachable(error);
@@ -64,11 +65,11 @@ fn in_child(job: &Job, arguments: &[String]) -> Result<(), SourceError> {
     }
 }
 
-/// A child process. When the value is dropped, its whole process group is killed.
+/// A child process. When the value is dropped, the whole process group of the child is killed.
 struct Running(Child);
 
 impl Running {
-    /// Returns the output of the child, up to 1 MiB; `None` at the deadline.
+    /// Returns the output of the child process, up to 1 MiB, or `None` if the time limit is exceeded.
     fn answer(&mut self, time: Duration) -> Option<Vec<u8>> {
         let mut output = self.0.stdout.take()?;
         let (sender, receiver) = mpsc::channel();
@@ -114,12 +115,12 @@ pub fn worker() -> ExitCode {
     }
 }
 
-/// Kills all processes of this process's group, including this process.
+/// Kills all processes in the process group of this process, including this process.
 fn end() {
     let _ = kill_process_group(rustix::process::getpgrp(), Signal::KILL);
 }
 
-/// Limits the memory of this process. Files that are mapped for reading do not count as memory.
+/// Limits the memory of this process. The memory limit does not count files that are mapped for reading.
 fn limit(memory: u64) {
     let both = |limit| Rlimit { current: Some(limit), maximum: Some(limit) };
     let _ = setrlimit(Resource::Data, both(memory));

@@ -1,4 +1,4 @@
-//! The jobs on untrusted data, and their execution within the limits of a source.
+//! Jobs on untrusted data, such as a fetch, and the code that runs a job within the limits of its source.
 
 use std::{
     fs::File,
@@ -30,7 +30,7 @@ pub(crate) struct Job {
 pub(crate) enum Task {
     /// A fetch of a refspec into the mirror.
     Fetch { spec: String },
-    /// The indexing of a pack file into the mirror, and the check of the new commit's history.
+    /// The indexing of a pack file into the mirror, with the check that the history of its new commit is complete.
     Index { file: PathBuf, commit: String },
 }
 

@@ -1,4 +1,4 @@
-//! Removal of temporary files that remain in a mirror after a fetch was killed or stopped.
+//! Removes the temporary files that a killed or stopped fetch has left in a mirror.
 
 use std::{
     fs, io,
@@ -8,7 +8,8 @@ use std::{
 
 /// Removes the temporary files of earlier fetches, except the newest file.
 ///
-/// The child of a killed agent may still be writing the newest file. The current fetch removes this file at its end.
+/// The child process of a killed agent may still be writing the newest file. The current fetch removes the newest file
+/// when the fetch ends.
 pub(crate) fn remove_older(mirror: &Path) -> io::Result<()> {
     let mut found = half_written(mirror)?;
     found.sort_by_key(|(time, _)| *time);
@@ -16,12 +17,12 @@ pub(crate) fn remove_older(mirror: &Path) -> io::Result<()> {
     found.iter().try_for_each(|(_, path)| remove_file(path))
 }
 
-/// Removes all temporary files of fetches.
+/// Removes all temporary files that fetches have left in a mirror.
 pub(crate) fn remove(mirror: &Path) -> io::Result<()> {
     half_written(mirror)?.iter().try_for_each(|(_, path)| remove_file(path))
 }
 
-/// Removes a file. A missing file is not an error.
+/// Removes a file. If the file does not exist, the function does nothing.
 pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -29,7 +30,8 @@ pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Returns the paths and times of temporary files: gix's files, packs without an index, and indexes without a pack.
+/// Returns the paths and times of the temporary files in a mirror: gix's own files, packs without an index, and indexes
+/// without a pack.
 fn half_written(mirror: &Path) -> io::Result<Vec<(SystemTime, PathBuf)>> {
     let mut found = Vec::new();
     for folder in [mirror.join("objects/pack"), mirror.join("objects"), mirror.to_owned()] {

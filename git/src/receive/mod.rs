@@ -1,7 +1,8 @@
 //! Jobs on untrusted data: a fetch from a remote, and the indexing of a pack from another node.
 //!
-//! A job runs in a child process with a memory limit, so that a hostile pack can only make the fetch fail. Without a
-//! call of [`isolate`], a job runs on a thread of this process. In both cases, a meter counts bytes and objects.
+//! A job runs in a child process with a memory limit, so that a hostile pack can only make the fetch fail. Before
+//! [`isolate`] is called, a job runs on a thread of the calling process instead. A meter counts the bytes and the
+//! objects of each job.
 
 mod audit;
 mod child;

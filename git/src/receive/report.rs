@@ -1,4 +1,4 @@
-//! The transfer of errors from the child process to the agent.
+//! Transfers the error of a failed job from the child process to the agent.
 
 use std::io;
 
@@ -20,7 +20,7 @@ pub(crate) enum Reported {
 }
 
 impl Reported {
-    /// Converts an error to its serializable form, with the error's causes.
+    /// Converts a [`SourceError`] and its causes to the serializable form that the child process sends.
     pub(crate) fn of(error: &SourceError) -> Self {
         match error {
             SourceError::Unreachable { url, source } => {
@@ -72,7 +72,7 @@ impl From<Reported> for SourceError {
     }
 }
 
-/// One cause of an error that happened in the child process.
+/// A cause of an error in the child process, as text.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 struct Cause {

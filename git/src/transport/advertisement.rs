@@ -1,4 +1,4 @@
-//! The advertisement of refs by a remote, and the ref that a source follows.
+//! Asks a remote for its refs, and finds the ref that a source follows.
 
 use std::path::{Path, PathBuf};
 
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{Reference, SourceError, deadline, repo::BareRepo};
 
-/// Returns the current ref on the remote that the source follows; `None` for a source that names a commit.
+/// Returns the ref of the remote that the source follows, or `None` if the source names a commit instead of a ref.
 pub(crate) fn target(repo: &BareRepo) -> Result<Option<Ref>, SourceError> {
     let wanted = match &repo.options.reference {
         Reference::Commit(_) => return Ok(None),
@@ -65,7 +65,7 @@ fn local_refs(repo: &BareRepo, path: &Path, wanted: &str) -> Result<Advertised, 
     Ok(Advertised { refs, empty })
 }
 
-/// Returns the path of a local repository; `None` for a remote URL.
+/// Returns the path in the URL of a local repository; `None` if the URL names another machine.
 fn local_path(url: &str) -> Option<PathBuf> {
     if let Some(path) = url.strip_prefix("file://") {
         return Some(PathBuf::from(path));

@@ -1,4 +1,4 @@
-//! Transports that count the bytes from a remote, and fail at a limit.
+//! Wrappers of gix transports that count the bytes from a remote, and fail at a limit.
 
 use std::{
     any::Any,
@@ -25,12 +25,12 @@ use gix::{
     },
 };
 
-/// A shared counter of the bytes that a remote may still send.
+/// A counter of the bytes that a remote may still send, shared by all parts of a connection.
 #[derive(Debug, Clone)]
 pub(crate) struct Left(Arc<AtomicU64>);
 
 impl Left {
-    /// Creates a counter with a limit in bytes.
+    /// Creates a counter that allows this number of bytes.
     pub(crate) fn new(bytes: u64) -> Self {
         Self(Arc::new(AtomicU64::new(bytes)))
     }
@@ -48,7 +48,7 @@ impl Left {
     }
 }
 
-/// A gix transport that counts received bytes, and fails at the limit.
+/// A gix transport that counts the received bytes, and fails if they exceed the limit.
 pub(crate) struct Counted {
     pub(crate) inner: Box<dyn Transport + Send>,
     pub(crate) left: Left,
@@ -97,7 +97,7 @@ impl Transport for Counted {
     }
 }
 
-/// A reader that counts the bytes that are read.
+/// A reader that counts the bytes from a remote, and fails if they exceed the limit.
 pub(crate) struct CountedRead<R> {
     inner: R,
     left: Left,
@@ -163,7 +163,8 @@ impl<'a, R: ExtendedBufRead<'a>> ExtendedBufRead<'a> for CountedRead<R> {
     }
 }
 
-/// An HTTP client that counts all bytes of responses, because gix reads the capabilities of a server without a limit.
+/// An HTTP client that counts all bytes of responses. Without this client, gix would read the capabilities of a server
+/// without a limit.
 pub(crate) struct CountedHttp {
     pub(crate) inner: Remote,
     pub(crate) left: Left,

@@ -23,7 +23,8 @@ pub(crate) fn is_http(url: &str) -> bool {
     url.starts_with("http://") || url.starts_with("https://")
 }
 
-/// Returns the options of the HTTP transport. TLS is configured, and the first request already has the credentials.
+/// Returns the options of the HTTP transport: TLS settings, and the credentials as a header of the first and all
+/// further requests.
 pub(crate) fn http_options(options: &Options, time: Duration) -> Result<Box<dyn Any>, SourceError> {
     let tls = tls(&options.auth)?;
     let configure_client = move |builder: reqwest::blocking::ClientBuilder| {

@@ -1,4 +1,4 @@
-//! Communication with a remote: its refs, and the transfer of objects.
+//! Communicates with a remote: asks for its refs, and fetches objects.
 
 pub(crate) mod advertisement;
 pub(crate) mod connection;

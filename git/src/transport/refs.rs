@@ -1,4 +1,4 @@
-//! The refs of a remote, and the choice of the tag that a source follows.
+//! The refs of a remote, and the functions that select the tag that a source follows.
 
 use gix::ObjectId;
 
@@ -10,9 +10,9 @@ pub(crate) const MOST_REFS: usize = 1 << 17;
 pub(crate) struct Ref {
     /// The full name of the ref, such as `refs/heads/main`.
     pub(crate) name: String,
-    /// The id of the object that the ref names. For an annotated tag, this object is the tag object.
+    /// The id of the object that the ref names; the id of the tag object if the ref is an annotated tag.
     pub(crate) object: ObjectId,
-    /// The id of the commit to which the ref leads.
+    /// The id of the commit to which the ref leads, directly or through a tag object.
     pub(crate) commit: ObjectId,
 }
 
@@ -24,7 +24,7 @@ pub(crate) struct Advertised {
     pub(crate) empty: bool,
 }
 
-/// Resolves a ref of a repository to its commit; `None` if the ref does not lead to an object.
+/// Returns a ref of a repository with its commit; `None` if the ref does not lead to an object.
 pub(crate) fn read(mut reference: gix::Reference<'_>) -> Option<Ref> {
     let name = reference.name().as_bstr().to_string();
     let object = reference.follow_to_object().ok()?.detach();
@@ -32,7 +32,7 @@ pub(crate) fn read(mut reference: gix::Reference<'_>) -> Option<Ref> {
     Some(Ref { name, object, commit })
 }
 
-/// Returns the tags in a mirror that match a pattern.
+/// Returns the tags in a mirror whose names match a pattern.
 pub(crate) fn matching_tags(repository: &gix::Repository, pattern: &str) -> Result<Vec<Ref>, String> {
     let platform = repository.references().map_err(|error| error.to_string())?;
     let tags = platform.prefixed("refs/tags/").map_err(|error| error.to_string())?;
@@ -40,7 +40,7 @@ pub(crate) fn matching_tags(repository: &gix::Repository, pattern: &str) -> Resu
     Ok(tags.flatten().take(MOST_REFS).filter_map(read).filter(matches).collect())
 }
 
-/// Returns the advertised tags that match a pattern and lead to a commit, highest version first.
+/// Returns the advertised tags that match a pattern and lead to the given commit, highest version first.
 pub(crate) fn tags_at(advertised: &Advertised, pattern: &str, commit: ObjectId) -> Vec<Ref> {
     let matches = |found: &&Ref| {
         found.commit == commit && found.name.strip_prefix("refs/tags/").is_some_and(|tag| glob_matches(pattern, tag))
@@ -50,8 +50,8 @@ pub(crate) fn tags_at(advertised: &Advertised, pattern: &str, commit: ObjectId) 
     found
 }
 
-/// Returns the tag with the highest semantic version among the tags that match a pattern. A pattern without `*` is the
-/// name of one tag.
+/// Returns the tag with the highest semantic version among the tags that match a pattern. A pattern without `*` matches
+/// only the tag with this name.
 pub(crate) fn highest_tag(advertised: &Advertised, pattern: &str) -> Option<Ref> {
     let tags = advertised.refs.iter().filter_map(|found| Some((found.name.strip_prefix("refs/tags/")?, found)));
     if !pattern.contains('*') {
@@ -62,7 +62,8 @@ pub(crate) fn highest_tag(advertised: &Advertised, pattern: &str) -> Option<Ref>
     versions.max_by(|a, b| a.0.cmp(&b.0)).map(|(_, found)| found.clone())
 }
 
-/// Parses the semantic version in the name of a tag. A leading `v` is ignored, and missing parts are zero.
+/// Parses the semantic version in the name of a tag. The parser ignores a leading `v`, and sets missing parts of the
+/// version to zero.
 pub fn version(tag: &str) -> Option<semver::Version> {
     let text = tag.trim_start_matches(['v', 'V']);
     semver::Version::parse(text).ok().or_else(|| {
@@ -72,7 +73,8 @@ pub fn version(tag: &str) -> Option<semver::Version> {
     })
 }
 
-/// Returns true if a text matches a pattern, in which `*` is any text. The time is at most the product of the lengths.
+/// Returns true if a text matches a pattern, in which `*` is any text. The time of the comparison grows at most with
+/// the product of the lengths of pattern and text.
 fn glob_matches(glob: &str, text: &str) -> bool {
     let mut parts = glob.split('*');
     let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else { return false };

@@ -1,7 +1,7 @@
-//! Verification of OpenPGP and SSH signatures of commits and tags, without a gpg or ssh-keygen process.
+//! Verifies OpenPGP and SSH signatures of commits and tags, without a gpg or ssh-keygen process.
 //!
-//! Guarantees: a valid signature covers the whole commit or tag, and comes from a listed key that is not expired and
-//! not revoked. The caller passes the time with which expiry is checked.
+//! A valid signature covers the whole commit or tag, and is made by a listed key that is neither expired nor revoked.
+//! The caller passes the current time, which decides whether a key is expired.
 
 mod openpgp;
 mod ssh;
@@ -26,7 +26,7 @@ pub struct Unverified {
     pub message: String,
 }
 
-/// Returns what could not be verified: the commit, or any commit if the keys cannot be used.
+/// Returns the subject of an error message: `the commit ID`, or `commits` if the id is empty.
 fn subject(commit: &str) -> String {
     if commit.is_empty() { "commits".to_owned() } else { format!("the commit {commit}") }
 }
@@ -42,7 +42,7 @@ impl Signers {
     /// Reads the signers from files with OpenPGP keys or SSH allowed_signers.
     ///
     /// # Errors
-    /// The file that cannot be used, with the reason.
+    /// Returns the file that cannot be used, with the reason.
     pub fn read(files: &[PathBuf]) -> Result<Self, Unverified> {
         let mut signers = Self::default();
         for file in files {
@@ -56,8 +56,8 @@ impl Signers {
         Ok(signers)
     }
 
-    /// Adds the signers in a text with OpenPGP keys or SSH allowed_signers. An error message begins with a line number
-    /// or a blank.
+    /// Adds the signers in a text with OpenPGP keys or SSH allowed_signers. The caller puts the name of the file before
+    /// an error message, so the message begins with a line number or a blank.
     pub(crate) fn add(&mut self, text: &str) -> Result<(), String> {
         if text.contains("-----BEGIN PGP PUBLIC KEY BLOCK-----") {
             self.openpgp.extend(openpgp::keys(text)?);
@@ -67,7 +67,7 @@ impl Signers {
         Ok(())
     }
 
-    /// Returns the union of these signers and other signers.
+    /// Returns a set with the signers of this set and of the set `others`.
     #[must_use]
     pub(crate) fn with(&self, others: &Self) -> Self {
         let mut all = self.clone();
@@ -79,8 +79,7 @@ impl Signers {
 
 /// Returns the signers that a file in a commit lists; `None` if the commit has no such file.
 ///
-/// A file that cannot be read is an error. Otherwise, commits of the listed signers would be rejected without a
-/// visible reason.
+/// A file that cannot be read causes an error, so that the administrator sees why commits of its signers are rejected.
 pub(crate) fn listed_signers(
     repository: &Repository,
     commit: ObjectId,

@@ -1,8 +1,8 @@
-//! Verification of OpenPGP signatures.
+//! Verifies OpenPGP signatures of commits and tags.
 //!
-//! The newest valid self-signature defines the properties of a key. A valid self-signature is made by the key itself,
-//! with a digest of at least 256 bits, and is not expired. A self-signature covers either the key directly, or a user
-//! id that is not revoked. Certifications by other keys have no effect.
+//! The newest valid self-signature defines the properties of a key. A self-signature is valid if the key itself made it
+//! with a digest of at least 256 bits, and if it is not expired. A self-signature covers either the key directly, or a
+//! user id that is not revoked. Certifications by other keys have no effect.
 
 use pgp::{
     composed::{Deserializable as _, DetachedSignature, SignedPublicKey, SignedPublicSubKey},
@@ -18,7 +18,8 @@ pub(super) struct Key {
     key: SignedPublicKey,
 }
 
-/// Parses ASCII-armoured public keys. A text may contain several blocks of keys. An error message begins with a blank.
+/// Parses a text with one or more blocks of ASCII-armoured public keys. Each error message of the parser begins with a
+/// blank, because the caller puts the name of the file before the message.
 pub(super) fn keys(text: &str) -> Result<Vec<Key>, String> {
     const BEGIN: &str = "-----BEGIN PGP PUBLIC KEY BLOCK-----";
     let mut keys = Vec::new();
@@ -76,7 +77,8 @@ pub(super) fn verify(signature: &str, payload: &[u8], keys: &[Key], now: u64) ->
     Err(why)
 }
 
-/// Checks one listed key that the signature names as its issuer.
+/// Checks that a listed key is strong, has made the signature, and may sign. The argument `good` is true if the
+/// signature matches the key and the content.
 fn judge(good: bool, key: &impl KeyDetails, usable: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     strong_key(key)?;
     if !good {
@@ -85,7 +87,7 @@ fn judge(good: bool, key: &impl KeyDetails, usable: impl FnOnce() -> Result<(), 
     usable()
 }
 
-/// Returns true if a signature may come from a key: the signature names the key as its issuer, or names no issuer.
+/// Returns true if a key may have made a signature: the signature names the key as its issuer, or names no issuer.
 fn issued_by(signature: &Signature, key: &impl KeyDetails) -> bool {
     let (fingerprints, ids) = (signature.issuer_fingerprint(), signature.issuer_key_id());
     (fingerprints.is_empty() && ids.is_empty())
@@ -105,7 +107,7 @@ fn strong_digest(signature: &Signature) -> bool {
     matches!(signature.hash_alg(), Some(Sha256 | Sha384 | Sha512 | Sha3_256 | Sha3_512))
 }
 
-/// Rejects a key with a weak algorithm or length.
+/// Returns an error for a key with a weak algorithm or a short length.
 fn strong_key(key: &impl KeyDetails) -> Result<(), String> {
     match key.public_params() {
         PublicParams::RSA(rsa) => {
@@ -124,13 +126,13 @@ fn strong_key(key: &impl KeyDetails) -> Result<(), String> {
         | PublicParams::Ed25519(_)
         | PublicParams::Ed448(_) => Ok(()),
         _ => Err(format!(
-            "OpenPGP keys of the kind {:?} do not count; use Ed25519, or RSA with at least 2048 bits",
+            "OpenPGP keys of the kind {:?} are not accepted; use Ed25519, or RSA with at least 2048 bits",
             key.algorithm()
         )),
     }
 }
 
-/// Returns true if a user id is revoked by the key itself.
+/// Returns true if an OpenPGP key has revoked one of its own user ids.
 fn is_revoked(key: &SignedPublicKey, user: &pgp::types::SignedUser) -> bool {
     user.signatures.iter().any(|signature| {
         signature.typ() == Some(SignatureType::CertRevocation)
@@ -138,7 +140,7 @@ fn is_revoked(key: &SignedPublicKey, user: &pgp::types::SignedUser) -> bool {
     })
 }
 
-/// Returns the newest valid self-signature of a primary key; `None` if there is no valid self-signature.
+/// Returns the newest valid self-signature of a primary key; `None` if the key has no valid self-signature.
 fn self_signature(key: &SignedPublicKey, now: u64) -> Option<&Signature> {
     let direct =
         key.details.direct_signatures.iter().filter(|signature| signature.verify_key(&key.primary_key).is_ok());
@@ -151,7 +153,8 @@ fn self_signature(key: &SignedPublicKey, now: u64) -> Option<&Signature> {
     newest(direct.chain(users), now)
 }
 
-/// Returns the newest signature with a strong digest that is neither expired nor from the future.
+/// Returns the newest of several signatures, and ignores weak digests, expired signatures and signatures from the
+/// future.
 fn newest<'a>(signatures: impl Iterator<Item = &'a Signature>, now: u64) -> Option<&'a Signature> {
     let counts = |signature: &&Signature| {
         strong_digest(signature)
@@ -160,7 +163,7 @@ fn newest<'a>(signatures: impl Iterator<Item = &'a Signature>, now: u64) -> Opti
     signatures.filter(counts).max_by_key(|signature| created(signature))
 }
 
-/// Checks that a primary key may sign: self-signed, not revoked, not expired, and intended for signing.
+/// Checks that a primary key may sign: the key is self-signed, not revoked, not expired, and intended for signing.
 fn primary(key: &SignedPublicKey, made: u64, now: u64) -> Result<(), String> {
     let own = certifies(key, made, now)?;
     if has_flags(own) && !own.key_flags().sign() {
@@ -169,7 +172,7 @@ fn primary(key: &SignedPublicKey, made: u64, now: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks a primary key, and returns the self-signature that applies to it and its subkeys.
+/// Checks a primary key, and returns the self-signature that applies to the key and its subkeys.
 fn certifies(key: &SignedPublicKey, made: u64, now: u64) -> Result<&Signature, String> {
     strong_key(&key.primary_key)?;
     let revoked = |revocation: &Signature| revocation.verify_key(&key.primary_key).is_ok();
@@ -181,8 +184,8 @@ fn certifies(key: &SignedPublicKey, made: u64, now: u64) -> Result<&Signature, S
     Ok(own)
 }
 
-/// Checks that a subkey may sign: bound to its primary key in both directions, not revoked, not expired, and intended
-/// for signing.
+/// Checks that a subkey may sign: the subkey is not revoked, not expired, and intended for signing. The primary key and
+/// the subkey must have signed each other.
 fn signing_subkey(key: &SignedPublicKey, subkey: &SignedPublicSubKey, made: u64, now: u64) -> Result<(), String> {
     certifies(key, made, now)?;
     let by_key = || {
@@ -207,17 +210,18 @@ fn signing_subkey(key: &SignedPublicKey, subkey: &SignedPublicSubKey, made: u64,
     in_time(binding, u64::from(subkey.key.created_at().as_secs()), made, now, "subkey")
 }
 
-/// Returns true if a self-signature contains the intended uses of the key.
+/// Returns true if a self-signature lists the uses for which the key is intended.
 fn has_flags(signature: &Signature) -> bool {
     use pgp::packet::SubpacketData;
     let mut hashed = signature.config().into_iter().flat_map(|config| config.hashed_subpackets());
     hashed.any(|packet| matches!(packet.data, SubpacketData::KeyFlags(_)))
 }
 
-/// The maximum time by which a signature may be in the future, in seconds, because clocks differ.
+/// The maximum number of seconds by which a signature may be in the future. A signature may be slightly in the future,
+/// because clocks differ.
 const SKEW: u64 = 86_400;
 
-/// Checks the time of a signature against the lifetime of its key.
+/// Checks that a signature was made during the lifetime of its key, and that the key is not expired.
 fn in_time(own: &Signature, born: u64, made: u64, now: u64, what: &str) -> Result<(), String> {
     if made.saturating_add(300) < born || made > now.saturating_add(SKEW) {
         return Err(format!("the signature is older than the OpenPGP {what}, or has a time in the future"));

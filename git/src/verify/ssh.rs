@@ -1,4 +1,4 @@
-//! Verification of SSH signatures, and the parser for the allowed_signers format of ssh-keygen(1).
+//! Verifies SSH signatures, and parses the allowed_signers format of ssh-keygen(1).
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ pub(super) struct Signer {
     valid_before: Option<u64>,
 }
 
-/// Parses an allowed_signers file. An error message begins with the number of the wrong line.
+/// Parses an allowed_signers file. Each error message of the parser begins with the number of the wrong line.
 pub(super) fn signers(text: &str) -> Result<Vec<Signer>, String> {
     let mut signers = Vec::new();
     for (number, line) in text.lines().enumerate() {
@@ -59,7 +59,11 @@ fn signer(line: &str) -> Result<Signer, String> {
             "cert-authority" => {
                 return Err("certificate authorities are not supported: list the keys themselves".into());
             }
-            other => return Err(format!("{other:?} is not an option; write namespaces, valid-after or valid-before")),
+            other => {
+                return Err(format!(
+                    "{other:?} is not an option of a signer; write namespaces, valid-after or valid-before"
+                ));
+            }
         }
         if !given.insert(name) {
             return Err(format!("{option:?} is given twice"));
@@ -73,7 +77,7 @@ fn signer(line: &str) -> Result<Signer, String> {
     Ok(signer)
 }
 
-/// Rejects a key with a weak algorithm or length.
+/// Returns an error for a key with a weak algorithm or a short length.
 fn strong(key: &PublicKey) -> Result<(), String> {
     match key.key_data() {
         KeyData::Rsa(rsa) => {
@@ -86,12 +90,13 @@ fn strong(key: &PublicKey) -> Result<(), String> {
                 Ok(())
             }
         }
-        KeyData::Dsa(_) => Err("DSA keys do not count".into()),
+        KeyData::Dsa(_) => Err("DSA keys are not accepted".into()),
         _ => Ok(()),
     }
 }
 
-/// Returns true if a list of namespace patterns allows `git`. A pattern with a leading `!` excludes its matches.
+/// Returns true if a list of namespace patterns allows `git`. A pattern with a leading `!` excludes the namespaces that
+/// match the rest of the pattern.
 fn for_git(namespaces: &[String]) -> bool {
     let matches = |pattern: &str| wildcard(pattern.as_bytes(), b"git");
     let refused = namespaces.iter().filter_map(|pattern| pattern.strip_prefix('!')).any(matches);
@@ -110,7 +115,7 @@ fn wildcard(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-/// Splits a line at blanks that are not in quotation marks.
+/// Splits a line into words at the blanks outside of quotation marks.
 fn words(line: &str) -> Vec<String> {
     let mut words = vec![String::new()];
     let mut quoted = false;
@@ -153,7 +158,7 @@ fn split_options(word: &str) -> Vec<String> {
     options
 }
 
-/// Parses a time of the form `YYYYMMDD[HHMM[SS]][Z]` in UTC, to seconds since 1970.
+/// Converts a time of the form `YYYYMMDD[HHMM[SS]][Z]` in UTC to seconds since 1970.
 fn time(text: &str) -> Result<u64, String> {
     let digits = text.strip_suffix(['Z', 'z']).unwrap_or(text);
     let wrong = || format!("{text:?} is not a time: write YYYYMMDD or YYYYMMDDHHMM[SS]");
@@ -184,7 +189,7 @@ fn time(text: &str) -> Result<u64, String> {
     u64::try_from(days * 86_400 + hour * 3600 + minute * 60 + second).map_err(|_| wrong())
 }
 
-/// Parses a date to seconds since 1970; `None` if the text is not a date.
+/// Converts a date to seconds since 1970; `None` if the text is not a date.
 #[cfg(feature = "fuzzing")]
 pub(crate) fn civil(text: &str) -> Option<u64> {
     time(text).ok()
@@ -200,7 +205,7 @@ pub(super) fn verify(signature: &str, payload: &[u8], signers: &[Signer], now: u
     let mut why = format!("the signature is by the SSH key {fingerprint}, which is not listed");
     for signer in signers.iter().filter(|signer| signer.key.key_data() == signature.public_key()) {
         if signer.namespaces.as_ref().is_some_and(|namespaces| !for_git(namespaces)) {
-            why = format!("the SSH key {fingerprint} is not listed for git");
+            why = format!("the listed SSH key {fingerprint} is not allowed for the namespace git");
         } else if signer.valid_after.is_some_and(|after| now < after) {
             why = format!("the SSH key {fingerprint} is not valid yet");
         } else if signer.valid_before.is_some_and(|before| now > before) {

@@ -1,11 +1,11 @@
-//! Verification of signed tags. A tag object contains the id of a commit, the name of the tag, a message, and at its
-//! end the signature.
+//! Verifies signed tags. A tag object contains the id of a commit, the name of the tag and a message, and ends with the
+//! signature.
 
 use gix::{ObjectId, Repository, objs::Kind};
 
 use super::{Signers, Unverified, signature_of};
 
-/// Verifies that a tag is annotated and signed, and that the tag object contains the name and the commit. Returns the
+/// Verifies that a tag is annotated and signed, and that the tag object names the tag and its commit. Returns the
 /// signer.
 pub(crate) fn tag(
     repository: &Repository,
@@ -26,7 +26,7 @@ pub(crate) fn tag(
     check(&found.data, name, commit, signers, now).map_err(unverified)
 }
 
-/// Verifies the bytes of a tag object, and returns the signer.
+/// Verifies the signature, the name and the commit in the bytes of a tag object, and returns the signer.
 pub(crate) fn check(data: &[u8], name: &str, commit: ObjectId, signers: &Signers, now: u64) -> Result<String, String> {
     let header = Header::of(data)?;
     if header.kind != b"commit" {
@@ -64,7 +64,7 @@ impl<'a> Header<'a> {
 
 /// Splits a tag object into the signed bytes and the signature; `None` without a signature.
 ///
-/// As in git, the signature begins at the last line that opens a signature.
+/// As in git, the signature begins at the last line of the tag with the begin of a signature.
 fn signed(data: &[u8]) -> Option<(&[u8], &[u8])> {
     let opens = |line: &[u8]| {
         [&b"-----BEGIN PGP SIGNATURE-----"[..], b"-----BEGIN PGP MESSAGE-----", b"-----BEGIN SSH SIGNATURE-----"]

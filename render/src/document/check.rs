@@ -1,4 +1,4 @@
-//! Checks a value against the schema, and collects all errors with their paths.
+//! Checks a YAML value against the schema, and collects all errors, each with the path of the wrong part.
 
 mod names;
 mod values;
@@ -10,14 +10,15 @@ use self::names::{described, kind_of, lower_first, not_a_boolean};
 use super::{At, Path, Trail, habits};
 use crate::problem::Finding;
 
-/// The result of checking a value against the schema.
+/// The result of a check of a value against the schema.
 #[derive(Debug, Default)]
 pub struct Checked {
-    /// The errors, with their paths in the value.
+    /// The errors in the value, each with the path of the wrong part.
     pub findings: Vec<(Path, At, Finding)>,
-    /// The references to other objects in the value.
+    /// The names of other objects to which the value refers.
     pub references: Vec<Reference>,
-    /// The paths of file modes in the value. Only the text of the file shows whether a mode is quoted.
+    /// The paths of the file modes in the value. A later check needs these paths to find modes without quotes in the
+    /// text of the file.
     pub modes: Vec<Path>,
 }
 
@@ -28,16 +29,16 @@ pub struct Reference {
     pub kind: &'static str,
     /// The name of the other object.
     pub name: String,
-    /// The path of the reference in its object.
+    /// The path of the field that contains the reference.
     pub path: Path,
 }
 
-/// The form of a checked value: with templates or rendered.
+/// The form of a checked value: as written with templates, or rendered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// The value is as written. Module parameters, vars and some other fields may contain templates.
+    /// The value is as written in the file, so module parameters, vars and some other fields may contain templates.
     Written,
-    /// The value contains rendered module parameters, so braces are ordinary text.
+    /// The value contains rendered module parameters, so the check treats braces as ordinary text.
     Rendered,
 }
 
@@ -83,7 +84,7 @@ pub fn check_object(document: &Value) -> (Option<&'static Message>, Checked) {
     (kind, walk.checked)
 }
 
-/// Checks a value against one message of the schema, such as the parameters of a module.
+/// Checks a value against one message of the schema, for example the parameters of a module.
 pub fn check_message(message: &'static Message, value: &Value, mode: Mode) -> Checked {
     let mut walk = Walk { checked: Checked::default(), mode };
     walk.message(&Trail::Root, message, value, message.module.is_some());
@@ -227,7 +228,7 @@ impl Walk {
         {
             self.key(
                 &Trail::Key(trail, "until"),
-                Finding::new(format!("until cannot repeat {}: it repeats only probes and commands", modules[0])),
+                Finding::new(format!("until cannot repeat {}: until repeats only probes and commands", modules[0])),
             );
         }
     }
@@ -307,7 +308,7 @@ impl Walk {
                     self.value(&Trail::Key(&here, "name"), Finding::new("the name is empty"))
                 }
                 Some(name) if !seen.insert(name) => {
-                    let finding = Finding::new(format!("two tasks of this list are called {name:?}"));
+                    let finding = Finding::new(format!("two tasks of the list have the name {name:?}"));
                     self.value(
                         &Trail::Key(&here, "name"),
                         finding.hint("names distinguish tasks in status and journal: choose another"),

@@ -1,4 +1,4 @@
-//! Checks of the string formats in the schema, such as names, times and ports.
+//! Checks whether strings have the format that the schema requires, such as a name, a time or a port.
 
 use serde_json::Value;
 use towpath_proto::Field;
@@ -9,7 +9,7 @@ use crate::{
     words::{self, Count, Schedule},
 };
 
-/// Checks a string against the format of its field.
+/// Checks a string against the format that the schema defines for its field.
 pub(super) fn format(field: &Field, text: &str) -> Result<(), Finding> {
     let Some(format) = field.format else { return Ok(()) };
     match format {
@@ -117,7 +117,7 @@ fn size(text: &str) -> Result<(), Finding> {
         .map_err(|why| Finding::new(why).hint("write it like 64MiB"))
 }
 
-/// Returns whether a text is the serial number of a certificate, or a public key.
+/// Returns true if a text is the serial number of a certificate, or a public key, so that `revoked` can name it.
 fn revocable(text: &str) -> bool {
     match text.strip_prefix("ed25519:") {
         Some(key) => key.trim_end_matches('=').len() == 43,

@@ -18,7 +18,7 @@ pub(super) fn top_level(key: &str) -> String {
     }
 }
 
-/// Returns the hint for a key that a message of the schema does not have. `None` if there is no hint for the mistake.
+/// Returns the hint for a key that a message of the schema does not have, or `None` for an uncommon mistake.
 pub(super) fn unknown_key(message: &str, key: &str) -> Option<String> {
     let hint = match (message, key) {
         ("Task", "become" | "become_user" | "sudo") => "the agent runs as root; command and script take user",
@@ -75,7 +75,7 @@ pub(super) fn unknown_key(message: &str, key: &str) -> Option<String> {
     Some(hint.to_owned())
 }
 
-/// Returns the hint for a word that its field does not allow. `None` if there is no hint for the mistake.
+/// Returns the hint for a word that a field does not allow, or `None` for an uncommon mistake.
 pub(super) fn word(message: &str, field: &str, word: &str) -> Option<String> {
     let hint = match (message, field, word) {
         ("Service", "state", "running" | "start" | "active" | "up") => "did you mean started?",
@@ -92,7 +92,7 @@ pub(super) fn word(message: &str, field: &str, word: &str) -> Option<String> {
     Some(hint.to_owned())
 }
 
-/// Returns the hint for a value that is not a map, but must be one. `None` if there is no hint for the mistake.
+/// Returns the hint for a value that is not a map although the field requires a map, or `None` for an uncommon mistake.
 pub(super) fn instead_of_a_map(message: &str, value: &Value) -> Option<String> {
     match (message, value) {
         ("Command", Value::String(line)) => Some(format!("write {{shell: {line:?}}} or {{argv: […]}}")),
@@ -107,7 +107,7 @@ pub(super) fn instead_of_a_map(message: &str, value: &Value) -> Option<String> {
     }
 }
 
-/// Returns the hint for a value that is not a list, but must be one.
+/// Returns the hint for a value that is not a list although the field requires a list.
 pub(super) fn instead_of_a_list(message: &str, field: &str, value: &Value) -> String {
     match (message, field, value) {
         ("Command", "argv", Value::String(_)) => "write each argument as a member, or use shell for a line".into(),

@@ -1,7 +1,7 @@
 //! Finds the line and the column of a part of a YAML document.
 //!
-//! The YAML parser reports positions only in errors. So the deserializer follows the path, and fails deliberately at
-//! its end.
+//! The YAML parser reports a position only with an error. To find the position of a part, the deserializer follows the
+//! path to the part, and causes an error there.
 
 use std::fmt;
 
@@ -9,8 +9,8 @@ use serde::de::{Deserialize as _, DeserializeSeed, Deserializer, IgnoredAny, Map
 
 use super::path::{At, Path, Step};
 
-/// Returns line and column, from 1, of the value at the end of a path. If the path does not exist, the position of its
-/// last existing part is returned.
+/// Returns the line and the column, counted from 1, of the value at the end of a path. If the path does not exist,
+/// returns the position of the last part of the path that exists.
 pub(super) fn position(text: &str, document: usize, path: &Path, at: At) -> (usize, usize) {
     let mut steps = path.0.as_slice();
     loop {
@@ -24,8 +24,8 @@ pub(super) fn position(text: &str, document: usize, path: &Path, at: At) -> (usi
     }
 }
 
-/// Returns line and column, from 1, of the root of each document. Documents after a syntax error are omitted. The
-/// function reads the text twice.
+/// Returns the line and the column, counted from 1, of the root of each document in a text. The result omits documents
+/// after a syntax error. The function reads the text twice.
 pub(super) fn roots(text: &str) -> Vec<(usize, usize)> {
     let documents = || serde_yaml::Deserializer::from_str(text);
     // After a syntax error the parser repeats the error endlessly, or panics. So each document is first read to its
@@ -136,7 +136,8 @@ impl<'de> Visitor<'de> for Follow<'_> {
     }
 }
 
-/// A deserializer seed that reads a key, and fails deliberately at the wanted key.
+/// A deserializer seed that reads the keys of a map. At the wanted key, this deserializer returns an error, because
+/// only an error has a position.
 struct FollowKey<'a> {
     wanted: Option<&'a str>,
 }

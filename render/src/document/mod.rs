@@ -1,4 +1,4 @@
-//! Reads YAML text into documents: parsing within limits, and a check against the schema that collects all errors.
+//! Parses YAML text into documents within limits, and checks the documents against the schema.
 
 mod check;
 mod formats;

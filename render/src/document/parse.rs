@@ -1,4 +1,5 @@
-//! Parses YAML text within limits. A hostile document causes an error, never a panic or unlimited use of memory.
+//! Parses YAML text within limits, so that a hostile document causes an error, never a panic or unlimited use of
+//! memory.
 
 use std::{cell::RefCell, fmt, sync::Arc};
 
@@ -8,17 +9,17 @@ use serde_json::{Map, Number, Value};
 use super::{Document, Path, Place, SourceFile, Trail, lines, problem_at};
 use crate::problem::{Finding, Problem};
 
-/// The limits on the text and the content of one file.
+/// The limits on the size of one YAML file and of its content.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// The maximum number of bytes of text.
+    /// The maximum size of a YAML file, in bytes.
     pub bytes: usize,
-    /// The maximum number of characters that can begin a YAML token (brackets, commas, colons, dashes). The limit also
-    /// bounds the memory of the parser.
+    /// The maximum number of brackets, commas, colons and dashes in a file. Each of these characters can begin a YAML
+    /// token, so this maximum also limits the memory of the parser.
     pub indicators: usize,
-    /// The maximum number of YAML values, with aliases expanded.
+    /// The maximum number of YAML values in a file, counted after aliases are expanded.
     pub values: usize,
-    /// The maximum number of bytes of strings, with aliases expanded.
+    /// The maximum size of all strings in a file together, in bytes, counted after aliases are expanded.
     pub strings: usize,
 }
 
@@ -28,17 +29,18 @@ impl Default for Limits {
     }
 }
 
-/// The maximum number of bytes of a key. The paths of problems contain keys, so a long key costs much memory.
+/// The maximum length of a key in bytes. Every error below a key contains the key in its path, so a long key would cost
+/// much memory.
 const KEY: usize = 1024;
 
-/// The maximum number of duplicate keys that are reported for each document.
+/// The maximum number of duplicate keys that an error report shows for each document.
 const DUPLICATES: usize = 200;
 
-/// The maximum number of bytes that are read again to locate duplicate keys.
+/// The maximum number of bytes of a file that the parser reads again to find the lines of duplicate keys.
 const LOCATED: usize = 64 << 20;
 
-/// Returns the documents of a text, without empty ones, and the problems of the text.
-/// Documents before a syntax error are returned, too, so that the caller can report further errors in them.
+/// Returns the documents of a text, without empty documents, and the problems of the text. The result contains the
+/// documents before a syntax error, so that the caller can also report errors in these documents.
 pub fn parse(source: &str, path: &str, bytes: &[u8], limits: Limits) -> (Vec<Document>, Vec<Problem>) {
     let text = match text(bytes, limits) {
         Ok(text) => text,
@@ -81,7 +83,7 @@ pub fn parse(source: &str, path: &str, bytes: &[u8], limits: Limits) -> (Vec<Doc
     (documents, problems)
 }
 
-/// Returns the bytes as text, if they are valid UTF-8 and within the limits.
+/// Returns the bytes of a file as text, if the bytes are valid UTF-8 and within the limits.
 fn text(bytes: &[u8], limits: Limits) -> Result<&str, (usize, Finding)> {
     if bytes.len() > limits.bytes {
         let message = format!("the file has {} bytes, and at most {} are read", bytes.len(), limits.bytes);
@@ -242,7 +244,8 @@ impl<'de> Visitor<'de> for ValueSeed<'_> {
     }
 }
 
-/// A key of a map: a string, or another scalar that is converted to a string.
+/// The key of a map entry as a string. If the key is a number or another scalar, the parser converts the key to a
+/// string.
 struct Key(String);
 
 impl<'de> serde::Deserialize<'de> for Key {
@@ -292,7 +295,7 @@ impl<'de> Visitor<'de> for KeyVisitor {
     }
 }
 
-/// Parses YAML text without a check. Only for tests of this crate.
+/// Parses YAML text without a check against the schema, for tests of this crate.
 #[cfg(test)]
 pub(crate) fn parse_value(text: &str) -> Value {
     serde::Deserialize::deserialize(serde_yaml::Deserializer::from_str(text)).expect("valid YAML in a test")

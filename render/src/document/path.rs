@@ -1,13 +1,13 @@
-//! Paths from the root of a document to its parts.
+//! Paths from the root of a YAML document to one of its parts.
 
 use std::{fmt, sync::Arc};
 
-/// A step of a path: from a map or list to one of its members.
+/// One step of a path in a document: from a map or list to one of its members.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
-    /// The step from a map to the value of this key. Copies of a path share the key.
+    /// The step from a map to the value of this key. Copies of a path share the memory of the key.
     Key(Arc<str>),
-    /// The step from a list to the member at this index, from 0.
+    /// The step from a list to the member at this index. The first member has the index 0.
     Index(usize),
 }
 
@@ -16,7 +16,7 @@ pub enum Step {
 pub struct Path(pub Vec<Step>);
 
 impl Path {
-    /// Returns this path, extended to the value of a key.
+    /// Returns a path that continues this path to the value of a key.
     #[must_use]
     pub fn key(&self, key: &str) -> Self {
         let mut steps = self.0.clone();
@@ -24,7 +24,7 @@ impl Path {
         Self(steps)
     }
 
-    /// Returns this path, extended to a member of a list.
+    /// Returns a path that continues this path to a member of a list.
     #[must_use]
     pub fn index(&self, index: usize) -> Self {
         let mut steps = self.0.clone();
@@ -46,8 +46,8 @@ impl fmt::Display for Path {
     }
 }
 
-/// The path of the value at which a traversal of a document has arrived. The path lives on the stack, and is copied to a
-/// [`Path`] only for an error.
+/// The path of the current value while code walks through a document. To save work, the path is kept on the stack, and
+/// is copied to a [`Path`] only for an error.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Trail<'a> {
     Root,
@@ -77,11 +77,11 @@ impl Trail<'_> {
     }
 }
 
-/// The part of a map entry that a location means: the key or the value.
+/// Selects the part of a map entry at which an error is shown: the key or the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum At {
-    /// The location means the key.
+    /// The error is shown at the key.
     Key,
-    /// The location means the value.
+    /// The error is shown at the value.
     Value,
 }

@@ -1,4 +1,4 @@
-//! The files and documents of a source, and locations in them.
+//! The YAML files and documents of a source, and locations in these files.
 
 use std::{
     fmt,
@@ -35,7 +35,7 @@ impl SourceFile {
         Self { source, path, text, roots: OnceLock::new(), unquoted_modes: OnceLock::new() }
     }
 
-    /// Returns the text of the file. For tests, each call counts as reading the whole text.
+    /// Returns the text of the file. In tests, each call adds the length of the text to the count of work.
     pub fn text(&self) -> &str {
         work::count(self.text.len());
         &self.text
@@ -46,7 +46,7 @@ impl SourceFile {
         self.text.len()
     }
 
-    /// Returns whether the text may contain a file mode without quotes.
+    /// Returns true if the text may contain a file mode without quotes.
     pub(crate) fn has_unquoted_modes(&self) -> bool {
         let find = || {
             let text = self.text();
@@ -55,7 +55,7 @@ impl SourceFile {
         *self.unquoted_modes.get_or_init(find)
     }
 
-    /// Returns line and column, from 1, of the root of a document in the file.
+    /// Returns the line and the column, counted from 1, of the root of a document in the file.
     fn root(&self, document: usize) -> (usize, usize) {
         self.roots.get_or_init(|| locate::roots(self.text())).get(document).copied().unwrap_or((1, 1))
     }
@@ -66,13 +66,14 @@ impl SourceFile {
 pub struct Document {
     /// The file that contains the document.
     pub file: Arc<SourceFile>,
-    /// The position of the document in the file, from 0.
+    /// The position of the document among the documents of its file, counted from 0.
     pub index: usize,
     /// The content of the document.
     pub value: Value,
 }
 
-/// The location of an object, a task or a value in a document. The line is computed when it is needed.
+/// The location of an object, a task or a value in a document. The line of the location is computed only when a message
+/// needs the line.
 #[derive(Clone)]
 pub struct Place {
     file: Arc<SourceFile>,
@@ -95,31 +96,31 @@ impl Document {
 }
 
 impl Place {
-    /// Creates a location from its file, its document and its path.
+    /// Creates a location from a file, the position of a document in the file, and a path in the document.
     pub fn new(file: Arc<SourceFile>, document: usize, path: Path) -> Self {
         Self { file, document, path, found: Arc::default() }
     }
 
-    /// Returns the location of the value of a key in this map.
+    /// Returns the location of the value of a key in the map at this location.
     #[must_use]
     pub fn key(&self, key: &str) -> Self {
         Self::new(Arc::clone(&self.file), self.document, self.path.key(key))
     }
 
-    /// Returns the location of a member of this list.
+    /// Returns the location of a member of the list at this location.
     #[must_use]
     pub fn index(&self, index: usize) -> Self {
         Self::new(Arc::clone(&self.file), self.document, self.path.index(index))
     }
 
-    /// Returns the location at the end of a path that begins at this location.
+    /// Follows a path from this location, and returns the location at the end of the path.
     #[must_use]
     pub fn below(&self, path: &Path) -> Self {
         let steps = self.path.0.iter().chain(&path.0).cloned().collect();
         Self::new(Arc::clone(&self.file), self.document, Path(steps))
     }
 
-    /// Returns the name of the source of this location.
+    /// Returns the name of the source with the file of this location.
     pub fn source(&self) -> &str {
         &self.file.source
     }
@@ -139,12 +140,12 @@ impl Place {
         self.file.size()
     }
 
-    /// Returns the position of the document in its file, from 0.
+    /// Returns the position of the location's document among the documents of its file, counted from 0.
     pub(crate) fn document(&self) -> usize {
         self.document
     }
 
-    /// Returns line and column, from 1, of the value at this location.
+    /// Returns the line and the column, counted from 1, of the value at this location.
     pub fn position(&self) -> (usize, usize) {
         if self.path.0.is_empty() {
             return self.file.root(self.document);
@@ -152,17 +153,17 @@ impl Place {
         *self.found.get_or_init(|| self.locate(At::Value))
     }
 
-    /// Returns line and column, from 1, of the key or the value at this location.
+    /// Returns the line and the column, counted from 1, of the key or the value at this location.
     pub fn locate(&self, at: At) -> (usize, usize) {
         locate::position(self.file.text(), self.document, &self.path, at)
     }
 
-    /// Returns this location as `file:line`, for messages that name a second location.
+    /// Returns this location as `file:line`, for the hint of a message about another location.
     pub fn file_line(&self) -> String {
         format!("{}:{}", self.file.path, self.position().0)
     }
 
-    /// Returns a problem at this location, with the message and hint of a finding.
+    /// Creates a problem at this location, with the message and the hint of a finding.
     pub fn problem(&self, finding: Finding, at: At) -> Problem {
         let (line, column) = match at {
             At::Value => self.position(),
@@ -172,7 +173,7 @@ impl Place {
     }
 }
 
-/// Returns the lines of a text. A lone carriage return ends a line, too, as in the YAML parser.
+/// Returns the lines of a text. As in the YAML parser, a carriage return without a line feed ends a line, too.
 pub(crate) fn lines(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
@@ -185,7 +186,7 @@ pub(crate) fn lines(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Returns a problem at a known line, with the message and hint of a finding.
+/// Creates a problem at a line and a column of a file, with the message and the hint of a finding.
 pub(crate) fn problem_at(file: &SourceFile, line: usize, column: usize, finding: Finding) -> Problem {
     let written = lines(file.text()).nth(line.saturating_sub(1)).unwrap_or_default();
     // A line with a credential is hidden as a whole, because removing a part would shift the column.

@@ -1,4 +1,5 @@
-//! YAML without a schema: the files on a node that the module `yaml` edits, and the output of commands.
+//! Reads and writes YAML that has no schema: the files that the module `yaml` edits on a node, and the output of
+//! commands.
 
 use serde_json::{Map, Value};
 
@@ -8,7 +9,7 @@ pub fn to_yaml(value: &Value) -> String {
     serde_yaml::to_string(value).unwrap_or_default()
 }
 
-/// Returns the value of a text with one YAML document. The value is not checked against the schema.
+/// Parses a text with one YAML document, without a check against the schema.
 ///
 /// # Errors
 /// Returns an error if the text is not exactly one valid YAML document.

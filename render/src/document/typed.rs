@@ -1,14 +1,13 @@
-//! Converts checked values to the generated types of the schema.
+//! Converts values that passed the schema check to the Rust types that are generated from the schema.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use towpath_proto::{Shape, Type, message};
 
-/// Converts a checked value to the generated type of a message. `name` is the name of the message.
-/// A null value becomes an empty message.
+/// Converts a checked value to the Rust type of the schema message `name`. A null value becomes an empty message.
 ///
-/// The schema check accepts more spellings than the generated type. So null fields are removed, and numbers become
-/// strings where the type requires strings.
+/// The schema check accepts more spellings than the Rust type. The conversion to the Rust type therefore removes null
+/// fields, and turns numbers into strings where the type requires strings.
 ///
 /// # Errors
 /// Returns an error if the value does not fit the message.
@@ -52,7 +51,7 @@ mod tests {
     use super::*;
     use crate::document::check_object;
 
-    /// Checks a spec against the schema, and converts it to the generated type.
+    /// Checks a spec against the schema, and converts the spec to the Rust type of its kind.
     fn read<T: DeserializeOwned>(kind: &'static str, spec: Value) -> T {
         let object = json!({"metadata": {"apiVersion": "v1alpha", "kind": kind, "name": "a"}, "spec": spec});
         let (_, checked) = check_object(&object);

@@ -1,6 +1,5 @@
-//! Digests of TaskBooks. A digest covers the TaskBook, its includes, the files that its tasks name, and the variables
-//! that it sees.
-//! A commit that does not change the digest of a TaskBook starts no run of it.
+//! Computes digests of TaskBooks. A digest covers the TaskBook, its includes, the files that its tasks name, and the
+//! variables that it uses. A commit starts a run of a TaskBook only if the commit changes the digest of the TaskBook.
 
 use std::{collections::BTreeSet, sync::LazyLock};
 
@@ -14,7 +13,7 @@ use super::{
 };
 use crate::tree::{self, EntryKind};
 
-/// The maximum number of files in one digest.
+/// The maximum number of files that one digest covers.
 const FILES: usize = 10_000;
 
 #[expect(clippy::unwrap_used, reason = "the expressions are constant and tested")]
@@ -24,7 +23,7 @@ static IMPORTS: LazyLock<Regex> =
 #[expect(clippy::unwrap_used, reason = "the expressions are constant and tested")]
 static VARIABLES: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\bvars\b(?:\.([A-Za-z_]\w*))?").unwrap());
 
-/// Returns the digest of a TaskBook.
+/// Returns the digest of a TaskBook, as a hexadecimal text.
 pub fn book_digest(set: &ObjectSet, book: &Book) -> String {
     let mut parts = Parts::new(set);
     let key = Key { kind: "TaskBook", namespace: book.namespace.clone(), name: book.name.clone() };
@@ -41,8 +40,8 @@ pub fn book_digest(set: &ObjectSet, book: &Book) -> String {
     parts.end()
 }
 
-/// Returns the digest of one task, with the variables that the task reads. The result of an election is valid until
-/// this digest changes.
+/// Returns the digest of one task, with the variables that the task reads. An elected task keeps its result until this
+/// digest changes.
 pub fn task_digest(set: &ObjectSet, book: &Book, task: &Task) -> String {
     let mut parts = Parts::new(set);
     parts.task(task);
@@ -79,7 +78,7 @@ struct Parts<'a> {
     set: &'a ObjectSet,
     hash: Sha256,
     files: BTreeSet<(String, String)>,
-    /// The texts of the last added task, for the search for variable names.
+    /// The texts of the last added task. A search in these texts finds the variables that the task uses.
     text: String,
 }
 
@@ -141,8 +140,8 @@ impl<'a> Parts<'a> {
         self.imports(&task.within, &module.params.to_string());
     }
 
-    /// Adds a file with the files that it imports, or a folder. If the path is a template, all files of the source are
-    /// added.
+    /// Adds a file and the template files that it imports, or a folder with its files. If the path is a template, the
+    /// function adds all files of the source.
     fn file(&mut self, within: &IncludeContext, path: &str) {
         let Some(tree) = self.set.trees.get(&within.source).cloned() else { return };
         let dynamic = path.contains("{{") || path.contains("{%");

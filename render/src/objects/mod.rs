@@ -1,4 +1,4 @@
-//! All objects of all sources, parsed and checked against one another.
+//! Parses the objects of all sources, and checks the objects against one another.
 
 mod check;
 mod definition;

@@ -1,4 +1,4 @@
-//! Nodes and NodeGroups, and the membership of nodes in NodeGroups.
+//! Nodes and NodeGroups, and the code that finds the NodeGroups of each node.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,20 +14,20 @@ pub struct NodeObject {
     pub labels: BTreeMap<String, String>,
     /// The address at which other nodes connect to the node.
     pub address: Option<String>,
-    /// The public keys of the node. If empty, the first keys that the node shows are trusted.
+    /// The public keys of the node. If the list is empty, other nodes trust the first keys that the node shows.
     pub public_keys: Vec<String>,
 }
 
 /// A NodeGroup, with its parsed selector.
 #[derive(Debug, Clone)]
 pub struct Group {
-    /// The selector for the labels of nodes. `None` if the group only names nodes.
+    /// The selector for the labels of nodes; `None` if the group only lists names of nodes.
     pub selector: Option<Selector>,
-    /// The names of nodes that the group lists.
+    /// The nodes that the group lists by name.
     pub nodes: BTreeSet<String>,
 }
 
-/// The membership of nodes in NodeGroups.
+/// The NodeGroups of each node, and the nodes of each NodeGroup.
 #[derive(Debug, Default)]
 pub struct Members {
     /// The NodeGroups of each node that git names.
@@ -64,7 +64,7 @@ impl Members {
         self.groups.get(node).cloned().unwrap_or_default()
     }
 
-    /// Returns the nodes of several NodeGroups. A node in two of the groups is returned twice.
+    /// Returns the nodes of several NodeGroups. A node that is in two of these groups is returned twice.
     pub(super) fn nodes_of<'a>(&'a self, groups: &'a [String]) -> impl Iterator<Item = &'a String> {
         let nodes = groups.iter().filter_map(|group| self.nodes.get(group)).flatten();
         nodes.inspect(|_| work::count(1))
@@ -93,8 +93,8 @@ impl<'a> Labelled<'a> {
         Self { nodes, by_label }
     }
 
-    /// Returns the nodes that a selector matches. To save work, only the nodes with the rarest required label are
-    /// compared.
+    /// Returns the nodes that a selector matches. To save work, the selector is compared only with the nodes that have
+    /// the rarest required label.
     fn select(&self, selector: &Selector) -> Vec<&'a str> {
         let with = |(key, values): (&str, &[String])| -> Vec<&'a str> {
             let lists = values.iter().filter_map(|value| self.by_label.get(&(key, value.as_str())));

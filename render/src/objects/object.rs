@@ -1,4 +1,4 @@
-//! Objects as written in a source, and their identities.
+//! Objects as written in a source, and the identities of objects.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -19,14 +19,14 @@ pub struct Key {
 }
 
 impl Key {
-    /// Reads the identity of an object from its metadata. `None` if the metadata contain no name.
+    /// Reads the identity of an object from its metadata; `None` if the metadata contain no name.
     pub(super) fn read(kind: &Message, metadata: &Value) -> Option<Self> {
         let text = |field: &str| metadata.get(field).and_then(Value::as_str);
         let namespace = if kind.scope == Some("namespaced") { text("namespace").unwrap_or_default() } else { "" };
         Some(Self { kind: kind.name, namespace: namespace.to_owned(), name: text("name")?.to_owned() })
     }
 
-    /// Returns `namespace/name`, or only the name for a global kind.
+    /// Returns the name of an object with its namespace as `namespace/name`, or only the name if the kind is global.
     pub(super) fn qualified_name(&self) -> String {
         if self.namespace.is_empty() { self.name.clone() } else { format!("{}/{}", self.namespace, self.name) }
     }

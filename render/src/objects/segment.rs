@@ -1,13 +1,13 @@
-//! The segments of a TaskBook. Nodes wait for each other only between segments, never in the middle of their changes.
+//! Divides a TaskBook into segments. Nodes wait for each other only between two segments, never within a segment.
 
 use std::ops::Range;
 
 use super::task::{Book, Task};
 
-/// A part of a TaskBook between two cuts.
+/// A part of a TaskBook between two points at which nodes can wait for each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
-    /// The positions of the segment's tasks in the TaskBook.
+    /// The positions of the segment's tasks in the list of tasks of the TaskBook.
     pub tasks: Range<usize>,
     /// True if all nodes must complete the earlier segments before a node begins this segment.
     pub barrier: bool,
@@ -20,14 +20,14 @@ pub struct Segment {
 pub enum SegmentKind {
     /// The segment contains ordinary tasks of the TaskBook.
     Tasks,
-    /// The segment is one task that only elected nodes run. All nodes use the result of the task.
+    /// The segment is a task with `elect`: only elected nodes run the task, and all nodes use its result.
     Elected,
-    /// The segment is one task with its own limit on the nodes that run it at the same time.
+    /// The segment is a task with its own `serialize`, a limit on the nodes that run the task at the same time.
     Own,
 }
 
-/// Returns the segments of a TaskBook. `sync` begins a segment. A task with `elect` or `serialize` is a segment of its
-/// own.
+/// Returns the segments of a TaskBook. A task with `sync` begins a segment. A task with `elect` or `serialize` is a
+/// separate segment.
 pub fn segments(book: &Book) -> Vec<Segment> {
     let mut found: Vec<Segment> = Vec::new();
     let mut begin = 0;

@@ -1,4 +1,4 @@
-//! All objects of all sources, checked against one another.
+//! The set of all objects of all sources, after the checks of the objects against one another.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{problem::Problem, tree::Tree, work};
 
-/// All objects of all sources, checked against one another.
+/// The set of all objects of all sources, after the checks of the objects against one another.
 #[derive(Debug, Default)]
 pub struct ObjectSet {
     /// All objects, by identity.
@@ -37,25 +37,26 @@ pub struct ObjectSet {
     pub readers: BTreeMap<Key, Targets>,
     /// The ClusterVariables and Variables, sorted by identity.
     pub variables: Vec<VariablesObject>,
-    /// The names of the ClusterVariables that each namespace sees.
+    /// The names of the ClusterVariables that the objects of each namespace can use.
     pub bindings: BTreeMap<String, BTreeSet<String>>,
-    /// The membership of nodes in NodeGroups.
+    /// The NodeGroups of each node, and the nodes of each NodeGroup.
     pub members: Members,
-    /// The held objects: invalid objects that are excluded, so that other objects can load.
+    /// The held objects: invalid objects that are excluded from the set, so that other objects can load.
     pub held: BTreeMap<HeldKey, Held>,
-    /// The files of each source and of each pinned repository.
+    /// The files of each source, and of each repository that a task or an include names with a commit.
     pub trees: BTreeMap<String, Arc<dyn Tree>>,
 }
 
-/// The key of a held object: the name of its source, and the object. Without an object, the whole source is held.
+/// The key of a held object: the name of its source, and the identity of the object. If the identity is `None`, the
+/// whole source is held.
 pub type HeldKey = (String, Option<Key>);
 
-/// An object or a whole source that is held because it does not load.
+/// An object or a whole source that is held because it has errors.
 #[derive(Debug, Clone)]
 pub struct Held {
-    /// The held object, as written in the source. `None` if the whole source is held.
+    /// The held object, as written in the source; `None` if the whole source is held.
     pub object: Option<Object>,
-    /// The first problem that was found in the object or source.
+    /// The first problem that the loader has found in the held object or source.
     pub problem: Problem,
 }
 
@@ -65,7 +66,7 @@ impl ObjectSet {
         self.members.groups_of(node)
     }
 
-    /// Returns the nodes that a TaskBook targets. Empty for a TaskBook without targets.
+    /// Returns the nodes that a TaskBook targets; an empty list for a TaskBook without targets.
     pub fn targets_of(&self, book: &Book) -> Vec<String> {
         let Some(targets) = &book.targets else { return Vec::new() };
         let nodes: BTreeSet<&String> = self.members.nodes_of(targets.groups()).chain(targets.nodes()).collect();
@@ -73,13 +74,13 @@ impl ObjectSet {
         nodes.into_iter().filter(selected).cloned().collect()
     }
 
-    /// Returns the names of all nodes that any object names.
+    /// Returns the names of all nodes that are named in any object.
     pub fn all_nodes(&self) -> BTreeSet<String> {
         self.members.names().cloned().collect()
     }
 
-    /// Returns the variables objects that a namespace sees: first the ClusterVariables that are bound to it, then its
-    /// Variables. ClusterVariables and Variables are sorted by name.
+    /// Returns the objects with the variables of a namespace: first the ClusterVariables that are bound to the
+    /// namespace, then its Variables. ClusterVariables and Variables are each sorted by name.
     pub(crate) fn variables_of<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a VariablesObject> {
         let bound = self.bindings.get(namespace).into_iter().flatten();
         let bound = bound.filter_map(|name| {
@@ -90,7 +91,7 @@ impl ObjectSet {
         bound.filter(|object| object.key.kind == "ClusterVariables").chain(own).inspect(|_| work::count(1))
     }
 
-    /// Returns the variables objects in the order of their identities, beginning with the given one.
+    /// Returns the sorted Variables and ClusterVariables objects, from the object with the given identity to the last.
     fn variables_from(&self, kind: &str, namespace: &str, name: &str) -> &[VariablesObject] {
         let before = |object: &VariablesObject| {
             let key = &object.key;
@@ -100,7 +101,7 @@ impl ObjectSet {
     }
 }
 
-/// Returns the objects that one set holds and an earlier set does not hold.
+/// Returns the objects that are held in a set, but were not held in an earlier set.
 pub fn newly_held<'a>(set: &'a ObjectSet, before: &ObjectSet) -> Vec<&'a Held> {
     set.held.iter().filter(|(key, _)| !before.held.contains_key(key)).map(|(_, held)| held).collect()
 }

@@ -1,4 +1,4 @@
-//! The nodes that an object selects.
+//! The fields `targets` and `readers`, with which an object selects nodes.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -7,12 +7,12 @@ use serde_json::Value;
 use super::spec::members;
 use crate::work;
 
-/// The nodes that an object selects, limited to the NodeGroups that its Namespace may target.
+/// The nodes that an object selects. The Namespace of the object can limit the selection to some NodeGroups.
 #[derive(Debug, Clone)]
 pub struct Targets {
-    /// The written NodeGroups and nodes. `None` selects every node that the Namespace may target.
+    /// The NodeGroups and nodes that the object lists. `None` selects every node that the Namespace may target.
     written: Option<Arc<Written>>,
-    /// The NodeGroups that the Namespace may target. `None` if the Namespace may target every node.
+    /// The NodeGroups that the Namespace may target; `None` if the Namespace may target every node.
     limit: Option<Arc<Names>>,
 }
 
@@ -43,19 +43,19 @@ impl Names {
         &self.written
     }
 
-    /// Returns whether a name is in the list.
+    /// Returns true if a name is in the list.
     pub(super) fn contains(&self, name: &str) -> bool {
         self.set.contains(name)
     }
 
-    /// Returns whether a set has a name of the list.
+    /// Returns true if the list and a set have a name in common.
     pub(super) fn meet(&self, other: &BTreeSet<String>) -> bool {
         work::count(self.set.len().min(other.len()).max(1));
         !self.set.is_disjoint(other)
     }
 }
 
-/// The way in which targets select a node.
+/// The way in which the targets of an object select a node: through a NodeGroup, or by name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Selected {
     /// The targets name a NodeGroup of the node, or select all nodes.
@@ -65,7 +65,8 @@ pub enum Selected {
 }
 
 impl Targets {
-    /// Reads a field of a spec that names nodes. Without the field, every node within the limit is selected.
+    /// Reads a field of a spec that names nodes. If the spec omits the field, every node that the Namespace may target
+    /// is selected.
     pub(super) fn read(spec: &Value, field: &str, limit: Option<Arc<Names>>) -> Self {
         let written = spec.get(field).filter(|written| !written.is_null()).map(|written| {
             let names = |key: &str| {
@@ -77,9 +78,8 @@ impl Targets {
         Self { written, limit }
     }
 
-    /// Returns the way in which the targets select a node. The empty name means any node that the Namespace may
-    /// target.
-    /// `None` if the node is not selected, or if the Namespace may not target it.
+    /// Returns the way in which the targets select a node. Returns `None` if the targets do not select the node, or if
+    /// the Namespace may not target the node. An empty node name means any node that the Namespace may target.
     pub fn select(&self, node: &str, groups: &BTreeSet<String>) -> Option<Selected> {
         work::count(1);
         if !node.is_empty() && self.limit.as_ref().is_some_and(|limit| !limit.meet(groups)) {
@@ -92,17 +92,17 @@ impl Targets {
         written.groups.meet(groups).then_some(Selected::Group)
     }
 
-    /// Returns true if the object names its targets, false if it omits them.
+    /// Returns true if the object lists its targets, false if the object omits the field.
     pub fn is_written(&self) -> bool {
         self.written.is_some()
     }
 
-    /// Returns the names of the NodeGroups, as written.
+    /// Returns the names of the NodeGroups in the field, as written.
     pub fn groups(&self) -> &[String] {
         self.written.as_ref().map(|written| written.groups.written()).unwrap_or_default()
     }
 
-    /// Returns the names of the nodes, as written.
+    /// Returns the names of the nodes in the field, as written.
     pub fn nodes(&self) -> &[String] {
         self.written.as_ref().map(|written| written.nodes.written()).unwrap_or_default()
     }

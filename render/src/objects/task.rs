@@ -1,4 +1,5 @@
-//! TaskBooks, reactions and tasks in resolved form: includes are expanded, scalars are parsed, and names are unique.
+//! The types of TaskBooks, CronJobs, Triggers, Beacons and their tasks after loading: includes are expanded, scalars
+//! are parsed, and names are unique.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,25 +16,26 @@ pub struct Book {
     pub namespace: String,
     /// The name of the TaskBook.
     pub name: String,
-    /// The nodes that run the TaskBook. `None` if only CronJobs and Triggers run it.
+    /// The nodes that run the TaskBook; `None` if only CronJobs and Triggers run the TaskBook.
     pub targets: Option<Targets>,
     /// The TaskBooks on which the TaskBook depends.
     pub depends_on: Vec<Dependency>,
     /// The rollout settings of the TaskBook.
     pub rollout: Rollout,
-    /// True if tasks run concurrently. A task still waits for the tasks that it requires.
+    /// True if the tasks of the TaskBook run at the same time (`order: parallel`). A task still waits for the tasks in
+    /// its `requires`.
     pub parallel: bool,
     /// True if items that the TaskBook no longer mentions are removed from the node.
     pub prune: bool,
-    /// The maximum number of items that one pass removes: a count, or a percentage of the managed items.
+    /// The maximum number of items that one pass removes: a number, or a percentage of the managed items.
     pub prune_budget: Option<String>,
     /// The variables of the TaskBook.
     pub vars: Map<String, Value>,
-    /// The tasks, with includes expanded.
+    /// The list of tasks, with the tasks of included files.
     pub tasks: Vec<Task>,
-    /// The handlers, in order.
+    /// The handlers of the TaskBook, in order.
     pub handlers: Vec<Task>,
-    /// The pause of the TaskBook. `None` if the TaskBook is not suspended.
+    /// The field `suspend` of the TaskBook; `None` if the TaskBook is not suspended.
     pub suspend: Option<pb::Suspend>,
     /// The location of the TaskBook's spec.
     pub place: Place,
@@ -50,7 +52,7 @@ impl Book {
         self.depends_on.iter().map(|dependency| format!("{}/{}", self.namespace, dependency.book)).collect()
     }
 
-    /// Returns whether the TaskBook needs coordination with other nodes.
+    /// Returns true if the run of the TaskBook needs coordination with other nodes.
     pub fn coordinated(&self) -> bool {
         let tasks = || self.tasks.iter().chain(&self.handlers);
         self.rollout.serialize.is_some()
@@ -65,37 +67,37 @@ impl Book {
 pub struct Dependency {
     /// The name of the other TaskBook, in the same namespace.
     pub book: String,
-    /// True if all nodes must have completed the run of the other TaskBook, false if only this node must have.
+    /// True if all nodes must have completed the run of the other TaskBook; false if completion on this node is enough.
     pub fleet: bool,
 }
 
 /// The rollout settings of a TaskBook.
 #[derive(Debug, Clone, Default)]
 pub struct Rollout {
-    /// The limit on the number of nodes that change at the same time.
+    /// The limit on the number of nodes that the rollout changes at the same time.
     pub serialize: Option<pb::Serialize>,
-    /// The waves of the rollout. Each wave includes the waves before it.
+    /// The waves of the rollout. Each wave includes the nodes of all earlier waves.
     pub waves: Vec<Value>,
-    /// The time for which a complete wave must stay complete before the next wave opens.
+    /// The time for which all nodes of a wave must stay completed before the next wave opens.
     pub soak: Duration,
-    /// The maximum number of failed nodes with which the run continues.
+    /// The maximum number of failed nodes; the run is halted if more nodes fail.
     pub max_failures: Option<Count>,
-    /// True if failures stop neither other nodes nor later waves.
+    /// True if failed nodes stop neither other nodes nor later waves; the failures are then counted after all waves.
     pub after_all: bool,
-    /// The reaction to a lost node: hold, skip or fail.
+    /// The reaction of the rollout to a lost node: `hold`, `skip` or `fail`.
     pub on_lost: String,
-    /// The tasks that a node runs before its first change.
+    /// The tasks that a node runs before its first change in the rollout.
     pub before: Vec<Task>,
-    /// The tasks that a node runs after its last handler.
+    /// The tasks that a node runs after its last handler in the rollout.
     pub after: Vec<Task>,
 }
 
-/// The nodes and the tasks of a CronJob, a Trigger or a Beacon.
+/// A CronJob, a Trigger or a Beacon: its nodes, and its tasks or checks.
 #[derive(Debug, Clone)]
 pub struct Reaction {
-    /// The nodes that run the tasks or checks.
+    /// The nodes that run the tasks of the CronJob or Trigger, or the checks of the Beacon.
     pub targets: Targets,
-    /// The tasks, with includes expanded.
+    /// The list of tasks, with the tasks of included files.
     pub tasks: Vec<Task>,
     /// The modules in the checks of a Beacon, with their locations.
     pub checks: Vec<(ModuleUse, Place)>,
@@ -104,23 +106,23 @@ pub struct Reaction {
 /// A task of a TaskBook or an included file.
 #[derive(Debug, Clone)]
 pub struct Task {
-    /// The id of the task, `[include/]name`, unique in its list.
+    /// The id of the task, `[include/]name`, which is unique in the task's list.
     pub id: String,
-    /// The module of the task. `None` for a task with only sync or flushHandlers.
+    /// The module of the task; `None` for a task with only `sync` or `flushHandlers`.
     pub module: Option<ModuleUse>,
     /// The conditions that must all be true for the task to run.
     pub when: Vec<Condition>,
-    /// The list of the loop, or a template for it. The task runs once for each member.
+    /// The list of the task's loop, or a template for the list. The task runs once for each member of the list.
     pub looped: Option<Value>,
     /// The variables of the task.
     pub vars: Map<String, Value>,
-    /// The name of the registered result.
+    /// The name under which the task registers its result.
     pub register: Option<String>,
     /// The expression that decides whether the task has succeeded.
     pub success: Option<String>,
     /// The expression that decides whether the task has changed something.
     pub changed: Option<String>,
-    /// The repetition of the task. `None` for a task that runs once.
+    /// The condition until which the task is repeated; `None` for a task that runs once.
     pub until: Option<Until>,
     /// True if the TaskBook continues after a failure of the task.
     pub go_on: bool,
@@ -130,15 +132,15 @@ pub struct Task {
     pub requires: Vec<String>,
     /// The ids of the handlers that run if the task changes something.
     pub notify: Vec<String>,
-    /// The reaction to drift. `None` for the setting of the Config.
+    /// The reaction of the agent to drift; `None` if the setting in the Config applies.
     pub drift: Option<Drift>,
     /// True if each node waits before the task until all nodes have completed the earlier tasks.
     pub sync: bool,
-    /// True if the handlers that earlier tasks notified run at this task.
+    /// True if the node runs the handlers that earlier tasks have notified before this task.
     pub flush_handlers: bool,
     /// The limit on the number of nodes that run the task at the same time.
     pub serialize: Option<pb::Serialize>,
-    /// The election of the nodes that run the task. `None` if all nodes run the task.
+    /// The settings of the election of the nodes that run the task; `None` if all nodes run the task.
     pub elect: Option<pb::Elect>,
     /// The include or the TaskBook that contains the task.
     pub within: Arc<IncludeContext>,
@@ -146,7 +148,7 @@ pub struct Task {
     pub place: Place,
 }
 
-/// Returns the id of the handler that restarts the service of a task with `autoNotify`.
+/// Returns the id of the handler that `autoNotify` adds for the service of a task.
 pub fn auto_handler(task: &str) -> String {
     format!("restart {task} (autoNotify)")
 }
@@ -154,7 +156,7 @@ pub fn auto_handler(task: &str) -> String {
 /// A module with its parameters, as a task uses it.
 #[derive(Debug, Clone)]
 pub struct ModuleUse {
-    /// The key of the module in the task, such as `file`.
+    /// The name of the module, which is its key in the task, such as `file`.
     pub name: &'static str,
     /// The schema of the module.
     pub schema: &'static ModuleSchema,
@@ -163,7 +165,7 @@ pub struct ModuleUse {
 }
 
 impl ModuleUse {
-    /// Returns the modules of a map whose keys are names of modules, such as a task or the `check` of a Beacon.
+    /// Returns the modules in a map with names of modules as keys, such as a task or the `check` of a Beacon.
     pub(super) fn all_in(value: &Value) -> impl Iterator<Item = Self> {
         towpath_proto::modules().filter_map(|schema| {
             let params = value.get(schema.key).filter(|params| !params.is_null())?;
@@ -172,7 +174,7 @@ impl ModuleUse {
     }
 }
 
-/// A condition of a task, with the include that contains the condition.
+/// A `when` condition of a task, with the include that contains the condition.
 #[derive(Debug, Clone)]
 pub struct Condition {
     /// The expression of the condition.
@@ -181,7 +183,7 @@ pub struct Condition {
     pub within: Arc<IncludeContext>,
 }
 
-/// The repetition of a task until a condition holds.
+/// The repetition of a task until a condition is true.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Until {
     /// The condition that ends the repetition.
@@ -215,23 +217,24 @@ impl Drift {
     }
 }
 
-/// A TaskBook or an include, as the container of tasks.
+/// The TaskBook or the include that contains a task, with the folder of the task's files and the prefix of the task's
+/// names.
 #[derive(Debug, Default)]
 pub struct IncludeContext {
-    /// The source of the templates and scripts that the tasks name.
+    /// The name of the source with the templates and scripts that the tasks name.
     pub source: String,
-    /// The folder in the source. Paths in the tasks are relative to the folder.
+    /// The folder in the source to which the paths in the tasks are relative.
     pub folder: String,
-    /// The prefix of the names of the tasks, results and handlers: empty, or `NAME/`.
+    /// The prefix of the names of tasks, results and handlers: empty for a TaskBook, or `NAME/` for an include.
     pub prefix: String,
     /// The variables of the include.
     pub vars: Map<String, Value>,
-    /// The include or the TaskBook that contains this include. `None` for a TaskBook.
+    /// The include or the TaskBook that contains this include; `None` for a TaskBook.
     pub outer: Option<Arc<IncludeContext>>,
 }
 
 impl IncludeContext {
-    /// Returns the container of the tasks that an object of a source contains.
+    /// Returns the context of the tasks that are written in an object of a source, outside of includes.
     pub(super) fn of_source(source: &str) -> Arc<Self> {
         Arc::new(Self { source: source.to_owned(), ..Self::default() })
     }

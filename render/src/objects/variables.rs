@@ -1,5 +1,5 @@
-//! Variables that objects set, and their precedence: the values that objects set for a node, with their origins. The
-//! value with the highest precedence wins.
+//! Finds the variables that objects set for a node. If several objects set a variable, the value with the highest
+//! precedence applies.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,20 +22,21 @@ pub struct VariablesObject {
     pub key: Key,
     /// The nodes that get the variables.
     pub targets: Targets,
-    /// The priority among objects that set the same variable. The highest priority wins.
+    /// The priority of the object. If objects of the same level set the same variable, the value of the highest
+    /// priority applies.
     pub priority: i64,
-    /// The values of the variables, by name.
+    /// The values of the variables; each key of the map is the name of a variable.
     pub values: Map<String, Value>,
-    /// The variables for single nodes, by the name of the node.
+    /// The variables for single nodes; each key of the map is the name of a node.
     pub by_node: Map<String, Value>,
-    /// The variables that are computed on the node.
+    /// The variables whose values each node computes.
     pub computed: Vec<ComputedValue>,
     /// The location of the object's spec.
     pub place: Place,
 }
 
 impl VariablesObject {
-    /// Returns the precedence level of the object's values for a node.
+    /// Returns the precedence level that the values of the object have for a node.
     fn level(&self, selected: Selected) -> Level {
         match (self.key.kind, selected) {
             ("ClusterVariables", Selected::Group) => Level::ClusterGroup,
@@ -46,16 +47,16 @@ impl VariablesObject {
     }
 }
 
-/// A variable that is computed on the node, from an expression or from the result of a task.
+/// A variable whose value each node computes, from an expression or from the result of a task.
 #[derive(Debug, Clone)]
 pub struct ComputedValue {
     /// The name of the variable.
     pub name: String,
-    /// The expression that gives the value. `None` if a task gives it.
+    /// The expression that computes the value; `None` if a task computes the value.
     pub expression: Option<String>,
-    /// The task whose result gives the value. `None` if an expression gives it.
+    /// The task whose result contains the value; `None` if an expression computes the value.
     pub task: Option<Box<Task>>,
-    /// The expression over the task's result that gives the value.
+    /// The expression that computes the value from the result of the task.
     pub value: String,
     /// The time for which the value is kept before the task runs again.
     pub refresh: Duration,
@@ -63,7 +64,7 @@ pub struct ComputedValue {
     pub place: Place,
 }
 
-/// The level of a variable's value, in increasing precedence.
+/// The precedence level of a variable's value. A later variant of the enum has a higher precedence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// The value is from ClusterVariables for all nodes or for NodeGroups.
@@ -79,7 +80,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// Returns the name of the level in the output of `vars --explain`.
+    /// Returns the name of the level as the output of `vars --explain` shows it.
     pub fn name(self) -> &'static str {
         match self {
             Self::ClusterGroup => "ClusterVariables (group)",
@@ -91,7 +92,7 @@ impl Level {
     }
 }
 
-/// A value that an object sets for a variable. The candidate with the highest precedence wins.
+/// A value that an object sets for a variable. Of several candidates, the value with the highest precedence applies.
 #[derive(Debug, Clone)]
 pub struct Candidate {
     /// The level of the value.
@@ -100,13 +101,13 @@ pub struct Candidate {
     pub priority: i64,
     /// The object that sets the value, as `Kind namespace/name`.
     pub object: String,
-    /// The value as written, or the definition of its computation.
+    /// The value as written, or the definition of a computed value.
     pub value: Winner,
     /// The location of the value.
     pub place: Place,
 }
 
-/// The value of a variable as written, or the definition of its computation.
+/// The value of a variable as written, or the definition of a computed value.
 #[derive(Debug, Clone)]
 pub enum Winner {
     /// A value as written in an object.
@@ -115,10 +116,10 @@ pub enum Winner {
     Computed(Box<ComputedValue>),
 }
 
-/// The candidates of each variable, in decreasing precedence. The first candidate wins.
+/// The values that objects set for each variable, in decreasing precedence. The first value applies.
 pub type Merged = BTreeMap<String, Vec<Candidate>>;
 
-/// The conflict of two values for a variable with the same level and priority.
+/// A conflict: two objects set a variable with the same level and priority.
 #[derive(Debug)]
 pub(crate) struct Conflict {
     pub(crate) name: String,
@@ -126,7 +127,7 @@ pub(crate) struct Conflict {
     pub(crate) second: Place,
 }
 
-/// Returns the variables that some objects set for a node.
+/// Returns the variables that the given objects set for a node.
 pub(crate) fn merge<'a>(
     objects: impl IntoIterator<Item = &'a VariablesObject>,
     node: &str,
@@ -173,7 +174,8 @@ pub(crate) fn merge<'a>(
     merged
 }
 
-/// Returns the objects that set a variable which another object sets, too. Only these objects can be in a conflict.
+/// Returns the objects that share a variable with another object. Only objects that share a variable can be in a
+/// conflict.
 pub(crate) fn contested<'a>(objects: impl Iterator<Item = &'a VariablesObject>) -> Vec<&'a VariablesObject> {
     let mut first: BTreeMap<&str, usize> = BTreeMap::new();
     let objects: Vec<&VariablesObject> = objects.collect();
@@ -193,7 +195,7 @@ pub(crate) fn contested<'a>(objects: impl Iterator<Item = &'a VariablesObject>) 
     contested.into_iter().map(|at| objects[at]).collect()
 }
 
-/// Returns the conflicts of two values that share the highest level and priority of a variable.
+/// Returns a conflict for each variable if its two values of highest precedence have the same level and priority.
 pub(crate) fn conflicts(objects: &[&VariablesObject], node: &str, groups: &BTreeSet<String>) -> Vec<Conflict> {
     let merged = merge(objects.iter().copied(), node, groups);
     let tied = merged.into_iter().filter_map(|(name, candidates)| match candidates.as_slice() {

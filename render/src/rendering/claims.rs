@@ -1,4 +1,5 @@
-//! Claims of tasks on managed items. Two tasks that claim the same item are rejected before either is applied (D14).
+//! Records the managed items that each task of a node claims. Two tasks that claim the same item are rejected before
+//! one of them is applied (D14).
 
 use std::{
     borrow::Cow,
@@ -20,33 +21,32 @@ use crate::{
     view::NodeView,
 };
 
-/// An item: a module and an identity.
+/// The name of a managed item: the module of the item, and the identity of the item.
 type Name = (Cow<'static, str>, String);
 
 /// The managed items that the tasks of one node claim.
 #[derive(Debug, Default)]
 pub struct Claims {
-    /// The items that several tasks claim, with these tasks, as found before any task is applied.
+    /// The items that several tasks claim, each with its tasks, as found before any task is applied.
     doubled: BTreeMap<Name, BTreeSet<String>>,
     /// The items that tasks have claimed so far, each with the first task that claimed it.
     taken: Mutex<BTreeMap<Name, Owner>>,
 }
 
-/// A task that claims an item. Each item of a loop counts as a task of its own.
+/// A task that claims an item. In a task with a loop, each member of the loop counts as a separate task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
     /// The id of the TaskBook and the id of the task, joined by a slash.
     pub task: String,
-    /// The position of the item in the task's loop, from 0. `None` without a loop.
+    /// The position of the member in the task's loop, counted from 0; `None` for a task without a loop.
     pub item: Option<usize>,
 }
 
 impl Claims {
-    /// Finds the items that several tasks claim, before any task is applied.
-    /// A task is omitted if its identity depends on a result, or on another missing input. [`Claims::take`] later
-    /// rejects such a task.
+    /// Finds the items that several tasks claim, before any task is applied. The search omits tasks with an identity
+    /// that depends on a result or on another missing input. [`Claims::take`] checks these tasks later.
     ///
-    /// `kept` returns the identities whose state a module keeps with the given rendered parameters.
+    /// The function `kept` returns the identities whose state a module manages if it has the given rendered parameters.
     pub fn ahead(
         set: &ObjectSet,
         view: &NodeView,
@@ -84,8 +84,8 @@ impl Claims {
         Self { doubled, taken: Mutex::default() }
     }
 
-    /// Records that a task claims an item. Returns another task that already claims the item. The same task may claim
-    /// an item again.
+    /// Records that a task claims an item. If another task already claims the item, returns this other task. The same
+    /// task may claim an item several times.
     pub fn take(&self, module: &str, identity: &str, owner: &Owner, keeps_state: bool) -> Option<String> {
         let name = (Cow::Owned(module.to_owned()), identity.to_owned());
         if let Some(owners) = self.doubled.get(&name).filter(|_| keeps_state) {
@@ -107,9 +107,9 @@ impl Claims {
 struct Use<'a> {
     book: &'a Lazy<'a>,
     task: &'a Task,
-    /// The members of the task's loop. `None` if it has no loop.
+    /// The members of the task's loop; `None` if the task has no loop.
     items: Option<Rc<Vec<Item>>>,
-    /// The position of the member that this use has.
+    /// The position of the loop member for which the task uses the module.
     index: usize,
 }
 
@@ -119,7 +119,7 @@ impl Use<'_> {
     }
 }
 
-/// A TaskBook, and its renderer once it is needed.
+/// A TaskBook with its renderer. The renderer is created when it is first needed.
 struct Lazy<'a> {
     book: &'a Arc<Book>,
     renderer: OnceCell<Option<Renderer>>,
@@ -130,8 +130,8 @@ impl Lazy<'_> {
         self.renderer.get_or_init(make).as_ref()
     }
 
-    /// Adds the items that a task may claim, each with the member of its loop. Only the parameters of the identity are
-    /// rendered.
+    /// Adds the items that a task may claim, each with the loop member that leads to the claim. To save work, only the
+    /// parameters of the identity are rendered.
     fn add_uses<'a>(
         &'a self,
         task: &'a Task,
@@ -167,13 +167,14 @@ impl Lazy<'_> {
     }
 }
 
-/// Returns those parameters of a module that are part of its identity.
+/// Returns the parameters of a module that identify the managed item, such as `path`.
 fn identity_params(module: &ModuleUse) -> Value {
     let params = module.schema.identity_fields().into_iter();
     Value::Object(params.filter_map(|field| Some((field.to_owned(), module.params.get(field)?.clone()))).collect())
 }
 
-/// Returns the identities that a module claims with its parameters. Each name of a list is an identity of its own.
+/// Returns the identities that a module claims with its parameters. If a parameter is a list of names, each name is a
+/// separate identity.
 fn identities(module: &ModuleUse, params: &Value) -> Vec<String> {
     let lists = params.as_object().into_iter().flatten().filter_map(|(key, value)| Some((key, value.as_array()?)));
     let mut single = Vec::new();
@@ -202,7 +203,7 @@ mod tests {
         Owner { task: task.to_owned(), item: None }
     }
 
-    /// Returns the items that several tasks of two TaskBooks claim. Each TaskBook has the given tasks in YAML.
+    /// Creates two TaskBooks with the given tasks in YAML, and returns the items that several tasks claim.
     fn doubled(first: &str, second: &str) -> Vec<String> {
         let mut text = String::from(
             "metadata: {apiVersion: v1alpha, kind: Namespace, name: n}\n---\n\

@@ -5,7 +5,7 @@ use towpath_proto::{Field, Message, Shape, Type};
 
 use crate::template::syntax::names_in_template;
 
-/// Returns whether a value contains a template.
+/// Returns true if a value contains a template.
 pub(super) fn has_template(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains("{{") || text.contains("{%") || text.contains("{#"),
@@ -15,7 +15,7 @@ pub(super) fn has_template(value: &Value) -> bool {
     }
 }
 
-/// Returns whether a template in a value uses `item` or `loop`.
+/// Returns true if a template in a value uses `item` or `loop`.
 pub(super) fn uses_item(value: &Value) -> bool {
     match value {
         Value::String(text) => {

@@ -1,5 +1,5 @@
-//! The variables of objects as template values. Static variables are used as written, and computed variables are
-//! evaluated.
+//! Turns the variables that objects set into template values. Static variables are used as written, and computed
+//! variables are evaluated.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +19,7 @@ use crate::{
 pub struct PendingTask {
     /// The namespace that uses the variable.
     pub namespace: String,
-    /// The definition of the variable.
+    /// The definition of the computed variable.
     pub computed: ComputedValue,
 }
 
@@ -39,7 +39,7 @@ pub fn pending_tasks(set: &ObjectSet, view: &NodeView) -> Vec<PendingTask> {
     pending
 }
 
-/// Returns the values of all variables. Computed variables may use each other in any order, but not in a cycle.
+/// Returns the values of all variables. Computed variables may use each other in any order; a cycle is an error.
 pub(super) fn evaluate(
     engine: &Engine,
     merged: &Merged,
@@ -78,7 +78,7 @@ pub(super) fn evaluate(
         if ready.is_empty() {
             let names: Vec<&str> = open.keys().copied().collect();
             let place = open.values().next().map(|computed| computed.place.clone());
-            let message = format!("these computed values use each other: {}", names.join(", "));
+            let message = format!("these computed variables use each other in a cycle: {}", names.join(", "));
             return match place {
                 Some(place) => Err(RenderError { place, message }),
                 None => Ok(Vars::over(None, values).with_unknown(unknown)),

@@ -1,4 +1,4 @@
-//! The functions and the loop variable that templates of tasks can use.
+//! The functions that templates of tasks can call, and the template variable `loop`.
 
 use std::sync::{Arc, OnceLock};
 
@@ -12,7 +12,7 @@ use crate::{
     words::Selector,
 };
 
-/// The template variable `loop`. A field is computed when a template reads it.
+/// The template variable `loop`. Each field of `loop` is computed when a template reads the field.
 #[derive(Debug)]
 pub(super) struct Loop {
     pub(super) index: usize,
@@ -32,9 +32,10 @@ impl Object for Loop {
     }
 }
 
-/// Creates the template function `nodes(SELECTOR)`. The function returns the nodes whose labels match, or all nodes
-/// without a selector. Names, labels and addresses come from git, and the liveness comes from this node. The facts of
-/// other nodes are untrusted.
+/// Creates the template function `nodes(SELECTOR)`. The template function `nodes` returns the nodes whose labels match
+/// the selector, or all nodes if the template gives no selector. The names, labels and addresses of the nodes come from
+/// git. The node that renders the template determines the liveness of the other nodes. The facts of other nodes are
+/// untrusted.
 pub(super) fn nodes_function(nodes: Arc<Vec<Value>>, own: &str, reads: Arc<ReadTrace>) -> minijinja::Value {
     let own = own.to_owned();
     let made: OnceLock<Vec<minijinja::Value>> = OnceLock::new();
@@ -61,7 +62,8 @@ pub(super) fn nodes_function(nodes: Arc<Vec<Value>>, own: &str, reads: Arc<ReadT
     })
 }
 
-/// Returns a node in the form in which `nodes()` returns it. The facts of other nodes are untrusted.
+/// Returns a node as a member of the list that the template function `nodes()` returns. The facts of other nodes are
+/// untrusted.
 fn node_value(node: &Value, own: &str) -> minijinja::Value {
     let name = node.get("name").and_then(Value::as_str).unwrap_or_default();
     let marks = if name == own {
@@ -73,7 +75,7 @@ fn node_value(node: &Value, own: &str) -> minijinja::Value {
     Slot::new(&Tainted::new(node.clone(), marks)).read()
 }
 
-/// Creates the template function `secret(NAME, KEY)`, which records the value of a Secret as a missing input.
+/// Creates the template function `secret(NAME, KEY)`, which records that the rendering needs the value of a Secret.
 pub(super) fn secret_function(namespace: String, reads: Arc<ReadTrace>) -> minijinja::Value {
     minijinja::Value::from_function(move |name: String, key: String, _: Rest<minijinja::Value>, _: Kwargs| {
         let full = if name.contains('/') { name } else { format!("{namespace}/{name}") };
@@ -82,7 +84,7 @@ pub(super) fn secret_function(namespace: String, reads: Arc<ReadTrace>) -> minij
     })
 }
 
-/// Creates the template function `shared(NAME)`, which records a shared value as a missing input.
+/// Creates the template function `shared(NAME)`, which records that the rendering needs a shared value.
 pub(super) fn shared_function(reads: Arc<ReadTrace>) -> minijinja::Value {
     minijinja::Value::from_function(move |name: String| {
         reads.want(MissingInput::Shared(name));

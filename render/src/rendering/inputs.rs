@@ -14,12 +14,12 @@ use crate::{
     template::{MissingInput, TemplateError},
 };
 
-/// The result of a rendering: a value, or the missing inputs.
+/// The result of a rendering: the rendered value, or the inputs that are still missing.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rendered<T> {
     /// The rendered value.
     Ready(T),
-    /// The inputs that the rendering needs and that are not known yet.
+    /// The inputs that the rendering needs and whose values are not known yet.
     Missing(Vec<MissingInput>),
 }
 
@@ -34,7 +34,7 @@ pub struct RenderError {
 }
 
 impl RenderError {
-    /// Creates the error that a template at a location fails.
+    /// Creates the error that the template at a location cannot be rendered.
     pub(super) fn at(place: &Place, error: TemplateError) -> Self {
         Self { place: place.clone(), message: error.message }
     }
@@ -45,13 +45,13 @@ impl RenderError {
 pub struct Inputs {
     /// The facts of this node.
     pub facts: Value,
-    /// All nodes with their labels, as `nodes()` returns them. The facts of other nodes are untrusted.
+    /// The list of all nodes that the template function `nodes()` returns. The facts of other nodes are untrusted.
     pub nodes: Arc<Vec<Value>>,
-    /// The values of variables that a task computes, by namespace and name.
+    /// The values of variables that a task computes; each key of the map is the namespace and the name of a variable.
     pub computed: BTreeMap<(String, String), Tainted<Value>>,
-    /// The computed variables whose values are not known, by namespace and name. A plan runs no task, so it does not
-    /// know them.
+    /// The computed variables whose values are unknown in a plan, because a plan runs no task. Each entry is the
+    /// namespace and the name of a variable.
     pub unknown: BTreeSet<(String, String)>,
-    /// The event that triggered the run. The whole event is untrusted.
+    /// The event that triggered the run, if there is one. All values in the event are untrusted.
     pub event: Option<Value>,
 }

@@ -1,5 +1,5 @@
-//! Renders the parameters of tasks as results of earlier tasks become known. A missing input is not an error: the
-//! rendering then returns [`Rendered::Missing`].
+//! Renders the parameters of each task just before the task runs, with the results of earlier tasks. If an input is
+//! missing, the rendering returns [`Rendered::Missing`] instead of an error.
 
 mod claims;
 mod coerce;

@@ -1,4 +1,4 @@
-//! Renders the parameters of tasks as results of earlier tasks become known.
+//! Renders the parameters of each task just before the task runs, with the results of earlier tasks.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,9 +33,10 @@ pub struct Renderer {
     steps: Arc<Steps>,
     reads: Arc<ReadTrace>,
     engines: Mutex<BTreeMap<(String, String), Arc<Engine>>>,
-    /// The lock that allows one rendering at a time, because all renderings share the record of missing inputs.
+    /// The lock that allows only one rendering at a time, because all renderings write to the same list of missing
+    /// inputs.
     asking: Mutex<()>,
-    /// The taint of each task's result, by the registered name of the result.
+    /// The taint of each task's result; each key of the map is the registered name of a result.
     result_taints: Mutex<BTreeMap<String, Taint>>,
     /// The registered names of the results of elected tasks.
     elected: BTreeSet<String>,
@@ -48,7 +49,7 @@ pub struct Item {
     pub value: Value,
     /// The taints of the parts of the value.
     pub marks: Marks,
-    /// The position of the member in the loop, from 0.
+    /// The position of the member in the loop, counted from 0.
     pub index: usize,
     /// The number of members of the loop.
     pub length: usize,
@@ -92,7 +93,8 @@ impl Renderer {
         Ok(Self { scope, ..renderer })
     }
 
-    /// Returns the scope of the TaskBook with its variables. A variable is unknown if it uses an unknown value.
+    /// Returns the names that templates of the TaskBook can use, with the variables of the TaskBook. If the expression
+    /// of a variable uses an unknown value, the variable is unknown.
     fn book_scope(
         &self,
         own: &IncludeContext,
@@ -124,27 +126,27 @@ impl Renderer {
         self.steps.set(name, &result);
     }
 
-    /// Adds the taint of a task's parameters to the taint of its result.
+    /// Adds the taint of a task's parameters to the taint of the task's result.
     fn taint_result(&self, task: &Task, params: &Marks) {
         let Some(name) = task.register.as_ref().filter(|_| !params.is_clean()) else { return };
         let mut taints = self.result_taints.lock().unwrap_or_else(PoisonError::into_inner);
         taints.entry(name.clone()).or_default().add(&params.taint());
     }
 
-    /// Returns the record of the inputs that renderings have read so far.
+    /// Returns the record of the inputs that templates have read so far.
     pub fn reads(&self) -> &ReadTrace {
         &self.reads
     }
 
-    /// Returns the files of the source that contains a task.
+    /// Returns the file tree of the source that contains a task.
     pub fn tree(&self, task: &Task) -> Option<Arc<dyn tree::Tree>> {
         self.trees.get(&task.within.source).cloned()
     }
 
-    /// Returns the members of a task's loop. `None` if the task has no loop.
+    /// Returns the members of a task's loop, or `None` if the task has no loop.
     ///
     /// # Errors
-    /// Returns an error if the loop cannot be rendered, or is not a list.
+    /// Returns an error if the value of `loop` cannot be rendered, or is not a list.
     pub fn items(&self, task: &Task) -> Result<Rendered<Option<Vec<Item>>>, RenderError> {
         let Some(written) = &task.looped else { return Ok(Rendered::Ready(None)) };
         let place = task.place.key("loop");
@@ -171,7 +173,7 @@ impl Renderer {
         })
     }
 
-    /// Returns whether all conditions of a task are true.
+    /// Returns true if all conditions of a task are true.
     ///
     /// # Errors
     /// Returns an error if a condition cannot be evaluated.
@@ -211,7 +213,9 @@ impl Renderer {
             if let Some((path, _, finding)) = checked.findings.into_iter().next() {
                 let hint = finding.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
                 let message = match marks.at(&path.0).taint() {
-                    taint if taint.has(Kind::Secret) => format!("{path} does not fit the schema; its value is {taint}"),
+                    taint if taint.has(Kind::Secret) => {
+                        format!("the value of {path} does not fit the schema; it is {taint}")
+                    }
                     _ => format!("{}{hint}", finding.message),
                 };
                 return Err(RenderError { place: place.below(&path), message });
@@ -231,7 +235,7 @@ impl Renderer {
         })
     }
 
-    /// Renders those parameters of a task's module that are part of its identity.
+    /// Renders only the parameters of a task's module that identify the managed item, such as `path`.
     pub(super) fn identity_params(
         &self,
         task: &Task,
@@ -248,8 +252,8 @@ impl Renderer {
         })
     }
 
-    /// Evaluates the expressions of an `assert` task. Returns the parameters with only those expressions that are
-    /// false.
+    /// Evaluates the expressions of an `assert` task, and returns the parameters of the task without the expressions
+    /// that are true.
     fn assertions(
         &self,
         task: &Task,
@@ -277,7 +281,7 @@ impl Renderer {
         Ok(Tainted::new(params, marks))
     }
 
-    /// Returns whether an expression over a task's `result` is true.
+    /// Returns true if an expression that reads the `result` of a task is true.
     ///
     /// # Errors
     /// Returns an error if the expression cannot be evaluated.
@@ -295,7 +299,7 @@ impl Renderer {
         })
     }
 
-    /// Returns the value of an expression over a task's `result`, with the taint of the result.
+    /// Returns the value of an expression that reads the `result` of a task. The value has the taint of the result.
     ///
     /// # Errors
     /// Returns an error if the expression cannot be evaluated.
@@ -313,7 +317,7 @@ impl Renderer {
         })
     }
 
-    /// Runs a rendering. If inputs are missing, returns them instead of the result.
+    /// Runs a rendering. If inputs are missing, returns the missing inputs instead of the result.
     fn asking<T>(&self, render: impl FnOnce() -> Result<T, RenderError>) -> Result<Rendered<T>, RenderError> {
         // The lock separates the missing inputs of concurrent renderings.
         let _alone = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
@@ -334,8 +338,8 @@ impl Renderer {
         self.with_vars(&task.within, scope, &task.vars, &task.place.key("vars"))
     }
 
-    /// Returns the scope of the tasks of an include: the scope of the TaskBook, with the variables of all includes
-    /// around the tasks.
+    /// Returns the names that templates in an include can use: the names of the TaskBook, and the variables of all
+    /// includes around the task.
     fn within_scope(&self, within: &IncludeContext, place: &Place) -> Result<Scope, RenderError> {
         let Some(outer) = &within.outer else { return Ok(self.scope.clone()) };
         let scope = self.within_scope(outer, place)?;
@@ -343,7 +347,7 @@ impl Renderer {
         Ok(scope.with_steps(&self.steps, &within.prefix, &self.reads))
     }
 
-    /// Adds variables to a scope. Each variable can use the variables before it.
+    /// Adds variables to the names that a template can use. The expression of a variable can use the earlier variables.
     fn with_vars(
         &self,
         within: &IncludeContext,
@@ -363,7 +367,7 @@ impl Renderer {
         Ok(if own.is_empty() { scope } else { scope.with_vars(own) })
     }
 
-    /// Renders the templates of a value.
+    /// Renders all templates in a value.
     fn fill(
         &self,
         within: &IncludeContext,
@@ -443,7 +447,7 @@ fn fill(
     })
 }
 
-/// Returns an error if a parameter of a module does not allow its untrusted value.
+/// Returns an error if a parameter of a module has an untrusted value, but does not allow untrusted values.
 fn refuse(module: &ModuleUse, written: &Value, marks: &Marks, place: &Place) -> Result<(), RenderError> {
     let Some((path, taint)) = fields::refused(module.schema, marks) else { return Ok(()) };
     let expression = match at_path(written, &path) {
@@ -461,7 +465,7 @@ fn refuse(module: &ModuleUse, written: &Value, marks: &Marks, place: &Place) -> 
     })
 }
 
-/// Returns the value at a path. If the path does not exist, returns the value at its last existing part.
+/// Returns the value at a path. If the path does not exist, returns the value at the last part of the path that exists.
 fn at_path<'a>(value: &'a Value, path: &Path) -> Option<&'a Value> {
     path.0.iter().try_fold(value, |value, step| match step {
         Step::Key(key) if value.is_object() => value.get(&**key),
@@ -470,8 +474,8 @@ fn at_path<'a>(value: &'a Value, path: &Path) -> Option<&'a Value> {
     })
 }
 
-/// Returns the result of a task that this node ran, with the taint of the task's parameters.
-/// `changed` and `outcome` have no taint, because this agent sets them.
+/// Returns the result of a task that this node ran, with the taint of the task's parameters. The fields `changed` and
+/// `outcome` of the result have no taint, because this agent sets both fields.
 fn with_result_taint(result: &Value, taint: &Taint) -> Tainted<Value> {
     let Some(fields) = result.as_object().filter(|_| !taint.is_none()) else {
         return Tainted::whole(result.clone(), taint.clone());
@@ -482,8 +486,8 @@ fn with_result_taint(result: &Value, taint: &Taint) -> Tainted<Value> {
     Tainted::new(result.clone(), Marks::parts(Taint::NONE, marks))
 }
 
-/// Returns the taints of the results of elected tasks. Results of elected tasks are untrusted, because another node may
-/// have written them.
+/// Returns the taints of the results of elected tasks. The result of an elected task is untrusted, because another node
+/// may have written the result.
 fn elected_results(book: &Book) -> BTreeMap<String, Taint> {
     let lists = [&book.rollout.before, &book.tasks, &book.handlers, &book.rollout.after];
     let elected = lists.into_iter().flatten().filter(|task| task.elect.is_some());

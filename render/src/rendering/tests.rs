@@ -127,13 +127,13 @@ fn rendered_values_are_checked() {
     assert!(renderer.params(&book.tasks[1], None).unwrap_err().to_string().contains("\"web1\" is not a valid state"));
 }
 
-/// Returns rendering inputs with the facts of two nodes and an event.
+/// Returns the inputs of a rendering, with the facts of two nodes and an event.
 fn fleet() -> Inputs {
     let node = |name: &str| json!({"name": name, "labels": {"tier": "front"}, "address": null, "liveness": "alive", "facts": {"hostname": format!("{name}; id")}});
     Inputs { nodes: Arc::new(vec![node("db1"), node("web1")]), event: Some(json!({"data": {"x": "; id"}})), ..inputs() }
 }
 
-/// Renders the second of two tasks, after the first one has returned `result`.
+/// Renders the task `second` after the task `first` has returned `result`.
 fn second(first: &str, second: &str, result: Option<Value>) -> Result<Rendered<Tainted<Value>>, RenderError> {
     let text = book(&format!(
         "    - name: first\n      register: first\n      {first}\n    - name: second\n      {}\n",
@@ -156,7 +156,7 @@ fn second(first: &str, second: &str, result: Option<Value>) -> Result<Rendered<T
 
 const TASKS: &str = "tasks:\n  - name: inner\n    command: {shell: \"echo {{ vars.given }}\"}\n";
 
-/// An expression for the facts of the first node that the check of the text does not detect.
+/// An expression that reads a fact of another node, but that the check of the text does not detect.
 const FACT: &str = "nodes()[0]['fac' ~ 'ts'].hostname";
 
 #[test]

@@ -1,12 +1,12 @@
-//! The module parameters that may contain untrusted values.
+//! Finds the module parameters that have an untrusted value, but do not allow untrusted values.
 
 use towpath_proto::{ModuleSchema, Untrusted};
 
 use super::{Kind, Marks, Taint};
 use crate::document::{Path, Step};
 
-/// Returns whether a part of a module's parameters may contain untrusted values, as the schema states.
-/// A parameter without the option `untrusted` rejects them.
+/// Returns true if a part of a module's parameters may contain untrusted values. The option `untrusted` in the schema
+/// decides; a parameter without this option rejects untrusted values.
 pub(crate) fn may_be_untrusted(module: &ModuleSchema, path: &[Step]) -> bool {
     let Some(Step::Key(key)) = path.first() else { return false };
     match module.message.field(key).and_then(|field| field.untrusted) {
@@ -18,12 +18,12 @@ pub(crate) fn may_be_untrusted(module: &ModuleSchema, path: &[Step]) -> bool {
     }
 }
 
-/// Returns the path and the taint of the first untrusted value that a module's parameters do not allow.
+/// Returns the path and the taint of the first untrusted value in a parameter that does not allow untrusted values.
 pub(crate) fn refused(module: &ModuleSchema, marks: &Marks) -> Option<(Path, Taint)> {
     untrusted(marks).into_iter().find(|(path, _)| !may_be_untrusted(module, &path.0))
 }
 
-/// Returns the paths and the taints of all untrusted parts of parameters.
+/// Returns the paths and the taints of all untrusted parts of a module's parameters.
 fn untrusted(marks: &Marks) -> Vec<(Path, Taint)> {
     fn walk(marks: &Marks, path: &Path, found: &mut Vec<(Path, Taint)>) {
         match marks {
@@ -64,7 +64,7 @@ mod tests {
         super::refused(towpath_proto::module(module).unwrap(), marks)
     }
 
-    /// The parameters that may be untrusted as a whole. Each addition to this list needs a review.
+    /// The parameters that may be untrusted as a whole. A reviewer must check each addition to this list.
     const OPEN: [&str; 18] = [
         "assert.message",
         "assert.that",

@@ -1,4 +1,4 @@
-//! The taints of the parts of a value.
+//! Records which parts of a value have which taint.
 
 use std::collections::BTreeMap;
 
@@ -13,22 +13,22 @@ pub enum Marks {
     Clean,
     /// The whole value, with all its parts, has this taint.
     Whole(Taint),
-    /// The value is a list or map whose parts have different taints. Parts that are not listed have no taint.
+    /// The value is a list or map whose parts have different taints. Parts that `members` does not list have no taint.
     Parts {
-        /// The taint of the keys and of the number of members.
+        /// The taint of the keys of a map, and of the number of members of a list or map.
         shape: Taint,
-        /// The taints of the members, by key or index.
+        /// The taints of the members. The step in each entry is the map key or the list index of the member.
         members: BTreeMap<Step, Marks>,
     },
 }
 
 impl Marks {
-    /// Creates the marks of a value whose parts all have the same taint.
+    /// Creates the taints of a value whose parts all have the same taint.
     pub fn whole(taint: Taint) -> Self {
         if taint.is_none() { Self::Clean } else { Self::Whole(taint) }
     }
 
-    /// Creates the marks of a list or map from the marks of its members. Returns [`Marks::Clean`] if no part has a
+    /// Creates the taints of a list or map from the taints of its members. Returns [`Marks::Clean`] if no part has a
     /// taint.
     pub fn parts(shape: Taint, members: impl IntoIterator<Item = (Step, Self)>) -> Self {
         let members: BTreeMap<Step, Self> = members.into_iter().filter(|(_, marks)| !marks.is_clean()).collect();
@@ -40,7 +40,7 @@ impl Marks {
         matches!(self, Self::Clean)
     }
 
-    /// Returns the marks of a member of the value.
+    /// Returns the taints of a member of the value.
     pub fn member(&self, step: &Step) -> Self {
         match self {
             Self::Clean => Self::Clean,
@@ -49,17 +49,17 @@ impl Marks {
         }
     }
 
-    /// Returns the marks of the value of a key in a map.
+    /// Returns the taints of the value of a key in a map.
     pub fn key(&self, key: &str) -> Self {
         self.member(&Step::Key(key.into()))
     }
 
-    /// Returns the marks of the part at a path.
+    /// Returns the taints of the part of the value at a path.
     pub fn at(&self, path: &[Step]) -> Self {
         path.iter().fold(self.clone(), |marks, step| marks.member(step))
     }
 
-    /// Returns these marks with other marks for the value of one key.
+    /// Replaces the taints of the value of one key, and returns the changed taints of the map.
     #[must_use]
     pub fn with_key(self, key: &str, marks: Self) -> Self {
         let (shape, mut members) = match self {
@@ -72,7 +72,7 @@ impl Marks {
         Self::parts(shape, members)
     }
 
-    /// Returns the union of the taints of all parts.
+    /// Returns the union of the taints of all parts of the value.
     pub fn taint(&self) -> Taint {
         match self {
             Self::Clean => Taint::NONE,

@@ -1,12 +1,12 @@
-//! Taint: a mark on values that may be used only in some fields. A taint contains the origins of the value.
+//! Taints: marks on values that may be used only in some fields. A taint contains the origins of the value, such as the
+//! facts of a node.
 //!
 //! A value is `untrusted` if another node or the sender of an event chose it. A value is `secret` if it must not be
-//! shown.
-//! Every value that is computed from a tainted value has the same taint. Tainted values leave this crate only as
-//! [`Tainted`].
+//! shown. Every value that is computed from a tainted value has the same taint. Other crates get a tainted value only
+//! as a [`Tainted`].
 //!
-//! The output of a template has the taints of all values that the template has read, including values in conditions.
-//! The selection of tasks (`when`) or of list members (`selectattr`, `rejectattr`) does not taint the selected values.
+//! The output of a template has the taints of all values that the template has read, including values in conditions. A
+//! condition that only selects does not taint the selected tasks (`when`) or list members (`selectattr`, `rejectattr`).
 
 pub(crate) mod fields;
 mod marks;
@@ -35,11 +35,11 @@ impl fmt::Display for Kind {
     }
 }
 
-/// The maximum number of origins that a taint keeps for each kind. Otherwise a value from the facts of all nodes would
-/// name every node.
+/// The maximum number of origins that a taint keeps for each kind. Without this limit, a value from the facts of all
+/// nodes would name every node.
 const ORIGINS_KEPT: usize = 4;
 
-/// A set of taints, each with its origins. Copies of the set share memory.
+/// A set of taints, each with the origins of its value. Copies of the set share memory.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Taint(Option<Arc<Origins>>);
 
@@ -94,7 +94,7 @@ impl Taint {
         !self.origins(kind).is_empty()
     }
 
-    /// Returns the kept origins of a kind. Empty if the set does not contain the kind.
+    /// Returns the origins of a kind of taint; an empty list if the set does not contain this kind.
     pub fn origins(&self, kind: Kind) -> &[Arc<str>] {
         self.0.as_ref().map_or(&[], |origins| origins.of(kind))
     }
@@ -123,7 +123,8 @@ impl Taint {
         both
     }
 
-    /// Returns whether the origins in `own` already include all origins in `more`, up to the limit for each kind.
+    /// Returns true if the origins in `own` already include all origins in `more`, up to the maximum number for each
+    /// kind.
     fn covers(own: &Origins, more: &Origins) -> bool {
         [Kind::Secret, Kind::Untrusted].into_iter().all(|kind| {
             let known = own.of(kind);
@@ -133,7 +134,7 @@ impl Taint {
 }
 
 impl fmt::Display for Taint {
-    /// Writes the kinds and their origins, such as `untrusted: the facts of node db1`.
+    /// Writes each kind of taint with its origins, such as `untrusted: the facts of node db1`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut first = true;
         for kind in [Kind::Secret, Kind::Untrusted] {

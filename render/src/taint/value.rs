@@ -1,4 +1,4 @@
-//! Values together with their taints.
+//! The type [`Tainted`], which holds a value together with its taints.
 
 use std::fmt;
 
@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::{Marks, Taint};
 
-/// A value with the taints of its parts. Its `Debug` form never shows a tainted value, so that logs and panics contain
-/// no secrets.
+/// A value with the taints of its parts. The `Debug` output never shows a tainted value, so that logs and panics
+/// contain no secrets.
 #[derive(Clone, PartialEq, Default)]
 pub struct Tainted<T> {
     value: T,
@@ -15,7 +15,7 @@ pub struct Tainted<T> {
 }
 
 impl<T> Tainted<T> {
-    /// Creates a value with the given marks.
+    /// Creates a value with the given taints.
     pub fn new(value: T, marks: Marks) -> Self {
         Self { value, marks }
     }
@@ -35,7 +35,8 @@ impl<T> Tainted<T> {
         &self.value
     }
 
-    /// Returns the value without its taints. Only for modules, after the check that the parameter allows the taints.
+    /// Returns the value without its taints. Only modules may call this function, after a check that the parameter
+    /// allows the taints.
     pub fn into_value(self) -> T {
         self.value
     }
@@ -57,7 +58,7 @@ impl<T> Tainted<T> {
 }
 
 impl Tainted<Value> {
-    /// Returns the value of a key, with its marks. Returns `null` if the key does not exist.
+    /// Returns the value of a key with its taints, or `null` if the key does not exist.
     pub fn key(&self, key: &str) -> Self {
         Self { value: self.value.get(key).cloned().unwrap_or_default(), marks: self.marks.key(key) }
     }

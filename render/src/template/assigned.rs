@@ -1,4 +1,4 @@
-//! The check of values that `set` assigns in a template. The check limits the depth and the size of the values.
+//! Checks the depth and the size of the values that `set` assigns in a template.
 
 use std::{
     cell::RefCell,
@@ -21,12 +21,12 @@ use super::{
     tainted::DEPTH,
 };
 
-/// The number of members that one unit of fuel pays for. A visit of a member takes a fraction of the time of an
-/// instruction.
+/// The number of list or map members that the check visits for one unit of fuel, the engine's measure of work. A visit
+/// of a member takes a fraction of the time of an instruction.
 const MEMBERS: usize = 16;
 
-/// The maximum number of members on all levels of an assigned value. A value with more members is larger than the
-/// output limit.
+/// The maximum number of members on all levels of an assigned value. A value with more members would be larger than the
+/// maximum output of a template.
 const MOST: usize = OUTPUT / size_of::<Value>();
 
 pub(super) fn add(environment: &mut Environment<'static>) {
@@ -59,21 +59,22 @@ impl Checked {
     }
 }
 
-/// The check that rejects assigned values which are nested too deep. A loop can nest its previous value without end.
-/// The engine overflows its stack when it reads or drops such a value.
+/// The check that rejects an assigned value if it is nested too deep. A loop that assigns a list with its previous
+/// value could nest the value without end. The engine overflows its stack when it reads or drops a value that is nested
+/// too deep.
 struct Check<'a, 'b, 'c> {
     state: &'a State<'b, 'c>,
     /// True if the value is assigned to an attribute of a namespace.
     attribute: bool,
-    /// True if the check copies nothing, and ends at the first value that needs a copy.
+    /// True if the check only looks for a value that must be copied, and copies nothing.
     only_find: bool,
-    /// True if the check has found a value that needs a copy.
+    /// True if the check has found a value that must be copied.
     found: bool,
-    /// True if the check has found a namespace, a loop or a module.
+    /// True if the value contains a namespace, a loop or a module.
     loose: bool,
-    /// The number of visited members on all levels.
+    /// The number of members that the check has visited, on all levels.
     size: usize,
-    /// The number of visited members whose fuel is not charged yet.
+    /// The number of visited members for which no fuel is charged yet.
     unpaid: usize,
 }
 
@@ -91,8 +92,8 @@ impl Check<'_, '_, '_> {
         self.pay(MEMBERS)
     }
 
-    /// Records that the value contains a namespace, a loop or a module. Namespaces, loops and modules are not visited,
-    /// because a namespace may contain itself.
+    /// Records that the value contains a namespace, a loop or a module. The check does not visit the members of
+    /// namespaces, loops and modules, because a namespace may contain itself.
     fn loose(&mut self) -> Result<(), Error> {
         self.loose = true;
         if self.attribute {
@@ -103,7 +104,7 @@ impl Check<'_, '_, '_> {
         Ok(())
     }
 
-    /// Charges the fuel for the visited members, if there are at least `least` of them.
+    /// Charges the fuel for the visited members, if at least `least` members are not charged yet.
     fn pay(&mut self, least: usize) -> Result<(), Error> {
         if self.unpaid < least {
             return Ok(());
@@ -112,8 +113,8 @@ impl Check<'_, '_, '_> {
         self.state.consume_fuel(u64::try_from(members.div_ceil(MEMBERS)).unwrap_or(u64::MAX))
     }
 
-    /// Checks a value. Lists and maps that the engine computes lazily are copied, because they keep hidden values
-    /// alive: `[x][1:]` keeps x.
+    /// Checks a value. The check copies lists and maps that the engine computes lazily, because a lazy list can keep
+    /// values in memory that are not its members: `[x][1:]` keeps x.
     fn value(&mut self, value: Value, depth: usize) -> Result<Checked, Error> {
         self.visit(1)?;
         let Some(object) = value.as_object() else { return Ok(Checked::same(value)) };
@@ -243,17 +244,17 @@ fn too_deep() -> Error {
     wrong(format!("a value that set assigns is nested more than {DEPTH} deep"))
 }
 
-/// Returns whether a list may keep more values alive than its members.
+/// Returns true if a list may keep values in memory that are not its members.
 fn is_computed_list(object: &DynObject) -> bool {
     object.repr() == ObjectRepr::Iterable || object.type_name().ends_with("::MergeSeq")
 }
 
-/// Returns whether a map is data. Other maps are namespaces, loops, modules and macros.
+/// Returns true if a map object contains data; false for a namespace, a loop, a module or a macro.
 fn is_map(object: &DynObject) -> bool {
     is_plain_map(object) || ["::MergeDict", "::KwargsValues"].iter().any(|name| object.type_name().ends_with(name))
 }
 
-/// Returns whether a map keeps no other values alive than its members.
+/// Returns true if a map keeps only its members in memory.
 fn is_plain_map(object: &DynObject) -> bool {
     object.type_name().contains("::IndexMap<") || object.type_name().contains("::BTreeMap<")
 }
@@ -261,18 +262,19 @@ fn is_plain_map(object: &DynObject) -> bool {
 /// The cost of one entry of a copied map or tuple, in bytes.
 const ENTRY: usize = 64;
 
-/// The copy of an assigned list. A loop that appends to a list copies it each time, and drops the previous copy.
-/// So a copy costs no fuel, but its memory is limited.
+/// The copy of an assigned list. A loop that appends to a list copies the list each time, and drops the previous copy.
+/// A copy therefore costs no fuel, but the memory of all copies is limited.
 #[derive(Debug)]
 struct Copied {
     members: Members,
-    /// The number of nested levels of lists and maps, including this list.
+    /// The number of nested levels of lists and maps in the list, including the list itself.
     height: usize,
     /// The number of members on all levels of the list.
     size: usize,
     /// True if the list contains a namespace, a loop or a module.
     loose: bool,
-    /// True if the list is a group of the filter `groupby`. The members of a group also have names.
+    /// True if the list is a group of the filter `groupby`. The two members of a group also have the names `grouper`
+    /// and `list`.
     group: bool,
 }
 
@@ -295,7 +297,8 @@ impl Object for Copied {
     }
 }
 
-/// The lists that were copied last. With them, a loop that appends to a list does not check all earlier members again.
+/// The lists that were copied last. Because of this list of copies, a loop that appends to a list does not check the
+/// earlier members again.
 struct Recent;
 
 /// The maximum number of lists in [`Recent`].
@@ -309,9 +312,8 @@ impl Recent {
         });
     }
 
-    /// Returns an earlier copy that the given list probably extends: a recent copy with the same first member, and not
-    /// more members.
-    /// The members of the copy are already checked, so the caller need not check them again.
+    /// Returns an earlier copy that the given list probably extends: a recent copy with the same first member, and at
+    /// most as many members. The caller need not check the members of the copy again.
     fn start_of(value: &Value) -> Option<Arc<Copied>> {
         let first = value.try_iter().ok()?.next()?;
         let length = value.len()?;
@@ -325,7 +327,7 @@ impl Recent {
     }
 }
 
-/// Returns whether two values are the same list or map in memory.
+/// Returns true if two values are the same list or map in memory.
 fn is_same(a: &Value, b: &Value) -> bool {
     a.as_object().is_some() && b.as_object().is_some() && is_sameas(a, b)
 }
@@ -333,11 +335,11 @@ fn is_same(a: &Value, b: &Value) -> bool {
 thread_local! {
     static LAST: RefCell<Vec<Weak<Copied>>> = const { RefCell::new(Vec::new()) };
 
-    /// The number of bytes of copied lists on this thread that are not dropped yet.
+    /// The memory of the copied lists of this thread, in bytes, without the lists that were dropped.
     static HELD: Arc<AtomicUsize> = Arc::default();
 }
 
-/// The members of a copied list. The bytes of the members are counted until the list is dropped.
+/// The members of a copied list. The bytes of the members count as used memory until the list is dropped.
 #[derive(Debug)]
 struct Members {
     list: Vec<Value>,

@@ -1,4 +1,5 @@
-//! Renders strings, expressions and files as templates. An engine can read the template files of one folder.
+//! Renders strings, expressions and files as templates. A template can import or include the template files of one
+//! folder.
 
 use std::{
     borrow::Cow,
@@ -25,11 +26,12 @@ pub struct TemplateError {
     pub message: String,
 }
 
-/// The prefix of a template name that is the text of the template. No path of a source begins with this prefix.
+/// The prefix of the name of a template that is a string instead of a file. In the name, the text of the template
+/// follows the prefix. No path of a file begins with this prefix.
 const WRITTEN: &str = "\0";
 
-/// The prefix of a template name that reports an error. The name was computed from untrusted values, whose origins
-/// follow.
+/// The prefix of a template name that reports an error: a template has computed the name of another template from
+/// untrusted values. In the template name, the origins of the untrusted values follow the prefix.
 const UNTRUSTED: &str = "\u{1}";
 
 /// The template engine for one folder of a source. `import` and `include` read templates from this folder.
@@ -38,8 +40,8 @@ pub struct Engine {
     named: NamedTemplates,
 }
 
-/// The names of templates that other templates include or import literally. A computed name must not come from
-/// untrusted values, except if the name is in this set.
+/// The names of templates that other templates include or import with a literal name. A template name that is computed
+/// from untrusted values must be in this set.
 #[derive(Clone, Default)]
 struct NamedTemplates(Arc<Mutex<BTreeSet<String>>>);
 
@@ -102,7 +104,8 @@ impl Engine {
         Self { environment, named }
     }
 
-    /// Renders a string. A string that is one whole `{{ expression }}` keeps the type of its value.
+    /// Renders a string. If the string consists of one `{{ expression }}`, the result keeps the type of the
+    /// expression's value.
     ///
     /// # Errors
     /// Returns an error if the template is invalid, or if it uses an undefined name.
@@ -122,7 +125,7 @@ impl Engine {
         }
     }
 
-    /// Renders a string that will be rendered several times, as in a loop. The engine compiles the string only once.
+    /// Renders a string that is rendered again later, as in a loop. The engine compiles the string only once.
     ///
     /// # Errors
     /// Returns an error if the template is invalid, or if it uses an undefined name.
@@ -147,7 +150,8 @@ impl Engine {
         .map(|(value, _)| value)
     }
 
-    /// Returns whether an expression without braces is true. The result has no taint, because a condition only selects.
+    /// Returns true if an expression without braces is true. The result has no taint, because a condition only selects
+    /// a task or a member.
     ///
     /// # Errors
     /// Returns an error if the expression is invalid, or if it uses an undefined name.
@@ -179,8 +183,8 @@ fn traced_text(render: impl FnOnce() -> Result<String, minijinja::Error>) -> Res
     Ok(Tainted::whole(Json::String(text), read))
 }
 
-/// Runs a rendering, and returns the taints that it has read.
-/// If the rendering has read a secret, its error message is withheld, because the message may contain values.
+/// Runs a rendering, and returns its result with the taints that the rendering has read. If the rendering has read a
+/// secret and fails, the error message is withheld, because the message may contain the secret.
 fn traced_result<T>(render: impl FnOnce() -> Result<T, TemplateError>) -> Result<(T, Taint), TemplateError> {
     match trace::traced(render) {
         (Ok(result), read) => Ok((result, read)),
@@ -191,7 +195,7 @@ fn traced_result<T>(render: impl FnOnce() -> Result<T, TemplateError>) -> Result
     }
 }
 
-/// Returns the output of a template. An output above the size limit is an error.
+/// Returns the output of a template, or an error if the output exceeds the size limit.
 fn output(template: &Template<'_, '_>, scope: &Value) -> Result<String, minijinja::Error> {
     let mut bounded = Bounded(Vec::new());
     let rendered = template.render_captured_to(scope, &mut bounded).map(drop);
@@ -202,8 +206,8 @@ fn output(template: &Template<'_, '_>, scope: &Value) -> Result<String, minijinj
     String::from_utf8(bounded.0).map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))
 }
 
-/// A buffer with the size limit of a template's output. The buffer keeps one byte more than the limit to show that the
-/// output is too large.
+/// A buffer for the output of a template, with the size limit of the output. The buffer keeps one byte more than the
+/// limit, so that the caller can see that the output is too large.
 struct Bounded(Vec<u8>);
 
 impl std::io::Write for Bounded {
@@ -229,7 +233,7 @@ fn load(tree: &dyn Tree, folder: &str, name: &str) -> Result<Option<String>, min
     }
 }
 
-/// Returns an error as one sentence, with the name and the line of the template and the causes. The sentence never
+/// Returns the message of an error, with the name and the line of the template and with all causes. The message never
 /// contains values of variables.
 fn explain(error: &minijinja::Error) -> TemplateError {
     let mut message = describe(error);
@@ -262,7 +266,7 @@ fn describe(error: &minijinja::Error) -> String {
     }
 }
 
-/// Returns the text of the expression that is undefined.
+/// Returns the text of the undefined expression that has caused an error.
 fn undefined_name(error: &minijinja::Error) -> Option<String> {
     let source = error.template_source()?;
     let text = source.get(error.range()?)?.trim();

@@ -1,8 +1,8 @@
-//! Limits on the text of templates, so that the template engine cannot overflow the stack of a thread.
+//! Limits the text of templates, so that the template engine cannot overflow the stack of a thread.
 //!
 //! The engine uses recursion in its parser and its compiler, and when it drops nested values. The text of a template
-//! determines the depth of the recursion. So the length of operator chains, the nesting of `elif`, and the depth of
-//! values that `set` assigns are limited.
+//! determines the depth of the engine's recursion. This module therefore limits the length of operator chains, the
+//! nesting of `elif`, and the depth of values that `set` assigns.
 
 use std::{borrow::Cow, ops::Range};
 
@@ -12,26 +12,29 @@ use super::settings::syntax_config;
 
 /// The maximum number of chained operators, filters and attributes in one expression.
 ///
-/// The agent renders on threads with a stack of 2 MiB: its main loop, and one thread for each task of a parallel
-/// TaskBook. Costs in the release build: at most 0.36 KiB for a link of a chain, 1.1 KiB for an `elif`, 2 KiB for a
-/// block, and 0.9 KiB for a level of a value. The deepest text has the engine's maximum of 150 blocks, all `elif`, with
-/// the longest chain inside. This text takes 391 KiB, less than a fifth of the stack.
+/// The agent renders on threads with a stack of 2 MiB: the main loop, and one thread for each task of a parallel
+/// TaskBook. In the release build, the engine needs at most 0.36 KiB of stack for each operator in a chain, 1.1 KiB for
+/// an `elif`, 2 KiB for a block, and 0.9 KiB for a level of a value. The text with the deepest recursion has 150
+/// blocks, the maximum of the engine, all `elif`, with the longest chain inside. The text with the deepest recursion
+/// needs 391 KiB, less than a fifth of the stack.
 const CHAIN: usize = 400;
 
 /// The maximum number of `elif` in all open `if` statements of a template.
 const ELIFS: usize = 100;
 
-/// The name of the test that decides whether an assigned value must pass the filter [`PLAIN`]. Unlike a filter, a test
-/// costs no fuel for the text or list that it gets.
+/// The name of a template test that finds values to copy: values that `set` assigns and that need the filter [`PLAIN`].
+/// Unlike a filter, a test costs no fuel for its argument.
 pub(super) const COMPUTED: &str = "computed_of_set";
 
-/// The name of the filter that replaces the lazily computed parts of an assigned value by copies.
+/// The name of a template filter that replaces the lazily computed parts of an assigned value by copies.
 pub(super) const PLAIN: &str = "plain_of_set";
 
-/// The maximum length of a text that needs no check, because it cannot contain a chain of more than [`CHAIN`] links.
+/// The maximum length of a text that needs no check. A text of at most this length cannot contain a chain of more than
+/// [`CHAIN`] operators.
 const SHORT: usize = 400;
 
-/// Checks the limits of a template, and adds a check of depth after each assignment.
+/// Checks that the text of a template is within the limits. Returns the text with a check of the assigned value after
+/// each `set`.
 ///
 /// # Errors
 /// Returns an error if the template exceeds a limit.
@@ -42,7 +45,7 @@ pub(super) fn template(text: &str) -> Result<Cow<'_, str>, String> {
     check(text, false)
 }
 
-/// Checks the limits of an expression.
+/// Checks that the text of an expression is within the limits.
 ///
 /// # Errors
 /// Returns an error if the expression exceeds a limit.
@@ -80,17 +83,17 @@ fn check(text: &str, expression: bool) -> Result<Cow<'_, str>, String> {
     Ok(Cow::Owned(out))
 }
 
-/// The number of `elif` in each open `if`. Each `elif` is nested in the one before it.
+/// Counts the `elif` in each open `if`, because the engine nests each `elif` in the previous `elif`.
 #[derive(Default)]
 struct Elifs {
     open: Vec<usize>,
     total: usize,
-    /// True if the next token is the first word of a block.
+    /// True if the next token is the first word of a block, such as `if`.
     first: bool,
 }
 
 impl Elifs {
-    /// Returns the number of `elif` in all open `if` statements after a token.
+    /// Reads a token, and returns the number of `elif` in all `if` statements that are open after the token.
     fn next(&mut self, token: &Token<'_>) -> usize {
         if self.first {
             match token {
@@ -110,18 +113,18 @@ impl Elifs {
     }
 }
 
-/// The error that a chain has more than [`CHAIN`] links.
+/// The error that a chain has more than [`CHAIN`] operators, filters or names.
 struct TooLong;
 
-/// The lengths of the operator chains in the open brackets and loops.
-/// A value of one loop is nested further in the next loop, so the sum of the lengths is limited. A comma ends a chain.
-/// A bracket counts as long as its longest chain.
+/// The lengths of the operator chains in the open brackets and loops. The sum of these lengths is limited, because a
+/// value from an outer loop can be nested further in an inner loop. A comma ends a chain. The length of a bracket is
+/// the length of the longest chain in the bracket.
 #[derive(Default)]
 struct Chains {
     open: Vec<Chain>,
-    /// The number of links in all open chains.
+    /// The number of operators, filters and names in all open chains.
     total: usize,
-    /// The number of links in each open block that binds names, such as `for`.
+    /// For each open block that binds names, such as `for`: the length of its chains.
     blocks: Vec<usize>,
     keyword: Keyword,
 }
@@ -132,12 +135,12 @@ struct Chain {
     longest: usize,
 }
 
-/// The state of the search for blocks that bind names, such as `for`.
+/// The state of the search for blocks that bind names, such as `for` blocks.
 #[derive(Default)]
 enum Keyword {
-    /// The next token is the first word of a block.
+    /// The next token is the first word of a block, such as `for` or `set`.
     Next,
-    /// The block binds names until its end, such as `for`.
+    /// The current block binds names until its end, as a `for` block does.
     Binds,
     #[default]
     Other,
@@ -210,7 +213,7 @@ impl Chains {
         if self.total > CHAIN { Err(TooLong) } else { Ok(()) }
     }
 
-    /// Ends an expression, and returns the number of links in its longest chain.
+    /// Ends an expression, and returns the length of the longest chain in the expression.
     fn end(&mut self) -> usize {
         let mut longest = 0;
         for chain in self.open.drain(..) {
@@ -221,20 +224,19 @@ impl Chains {
     }
 }
 
-/// The state of the code that adds a check of depth after each `set`.
-/// `{% set a = b %}` becomes `{% set a = b %}{% if a is computed_of_set(false) %}{% set a = a|plain_of_set(false) %}{%
-/// endif %}`.
+/// The state of the code that adds a check of the assigned value after each `set`. `{% set a = b %}` becomes `{% set a
+/// = b %}{% if a is computed_of_set(false) %}{% set a = a|plain_of_set(false) %}{% endif %}`.
 #[derive(Default)]
 enum Set {
     #[default]
     Outside,
-    /// The next token is the first word of a block.
+    /// The next token is the first word of a block, such as `for` or `set`.
     First,
-    /// The tokens are assigned names, before the `=`. `joined` is true after a dot.
+    /// The tokens are the assigned names, before the `=`. The field `joined` is true after a dot.
     Names { names: Vec<Name>, joined: bool },
     /// The tokens are the assigned expression.
     Value(Vec<Name>),
-    /// The tokens are the filters of an assigned block.
+    /// The tokens are the filters of a `set` block.
     Filters { attribute: bool },
 }
 
@@ -246,7 +248,7 @@ struct Name {
 }
 
 impl Set {
-    /// Returns the text to insert before this token, if any.
+    /// Reads a token, and returns the check to insert before the token, or `None`.
     fn next(&mut self, token: &Token<'_>, text: &str, bytes: Range<usize>) -> Option<String> {
         match (&mut *self, token) {
             (_, Token::BlockStart) => *self = Self::First,

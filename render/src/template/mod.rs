@@ -1,5 +1,5 @@
-//! Templates and expressions: the engine minijinja, with errors for undefined names, limits on its work, and Towpath's
-//! filters.
+//! Renders templates and expressions with the engine minijinja. Undefined names are errors, the work of a rendering is
+//! limited, and Towpath adds its own filters.
 
 mod assigned;
 mod engine;

@@ -1,4 +1,4 @@
-//! The names and values that a template can use, and the record of the inputs that it reads.
+//! The names and values that a template can use, and the record of the inputs that the template reads.
 
 use std::{
     collections::BTreeMap,
@@ -14,16 +14,17 @@ use minijinja::value::{Enumerator, Object, Serde, Value};
 use super::tainted::Slot;
 use crate::taint::Tainted;
 
-/// A missing input: a rendering needs it, but its value is not known yet.
+/// An input that a rendering needs, but whose value is not known yet.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MissingInput {
     /// The registered result of a task, by its full name.
     Step(String),
-    /// A value of a Secret: the id of the Secret, and the key of the value.
+    /// A value of a Secret. The two strings in this variant are the id of the Secret and the key of the value.
     Secret(String, String),
     /// A shared value, by its name.
     Shared(String),
-    /// A computed variable whose task has not run, by its name. A plan runs no task.
+    /// A computed variable without a value, because its task has not run. A plan runs no task. The string in this
+    /// variant is the name of the variable.
     Computed(String),
 }
 
@@ -38,7 +39,7 @@ impl fmt::Display for MissingInput {
     }
 }
 
-/// The record of the missing inputs of renderings, and of the facts that they have read.
+/// The record of the facts that templates have read, and of the inputs that were missing.
 #[derive(Debug, Default)]
 pub struct ReadTrace {
     wants: Mutex<Vec<MissingInput>>,
@@ -47,7 +48,8 @@ pub struct ReadTrace {
 }
 
 impl ReadTrace {
-    /// Returns the inputs that were found missing since the last call, and empties the list.
+    /// Returns the inputs that templates needed since the last call, but that were missing. Empties the list of missing
+    /// inputs.
     pub fn take_wants(&self) -> Vec<MissingInput> {
         std::mem::take(&mut *self.wants.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -57,12 +59,12 @@ impl ReadTrace {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
-    /// Returns whether a template has called `nodes()`.
+    /// Returns true if a template has called `nodes()`.
     pub fn nodes(&self) -> bool {
         self.nodes.load(Ordering::Relaxed)
     }
 
-    /// Records a missing input, unless it is already recorded.
+    /// Records a missing input, unless the same input is already recorded.
     pub fn want(&self, want: MissingInput) {
         let mut wants = self.wants.lock().unwrap_or_else(PoisonError::into_inner);
         if !wants.contains(&want) {
@@ -83,14 +85,14 @@ impl ReadTrace {
     }
 }
 
-/// The facts of a node as a template value. The value records the facts that templates read.
+/// The facts of a node as a template value, which records each fact that a template reads.
 #[derive(Debug)]
 struct Facts {
     values: BTreeMap<String, Value>,
     reads: Arc<ReadTrace>,
 }
 
-/// Returns the facts of a node as a template value. The value records the facts that templates read.
+/// Creates a template value with the facts of a node. The value records each fact that a template reads.
 pub(crate) fn facts_value(facts: &serde_json::Value, reads: &Arc<ReadTrace>) -> Value {
     let values = facts.as_object().into_iter().flatten().map(|(name, fact)| (name.clone(), Value::from(Serde(fact))));
     Value::from_object(Facts { values: values.collect(), reads: Arc::clone(reads) })
@@ -109,8 +111,8 @@ impl Object for Facts {
     }
 }
 
-/// The registered results of one TaskBook's tasks on one node. A read of a result that is not registered yet is
-/// recorded as a missing input.
+/// The registered results of one TaskBook's tasks on one node. If a template reads a result that is not registered yet,
+/// the result is recorded as a missing input.
 #[derive(Debug, Default)]
 pub struct Steps {
     results: Mutex<BTreeMap<String, Slot>>,
@@ -128,8 +130,8 @@ impl Steps {
     }
 }
 
-/// The registered results as the tasks of one include see them: names of the same include have no prefix.
-/// The tasks of the TaskBook itself have an empty prefix.
+/// The registered results with the names that the tasks of one include use: the tasks omit the prefix of their own
+/// include. For tasks outside of includes, the prefix is empty.
 #[derive(Debug)]
 struct StepsView {
     steps: Arc<Steps>,
@@ -157,7 +159,8 @@ pub struct Vars {
     below: Option<Arc<Vars>>,
 }
 
-/// Variables whose values are not known in a plan. A read of such a variable is recorded as a missing input.
+/// Variables whose values are unknown in a plan. If a template reads a variable without a known value, the variable is
+/// recorded as a missing input.
 #[derive(Debug, Clone)]
 pub(crate) struct Unknown {
     /// The names of the variables.
@@ -167,12 +170,13 @@ pub(crate) struct Unknown {
 }
 
 impl Vars {
-    /// Creates a level of variables above lower levels.
+    /// Creates a level of variables. The variables of the new level hide variables with the same name in the levels
+    /// below.
     pub(crate) fn over(below: Option<Arc<Vars>>, own: BTreeMap<String, Slot>) -> Self {
         Self { own, unknown: None, below }
     }
 
-    /// Returns the same level of variables, with further variables whose values are not known.
+    /// Adds variables without known values to the level, and returns the level.
     pub(crate) fn with_unknown(self, unknown: Unknown) -> Self {
         Self { unknown: Some(unknown), ..self }
     }
@@ -233,7 +237,7 @@ impl Scope {
         Self { vars, ..self.clone() }
     }
 
-    /// Returns a copy of this scope with a variable whose value is not known.
+    /// Returns a copy of this scope with a further variable without a known value.
     #[must_use]
     pub(crate) fn with_unknown(&self, name: &str, reads: &Arc<ReadTrace>) -> Self {
         let unknown = Unknown { names: [name.to_owned()].into(), reads: Arc::clone(reads) };
@@ -250,7 +254,8 @@ impl Scope {
         scope
     }
 
-    /// Returns a copy of this scope in which `steps` has the registered results as an include sees them.
+    /// Returns a copy of this scope with the name `steps`, which gives the registered results. The tasks of an include
+    /// can omit `prefix` in the names of results.
     #[must_use]
     pub fn with_steps(&self, steps: &Arc<Steps>, prefix: &str, reads: &Arc<ReadTrace>) -> Self {
         let view = StepsView { steps: Arc::clone(steps), prefix: prefix.to_owned(), reads: Arc::clone(reads) };

@@ -1,4 +1,4 @@
-//! Templates and expressions as text: checks of their syntax, and the names that they use.
+//! Checks the syntax of templates and expressions, and finds the names that the texts use.
 
 use std::{cell::RefCell, collections::BTreeSet};
 
@@ -19,10 +19,10 @@ thread_local! {
     static PARSER: RefCell<Environment<'static>> = RefCell::new(environment());
 }
 
-/// Checks the syntax of a template, and that all its filters exist.
+/// Checks that the syntax of a template is valid, and that all its filters exist.
 ///
 /// # Errors
-/// Returns the first error of the template.
+/// Returns the first error in the template.
 pub fn template(text: &str) -> Result<(), Finding> {
     guard::template(text).map_err(Finding::new)?;
     PARSER.with_borrow(|parser| {
@@ -35,7 +35,8 @@ pub fn template(text: &str) -> Result<(), Finding> {
     })
 }
 
-/// Returns the error for the first unknown filter. The engine itself would report the filter only during rendering.
+/// Returns the error for the first unknown filter in a text. The engine itself would report an unknown filter only
+/// during rendering.
 fn unknown_filter(parser: &Environment<'_>, text: &str, in_expression: bool) -> Option<Finding> {
     let mut behind_pipe = false;
     for token in tokenize(text, in_expression, syntax_config()) {
@@ -56,7 +57,7 @@ fn unknown_filter(parser: &Environment<'_>, text: &str, in_expression: bool) -> 
     None
 }
 
-/// Returns the literal names in `include`, `import`, `from` and `extends` statements of a template.
+/// Returns the literal template names in the `include`, `import`, `from` and `extends` statements of a template.
 pub(super) fn template_names(text: &str) -> Vec<String> {
     let mut names = Vec::new();
     let (mut first, mut reads) = (false, false);
@@ -76,10 +77,10 @@ pub(super) fn template_names(text: &str) -> Vec<String> {
     names
 }
 
-/// Checks the syntax of an expression without braces.
+/// Checks that the syntax of an expression without braces is valid, and that all its filters exist.
 ///
 /// # Errors
-/// Returns the first error of the expression.
+/// Returns the first error in the expression.
 pub fn expression(text: &str) -> Result<(), Finding> {
     if text.contains("{{") || text.contains("{%") {
         return Err(Finding::new("an expression must not contain braces")
@@ -108,7 +109,7 @@ pub fn expression(text: &str) -> Result<(), Finding> {
     })
 }
 
-/// Returns the expression in a string that is one whole `{{ expression }}`. `None` for any other string.
+/// Returns the expression in a string of the form `{{ expression }}`; `None` for any other string.
 pub fn whole_expression(text: &str) -> Option<&str> {
     let inner = text.strip_prefix("{{")?.strip_suffix("}}")?;
     if inner.starts_with(['-', '+']) || inner.ends_with(['-', '+']) {
@@ -117,7 +118,8 @@ pub fn whole_expression(text: &str) -> Option<&str> {
     (!inner.contains("}}") && !inner.contains("{{") && !inner.contains("{%")).then_some(inner)
 }
 
-/// Returns the names that a template uses but does not define, with dots: `vars.port`, `facts.os.name`, `item`.
+/// Returns the names that a template uses but does not define, with all parts after dots: `vars.port`, `facts.os.name`,
+/// `item`.
 pub fn names_in_template(text: &str) -> BTreeSet<String> {
     if guard::template(text).is_err() {
         return BTreeSet::new();
@@ -131,7 +133,7 @@ pub fn names_in_template(text: &str) -> BTreeSet<String> {
     })
 }
 
-/// Returns the names that an expression uses but does not define, with dots.
+/// Returns the names that an expression uses but does not define, with all parts after dots, such as `vars.port`.
 pub fn names_in_expression(text: &str) -> BTreeSet<String> {
     if guard::expression(text).is_err() {
         return BTreeSet::new();

@@ -1,8 +1,8 @@
-//! Tainted values inside templates, and the taint of a template's output.
+//! Tainted values inside templates, and the code that determines the taint of a template's output.
 //!
-//! Strings and numbers of the engine cannot carry a taint. So the taint is recorded when a template reads a part of a
-//! list or map. The whole output of the rendering then has this taint.
-//! Lists and maps that a template passes on as a whole keep the taints of their parts.
+//! Strings and numbers of the template engine cannot carry a taint. A read of a tainted part of a list or map is
+//! therefore recorded, and taints the whole output of the template. A list or map that a template passes on as a whole
+//! keeps the taints of its parts.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::{
     taint::{Marks, Taint, Tainted},
 };
 
-/// A value in a template, with its taint. The output of a template that reads the value gets the taint.
+/// A value in a template, with its taint. If a template reads the value, the output of the template gets the taint.
 #[derive(Clone)]
 pub(crate) struct Slot {
     value: Value,
@@ -28,7 +28,7 @@ impl Slot {
         Self { value, taint: Taint::NONE }
     }
 
-    /// Creates a template value from a value with its taints.
+    /// Creates a template value from a tainted JSON value.
     pub(crate) fn new(tainted: &Tainted<Json>) -> Self {
         wrap(tainted.value(), tainted.marks())
     }
@@ -73,7 +73,7 @@ fn wrap(value: &Json, marks: &Marks) -> Slot {
     }
 }
 
-/// A map with tainted parts. The entries keep the order in which they are written.
+/// A map with tainted parts, with its entries in the written order.
 struct TaintedMap {
     entries: Vec<(Arc<str>, Slot)>,
     positions: BTreeMap<Arc<str>, usize>,
@@ -106,7 +106,8 @@ impl Object for TaintedMap {
         Some(self.entries.len())
     }
 
-    /// A test of whether the map exists does not taint the output, as in `nodes() | selectattr('facts')`.
+    /// Returns true if the map has entries. A check whether a map has entries does not taint the output, as in `nodes()
+    /// | selectattr('facts')`.
     fn is_true(self: &Arc<Self>) -> bool {
         !self.entries.is_empty()
     }
@@ -148,14 +149,15 @@ impl Object for TaintedList {
     }
 }
 
-/// The maximum depth of lists and maps in a value. The code that converts values uses recursion.
+/// The maximum depth of nested lists and maps in a value. The limit protects the stack, because the conversion of
+/// values is recursive.
 pub(super) const DEPTH: usize = 128;
 
-/// The cost of a value in bytes, in addition to its text.
+/// The number of bytes that each value costs in addition to the length of its text.
 const VALUE_COST: usize = 32;
 
-/// Converts the value of an expression to JSON. Parts that the template passed on unchanged keep their taints. All
-/// other parts get the taints that the template has read.
+/// Converts the value of an expression to JSON. Parts that the expression passed on unchanged keep their taints. All
+/// other parts get the taints of everything that the expression has read.
 ///
 /// # Errors
 /// Returns an error if the value is too large, is nested too deep, or cannot be converted to JSON.
@@ -174,7 +176,7 @@ pub(super) struct Weight {
 }
 
 impl Weight {
-    /// Returns the number of spaces in an indented text that has one line for each value.
+    /// Returns the number of spaces that indent the value if each part of the value is written on its own line.
     pub(super) fn indented(&self, width: usize) -> usize {
         (self.bytes / VALUE_COST).saturating_mul(width).saturating_mul(self.height)
     }
@@ -221,13 +223,13 @@ fn weigh(value: &Value, depth: usize, left: &mut usize) -> Result<usize, String>
     Ok(height + 1)
 }
 
-/// The taints of a value before it is known which taints the template has read.
+/// The taints of a part of a value, before the conversion knows all taints that the template has read.
 enum Draft {
-    /// The template created the value.
+    /// The template computed the value, so the value gets all taints that the template has read.
     Made,
     /// The template passed the value on unchanged, with these taints.
     Kept(Marks),
-    /// The template created the list or map, but passed on some of its members unchanged.
+    /// The template created a list or map, and passed on some of its members unchanged.
     Mixed(Vec<(Step, Draft)>),
 }
 
@@ -295,7 +297,7 @@ impl Extraction {
         }
     }
 
-    /// Converts a member of a list or map that the template passed on unchanged. Parts without a taint stay clean.
+    /// Converts a member that the template passed on unchanged. Parts of the member without a taint get no taint.
     fn slot(&mut self, slot: &Slot, depth: usize) -> Result<(Json, Marks), String> {
         let (json, draft) = self.value(&slot.value, depth + 1)?;
         Ok((

@@ -1,4 +1,4 @@
-//! The trace of a rendering: the taints that the rendering has read on this thread.
+//! Records the taints that the current rendering on this thread has read.
 
 use std::cell::RefCell;
 
@@ -8,7 +8,7 @@ thread_local! {
     static READ: RefCell<Taint> = const { RefCell::new(Taint::NONE) };
 }
 
-/// Adds a taint to the trace of the current rendering.
+/// Records that the current rendering has read a taint.
 pub(super) fn record(taint: &Taint) {
     if !taint.is_none() {
         READ.with_borrow_mut(|read| read.add(taint));
@@ -20,7 +20,8 @@ pub(super) fn so_far() -> Taint {
     READ.with_borrow(Clone::clone)
 }
 
-/// A guard that restores the previous trace when it is dropped, also after a panic.
+/// A guard that keeps the record of an outer rendering. When the guard is dropped, also after a panic, it restores this
+/// record.
 struct Around(Taint);
 
 impl Drop for Around {
@@ -29,8 +30,8 @@ impl Drop for Around {
     }
 }
 
-/// Runs a function with an empty trace. Returns the result of the function, and the taints that it has read.
-/// The taints are not added to the previous trace.
+/// Runs a function, and returns its result with the taints that the function has read. The record of an outer rendering
+/// does not get these taints.
 pub(super) fn traced<T>(run: impl FnOnce() -> T) -> (T, Taint) {
     let _around = Around(READ.take());
     let result = run();

@@ -1,4 +1,4 @@
-//! The view of one node: its NodeGroups, its TaskBooks in order, and its variables.
+//! The objects that concern one node: its NodeGroups, its TaskBooks in order, and its variables.
 
 mod prune_budget;
 
@@ -30,7 +30,7 @@ pub struct NodeView {
     pub address: Option<String>,
     /// The NodeGroups of the node.
     pub groups: Arc<BTreeSet<String>>,
-    /// The TaskBooks of the node. Each TaskBook follows those on which it depends.
+    /// The TaskBooks of the node, sorted so that each TaskBook follows the TaskBooks on which it depends.
     pub books: Vec<Arc<Book>>,
 }
 
@@ -62,7 +62,7 @@ impl NodeView {
         json!({ "name": self.node, "labels": self.labels, "address": self.address, "groups": *self.groups })
     }
 
-    /// Returns the variables that objects set for this node and that a namespace sees.
+    /// Returns the variables of this node that the objects of a namespace can use.
     pub fn variables(&self, set: &ObjectSet, namespace: &str) -> Merged {
         variables::merge(set.variables_of(namespace), &self.node, &self.groups)
     }

@@ -10,9 +10,9 @@ const DEFAULT: Count = Count::Percent(20);
 /// The TaskBooks whose removals count together against a prune budget.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PruneScope {
-    /// All TaskBooks of the node without a limit of their own or of their Namespace.
+    /// All TaskBooks of the node for which neither the TaskBook nor its Namespace sets a limit.
     Node,
-    /// The TaskBooks of a Namespace without a limit of their own.
+    /// All TaskBooks of this Namespace that set no limit themselves.
     Namespace(String),
     /// One TaskBook, by its id.
     Book(String),
@@ -25,7 +25,7 @@ pub struct PruneBudget {
     scope: PruneScope,
     /// The object in which a commit can change the budget, with kind and name.
     object: String,
-    /// The id of the TaskBook. `None` unless the TaskBook is deleted.
+    /// The id of a deleted TaskBook; `None` if the TaskBook still exists.
     deleted: Option<String>,
 }
 
@@ -36,16 +36,16 @@ impl Default for PruneBudget {
 }
 
 impl PruneBudget {
-    /// Returns the prune budget of a TaskBook that sets this limit itself.
+    /// Returns the prune budget of a TaskBook whose own field `pruneBudget` has this limit.
     pub fn limited(limit: &str) -> Self {
         Self { limit: Some(limit.to_owned()), ..Self::default() }
     }
 
-    /// Returns the prune budget of a TaskBook. The limit in the TaskBook has precedence over its Namespace, and the
-    /// Namespace over a Config.
+    /// Returns the prune budget of a TaskBook. A limit in the TaskBook has precedence over a limit in its Namespace,
+    /// and the Namespace over a Config.
     ///
-    /// A commit cannot change the limit in a deleted TaskBook. So `last`, the limit in its last version, applies only
-    /// if neither its Namespace nor a Config sets a limit.
+    /// For a deleted TaskBook, `last` is the limit in its last version. The limit `last` applies only if neither the
+    /// Namespace nor a Config sets a limit, because no commit can change the limit in a deleted TaskBook.
     pub fn of(set: &ObjectSet, namespace: &str, name: &str, last: Option<&str>) -> Self {
         let id = format!("{namespace}/{name}");
         let around = set.namespaces.get(namespace);
@@ -83,7 +83,8 @@ impl PruneBudget {
         limit.unwrap_or(DEFAULT).at_least_one(total)
     }
 
-    /// Returns the message that a removal of `count` of `total` items is held. `None` if the budget allows the removal.
+    /// Returns the message that a removal of `count` of `total` items is held, or `None` if the budget allows the
+    /// removal.
     pub fn exceeded(&self, count: u64, total: u64) -> Option<String> {
         let allowed = self.allowed(total);
         let object = &self.object;
@@ -110,7 +111,8 @@ mod tests {
         tree::MemoryTree,
     };
 
-    /// Loads a TaskBook, a Namespace and Configs with these prune budgets. `None` omits the object.
+    /// Loads a TaskBook, a Namespace and Configs with these prune budgets. If an argument is `None`, the loaded sources
+    /// omit the object.
     fn set(book: Option<&str>, namespace: Option<&str>, configs: &[(&str, &str)]) -> ObjectSet {
         let budget = |budget: &str| if budget.is_empty() { String::new() } else { format!(", pruneBudget: {budget}") };
         let mut text = String::from("metadata: {apiVersion: v1alpha, kind: Node, name: a}\n");

@@ -1,11 +1,11 @@
-//! Counts of nodes: a number or a percentage.
+//! Counts of nodes in the spec of an object: a number or a percentage.
 
 use serde_json::Value;
 
 use super::digits;
 use crate::problem::Finding;
 
-/// A count of nodes: a number or a percentage.
+/// A count of nodes: a fixed number, or a percentage of the nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Count {
     /// A fixed number of nodes.
@@ -40,8 +40,8 @@ impl Count {
         }
     }
 
-    /// Returns the number of nodes that a count means out of `of` nodes. A percentage is rounded down, but is at least
-    /// one node.
+    /// Converts the count to a number of nodes, where 100 % is `of` nodes. A percentage is rounded down, but results in
+    /// at least one node.
     pub fn at_least_one(self, of: u64) -> u64 {
         match self {
             Self::Nodes(nodes) => nodes,

@@ -1,4 +1,4 @@
-//! Durations such as `1h30m`, `90s` and `7d`. A number without a unit is invalid.
+//! Reads durations such as `1h30m`, `90s` and `7d`. A number without a unit is not a valid duration.
 
 use std::time::Duration;
 
@@ -39,7 +39,7 @@ pub fn duration(text: &str) -> Result<Duration, Finding> {
     Ok(Duration::from_millis(total))
 }
 
-/// Formats a duration in the form that [`duration`] reads.
+/// Formats a duration as a text such as `1h30m`, which [`duration`] can read.
 pub fn format_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     if duration.as_millis() < 1000 {

@@ -1,4 +1,4 @@
-//! Schedules of CronJobs. The agent checks schedules, but does not run them yet.
+//! Schedules of CronJobs. The agent checks schedules, but does not run CronJobs yet.
 
 use std::str::FromStr as _;
 
@@ -8,7 +8,7 @@ use crate::problem::Finding;
 /// A schedule in the syntax of crontab: five fields, six fields with seconds first, or a word such as `@daily`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Schedule {
-    /// The schedule in the syntax of the `cron` crate: seconds first, days of the week by name.
+    /// The schedule in the syntax of the `cron` crate, which has seconds first and days of the week by name.
     pub normalised: String,
 }
 

@@ -21,8 +21,8 @@ enum Requirement {
 }
 
 impl Selector {
-    /// Returns whether labels satisfy all requirements. As in Kubernetes, `!=` and `notin` are true for a missing
-    /// label.
+    /// Returns true if the labels of a node satisfy all requirements. As in Kubernetes, `!=` and `notin` are true if
+    /// the node does not have the label.
     pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         self.requirements.iter().all(|requirement| match requirement {
             Requirement::In(key, values) => labels.get(key).is_some_and(|value| values.contains(value)),
@@ -32,7 +32,7 @@ impl Selector {
         })
     }
 
-    /// Returns the labels that a node must have, each with its allowed values.
+    /// Returns the labels that the selector requires, each with its allowed values.
     pub(crate) fn labels(&self) -> impl Iterator<Item = (&str, &[String])> {
         self.requirements.iter().filter_map(|requirement| match requirement {
             Requirement::In(key, values) => Some((key.as_str(), values.as_slice())),
@@ -40,7 +40,8 @@ impl Selector {
         })
     }
 
-    /// Reads a selector in its map form or its line form. The map form must already be checked against the schema.
+    /// Reads a selector that is written as a map or as a line of text. The caller must first check a selector that is a
+    /// map against the schema.
     ///
     /// # Errors
     /// Returns the reason why the selector is invalid.
@@ -93,7 +94,7 @@ impl Selector {
         Ok(Self { requirements })
     }
 
-    /// Reads a selector in its line form, such as `tier=front,rack in (a, b),!old,env!=test,zone`.
+    /// Reads a selector that is written as a line, such as `tier=front,rack in (a, b),!old,env!=test,zone`.
     ///
     /// # Errors
     /// Returns the reason why the line is invalid.
@@ -111,7 +112,7 @@ impl Selector {
     }
 }
 
-/// Splits a selector at the commas outside of parentheses.
+/// Splits the line of a selector at the commas outside of parentheses.
 fn split(text: &str) -> Vec<&str> {
     let (mut parts, mut depth, mut from) = (Vec::new(), 0_u32, 0);
     for (at, character) in text.char_indices() {

@@ -1,11 +1,11 @@
-//! The wording of values and messages in errors of the schema check.
+//! Describes YAML values and schema messages in the words of an error message.
 
 use serde_json::Value;
 use towpath_proto::{Field, Message};
 
 use crate::problem::Finding;
 
-/// Returns the error for a value that must be a boolean, but is not.
+/// Returns the error for a value that is not a boolean although its field requires a boolean.
 pub(super) fn not_a_boolean(field: &Field, value: &Value) -> Finding {
     let finding = Finding::new(format!("{} must be true or false, not {}", field.name, kind_of(value)));
     match value.as_str() {
@@ -48,7 +48,7 @@ pub(super) fn described(message: &Message) -> String {
     }
 }
 
-/// Converts a sentence to a hint: with a lower-case first letter, and without the full stop.
+/// Converts a sentence to the form of a hint: the first letter becomes lower case, and the full stop is removed.
 pub(super) fn lower_first(text: &str) -> String {
     let mut characters = text.trim_end_matches('.').chars();
     characters.next().map(|first| first.to_lowercase().chain(characters).collect()).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! Checks of single values: the formats of strings, templates, and values of any type.
+//! Checks single values of a document: the formats of strings, templates, and values of any type.
 
 use serde_json::Value;
 use towpath_proto::{Field, Message, Type, did_you_mean, message};
@@ -107,7 +107,8 @@ impl Walk {
         }
     }
 
-    /// Checks a field whose value may have any type. Selectors, waves and some other formats have rules of their own.
+    /// Checks a field whose value may have any type. If the format of the field is a selector or a list of waves,
+    /// special rules apply.
     pub(super) fn any(&mut self, trail: &Trail<'_>, parent: &'static Message, field: &Field, value: &Value) {
         match (field.format, value) {
             (Some("selector"), value) => {

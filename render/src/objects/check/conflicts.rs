@@ -1,4 +1,4 @@
-//! Checks of variables and resources that two objects define for one node.
+//! Finds variables and resources that two objects define for the same node.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use crate::{
     problem::Finding,
 };
 
-/// Returns the problems of variables that have two values at the same level and priority for one node.
+/// Returns the errors of variables that have two values with the same precedence level and priority on one node.
 pub(super) fn of_variables(set: &ObjectSet) -> Vec<Found<'_>> {
     // The empty name means a node that git does not name. An unnamed node is in no group, but gets the values for all
     // nodes.
@@ -58,7 +58,7 @@ pub(super) fn of_variables(set: &ObjectSet) -> Vec<Found<'_>> {
     found.into_values().collect()
 }
 
-/// Returns the problems of two tasks on one node that manage the same literal identity with the same module.
+/// Returns the errors of two tasks on one node that manage the same item, if its identity contains no template.
 pub(super) fn of_resources(set: &ObjectSet) -> Vec<Found<'_>> {
     let mut owners: BTreeMap<(String, String), Vec<(&Book, &Task)>> = BTreeMap::new();
     for book in set.books.values() {
@@ -95,7 +95,7 @@ pub(super) fn of_resources(set: &ObjectSet) -> Vec<Found<'_>> {
     found
 }
 
-/// Returns the module and the identity of the managed resource. `None` if a template is part of the identity.
+/// Returns the module and the identity of a managed item, or `None` if the identity contains a template.
 fn literal_identity(module: &ModuleUse) -> Option<(String, String)> {
     let identity = module.schema.identity(&module.params)?;
     (!identity.contains("{{") && !identity.contains("{%")).then(|| (module.name.to_owned(), identity))

@@ -1,4 +1,4 @@
-//! Checks of objects against one another. Each check returns the problems that it finds.
+//! Checks all objects against one another. Each check returns the problems that the check finds.
 
 mod conflicts;
 mod references;
@@ -20,7 +20,7 @@ pub use self::{
 };
 use super::{ObjectSet, SourceTree, ledger::Found};
 
-/// Returns the problems of all objects with one another.
+/// Runs all checks of objects against one another, and returns the problems.
 pub(super) fn all<'a>(set: &'a ObjectSet, sources: &'a [SourceTree]) -> impl Iterator<Item = Found<'a>> {
     let checks: [fn(&ObjectSet) -> Vec<Found<'_>>; 7] = [
         references::dependency_cycles,

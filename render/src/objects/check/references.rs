@@ -1,4 +1,4 @@
-//! Checks of the names by which objects refer to objects, sources and nodes.
+//! Checks that the objects, sources and nodes that an object names exist.
 
 use std::collections::BTreeMap;
 
@@ -11,17 +11,17 @@ use crate::{
     problem::Finding,
 };
 
-/// A reference from an object to another object.
+/// The name of another object in the spec of an object.
 pub(in crate::objects) struct Mention {
-    /// The other object, and the path of the reference.
+    /// The kind and the name of the other object, and the path of the field with the name.
     pub(in crate::objects) reference: Reference,
-    /// The object that contains the reference.
+    /// The object whose spec contains the name.
     pub(in crate::objects) from: Key,
-    /// The location of the object that contains the reference.
+    /// The location of the object whose spec contains the name.
     pub(in crate::objects) place: Place,
 }
 
-/// Returns the problems of references to objects that do not exist.
+/// Returns the errors of objects that refer to a missing object.
 pub(in crate::objects) fn missing_objects<'a>(
     objects: &'a BTreeMap<Key, Object>,
     mentions: &'a [Mention],
@@ -54,7 +54,8 @@ fn missing_object<'a>(objects: &'a BTreeMap<Key, Object>, mention: &'a Mention) 
     }))
 }
 
-/// Returns the problems of unknown sources in Namespaces, and of objects whose source their Namespace does not allow.
+/// Returns the errors of Namespaces that list unknown sources, and of objects from a source that their Namespace does
+/// not allow.
 pub(super) fn refused_sources<'a>(set: &'a ObjectSet, sources: &'a [SourceTree]) -> Vec<Found<'a>> {
     let Some(first) = sources.first().map(|source| source.name.as_str()) else { return Vec::new() };
     let mut found = Vec::new();
@@ -81,7 +82,7 @@ pub(super) fn refused_sources<'a>(set: &'a ObjectSet, sources: &'a [SourceTree])
     found
 }
 
-/// Returns the problems of sources that a Namespace lists and that do not exist.
+/// Returns the errors of a Namespace that lists unknown sources.
 fn unknown_sources<'a>(namespace: &Object, sources: &'a [SourceTree]) -> Vec<Found<'a>> {
     let names = move || sources.iter().map(|source| source.name.as_str());
     let mut found = Vec::new();
@@ -98,7 +99,7 @@ fn unknown_sources<'a>(namespace: &Object, sources: &'a [SourceTree]) -> Vec<Fou
     found
 }
 
-/// Returns the problems of TaskBooks that depend on each other.
+/// Returns the errors of TaskBooks that depend on each other in a cycle.
 pub(super) fn dependency_cycles(set: &ObjectSet) -> Vec<Found<'_>> {
     let graph: BTreeMap<String, Vec<String>> =
         set.books.iter().map(|(id, book)| (id.clone(), book.dependencies())).collect();
@@ -114,7 +115,8 @@ pub(super) fn dependency_cycles(set: &ObjectSet) -> Vec<Found<'_>> {
     found
 }
 
-/// Returns the problems of targets that match no node, because a typo in targets must not look like success.
+/// Returns the errors of targets that match no node. Without the error, a typo in `targets` would look like
+/// success.
 pub(super) fn unmatched_targets(set: &ObjectSet) -> Vec<Found<'_>> {
     let mut found = Vec::new();
     for book in set.books.values() {

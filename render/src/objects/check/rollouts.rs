@@ -1,4 +1,4 @@
-//! Checks of the rollout settings of TaskBooks.
+//! Checks the rollout settings of TaskBooks.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::{
     problem::Finding,
 };
 
-/// Returns the problems of TaskBooks that share a slot and set different counts for it.
+/// Returns the errors of TaskBooks that share a named slot, but set different counts for the slot.
 pub(super) fn shared_slots(set: &ObjectSet) -> Vec<Found<'_>> {
     let mut slots: BTreeMap<(String, String), (Option<String>, Place)> = BTreeMap::new();
     let mut found = Vec::new();
@@ -25,7 +25,7 @@ pub(super) fn shared_slots(set: &ObjectSet) -> Vec<Found<'_>> {
                 .or_insert_with(|| (serialize.count.clone(), place.clone()));
             if *count != serialize.count {
                 let finding = Finding::new(format!(
-                    "the slot {slot} is defined with a different count: {}",
+                    "the slot {slot} has two different counts; the other count is {}",
                     count.clone().unwrap_or_default()
                 ));
                 found.push(Found::new(place.key("count"), finding).hint_at(first, |line| {
@@ -37,7 +37,7 @@ pub(super) fn shared_slots(set: &ObjectSet) -> Vec<Found<'_>> {
     found
 }
 
-/// Returns the problems of settings that cannot be intended, such as a count of 0.
+/// Returns the errors of rollout settings that cannot be intended, such as a count of 0.
 pub(super) fn senseless_settings(set: &ObjectSet) -> Vec<Found<'_>> {
     set.books.values().flat_map(|book| senseless_settings_of(book)).collect()
 }

@@ -1,4 +1,4 @@
-//! Checks of the origins of Secrets.
+//! Checks that each Secret has values from exactly one origin, such as `encrypted` or `generate`.
 
 use serde_json::Value;
 
@@ -7,8 +7,8 @@ use crate::{
     problem::Finding,
 };
 
-/// Returns the problems of Secrets without exactly one origin, of unencrypted values, and of origins that the Namespace
-/// does not allow.
+/// Returns the errors of Secrets that do not have exactly one origin, that have unencrypted values, or whose Namespace
+/// does not allow the origin.
 pub(super) fn origins(set: &ObjectSet) -> Vec<Found<'_>> {
     let secrets = set.objects.values().filter(|object| object.key.kind == "Secret");
     secrets.flat_map(|secret| origins_of(set, secret)).collect()

@@ -1,5 +1,4 @@
-//! Checks of the names by which the tasks of a TaskBook refer to each other: `requires`, `notify` and registered
-//! results.
+//! Checks the names with which tasks of a TaskBook refer to other tasks: `requires`, `notify` and registered results.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,9 +20,10 @@ pub(in crate::objects) struct TaskNames<'a> {
     lists: Vec<TaskList<'a>>,
 }
 
-/// A list of tasks, whose names are unique in the list.
+/// A list of tasks. Two tasks of a list must not have the same name.
 struct TaskList<'a> {
-    /// The tasks, each with the location of the last earlier task that registers the same result.
+    /// The tasks. If an earlier task registers the same result as a task, the entry of the task has the location of the
+    /// earlier task.
     tasks: Vec<(&'a Task, Option<&'a Place>)>,
     ids: BTreeSet<&'a str>,
 }
@@ -42,7 +42,7 @@ impl<'a> TaskNames<'a> {
         Self { handlers: ids(&book.handlers), lists }
     }
 
-    /// Returns the problems of names that are missing, that two tasks have, or that form a cycle.
+    /// Returns the errors of names that do not exist, that two tasks have, or that form a cycle.
     pub(in crate::objects) fn problems(&self) -> impl Iterator<Item = Found<'_>> {
         self.lists.iter().flat_map(move |list| {
             let tasks = list.tasks.iter().flat_map(move |(task, earlier)| {
@@ -79,7 +79,7 @@ impl TaskList<'_> {
         })
     }
 
-    /// Returns the problems of tasks that require themselves, directly or through other tasks.
+    /// Returns the errors of tasks that require themselves, directly or through other tasks.
     fn cycles(&self) -> Vec<Found<'static>> {
         let tasks = || self.tasks.iter().map(|(task, _)| *task);
         let places: BTreeMap<&str, &Place> = tasks().map(|task| (task.id.as_str(), &task.place)).collect();

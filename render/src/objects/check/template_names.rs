@@ -1,5 +1,5 @@
-//! Checks of the names in templates and expressions, before anything runs.
-//! The checks find `item` outside of a loop, results that no task registers, and unset variables.
+//! Checks the names in templates and expressions before a task runs. The checks find `item` outside of a loop, results
+//! that no task registers, and variables without a value.
 
 use std::{
     borrow::Cow,
@@ -55,7 +55,7 @@ pub(in crate::objects) fn names_of_books(set: &ObjectSet) -> Vec<BookNames<'_>> 
     names.collect()
 }
 
-/// Returns the names of all variables that objects set and that a namespace sees.
+/// Returns the names of all variables that objects set and that a namespace can use.
 fn visible_variables<'a>(set: &'a ObjectSet, namespace: &'a str) -> Arc<BTreeSet<&'a str>> {
     let mut names: BTreeSet<&str> = BTreeSet::new();
     for object in set.variables_of(namespace) {
@@ -67,7 +67,7 @@ fn visible_variables<'a>(set: &'a ObjectSet, namespace: &'a str) -> Arc<BTreeSet
     Arc::new(names)
 }
 
-/// Returns the problems of the names in the expressions of computed variables.
+/// Returns the errors of unknown names in the expressions of computed variables.
 pub(in crate::objects) fn in_computed_variables(set: &ObjectSet) -> Vec<Found<'_>> {
     let mut found = Vec::new();
     for value in set.variables.iter().flat_map(|object| &object.computed) {
@@ -90,26 +90,27 @@ pub(in crate::objects) fn in_computed_variables(set: &ObjectSet) -> Vec<Found<'_
 pub(in crate::objects) struct BookNames<'a> {
     set: &'a ObjectSet,
     book: &'a Book,
-    /// The names of the variables that objects set. Variables of the TaskBook are not included.
+    /// The names of the variables that objects set, without the variables of the TaskBook itself.
     variables: Arc<BTreeSet<&'a str>>,
-    /// The tasks, each with its turn. A task may use the results that tasks of earlier turns register.
+    /// The tasks, each with its turn, a number in the order of execution. A task may use the results of tasks with a
+    /// lower turn.
     tasks: Vec<(&'a Task, usize)>,
-    /// The names of the results that tasks register, each with the turn of the first task that registers it.
+    /// The names of registered results, each with the turn of the first task that registers the result.
     registered: BTreeMap<&'a str, usize>,
 }
 
-/// The names that a template or an expression at one location may use.
+/// The location of a template or an expression, which determines the names that the text may use.
 #[derive(Clone, Copy)]
 struct Here<'a> {
-    /// The task, and its turn.
+    /// The task that contains the text, and the turn of the task.
     task: Option<(&'a Task, usize)>,
     looped: bool,
     result: bool,
-    /// True if the text contains `is defined` or `default`, so that an unknown name is not an error.
+    /// True if the text contains `is defined` or `default`, so that an unknown name in the text is not an error.
     guarded: bool,
 }
 
-/// A part of a TaskBook with templates or an expression.
+/// A part of a TaskBook that contains templates or is an expression.
 struct Part<'a> {
     place: Place,
     text: Text<'a>,
@@ -141,8 +142,8 @@ impl<'a> BookNames<'a> {
         Self { set, book, variables, tasks, registered }
     }
 
-    /// Returns the problems of the names in the templates and expressions of the TaskBook, and of the files that its
-    /// tasks name.
+    /// Returns the errors of unknown names in the templates and expressions of the TaskBook, and in the template files
+    /// of its tasks.
     pub(in crate::objects) fn problems(&self) -> impl Iterator<Item = Found<'_>> {
         let nothing = Here { task: None, looped: false, result: false, guarded: false };
         let place = self.book.place.key("vars");
@@ -178,7 +179,7 @@ impl<'a> BookNames<'a> {
         })
     }
 
-    /// Returns the problem of a name, if there is one.
+    /// Returns the error of a name that the text may not use, or `None` if the name is valid.
     fn name<'b>(&'b self, place: &Place, name: &str, here: Here<'b>) -> Option<Found<'b>> {
         let mut parts = name.split('.');
         let (root, first) = (parts.next().unwrap_or_default(), parts.next());
@@ -285,7 +286,7 @@ impl<'a> BookNames<'a> {
         })
     }
 
-    /// Returns the problems of a file that a task names: the file does not exist in the source, or the template uses
+    /// Returns the errors of a file that a task names: the source has no such file, or the template in the file uses
     /// unknown names.
     fn file<'b>(
         &'b self,
@@ -310,8 +311,8 @@ impl<'a> BookNames<'a> {
         problem.into_iter().chain(names)
     }
 
-    /// Returns the text of a template file that a task names. `None` if the parameter names no file, or names a file
-    /// that is not a template.
+    /// Returns the text of a template file that a parameter of a task names, or `None` if the parameter does not name a
+    /// template file.
     fn template_file(&self, task: &Task, module: &ModuleUse, key: &str) -> Result<Option<String>, (Place, Finding)> {
         let path = module.params.get(key).and_then(Value::as_str);
         let Some(path) = path.filter(|path| !path.contains("{{") && !path.contains("{%")) else { return Ok(None) };
@@ -340,7 +341,7 @@ impl<'a> BookNames<'a> {
     }
 }
 
-/// Returns the parts of a task with templates or expressions, in the order in which they are checked.
+/// Returns the parts of a task that contain templates or are expressions, in the order in which the parts are checked.
 fn parts_of<'a>(task: &'a Task, here: Here<'a>) -> Vec<Part<'a>> {
     let place = &task.place;
     let result = Here { result: true, ..here };
@@ -383,7 +384,7 @@ fn parts_of<'a>(task: &'a Task, here: Here<'a>) -> Vec<Part<'a>> {
     parts
 }
 
-/// Returns the warnings about file modes that let every user write a file.
+/// Returns the warnings about file modes with which every user can write a file.
 fn wide_modes<'a>(task: &'a Task, module: &'a ModuleUse) -> impl Iterator<Item = Found<'a>> {
     let modes = module.schema.message.fields.iter().filter(|field| field.format == Some("mode"));
     modes.filter_map(|field| {
@@ -396,7 +397,7 @@ fn wide_modes<'a>(task: &'a Task, module: &'a ModuleUse) -> impl Iterator<Item =
     })
 }
 
-/// Returns whether a template or an expression contains `default` or `is defined`.
+/// Returns true if a template or an expression contains `default` or `is defined`.
 fn guarded(text: &str) -> bool {
     ["|default", "| default", "|d(", "| d(", "is defined", "is not defined", "is undefined"]
         .iter()
@@ -415,7 +416,7 @@ fn unknown_fact(name: &str) -> Option<Finding> {
     })
 }
 
-/// Returns the templates in a value, with their paths.
+/// Returns the templates in a value, each with its path in the value.
 fn templates_in(value: &Value) -> Vec<(Path, String)> {
     let mut found = Vec::new();
     collect_templates(value, &mut Vec::new(), &mut found);

@@ -1,7 +1,8 @@
-//! Finds the uses of untrusted values that are visible in the text of tasks.
-//! `validate` reports the uses. Loading rejects uses in parameters that do not allow untrusted values.
+//! Finds the untrusted values that tasks use, as far as the text of the tasks shows. The command `validate` reports the
+//! parameters that use untrusted values. The loader rejects an untrusted value in a parameter that does not allow
+//! untrusted values.
 //!
-//! Rendering rejects all other forbidden uses, by the taint of the values.
+//! The renderer later rejects the untrusted values that the text does not show, by the taint of each value.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,7 +25,7 @@ use crate::{
     tree, work,
 };
 
-/// A use of an untrusted value in a parameter of a task.
+/// A parameter of a task whose text uses an untrusted value.
 #[derive(Debug, Clone)]
 pub struct UntrustedUse {
     /// The location of the parameter.
@@ -37,19 +38,21 @@ pub struct UntrustedUse {
     pub allowed: bool,
 }
 
-/// The origin of a value, as far as the text shows it. If a value has several origins, the last variant counts.
+/// The origin of a value, as far as the text of a task shows the origin. If a value has several origins, the last
+/// variant applies.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
     /// The value comes from git or from this node.
     #[default]
     Clean,
-    /// The value comes from `nodes()`. Names, labels and addresses are from git, but facts are from other nodes.
+    /// The value comes from `nodes()`. Names, labels and addresses in the value are from git, but facts are from other
+    /// nodes.
     Nodes,
-    /// The value comes from another node or from an event. The text describes the origin.
+    /// The value comes from another node or from an event. The string describes the origin for a message.
     Untrusted(String),
 }
 
-/// Returns the uses of untrusted values in all tasks, checks of Beacons and computed variables.
+/// Returns all parameters that use an untrusted value, in tasks, checks of Beacons and computed variables.
 pub fn untrusted_uses(set: &ObjectSet) -> Vec<UntrustedUse> {
     let mut uses = Vec::new();
     let mut books: BTreeMap<&str, Vec<&Book>> = BTreeMap::new();
@@ -80,7 +83,7 @@ pub fn untrusted_uses(set: &ObjectSet) -> Vec<UntrustedUse> {
     uses
 }
 
-/// Returns the problems of untrusted values in parameters that do not allow them.
+/// Returns the errors of parameters that use an untrusted value, but do not allow untrusted values.
 pub(in crate::objects) fn refused_untrusted_uses(set: &ObjectSet) -> impl Iterator<Item = Found<'_>> {
     untrusted_uses(set).into_iter().filter(|found| !found.allowed).map(|found| {
         let UntrustedUse { place, parameter, origin, .. } = found;
@@ -89,8 +92,8 @@ pub(in crate::objects) fn refused_untrusted_uses(set: &ObjectSet) -> impl Iterat
     })
 }
 
-/// Returns the variables of some objects that may be untrusted, by name. Computed variables may use each other in any
-/// order.
+/// Returns the variables of some objects that may be untrusted. The map is sorted by the name of the variable. Computed
+/// variables may use each other in any order.
 fn variables<'a>(
     set: &ObjectSet,
     objects: impl Iterator<Item = &'a VariablesObject>,
@@ -123,17 +126,18 @@ fn variables<'a>(
     names.vars
 }
 
-/// The names that a template may use at one location, with the origins of their values. Copies share unchanged parts.
+/// The names that a template may use at one location, each with the origin of its value. Copies of `Names` share the
+/// memory of unchanged parts.
 #[derive(Debug, Clone, Default)]
 struct Names {
-    /// The variables that may be untrusted, with their origins.
+    /// The variables that may be untrusted, each with the origin of its value.
     vars: Arc<BTreeMap<String, Source>>,
     item: Source,
-    /// The origins of untrusted results of tasks, by the full name of the result.
+    /// The origins of untrusted results of tasks; each key of the map is the full name of a result.
     steps: Arc<BTreeMap<String, String>>,
     /// The full names of the results of elected tasks.
     elected: Arc<BTreeSet<String>>,
-    /// The prefix of the names of results in the current include.
+    /// The prefix of the results that tasks of the current include register.
     prefix: String,
 }
 
@@ -157,7 +161,7 @@ impl Names {
         }
     }
 
-    /// Returns whether a text may use an untrusted value. Most texts do not, and then need not be parsed.
+    /// Returns true if a text may use an untrusted value. Most texts use no untrusted value, and need not be parsed.
     fn concern(&self, text: &str) -> bool {
         let named = [
             (true, "nodes"),
@@ -216,8 +220,8 @@ impl Names {
     }
 }
 
-/// Returns whether a text reads the attribute `facts`. A selection by facts (`selectattr`) does not count, because its
-/// result contains no facts.
+/// Returns true if a text reads the attribute `facts` of a node. A selection by facts (`selectattr`) is not a read,
+/// because the result of the selection contains no facts.
 fn reads_facts(text: &str, expression: bool) -> bool {
     if !text.contains("facts") {
         return false;
@@ -278,8 +282,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Records the uses of untrusted values in a task's parameters. Returns the origin of its result if the result is
-    /// untrusted.
+    /// Records the parameters of a task that use an untrusted value. If the result of the task is untrusted, returns
+    /// the origin of the result.
     fn task(&mut self, task: &Task, names: &Names) -> Option<String> {
         let mut names = names.clone();
         if let Some(looped) = &task.looped {
@@ -304,7 +308,7 @@ impl Walk<'_> {
         first
     }
 
-    /// Records the uses of untrusted values in a module's parameters. Returns the origin of the first use.
+    /// Records the parameters of a module that use an untrusted value. Returns the origin of the first untrusted value.
     fn module(&mut self, module: &ModuleUse, place: &Place, names: &Names) -> Option<String> {
         let mut first = None;
         let mut strings = Vec::new();
@@ -328,7 +332,7 @@ impl Walk<'_> {
         });
     }
 
-    /// Returns the text of a task's template file, and the path of the parameter that gets the output.
+    /// Returns the text of a task's template file, and the path of the parameter that gets the output of the template.
     fn template(&self, task: &Task, params: &Value) -> Option<(String, Path)> {
         let path = params.get("template")?.as_str().filter(|path| !path.contains("{{"))?;
         let tree = self.set.trees.get(&task.within.source)?;
@@ -337,7 +341,7 @@ impl Walk<'_> {
     }
 }
 
-/// Adds the variables of all includes around a task, from the outermost to the innermost.
+/// Adds the variables of all includes that contain a task, from the outermost to the innermost include.
 fn within(names: &mut Names, inner: &IncludeContext) {
     if let Some(outer) = &inner.outer {
         within(names, outer);
@@ -371,7 +375,8 @@ mod tests {
 
     const HEAD: &str = "metadata: {apiVersion: v1alpha, kind: Namespace, name: web}\n---\nmetadata: {apiVersion: v1alpha, kind: Node, name: n1}\n---\n";
 
-    /// Returns the errors of a TaskBook with this spec, and the allowed uses of untrusted values.
+    /// Loads a TaskBook with this spec. Returns the errors, and the parameters that may use an untrusted value and do
+    /// so.
     fn found(spec: &str, more: &str, files: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
         let book = format!(
             "{HEAD}{more}metadata: {{apiVersion: v1alpha, kind: TaskBook, name: b, namespace: web}}\nspec: {spec}\n"
@@ -480,7 +485,7 @@ mod tests {
         assert!(errors.iter().any(|error| error.contains("untrusted")), "{errors:?}");
     }
 
-    /// Returns the errors of these objects, together with a Namespace and a node.
+    /// Loads these objects together with a Namespace and a node, and returns the errors.
     fn errors(objects: &str) -> Vec<String> {
         found("{targets: {nodes: [n1]}, tasks: [{name: t, debug: {message: m}}]}", objects, &[]).0
     }

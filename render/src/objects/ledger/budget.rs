@@ -1,18 +1,19 @@
-//! Budgets of sources: limits on the memory and the time that a commit may cost on every node.
+//! Budgets of sources: a budget limits the memory and the time that a commit of the source costs on every node.
 //!
-//! A source is charged while its files are read and its includes are expanded. A source that exceeds its budget
-//! contributes no objects. Earlier sources load as if that source did not exist.
+//! The loader charges a source for each file that the loader reads, and for each include that the loader expands. A
+//! source that exceeds its budget contributes no objects. The loader loads the earlier sources as if the source with
+//! the exceeded budget did not exist.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-/// An amount of each resource that a budget limits.
+/// The number of files, bytes, values and tasks that a load uses, or may use.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
     /// The number of files to read.
     pub files: u64,
-    /// The bytes of files, and of strings in expanded tasks.
+    /// The size of all files, and of all strings in expanded tasks, in bytes.
     pub bytes: u64,
     /// The number of YAML values in files and in expanded tasks.
     pub values: u64,
@@ -20,14 +21,15 @@ pub struct Cost {
     pub tasks: u64,
 }
 
-/// The limits on the resources of one source, and of all sources together.
+/// The limits on the files, bytes, values and tasks of one source, and of all sources together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
     /// The limit on one source.
     pub source: Cost,
     /// The limit on all sources together.
     pub all: Cost,
-    /// The maximum number of problems that are shown for one source. Further problems are only counted.
+    /// The maximum number of problems that are shown for one source. The report gives only the number of further
+    /// problems.
     pub problems: usize,
 }
 
@@ -41,18 +43,18 @@ impl Default for Budget {
     }
 }
 
-/// The error that a source exceeds the limit on a resource.
+/// The error that a source has more files, bytes, values or tasks than its budget allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Exceeded {
-    /// The name of the resource, for messages.
+    /// The unit of the exceeded limit for the message, such as `files`.
     pub(super) what: &'static str,
     /// The exceeded limit.
     pub(super) limit: u64,
-    /// True if all sources together exceed the limit, false if one source does.
+    /// True if all sources together exceed the limit, false if one source alone exceeds the limit.
     pub(super) all: bool,
 }
 
-/// The resources that each source has used so far.
+/// The number of files, bytes, values and tasks that the loader has charged to each source so far.
 #[derive(Debug, Default)]
 pub(super) struct Spent {
     budget: Budget,
@@ -62,7 +64,7 @@ pub(super) struct Spent {
 }
 
 impl Spent {
-    /// Creates a record of used resources without any use.
+    /// Creates a record in which no source is charged yet.
     pub(super) fn new(budget: Budget) -> Self {
         Self { budget, ..Self::default() }
     }
@@ -70,7 +72,8 @@ impl Spent {
     /// Charges a cost to the budget of a source.
     ///
     /// # Errors
-    /// Returns the limit that the source or all sources exceed. Each source gets this error only once.
+    /// Returns the exceeded limit of the source or of all sources. For each source, the function returns this error
+    /// only once.
     pub(super) fn charge(&mut self, source: &str, cost: Cost) -> Result<(), Exceeded> {
         let known = self.sources.entry(source.to_owned()).or_default();
         *known = known.plus(cost);
@@ -82,7 +85,7 @@ impl Spent {
         }
     }
 
-    /// Returns whether a source exceeds its budget. The loader then reads no more of that source.
+    /// Returns true if a source exceeds its budget. The loader reads no further objects of such a source.
     pub(super) fn is_beyond(&self, source: &str) -> bool {
         self.exceeded.contains(source)
     }
@@ -94,7 +97,7 @@ impl Spent {
 }
 
 impl Cost {
-    /// Returns the cost of a YAML value: the number of its parts, and the bytes of its strings.
+    /// Returns the cost of a YAML value: the number of its parts, and the size of its strings in bytes.
     pub(in crate::objects) fn of(value: &Value) -> Self {
         let mut cost = Self::default();
         let mut open = vec![value];

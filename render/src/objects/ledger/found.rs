@@ -1,12 +1,12 @@
-//! A problem that a check has found, before its line and its hint are known.
+//! The type of a problem whose line and hint are not computed yet.
 
 use crate::{
     document::{At, Place},
     problem::Finding,
 };
 
-/// A problem that a check has found in an object. Its line and its hint are computed only if the problem is shown,
-/// because an object can have a problem in each of its values.
+/// A problem that a check has found in an object. An object can have a problem in each of its values, so the line and
+/// the hint are computed only for the problems that are shown.
 pub(in crate::objects) struct Found<'a> {
     pub(super) place: Place,
     pub(super) at: At,
@@ -15,29 +15,29 @@ pub(in crate::objects) struct Found<'a> {
     pub(super) hint: Hint<'a>,
 }
 
-/// The hint of a problem, beside the hint of its finding.
+/// The hint of a problem, which may be computed later.
 pub(super) enum Hint<'a> {
-    /// The finding has its hint already, or has none.
+    /// The finding already contains the hint, or the problem has no hint.
     Known,
-    /// The hint takes work to compute.
+    /// The hint takes work to compute, so it is computed only if the problem is shown.
     Computed(Box<dyn FnOnce() -> String + 'a>),
-    /// The hint names a second location, as `file:line`.
+    /// The hint names another location, as `file:line`.
     Other(Place, Box<dyn FnOnce(&str) -> String + 'a>),
 }
 
 impl<'a> Found<'a> {
-    /// Creates an error in the value at a location.
+    /// Creates an error that is shown at the value at a location.
     pub(in crate::objects) fn new(place: Place, finding: Finding) -> Self {
         Self { place, at: At::Value, warning: false, finding, hint: Hint::Known }
     }
 
-    /// Returns the same problem in the key at the location.
+    /// Changes the problem so that it is shown at the key instead of the value.
     #[must_use]
     pub(in crate::objects) fn at_key(self) -> Self {
         Self { at: At::Key, ..self }
     }
 
-    /// Returns the same problem as a warning.
+    /// Changes the problem from an error to a warning.
     #[must_use]
     pub(in crate::objects) fn warning(self) -> Self {
         Self { warning: true, ..self }
@@ -49,7 +49,8 @@ impl<'a> Found<'a> {
         Self { hint: Hint::Computed(Box::new(hint)), ..self }
     }
 
-    /// Adds a hint that names a second location. The hint gets the location as `file:line`.
+    /// Adds a hint that names another location. The function `hint` gets this location as `file:line`, and returns the
+    /// hint.
     #[must_use]
     pub(in crate::objects) fn hint_at(self, other: &Place, hint: impl FnOnce(&str) -> String + 'a) -> Self {
         Self { hint: Hint::Other(other.clone(), Box::new(hint)), ..self }

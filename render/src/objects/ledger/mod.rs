@@ -1,4 +1,4 @@
-//! The ledger of a load: the problems that were found so far, and the costs that sources are charged for.
+//! Records the problems that the loader finds, and the cost of each source for the loader.
 
 mod budget;
 mod found;
@@ -23,10 +23,10 @@ use crate::{
     problem::{Finding, Problem},
 };
 
-/// The maximum number of problems that are reported for one file.
+/// The maximum number of problems that are recorded for one file.
 const PROBLEMS_PER_FILE: usize = 200;
 
-/// The problems and the costs of a load so far.
+/// The problems that the loader has found so far, and the cost of each source.
 pub(super) struct Ledger {
     problems: Problems,
     spent: Spent,
@@ -38,7 +38,7 @@ impl Ledger {
         Self { problems: Problems::new(budget.problems), spent: Spent::new(budget) }
     }
 
-    /// Adds a problem, or only counts the problem if its source has too many.
+    /// Adds a problem. If the source already has the maximum number of problems, only counts the problem.
     pub(super) fn report(&mut self, found: Found<'_>) {
         let Found { place, at, warning, finding, hint } = found;
         // The search for a second location counts even if the problem is not shown.
@@ -57,12 +57,12 @@ impl Ledger {
         self.problems.push(Problem { warning, ..place.problem(finding, at) });
     }
 
-    /// Adds problems in the order in which a check finds them.
+    /// Adds several problems, in the order in which a check finds the problems.
     pub(super) fn report_all<'a>(&mut self, found: impl IntoIterator<Item = Found<'a>>) {
         found.into_iter().for_each(|found| self.report(found));
     }
 
-    /// Adds the problems of one file whose lines are known.
+    /// Adds the problems of one file, with known lines.
     pub(super) fn keep(&mut self, problems: impl IntoIterator<Item = Problem>) {
         for problem in problems.into_iter().take(PROBLEMS_PER_FILE) {
             if self.problems.has_room(&problem.source, problem.warning, 0) {
@@ -71,7 +71,7 @@ impl Ledger {
         }
     }
 
-    /// Adds the findings of a schema check with their lines, and the modes without quotes.
+    /// Adds the errors that the schema check of a document has found, and an error for each file mode without quotes.
     pub(super) fn keep_checked(&mut self, document: &Document, checked: Checked) {
         let place = |path: &Path| Place::new(Arc::clone(&document.file), document.index, path.clone());
         for (path, at, finding) in checked.findings.into_iter().take(PROBLEMS_PER_FILE) {
@@ -92,14 +92,15 @@ impl Ledger {
         }
     }
 
-    /// Returns `file:line` of a location, for a hint. Returns only the file after too many locations were computed.
+    /// Returns a location as `file:line` for a hint. Returns only the file if the search for lines has already read too
+    /// many bytes.
     fn file_line(&mut self, place: &Place) -> String {
         let may = self.problems.may_locate(place.source(), place.file_size());
         if may { place.file_line() } else { place.file().to_owned() }
     }
 
-    /// Charges a cost to the budget of a source. Returns false if the source exceeds its budget and must not be read
-    /// further.
+    /// Charges a cost to the budget of a source. Returns false if the source exceeds its budget, so that the loader
+    /// stops reading the source.
     pub(super) fn charge(&mut self, source: &str, cost: Cost) -> bool {
         if let Err(Exceeded { what, limit, all }) = self.spent.charge(source, cost) {
             let whose = if all { "all sources together have" } else { "the source has" };
@@ -111,18 +112,17 @@ impl Ledger {
         !self.is_beyond(source)
     }
 
-    /// Returns whether a source exceeds its budget.
+    /// Returns true if a source exceeds its budget.
     pub(super) fn is_beyond(&self, source: &str) -> bool {
         self.spent.is_beyond(source)
     }
 
-    /// Returns whether a source has an error.
+    /// Returns true if the loader has found an error in a source.
     pub(super) fn has_error(&self, source: &str) -> bool {
         self.problems.has_error(source)
     }
 
-    /// Returns the problems in the order in which they are shown, and the names of the sources that exceed their
-    /// budget.
+    /// Returns the problems in the order of the report, and the names of the sources that exceed their budget.
     pub(super) fn close(
         self,
         sources: &[SourceTree],
@@ -133,8 +133,8 @@ impl Ledger {
     }
 }
 
-/// Returns the problem of a mode without quotes. YAML parsers disagree on the value of `0644`, and only the text shows
-/// the quotes.
+/// Returns the error of a file mode without quotes. YAML parsers disagree on the value of `0644`, so a mode must be
+/// quoted; only the text of the file shows the quotes.
 fn unquoted_mode(place: &Place) -> Option<Found<'static>> {
     let (line, column) = place.position();
     let written = lines(place.text()).nth(line - 1).unwrap_or_default();

@@ -1,11 +1,11 @@
-//! The problems of a load so far, within the limits of each source.
+//! Collects the problems that the loader finds, up to a maximum number for each source.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::problem::Problem;
 
-/// The problems of all sources, without duplicates. The number for each source is limited.
-/// Errors and warnings are counted separately, so that warnings never displace an error.
+/// The problems of all sources, without duplicates. Each source has a maximum number of problems. Errors and warnings
+/// have separate maximum numbers, so that many warnings never hide an error.
 #[derive(Debug, Default)]
 pub(super) struct Problems {
     limit: usize,
@@ -13,14 +13,14 @@ pub(super) struct Problems {
     counts: BTreeMap<(String, bool), Count>,
 }
 
-/// The number of errors or warnings of one source that are not shown.
+/// The number of errors or warnings of one source beyond the maximum number, which are not shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unshown {
     /// The name of the source.
     pub(super) source: String,
-    /// True if warnings are counted, false if errors are.
+    /// True if `count` counts warnings, false if `count` counts errors.
     pub(super) warning: bool,
-    /// The number of problems that are not shown. Duplicates may be included.
+    /// The number of problems that are not shown, possibly with duplicates.
     pub(super) count: usize,
 }
 
@@ -28,22 +28,22 @@ pub(super) struct Unshown {
 struct Count {
     kept: usize,
     unshown: usize,
-    /// The bytes of text that were read again to locate problems.
+    /// The bytes of files that were read again to find the lines of problems.
     read: u64,
 }
 
-/// The maximum number of bytes that are read again to locate the problems of one source. Locating a problem reads its
-/// file.
+/// The maximum number of bytes that the loader reads again to find the lines of the problems of one source. To find the
+/// line of a problem, the loader reads the whole file.
 const PLACES: u64 = 32 << 20;
 
 impl Problems {
-    /// Creates an empty record that keeps at most `limit` problems of each source.
+    /// Creates an empty collection that keeps at most `limit` problems of each source.
     pub(super) fn new(limit: usize) -> Self {
         Self { limit, ..Self::default() }
     }
 
-    /// Returns whether another problem of a source may be kept, and otherwise counts the problem as not shown.
-    /// `text` is the length of the text that must be read again to locate the problem.
+    /// Returns true if another problem of a source may be kept; otherwise counts the problem as not shown. `text` is
+    /// the length of the file that must be read again to find the line of the problem.
     pub(super) fn has_room(&mut self, source: &str, warning: bool, text: usize) -> bool {
         let count = self.counts.entry((source.to_owned(), warning)).or_default();
         count.read = count.read.saturating_add(text as u64);
@@ -52,14 +52,15 @@ impl Problems {
         room
     }
 
-    /// Returns whether a hint may name a line of a text with this length. Finding the line reads the text again.
+    /// Returns true if a hint may name a line of a text with this length. To find the line, the whole text must be read
+    /// again.
     pub(super) fn may_locate(&mut self, source: &str, text: usize) -> bool {
         let count = self.counts.entry((source.to_owned(), false)).or_default();
         count.read = count.read.saturating_add(text as u64);
         count.read <= PLACES
     }
 
-    /// Adds a problem, unless it is a duplicate.
+    /// Adds a problem, unless the same problem was added before.
     pub(super) fn push(&mut self, problem: Problem) {
         let key = (problem.source.clone(), problem.warning);
         if self.kept.insert(problem) {
@@ -67,12 +68,12 @@ impl Problems {
         }
     }
 
-    /// Returns whether a source has an error.
+    /// Returns true if an error of the source was added.
     pub(super) fn has_error(&self, source: &str) -> bool {
         self.counts.get(&(source.to_owned(), false)).is_some_and(|count| count.kept > 0)
     }
 
-    /// Returns the kept problems, and the number of problems of each source that are not shown.
+    /// Returns the kept problems, and for each source the number of problems that are not shown.
     pub(super) fn finish(self) -> (Vec<Problem>, Vec<Unshown>) {
         let unshown = self.counts.into_iter().filter(|(_, count)| count.unshown > 0);
         let unshown =

@@ -1,4 +1,4 @@
-//! The order in which the problems of a load are shown.
+//! Sorts the problems that the loader has found, for the report.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,8 @@ use crate::{
     problem::{Finding, Problem},
 };
 
-/// Returns the problems in the order of sources and files. The number of further problems is a problem of its own.
+/// Returns the problems in the order of sources and files. If a source has further problems, a last problem shows their
+/// number.
 pub(super) fn sorted(problems: Problems, sources: &[SourceTree], objects: &BTreeMap<Key, Object>) -> Vec<Problem> {
     let (mut problems, unshown) = problems.finish();
     problems.extend(unshown.into_iter().map(more_problems));
@@ -21,22 +22,23 @@ pub(super) fn sorted(problems: Problems, sources: &[SourceTree], objects: &BTree
     problems
 }
 
-/// Returns the sort key of a problem: the rank of its source, its location and its message.
+/// Returns the sort key of a problem: the position of its source among the sources, its location and its message.
 fn order<'a>(rank: &BTreeMap<&str, usize>, problem: &'a Problem) -> (Option<usize>, &'a str, usize, usize, &'a str) {
     let Problem { file, line, column, message, .. } = problem;
     (rank.get(problem.source.as_str()).copied(), file, *line, *column, message)
 }
 
-/// Returns the problem that shows the number of further errors or warnings of a source.
+/// Creates the problem that shows the number of further errors or warnings of a source.
 fn more_problems(unshown: Unshown) -> Problem {
     let Unshown { source, warning, count } = unshown;
     let what = if warning { "warnings" } else { "errors" };
     let file = SourceFile::new(source.as_str(), source.as_str(), "");
-    let problem = problem_at(&file, 1, 1, Finding::new(format!("at most {count} further {what} are not shown")));
+    let problem = problem_at(&file, 1, 1, Finding::new(format!("up to {count} further {what} are not shown")));
     Problem { warning, ..problem }
 }
 
-/// Removes the excerpts of files with Secrets, because the excerpts may contain unencrypted values.
+/// Removes the excerpts of files that contain Secrets from the problems, because an excerpt may contain an unencrypted
+/// value.
 fn hide_secrets(problems: &mut [Problem], objects: &BTreeMap<Key, Object>) {
     let secrets = objects.values().filter(|object| object.key.kind == "Secret");
     let files: BTreeSet<(&str, &str)> = secrets.map(|object| (object.place.source(), object.place.file())).collect();

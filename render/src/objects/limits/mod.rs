@@ -1,5 +1,5 @@
-//! Limits of Namespaces: on the nodes that their objects select, and on the modules, commands, sources and repositories
-//! of their tasks.
+//! Checks the limits of Namespaces. A Namespace limits the nodes that its objects select, and the modules, commands,
+//! sources and repositories that its tasks use.
 //!
 //! All code that reads targets or tasks uses the checks of this module, so that the limits apply to every kind of
 //! object.
@@ -24,9 +24,9 @@ use crate::{document::Place, problem::Finding};
 /// A field of an object that names nodes.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Field {
-    /// The field `targets`, with the nodes that run tasks.
+    /// The field `targets`, which names the nodes that run tasks.
     Targets,
-    /// A field with the nodes that may read a value. The text is the name of the field.
+    /// A field that names the nodes that may read a value. The string in this variant is the name of the field.
     Readers(&'static str),
 }
 
@@ -49,14 +49,14 @@ impl Field {
 /// The limits of all Namespaces.
 pub(super) struct NamespaceLimits<'a> {
     namespaces: &'a BTreeMap<String, pb::Namespace>,
-    /// The NodeGroups that each Namespace with such a limit may target.
+    /// The NodeGroups that a Namespace may target, for each Namespace that limits NodeGroups.
     groups: BTreeMap<&'a str, Arc<Names>>,
     members: &'a Members,
     sources: &'a [SourceTree],
 }
 
 impl<'a> NamespaceLimits<'a> {
-    /// Creates the limits from the Namespaces, the NodeGroups of nodes, and the sources.
+    /// Creates the limits of all Namespaces from the Namespace objects, the NodeGroups of nodes, and the sources.
     pub(super) fn new(
         namespaces: &'a BTreeMap<String, pb::Namespace>,
         members: &'a Members,
@@ -69,8 +69,9 @@ impl<'a> NamespaceLimits<'a> {
         Self { namespaces, groups, members, sources }
     }
 
-    /// Reads a field that names nodes, with the problems of nodes and NodeGroups that the Namespace may not target.
-    /// Such nodes are not selected. Without the field, every node that the Namespace may target is selected.
+    /// Reads a field that names nodes, and returns an error for each node or NodeGroup that the Namespace may not
+    /// target. A field never selects a node that the Namespace may not target. If the object omits the field, the
+    /// object selects every node that the Namespace may target.
     pub(super) fn targets(
         &self,
         place: &Place,
@@ -100,7 +101,7 @@ impl<'a> NamespaceLimits<'a> {
         (targets, found.into_iter().flatten())
     }
 
-    /// Returns the written names that a Namespace may not target: first the NodeGroups, then the nodes.
+    /// Returns the names in a field that the Namespace may not target: first the NodeGroups, then the nodes.
     fn refused_names(&self, targets: &Targets, limit: &Names) -> Vec<Refused> {
         let groups = targets.groups().iter().enumerate().filter(|(_, group)| !limit.contains(group));
         let nodes = targets.nodes().iter().enumerate();
@@ -109,7 +110,7 @@ impl<'a> NamespaceLimits<'a> {
         groups.map(refused("nodeGroups")).chain(nodes.map(refused("nodes"))).collect()
     }
 
-    /// Returns the problems of a task whose module, command line or reader nodes its Namespace does not allow.
+    /// Returns the errors of a task with a module, a command line or reader nodes that the Namespace does not allow.
     pub(super) fn refused_uses<'m>(
         &'m self,
         place: &Place,
@@ -144,7 +145,7 @@ impl<'a> NamespaceLimits<'a> {
         };
         let found = command_lines(module).map(|field| {
             let finding = Finding::new(format!(
-                "the namespace {namespace} may not use the module {}, but {field} of {} runs a command",
+                "the namespace {namespace} may not use the module {}, so {field} of {} may not run a command",
                 command.key, module.name
             ));
             Found::new(place.key(field), finding.hint(hint)).at_key()
@@ -152,8 +153,9 @@ impl<'a> NamespaceLimits<'a> {
         found.collect()
     }
 
-    /// Returns whether tasks of a Namespace may read the files of a source. The tasks may read libraries and the
-    /// sources that the Namespace names. If the Namespace names no source, its tasks may read the first source.
+    /// Returns true if tasks of a Namespace may read the files of a source. The tasks may read libraries and the
+    /// sources that the Namespace names. If the Namespace names no source, its tasks may read libraries and the first
+    /// source.
     pub(super) fn may_read(&self, namespace: &str, source: &str) -> bool {
         let Some(limits) = self.namespaces.get(namespace) else { return true };
         let first = || self.sources.first().is_some_and(|first| first.name == source);
@@ -161,7 +163,7 @@ impl<'a> NamespaceLimits<'a> {
             || if limits.sources.is_empty() { first() } else { limits.sources.iter().any(|name| name == source) }
     }
 
-    /// Returns whether tasks of a Namespace may use the files of a repository.
+    /// Returns true if tasks of a Namespace may use the files of a git repository that is not a source.
     pub(super) fn may_include(&self, namespace: &str, url: &RepositoryUrl) -> bool {
         let includes = self.namespaces.get(namespace).and_then(|namespace| namespace.includes.as_ref());
         let mut patterns = includes.into_iter().flat_map(|includes| &includes.allow);
@@ -169,16 +171,16 @@ impl<'a> NamespaceLimits<'a> {
     }
 }
 
-/// A name in a list of targets that its Namespace may not target.
+/// The name of a NodeGroup or node that an object selects, but that the Namespace of the object may not target.
 struct Refused {
     /// The key of the list: `nodeGroups` or `nodes`.
     list: &'static str,
-    /// The position of the name in the list, from 0.
+    /// The position of the name in the list, counted from 0.
     index: usize,
     name: String,
 }
 
-/// Returns the problems of templates that are written instead of a list of names, or instead of the whole field.
+/// Returns the errors of a field that names nodes, if a template replaces a list of names or the whole field.
 fn template_in_place_of_names(place: &Place, field: Option<&Value>, namespace: &str) -> Vec<Found<'static>> {
     let lists = ["nodeGroups", "nodes"].map(|key| (place.key(key), field.and_then(|field| field.get(key))));
     let values = std::iter::once((place.clone(), field)).chain(lists);
@@ -189,8 +191,8 @@ fn template_in_place_of_names(place: &Place, field: Option<&Value>, namespace: &
     found.collect()
 }
 
-/// Returns the error that a name is a template. Only the node knows its value, so the name cannot be compared with
-/// limits.
+/// Returns the error that a template is used as the name of a node or NodeGroup. Only the node knows the value of a
+/// template, so the value cannot be compared with the limits of the Namespace.
 fn template(name: &str, namespace: &str) -> Option<Finding> {
     (name.contains("{{") || name.contains("{%")).then(|| {
         Finding::new(format!("cannot use the template {name} here: the namespace {namespace} is limited to NodeGroups"))
@@ -198,7 +200,7 @@ fn template(name: &str, namespace: &str) -> Option<Finding> {
     })
 }
 
-/// Returns the names of a module's parameters that are set and contain a command line.
+/// Returns the parameters of a module that contain a command line, as far as the task sets these parameters.
 fn command_lines(module: &ModuleUse) -> impl Iterator<Item = &'static str> {
     let written = |name: &str| module.params.get(name).is_some_and(|value| !value.is_null());
     let fields = module.schema.message.fields.iter();

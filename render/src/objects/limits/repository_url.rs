@@ -1,13 +1,14 @@
-//! The URLs of repositories that tasks name, and the URL patterns that a Namespace allows.
+//! Parses the URLs of repositories that tasks name, and the URL patterns that a Namespace allows.
 //!
-//! Only a strict form of URL is valid, so that this crate and the git client understand each URL in the same way.
-//! A URL must not contain a password, an escape, a dot segment, or a character that two parsers could read differently.
+//! The parser accepts only a strict form of URL, so that this crate and the git client understand each URL in the same
+//! way. A URL must not contain a password, an escape, a dot segment, or a character that two parsers could read
+//! differently.
 
 use std::fmt;
 
 use super::glob::glob_matches;
 
-/// The URL of a repository, divided into its parts.
+/// The URL of a repository, parsed into scheme, user, host, port and path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::objects) struct RepositoryUrl {
     scheme: &'static str,
@@ -24,7 +25,7 @@ pub(in crate::objects) enum UrlError {
     Scheme,
     /// The URL contains a user or a password that is not allowed.
     Credentials,
-    /// This part of the URL is empty, or contains a forbidden character.
+    /// The named part of the URL is empty, or contains a forbidden character.
     Part(&'static str),
     /// The path contains `..`, an empty segment or a dot segment.
     Segments,
@@ -42,7 +43,7 @@ impl fmt::Display for UrlError {
 }
 
 impl RepositoryUrl {
-    /// Reads a URL: `https://HOST[:PORT]/PATH`, `ssh://[USER@]HOST[:PORT]/PATH` or `[USER@]HOST:PATH`.
+    /// Parses a URL of the form `https://HOST[:PORT]/PATH`, `ssh://[USER@]HOST[:PORT]/PATH` or `[USER@]HOST:PATH`.
     ///
     /// # Errors
     /// Returns an error if the URL has another form.
@@ -51,8 +52,8 @@ impl RepositoryUrl {
         Self::parse(scheme, authority, path.ok_or(UrlError::Part("path"))?, "")
     }
 
-    /// Reads a URL pattern, which has the form of a URL. `*` matches any characters of one part.
-    /// A pattern without a path allows every path of its host.
+    /// Parses a URL pattern, which has the form of a URL. In a pattern, `*` matches any characters of one part of the
+    /// URL. A pattern without a path allows every path on its host.
     ///
     /// # Errors
     /// Returns an error if the pattern has another form.
@@ -101,7 +102,7 @@ impl RepositoryUrl {
         })
     }
 
-    /// Returns whether this pattern allows a URL. A pattern without a user allows only the user `git`. A pattern
+    /// Returns true if this pattern allows a URL. A pattern without a user allows only the user `git`. A pattern
     /// without a port allows only the default port of its scheme.
     pub(in crate::objects) fn allows(&self, url: &Self) -> bool {
         let user = match (&self.user, &url.user) {
@@ -122,7 +123,8 @@ impl RepositoryUrl {
     }
 }
 
-/// Divides a URL into scheme, authority and path. The path has no slash at its start, and is `None` without a slash.
+/// Divides a URL into scheme, authority and path. The returned path has no leading slash, and is `None` if the URL has
+/// no path.
 fn split(text: &str) -> Result<(&'static str, &str, Option<&str>), UrlError> {
     if let Some((scheme, rest)) = text.split_once("://") {
         let scheme = match scheme.to_ascii_lowercase().as_str() {

@@ -1,4 +1,4 @@
-//! Reads the files of all sources into objects as written. Each document is checked against the schema.
+//! Reads the files of all sources, and turns each document into an object after a check against the schema.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,12 +20,12 @@ use crate::{
     tree::Entry,
 };
 
-/// The objects and sources that are excluded from a load.
+/// The objects and sources that the loader must skip.
 #[derive(Debug, Default)]
 pub(super) struct LeftOut {
-    /// The excluded objects, each with its source.
+    /// The objects to skip, each with the name of its source.
     pub(super) objects: BTreeSet<(String, Key)>,
-    /// The sources whose objects are all excluded.
+    /// The sources whose objects are all skipped.
     pub(super) sources: BTreeSet<String>,
 }
 
@@ -35,15 +35,15 @@ impl LeftOut {
     }
 }
 
-/// The objects of all sources as written.
+/// The objects of all sources as written, before includes are expanded.
 pub(super) struct Written {
     /// The objects, by identity.
     pub(super) objects: BTreeMap<Key, Object>,
-    /// The references to other objects, which are checked after all objects are read.
+    /// The references to other objects. The loader checks the references after it has read all objects.
     pub(super) mentions: Vec<Mention>,
 }
 
-/// Reads the objects of all sources, except for excluded objects and sources.
+/// Reads the objects of all sources, without the objects and sources in `left_out`.
 pub(super) fn read(sources: &[SourceTree], left_out: &LeftOut, ledger: Ledger) -> (Written, Ledger) {
     let mut reader = Reader { left_out, ledger, objects: BTreeMap::new(), mentions: Vec::new() };
     for (position, source) in sources.iter().enumerate() {
@@ -98,7 +98,7 @@ impl Reader<'_> {
         self.ledger.keep([problem_at(&file, 1, 1, finding)]);
     }
 
-    /// Reads the documents of one file. Returns the number of documents and of problems.
+    /// Reads the documents of one file, and returns the number of documents plus the number of problems.
     fn file(&mut self, source: &SourceTree, first: bool, entry: &Entry) -> usize {
         let limits = Limits::default();
         let bytes = match files::read(source, entry, limits) {

@@ -1,4 +1,4 @@
-//! Reads the tasks of an object, and expands includes: the tasks of included files replace the include.
+//! Reads the tasks of an object, and expands includes: the tasks of the included file replace the include.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +26,7 @@ use crate::{
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(600);
 const INCLUDE_DEPTH: usize = 8;
 
-/// The expansion of the tasks of all objects. Each included file is read and checked only once.
+/// Expands the includes in the tasks of all objects. Each included file is read and checked only once.
 pub(super) struct Expansion<'a> {
     sources: &'a [SourceTree],
     pinned: &'a BTreeMap<Pinned, Arc<dyn Tree>>,
@@ -39,19 +39,19 @@ pub(super) struct Expansion<'a> {
     task_files: BTreeMap<(String, String), Option<Document>>,
 }
 
-/// The facts that the expansion of all tasks has found.
+/// The results of the expansion of all includes.
 pub(super) struct Expanded {
-    /// The ledger with the problems and the costs of the expansion.
+    /// The problems that the expansion has found, and its cost for each source.
     pub(super) ledger: Ledger,
-    /// The files of each source and of each pinned repository.
+    /// The files of each source, and of each repository that a task or an include names with a commit.
     pub(super) trees: BTreeMap<String, Arc<dyn Tree>>,
-    /// The repositories of includes whose files are missing.
+    /// The repositories that includes name, and whose files the caller has not supplied yet.
     pub(super) wants: BTreeSet<Pinned>,
-    /// The objects that include each file. The key is the source and the path of the file.
+    /// The objects that include each file. The key of the map is the source and the path of the included file.
     pub(super) included_by: BTreeMap<(String, String), BTreeSet<Key>>,
 }
 
-/// The tasks of a list with includes expanded, and the handlers of the included files.
+/// A list of tasks after the expansion of its includes, with the handlers of the included files.
 #[derive(Default)]
 pub(super) struct Tasks {
     pub(super) tasks: Vec<Task>,
@@ -59,7 +59,7 @@ pub(super) struct Tasks {
 }
 
 impl<'a> Expansion<'a> {
-    /// Creates an expansion that has read no task yet.
+    /// Creates an expansion that has not read a task yet.
     pub(super) fn new(
         sources: &'a [SourceTree],
         pinned: &'a BTreeMap<Pinned, Arc<dyn Tree>>,
@@ -85,7 +85,7 @@ impl<'a> Expansion<'a> {
         Expanded { ledger, trees, wants, included_by }
     }
 
-    /// Returns whether a source exceeds its budget, so that no more of its objects are read.
+    /// Returns true if a source exceeds its budget. The loader reads no further objects of such a source.
     pub(super) fn is_beyond(&self, source: &str) -> bool {
         self.ledger.is_beyond(source)
     }
@@ -95,19 +95,19 @@ impl<'a> Expansion<'a> {
         self.ledger.report_all(found);
     }
 
-    /// Reads a field that names nodes, within the limits of a Namespace.
+    /// Reads a field that names nodes, and reports the nodes that the Namespace may not target.
     pub(super) fn targets(&mut self, place: &Place, spec: &Value, field: Field, namespace: &str) -> Targets {
         let (targets, found) = self.limits.targets(place, spec, field, namespace);
         self.ledger.report_all(found);
         targets
     }
 
-    /// Reports the uses of a module that its Namespace does not allow.
+    /// Reports an error if a Namespace does not allow a module or its parameters.
     pub(super) fn check_module(&mut self, place: &Place, module: &ModuleUse, namespace: &str) {
         self.ledger.report_all(self.limits.refused_uses(place, module, namespace));
     }
 
-    /// Reads a list of tasks of an object.
+    /// Reads a list of tasks of an object, and expands the includes in the list.
     pub(super) fn tasks(
         &mut self,
         object: &Key,
@@ -123,8 +123,8 @@ impl<'a> Expansion<'a> {
         Reader { expansion: self, owner: place.source(), object, trail: Vec::new() }.task(place, value, within, &[])
     }
 
-    /// Returns the name under which the files of a repository at one commit are stored.
-    /// If the files are missing, the repository is added to `wants`.
+    /// Returns the key under which `trees` contains the files of a repository at one commit. If the files are missing,
+    /// adds the repository to `wants`.
     fn pinned(&mut self, pinned: Pinned) -> String {
         let name = format!("{}@{}", pinned.url, pinned.commit);
         match self.pinned.get(&pinned) {
@@ -138,9 +138,9 @@ impl<'a> Expansion<'a> {
         name
     }
 
-    /// Returns the content of an included file of tasks. The file is read and checked only once.
+    /// Returns the content of an included file. Each included file is read and checked only once.
     ///
-    /// The cost is charged to `owner`, the source of the first object that includes the file.
+    /// The cost of the file is charged to `owner`, the source of the first object that includes the file.
     fn read_tasks(&mut self, at: &Place, (owner, object): (&str, &Key), source: &str, path: &str) -> Option<Document> {
         let cached = (source.to_owned(), path.to_owned());
         let includers = self.included_by.entry(cached.clone()).or_default();
@@ -180,7 +180,7 @@ impl<'a> Expansion<'a> {
         }
         if documents.len() != 1 {
             let finding =
-                Finding::new(format!("{path} holds {} documents, and an included file holds one", documents.len()))
+                Finding::new(format!("the included file {path} has {} documents, not exactly one", documents.len()))
                     .hint("write {tasks: […], handlers: […]}");
             self.ledger.report(Found::new(at.key("path"), finding));
             return None;
@@ -199,7 +199,7 @@ struct Reader<'r, 'a> {
     /// The source of the object whose tasks are read. The budget of this source is charged for the tasks.
     owner: &'r str,
     object: &'r Key,
-    /// The included files that are being read, outermost first.
+    /// The included files that are currently expanded, from the outermost to the innermost file.
     trail: Vec<(String, String)>,
 }
 
@@ -307,9 +307,8 @@ impl Reader<'_, '_> {
         read
     }
 
-    /// Returns the name under which the tree of a repository at one commit is stored.
-    /// Reports a problem and returns `None` if the URL or the commit is invalid, or if the Namespace does not allow the
-    /// repository.
+    /// Returns the key under which `trees` contains the files of a repository at one commit. If the URL or the commit
+    /// is invalid, or if the Namespace does not allow the repository, reports an error and returns `None`.
     fn pin(&mut self, at: &Place, what: &str, url: String, commit: Option<String>) -> Option<String> {
         if url.contains("{{") || commit.as_deref().is_some_and(|commit| commit.contains("{{")) {
             let finding = Finding::new("url and commit must not contain templates")
@@ -342,7 +341,8 @@ impl Reader<'_, '_> {
         Some(self.expansion.pinned(Pinned { url, commit }))
     }
 
-    /// Returns the container whose files a task reads: its include or TaskBook, or the repository that the task names.
+    /// Returns the context in which a task finds its files: its include or TaskBook, or the repository that the task
+    /// names.
     fn files_of(
         &mut self,
         place: &Place,

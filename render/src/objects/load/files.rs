@@ -1,4 +1,4 @@
-//! The sources of a load, and the rules for their files: names, sizes and contents.
+//! The sources that the loader reads, and the rules for the names, sizes and contents of their files.
 
 use std::sync::Arc;
 
@@ -10,20 +10,20 @@ use crate::{
     tree::{Entry, EntryKind, Tree},
 };
 
-/// A source to load: its files and its rights.
+/// A source to load, with its files and its rights.
 #[derive(Debug, Clone)]
 pub struct SourceTree {
     /// The name of the source.
     pub name: String,
     /// The files of the source.
     pub tree: Arc<dyn Tree>,
-    /// True if the source contains only files for includes and templates.
+    /// True if the source is a library: a source without objects, with files for includes and templates.
     pub library: bool,
-    /// True if the source may define global kinds. The first source may always define them.
+    /// True if the source may define objects of global kinds, such as Namespaces. The first source always may.
     pub globals: bool,
 }
 
-/// A git repository at one commit, which an include or a task names.
+/// The URL of a git repository and the id of a commit, as an include or a task names them.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pinned {
     /// The URL of the repository.
@@ -32,11 +32,11 @@ pub struct Pinned {
     pub commit: String,
 }
 
-/// The files that the patterns in `.towpathignore` of a source exclude.
+/// The patterns in the file `.towpathignore` of a source, which exclude files from loading.
 pub(super) struct Ignored(Gitignore);
 
 impl Ignored {
-    /// Reads `.towpathignore` of a source. Returns a problem for each invalid pattern.
+    /// Reads the file `.towpathignore` of a source. Returns an error for each invalid pattern.
     pub(super) fn read(source: &SourceTree) -> (Self, Vec<Problem>) {
         let mut builder = GitignoreBuilder::new("");
         let mut problems = Vec::new();
@@ -51,20 +51,20 @@ impl Ignored {
         (Self(builder.build().unwrap_or_else(|_| Gitignore::empty())), problems)
     }
 
-    /// Returns whether a pattern excludes a file.
+    /// Returns true if a pattern excludes a file.
     pub(super) fn covers(&self, path: &str) -> bool {
         self.0.matched_path_or_any_parents(path, false).is_ignore()
     }
 }
 
-/// Returns whether a file of a source may contain objects, by its path.
+/// Returns true if the path of a file shows that the file may contain objects.
 pub(super) fn has_objects(path: &str) -> bool {
     let (folders, name) = path.rsplit_once('/').unwrap_or(("", path));
     let special = |folder: &str| matches!(folder, "files" | "templates" | "tasks") || folder.starts_with('.');
     (name.ends_with(".yaml") || name.ends_with(".yml")) && !name.starts_with('.') && !folders.split('/').any(special)
 }
 
-/// Returns the entries that no source may contain, each with the reason.
+/// Returns the files and links that a source must not contain, each with the reason.
 pub(super) fn refused(entries: &[Entry]) -> impl Iterator<Item = (&Entry, Finding)> {
     entries.iter().flat_map(|entry| {
         let control = entry.path.contains(|character: char| character.is_control()).then(|| {
@@ -77,7 +77,7 @@ pub(super) fn refused(entries: &[Entry]) -> impl Iterator<Item = (&Entry, Findin
     })
 }
 
-/// Reads a file with objects. Links, large files and Git LFS pointers are errors.
+/// Reads a file that contains objects. A link, a file above the size limit, or a Git LFS pointer is an error.
 pub(super) fn read(source: &SourceTree, entry: &Entry, limits: Limits) -> Result<Vec<u8>, Finding> {
     if entry.kind == EntryKind::Link {
         return Err(Finding::new("an object file is a symbolic link")
@@ -94,7 +94,7 @@ pub(super) fn read(source: &SourceTree, entry: &Entry, limits: Limits) -> Result
     large_file_pointer(&bytes).map_or(Ok(bytes), Err)
 }
 
-/// Returns the error for a Git LFS pointer. `None` for any other file.
+/// Returns the error that a file is a Git LFS pointer, or `None` for any other file.
 fn large_file_pointer(bytes: &[u8]) -> Option<Finding> {
     bytes.starts_with(b"version https://git-lfs.github.com/spec/").then(|| {
         Finding::new("the file is kept in Git LFS, which is not followed")

@@ -1,4 +1,5 @@
-//! Reads the objects of global kinds: Namespaces, Nodes, NodeGroups, Configs and bindings of ClusterVariables.
+//! Reads the objects of global kinds: Namespaces, Nodes, NodeGroups, Configs, and the ClusterVariables that Namespaces
+//! bind.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +13,7 @@ use crate::{
     words::Selector,
 };
 
-/// The objects of global kinds, which the objects in Namespaces use.
+/// The objects of global kinds, to which the objects in Namespaces refer.
 pub(super) struct Globals {
     /// The Namespaces, by name.
     pub(super) namespaces: BTreeMap<String, pb::Namespace>,
@@ -20,16 +21,16 @@ pub(super) struct Globals {
     pub(super) nodes: BTreeMap<String, NodeObject>,
     /// The NodeGroups, by name.
     pub(super) groups: BTreeMap<String, Group>,
-    /// The membership of nodes in NodeGroups.
+    /// The NodeGroups of each node, and the nodes of each NodeGroup.
     pub(super) members: Members,
     /// The Configs, by name.
     pub(super) configs: BTreeMap<String, pb::Config>,
-    /// The names of the ClusterVariables that each namespace sees.
+    /// The names of the ClusterVariables that the objects of each namespace can use.
     pub(super) bindings: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl Globals {
-    /// Reads the objects of global kinds, with the problems that the schema does not show.
+    /// Reads the objects of global kinds, and returns the problems that the schema check cannot find.
     pub(super) fn read(objects: &BTreeMap<Key, Object>) -> (Self, Vec<Found<'_>>) {
         let of_kind = |kind: &'static str| objects.values().filter(move |object| object.key.kind == kind);
         let mut found = Vec::new();
@@ -62,7 +63,7 @@ impl Globals {
     }
 }
 
-/// Returns the texts of a list in the spec of an object.
+/// Returns the strings of a list in the spec of an object.
 fn names<'a>(object: &'a Object, key: &str) -> impl Iterator<Item = String> + use<'a> {
     members(&object.spec, key).iter().filter_map(Value::as_str).map(str::to_owned)
 }
@@ -78,7 +79,7 @@ fn group(object: &Object) -> Group {
     Group { selector, nodes: names(object, "nodes").collect() }
 }
 
-/// Returns the problem of a NodeGroup without a selector and without nodes.
+/// Returns the error of a NodeGroup that has neither a selector nor nodes.
 fn selects_nothing(object: &Object, group: &Group) -> Option<Found<'static>> {
     let written = object.spec.get("selector").is_some_and(|selector| !selector.is_null());
     (!written && group.nodes.is_empty()).then(|| {
@@ -87,7 +88,7 @@ fn selects_nothing(object: &Object, group: &Group) -> Option<Found<'static>> {
     })
 }
 
-/// Returns the problems of URL patterns in a Namespace that no URL can match.
+/// Returns the errors of URL patterns in a Namespace that cannot match any URL.
 fn unusable_patterns(object: &Object, namespace: &pb::Namespace) -> Vec<Found<'static>> {
     let patterns = namespace.includes.iter().flat_map(|includes| &includes.allow).enumerate();
     let found = patterns.filter_map(|(index, pattern)| {
@@ -99,7 +100,7 @@ fn unusable_patterns(object: &Object, namespace: &pb::Namespace) -> Vec<Found<'s
     found.collect()
 }
 
-/// Returns the problems of fields in a Config that belong in the bootstrap file of a node.
+/// Returns the errors of fields in a Config that only the bootstrap file of a node may set.
 fn bootstrap_fields(object: &Object) -> Vec<Found<'static>> {
     let fields = ["node", "cluster", "root", "stateDir", "listen", "tls", "dataStore", "secrets"].into_iter();
     let written = fields.filter(|field| object.spec.get(*field).is_some_and(|value| !value.is_null()));

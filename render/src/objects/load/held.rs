@@ -1,6 +1,7 @@
-//! Held objects: invalid objects of all sources but the first are excluded, so that the other objects can still change.
+//! Loads all sources, and holds (excludes) invalid objects. Invalid objects of the second and all later sources are
+//! held, so that the other objects can still change.
 //!
-//! The result depends only on the files of the sources, so all nodes hold the same objects.
+//! The set of held objects depends only on the files of the sources, so all nodes hold the same objects.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,17 +20,18 @@ use crate::{
     tree::Tree,
 };
 
-/// The number of loads after which each source with an error is held as a whole.
+/// The maximum number of loads in which the loader holds single objects. If errors remain after these loads, each
+/// source with an error is held as a whole.
 const ROUNDS: usize = 16;
 
-/// Loads all sources, in order, and holds invalid objects of all sources but the first. Objects that depend on a held
-/// object are held, too.
-/// Held objects are only in [`ObjectSet::held`](crate::objects::ObjectSet::held), and their problems are not errors.
+/// Loads all sources in order. Invalid objects of the second and all later sources are held, and so are the objects
+/// that depend on a held object. Held objects are only in [`ObjectSet::held`](crate::objects::ObjectSet::held). The
+/// problem of a held object is not in the list of errors.
 pub fn load_holding(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded {
     load_within(sources, pinned, Budget::default())
 }
 
-/// Loads all sources within a budget. A source that exceeds the budget is held as a whole, unless it is the first.
+/// Loads all sources within a budget. A source that exceeds the budget is held as a whole, except for the first source.
 fn load_within(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>, budget: Budget) -> Loaded {
     let first = sources.first().map(|source| source.name.clone()).unwrap_or_default();
     let mut left_out = LeftOut::default();
@@ -72,9 +74,9 @@ enum Blamed<'a> {
 struct Blame<'a> {
     loaded: &'a Loaded,
     whole: bool,
-    /// The objects of each file of each source, in the order of their documents.
+    /// The objects of each file of each source, in the order of the documents in the file.
     objects: BTreeMap<&'a str, BTreeMap<&'a str, Vec<&'a Object>>>,
-    /// The sources and included files whose objects an earlier error has already returned.
+    /// The sources and included files for which the search has already returned the objects.
     done: BTreeSet<(&'a str, Option<&'a str>)>,
 }
 
@@ -92,7 +94,8 @@ impl<'a> Blame<'a> {
         Self { loaded, whole, objects, done: BTreeSet::new() }
     }
 
-    /// Returns the objects that cause an error. Empty if an earlier error has already returned the same objects.
+    /// Returns the objects that cause an error; an empty list if the search has already returned the same objects for
+    /// another error.
     fn on(&mut self, error: &'a Problem) -> Blamed<'a> {
         let (source, file) = (error.source.as_str(), error.file.as_str());
         if self.whole || self.loaded.beyond.contains(source) {

@@ -1,4 +1,5 @@
-//! Tests that the work of loading is proportional to the input. The tests count steps instead of time: see [`work`].
+//! Tests that the work of the loader is proportional to the input. The tests count the steps of work ([`work`]) instead
+//! of the time.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -34,7 +35,7 @@ fn book(at: usize, more: &str) -> String {
     of_shop("TaskBook", &format!("b{at}"), &format!("{{targets: {{nodeGroups: [all]}}, {more}tasks: [{task}]}}"))
 }
 
-/// Returns a TaskBook with this number of tasks. `more` returns further fields of each task.
+/// Returns a TaskBook with this number of tasks. The function `more` returns further fields for each task.
 fn tasks(count: usize, more: impl Fn(usize) -> String) -> String {
     let task = |at| format!("    - {{name: t{at}, command: {{argv: [x, '{{{{ vars.x }}}}']}}{}}}\n", more(at));
     let list: String = (0..count).map(task).collect();
@@ -46,7 +47,8 @@ fn each(count: usize, object: impl Fn(usize) -> String) -> String {
     (0..count).map(object).collect::<Vec<_>>().join("---\n")
 }
 
-/// Returns the number of steps to load objects, to search untrusted values in them, and to create the view of one node.
+/// Returns the number of steps of work to load objects, to search the objects for untrusted values, and to create the
+/// view of one node.
 fn steps(objects: &str) -> usize {
     let source = |name: &str, text: &str| SourceTree {
         name: name.to_owned(),
@@ -66,7 +68,7 @@ fn steps(objects: &str) -> usize {
     })
 }
 
-/// Checks that ten times the number of objects takes at most twelve times the number of steps.
+/// Checks that ten times as many objects cause at most twelve times as many steps of work.
 #[track_caller]
 fn assert_linear(objects: impl Fn(usize) -> String) {
     let (few, many) = (steps(&objects(200)), steps(&objects(2000)));

@@ -1,6 +1,5 @@
-//! Loads the files of all sources into an [`ObjectSet`].
-//! Each document is checked against the schema. Then all objects are checked against one another. All errors are
-//! reported, not only the first.
+//! Loads the files of all sources into an [`ObjectSet`]. The loader checks each document against the schema, and then
+//! all objects against one another. The loader reports all errors, not only the first error.
 
 mod documents;
 mod expand;
@@ -37,29 +36,30 @@ use super::{
 };
 use crate::{problem::Problem, tree::Tree};
 
-/// The result of loading: the objects, and the problems that were found.
+/// The result of a load: the objects, and the problems that the loader has found.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The loaded objects. The objects must not be used if there are errors.
+    /// The loaded objects, which the caller may use only if `errors` is empty.
     pub set: ObjectSet,
     /// The errors, in the order of the files.
     pub errors: Vec<Problem>,
     /// The warnings, in the order of the files.
     pub warnings: Vec<Problem>,
-    /// The repositories of includes whose files are missing. The caller must fetch them and load again.
+    /// The repositories that includes name, and whose files the caller has not supplied yet. The caller must fetch
+    /// these repositories and load again.
     pub wants: BTreeSet<Pinned>,
     /// The names of the sources that exceed their budget.
     beyond: BTreeSet<String>,
-    /// The objects that include each file. The key is the source and the path of the file.
+    /// The objects that include each file. The key of the map is the source and the path of the included file.
     included_by: BTreeMap<(String, String), BTreeSet<Key>>,
 }
 
-/// Loads all sources, in order. The first source always may define global kinds.
+/// Loads all sources, in order. The first source may always define objects of global kinds.
 pub fn load(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded {
     load_without(sources, pinned, &LeftOut::default(), Budget::default())
 }
 
-/// Loads all sources, except for excluded objects and sources.
+/// Loads all sources, without the objects and sources in `left_out`.
 fn load_without(
     sources: &[SourceTree],
     pinned: &BTreeMap<Pinned, Arc<dyn Tree>>,
@@ -83,7 +83,7 @@ fn load_without(
     Loaded { set, errors, warnings, wants, beyond, included_by }
 }
 
-/// Creates the set of all objects.
+/// Creates the [`ObjectSet`] from the objects of all kinds.
 fn assemble(
     objects: BTreeMap<Key, Object>,
     globals: Globals,

@@ -1,5 +1,5 @@
-//! Reads the objects in Namespaces, in which includes are expanded and names are resolved: TaskBooks, reactions, readers
-//! of Secrets, and variables.
+//! Reads the objects in Namespaces: TaskBooks, CronJobs, Triggers, Beacons, readers of Secrets, and variables. The
+//! reader expands includes and resolves names.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ use crate::{
     words::Count,
 };
 
-/// The objects in Namespaces, and the ClusterVariables.
+/// All objects in Namespaces, and all ClusterVariables.
 #[derive(Default)]
 pub(super) struct Namespaced {
     /// The TaskBooks, by `namespace/name`.
@@ -37,7 +37,7 @@ pub(super) struct Namespaced {
 }
 
 impl Namespaced {
-    /// Reads the objects of all sources that do not exceed their budget.
+    /// Reads the objects in Namespaces of all sources. The result omits sources that exceed their budget.
     pub(super) fn read(objects: &BTreeMap<Key, Object>, mut expansion: Expansion<'_>) -> (Self, Expanded) {
         let mut read = Self::default();
         for object in objects.values() {
@@ -146,7 +146,8 @@ fn reaction(expansion: &mut Expansion<'_>, object: &Object) -> Reaction {
     }
 }
 
-/// Reads the targets and the tasks of a reaction. The handlers of included files follow the tasks.
+/// Reads the targets and the tasks of a CronJob, a Trigger or a Beacon. The handlers of included files follow the
+/// tasks.
 fn reaction_with_tasks(expansion: &mut Expansion<'_>, object: &Object, place: &Place, spec: &Value) -> Reaction {
     let targets = expansion.targets(place, spec, Field::Targets, &object.key.namespace);
     let within = IncludeContext::of_source(place.source());
@@ -198,7 +199,7 @@ fn computed_value(expansion: &mut Expansion<'_>, object: &Object, place: Place, 
     }
 }
 
-/// Returns the problem of a computed variable whose task cannot compute a value.
+/// Returns the error of a computed variable whose task has a module that cannot compute a value.
 fn computes_nothing(place: &Place, task: &Task) -> Option<Found<'static>> {
     let module = task.module.as_ref().filter(|module| !module.schema.computes)?;
     let able: Vec<_> = towpath_proto::modules().filter(|able| able.computes).map(|able| able.key).collect();

@@ -1,5 +1,5 @@
-//! `autoNotify`: the agent restarts a service when a task changes its unit, its package or its configuration.
-//! The affecting tasks are found by their text. The restart itself is an ordinary handler.
+//! Implements `autoNotify`: if a task changes the unit, the package or the configuration of a service, a handler
+//! restarts the service. The text of a task shows whether the task affects a service.
 
 use serde_json::{Map, Value, json};
 use towpath_proto::{ModuleKind, ModuleSchema, ServiceRole, unit_name};
@@ -13,18 +13,18 @@ use crate::{
     problem::Finding,
 };
 
-/// The restarts of services that a TaskBook with `autoNotify` starts.
+/// The handlers that `autoNotify` adds to a TaskBook, and the warnings about services.
 pub(super) struct Restarts {
-    /// The handlers that restart the services. Each handler has a task that notifies it.
+    /// The handlers that restart the services. At least one task notifies each of these handlers.
     pub(super) handlers: Vec<Task>,
     notices: Vec<Notice>,
 }
 
 /// The reason for a warning about a service that a TaskBook starts.
 enum Notice {
-    /// The task at this position starts services in a loop.
+    /// The task at this position starts services in a loop, which `autoNotify` does not handle.
     Loop(usize),
-    /// The task at this position starts one service more than `autoNotify` handles.
+    /// The task at this position starts the first service beyond the maximum number that `autoNotify` handles.
     TooMany(usize),
     /// A service is started before a task that affects it.
     Early {
@@ -35,15 +35,16 @@ enum Notice {
     },
 }
 
-/// The maximum number of services of a TaskBook that `autoNotify` handles. Each service is compared with each task.
+/// The maximum number of services of a TaskBook that `autoNotify` handles. The number is limited because each service
+/// is compared with each task.
 const SERVICES: usize = 100;
 
 /// The maximum number of warnings about one TaskBook.
 const NOTICES: usize = 1000;
 
 impl Restarts {
-    /// Creates a restart handler for each service that tasks of a TaskBook start. The tasks that affect the service
-    /// then notify the handler, unless they notify one of the given handlers that restarts the service.
+    /// Creates a restart handler for each service that tasks of a TaskBook start, and makes the tasks that affect the
+    /// service notify the handler. A task that already notifies a handler for the restart is not changed.
     pub(super) fn add(tasks: &mut [Task], handlers: &[Task], parallel: bool) -> Self {
         let mut restarts = Self { handlers: Vec::new(), notices: Vec::new() };
         let mut services = 0;
@@ -102,7 +103,7 @@ impl Restarts {
         }
     }
 
-    /// Returns the problems with services that the tasks of the TaskBook start.
+    /// Returns the problems of services that the tasks of the TaskBook start.
     pub(super) fn problems<'a>(&'a self, tasks: &'a [Task]) -> impl Iterator<Item = Found<'a>> {
         self.notices.iter().filter_map(move |notice| match *notice {
             Notice::Loop(at) => {
@@ -146,7 +147,8 @@ impl Service {
         Some((Self { unit: unit_name(&name), name }, module.schema))
     }
 
-    /// Returns the name of the unit without `.service`. The package and the configuration directory have the same name.
+    /// Returns the name of the unit without `.service`. A package or a configuration directory with this name belongs
+    /// to the service.
     fn short(&self) -> &str {
         self.unit.strip_suffix(".service").unwrap_or(&self.unit)
     }

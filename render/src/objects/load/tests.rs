@@ -1,4 +1,4 @@
-//! Tests of the limits of Namespaces and the budgets of sources. Each test loads a whole set of sources.
+//! Tests of the limits of Namespaces and of the budgets of sources. Each test loads all objects of one or more sources.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,7 +14,7 @@ fn library(name: &str, files: &[(&str, &str)]) -> SourceTree {
     SourceTree { library: true, ..source(name, files) }
 }
 
-/// Returns the objects of a test fleet: the NodeGroups web and dbs, and a Namespace with the given limits.
+/// Returns the YAML text of a test fleet: the NodeGroups web and dbs, and a Namespace with the given limits.
 fn fleet(limits: &str) -> String {
     let groups = r#"---
 metadata: {apiVersion: v1alpha, kind: NodeGroup, name: web}
@@ -223,7 +223,7 @@ metadata: {apiVersion: v1alpha, kind: Node, name: web1}
     assert!(!refused(&book("a", "shared"), &book("b", "shared"), tasks), "a library");
 }
 
-/// Returns files that include one another and expand to `width` to the power of `depth` tasks.
+/// Returns files that include one another, so that their expansion has `width` to the power of `depth` tasks.
 fn bomb(width: usize, depth: usize) -> Vec<(String, String)> {
     let mut files = vec![("tasks/0.yaml".to_owned(), "tasks:\n  - {name: t, debug: {message: m}}\n".to_owned())];
     for level in 1..depth {

@@ -1,4 +1,4 @@
-//! The filter `ipaddr`, which returns parts of IP addresses and networks.
+//! The template filter `ipaddr`, which returns parts of IP addresses and networks.
 
 use std::net::IpAddr;
 
@@ -33,7 +33,7 @@ fn ipaddr(text: &str, query: &str, within: Option<&str>) -> Result<Value, Error>
         }
         other => {
             return Err(wrong(format!(
-                "ipaddr: {other:?} is not known; one of: address, network, netmask, prefix, broadcast, in"
+                "ipaddr: the query {other:?} is not known; use address, network, netmask, prefix, broadcast or in"
             )));
         }
     })

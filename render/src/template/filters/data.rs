@@ -77,9 +77,8 @@ enum Style {
     Lines(usize),
 }
 
-/// Returns a value as JSON in the style of Python: `, ` and `: ` as separators on one line, and all characters beyond
-/// ASCII escaped.
-/// The style with several lines has sorted keys.
+/// Converts a value to JSON in the style of Python. JSON on one line has the separators `, ` and `: `. JSON on several
+/// lines has sorted keys. All characters beyond ASCII are escaped.
 fn json(value: &Value, style: Style) -> Result<String, Error> {
     let mut value = serde_json::to_value(value).map_err(|error| wrong(format!("to_json: {error}")))?;
     let mut out = Bounded::default();

@@ -1,4 +1,4 @@
-//! The filters `hash` and `password_hash`.
+//! The template filters `hash` and `password_hash`.
 
 use md5::Md5;
 use minijinja::{Environment, Error, State, value::Kwargs, value::Value};
@@ -18,20 +18,22 @@ pub(super) fn add(environment: &mut Environment<'static>) {
             "sha512" => Ok(hex::encode(Sha512::digest(bytes))),
             "sha1" => Ok(hex::encode(Sha1::digest(bytes))),
             "md5" => Ok(hex::encode(Md5::digest(bytes))),
-            other => Err(wrong(format!("hash: {other:?} is not known; one of: sha256, sha512, sha1, md5"))),
+            other => Err(wrong(format!("hash: the algorithm {other:?} is not known; use sha256, sha512, sha1 or md5"))),
         }
     });
     metered::add(environment, "password_hash", password_hash);
 }
 
-/// The allowed number of rounds of sha512 in `password_hash`. The maximum takes about half a second.
+/// The allowed number of rounds of sha512 in `password_hash`. A hash with the maximum number of rounds takes about half
+/// a second.
 const ROUNDS: std::ops::RangeInclusive<usize> = 1_000..=999_999;
 
-/// The maximum length of a password in bytes. The time of each round grows with the length.
+/// The maximum length of a password for `password_hash`, in bytes. The time of each round grows with the length of the
+/// password.
 const LONGEST: usize = 1_024;
 
-/// The cost of one yescrypt hash, in bytes of fuel. The cost limits a rendering to 40 hashes, which take about 20 ms
-/// and 16 MiB each.
+/// The cost of one yescrypt hash, in bytes for which fuel is charged. The cost limits a rendering to 40 yescrypt
+/// hashes. Each hash takes about 20 ms and 16 MiB.
 const YESCRYPT_BYTES: usize = 6 << 20;
 
 fn password_hash(
@@ -51,7 +53,7 @@ fn password_hash(
         return Err(wrong("password_hash: a salt has 1 to 16 letters, digits, '.' and '/'"));
     }
     if password.len() > LONGEST {
-        return Err(wrong(format!("password_hash: a password has at most {LONGEST} bytes")));
+        return Err(wrong(format!("password_hash: the password must have at most {LONGEST} bytes")));
     }
     match (scheme.unwrap_or("sha512"), rounds) {
         ("sha512", rounds) => {
@@ -69,7 +71,7 @@ fn password_hash(
             yescrypt(password, salt)
         }
         ("yescrypt", Some(_)) => Err(wrong("password_hash: yescrypt takes no rounds; remove rounds, or use sha512")),
-        (other, _) => Err(wrong(format!("password_hash: {other:?} is not known; one of: sha512, yescrypt"))),
+        (other, _) => Err(wrong(format!("password_hash: the scheme {other:?} is not known; use sha512 or yescrypt"))),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Adds template filters that cost fuel for their input and their output.
+//! Adds template filters that charge fuel, the engine's measure of work, for their input and their output.
 
 use minijinja::{
     Environment, Error, ErrorKind, State,
@@ -12,7 +12,7 @@ use crate::template::{
     trace,
 };
 
-/// The number of bytes that one unit of fuel pays for, as in the engine.
+/// The number of bytes that a filter may read or create for one unit of fuel, as in the engine.
 const BYTES_PER_FUEL: u64 = 64;
 
 /// Charges the fuel for bytes that a filter reads or creates.
@@ -28,8 +28,8 @@ pub(in crate::template) fn wrong(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOperation, message.into())
 }
 
-/// Adds a filter that costs fuel for its arguments before it runs, and for its result.
-/// Arguments that are nested too deep or larger than the output limit are rejected.
+/// Adds a filter that charges fuel for its arguments before the filter runs, and then for its result. The filter
+/// rejects arguments that are nested too deep, or that are larger than the maximum output of a template.
 pub(super) fn add<F, Rv, Args>(environment: &mut Environment<'static>, name: &'static str, filter: F)
 where
     F: Function<Rv, Args>,
@@ -51,13 +51,13 @@ where
     });
 }
 
-/// Charges the fuel for the conversion of a value to text, before the conversion.
-/// The engine charges only after the conversion. So a list that repeats a long text could exhaust the memory first.
+/// Charges the fuel for the conversion of a value to text before the conversion. The engine itself charges after the
+/// conversion, so a list that repeats a long text could first exhaust the memory.
 pub(super) fn charge_text(state: &State<'_, '_>, what: &str, value: &Value) -> Result<(), Error> {
     if value.as_object().is_some() { weigh(state, what, value).map(drop) } else { Ok(()) }
 }
 
-/// Charges the fuel for reading a value, and returns the size and the depth of the value.
+/// Charges the fuel for a read of a value, and returns the size and the depth of the value.
 pub(super) fn weigh(state: &State<'_, '_>, what: &str, value: &Value) -> Result<Weight, Error> {
     let weight = if value.as_object().is_none() {
         Weight { bytes: value.as_str().map_or(0, str::len), height: 0 }
@@ -70,12 +70,12 @@ pub(super) fn weigh(state: &State<'_, '_>, what: &str, value: &Value) -> Result<
     Ok(weight)
 }
 
-/// A writer that rejects more bytes than the output limit of a template.
+/// A buffer that returns an error if it gets more bytes than the maximum output of a template.
 #[derive(Default)]
 pub(super) struct Bounded(Vec<u8>);
 
 impl Bounded {
-    /// Returns the written bytes as text.
+    /// Returns the bytes in the buffer as text.
     pub(super) fn text(self) -> Result<String, Error> {
         String::from_utf8(self.0).map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
     }

@@ -1,4 +1,4 @@
-//! Towpath's own template filters. The filters return the same as Ansible's filters of the same names.
+//! Towpath's own template filters. Each filter returns the same as the Ansible filter with the same name;
 //! tests/tests/filters.rs lists the differences.
 
 mod addresses;
@@ -50,7 +50,8 @@ pub(super) const OWN: [&str; 31] = [
     "to_duration",
 ];
 
-/// The names of the engine's most used filters, for hints about misspelt names.
+/// The names of the most used filters of the engine minijinja. A hint about a misspelt filter proposes one of these
+/// names.
 pub(super) const COMMON: [&str; 24] = [
     "upper",
     "lower",
@@ -78,7 +79,7 @@ pub(super) const COMMON: [&str; 24] = [
     "round",
 ];
 
-/// Adds all filters to an environment.
+/// Adds all template filters to an environment of the engine.
 pub(super) fn add(environment: &mut Environment<'static>) {
     data::add(environment);
     text::add(environment);
@@ -90,7 +91,7 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     selection::add(environment);
 }
 
-/// Writes a value to the output of a template. A list or map costs fuel before it is converted to text.
+/// Writes a value to the output of a template. The fuel for a list or map is charged before the conversion to text.
 pub(super) fn write(out: &mut Output<'_>, state: &mut State<'_, '_>, value: &Value) -> Result<(), Error> {
     metered::charge_text(state, "output", value)?;
     minijinja::escape_formatter(out, state, value)

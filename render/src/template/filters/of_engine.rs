@@ -1,5 +1,5 @@
-//! Filters of the engine that convert lists and maps to text. Towpath replaces these filters by versions that charge
-//! fuel before the conversion.
+//! Replaces the filters of the engine that convert lists and maps to text. The new versions of the filters charge fuel
+//! before the conversion to text.
 
 use std::borrow::Cow;
 
@@ -11,10 +11,11 @@ use minijinja::{
 
 use super::metered::{charge, charge_text, weigh};
 
-/// The maximum indentation of JSON, in spaces.
+/// The maximum indentation of the JSON output of a filter, in spaces.
 const WIDEST: usize = 16;
 
-/// Adds a filter of the engine that converts its first argument to text. The fuel is charged before the conversion.
+/// Adds a filter of the engine that converts its first argument to text. The added filter charges the fuel before the
+/// conversion.
 macro_rules! add_text {
     ($environment:expr, $name:literal, |$state:ident, $value:ident $(, $argument:ident: $kind:ty)*| $call:expr) => {
         $environment.add_filter($name, |$state: &mut State<'_, '_>, $value: &Value $(, $argument: $kind)*| {
@@ -58,7 +59,8 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     add_all(environment, "format", filters::format);
 }
 
-/// Adds a filter of the engine that converts any of its arguments to text. The fuel is charged before the conversion.
+/// Adds a filter of the engine that converts any of its arguments to text. The added filter charges the fuel before the
+/// conversion.
 fn add_all<F, Rv, Args>(environment: &mut Environment<'static>, name: &'static str, filter: F)
 where
     F: Function<Rv, Args>,
@@ -75,7 +77,8 @@ where
     });
 }
 
-/// Replaces text, at most `count` times if a count is given. The filter that the engine exports has no count.
+/// Replaces a text in a string, at most `count` times if `count` is given. The `replace` filter that the engine exports
+/// has no `count`.
 fn replace(
     state: &mut State<'_, '_>,
     value: &Value,

@@ -1,4 +1,5 @@
-//! The filters selectattr and rejectattr of the engine. The attributes that they test do not taint the result.
+//! Replaces the filters selectattr and rejectattr of the engine. In the new versions of the filters, the tested
+//! attribute does not taint the result.
 
 use minijinja::{
     Environment, Error, State,
@@ -7,7 +8,7 @@ use minijinja::{
 
 use crate::template::trace;
 
-/// The names of the filters, and the names under which the engine's versions are kept.
+/// The names of the two filters, and the names under which the versions of the engine remain available.
 const OWN: [(&str, &str); 2] =
     [("selectattr", "selectattr (of the engine)"), ("rejectattr", "rejectattr (of the engine)")];
 

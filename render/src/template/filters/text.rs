@@ -30,8 +30,8 @@ fn regex(pattern: &str, options: &Kwargs) -> Result<Regex, Error> {
     })
 }
 
-/// Charges the fuel for a search: a step for each byte of the text and each state of the pattern.
-/// Repetitions such as `{1000}` have many states.
+/// Charges the fuel for a search with a regular expression. The cost grows with the product of the length of the text
+/// and the number of states of the pattern. A repetition such as `{1000}` has many states.
 fn charge_search(state: &State<'_, '_>, pattern: &str, text: &str) -> Result<(), Error> {
     let mut states = pattern.len();
     for part in pattern.split('{').skip(1) {
@@ -42,8 +42,8 @@ fn charge_search(state: &State<'_, '_>, pattern: &str, text: &str) -> Result<(),
     charge(state, text.len().saturating_mul(1 + states / 64))
 }
 
-/// Charges the fuel for one of several matches. If the pattern has no maximum length, the search after a match may read
-/// the rest of the text again.
+/// Charges the fuel for one of several matches. If the length of a match is unlimited, the search after each match may
+/// read the rest of the text again.
 fn charge_match(state: &State<'_, '_>, pattern: &str, text: &str, end: usize) -> Result<(), Error> {
     let any_length = pattern.contains(['*', '+']) || pattern.contains(",}");
     if any_length { charge(state, text.len().saturating_sub(end) / 16) } else { Ok(()) }

@@ -10,7 +10,7 @@ fn render(text: &str) -> Result<usize, String> {
     Ok(rendered.value().to_string().len())
 }
 
-/// Returns the CPU time of this thread. Other processes do not affect it.
+/// Returns the CPU time of this thread, because other processes do not affect the CPU time.
 fn ran() -> Duration {
     let status = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     Duration::from_nanos(status.split_whitespace().next().unwrap().parse().unwrap())
@@ -23,7 +23,7 @@ fn peak() -> usize {
     line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() / 1024
 }
 
-/// Each template must fail with at most 600 MiB of memory, and within 30 seconds in a debug build.
+/// Checks that each template fails with at most 600 MiB of memory, and within 30 seconds in a debug build.
 #[test]
 fn template_that_makes_too_much_is_stopped() {
     for text in [
@@ -65,7 +65,8 @@ fn template_that_makes_too_much_is_stopped() {
     assert!(peak() < 600, "{} MiB", peak());
 }
 
-/// This test needs no assertion, because a stack overflow ends the process.
+/// Renders templates that are nested too deep. The test needs no assertion, because a stack overflow would end the
+/// process.
 #[test]
 fn template_that_nests_too_deep_is_refused() {
     let nested = |statement: &str| {
@@ -110,7 +111,8 @@ fn template_that_nests_too_deep_is_refused() {
     refused.unwrap().join().unwrap();
 }
 
-/// Returns a template whose loop assigns a value that grows by a factor, or that contains its previous value.
+/// Returns a template with a loop. In each round, `statement` makes the assigned value larger, or nests its previous
+/// value.
 fn grown(first: &str, statement: &str) -> String {
     format!(
         "{{% set ns = namespace(x={first}) %}}{{% for i in range(99999) %}}{statement}{{% endfor %}}{{{{ ns.x | length }}}}"
@@ -140,7 +142,8 @@ fn value_that_grows_by_a_factor_in_a_loop_is_refused() {
     assert!(peak() < 600, "{} MiB", peak());
 }
 
-/// The engine hides the parts of these values, so their depth could grow without a limit.
+/// Assigns values whose parts the engine hides. Without a copy or an error, the depth of values with hidden parts could
+/// grow without a limit.
 #[test]
 fn value_with_hidden_parts_is_copied_or_refused() {
     for (statement, expected) in [

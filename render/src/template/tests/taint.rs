@@ -1,5 +1,5 @@
-//! Tests of taint in filters, statements and operators. With tainted values, the result must be the same, and must have
-//! the taint.
+//! Tests of taint in filters, statements and operators. If the inputs are tainted, the result must be the same as
+//! without a taint, and must have the taint.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,9 +15,9 @@ use crate::{
     tree::MemoryTree,
 };
 
-/// Calls of filters, with a tainted value in each position. Each value is tainted as a whole.
-/// `s` is text, `i` a number, `l` a list of texts, `d` a map and `rows` a list of maps. `j` is JSON text, `b` base64
-/// and `ip` an address.
+/// Calls of filters, with a tainted value in each position. Each value is tainted as a whole. The value `s` is text,
+/// `i` a number, `l` a list of texts, `d` a map and `rows` a list of maps. The value `j` is JSON text, `b` base64 and
+/// `ip` an address.
 const FILTERS: [(&str, &[&str]); 76] = [
     ("abs", &["vars.i | abs"]),
     ("attr", &["vars.d | attr('a')", "{'abc': 1, 'x': 2} | attr(vars.s)"]),
@@ -120,14 +120,14 @@ const FILTERS: [(&str, &[&str]); 76] = [
     ("unique", &["vars.l | unique", "vars.rows | unique(attribute='k')"]),
 ];
 
-/// Further calls of filters with tainted values, as in [`FILTERS`].
+/// Further calls of filters with the tainted values of [`FILTERS`].
 const MORE_FILTERS: [(&str, &[&str]); 3] = [
     ("upper", &["vars.s | upper"]),
     ("urlencode", &["vars.s | urlencode", "vars.d | urlencode"]),
     ("zip", &["vars.l | zip([1, 2])", "[1, 2] | zip(vars.l)"]),
 ];
 
-/// Expressions with operators and lookups.
+/// Expressions that apply operators and lookups to tainted values.
 const EXPRESSIONS: [&str; 24] = [
     "vars.s",
     "vars.d.a",
@@ -155,7 +155,7 @@ const EXPRESSIONS: [&str; 24] = [
     "not vars.i",
 ];
 
-/// Templates with statements, and the files that they read.
+/// Templates with statements that read tainted values, and with files that they include.
 const TEMPLATES: [&str; 22] = [
     "{% for x in vars.l %}{{ x }}{% endfor %}",
     "{% for k, v in vars.d | items %}{{ k }}{{ v }}{% endfor %}",
@@ -211,7 +211,8 @@ fn engine() -> Engine {
     Engine::new(Arc::new(FILES.iter().copied().collect::<MemoryTree>()), "")
 }
 
-/// Evaluates with clean and with tainted values. Returns a message if the results differ or if a taint is missing.
+/// Calls `evaluate` with clean values and with tainted values. Returns a message if the results differ or if a taint is
+/// missing.
 fn fault(kind: Kind, evaluate: impl Fn(&minijinja::Value) -> Result<Tainted<Value>, TemplateError>) -> Option<String> {
     let clean = match evaluate(&scope(&Marks::Clean)) {
         Ok(clean) => clean,
@@ -277,7 +278,7 @@ fn statement_keeps_the_taint_of_its_inputs() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// Returns a scope with a list of nodes whose facts are untrusted.
+/// Returns a scope that contains a list of nodes with untrusted facts.
 fn nodes() -> minijinja::Value {
     let untrusted = |name: &str| Marks::whole(Taint::new(Kind::Untrusted, format!("the facts of {name}")));
     let node = |name: &str| Marks::parts(Taint::NONE, [(Step::Key("facts".into()), untrusted(name))]);
