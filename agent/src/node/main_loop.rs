@@ -426,12 +426,13 @@ impl Node {
                 break;
             }
             let again = errors.retry.take(self.clock.monotonic()) && self.store_answers();
-            if work.moved || work.poll || work.accepted || again {
+            let is_news = work.moved || work.poll || work.accepted || again;
+            if is_news || work.answered {
                 let before = self.writer.state().accepted.clone();
                 self.refresh_and_propose();
                 let state = self.writer.state();
                 let is_behind = again && self.membership.fleet().is_behind();
-                if !state.is_at(Some(&before)) || !state.is_applied() || is_behind {
+                if !state.is_at(Some(&before)) || is_news && !state.is_applied() || is_behind {
                     (next, cause) = (self.clock.monotonic(), "news");
                 }
             }

@@ -27,6 +27,7 @@ impl Node {
         if self.has_lost_its_state() {
             return RunResult::Held;
         }
+        self.sources.begin_refresh();
         let joined = self.membership.join(&self.inbox);
         self.writer.write(joined);
         let adopted = self.follow_fleet();

@@ -78,11 +78,15 @@ impl Acceptance {
         if announced.generation <= known {
             return None;
         }
-        let asked = gossip.ask(&announced.by, |peers, node, address| {
-            let (record, manifest) = peers.acceptance(node, address)?;
-            Accepted::of_announced(&record, &manifest, &announced.digest)
-                .ok_or_else(|| "the node follows another revision".into())
-        });
+        let (gossip, by, digest) = (gossip.clone(), announced.by.clone(), announced.digest.clone());
+        let ask = move || {
+            gossip.ask(&by, |peers, node, address| {
+                let (record, manifest) = peers.acceptance(node, address)?;
+                Accepted::of_announced(&record, &manifest, &digest)
+                    .ok_or_else(|| "the node follows another revision".into())
+            })
+        };
+        let asked = self.sources.requests().acceptance(&announced.digest, ask)?;
         asked
             .inspect_err(|why| {
                 tracing::warn!(

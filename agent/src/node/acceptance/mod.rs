@@ -11,14 +11,14 @@ use towpath_coordination::{
     Accepted, Candidate, Store,
     accept::{self, AcceptError, Attempt, FleetIdentity, Found, Proposal, RevisionManifest, SCHEMA, VerifyPolicy},
 };
-use towpath_git::{SourceError, VerifyMode};
+use towpath_git::VerifyMode;
 use towpath_host::Clock;
 use towpath_render::objects::ObjectSet;
 use towpath_state::{Acceptance as AcceptedState, Changes, Journal};
 
 use self::unfollowed::Adoption;
 use super::{
-    sources::{RefreshReport, Sources},
+    sources::{RefreshReport, Sources, requests::RequestError},
     writer::Effects,
 };
 use crate::{
@@ -219,7 +219,7 @@ impl Acceptance {
     ///
     /// # Errors
     /// Fails if a mirror cannot be read.
-    pub(super) fn last_good(&self) -> Result<Option<Arc<Revision>>, SourceError> {
+    pub(super) fn last_good(&self) -> Result<Option<Arc<Revision>>, RequestError> {
         let accepted = self.accepted();
         if self.revision.is_some() || accepted.generation == 0 {
             return Ok(None);

@@ -21,6 +21,8 @@ pub struct PendingWork {
     pub poll: bool,
     /// True if a source has changed.
     pub moved: bool,
+    /// True if a request that a refresh did not wait for has ended.
+    pub answered: bool,
     /// True if another node has accepted a revision.
     pub accepted: bool,
     /// True if all TaskBooks must be checked.
@@ -34,7 +36,13 @@ pub struct PendingWork {
 impl PendingWork {
     /// Returns whether there is no pending work.
     pub fn is_empty(&self) -> bool {
-        !self.poll && !self.moved && !self.accepted && !self.check && !self.stop && self.touched.is_empty()
+        !self.poll
+            && !self.moved
+            && !self.answered
+            && !self.accepted
+            && !self.check
+            && !self.stop
+            && self.touched.is_empty()
     }
 }
 
@@ -44,6 +52,8 @@ pub struct Inbox {
     slot: Arc<(Mutex<PendingWork>, Condvar)>,
     /// A counter of loop iterations and preemption checks, which shows that the agent is not stuck.
     progress: Arc<AtomicU64>,
+    /// The number of changes on git servers that were reported.
+    news: Arc<AtomicU64>,
 }
 
 /// The maximum number of touched paths in the queue. If more paths change, the node checks all TaskBooks instead.
@@ -63,6 +73,17 @@ impl Inbox {
             work.check = true;
         }
         self.slot.1.notify_all();
+    }
+
+    /// Adds the work that follows a change on a git server. Requests that began before the change are stale.
+    pub fn notify_news(&self, add: impl FnOnce(&mut PendingWork)) {
+        self.news.fetch_add(1, Ordering::SeqCst);
+        self.notify(add);
+    }
+
+    /// Returns the number of changes on git servers that were reported.
+    pub fn news(&self) -> u64 {
+        self.news.load(Ordering::SeqCst)
     }
 
     /// Waits for pending work and takes it from the queue. The result is empty if no work arrives within `patience`.

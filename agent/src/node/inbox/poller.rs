@@ -29,10 +29,12 @@ impl Polled {
     }
 
     /// Sets the sources to poll, and the heads that a refresh found. A polled head wakes the node only if it differs
-    /// from the known head.
-    pub(in crate::node) fn set(&self, sources: &[Source], heads: &BTreeMap<String, String>) {
+    /// from the known head. An incomplete refresh removes no source.
+    pub(in crate::node) fn set(&self, sources: &[Source], heads: &BTreeMap<String, String>, is_complete: bool) {
         let mut known = self.lock();
-        known.sources = sources.to_vec();
+        let named = |source: &Source| sources.iter().any(|other| other.git.name == source.git.name);
+        known.sources.retain(|source| !is_complete && !named(source));
+        known.sources.extend(sources.iter().cloned());
         known.heads.extend(heads.iter().map(|(name, head)| (name.clone(), head.clone())));
     }
 
@@ -43,13 +45,13 @@ impl Polled {
             Ok(head) => {
                 let moved = self.lock().heads.insert(name.to_owned(), head.clone()) != Some(head);
                 if moved || failures > 0 {
-                    inbox.notify(|work| work.moved = true);
+                    inbox.notify_news(|work| work.moved = true);
                 }
                 0
             }
             Err(_) => {
                 if failures == 0 {
-                    inbox.notify(|work| work.poll = true);
+                    inbox.notify_news(|work| work.poll = true);
                 }
                 failures.saturating_add(1)
             }
@@ -133,7 +135,7 @@ mod tests {
             polled.head(&inbox, "fleet", Ok(head.into()), 0);
             inbox.take(Duration::ZERO).moved
         };
-        let looked = |head: &str| polled.set(&[], &BTreeMap::from([("fleet".to_owned(), head.to_owned())]));
+        let looked = |head: &str| polled.set(&[], &BTreeMap::from([("fleet".to_owned(), head.to_owned())]), true);
         assert!(moved("a"), "no look has found it");
         looked("b");
         assert!(!moved("b"));

@@ -62,7 +62,7 @@ impl Candidates {
         while self.rejected.len() > REJECTED {
             self.rejected.pop_first();
         }
-        self.polled.set(&report.sources, &report.heads);
+        self.polled.set(&report.sources, &report.heads, report.pending.is_empty());
         let mut changes = Changes::default();
         if is_news {
             changes.set(&RejectedCandidates(self.rejected.clone()));

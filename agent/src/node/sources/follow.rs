@@ -1,6 +1,9 @@
 //! Checks revisions that other nodes have accepted against the rules in the bootstrap file of this node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use towpath_coordination::gossip::PackRequest;
 use towpath_git::{Ancestry, Mirror, Reference, SourceError, VerifyError, VerifyMode};
@@ -8,7 +11,7 @@ use towpath_state::{Journal, SourceCheckpoint};
 
 use super::{
     DEPTH, RefreshReport, Sources, origin,
-    requests::{Answer, Requests, WritePack},
+    requests::{Answer, RequestError, Requests, WritePack, is_pending},
 };
 use crate::{config::Source, error_chain::chain};
 
@@ -52,6 +55,9 @@ pub(in crate::node) enum Lacking {
     /// record with their own valid record.
     Record,
 }
+
+/// The longest time in which one other node must send a git pack. During this time, no other request uses the mirror.
+const PEER: Duration = Duration::from_secs(60);
 
 /// A function that prepares the request of a git pack from peers.
 type AskPeers<'a> = &'a dyn Fn(PackRequest) -> WritePack;
@@ -111,10 +117,10 @@ impl Sources {
                     step.check()?;
                 }
             }
-            let report = self.load_accepted(commits).map_err(|error| match error {
-                SourceError::Refused { .. } => AdoptionError::Rejected(chain(&error)),
-                SourceError::Pending { .. } => AdoptionError::Pending(chain(&error)),
-                _ => AdoptionError::Behind(chain(&error)),
+            let report = self.load_accepted(commits).map_err(|error| match *error {
+                SourceError::Refused { .. } => AdoptionError::Rejected(chain(&*error)),
+                SourceError::Pending { .. } => AdoptionError::Pending(chain(&*error)),
+                _ => AdoptionError::Behind(chain(&*error)),
             })?;
             if report.sources.len() <= sources.len() || report.set.is_none() {
                 let unknown = commits.keys().find(|name| report.sources.iter().all(|source| source.git.name != **name));
@@ -134,6 +140,9 @@ impl Sources {
 impl Step<'_> {
     /// Fetches the commit, and checks whether this node may adopt the commit.
     fn check(&self) -> Result<(), AdoptionError> {
+        if let Err(error) = self.requests.check_idle(&self.mirror) {
+            self.settled(&error)?;
+        }
         let name = &self.source.git.name;
         let signed = self.source.git.verify.mode != VerifyMode::None;
         let accepted = self.floor.as_deref() == Some(self.commit);
@@ -204,7 +213,7 @@ impl Step<'_> {
     ///
     /// # Errors
     /// Fails if the git server has not answered yet.
-    fn not_shown(&self, error: Option<SourceError>) -> Result<String, AdoptionError> {
+    fn not_shown(&self, error: Option<RequestError>) -> Result<String, AdoptionError> {
         match error {
             None => Ok(format!("the git server does not show the commit {} at the source's ref", self.commit)),
             Some(error) => self.settled(&error),
@@ -216,12 +225,11 @@ impl Step<'_> {
     /// # Errors
     /// Fails if the request has not ended.
     fn settled(&self, error: &SourceError) -> Result<String, AdoptionError> {
-        match error {
-            SourceError::Pending { .. } => {
-                Err(AdoptionError::Pending(format!("{}: {}", self.source.git.name, chain(error))))
-            }
-            _ => Ok(chain(error)),
+        let text = chain(error);
+        if is_pending(error) {
+            return Err(AdoptionError::Pending(format!("{}: {text}", self.source.git.name)));
         }
+        Ok(text)
     }
 
     /// Fetches the commit of a tag into the mirror. A tag of the git server that matches the source's pattern must
@@ -261,7 +269,7 @@ impl Step<'_> {
             commit: self.commit.to_owned(),
             have: self.floor.clone().filter(|floor| self.mirror.contains(floor)),
             bytes: options.limits.bytes,
-            time: options.limits.fetch,
+            time: options.limits.fetch.min(PEER),
         };
         match self.requests.take_pack(&self.mirror, self.commit, (self.peers)(wanted)) {
             Ok(()) => {

@@ -2,6 +2,7 @@
 
 pub(super) mod candidates;
 pub(super) mod follow;
+mod includes;
 pub(super) mod requests;
 pub(super) mod trees;
 mod trouble;
@@ -13,9 +14,7 @@ use std::{
     time::Duration,
 };
 
-use towpath_git::{
-    Ancestry, Auth, Limits, Mirror, Options, Reference, Snapshot, SourceError, VerifyError, VerifyOptions,
-};
+use towpath_git::{Ancestry, Mirror, Reference, Snapshot, SourceError, VerifyError};
 use towpath_render::{
     objects::{Loaded, ObjectSet, Pinned, SourceTree, load, load_holding, newly_held},
     problem::Problem,
@@ -23,7 +22,7 @@ use towpath_render::{
 };
 use towpath_state::{Changes, Journal, SourceCheckpoint};
 
-use self::{requests::Requests, trees::SnapshotTree};
+use self::requests::{RequestError, Requests};
 use crate::{
     config::{self, Source},
     error_chain::chain,
@@ -106,6 +105,16 @@ impl Sources {
         self.requests.limit(patience);
     }
 
+    /// Begins a refresh. All calls of one refresh for the same request receive the same answer.
+    pub(in crate::node) fn begin_refresh(&self) {
+        self.requests.begin_refresh();
+    }
+
+    /// Returns the requests to git servers and to other nodes.
+    pub(in crate::node) fn requests(&self) -> &Requests {
+        &self.requests
+    }
+
     /// Returns whether the git servers of all sources of the bootstrap file answer. `None` if a git server has not
     /// answered yet.
     pub(in crate::node) fn answer(&self) -> Option<bool> {
@@ -155,7 +164,7 @@ impl Sources {
     pub(in crate::node) fn load_accepted(
         &self,
         commits: &BTreeMap<String, String>,
-    ) -> Result<RefreshReport, SourceError> {
+    ) -> Result<RefreshReport, RequestError> {
         let mut report = RefreshReport::default();
         let mut sources = self.first.clone();
         let mut snapshots: BTreeMap<String, Snapshot> = BTreeMap::new();
@@ -163,7 +172,7 @@ impl Sources {
             for source in &sources {
                 if let (Some(commit), false) = (commits.get(&source.git.name), snapshots.contains_key(&source.git.name))
                 {
-                    snapshots.insert(source.git.name.clone(), self.mirror(source).snapshot(commit)?);
+                    snapshots.insert(source.git.name.clone(), self.mirror(source).snapshot(commit).map_err(Arc::new)?);
                 }
             }
             let loaded = self.load(&sources, &snapshots, load_holding)?;
@@ -225,7 +234,13 @@ impl Sources {
             report.adopt(loaded, &chosen, &standings);
             return report;
         }
+        let (inputs, is_rejected) = (report.inputs.len(), report.rejected);
         if let Err(error) = self.step_by_step(standings, rejected, &mut report) {
+            // The verdicts of the steps count only after the last step.
+            report.inputs.truncate(inputs);
+            report.rejected = is_rejected;
+            report.problems.clear();
+            report.refused.clear();
             report.wait_for_include(&error);
         }
         report
@@ -238,7 +253,7 @@ impl Sources {
         standings: BTreeMap<String, SourceState>,
         rejected: &BTreeSet<BTreeMap<String, String>>,
         report: &mut RefreshReport,
-    ) -> Result<(), SourceError> {
+    ) -> Result<(), RequestError> {
         let Some(mut chosen) = choose(&report.sources, &standings, SourceState::safest) else { return Ok(()) };
         let mut good = Some(self.load_declared(&chosen)?).filter(|(_, loaded)| loaded.errors.is_empty());
         let mut settled: BTreeSet<String> = BTreeSet::new();
@@ -280,7 +295,7 @@ impl Sources {
     }
 
     /// Loads the sources of the bootstrap file, and the sources that the chosen commits declare.
-    fn load_declared(&self, chosen: &Chosen) -> Result<(Vec<Source>, Loaded), SourceError> {
+    fn load_declared(&self, chosen: &Chosen) -> Result<(Vec<Source>, Loaded), RequestError> {
         let mut sources = self.first.clone();
         loop {
             let loaded = self.load(&sources, chosen, load_holding)?;
@@ -312,7 +327,9 @@ impl Sources {
             standing.old.clone_from(&standing.new);
         } else {
             let mut quiet = RefreshReport::default();
-            let of_old = if standing.new.is_none() { &mut *report } else { &mut quiet };
+            // A mirror cannot be judged while a request may replace the mirror.
+            let is_judged = standing.new.is_none() && !report.pending.contains_key(&source.git.name);
+            let of_old = if is_judged { &mut *report } else { &mut quiet };
             standing.old = self.stay(&self.mirror(source), source, accepted, of_old);
         }
         standing
@@ -373,14 +390,15 @@ impl Sources {
                 *tag = fetched.tag;
                 Some(snapshot)
             }
-            Err(SourceError::Refused { commit, message }) => {
-                report.rejected = true;
-                let trouble = trouble::refused_tree(&name, &commit, &message);
-                report.inputs.push(Input::Rejected(name, Some(trouble)));
-                None
-            }
             Err(error) => {
-                Self::trouble(&error, &name, report);
+                match &*error {
+                    SourceError::Refused { commit, message } => {
+                        report.rejected = true;
+                        let trouble = trouble::refused_tree(&name, commit, message);
+                        report.inputs.push(Input::Rejected(name, Some(trouble)));
+                    }
+                    error => Self::trouble(error, &name, report),
+                }
                 None
             }
         }
@@ -392,10 +410,10 @@ impl Sources {
         mirror: &Mirror,
         commit: &str,
         report: &mut RefreshReport,
-    ) -> Result<Snapshot, SourceError> {
-        let read = || mirror.snapshot(commit).and_then(Snapshot::whole);
+    ) -> Result<Snapshot, RequestError> {
+        let read = || mirror.snapshot(commit).and_then(Snapshot::whole).map_err(Arc::new);
         match read() {
-            Err(SourceError::Corrupt { .. }) => {
+            Err(error) if matches!(*error, SourceError::Corrupt { .. }) => {
                 Self::say_damaged(&mirror.options().name, report);
                 self.requests.renew(mirror)?;
                 let read = read()?;
@@ -424,7 +442,8 @@ impl Sources {
         name: &str,
     ) -> Option<towpath_git::Fetched> {
         let first = self.requests.fetch(mirror, floor).result;
-        let result = if matches!(first, Err(SourceError::Corrupt { .. })) {
+        let is_damaged = first.as_ref().is_err_and(|error| matches!(**error, SourceError::Corrupt { .. }));
+        let result = if is_damaged {
             Self::say_damaged(name, report);
             self.requests.renew(mirror).and_then(|()| self.requests.fetch(mirror, floor).result)
         } else {
@@ -496,82 +515,6 @@ impl Sources {
             };
             changes.put(name, &SourceCheckpoint { origin: origin(source), commit: commit.clone(), tag });
         }
-    }
-
-    /// Loads the objects of sources, and fetches the repositories of pinned includes.
-    ///
-    /// # Errors
-    /// Fails with the error `Pending` if the git server of an include has not answered yet.
-    fn load(
-        &self,
-        sources: &[Source],
-        snapshots: &BTreeMap<String, Snapshot>,
-        load: Load,
-    ) -> Result<Loaded, SourceError> {
-        let trees: Vec<SourceTree> = sources
-            .iter()
-            .filter_map(|source| {
-                let snapshot = snapshots.get(&source.git.name)?.clone();
-                Some(SourceTree {
-                    name: source.git.name.clone(),
-                    tree: Arc::new(SnapshotTree(snapshot)),
-                    library: source.library,
-                    globals: source.globals,
-                })
-            })
-            .collect();
-        let mut pinned: BTreeMap<Pinned, Arc<dyn Tree>> = BTreeMap::new();
-        let mut failed: Vec<Problem> = Vec::new();
-        for _ in 0..DEPTH {
-            let mut loaded = load(&trees, &pinned);
-            loaded.errors.extend(bad_sources(&loaded.set));
-            let missing: Vec<Pinned> =
-                loaded.wants.iter().filter(|wanted| !pinned.contains_key(*wanted)).cloned().collect();
-            if missing.is_empty() || !failed.is_empty() {
-                loaded.errors.append(&mut failed);
-                return Ok(loaded);
-            }
-            for wanted in missing {
-                match self.fetch_pinned(&wanted) {
-                    Ok(tree) => {
-                        pinned.insert(wanted, tree);
-                    }
-                    Err(error @ SourceError::Pending { .. }) => return Err(error),
-                    Err(error) => failed.push(Problem {
-                        source: String::new(),
-                        file: towpath_git::shown_url(&wanted.url),
-                        line: 1,
-                        column: 1,
-                        message: format!("cannot fetch the include: {}", chain(&error)),
-                        hint: None,
-                        excerpt: String::new(),
-                        caret: 0,
-                        warning: false,
-                    }),
-                }
-            }
-        }
-        Ok(load(&trees, &pinned))
-    }
-
-    /// Fetches the repository of an include without the credentials of the fleet (P116).
-    fn fetch_pinned(&self, pinned: &Pinned) -> Result<Arc<dyn Tree>, SourceError> {
-        use sha2::Digest as _;
-        let name = format!("include-{}", &hex::encode(sha2::Sha256::digest(pinned.url.as_bytes()))[..16]);
-        let options = Options {
-            name,
-            url: pinned.url.clone(),
-            reference: Reference::Commit(pinned.commit.to_ascii_lowercase()),
-            path: String::new(),
-            // The empty SSH key ensures that SSH uses no key of the agent's user on this server.
-            auth: Auth { ssh_key_file: Some(PathBuf::from("/dev/null")), ..Auth::default() },
-            verify: VerifyOptions::default(),
-            allow_rewind: true,
-            limits: Limits::default(),
-        };
-        let mirror = Mirror::new(options, &self.folder);
-        let fetched = self.requests.fetch(&mirror, None).result?;
-        Ok(Arc::new(SnapshotTree(mirror.snapshot(&fetched.commit)?.whole()?)))
     }
 }
 

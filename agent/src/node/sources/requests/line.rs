@@ -1,0 +1,177 @@
+//! The requests of one mirror: the running request, and the answers that later calls receive.
+
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    panic,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, TryRecvError},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use super::VALID;
+
+/// The name of a request, with its parameters. All answers to one name have the same type.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Name {
+    Acceptance { digest: String },
+    Answers { origin: String },
+    Fetch { origin: String, accepted: Option<String> },
+    Pack { commit: String },
+    Renew,
+    Tags { origin: String, commit: String },
+}
+
+/// The number of refreshes after which a line without requests is forgotten.
+const FORGOTTEN: u64 = 16;
+
+/// The requests of one mirror. At most one request runs at a time, because two requests could write the mirror.
+#[derive(Debug, Default)]
+pub(super) struct Line {
+    running: Option<Running>,
+    answers: BTreeMap<Name, Kept>,
+    /// True if the last request took longer than a refresh waits. A refresh does not wait for a slow line.
+    is_slow: bool,
+    /// The head commit of the last fetch.
+    head: Option<String>,
+    /// The number of the last refresh that used the line.
+    refresh: u64,
+}
+
+/// A request that has been sent.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) name: Name,
+    /// The start of the request, in milliseconds since 1970.
+    pub(super) since: i64,
+    pub(super) answer: Receiver<Kept>,
+    pub(super) thread: JoinHandle<()>,
+    /// True if the end of the request wakes the main loop.
+    pub(super) is_late: Arc<AtomicBool>,
+}
+
+/// The answer to a request.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) answer: Arc<dyn Any + Send + Sync>,
+    pub(super) outcome: Outcome,
+    pub(super) arrived: Instant,
+    /// The number of changes that the poller had reported when the request began.
+    pub(super) news: u64,
+    pub(super) is_slow: bool,
+    /// The number of the first refresh that may use the answer. The number is `None` until that refresh begins.
+    pub(super) refresh: Option<u64>,
+}
+
+/// The parts of an answer that decide about later requests.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// The head commit that a fetch has found.
+    pub(super) head: Option<String>,
+    pub(super) has_failed: bool,
+}
+
+impl Line {
+    /// Records that a refresh uses the line, and takes the answer of a request that has ended.
+    pub(super) fn asked(&mut self, refresh: u64) {
+        self.refresh = refresh;
+        self.collect();
+    }
+
+    pub(super) fn is_slow(&self) -> bool {
+        self.is_slow
+    }
+
+    pub(super) fn head(&self) -> Option<&String> {
+        self.head.as_ref()
+    }
+
+    /// Returns true if no request and no recent refresh uses the line.
+    pub(super) fn is_forgotten(&self, refresh: u64) -> bool {
+        self.running.is_none() && self.answers.is_empty() && refresh.saturating_sub(self.refresh) > FORGOTTEN
+    }
+
+    /// Returns the start of the running request, in milliseconds since 1970.
+    pub(super) fn running_since(&self) -> Option<i64> {
+        self.running.as_ref().map(|running| running.since)
+    }
+
+    /// Returns true if the thread of the running request has not ended.
+    #[cfg(test)]
+    pub(super) fn is_at_work(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| !running.thread.is_finished())
+    }
+
+    pub(super) fn kept(&self, name: &Name) -> Option<&Kept> {
+        self.answers.get(name)
+    }
+
+    /// Begins a refresh. Each answer is valid for the first refresh after its arrival. A late answer stays valid for
+    /// some time, if no change of a git server was reported since the request began. `news` is the number of changes.
+    pub(super) fn begin_refresh(&mut self, refresh: u64, now: Instant, news: u64) {
+        self.collect();
+        self.answers.retain(|name, kept| {
+            let is_young = now.saturating_duration_since(kept.arrived) < VALID;
+            // A mirror that was renewed may be damaged again.
+            let may_repeat = *name != Name::Renew || kept.outcome.has_failed;
+            kept.refresh.is_none() || kept.is_slow && is_young && may_repeat && kept.news == news
+        });
+        for kept in self.answers.values_mut() {
+            kept.refresh.get_or_insert(refresh);
+        }
+    }
+
+    /// Takes the answer of a request that has ended. A panic of the request continues here.
+    pub(super) fn collect(&mut self) {
+        let Some(running) = self.running.take() else { return };
+        match running.answer.try_recv() {
+            Ok(kept) => self.keep(running.name, kept),
+            Err(TryRecvError::Empty) => self.running = Some(running),
+            Err(TryRecvError::Disconnected) => running.panicked(),
+        }
+    }
+
+    /// Waits for the answer of a new request.
+    pub(super) fn wait(&mut self, running: Running, patience: Duration, refresh: u64) {
+        match running.answer.recv_timeout(patience) {
+            Ok(kept) => self.keep(running.name, Kept { refresh: Some(refresh), ..kept }),
+            Err(RecvTimeoutError::Disconnected) => running.panicked(),
+            Err(RecvTimeoutError::Timeout) => {
+                tracing::debug!(request = ?running.name, "a server has not answered yet");
+                self.run(running);
+                // The request may have ended before its end could wake the main loop.
+                self.collect();
+            }
+        }
+    }
+
+    /// Lets a request run. The end of the request wakes the main loop.
+    pub(super) fn run(&mut self, running: Running) {
+        running.is_late.store(true, Ordering::SeqCst);
+        self.running = Some(running);
+    }
+
+    fn keep(&mut self, name: Name, kept: Kept) {
+        self.is_slow = kept.is_slow;
+        if kept.outcome.head.is_some() {
+            self.head.clone_from(&kept.outcome.head);
+        }
+        if name == Name::Renew && !kept.outcome.has_failed {
+            // The answers to earlier requests describe the damaged mirror.
+            self.answers.clear();
+        }
+        self.answers.insert(name, kept);
+    }
+}
+
+impl Running {
+    fn panicked(self) {
+        if let Err(cause) = self.thread.join() {
+            panic::resume_unwind(cause);
+        }
+    }
+}
