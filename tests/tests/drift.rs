@@ -234,7 +234,7 @@ fn drift_is_corrected_while_a_git_server_is_silent() {
     drift(&node, "a");
     wait_until(Duration::from_secs(20), || node.read("/a").as_deref() == Some("ours"), || node.log());
     assert!(is_pending(), "the git server is still silent");
-    repository.write("book.yaml", &BOOK.replacen("ours", "next", 1));
+    repository.write("book.yaml", BOOK.replacen("ours", "next", 1));
     let next = repository.publish("two");
     proxy.hold(false, false);
     node.wait_for(&next);
