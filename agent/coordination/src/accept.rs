@@ -1,4 +1,4 @@
-//! Accepts revisions: any node with a candidate may write the next acceptance record (P22).
+//! Accepts revisions: any node that has loaded newer commits may write the next acceptance record (P22).
 
 mod chain;
 mod link;

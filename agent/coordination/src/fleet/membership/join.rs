@@ -1,4 +1,4 @@
-//! The join of a node: its join record, its first lease, and the rejection of another agent with its name.
+//! The join of a node: its join record, its first lease, and the check for another agent with the same name.
 
 use std::time::Duration;
 
@@ -48,8 +48,8 @@ impl Shared {
         Op::Put { key: keys::alive(&self.node), value: serde_json::to_vec(&alive).unwrap_or_default(), lease }
     }
 
-    /// Publishes the keys of this rejected node to the other nodes, unless a node with the right keys is alive. The
-    /// other nodes do not consider the rejected node alive.
+    /// Shows the keys of this rejected node to the other nodes, unless a node with the same name and the accepted keys
+    /// is alive. The other nodes do not consider the rejected node alive.
     fn knock(&self, joined: &Joined) -> Result<(), StoreError> {
         let known = self.lock().leases.knock();
         if let Some(lease) = known.filter(|_| self.store.shared()) {
@@ -73,8 +73,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Writes the join record if the name is free, or if the existing record has this node's keys. A node is rejected
-    /// if the existing record has another key and git does not list the node's key (P143, P145).
+    /// Writes the join record of this node, unless a join record with other keys exists under the node's name. A node
+    /// is rejected if the existing record has another key and git does not list the node's key (P143, P145).
     fn introduce(&self, joined: &Joined) -> Result<(), StoreError> {
         let key = keys::joined(&self.node);
         let value = serde_json::to_vec(joined).unwrap_or_default();

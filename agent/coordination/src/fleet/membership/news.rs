@@ -6,8 +6,8 @@ use crate::store::Row;
 /// The changes that the watches have reported, and the notices of free slots in budgets.
 #[derive(Debug, Default)]
 pub(super) struct News {
-    /// The number of changes that the watches have reported. A snapshot is stale if it was requested before the last
-    /// change.
+    /// The number of changes that the watches have reported. A snapshot is stale if the node requested the snapshot
+    /// before the newest change.
     count: u64,
     touches: Touches,
     /// True if another node has requested the key of a task result from this node.
@@ -31,17 +31,17 @@ impl News {
         self.touches.heard(node, row)
     }
 
-    /// Returns the notices of free slots for modification.
+    /// Returns a mutable reference to the notices of free slots.
     pub(super) fn touches(&mut self) -> &mut Touches {
         &mut self.touches
     }
 
-    /// Records that requests for the keys of task results need an answer.
+    /// Records that this node has not answered all requests for the keys of task results.
     pub(super) fn note_asked(&mut self) {
         self.asked = true;
     }
 
-    /// Returns whether another node has requested the key of a task result since the last call.
+    /// Returns true if another node has requested the key of a task result since the previous call of this function.
     pub(super) fn take_asked(&mut self) -> bool {
         std::mem::take(&mut self.asked)
     }
