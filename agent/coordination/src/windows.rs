@@ -75,7 +75,8 @@ impl Window {
         Some(Self { days, from: time(from)?, to: time(to)?, zone: Zone::read(zone)?, finish })
     }
 
-    /// Returns the beginning and the end of the window of a day. `None` if the window does not begin on that day.
+    /// Returns the beginning and the end of the window that begins on a day. `None` if the window does not begin on
+    /// that day.
     fn on(&self, day: NaiveDate) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
         if !self.days.is_empty() && !self.days.contains(&day.weekday()) {
             return None;

@@ -1,4 +1,5 @@
-//! The data store through which nodes agree. The interface of the store follows etcd, which is one implementation.
+//! The data store through which nodes agree. The interface of the store has the semantics of etcd, which is one
+//! implementation of the interface.
 
 pub mod etcd;
 pub mod local;
@@ -76,13 +77,13 @@ pub trait Store: fmt::Debug + Send + Sync {
         false
     }
 
-    /// Returns the nodes that present another key than the known one, each with the public keys that it presents.
+    /// Returns the nodes whose presented public key differs from their valid key, each with the presented keys.
     fn strangers(&self) -> BTreeMap<String, Vec<String>> {
         BTreeMap::new()
     }
 
-    /// Sets the journal that keeps the rows of the store. The journal has no effect on a store that keeps its rows
-    /// elsewhere.
+    /// Sets the journal that keeps the rows of the store. The journal has no effect on a store that keeps its rows in
+    /// etcd.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be read.
@@ -208,7 +209,7 @@ impl Op {
 /// The answer to one reading operation of a transaction.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
-    /// The rows that were read. The list is empty if the operation only counts rows.
+    /// The rows that were read. `rows` is empty if the operation only counts rows.
     pub rows: Vec<Row>,
     /// The number of rows with the prefix.
     pub count: u64,
@@ -242,7 +243,7 @@ impl Outcome {
     }
 }
 
-/// The error of a request to the data store.
+/// The reasons why a request to the data store fails.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StoreError {
     /// The store does not answer.
@@ -274,7 +275,7 @@ pub enum StoreError {
         /// The maximum size of the value, in bytes.
         most: usize,
     },
-    /// The store has already deleted the first changes of the watch.
+    /// The store no longer has the changes from which the watch should begin.
     #[error("the data store no longer has the changes since revision {0}")]
     Compacted(u64),
     /// The lease has ended.
@@ -284,7 +285,7 @@ pub enum StoreError {
 
 impl Txn {
     /// Checks that etcd would accept the transaction: not too many operations, and no key written twice. `more` is the
-    /// number of additional operations.
+    /// number of operations that the store adds to the transaction.
     ///
     /// # Errors
     /// Returns an error if the transaction has too many operations, or writes a key twice.

@@ -26,8 +26,7 @@ pub(super) const SILENCE: Duration = Duration::from_secs(3);
 /// connection.
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// The interval of pings on a connection, because etcd rejects clients that ping more often
-/// (`--grpc-keepalive-min-time`).
+/// The interval of pings on a connection; etcd rejects clients that ping more often (`--grpc-keepalive-min-time`).
 const PING: Duration = Duration::from_secs(5);
 
 /// An open connection to an etcd member.

@@ -6,7 +6,7 @@ use etcd_client as etcd;
 
 use crate::store::StoreError;
 
-/// The message with which etcd rejects a key that the user may not access.
+/// The message with which etcd rejects a request for a key that the user must not access.
 const PERMISSION_DENIED: &str = "etcdserver: permission denied";
 
 /// An error that an etcd member returned, or an error of the connection to it.
@@ -45,8 +45,8 @@ impl Said {
         Self { code: None, chain: message.clone(), message }
     }
 
-    /// Creates the error of a watch that the member rejected at its start. etcd 3.4 sends one reason for an expired
-    /// token and for a key that the user may not read.
+    /// Creates the error of a watch that the member rejected at its start. etcd 3.4 sends the same reason for an
+    /// expired token and for a key that the user must not read.
     pub(super) fn canceled(reason: &str) -> Self {
         let message = if reason.is_empty() { PERMISSION_DENIED.to_owned() } else { reason.to_owned() };
         let code = if message.contains("compacted") { code::OUT_OF_RANGE } else { code::UNAUTHENTICATED };
@@ -115,7 +115,8 @@ pub(super) enum Kind {
     Silent,
     /// The member answers, but has no leader or cannot serve requests now.
     NoLeader,
-    /// The member and the node reject each other, because a certificate, a key or a password is wrong.
+    /// The member rejects the node, or the node rejects the member, because a certificate, a key or a password is
+    /// wrong.
     Refused,
 }
 
