@@ -93,7 +93,8 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// Runs a transaction.
     ///
-    /// # Errors The store does not answer, so it is unknown whether the transaction was applied.
+    /// # Errors
+    /// The store does not answer, so it is unknown whether the transaction was applied.
     fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError>;
 }
 
