@@ -95,7 +95,7 @@ fn malformed(record: &Accepted, disk: &Accepted) -> Option<String> {
     let Accepted { generation, parent, .. } = *record;
     if generation == 0 || parent.checked_add(1) != Some(generation) {
         return Some(format!(
-            "the record has generation {generation} and parent {parent}, but a generation must be one above its parent"
+            "the record has generation {generation} and parent {parent}, but the generation must be the parent plus 1"
         ));
     }
     let before = record.before.as_ref();

@@ -157,21 +157,21 @@ impl RevisionManifest {
             let older = same.is_none() && book.since <= own && !changed_by_own;
             if older || !fits(book.since, same.map(|known| known.since)) {
                 return Err(format!(
-                    "the manifest of the record has another generation than the manifest of this node for book {id}"
+                    "the manifests of the record and of this node have different generations for book {id}"
                 ));
             }
         }
         for (object, birth) in &self.births {
             if !fits(*birth, made.disk_manifest.births.get(object).copied()) {
                 return Err(format!(
-                    "the manifest of the record has another generation than the manifest of this node for {object}"
+                    "the manifests of the record and of this node have different generations for {object}"
                 ));
             }
         }
         for (since, names) in self.joined.iter().filter(|(since, _)| **since <= own) {
             if made.disk_manifest.joined.get(since).is_some_and(|known| known != names) {
                 return Err(format!(
-                    "the manifest of the record lists other nodes than the manifest of this node for generation {since}"
+                    "the manifests of the record and of this node list different nodes for generation {since}"
                 ));
             }
         }

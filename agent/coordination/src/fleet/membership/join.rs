@@ -116,7 +116,7 @@ impl Shared {
             let machine = if there.machine_id == joined.machine_id {
                 "this machine joined with another key before it was set up again".to_owned()
             } else {
-                format!("another machine ({}) has joined with another key", there.machine_id)
+                format!("another machine ({}) has joined under this name with another key", there.machine_id)
             };
             other_key(&self.node, joined, &machine)
         });
@@ -155,7 +155,7 @@ impl Shared {
         let first = {
             let mut state = self.lock();
             let first = state.identity.meet_namesake(format!(
-                "another agent runs as {} with this node's key (machine {}); both are rejected. Stop one of them, give it a name and a key of its own (delete its state directory or certificate), then restart the agent that stays",
+                "another agent runs as {} with this node's key (machine {}); both agents are rejected. Stop the agent that is on the wrong machine, give it another name and key (delete its state directory or certificate), then restart the agent that keeps the name",
                 self.node, other.machine_id
             ));
             state.leases.give_up();
