@@ -33,7 +33,7 @@ impl Zone {
     }
 
     /// Returns the instants at which local clocks show a time, earliest first. A time in a skipped hour has no instant,
-    /// and a time in a repeated hour has two.
+    /// and a time in a repeated hour has two instants.
     fn instants(&self, local: NaiveDateTime) -> Vec<DateTime<Utc>> {
         let shown = local.and_utc().timestamp();
         // The offset changes at most once within these two days, so no third offset can apply.

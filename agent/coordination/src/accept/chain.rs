@@ -20,11 +20,11 @@ use crate::{
 pub const KEPT: u64 = 1000;
 
 /// The maximum number of generations by which a record without a chain may be above the generation of the node. A fleet
-/// with one acceptance a second needs 136 years for this number of generations. Because of the maximum, a forged record
-/// can skip only few of the 2^64 generation numbers.
+/// with one acceptance a second needs 136 years for 2^32 generations. Because of the maximum, a forged record can skip
+/// only few of the 2^64 generation numbers.
 pub const FARTHEST: u64 = 1 << 32;
 
-/// The result when a node compares the acceptance record in the store with the acceptance record on its disk.
+/// The result of the comparison between the acceptance record in the store and the acceptance record on a node's disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
     /// The store has no acceptance record.

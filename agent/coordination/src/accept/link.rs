@@ -5,7 +5,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{keys, store::Op};
 
-/// The fields of an acceptance record from which the chain of acceptances is built.
+/// The fields of an acceptance record that form the chain of acceptances.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Link {

@@ -28,7 +28,7 @@ impl Record for RevisionManifest {
     type Kind = kinds::Manifest;
 }
 
-/// The manifest's entry for one coordinated book.
+/// The entry of a manifest for one coordinated book.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestEntry {
     /// The digest of the definition of the book.

@@ -100,7 +100,7 @@ pub enum AcceptError {
         /// The first source, cluster and store in the bootstrap file of this node.
         ours: String,
     },
-    /// The fleet verifies the first source more strictly than the bootstrap file of this node.
+    /// The fleet verifies the first source more strictly than the bootstrap file of this node demands.
     #[error(
         "cannot follow the fleet: it requires verify.mode {theirs} for the first source, and this node is configured with {ours}; set verify.mode to {theirs} or stricter in the bootstrap file"
     )]

@@ -44,7 +44,7 @@ pub enum MilestoneKind {
 }
 
 impl Milestone {
-    /// Creates a milestone of the run of a `RolloutSpec`.
+    /// Creates a milestone of the run that `spec` describes.
     pub(crate) fn new(spec: &RolloutSpec, kind: MilestoneKind) -> Self {
         Self { book: spec.book.clone(), run: spec.run.clone(), kind }
     }
@@ -104,8 +104,8 @@ fn failure<'o>(me: &str, operation: &'o Op) -> Option<&'o str> {
     (is_lost || node == me && record.is_failed()).then_some(node)
 }
 
-/// Returns true if a run is halted only because of the failure of one node. The function does not use the earlier
-/// snapshot, whose failure record may belong to an earlier run.
+/// Returns true if a run is halted only because of the failure of one node. The function does not use the snapshot
+/// before the transaction, because its failure record may belong to a previous run.
 fn has_halted(spec: &RolloutSpec, node: &str, after: &RunSnapshot) -> bool {
     let mut without = after.clone();
     without.held.retain(|entry| entry.node != node);

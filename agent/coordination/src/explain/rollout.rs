@@ -32,7 +32,7 @@ pub struct Rollout {
     pub skipped: Vec<String>,
     /// The failed nodes, with their error messages.
     pub failed: Vec<FailedNode>,
-    /// The nodes that hold a slot or were offered one.
+    /// The nodes that hold a slot or were offered a slot.
     pub holding: Vec<Holder>,
     /// The nodes that wait for a slot, in the order of the queue.
     pub waiting: Vec<String>,
@@ -49,7 +49,7 @@ pub struct FailedNode {
     pub message: String,
 }
 
-/// A node that holds a slot, or that was offered one.
+/// A node that holds a slot, or that was offered a slot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Holder {
     /// The name of the node that holds the slot.
@@ -354,8 +354,8 @@ fn lost_members(
     Some(if spec.on_lost == OnLost::Skip { gate } else { gate.action(start(&gone)) })
 }
 
-/// Returns the gates that the members in `missing` have published. Members that have loaded an older generation get one
-/// gate for each generation.
+/// Returns the gates that the members in `missing` have published. The function adds one gate for each older generation
+/// that members have loaded.
 fn reported(observed: &Observed<'_>, spec: &RolloutSpec, missing: &[&str]) -> Vec<Gate> {
     let mut behind: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
     let mut gates: Vec<(Gate, Vec<&str>)> = Vec::new();

@@ -26,9 +26,9 @@ const MANY: Duration = Duration::from_secs(4);
 const LATER: Duration = Duration::from_secs(1);
 
 impl Fleet {
-    /// Sets a timer for the end of each lease whose node delays the run. With gossip, this node watches only the leases
-    /// of nodes that gossip considers lost. Without gossip, the first three waiting nodes watch the leases of all nodes
-    /// that the run waits for.
+    /// Sets a timer for the end of the lease of each node that delays the run. With gossip, this node watches only the
+    /// leases of nodes that gossip considers lost. Without gossip, the first three waiting nodes watch the leases of
+    /// all nodes that the run waits for.
     pub(super) fn watch_leases(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<(), StoreError> {
         if spec.on_lost == OnLost::Hold || snapshot.done(spec) || !self.store.shared() {
             return Ok(());
@@ -81,9 +81,9 @@ impl Fleet {
         Ok(())
     }
 
-    /// Returns whether this node is one of the first three waiting nodes of a run. The first three nodes in the queue
-    /// and the first three voters are waiting nodes. If fewer than three nodes have voted, members whose wave is closed
-    /// are waiting nodes, too.
+    /// Returns whether this node is one of the first three waiting nodes of a run. Waiting nodes are the first three
+    /// nodes in the queue, and the first three nodes that have voted. If fewer than three nodes have voted, members
+    /// whose wave is closed also count as waiting nodes.
     fn is_watcher(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<bool, StoreError> {
         if snapshot.queue.iter().take(WATCHERS).any(|entry| entry.node == self.node) {
             return Ok(true);

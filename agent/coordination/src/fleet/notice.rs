@@ -74,7 +74,7 @@ impl Fleet {
         Ok(lost.filter(|node| self.agrees_lost(node)).collect())
     }
 
-    /// Returns the nodes whose gossip reports a slot that the store does not contain.
+    /// Returns the nodes that report, by gossip, a slot that the store does not contain.
     fn hidden_claims(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<BTreeSet<String>, StoreError> {
         let mut hidden = BTreeSet::new();
         let Some(gossip) = self.gossip.get().filter(|_| spec.count.is_some()) else { return Ok(hidden) };
@@ -90,8 +90,8 @@ impl Fleet {
         Ok(if self.believes_hearsay(&part, &hidden) { hidden } else { BTreeSet::new() })
     }
 
-    /// Returns whether slots that only gossip reports may still block other nodes. Reports by gossip block other nodes
-    /// only for a limited time, because gossip messages are not trusted. If the reports of gossip disappear and appear
+    /// Returns true while slots that only gossip reports block other nodes. Reports by gossip block other nodes only
+    /// for a limited time, because gossip messages are not trusted. If the reports of gossip disappear and appear
     /// again, the time limit starts again (P104).
     fn believes_hearsay(&self, part: &str, hidden: &BTreeSet<String>) -> bool {
         let now = self.clock.monotonic();
@@ -111,7 +111,7 @@ impl Fleet {
         believes
     }
 
-    /// Returns the sequence number of a node's last write, or 0 if the store has none.
+    /// Returns the sequence number of a node's last write, or 0 if the store has no number.
     fn mark_of(&self, node: &str) -> Result<u64, StoreError> {
         let rows = self.store.read(&keys::write_sequence(node), &Page { after: None, limit: 1 })?.rows;
         let row = rows.iter().find(|row| row.key == keys::write_sequence(node));

@@ -72,7 +72,7 @@ impl Fleet {
         Ok(read.rows.into_iter().find(|row| row.key == key).and_then(|row| serde_json::from_slice(&row.value).ok()))
     }
 
-    /// Writes a value that other nodes read to the store.
+    /// Writes a value to the store for other nodes.
     ///
     /// # Errors
     /// The store does not answer.

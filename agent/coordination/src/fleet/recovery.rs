@@ -7,7 +7,8 @@ use crate::{
     store::StoreError,
 };
 
-/// Returns a `RolloutSpec` for reads that concern no single book. The spec names a book and a budget that do not exist.
+/// Returns a `RolloutSpec` for reads that concern the whole fleet, and not one book. The spec names a book and a budget
+/// that do not exist.
 fn of_the_fleet(known: &[String]) -> RolloutSpec {
     let no_book = "none/none".to_owned();
     RolloutSpec { book: no_book.clone(), group: no_book, known: known.to_vec(), waves: 1, ..RolloutSpec::default() }
@@ -28,8 +29,8 @@ impl Fleet {
         Err(StoreError::LostRaces(TRIES))
     }
 
-    /// Reads the store to check whether this node must republish its claims. The node does not trust a report that only
-    /// a watch has shown.
+    /// Reads the store to check whether this node must republish its claims. A node does not trust a report of a
+    /// rollback that only a watch has shown.
     ///
     /// # Errors
     /// The store does not answer.

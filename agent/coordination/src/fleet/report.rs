@@ -48,7 +48,7 @@ impl Fleet {
         inner.snapshots.get(&snapshot_key(spec, &self.node)).map(|known| known.snapshot.halted(spec))
     }
 
-    /// Records the milestones that a committed transaction has reached.
+    /// Stores the milestones that a committed transaction has caused.
     pub(super) fn note_milestones(&self, spec: &RolloutSpec, before: &RunSnapshot, txn: &Txn, after: &RunSnapshot) {
         let reached = explain::reached(spec, &self.node, before, txn, after);
         if !reached.is_empty() {

@@ -65,8 +65,8 @@ pub struct ElectedTask<'a> {
 }
 
 impl ElectedTask<'_> {
-    /// Returns the text that binds a sealed result to its task and to the node that made the result. A node can open a
-    /// sealed result only with the same text.
+    /// Returns the text that binds a sealed result to its task and to the node that made the result. A node can decrypt
+    /// a result only with the text with which the result was sealed.
     fn purpose(&self, by: &str) -> String {
         purpose(&self.spec.book, self.task, self.definition, by)
     }

@@ -34,7 +34,7 @@ struct Known {
     needs_republish: bool,
     /// True if a watch has shown a report of a rollback, and this node has not read the store since.
     heard: bool,
-    /// True if the store did not answer the last request.
+    /// True if the store did not answer the most recent request.
     away: bool,
     reached: Option<Instant>,
 }
@@ -60,8 +60,8 @@ impl StorePosition {
         self.lock().away = true;
     }
 
-    /// Returns the end of the stabilization period. `None` if the period is over, or if no other process uses the
-    /// store.
+    /// Returns the end of the stabilization period. `None` if the stabilization period is over, or if no other process
+    /// uses the store.
     pub(super) fn stabilizing_until(&self, now: Instant) -> Option<Instant> {
         if !self.shared {
             return None;
@@ -96,7 +96,9 @@ impl StorePosition {
     pub(super) fn note_missing_join_record(&self) {
         let mut known = self.lock();
         if known.sequence > 0 && self.shared {
-            tracing::warn!("the data store has no record of this node: it was wiped, or restored from an old backup");
+            tracing::warn!(
+                "the data store has no record of this node: the store was wiped, or restored from an old backup"
+            );
             (known.rolled_back, known.needs_republish) = (true, true);
         }
     }

@@ -117,7 +117,7 @@ pub struct Member {
     announcements: Announcements,
     joining: Joining,
     rounds: Rounds,
-    /// The number of nodes with which this member has configured the gossip library foca.
+    /// The number of nodes for which this member has configured the gossip library foca.
     nodes: usize,
 }
 
@@ -151,8 +151,7 @@ impl Member {
         self.foca.num_members()
     }
 
-    /// Sets the nodes that may be alive. This member asks to join through those of the nodes that gossip does not know
-    /// yet.
+    /// Sets the nodes that may be alive. This member sends requests to join to nodes that gossip does not know yet.
     pub fn seeds(&mut self, seeds: Vec<String>, now: Instant) {
         self.joining.seeds(seeds, now);
     }

@@ -1,4 +1,4 @@
-//! Selects the nodes through which a gossip member asks to join, and the times of its requests.
+//! Selects the nodes to which a gossip member sends requests to join, and the times of the requests.
 
 use std::{
     collections::BTreeSet,
@@ -51,7 +51,7 @@ impl Joining {
     /// members that gossip has heard of. `known` is `None` if no other member is alive. A member that knows no other
     /// member asks any of the nodes that may be alive. A member that knows other members asks only nodes that gossip
     /// has never heard of. Nodes that start at the same time may form separate groups. Requests to unknown nodes unite
-    /// such groups.
+    /// separate groups of nodes.
     pub(super) fn choose(&mut self, known: Option<&BTreeSet<&str>>, now: Instant) -> Vec<String> {
         let is_new = |seed: &&String| known.is_none_or(|known| !known.contains(seed.as_str()));
         let candidates: Vec<&String> = self.seeds.iter().filter(is_new).collect();

@@ -12,8 +12,8 @@ use crate::{
     store::{Compare, Op, Txn},
 };
 
-/// The maximum number of offers in one transaction. The number is small, because a transaction has at most 128
-/// operations and also reads a snapshot.
+/// The maximum number of offers in one transaction. Each offer needs several of the 128 operations of a transaction,
+/// which also reads a snapshot.
 const OFFERS: usize = 8;
 
 /// The maximum number of waiting nodes that one notice of free slots names.
@@ -83,7 +83,8 @@ fn after(snapshot: &RunSnapshot, old: &SlotEntry, new: Option<&SlotRecord>) -> R
 /// Adds offers of the free slots to a transaction that replaces or removes one slot record (P53). A node that must not
 /// admit other nodes, or has not read the queue, adds a notice instead of an offer. Some records of other nodes are
 /// reasons to offer fewer slots, for example a failure. The transaction commits only if the records that reduce the
-/// offers are unchanged. A change of a compared record may free more slots, which no other node would offer (P135).
+/// number of offers are unchanged. A change of a compared record may free more slots, which no other node would offer
+/// (P135).
 pub(super) fn offer_on(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,

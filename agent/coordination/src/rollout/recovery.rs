@@ -22,8 +22,8 @@ pub struct NodeClaims {
     pub voted: BTreeSet<u32>,
 }
 
-/// Returns the transaction that reports a rollback of the store. `None` if another node has already reported it.
-/// `known` is the identifier of the most recent recovery that this node has read.
+/// Returns the transaction that reports a rollback of the store. `None` if another node has already reported the
+/// rollback. `known` is the identifier of the most recent recovery that this node has read.
 pub fn report_rollback(snapshot: &RunSnapshot, me: &str, id: &str, known: Option<&str>) -> Option<Txn> {
     if snapshot.recovery.as_ref().is_some_and(|(restored, _)| Some(restored.id.as_str()) != known) {
         return None;

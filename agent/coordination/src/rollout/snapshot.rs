@@ -15,8 +15,8 @@ use crate::{
 /// The maximum number of queue entries in a snapshot, which contains the oldest entries.
 const HEADS: usize = 16;
 
-/// The number of segments whose votes the first request of a snapshot reads. The limit exists because a transaction of
-/// the store has at most 128 operations.
+/// The number of segments whose votes the first request of a snapshot reads. The first request reads only 40 segments,
+/// because a transaction has at most 128 operations.
 const FIRST_SEGMENTS: u32 = 40;
 
 /// The number of segments whose votes each further request of a snapshot reads.
@@ -114,7 +114,7 @@ pub struct RunSnapshot {
     pub overdue: BTreeSet<(String, u64)>,
     /// True if this node may offer a free slot, because the slot was free for long or a notice of free slots arrived.
     pub idle: bool,
-    /// The nodes whose gossip reports a slot in this node's partition that the store does not contain.
+    /// The nodes that report, by gossip, a slot of this node's partition that the store does not contain.
     pub hidden_claims: BTreeSet<String>,
     /// The nodes that count as lost.
     pub lost: BTreeSet<String>,
@@ -306,8 +306,8 @@ impl RunSnapshot {
     }
 
     /// Returns a lost node that this run cannot write off, because the run has already written off `count` nodes (P60).
-    /// The returned node has a claim, or a failure that halts the run or belongs to an earlier run. Records of other
-    /// books that share the budget are ignored.
+    /// The returned node has a claim, or a failure that halts the run or belongs to an earlier run. The function
+    /// ignores records of other books that share the budget.
     pub fn holder_beyond_budget(&self, spec: &RolloutSpec) -> Option<&str> {
         let spent = spec.on_lost == super::OnLost::Skip && self.written_off(spec) >= spec.count.unwrap_or(1);
         let halted = self.failures() > spec.failure_limit().unwrap_or(spec.max_failures);

@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use towpath_state::{Record, kinds};
 
-/// The maximum number of writers that are remembered.
+/// The maximum number of writers that a node remembers.
 const WRITERS: usize = 20_000;
-/// The maximum number of store keys for which the numbers of one writer are remembered. `FORGOTTEN` is the count of
-/// record numbers that the node forgets at once.
+/// The maximum number of store keys for which a node remembers the record numbers of one writer. `FORGOTTEN` is the
+/// count of record numbers that the node forgets at once.
 const KEYS: usize = 8192;
 const FORGOTTEN: usize = 1024;
-/// The maximum number of former signing keys that are remembered for one writer.
+/// The maximum number of former signing keys that a node remembers for one writer.
 const FORMER: usize = 8;
 
 /// The data that a node remembers about one writer of records.
@@ -28,8 +28,8 @@ pub struct Heard {
     pub highest: u64,
     /// The number of the writer's newest record at each store key, by a hash of the key.
     pub keys: HashMap<u64, u64>,
-    /// The highest number that was removed from `keys`. At a store key that is not in `keys`, only a record with a
-    /// higher number is accepted.
+    /// The highest record number that the node has removed from `keys`. At a store key that is not in `keys`, the node
+    /// accepts only a record with a number above `forgotten`.
     pub forgotten: u64,
     /// The store keys that this node has read since it last forgot old record numbers.
     #[serde(skip)]

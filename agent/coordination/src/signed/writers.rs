@@ -119,8 +119,8 @@ pub(super) enum Writers<'k> {
     Targets(&'k str),
     /// The targets of all books that use the given budget may write the key.
     Group(&'k str),
-    /// The targets that may be elected for the given task may write the key. If a node is given, only that node may
-    /// write the key.
+    /// The targets that may be elected for the given task may write the key. If the variant contains a node, only this
+    /// node may write the key.
     Eligible { node: Option<&'k str>, book: &'k str, task: &'k str },
     /// The node of the slot may write the key. Other nodes may only make certain changes of the slot record (P141).
     Slot { group: &'k str, book: &'k str, node: &'k str },

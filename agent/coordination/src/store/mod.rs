@@ -19,7 +19,8 @@ use towpath_state::{Journal, JournalError};
 /// A data store with keys, values, revisions, transactions, watches and leases.
 ///
 /// Guarantees: transactions are applied one after another, each as a whole or not at all. Each transaction that writes
-/// gets a revision that is higher than all earlier ones. A watch from a revision reports every later change in order.
+/// gets a revision that is higher than all earlier revisions. A watch from a revision reports every later change in
+/// order.
 pub trait Store: fmt::Debug + Send + Sync {
     /// Returns the rows whose keys begin with a prefix, in the order of keys, and the revision of the read.
     ///
@@ -320,5 +321,6 @@ fn written_twice(operations: &[Op]) -> Option<&str> {
     })
 }
 
-/// The maximum number of operations in one transaction, without its conditions. The limit is etcd's default (P7).
+/// The maximum number of operations in one transaction, without its conditions. 128 operations are the default limit of
+/// etcd (P7).
 pub const MAX_OPERATIONS: usize = 128;

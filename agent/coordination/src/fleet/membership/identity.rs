@@ -42,7 +42,7 @@ impl Identity {
         self.presented
     }
 
-    /// Sets the public keys that git lists for this node. Returns whether the list has changed.
+    /// Sets the public keys that git lists for this node. Returns true if the list of keys has changed.
     pub(super) fn give(&mut self, keys: Option<Vec<String>>) -> bool {
         let changed = self.given != keys;
         self.given = keys;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::store::LeaseId;
 
-/// The leases of a node, and the time of the last renewal.
+/// The leases of a node, and the time of the most recent renewal.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     lease: Option<LeaseId>,
@@ -31,7 +31,7 @@ impl Leases {
         self.lease.take()
     }
 
-    /// Gives up the lease. The node then no longer trusts the lease, and joins again.
+    /// Gives up the lease. A node that has given up its lease joins again.
     pub(super) fn give_up(&mut self) {
         (self.lease, self.heard) = (None, None);
     }

@@ -1,4 +1,4 @@
-//! The news that the watches of a node have reported, until the node acts on them.
+//! The news that the watches of a node have reported, and that the node has not acted on yet.
 
 use super::touch::Touches;
 use crate::store::Row;
@@ -25,7 +25,8 @@ impl News {
         self.count = self.count.wrapping_add(1);
     }
 
-    /// Counts a notice of free slots that a watch has reported. Returns whether the node acts on the notice.
+    /// Counts a notice of free slots that a watch has reported. Returns true if the node acts on the notice of free
+    /// slots.
     pub(super) fn hear_touch(&mut self, node: &str, row: &Row) -> bool {
         self.add();
         self.touches.heard(node, row)

@@ -70,7 +70,7 @@ impl Touches {
         due
     }
 
-    /// Schedules a delayed notice of free slots again, because it could not be sent.
+    /// Schedules a delayed notice of free slots again, because the notice could not be sent.
     pub(in crate::fleet) fn owe(&mut self, group: String, now: Instant) {
         self.owed.entry(group).or_insert(now + PAUSE);
     }

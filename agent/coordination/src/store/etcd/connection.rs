@@ -47,7 +47,7 @@ impl Connection {
         self.proven.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until the connection is given up.
+    /// Waits until the node gives up the connection.
     pub(super) async fn given_up(&self) {
         // The sender lives as long as this connection, so the wait does not end for another reason.
         let _ = self.given_up.subscribe().wait_for(|given_up| *given_up).await;

@@ -3,7 +3,8 @@
 //! A member that was stopped may later carry out an old commit, although the node already uses another member. Each
 //! commit compares the revision of the node's fence, which is one store key of the node. If the result of a commit is
 //! unknown, the node writes its fence. After the write of the fence, a commit that was not applied can never be
-//! applied. The node then reads whether the commit was applied, and repeats a commit that was not applied (P132).
+//! applied. The node that has written its fence reads whether the commit was applied, and repeats a commit that was not
+//! applied (P132).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -79,7 +80,7 @@ impl Committer {
         Err(StoreError::Unreachable(why))
     }
 
-    /// Forgets the stored revision of the fence if it is `revision`.
+    /// Forgets the stored revision of the fence if the stored revision is `revision`.
     fn invalidate(&self, revision: i64) {
         let mut fence = self.lock();
         if *fence == Some(revision) {

@@ -1,8 +1,8 @@
 //! The selection of etcd members. This module decides which member a request asks next, and how long a failed member is
 //! avoided. The module also decides when the whole store counts as away (P132).
 //!
-//! All functions are pure. Times are arguments, as durations since an arbitrary start. Other files of the folder `etcd`
-//! send the requests and read the clock.
+//! All functions are pure. The functions of this file get times as arguments: durations since an arbitrary start. Other
+//! files of the folder `etcd` send the requests and read the clock.
 
 use std::time::Duration;
 
@@ -17,16 +17,16 @@ const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// The maximum time for which a failed member is avoided.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
 
-/// The time for which a node repeats a request, if the store has answered an earlier request. The time is long enough
+/// The time for which a node repeats a request, if the store has answered an earlier request. The 10 s are long enough
 /// for the other members to notice a silent leader and to elect a new leader.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The minimum number of rounds over all members. A second round is needed, because all members may still wait for a
-/// leader in the first round.
+/// The minimum number of rounds in which a request asks all members. A second round is needed, because all members may
+/// still wait for a leader in the first round.
 const ROUNDS: u32 = 2;
 
-/// The time for which new requests fail at once, because no member has answered a request. When the time has passed,
-/// one request probes the members.
+/// The time for which new requests fail at once, because no member has answered a request. When `AWAY` has passed, one
+/// request probes the members.
 const AWAY: Duration = Duration::from_secs(1);
 
 /// The time for which new requests fail at once, because all members have rejected the node. Each attempt costs the
@@ -98,7 +98,7 @@ impl Members {
     }
 
     /// Returns all members in the order in which a request asks them. The member in use comes first, and failed members
-    /// come last. No member is left out, because a request fails only if no member answers.
+    /// come last. The result contains all members, because a request fails only if no member answers.
     pub(super) fn round(&self, now: Duration) -> Vec<usize> {
         let count = self.order.len();
         let mut round: Vec<usize> =
@@ -160,7 +160,7 @@ impl Members {
     }
 }
 
-/// Returns the value by which one node sorts the members.
+/// Returns the value of a member by which a node sorts the members.
 fn rank(node: &str, endpoint: &str) -> [u8; 32] {
     Sha256::digest(format!("{node}\n{endpoint}")).into()
 }

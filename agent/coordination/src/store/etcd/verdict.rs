@@ -9,7 +9,7 @@ use crate::store::StoreError;
 /// The message with which etcd rejects a request for a key that the user must not access.
 const PERMISSION_DENIED: &str = "etcdserver: permission denied";
 
-/// An error that an etcd member returned, or an error of the connection to it.
+/// An error that an etcd member returned, or an error of the connection to a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Said {
     /// The gRPC status code. `None` for an error of the connection.
@@ -89,7 +89,7 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 pub(super) enum Verdict {
     /// The request fails, because every member would give the same answer.
     Final(StoreError),
-    /// The request is repeated with a new token, because the member no longer accepts the old one.
+    /// The request is repeated with a new token, because the member no longer accepts the old token.
     NewToken(String),
     /// The request goes to another member, because the asked member has a fault.
     Move(Fault),
