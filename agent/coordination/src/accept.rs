@@ -56,7 +56,7 @@ pub struct Next {
     pub txn: Txn,
 }
 
-/// The input from which a node computes the next acceptance.
+/// The data from which a node computes the next acceptance.
 #[derive(Debug)]
 pub struct Proposal<'a> {
     /// The name of the node that proposes the candidate.
@@ -75,7 +75,7 @@ pub struct Proposal<'a> {
     pub joined: &'a [String],
     /// The candidate's objects, by `Kind/namespace/name`.
     pub objects: &'a BTreeSet<String>,
-    /// The acceptance record in the store, if this node has rejected it.
+    /// The acceptance record in the store, if this node has rejected the record.
     pub rejected: Option<&'a Rejected>,
     /// True if the node adopts the fleet's acceptance record before it proposes a candidate. `follows` is false for
     /// several nodes in one process, because each node reads the sources itself.
@@ -89,7 +89,7 @@ pub struct Rejected {
     pub id: String,
     /// True if the next acceptance gets the generation after the generation of the rejected record. If `counts` is
     /// false, the next acceptance gets the generation after the node's own generation. `counts` is false if the
-    /// rejected record is void, or if no chain of links connects the record with the node's own record.
+    /// rejected record is void, or if no chain of links connects the record with the record on disk.
     pub counts: bool,
 }
 
@@ -98,8 +98,8 @@ pub struct Rejected {
 struct Stored {
     /// The parsed record. `None` if the store has no record, or the record cannot be parsed.
     record: Option<Accepted>,
-    /// The digest and the signer of the record. If the record cannot be parsed, the id contains the digest of its
-    /// bytes.
+    /// The digest and the signer of the record. If the record cannot be parsed, the id contains the digest of the bytes
+    /// of the record.
     id: String,
     /// The reason why the record cannot be parsed. `None` if the record was parsed.
     unreadable: Option<String>,
@@ -123,8 +123,8 @@ impl Stored {
 }
 
 /// Decides whether a node must write a candidate as the next acceptance. A newer acceptance on disk has precedence over
-/// the record in the store, because the store may have been restored or wiped. The acceptance on disk also has
-/// precedence over a rejected record in the store.
+/// the record in the store. The store may have been restored or wiped. The acceptance on disk also has precedence over
+/// a rejected record in the store.
 ///
 /// # Errors
 /// Returns an error if the node must not follow the record in the store.

@@ -2,8 +2,8 @@
 //! keeps the links of the newest 1,000 generations.
 //!
 //! Any node may write the acceptance record, so a node cannot trust the generation number in the record. A node follows
-//! a record if an unbroken chain of links leads from the record to the generation that the node has accepted. A node
-//! may follow a record without a chain if the store has deleted the link of the accepted generation (P138).
+//! a record if a complete chain of links leads from the record to the generation of the node. A node may follow a
+//! record without a chain if the store has deleted the link of the accepted generation (P138).
 
 use std::collections::BTreeMap;
 
@@ -42,7 +42,8 @@ pub enum Standing {
     Void(String),
 }
 
-/// Compares the acceptance record in the store with the record on a node's disk, by means of the links in the store.
+/// Compares the acceptance record in the store with the record on a node's disk. The function uses the links in the
+/// store.
 pub(super) fn standing(record: &Accepted, links: &BTreeMap<u64, Link>, disk: &Accepted) -> Standing {
     if record.generation == disk.generation && record.digest() == disk.digest() {
         return Standing::Own;

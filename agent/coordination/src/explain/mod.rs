@@ -1,5 +1,5 @@
-//! Explains to people why a run waits. An explanation names the closed slot, wave or barrier, the nodes that keep it
-//! closed, and the remedy.
+//! Explains to people why a run waits. An explanation names the slot, wave or barrier that the run waits for, the nodes
+//! that the run waits for, and the remedy.
 //!
 //! Each message about a wait has the form `waiting for X (held by Y since T); continues when Z`. The remedy follows the
 //! message as a separate sentence.

@@ -1,6 +1,6 @@
 //! A waiting node watches the leases of the nodes that it waits for. Under `onLostNode: skip` or `fail`, a run
 //! continues when the lease of a lost node ends. The store does not report the end of a lease, so a waiting node sets a
-//! timer for the end of the lease (P137).
+//! timer (P137).
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -21,7 +21,7 @@ const LEASES: usize = 8;
 /// The interval at which a node reads the list of alive nodes, if it waits for more than `LEASES` nodes.
 const MANY: Duration = Duration::from_secs(4);
 
-/// The time that a node adds to the remaining time of a lease, because etcd reports whole seconds and removes the key
+/// The time that a node adds to the remaining time of a lease. etcd reports whole seconds, and removes the lease key
 /// late.
 const LATER: Duration = Duration::from_secs(1);
 

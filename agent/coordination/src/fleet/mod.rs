@@ -68,7 +68,7 @@ struct Inner {
     offers: FirstSeen,
     /// For each claim with an announced absence, the time at which this node first saw the claim.
     absences: FirstSeen,
-    /// For each budget, the first waiter that leaves a free slot unused, and the time at which this node first saw the
+    /// For each budget, the first waiter that does not take a free slot, and the time at which this node first saw the
     /// waiter.
     idle: BTreeMap<String, ((String, u64), Instant)>,
     /// For each run, the complete wave, and the time at which this node first saw the complete wave.
@@ -77,8 +77,8 @@ struct Inner {
     snapshots: BTreeMap<String, Known>,
     /// The names of the alive nodes, and the time at which this node has read the names.
     alive: Option<(Instant, BTreeSet<String>)>,
-    /// The time at which the lease of a node ends that a run waits for. After this time, the node no longer uses an
-    /// older list of alive nodes.
+    /// The time at which the lease of a node ends that a run waits for. After the end of the lease, the node no longer
+    /// uses an older list of alive nodes.
     lease_end: Option<Instant>,
     /// For each partition, the time since which gossip reports slots that the store does not contain.
     hearsay: BTreeMap<String, Instant>,
@@ -201,7 +201,7 @@ impl Fleet {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Removes and returns the time at which this node must decide again without a report of a watch, such as the end
+    /// Removes and returns the time at which this node decides again without a report of a watch. An example is the end
     /// of a soak.
     pub fn due(&self) -> Option<Instant> {
         self.lock().due.take()
@@ -231,8 +231,8 @@ impl Fleet {
         self.lock().behind = false;
     }
 
-    /// Returns true if a snapshot of the current pass contained no accepted revision, or a revision that the node has
-    /// not loaded. No watch reports that the acceptance record was deleted or restored from a backup.
+    /// Returns true if a snapshot of this pass contained no accepted revision, or a revision that the node has not
+    /// loaded. No watch reports that the acceptance record was deleted or restored from a backup.
     pub fn is_behind(&self) -> bool {
         self.lock().behind
     }
@@ -366,8 +366,8 @@ impl Fleet {
     }
 
     /// Returns the newest snapshot of a run, if the snapshot is recent enough for the first attempt at a decision. A
-    /// decision from an old snapshot is safe, because transactions compare the records that they depend on. Offers and
-    /// opened waves need no new snapshot, because the watches report them.
+    /// decision from an old snapshot is safe, because transactions compare the records that they depend on. A node
+    /// needs no new snapshot to notice offers and opened waves, which the watches report.
     fn recent(&self, spec: &RolloutSpec, want: Request) -> Option<RunSnapshot> {
         let now = self.clock.monotonic();
         let inner = self.lock();

@@ -164,7 +164,7 @@ impl Fleet {
         Ok(wrapped.and_then(|wrapped| bearer.unwrap_key(&wrapped.key, &errand.purpose(by))))
     }
 
-    /// Requests the keys of results from the nodes that made them, and from up to three other targets.
+    /// Requests the keys of results from the nodes that made the results, and from up to three other targets.
     fn ask_for(&self, errand: ElectedTask<'_>, closed: &[String]) -> Result<(), StoreError> {
         let alive = self.alive()?;
         let targets = errand.spec.members.keys().chain(&errand.spec.late);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::broadcast::{Announced, Holds};
 
 /// The delay after which a member repeats its announcements for a node that has joined. During the delay, more nodes
-/// may join, and one announcement reaches all of them.
+/// may join, and one announcement reaches all new nodes.
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// The newest announcements of this member, and the announcements of other members that this member has handled.

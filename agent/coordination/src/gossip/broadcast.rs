@@ -77,8 +77,8 @@ pub(super) struct Listener {
     pub(super) changed: u64,
 }
 
-/// A shared handle of the received broadcasts. The gossip library foca writes through its handle, and the gossip member
-/// reads through a second handle.
+/// A shared handle of the received broadcasts. The gossip library foca has one handle to write broadcasts, and the
+/// gossip member has a second handle to read broadcasts.
 #[derive(Debug, Clone, Default)]
 pub(super) struct BroadcastState(Arc<Mutex<Listener>>);
 

@@ -1,4 +1,4 @@
-//! Failure detection by gossip: it shows which nodes are alive or lost, even while the data store does not answer.
+//! Failure detection by gossip. Gossip shows which nodes are alive or lost, even while the data store does not answer.
 //!
 //! [`core`] implements one member without side effects. This module gives the member a thread, a clock, and [`Peers`]
 //! as its transport. The caller of [`Gossip::receive`] must have authenticated the sender.
@@ -103,7 +103,7 @@ pub struct Gossip {
     peers: Arc<dyn Peers>,
     clock: Arc<dyn Clock>,
     began: Instant,
-    /// A number that differs from node to node, so that the nodes of a fleet do not all ask the same nodes.
+    /// A number that differs from node to node, and that determines which nodes this node asks.
     seed: usize,
 }
 

@@ -193,8 +193,7 @@ fn enqueue(
 }
 
 /// Returns the transaction that takes an offered slot. An offer of another generation, or of the node's former
-/// partition, is void. The node passes a void offer on to the next waiter, and then queues again at the end of the
-/// queue (P54).
+/// partition, is void. The node passes a void offer on to the next waiter, and queues again at the end (P54).
 fn take(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,

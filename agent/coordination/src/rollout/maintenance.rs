@@ -40,7 +40,7 @@ pub fn end_recovery(known: &[String], snapshot: &RunSnapshot) -> Option<Txn> {
 }
 
 /// Returns the transaction that writes off a lost node during a recovery. The claims of the lost node are unknown,
-/// because it has not republished them. `None` if `onLostNode` of the book is not `skip` (P17).
+/// because the node has not republished its claims. `None` if `onLostNode` of the book is not `skip` (P17).
 fn lost_since(spec: &RolloutSpec, snapshot: &RunSnapshot, accepted: u64) -> Option<Txn> {
     snapshot.recovery.as_ref()?;
     let may =
@@ -172,8 +172,8 @@ fn open(spec: &RolloutSpec, snapshot: &RunSnapshot, unmoved: &[Compare]) -> Opti
     Some(Txn { compare, then, otherwise: Vec::new() })
 }
 
-/// Returns the transaction that withdraws a void or stale offer (P57), or removes the slot record of a node that git
-/// does not name (P50).
+/// Returns the transaction that withdraws a void or stale offer (P57), or removes a slot record. Git does not name the
+/// node of the removed slot record (P50).
 fn give_up(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare]) -> Option<Txn> {
     let stale = |held: &&SlotEntry| {
         let unknown = !spec.known.contains(&held.node);
@@ -246,8 +246,8 @@ fn lost(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare
     })
 }
 
-/// Returns the slot record that replaces the present record of a lost node. `None` if the record needs no change. A
-/// record of an earlier run becomes a record of the current run, so that the current run continues without the node.
+/// Returns the slot record that replaces the present record of a lost node. `None` if the record needs no change. The
+/// replacement belongs to the current run, so that the current run continues without the lost node.
 fn as_lost(spec: &RolloutSpec, snapshot: &RunSnapshot, held: &SlotEntry) -> Option<SlotRecord> {
     let fails = spec.on_lost == OnLost::Fail;
     // The segments of an earlier run are not those of this run.

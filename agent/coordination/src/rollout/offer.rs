@@ -1,6 +1,6 @@
-//! The offers of free slots. The transaction that releases a slot also offers it to the next waiter, so that no waiter
-//! needs a timer. A node that must not admit other nodes writes a notice of free slots instead of an offer. The notice
-//! wakes the waiting nodes (P135).
+//! The offers of free slots. The transaction that releases a slot also offers the slot to the next waiter, so that
+//! waiters need no timer. A node that must not admit other nodes writes a notice of free slots instead of an offer. The
+//! notice wakes the waiting nodes (P135).
 
 use std::collections::BTreeSet;
 
@@ -19,8 +19,8 @@ const OFFERS: usize = 8;
 /// The maximum number of waiting nodes that one notice of free slots names.
 const NAMED: usize = 16;
 
-/// The maximum number of slot records that the release of a slot compares one by one. If a budget has more slot records
-/// than this maximum, the release of a slot wakes all waiters.
+/// The maximum number of slot records that the release of a slot compares one by one. If a budget has more than 32 slot
+/// records, the release of a slot wakes all waiters.
 const COMPARED: usize = 32;
 
 /// A notice that slots of a budget may be free, although no node has offered them.
@@ -251,8 +251,8 @@ fn offer_to(spec: &RolloutSpec, snapshot: &RunSnapshot, next: &Entry, txn: &mut 
     ));
 }
 
-/// Returns the first waiter that could take a free slot but does not take it. Also returns the store revision of the
-/// waiter's queue entry.
+/// Returns the first waiter that could take a free slot but does not take the slot. Also returns the store revision of
+/// the waiter's queue entry.
 pub fn idle(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Option<(String, u64)> {
     first_waiting(spec, snapshot, me).map(|entry| (entry.node.clone(), entry.modified))
 }

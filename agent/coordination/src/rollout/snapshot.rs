@@ -112,7 +112,7 @@ pub struct RunSnapshot {
     pub stale: BTreeSet<(String, u64)>,
     /// The claims of nodes that did not return from an announced absence in time, by this node's clock.
     pub overdue: BTreeSet<(String, u64)>,
-    /// True if this node may offer a free slot, because the slot was free for long or a notice of free slots arrived.
+    /// True if this node may offer a free slot, after a long time or after a notice of free slots.
     pub idle: bool,
     /// The nodes that report, by gossip, a slot of this node's partition that the store does not contain.
     pub hidden_claims: BTreeSet<String>,
@@ -327,9 +327,9 @@ impl RunSnapshot {
         spec.failure_limit().is_some_and(|limit| self.failures() > limit)
     }
 
-    /// Returns true if a node may enter a segment: the wave of the node is open, or the node has a claim or failure
-    /// (P64). A node that changed or failed in the segment has entered the segment before. After a restore, the store
-    /// may show a barrier as closed, although the node has already passed the barrier.
+    /// Returns true if a node may enter a segment. The wave of the node must be open, or the node must have a claim or
+    /// failure (P64). A node that changed or failed in the segment has entered the segment before. After a restore, the
+    /// store may show a barrier as closed, although the node has already passed the barrier.
     pub fn may_enter(&self, spec: &RolloutSpec, node: &str, segment: u32) -> bool {
         let open = self.open_waves(spec, segment);
         let mut carried = self.held.iter().filter(|held| {

@@ -43,7 +43,7 @@ pub struct RolloutSpec {
     /// The nodes that the run waits for, each with its wave (P38).
     pub members: BTreeMap<String, u32>,
     /// The targets that joined after the acceptance that started the run. Late targets belong to the last wave, and the
-    /// run does not wait for them (P39).
+    /// run does not wait for late targets (P39).
     pub late: Vec<String>,
     /// The names of all nodes that git names.
     pub known: Vec<String>,
@@ -72,8 +72,8 @@ pub struct RolloutSpec {
     pub soak: Duration,
     /// The cuts between the segments, in order. The first segment has no cut before it.
     pub cuts: Vec<Cut>,
-    /// The numbers of the segments that consist of an elected task. All waves of an elected segment open together, so
-    /// that wave 1 never waits for a node of a closed wave (P85).
+    /// The numbers of the segments that consist of an elected task. All waves of an elected segment open together,
+    /// because the elected node may belong to any wave (P85).
     pub elected: BTreeSet<u32>,
 }
 

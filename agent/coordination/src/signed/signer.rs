@@ -1,5 +1,5 @@
 //! The signatures of records. A node signs its own records. For each record of another node, the node verifies the
-//! signature, the identity and rights of the signer, and the record number.
+//! signature, the rights of the signer, and the record number.
 
 use std::{
     collections::{BTreeMap, HashMap},

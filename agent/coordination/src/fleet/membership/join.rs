@@ -48,8 +48,8 @@ impl Shared {
         Op::Put { key: keys::alive(&self.node), value: serde_json::to_vec(&alive).unwrap_or_default(), lease }
     }
 
-    /// Shows the keys of this rejected node to the other nodes, unless a node with the same name and the accepted keys
-    /// is alive. The other nodes do not consider the rejected node alive.
+    /// Shows the keys of this rejected node to the other nodes. Does nothing if a node with the same name and the
+    /// accepted keys is alive. The other nodes do not consider the rejected node alive.
     fn knock(&self, joined: &Joined) -> Result<(), StoreError> {
         let known = self.lock().leases.knock();
         if let Some(lease) = known.filter(|_| self.store.shared()) {
@@ -142,7 +142,7 @@ impl Shared {
 
     /// Rejects this node if another agent with the same key has written the given record (P146). The rejected node
     /// writes its own record again, so that the other agent is rejected too. Both agents are rejected, because no node
-    /// can know which of them is meant to run.
+    /// can know which agent is meant to run.
     pub(super) fn meet(&self, row: &Row) {
         if row.key != keys::agent(&self.node) || !self.lock().identity.is_presented() || !self.store.is_of_namesake(row)
         {

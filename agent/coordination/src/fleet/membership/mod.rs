@@ -1,4 +1,4 @@
-//! The membership of a node in the fleet: its join record, its lease, and the watches that wake it.
+//! The membership of a node in the fleet: its join record, its lease, and the watches that wake the node.
 
 mod identity;
 mod join;

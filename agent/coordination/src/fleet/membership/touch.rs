@@ -19,7 +19,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::fleet) struct Touch {
     group: String,
-    /// True if the node removed the notice from the transaction, because it sent another notice less than a second ago.
+    /// True if the node removed the notice from the transaction, because the previous notice is less than a second old.
     delayed: bool,
 }
 
@@ -86,7 +86,7 @@ impl Touches {
     }
 
     /// Returns whether this node acts on a notice of free slots. A node acts on a notice if it waits for a slot of the
-    /// budget, and the notice names the node or names no node.
+    /// budget. A notice that names nodes is only for the named nodes.
     pub(in crate::fleet) fn heard(&mut self, node: &str, row: &Row) -> bool {
         let Some(group) = row.key.strip_prefix(keys::ALL_FREED) else { return false };
         // The watch reports the record before it is verified. A record that cannot be parsed is meant for every waiting

@@ -1,4 +1,4 @@
-//! The watches of a node, which wake it when the store changes, and detect a rollback of the store.
+//! The watches of a node, which wake the node when the store changes, and detect a rollback of the store.
 
 use std::{
     thread,

@@ -2,9 +2,9 @@
 //!
 //! A member that was stopped may later carry out an old commit, although the node already uses another member. Each
 //! commit compares the revision of the node's fence, which is one store key of the node. If the result of a commit is
-//! unknown, the node writes its fence. After the write of the fence, a commit that was not applied can never be
-//! applied. The node that has written its fence reads whether the commit was applied, and repeats a commit that was not
-//! applied (P132).
+//! unknown, the node writes its fence. After the write of the fence, etcd can no longer apply the old commit. After the
+//! write of the fence, the node reads whether the commit was applied. The node repeats a commit that was not applied
+//! (P132).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -45,8 +45,8 @@ impl Said {
         Self { code: None, chain: message.clone(), message }
     }
 
-    /// Creates the error of a watch that the member rejected at its start. etcd 3.4 sends the same reason for an
-    /// expired token and for a key that the user must not read.
+    /// Creates the error of a watch that the member rejected at its start. The version 3.4 of etcd sends the same
+    /// reason for an expired token and for a forbidden key.
     pub(super) fn canceled(reason: &str) -> Self {
         let message = if reason.is_empty() { PERMISSION_DENIED.to_owned() } else { reason.to_owned() };
         let code = if message.contains("compacted") { code::OUT_OF_RANGE } else { code::UNAUTHENTICATED };
