@@ -325,7 +325,7 @@ impl Accepted {
 pub fn judge_announced(record: &Accepted, disk: &Accepted) -> Standing {
     match chain::standing(record, &BTreeMap::new(), disk) {
         Standing::Apart => Standing::Void(format!(
-            "no chain of acceptances leads from generation {} to generation {}; only the data store can contain such a chain",
+            "the record of generation {} does not follow directly after generation {} of this node, and another node cannot send the chain",
             record.generation, disk.generation
         )),
         other => other,

@@ -275,7 +275,7 @@ fn elections(observed: &Observed<'_>, situation: Situation<'_>) -> Vec<Gate> {
         let lost = situation.lost.get(node);
         let loss = lost.map_or_else(String::new, |at| format!(", lost{}", since(*at)));
         let opens = format!(
-            "waiting for the result of the elected task {task:?} (run by {node}{loss}); continues when {node} has published it"
+            "waiting for the result of the elected task {task:?} (run by {node}{loss}); continues when {node} has published the result"
         );
         let gate = Gate::shared(GateReason::Dependency, opens);
         if lost.is_some() { gate.action(start([node])) } else { gate }
@@ -321,7 +321,7 @@ fn progress(
             "{came} of {total} nodes have completed {place}{excused}; {next} when a node has recorded the completion"
         )
     } else {
-        format!("{place} is complete; after the soak of {} s {next}", spec.soak.as_secs())
+        format!("{place} is complete; when the soak time of {} s has passed, {next}", spec.soak.as_secs())
     };
     Some(Gate::shared(GateReason::Wave, opens).since(opened))
 }

@@ -178,7 +178,7 @@ impl Member {
         let (header, _) =
             postcard::take_from_bytes::<foca::Header<MemberId>>(message).map_err(|error| error.to_string())?;
         if *header.src.name != *from {
-            return Err(format!("node {from} sent a message in the name of {}", header.src.name));
+            return Err(format!("node {from} sent a message in the name of node {}", header.src.name));
         }
         let done = self.foca.handle_data(message, &mut self.runtime);
         self.after(done, now);
