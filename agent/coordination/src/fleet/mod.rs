@@ -77,8 +77,8 @@ struct Inner {
     snapshots: BTreeMap<String, Known>,
     /// The names of the alive nodes, and the time at which this node has read the names.
     alive: Option<(Instant, BTreeSet<String>)>,
-    /// The time at which the lease of a node ends that a run waits for. After the end of the lease, the node no longer
-    /// uses an older list of alive nodes.
+    /// The end of the lease of a node that a run waits for. After the end of the lease, the node no longer uses an
+    /// older list of alive nodes.
     lease_end: Option<Instant>,
     /// For each partition, the time since which gossip reports slots that the store does not contain.
     hearsay: BTreeMap<String, Instant>,
@@ -516,8 +516,8 @@ fn snapshot_key(spec: &RolloutSpec, node: &str) -> String {
     format!("{} {} {} {}", spec.book, spec.group, spec.run, spec.part(node))
 }
 
-/// Returns the pause after `errors` errors. The pause is 2 s after the first error, and doubles up to 12 s. `spread`
-/// adds up to a quarter to the pause.
+/// Returns the pause after `errors` errors. The pause is 2 s after the first error, and doubles up to 12 s. The
+/// argument `spread` lengthens the pause by up to a quarter.
 pub fn backed_off(errors: u32, spread: u64) -> Duration {
     let pause = (2_000_u64 << errors.min(3)).min(12_000);
     Duration::from_millis(pause + spread % (pause / 4))

@@ -177,8 +177,8 @@ impl Fleet {
         overdue
     }
 
-    /// Returns true if this node may offer a free slot, after a long time or after a notice of free slots. `None` if no
-    /// node waits for a free slot.
+    /// Returns true if this node may offer a free slot, because the slot was free for long or a notice arrived. `None`
+    /// if no node waits for a free slot.
     fn has_idle_slot(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<bool> {
         let now = self.clock.monotonic();
         let mut inner = self.lock();

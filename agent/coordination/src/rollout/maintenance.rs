@@ -247,7 +247,7 @@ fn lost(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare
 }
 
 /// Returns the slot record that replaces the present record of a lost node. `None` if the record needs no change. The
-/// replacement belongs to the current run, so that the current run continues without the lost node.
+/// returned record belongs to the current run, so that the current run continues without the lost node.
 fn as_lost(spec: &RolloutSpec, snapshot: &RunSnapshot, held: &SlotEntry) -> Option<SlotRecord> {
     let fails = spec.on_lost == OnLost::Fail;
     // The segments of an earlier run are not those of this run.

@@ -40,7 +40,7 @@ pub const HIDDEN_CLAIM_LIMIT: Duration = Duration::from_secs(120);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SlotState {
-    /// Another node has offered the slot to the node, which may take the slot (P55).
+    /// The node was offered the slot, and may take the slot (P55).
     Offer,
     /// The node holds the slot from its first change in a segment until it has applied the segment (P48).
     Claim,

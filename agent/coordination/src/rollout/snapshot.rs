@@ -112,7 +112,7 @@ pub struct RunSnapshot {
     pub stale: BTreeSet<(String, u64)>,
     /// The claims of nodes that did not return from an announced absence in time, by this node's clock.
     pub overdue: BTreeSet<(String, u64)>,
-    /// True if this node may offer a free slot, after a long time or after a notice of free slots.
+    /// True if this node may offer a free slot, because the slot was free for long or a notice arrived.
     pub idle: bool,
     /// The nodes that report, by gossip, a slot of this node's partition that the store does not contain.
     pub hidden_claims: BTreeSet<String>,
@@ -269,8 +269,8 @@ impl RunSnapshot {
         self.held.iter().filter(slots).count() as u64
     }
 
-    /// Returns the number of failed nodes in the budget, including lost nodes that count as failed. The number includes
-    /// failures of other books that share the budget, because each failed node is half changed (P63).
+    /// Returns the number of failed nodes in the budget, including lost nodes that count as failed. The number of
+    /// failed nodes includes other books that share the budget, because each failed node is half changed (P63).
     pub fn failures(&self) -> u64 {
         self.held.iter().filter(|held| held.held.is_failed()).count() as u64
     }
@@ -378,7 +378,7 @@ pub fn newest_recovery(rows: &[Row]) -> Option<(RecoveryEpoch, u64)> {
     Some((RecoveryEpoch { by, ..parse(newest)? }, newest.modified))
 }
 
-/// Parses a key without its prefix. The rest of the key has the form `PARTITION/NAMESPACE/BOOK/NODE`.
+/// Parses the part of a key after the prefix. The part has the form `PARTITION/NAMESPACE/BOOK/NODE`.
 fn owner(row: &Row, prefix: &str) -> Option<(String, String, String)> {
     match keys::parts(&row.key, prefix)[..] {
         [part, namespace, book, node] => Some((part.to_owned(), format!("{namespace}/{book}"), node.to_owned())),

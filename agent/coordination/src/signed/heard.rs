@@ -1,5 +1,5 @@
-//! Remembers the public key of each writer of records, and the numbers of its records. The journal keeps these data, so
-//! that a node also rejects a replayed record after a restart (P144).
+//! Remembers the public key of each writer of records, and the numbers of its records. The journal keeps the keys and
+//! the numbers, so that a node also rejects a replayed record after a restart (P144).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 

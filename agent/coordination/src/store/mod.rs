@@ -151,7 +151,7 @@ pub enum Change {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(pub u64);
 
-/// A transaction of the store, as plain data.
+/// A transaction of the store: conditions, and the operations that run if the conditions hold or do not hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Txn {
     /// The conditions of the transaction, which must all hold.

@@ -36,8 +36,8 @@ const KEEP: Duration = Duration::from_secs(10);
 /// lease lasts, because clocks differ (P93).
 const BELIEF: Duration = Duration::from_secs(20);
 
-/// The stack size of a thread that makes requests to the store, in bytes. Unoptimised builds need over 256 KiB. Unused
-/// pages cost nothing.
+/// The stack size of a thread that makes requests to the store, in bytes. Unoptimised builds need a stack of more than
+/// 256 KiB. Unused pages cost nothing.
 const STACK: usize = 2 << 20;
 
 /// The reason to wake the reconciler of a node.

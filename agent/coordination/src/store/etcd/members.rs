@@ -17,8 +17,8 @@ const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// The maximum time for which a failed member is avoided.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
 
-/// The time for which a node repeats a request, if the store has answered an earlier request. The 10 s are long enough
-/// for the other members to notice a silent leader and to elect a new leader.
+/// The time for which a node repeats a request, if the store has answered an earlier request. In 10 s, the members of
+/// an etcd cluster can notice a silent leader and elect a new leader.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The minimum number of rounds in which a request asks all members. A second round is needed, because all members may
