@@ -1,4 +1,4 @@
-//! Accepts revisions: any node with a candidate may write the next acceptance record (P22).
+//! Accepts revisions: any node that has loaded newer commits may write the next acceptance record (P22).
 
 mod chain;
 mod link;
@@ -25,8 +25,8 @@ pub use self::{
 /// The store key of the acceptance record.
 pub use crate::keys::ACCEPTED as KEY;
 
-/// The commits that a node proposes as the next revision. Before a node proposes commits, it has verified and loaded
-/// them without errors.
+/// The commits that a node proposes as the next revision. A node proposes only commits that it has verified and loaded
+/// without errors.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Candidate {
     /// The commit of each source, by the name of the source.
@@ -35,13 +35,13 @@ pub struct Candidate {
     pub schema: u32,
 }
 
-/// The decision whether a candidate must be written as the next acceptance.
+/// The decision of a node about a candidate: keep the accepted revision, or write a new acceptance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// The candidate's commits are already accepted. The variant contains the accepted record.
     Stay(Box<Accepted>),
-    /// The candidate must be written as the next acceptance. The manifest is stored together with the acceptance
-    /// record, or earlier.
+    /// The node must write the candidate as the next acceptance. The node writes the manifest together with the
+    /// acceptance record, or earlier.
     Accept(Box<Next>),
 }
 
@@ -75,10 +75,10 @@ pub struct Proposal<'a> {
     pub joined: &'a [String],
     /// The candidate's objects, by `Kind/namespace/name`.
     pub objects: &'a BTreeSet<String>,
-    /// The acceptance record in the store, if this node has rejected it.
+    /// The acceptance record in the store, if this node has rejected the record.
     pub rejected: Option<&'a Rejected>,
-    /// True if the node adopts the fleet's acceptance record before it proposes a candidate. The value is false for
-    /// several nodes in one process, because each of them reads the sources itself.
+    /// True if the node adopts the fleet's acceptance record before it proposes a candidate. `follows` is false for
+    /// several nodes in one process, because each node reads the sources itself.
     pub follows: bool,
 }
 
@@ -87,9 +87,9 @@ pub struct Proposal<'a> {
 pub struct Rejected {
     /// The identifier of the rejected record, as in [`Found::id`].
     pub id: String,
-    /// True if the next acceptance gets the generation after the rejected record's generation. If the rejected record's
-    /// generation is ignored, the next acceptance gets the generation after the node's own. The generation of a
-    /// rejected record is ignored if the record is void, or if no chain links it to the node's own record.
+    /// True if the next acceptance gets the generation after the generation of the rejected record. If `counts` is
+    /// false, the next acceptance gets the generation after the node's own generation. `counts` is false if the
+    /// rejected record is void, or if no chain of links connects the record with the record on disk.
     pub counts: bool,
 }
 
@@ -98,8 +98,8 @@ pub struct Rejected {
 struct Stored {
     /// The parsed record. `None` if the store has no record, or the record cannot be parsed.
     record: Option<Accepted>,
-    /// The digest and the signer of the record. If the record cannot be parsed, the id contains the digest of its
-    /// bytes.
+    /// The digest and the signer of the record. If the record cannot be parsed, the id contains the digest of the bytes
+    /// of the record.
     id: String,
     /// The reason why the record cannot be parsed. `None` if the record was parsed.
     unreadable: Option<String>,
@@ -122,9 +122,9 @@ impl Stored {
     }
 }
 
-/// Decides whether a candidate must be written as the next acceptance. A newer acceptance on disk has precedence over
-/// the record in the store, because the store may have been restored or wiped. The acceptance on disk also has
-/// precedence over a rejected record.
+/// Decides whether a node must write a candidate as the next acceptance. A newer acceptance on disk has precedence over
+/// the record in the store. The store may have been restored or wiped. The acceptance on disk also has precedence over
+/// a rejected record in the store.
 ///
 /// # Errors
 /// Returns an error if the node must not follow the record in the store.
@@ -197,9 +197,9 @@ fn writing(stored: Option<&Row>, accepted: &Accepted, newest: &Accepted) -> Resu
 /// The result of an attempt to accept a candidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attempt {
-    /// The candidate is the accepted revision. The variant contains the acceptance record and its manifest.
+    /// The candidate is now the accepted revision. The variant contains the acceptance record and its manifest.
     Accepted(Accepted, RevisionManifest),
-    /// Another node has written its acceptance record first, and the variant contains that record. The node judges the
+    /// Another node has written its acceptance record first, and the variant contains the record. This node checks the
     /// record of the other node before it proposes its candidate again.
     Lost(Accepted),
 }
@@ -261,8 +261,8 @@ pub fn attempt(store: &dyn Store, proposal: &Proposal<'_>) -> Result<Attempt, Ac
 }
 
 impl Proposal<'_> {
-    /// Returns whether the record on the node's disk is the record in the store, or a newer one. A node with an older
-    /// record may not propose a candidate.
+    /// Returns true if the record on the node's disk is as new as the record in the store, or newer. A node with an
+    /// older record must not propose a candidate.
     fn knows(&self, in_store: &Accepted) -> bool {
         let older = in_store.generation > 0 && in_store.generation < self.disk.generation;
         older || in_store.generation == self.disk.generation && in_store.digest() == self.disk.digest()
@@ -274,21 +274,21 @@ fn read_row(store: &dyn Store) -> Result<Option<Row>, StoreError> {
     Ok(store.read(KEY, &page)?.rows.into_iter().find(|row| row.key == KEY))
 }
 
-/// The acceptance record in the store, and its relation to the acceptance record on a node's disk.
+/// The acceptance record in the store, with the result of the comparison with the record on a node's disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// The acceptance record. The default value, if the store has no acceptance record, or if the record cannot be
-    /// parsed.
+    /// The acceptance record. If the store has no acceptance record, or the record cannot be parsed, `record` has the
+    /// default value.
     pub record: Accepted,
     /// The identifier of the record. Two records with the same identifier are equal.
     pub id: String,
-    /// The relation of the record to the acceptance record on the node's disk.
+    /// The result of the comparison with the acceptance record on the node's disk.
     pub standing: Standing,
     /// The store revision at which the record was read.
     pub revision: u64,
 }
 
-/// Reads the acceptance record in the store, and judges it by the chain of acceptances.
+/// Reads the acceptance record in the store, and checks the chain of acceptances.
 ///
 /// # Errors
 /// The store does not answer.
@@ -311,7 +311,7 @@ pub fn answers(store: &dyn Store) -> bool {
 
 impl Accepted {
     /// Parses an acceptance record and its manifest that another node has sent. `None` if the digest of the record or
-    /// the manifest does not match.
+    /// of the manifest is wrong.
     pub fn of_announced(record: &[u8], manifest: &[u8], digest: &str) -> Option<(Self, RevisionManifest)> {
         let accepted: Self = serde_json::from_slice(record).ok()?;
         let manifest: RevisionManifest = serde_json::from_slice(manifest).ok()?;
@@ -319,13 +319,13 @@ impl Accepted {
     }
 }
 
-/// Judges an acceptance record that another node has sent. Because the message contains no chain links, a record is
-/// sound only if it directly succeeds the node's own acceptance. The generation number of a record alone proves nothing
+/// Checks an acceptance record that another node has sent. The message contains no chain links, so a record is sound
+/// only if its parent is the node's own acceptance. A node does not trust the generation number of a record alone
 /// (P103).
 pub fn judge_announced(record: &Accepted, disk: &Accepted) -> Standing {
     match chain::standing(record, &BTreeMap::new(), disk) {
         Standing::Apart => Standing::Void(format!(
-            "no chain of acceptances leads from generation {} to generation {}; only the data store can contain such a chain",
+            "the record of generation {} does not follow directly after generation {} of this node, and another node cannot send the chain",
             record.generation, disk.generation
         )),
         other => other,

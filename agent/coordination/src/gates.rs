@@ -1,6 +1,6 @@
 //! The gates of a change. A gate is a condition that blocks a change. A closed gate has a reason, and names the event
-//! that opens the gate (P89). [`Gates`] evaluates the gates of a book for which a node needs no data of other nodes.
-//! Slots, waves and barriers are gates of a rollout, and `explain` describes them.
+//! that opens the gate (P89). [`Gates`] evaluates the gates that a node can check without data of other nodes. Slots,
+//! waves and barriers are gates of a rollout, and the module `explain` describes them.
 
 use std::fmt;
 
@@ -51,7 +51,7 @@ reasons! {
 }
 
 impl GateReason {
-    /// Returns the reason that has the given name. A name that only newer agents know is treated as a dependency.
+    /// Returns the reason with a given name. Returns `Dependency` for a name that this agent does not know.
     pub fn named(name: &str) -> Self {
         Self::ALL.iter().copied().find(|reason| reason.name() == name).unwrap_or(Self::Dependency)
     }
@@ -140,7 +140,7 @@ pub struct Gates {
     pub found: Vec<Gate>,
 }
 
-/// An announced suspension of a book or of the whole fleet.
+/// A suspension of a book or of the whole fleet, as git states it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Suspension {
     /// The reason of the suspension, as git states it.

@@ -15,12 +15,12 @@ pub enum Key<'a> {
         /// The node that reports the restore.
         node: &'a str,
     },
-    /// The key of the record of the open waves of a book's run.
+    /// The key of the record that contains the open waves of a book's run.
     Progress {
         /// The book that the run belongs to.
         book: &'a str,
     },
-    /// The key of the notice that slots of a budget may be free although none was offered.
+    /// The key of the notice that slots of a budget may be free, although no node has offered them.
     Freed {
         /// The budget that has free slots.
         group: &'a str,
@@ -45,7 +45,7 @@ pub enum Key<'a> {
         /// The budget of the offered slot.
         group: &'a str,
     },
-    /// The key of a record with the sealing key of an elected task's result, wrapped for one node.
+    /// The store key of a sealing key, which decrypts the result of an elected task and is wrapped for one node.
     ResultKey {
         /// The node that can unwrap the sealing key.
         node: &'a str,
@@ -56,7 +56,7 @@ pub enum Key<'a> {
         /// The node that published the result.
         by: &'a str,
     },
-    /// The key of a request for the sealing key of an elected task's result.
+    /// The store key of a request for the sealing key of an elected task's result.
     ResultWant {
         /// The node that receives the request.
         node: &'a str,
@@ -102,7 +102,7 @@ pub enum Key<'a> {
         /// The node that votes.
         node: &'a str,
     },
-    /// The key of the record of one elected node.
+    /// The key of the election record of one elected node.
     Elected {
         /// The book that contains the task.
         book: &'a str,
@@ -204,8 +204,8 @@ const LATE: &str = "late";
 struct Parts<'a>(Option<&'a str>);
 
 impl<'a> Parts<'a> {
-    /// Takes the next part of a key, which consists of a given number of segments. `None` if segments of the key are
-    /// missing or empty.
+    /// Removes the next part of a key, which consists of `segments` segments, and returns the part. `None` if segments
+    /// of the key are missing or empty.
     fn take(&mut self, segments: usize) -> Option<&'a str> {
         let rest = self.0?;
         let (taken, left) = match rest.match_indices('/').nth(segments.checked_sub(1)?) {
@@ -220,7 +220,7 @@ impl<'a> Parts<'a> {
         self.take(1)
     }
 
-    /// Takes the name of a book or a budget, which consists of two segments of the key.
+    /// Removes the name of a book or a budget, which consists of two segments of the key, and returns the name.
     fn pair(&mut self) -> Option<&'a str> {
         self.take(2)
     }
@@ -231,7 +231,7 @@ impl<'a> Parts<'a> {
 }
 
 impl<'a> Key<'a> {
-    /// Parses a key. `None` if the text is not a key of any kind.
+    /// Parses a key. `None` if the text is not a valid store key.
     pub fn parse(key: &'a str) -> Option<Self> {
         let mut parts = Parts(Some(key));
         let found = match parts.one()? {
@@ -318,7 +318,7 @@ pub fn recovery(node: &str) -> String {
     Key::Recovery { node }.to_string()
 }
 
-/// Returns the key of the record of the open waves of a book's run.
+/// Returns the key of the record that contains the open waves of a book's run.
 pub fn progress(book: &str) -> String {
     Key::Progress { book }.to_string()
 }
@@ -328,12 +328,12 @@ pub fn result_notice(book: &str, task: &str) -> String {
     Key::ResultNotice { book, task: task.into() }.to_string()
 }
 
-/// Returns the key of the notice that slots of a budget may be free although none was offered.
+/// Returns the key of the notice that slots of a budget may be free, although no node has offered them.
 pub fn freed(group: &str) -> String {
     Key::Freed { group }.to_string()
 }
 
-/// The prefix of the notices that slots may be free, for all budgets.
+/// The prefix of the notices of free slots in all budgets.
 pub const ALL_FREED: &str = "board/freed/";
 
 /// Returns the prefix of a node's inbox. A new key in the inbox wakes the node.
@@ -351,7 +351,7 @@ pub fn offer_notice(node: &str, group: &str) -> String {
     Key::OfferNotice { node, group }.to_string()
 }
 
-/// Returns the key of the record with the sealing key of a task result, wrapped for one node. `by` published the
+/// Returns the store key of the sealing key of a task result, wrapped for one node. `by` is the node that published the
 /// result.
 pub fn result_key(node: &str, book: &str, task: &str, by: &str) -> String {
     Key::ResultKey { node, book, task: task.into(), by }.to_string()
@@ -381,8 +381,8 @@ fn unescape(part: &str) -> Cow<'_, str> {
     if part.contains('%') { unescaped(part).into() } else { part.into() }
 }
 
-/// Returns the prefix of all slot records of a budget. All slot records of a budget share one prefix, so one compare
-/// covers all of them.
+/// Returns the prefix of all slot records of a budget. All slot records of a budget have the same prefix, so a
+/// transaction can compare all of them at once.
 pub fn all_held(group: &str) -> String {
     format!("book/held/{group}/")
 }
@@ -445,14 +445,14 @@ pub fn joined(node: &str) -> String {
 /// The prefix of the join records of all nodes.
 pub const ALL_JOINED: &str = "book/joined/";
 
-/// Returns the key of a node's fence. Each commit of the node compares the revision of its fence. A stopped store
-/// member may run an old commit later. The old commit fails if the node has written its fence in the meantime.
+/// Returns the key of a node's fence. Each commit of the node compares the revision of its fence. An etcd member that
+/// was stopped may run an old commit later. The old commit fails if the node has written its fence in the meantime.
 pub fn fence(node: &str) -> String {
     Key::Fence { node }.to_string()
 }
 
-/// Returns the key of a node's write sequence. A number in the store that is lower than the node remembers proves a
-/// rollback of the store.
+/// Returns the key of a node's write sequence. If the store has a lower sequence number than the node remembers, the
+/// store was rolled back.
 pub fn write_sequence(node: &str) -> String {
     Key::Sequence { node }.to_string()
 }
@@ -509,7 +509,7 @@ pub fn state(node: &str) -> String {
 /// The prefix of the states of all nodes.
 pub const ALL_STATES: &str = "book/state/";
 
-/// Returns the segments of a key after a prefix. The list is empty if the key does not begin with the prefix.
+/// Returns the segments of a key after a prefix. The result is empty if the key does not begin with the prefix.
 pub fn parts<'a>(key: &'a str, prefix: &str) -> Vec<&'a str> {
     key.strip_prefix(prefix).map(|rest| rest.split('/').collect()).unwrap_or_default()
 }

@@ -1,7 +1,7 @@
 //! The agreement between nodes: the data store, the accepted revision, rollouts, and the permission to make a change.
 //!
 //! Decisions are pure functions: they map a snapshot of the store to the transaction that the store then runs. This
-//! crate knows neither the contents of a revision nor the way in which a change is made.
+//! crate does not know the contents of a revision, and it does not make changes on the node.
 
 pub mod accept;
 mod explain;

@@ -33,7 +33,7 @@ impl Zone {
     }
 
     /// Returns the instants at which local clocks show a time, earliest first. A time in a skipped hour has no instant,
-    /// and a time in a repeated hour has two.
+    /// and a time in a repeated hour has two instants.
     fn instants(&self, local: NaiveDateTime) -> Vec<DateTime<Utc>> {
         let shown = local.and_utc().timestamp();
         // The offset changes at most once within these two days, so no third offset can apply.
@@ -75,7 +75,8 @@ impl Window {
         Some(Self { days, from: time(from)?, to: time(to)?, zone: Zone::read(zone)?, finish })
     }
 
-    /// Returns the beginning and the end of the window of a day. `None` if the window does not begin on that day.
+    /// Returns the beginning and the end of the window that begins on a day. `None` if the window does not begin on
+    /// that day.
     fn on(&self, day: NaiveDate) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
         if !self.days.is_empty() && !self.days.contains(&day.weekday()) {
             return None;

@@ -1,9 +1,9 @@
-//! The chain of acceptances: each acceptance record contains the link of its parent. The store keeps the links of the
-//! last 1,000 generations.
+//! Acceptance records form a chain: each record contains the link (the main fields) of the preceding record. The store
+//! keeps the links of the newest 1,000 generations.
 //!
-//! Any node may write the acceptance record, so the generation of a record proves nothing by itself. A node follows a
-//! record if an unbroken chain of links leads from the record to the node's own generation. A node may also follow a
-//! record without a chain if the store has deleted the node's own link (P138).
+//! Any node may write the acceptance record, so a node cannot trust the generation number in the record. A node follows
+//! a record if a complete chain of links leads from the record to the generation of the node. A node may follow a
+//! record without a chain if the store has deleted the link of the accepted generation (P138).
 
 use std::collections::BTreeMap;
 
@@ -19,31 +19,31 @@ use crate::{
 /// The number of acceptance links that the store keeps (P24).
 pub const KEPT: u64 = 1000;
 
-/// The maximum distance, in generations, from a node's own acceptance to a record that no chain links to it. The
-/// maximum is so large that a fleet with one acceptance a second needs 136 years to reach it. The limit ensures that a
-/// forged record uses up only few of the 2^64 generations.
+/// The maximum number of generations by which a record without a chain may be above the generation of the node. A fleet
+/// with one acceptance a second needs 136 years for 2^32 generations. Because of the maximum, a forged record can skip
+/// only few of the 2^64 generation numbers.
 pub const FARTHEST: u64 = 1 << 32;
 
-/// The relation of the acceptance record in the store to the acceptance record on a node's disk.
+/// The result of the comparison between the acceptance record in the store and the acceptance record on a node's disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
     /// The store has no acceptance record.
     Nothing,
-    /// The record in the store is the node's own.
+    /// The record in the store is the same as the record on the node's disk.
     Own,
-    /// The record has a lower generation than the node's own.
+    /// The record in the store has a lower generation than the record on the node's disk.
     Older,
-    /// A chain of links leads from the record to the node's own generation.
+    /// A chain of links leads from the record in the store to the generation of the record on the node's disk.
     Sound,
-    /// No chain links the record to the node's own generation, because the store no longer keeps the link of that
-    /// generation.
+    /// The node cannot check the chain of links, because the store no longer keeps the link of the node's generation.
     Apart,
-    /// The record is invalid, and the variant contains the reason. Nodes ignore the generation of an invalid record,
+    /// The record in the store is invalid; the text is the reason. Nodes ignore the generation of an invalid record,
     /// and may overwrite the record.
     Void(String),
 }
 
-/// Returns the relation of a record to the acceptance on a node's disk, from the links in the store.
+/// Compares the acceptance record in the store with the record on a node's disk. The function uses the links in the
+/// store.
 pub(super) fn standing(record: &Accepted, links: &BTreeMap<u64, Link>, disk: &Accepted) -> Standing {
     if record.generation == disk.generation && record.digest() == disk.digest() {
         return Standing::Own;
@@ -90,12 +90,13 @@ pub(super) fn standing(record: &Accepted, links: &BTreeMap<u64, Link>, disk: &Ac
     Standing::Apart
 }
 
-/// Returns the reason why a record is invalid regardless of its chain. `None` if the record is well formed.
+/// Returns the reason why the fields of a record are invalid. The function does not check the chain of links. `None` if
+/// the record is well formed.
 fn malformed(record: &Accepted, disk: &Accepted) -> Option<String> {
     let Accepted { generation, parent, .. } = *record;
     if generation == 0 || parent.checked_add(1) != Some(generation) {
         return Some(format!(
-            "the record has generation {generation} and parent {parent}, but a generation must be one above its parent"
+            "the record has generation {generation} and parent {parent}, but the generation must be the parent plus 1"
         ));
     }
     let before = record.before.as_ref();
@@ -120,7 +121,7 @@ fn is_commit_id(text: &str) -> bool {
     matches!(text.len(), 40 | 64) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Reads the links between a record and a node's own generation, but at most as many links as the store keeps.
+/// Reads the links from a record down to a node's own generation, but at most `KEPT` links.
 pub(super) fn links(store: &dyn Store, record: &Accepted, own: u64) -> Result<BTreeMap<u64, Link>, StoreError> {
     let mut links = BTreeMap::new();
     // The record itself contains the link of its parent, so no read is needed.

@@ -11,13 +11,14 @@ use crate::{
     store::{Op, Page, Store, StoreError, Txn},
 };
 
-/// The metadata of a generation: when each coordinated book last changed, and which nodes had joined by then.
+/// The metadata of a generation: the last change of each coordinated book, and the nodes that had joined before the
+/// change.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RevisionManifest {
     /// The coordinated books, by `namespace/name`.
     pub books: BTreeMap<String, ManifestEntry>,
-    /// For each generation in which a listed book last changed, the names of the nodes that had joined by then.
+    /// The names of the joined nodes, for each generation in which a book of the manifest last changed.
     pub joined: BTreeMap<u64, Vec<String>>,
     /// The generation in which each object first appeared, by `Kind/namespace/name`.
     pub births: BTreeMap<String, u64>,
@@ -27,7 +28,7 @@ impl Record for RevisionManifest {
     type Kind = kinds::Manifest;
 }
 
-/// The manifest's entry for one coordinated book.
+/// The entry of a manifest for one coordinated book.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ManifestEntry {
     /// The digest of the definition of the book.
@@ -53,8 +54,8 @@ pub struct Made<'a> {
 const PAGE: usize = 64 << 10;
 
 impl RevisionManifest {
-    /// Returns the manifest of the next acceptance, which is derived from this manifest. In the new manifest, unchanged
-    /// books and objects keep their generations.
+    /// Derives the manifest of the next acceptance from this manifest. In the new manifest, unchanged books and objects
+    /// keep their generations.
     pub(super) fn following(
         &self,
         generation: u64,
@@ -88,7 +89,7 @@ impl RevisionManifest {
     /// computed from the commits of the record.
     ///
     /// # Errors
-    /// Returns the difference between the manifest and the node's own result as an error.
+    /// Returns an error if the manifest differs from the books and objects that this node has computed.
     pub fn check(&self, accepted: &Accepted, made: &Made<'_>) -> Result<(), String> {
         let Made { digests, objects, disk, .. } = *made;
         let generation = accepted.generation;
@@ -129,7 +130,7 @@ impl RevisionManifest {
         self.check_without_own(made)
     }
 
-    /// Checks that a manifest is the direct successor of this node's own manifest.
+    /// Checks a manifest whose generation follows directly after the generation of this node.
     fn check_next(&self, generation: u64, made: &Made<'_>) -> Result<(), String> {
         let Made { digests, objects, disk_manifest, .. } = *made;
         let joined = self.joined.get(&generation).map(Vec::as_slice).unwrap_or_default();
@@ -139,8 +140,9 @@ impl RevisionManifest {
         Ok(())
     }
 
-    /// Checks the manifest of a record that does not descend from this node's own acceptance. A book or an object may
-    /// have a new generation only if this node's own acceptance last changed it.
+    /// Checks the manifest of a record that does not follow directly after this node's acceptance. A book or an object
+    /// keeps the generation that this node's manifest states. Only a book or object that last changed in this node's
+    /// generation may have a later generation.
     fn check_without_own(&self, made: &Made<'_>) -> Result<(), String> {
         let own = made.disk.generation;
         let fits = |since: u64, known: Option<u64>| match known {
@@ -155,21 +157,21 @@ impl RevisionManifest {
             let older = same.is_none() && book.since <= own && !changed_by_own;
             if older || !fits(book.since, same.map(|known| known.since)) {
                 return Err(format!(
-                    "the manifest of the record has another generation than the manifest of this node for book {id}"
+                    "the manifests of the record and of this node have different generations for book {id}"
                 ));
             }
         }
         for (object, birth) in &self.births {
             if !fits(*birth, made.disk_manifest.births.get(object).copied()) {
                 return Err(format!(
-                    "the manifest of the record has another generation than the manifest of this node for {object}"
+                    "the manifests of the record and of this node have different generations for {object}"
                 ));
             }
         }
         for (since, names) in self.joined.iter().filter(|(since, _)| **since <= own) {
             if made.disk_manifest.joined.get(since).is_some_and(|known| known != names) {
                 return Err(format!(
-                    "the manifest of the record lists other nodes than the manifest of this node for generation {since}"
+                    "the manifests of the record and of this node list different nodes for generation {since}"
                 ));
             }
         }
@@ -180,8 +182,8 @@ impl RevisionManifest {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Returns the digest of the manifest, which is part of its store key. The digest is empty for the default
-    /// manifest, because the store does not keep that manifest.
+    /// Returns the digest of the manifest, which is part of its store key. The digest of an empty manifest is empty,
+    /// because the store does not keep an empty manifest.
     pub fn digest(&self) -> String {
         use sha2::Digest as _;
         if *self == Self::default() {

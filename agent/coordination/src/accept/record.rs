@@ -1,4 +1,4 @@
-//! The acceptance record, and the identity that all nodes of a fleet must share to follow it (P18).
+//! The acceptance record, and the settings that all nodes of a fleet must share to follow the record (P18).
 
 use std::collections::BTreeMap;
 
@@ -27,14 +27,15 @@ pub struct Accepted {
     pub parent: u64,
     /// The link of the parent acceptance. `None` for generation 1.
     pub before: Option<Link>,
-    /// The first source, the cluster and the store that generation 1 has recorded.
+    /// The first source, the cluster and the store, as the acceptance record of generation 1 names them.
     pub origin: String,
-    /// The policy for signed commits of the first source that generation 1 has recorded. A node with a weaker
-    /// verification policy accepts no revision.
+    /// The verification policy of the first source, as the acceptance record of generation 1 names it. A node with a
+    /// weaker verification policy accepts no revision.
     pub verify: VerifyPolicy,
     /// The digest of the manifest of this acceptance.
     pub manifest: String,
-    /// The digest of the preceding manifest. The next acceptance deletes the preceding manifest from the store.
+    /// The digest of the manifest of the preceding acceptance. The next acceptance deletes the preceding manifest from
+    /// the store.
     pub manifest_before: String,
     /// The name of the node that wrote the record.
     pub by: String,
@@ -44,7 +45,7 @@ impl Record for Accepted {
     type Kind = kinds::Accepted;
 }
 
-/// The policy for the first source: it defines which commits must be signed.
+/// The verification policy of the first source, which defines the commits that must be signed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VerifyPolicy {
@@ -71,44 +72,45 @@ impl VerifyPolicy {
 /// The settings of a bootstrap file that all nodes of a fleet must share.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FleetIdentity {
-    /// The first source, the cluster and the store. The text is empty if no other process uses the store.
+    /// The first source, the cluster and the store of the node, as one text. `from` is empty if no other process uses
+    /// the store.
     pub from: String,
     /// The policy by which the node verifies the first source.
     pub verify: VerifyPolicy,
 }
 
-/// The error that a revision cannot be accepted.
+/// The reasons why a node cannot accept a revision.
 #[derive(Debug, Error)]
 pub enum AcceptError {
-    /// The error of a request to the data store.
+    /// A request to the data store has failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The error that the acceptance record has a newer schema than this agent knows (P12).
+    /// The acceptance record has a newer schema than this agent knows (P12).
     #[error(
         "cannot read the acceptance record: its schema is {0}, and this agent knows schemas up to {SCHEMA}; upgrade the agent"
     )]
     TooOld(u32),
-    /// The error that the fleet began with another first source than this node is configured with (P18).
+    /// The first source of the fleet differs from the first source in the bootstrap file of this node (P18).
     #[error(
         "cannot follow the fleet: it began with {theirs}, and this node is configured with {ours}; correct the bootstrap file"
     )]
     OtherOrigin {
-        /// The first source, cluster and store that generation 1 recorded.
+        /// The first source, cluster and store, as the acceptance record of generation 1 names them.
         theirs: String,
         /// The first source, cluster and store in the bootstrap file of this node.
         ours: String,
     },
-    /// The error that the fleet requires stricter verification of the first source than this node is configured with.
+    /// The fleet verifies the first source more strictly than the bootstrap file of this node demands.
     #[error(
         "cannot follow the fleet: it requires verify.mode {theirs} for the first source, and this node is configured with {ours}; set verify.mode to {theirs} or stricter in the bootstrap file"
     )]
     Weaker {
-        /// The verification policy that generation 1 recorded.
+        /// The verification policy, as the acceptance record of generation 1 names it.
         theirs: &'static str,
         /// The verification policy in the bootstrap file of this node.
         ours: &'static str,
     },
-    /// The error that the acceptance record cannot be written, with the cause.
+    /// The node cannot write the acceptance record; the text is the cause.
     #[error("cannot write the acceptance record: {0}")]
     Unwritable(String),
 }
@@ -137,7 +139,7 @@ impl Accepted {
     /// Checks that a node with the settings `ours` may follow the record.
     ///
     /// # Errors
-    /// Returns the reason as an error if the node must not follow the record.
+    /// Returns an error with the reason if the node must not follow the record.
     pub fn admits(&self, ours: &FleetIdentity) -> Result<(), AcceptError> {
         if self.schema > SCHEMA {
             return Err(AcceptError::TooOld(self.schema));

@@ -1,4 +1,4 @@
-//! Collects the times, messages and write-offs of lost and failed nodes, which are shown to people.
+//! Collects the data that people see about lost and failed nodes: times, messages and write-offs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,16 +17,16 @@ use crate::{
 /// The maximum length of a failure message in the data store, in characters.
 const MESSAGE: usize = 400;
 
-/// The knowledge about lost and failed nodes that one node keeps in memory.
+/// The data about lost and failed nodes that one node keeps in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Loss {
-    /// The nodes that had a lease at the last read of the leases.
+    /// The nodes that had a lease when this node last read the leases.
     alive: BTreeSet<String>,
     /// The time at which this node first noticed the loss of each lost node. Unit: milliseconds since 1970.
     since: BTreeMap<String, i64>,
-    /// The error message of this node's last failure, by book.
+    /// The error message of this node's most recent failure in each book.
     failures: BTreeMap<String, String>,
-    /// The slot holders that each book waits for, and the time at which this node first saw exactly these holders.
+    /// The slot holders that each book waits for, and the time since which the set of holders is unchanged.
     waits: BTreeMap<String, (BTreeSet<(String, u64)>, Instant)>,
     /// The write-offs that this node has committed and not yet reported.
     written_off: Vec<WrittenOff>,
@@ -46,8 +46,8 @@ pub struct WrittenOff {
 }
 
 impl Loss {
-    /// Stores the nodes that are alive now. A node counts as lost from now on if it was alive at the last call and is
-    /// not alive now.
+    /// Stores the nodes that are alive now. A node that was alive at the previous call and is not alive at this call
+    /// counts as lost since `now`.
     pub(crate) fn note_alive(&mut self, alive: &BTreeSet<String>, now: i64) {
         for node in self.alive.difference(alive) {
             self.since.entry(node.clone()).or_insert(now);
@@ -56,8 +56,8 @@ impl Loss {
         self.alive.clone_from(alive);
     }
 
-    /// Returns the time at which this node first noticed the loss of a node. Returns `now` if the node was not known to
-    /// be lost.
+    /// Returns the time at which this node first noticed the loss of a node. Returns `now` if this node has not noticed
+    /// the loss before.
     pub(crate) fn lost_at(&mut self, node: &str, now: i64) -> i64 {
         *self.since.entry(node.to_owned()).or_insert(now)
     }
@@ -72,8 +72,8 @@ impl Loss {
         self.failures.get(book)
     }
 
-    /// Stores the slot holders that a book waits for. Returns whether the book has waited for exactly the same holders
-    /// for the duration `long`.
+    /// Stores the slot holders that a book waits for. Returns true if the book has waited for the same slot holders at
+    /// least for the duration `long`.
     pub(crate) fn waits_long(
         &mut self,
         book: &str,
@@ -123,7 +123,7 @@ pub(crate) fn written_off<'o>(spec: &RolloutSpec, operation: &'o Op) -> Option<(
 }
 
 impl WrittenOff {
-    /// Creates the description of a write-off that node `by` has committed.
+    /// Creates the report of a write-off that the node `by` has committed.
     pub(crate) fn new(by: &str, book: &str, node: &str, run: &str, since: i64) -> Self {
         let message = if node == by {
             // A node that finds all slots taken after a restore of the store writes itself off.

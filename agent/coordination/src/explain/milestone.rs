@@ -1,4 +1,4 @@
-//! The milestones of a rollout. The node whose transaction reaches a milestone reports it.
+//! The milestones of a rollout. The node that commits the transaction of a milestone also reports the milestone.
 
 use crate::{
     keys::Key,
@@ -27,7 +27,7 @@ pub enum MilestoneKind {
         /// The number of the opened wave.
         wave: u32,
     },
-    /// The barrier before a segment has opened, because all nodes have completed the earlier segments.
+    /// A barrier has opened, because all nodes have completed the segments before the barrier.
     Barrier {
         /// The number of the segment after the barrier, counted from 1.
         segment: u32,
@@ -44,19 +44,20 @@ pub enum MilestoneKind {
 }
 
 impl Milestone {
-    /// Creates a milestone of the run that a spec describes.
+    /// Creates a milestone of the run that `spec` describes.
     pub(crate) fn new(spec: &RolloutSpec, kind: MilestoneKind) -> Self {
         Self { book: spec.book.clone(), run: spec.run.clone(), kind }
     }
 }
 
-/// Returns whether a transaction may reach a milestone. The snapshots before and after a transaction are compared only
-/// if this function returns true.
+/// Returns true if a transaction may cause a milestone, such as an opened wave. The caller compares the snapshots
+/// before and after the transaction only if the result is true.
 pub(crate) fn may_reach(node: &str, txn: &Txn) -> bool {
     txn.then.iter().any(|operation| progress(operation).is_some() || failure(node, operation).is_some())
 }
 
-/// Returns the milestones that a transaction has reached. Compares the snapshots before and after the transaction.
+/// Returns the milestones that a transaction has caused. The function compares the snapshots before and after the
+/// transaction.
 pub(crate) fn reached(
     spec: &RolloutSpec,
     node: &str,
@@ -94,8 +95,7 @@ fn progress(operation: &Op) -> Option<RolloutProgress> {
     matches!(Key::parse(key), Some(Key::Progress { .. })).then(|| serde_json::from_slice(value).ok())?
 }
 
-/// Returns the node whose failure or loss an operation records. The function ignores the failure of any other node than
-/// `me`.
+/// Returns the node whose failure or loss an operation records. The function ignores failures of nodes other than `me`.
 fn failure<'o>(me: &str, operation: &'o Op) -> Option<&'o str> {
     let Op::Put { key, value, .. } = operation else { return None };
     let Some(Key::Slot { node, .. }) = Key::parse(key) else { return None };
@@ -104,8 +104,8 @@ fn failure<'o>(me: &str, operation: &'o Op) -> Option<&'o str> {
     (is_lost || node == me && record.is_failed()).then_some(node)
 }
 
-/// Returns whether a run is halted only because of the failure of one node. The earlier snapshot does not serve for a
-/// comparison, because its failure record may belong to an earlier run.
+/// Returns true if a run is halted only because of the failure of one node. The function does not use the snapshot
+/// before the transaction, because its failure record may belong to a previous run.
 fn has_halted(spec: &RolloutSpec, node: &str, after: &RunSnapshot) -> bool {
     let mut without = after.clone();
     without.held.retain(|entry| entry.node != node);

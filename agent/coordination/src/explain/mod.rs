@@ -1,5 +1,5 @@
-//! Explains to people why a run waits: the slot, wave or barrier that is missing, the nodes that hold it, and the
-//! remedy.
+//! Explains to people why a run waits. An explanation names the slot, wave or barrier that the run waits for, the nodes
+//! that the run waits for, and the remedy.
 //!
 //! Each message about a wait has the form `waiting for X (held by Y since T); continues when Z`. The remedy follows the
 //! message as a separate sentence.
@@ -26,7 +26,8 @@ pub(crate) use milestone::{may_reach, reached};
 pub use rollout::{FailedNode, Holder, Liveness, NodeReport, Rollout};
 pub(crate) use rollout::{Observed, report, unreachable};
 
-/// The maximum number of names in a list of a message. The message only counts the names beyond this maximum.
+/// The maximum number of names in a list of a message. If a list has more names, the message contains only the number
+/// of the remaining names.
 const NAMES: usize = 5;
 
 /// The maximum length of a node's error message inside another message, in characters.
@@ -35,7 +36,7 @@ const MESSAGE: usize = 200;
 /// The lost nodes, each with the time of the loss if it is known. Unit: milliseconds since 1970.
 pub(crate) type LostNodes = BTreeMap<String, Option<i64>>;
 
-/// The rollout, its state and its lost nodes, from which a message is written.
+/// The input of a message about a rollout: the rollout, its state, and its lost nodes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Situation<'a> {
     pub spec: &'a RolloutSpec,
@@ -56,7 +57,7 @@ pub(crate) fn busy(spec: &RolloutSpec, tries: usize) -> Gate {
     Gate::shared(GateReason::Slot, opens)
 }
 
-/// Returns the gate that explains why the request of a node waits. `segment` is the segment of the request, if any.
+/// Returns the gate that explains why the request of a node waits. `segment` is `None` for a request without a segment.
 pub(crate) fn hold(situation: Situation<'_>, node: &str, segment: Option<u32>, reason: BlockReason) -> Gate {
     let Situation { spec, snapshot, .. } = situation;
     match reason {
@@ -87,12 +88,12 @@ fn listed<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
     if more > 0 { format!("{shown} and {more} more") } else { shown }
 }
 
-/// Returns the text ` since TIME`, or an empty text if the time is not known.
+/// Returns the text ` since TIME`. The text is empty if the time is not known.
 fn since(at: Option<i64>) -> String {
     at.map_or_else(String::new, |at| format!(" since {}", rfc3339(at)))
 }
 
-/// Returns the remedy for lost nodes: to start them, or to remove them from git.
+/// Returns the remedy for lost nodes: an administrator must start the nodes, or remove the nodes from git.
 fn start<T: AsRef<str>>(nodes: impl IntoIterator<Item = T>) -> String {
     let nodes: Vec<T> = nodes.into_iter().collect();
     let pronoun = if nodes.len() == 1 { "it" } else { "them" };
@@ -100,7 +101,7 @@ fn start<T: AsRef<str>>(nodes: impl IntoIterator<Item = T>) -> String {
 }
 
 /// Describes a slot holder: its name, the time of its loss, and the time of its slot record. The description names the
-/// holder's book only if it is not the book of the waiting run.
+/// book of the holder only if the waiting run belongs to another book.
 fn holder(situation: Situation<'_>, entry: &SlotEntry) -> String {
     let mut facts = Vec::new();
     if let Some(at) = situation.lost.get(&entry.node) {
@@ -152,13 +153,13 @@ fn slot<'a>(
     if away.is_empty() || spec.on_lost == OnLost::Skip { gate } else { gate.action(start(away)) }
 }
 
-/// Returns the members that have completed a segment. `None` if the names of the members were not read.
+/// Returns the members that have completed a segment. `None` if this node has not read the names of the voters.
 fn arrived(snapshot: &RunSnapshot, segment: u32) -> Option<&BTreeSet<String>> {
     snapshot.names.as_ref().filter(|(of, _)| *of == segment).map(|(_, names)| names)
 }
 
 /// Returns the number of members in the waves up to `wave` that have completed a segment. The number is an estimate if
-/// the names of the voters were not read.
+/// this node has not read the names of the voters.
 fn arrivals(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> usize {
     let total = spec.up_to(wave).count();
     match arrived(snapshot, segment) {
@@ -170,7 +171,7 @@ fn arrivals(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32)
     }
 }
 
-/// Returns the text about the failed and lost members for which a segment does not wait. The text is empty if the
+/// Returns the text that lists the failed and lost members that a segment does not wait for. The text is empty if the
 /// segment waits for all its members.
 fn excused_text(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> String {
     let names = arrived(snapshot, segment);
@@ -187,8 +188,8 @@ fn excused_text(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: 
     of(true, "failed") + &of(false, "lost")
 }
 
-/// Returns the members of the waves up to `wave` for which a segment still waits. The list is empty if members have
-/// voted, but their names were not read.
+/// Returns the members of the waves up to `wave` that have not completed a segment. The result is empty if this node
+/// has read the number of votes, but not the names of the voters.
 fn missing<'a>(spec: &'a RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> Vec<&'a str> {
     let names = arrived(snapshot, segment);
     let votes = snapshot.votes.get(segment as usize).copied().unwrap_or(0);
@@ -202,7 +203,7 @@ fn missing<'a>(spec: &'a RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave
     spec.up_to(wave).filter(|node| !came(node)).collect()
 }
 
-/// Returns the text that lists the members for which a segment waits. The text is empty if the names of the members are
+/// Returns the text that lists the members that a segment waits for. The text is empty if the names of the members are
 /// not known.
 fn missing_text(situation: Situation<'_>, segment: u32, wave: u32) -> String {
     let missing = missing(situation.spec, situation.snapshot, segment, wave);
@@ -261,7 +262,7 @@ fn behind(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
     Gate::new(GateReason::Dependency, opens)
 }
 
-/// Returns the gate that is closed because nodes report slots by gossip that the store does not contain.
+/// Returns the gate that is closed because gossip reports slots that the store does not contain.
 fn hidden_claims(snapshot: &RunSnapshot) -> Gate {
     let nodes = listed(snapshot.hidden_claims.iter().map(String::as_str));
     let opens = format!(

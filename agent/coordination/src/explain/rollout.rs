@@ -1,4 +1,4 @@
-//! The state of a run for people: its progress, its nodes, and the gates that block it.
+//! The state of a run that the command `rollouts` shows: progress, nodes, and the gates that block the run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::{
     rollout::{Cut, Entry, OnLost, RolloutSpec, RunSnapshot, SlotEntry, SlotState, frontier},
 };
 
-/// The state of a run, as it is shown to people.
+/// The state of a run, as the command `rollouts` shows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rollout {
     /// The phase of the run: waiting, running, halted or done.
@@ -20,7 +20,7 @@ pub struct Rollout {
     pub segment: u32,
     /// The number of segments of the run.
     pub segments: u32,
-    /// The number of the last open wave in the segment, counted from 1.
+    /// The number of the highest open wave in the segment, counted from 1.
     pub wave: u32,
     /// The number of waves of the run.
     pub waves: u32,
@@ -32,7 +32,7 @@ pub struct Rollout {
     pub skipped: Vec<String>,
     /// The failed nodes, with their error messages.
     pub failed: Vec<FailedNode>,
-    /// The nodes that hold a slot or were offered one.
+    /// The nodes that hold a slot or were offered a slot.
     pub holding: Vec<Holder>,
     /// The nodes that wait for a slot, in the order of the queue.
     pub waiting: Vec<String>,
@@ -49,7 +49,7 @@ pub struct FailedNode {
     pub message: String,
 }
 
-/// A node that holds a slot, or that was offered one.
+/// A node that holds a slot, or that was offered a slot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Holder {
     /// The name of the node that holds the slot.
@@ -60,7 +60,7 @@ pub struct Holder {
     pub liveness: &'static str,
 }
 
-/// The liveness of a node, as this node sees it.
+/// The liveness of a node, as the reporting node sees it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Liveness {
     /// The liveness as one word: alive, suspect, lost, left or unknown.
@@ -81,15 +81,15 @@ impl Liveness {
 pub struct NodeReport {
     /// The generation that the node has loaded.
     pub generation: u64,
-    /// The gates of the book that only the reporting node itself knows.
+    /// The closed gates of the book that the data store does not show, for example a maintenance window.
     pub gates: Vec<Gate>,
 }
 
-/// The data from which the state of a run is explained, for all budgets of the book.
+/// The input of a report about a run, for all budgets of the book.
 #[derive(Debug)]
 pub(crate) struct Observed<'a> {
-    /// The rollouts of the book. The first rollout has the budget of the book, and each other rollout has the budget of
-    /// a single task.
+    /// The rollouts of the book. The first rollout uses the budget of the book. Each further rollout uses the budget of
+    /// one task.
     pub specs: &'a [&'a RolloutSpec],
     /// The snapshot of the first rollout. The snapshot contains the names of the voters of the first open segment.
     pub snapshot: RunSnapshot,
@@ -128,7 +128,7 @@ impl Observed<'_> {
     }
 }
 
-/// Returns the state of a run, as it is shown to people.
+/// Returns the state of a run, as the command `rollouts` shows it.
 pub(crate) fn report(observed: &Observed<'_>) -> Rollout {
     let Some(spec) = observed.specs.first().copied() else { return Rollout::default() };
     let lost = observed.lost();
@@ -221,8 +221,8 @@ fn queued<'o>(observed: &'o Observed<'_>, spec: &'o RolloutSpec) -> impl Iterato
     observed.queue.iter().filter(|(_, entry)| entry.book == spec.book)
 }
 
-/// Returns the members of the waves up to `wave` that have not completed the segment. Failed and lost members are left
-/// out.
+/// Returns the members of the waves up to `wave` that have not completed the segment. The result leaves out failed and
+/// lost members.
 fn members_missing<'s>(
     spec: &'s RolloutSpec,
     snapshot: &RunSnapshot,
@@ -233,8 +233,7 @@ fn members_missing<'s>(
     spec.up_to(wave).filter(|node| !names.contains(*node) && !excused(node)).collect()
 }
 
-/// Returns the nodes that the gate of a halted run names: the failed nodes, or the lost node beyond the write-off
-/// limit.
+/// Returns the nodes that halt a run: the failed nodes, or the lost node that the run cannot write off.
 fn halting_nodes(situation: Situation<'_>) -> Vec<String> {
     let Situation { spec, snapshot, .. } = situation;
     if let Some(node) = snapshot.holder_beyond_budget(spec) {
@@ -276,7 +275,7 @@ fn elections(observed: &Observed<'_>, situation: Situation<'_>) -> Vec<Gate> {
         let lost = situation.lost.get(node);
         let loss = lost.map_or_else(String::new, |at| format!(", lost{}", since(*at)));
         let opens = format!(
-            "waiting for the result of the elected task {task:?} (run by {node}{loss}); continues when {node} has published it"
+            "waiting for the result of the elected task {task:?} (run by {node}{loss}); continues when {node} has published the result"
         );
         let gate = Gate::shared(GateReason::Dependency, opens);
         if lost.is_some() { gate.action(start([node])) } else { gate }
@@ -284,7 +283,7 @@ fn elections(observed: &Observed<'_>, situation: Situation<'_>) -> Vec<Gate> {
     observed.elected.iter().map(gate).collect()
 }
 
-/// Returns the gate that keeps the next wave, the next segment or the end of the run closed.
+/// Returns the gate that delays the next wave, the next segment or the end of the run.
 fn progress(
     situation: Situation<'_>,
     (segment, wave): (u32, u32),
@@ -322,12 +321,13 @@ fn progress(
             "{came} of {total} nodes have completed {place}{excused}; {next} when a node has recorded the completion"
         )
     } else {
-        format!("{place} is complete; after the soak of {} s {next}", spec.soak.as_secs())
+        format!("{place} is complete; when the soak time of {} s has passed, {next}", spec.soak.as_secs())
     };
     Some(Gate::shared(GateReason::Wave, opens).since(opened))
 }
 
-/// Returns the gate of the lost nodes for which the run waits. The gate leaves out nodes that another gate has named.
+/// Returns a gate that names the lost nodes that the run waits for. The gate leaves out lost nodes that an earlier gate
+/// names.
 fn lost_members(
     situation: Situation<'_>,
     missing: &[&str],
@@ -354,8 +354,8 @@ fn lost_members(
     Some(if spec.on_lost == OnLost::Skip { gate } else { gate.action(start(&gone)) })
 }
 
-/// Returns the gates that missing members have published, and a gate for each older generation that missing members
-/// have loaded.
+/// Returns the gates that the members in `missing` have published. The function adds one gate for each older generation
+/// that members have loaded.
 fn reported(observed: &Observed<'_>, spec: &RolloutSpec, missing: &[&str]) -> Vec<Gate> {
     let mut behind: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
     let mut gates: Vec<(Gate, Vec<&str>)> = Vec::new();

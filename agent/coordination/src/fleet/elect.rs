@@ -1,4 +1,4 @@
-//! Elections from the view of one node: the node reads the records, decides, commits, and publishes a result.
+//! The part of one node in an election: the node reads the records, decides, commits, and publishes a result.
 
 use super::{ElectedTask, Fleet, TRIES, TaskResult};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl Fleet {
-    /// Takes part in the election of the node that runs a task.
+    /// Takes part in an election, which selects the node that runs a task.
     ///
     /// # Errors
     /// The store does not answer.
@@ -57,8 +57,8 @@ impl Fleet {
         Ok(Election::Wait(Vec::new()))
     }
 
-    /// Returns the result of an election. If this node must wait, the function also schedules a decision for the end of
-    /// the elected node's lease.
+    /// Returns the given election. If this node must wait, the function sets a timer for the end of the elected node's
+    /// lease.
     fn elected_so(&self, spec: &RolloutSpec, election: Election) -> Result<Election, StoreError> {
         if let Election::Wait(nodes) = &election {
             self.watch_elected(spec, nodes)?;
@@ -83,7 +83,7 @@ impl Fleet {
         Err(too_fast())
     }
 
-    /// Restores this node's election record and task result in the store after a rollback has removed them.
+    /// Writes this node's election record and task result to the store again, after a rollback has removed the records.
     ///
     /// # Errors
     /// The store does not answer.

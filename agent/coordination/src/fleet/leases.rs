@@ -1,6 +1,6 @@
 //! A waiting node watches the leases of the nodes that it waits for. Under `onLostNode: skip` or `fail`, a run
-//! continues when the lease of a lost node ends. The store does not report the end of a lease, so a waiting node
-//! decides again when a lease ends (P137).
+//! continues when the lease of a lost node ends. The store does not report the end of a lease, so a waiting node sets a
+//! timer (P137).
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -14,20 +14,21 @@ use crate::{
 /// The number of waiting nodes that watch leases if gossip does not run.
 const WATCHERS: usize = 3;
 
-/// The maximum number of leases whose remaining time a waiting node reads. A node that waits for more leases reads the
-/// list of alive nodes again after `MANY`.
+/// The maximum number of leases whose remaining time a waiting node reads. A node that waits for more than `LEASES`
+/// nodes reads the list of alive nodes every `MANY` instead.
 const LEASES: usize = 8;
 
-/// The time after which a node that waits for more than `LEASES` leases reads the list of alive nodes again.
+/// The interval at which a node reads the list of alive nodes, if it waits for more than `LEASES` nodes.
 const MANY: Duration = Duration::from_secs(4);
 
-/// The margin after the end of a lease, because etcd reports whole seconds and removes the key later.
+/// The time that a node adds to the remaining time of a lease. etcd reports whole seconds, and removes the lease key
+/// late.
 const LATER: Duration = Duration::from_secs(1);
 
 impl Fleet {
-    /// Schedules a new decision for the end of a lease, if a run waits for the node with the lease. With gossip, the
-    /// node watches the leases of nodes that gossip considers lost. Without gossip, the first three waiting nodes watch
-    /// the leases of all nodes that the run waits for.
+    /// Sets a timer for the end of the lease of each node that delays the run. With gossip, this node watches only the
+    /// leases of nodes that gossip considers lost. Without gossip, the first three waiting nodes watch the leases of
+    /// all nodes that the run waits for.
     pub(super) fn watch_leases(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<(), StoreError> {
         if spec.on_lost == OnLost::Hold || snapshot.done(spec) || !self.store.shared() {
             return Ok(());
@@ -48,8 +49,8 @@ impl Fleet {
         self.look_when_leases_end(&nodes)
     }
 
-    /// Schedules a new decision for the end of an elected node's lease. Under `onLostNode: skip`, another node is
-    /// elected when the lease of the elected node ends.
+    /// Sets a timer for the end of the lease of an elected node. Under `onLostNode: skip`, another node is elected when
+    /// the lease of the elected node ends.
     pub(super) fn watch_elected(&self, spec: &RolloutSpec, nodes: &[String]) -> Result<(), StoreError> {
         if spec.on_lost != OnLost::Skip || nodes.is_empty() || !self.store.shared() {
             return Ok(());
@@ -80,9 +81,9 @@ impl Fleet {
         Ok(())
     }
 
-    /// Returns whether this node is one of the first three waiting nodes of a run. The first three nodes in the queue
-    /// and the first three voters count as the first waiting nodes. If there are too few voters, members whose wave is
-    /// closed count as waiting nodes too.
+    /// Returns whether this node is one of the first three waiting nodes of a run. Waiting nodes are the first three
+    /// nodes in the queue, and the first three nodes that have voted. If fewer than three nodes have voted, members
+    /// whose wave is closed also count as waiting nodes.
     fn is_watcher(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<bool, StoreError> {
         if snapshot.queue.iter().take(WATCHERS).any(|entry| entry.node == self.node) {
             return Ok(true);

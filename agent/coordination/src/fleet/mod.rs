@@ -1,4 +1,5 @@
-//! A node of the fleet. The node reads a snapshot, decides and commits, until it may continue or must wait.
+//! A node of the fleet. The node repeats three steps (read a snapshot, decide, commit) until it may continue or must
+//! wait.
 
 mod elect;
 mod leases;
@@ -34,16 +35,16 @@ use crate::{
 use membership::Membership;
 use store_position::StorePosition;
 
-/// The maximum number of attempts at one decision while other nodes change the same records.
+/// The maximum number of attempts to commit one decision while other nodes change the same records.
 const TRIES: usize = 30;
 
-/// The time after which an offer that no node has taken is withdrawn (P57).
+/// The time in which a node must take an offer, before another node withdraws the offer (P57).
 const OFFER: Duration = Duration::from_secs(10);
 
-/// The maximum age of a snapshot with which a node begins a decision.
+/// The maximum age of a snapshot that a node uses for the first attempt at a decision.
 const RECENT: Duration = Duration::from_secs(1);
 
-/// The fleet from the view of one of its nodes.
+/// The handle by which one node takes part in the fleet.
 #[derive(Debug)]
 pub struct Fleet {
     store: Arc<dyn Store>,
@@ -51,14 +52,14 @@ pub struct Fleet {
     clock: Arc<dyn Clock>,
     membership: Membership,
     position: Arc<StorePosition>,
-    /// The gossip of this node. The cell is empty if gossip does not run.
+    /// The gossip of this node. `gossip` is empty if gossip does not run.
     gossip: OnceLock<Gossip>,
-    /// The identity with which this node opens values that are sealed to it.
+    /// The identity with which this node decrypts values that were encrypted for the node.
     bearer: OnceLock<SigningIdentity>,
     inner: Mutex<Inner>,
 }
 
-/// The time at which this node first saw each record. The outer key of the map is the budget of the record.
+/// The time at which this node first saw each record. The outer key of the map is the name of the budget.
 type FirstSeen = BTreeMap<String, BTreeMap<(String, u64), Instant>>;
 
 #[derive(Debug, Default)]
@@ -67,46 +68,47 @@ struct Inner {
     offers: FirstSeen,
     /// For each claim with an announced absence, the time at which this node first saw the claim.
     absences: FirstSeen,
-    /// For each budget, the first waiter that leaves a free slot unused, and the time of this observation.
+    /// For each budget, the first waiter that does not take a free slot, and the time at which this node first saw the
+    /// waiter.
     idle: BTreeMap<String, ((String, u64), Instant)>,
-    /// For each run, the complete wave, and the time at which this node first saw it complete.
+    /// For each run, the complete wave, and the time at which this node first saw the complete wave.
     complete: BTreeMap<String, ((u32, u32), Instant)>,
-    /// The last snapshot of each book.
+    /// The newest snapshot of each book.
     snapshots: BTreeMap<String, Known>,
-    /// The names of the alive nodes, and the time at which they were read.
+    /// The names of the alive nodes, and the time at which this node has read the names.
     alive: Option<(Instant, BTreeSet<String>)>,
-    /// The time at which a lease ends, if a run waits for the node of the lease. A list of alive nodes that was read
-    /// before the end of the lease is not used afterwards.
+    /// The end of the lease of a node that a run waits for. After the end of the lease, the node no longer uses an
+    /// older list of alive nodes.
     lease_end: Option<Instant>,
     /// For each partition, the time since which gossip reports slots that the store does not contain.
     hearsay: BTreeMap<String, Instant>,
     /// For each book, the partition in which this node holds a slot.
     holding: BTreeMap<String, String>,
-    /// The time of the next decision that no watch triggers.
+    /// The time at which this node decides again, even if no watch reports a change.
     due: Option<Instant>,
-    /// The number of successive requests that had to wait because of an error.
+    /// The number of consecutive requests that had to wait because of an error.
     troubles: u32,
     /// The losses that this node has noticed, and the messages about failures and losses.
     loss: Loss,
-    /// True if a snapshot of this pass showed no accepted revision, or a revision that the node has not loaded.
+    /// True if a snapshot of this pass contained no accepted revision, or a revision that the node has not loaded.
     behind: bool,
 }
 
-/// A snapshot, with the state of the node at the time of its request (P134).
+/// A snapshot, with the state of the node at the time when it requested the snapshot (P134).
 #[derive(Debug, Clone)]
 struct Known {
     snapshot: RunSnapshot,
-    /// The state at the request. The age of a snapshot is measured from its request, because the answer may have waited
-    /// for a processor.
+    /// The state of the node at the request. The age of a snapshot begins at its request, because the answer may have
+    /// waited for a processor.
     requested: Requested,
 }
 
-/// The time of a request, and the number of changes that the watches had reported before it.
+/// The time of a request, and the number of changes that the watches had reported before the request.
 #[derive(Debug, Clone, Copy)]
 struct Requested {
     at: Instant,
     news: u64,
-    /// The store revision and the sequence number of this node that were known at the time of the request.
+    /// The store revision and the sequence number that this node had seen when it sent the request.
     position: (u64, u64),
 }
 
@@ -136,7 +138,7 @@ impl Fleet {
         }
     }
 
-    /// Returns whether gossip also considers a node lost. The result is true if gossip does not run (P58).
+    /// Returns true if gossip also considers a node lost. The result is true if gossip does not run (P58).
     fn agrees_lost(&self, node: &str) -> bool {
         // The agent that runs under the node's name has another key, so it does not prove that the node is alive.
         if self.store.strangers().contains_key(node) {
@@ -145,12 +147,13 @@ impl Fleet {
         self.gossip.get().is_none_or(|gossip| gossip.thinks_lost(node))
     }
 
-    /// Attaches the gossip of this node. With gossip, a node counts as lost only if gossip also considers it lost.
+    /// Attaches the gossip of this node. With gossip, a node counts as lost only if gossip also considers the node
+    /// lost.
     pub fn hear(&self, gossip: Gossip) {
         let _ = self.gossip.set(gossip);
     }
 
-    /// Sets the identity with which this node opens values that are sealed to it.
+    /// Sets the identity with which this node decrypts values that were encrypted for the node.
     pub fn read_as(&self, bearer: SigningIdentity) {
         let _ = self.bearer.set(bearer);
     }
@@ -161,7 +164,7 @@ impl Fleet {
         self.membership.begin(joined, Arc::new(poke));
     }
 
-    /// Leaves the fleet and deletes the lease key, so that other nodes need not wait for the lease to end.
+    /// Leaves the fleet and deletes the lease key, so that other nodes do not wait for the end of the lease.
     pub fn leave(&self) {
         self.membership.end();
     }
@@ -198,18 +201,19 @@ impl Fleet {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Removes and returns the time of the next decision that no watch triggers, such as the end of a soak.
+    /// Removes and returns the time at which this node decides again without a report of a watch. An example is the end
+    /// of a soak.
     pub fn due(&self) -> Option<Instant> {
         self.lock().due.take()
     }
 
-    /// Schedules a decision in about a minute, in case no other node does the maintenance of the run (P73).
+    /// Makes this node decide again in about a minute, in case no other node does the maintenance of the run (P73).
     pub fn look_again(&self) {
         let at = self.clock.monotonic() + Duration::from_millis(50_000 + self.spread() % 20_000);
         sooner(&mut self.lock().due, at);
     }
 
-    /// Schedules a decision in 2 to 15 s. The delay grows with each successive error (P136).
+    /// Makes this node decide again in 2 to 15 s. The delay grows with each consecutive error (P136).
     pub fn look_soon(&self) {
         let mut inner = self.lock();
         let at = self.clock.monotonic() + backed_off(inner.troubles, self.spread());
@@ -217,45 +221,45 @@ impl Fleet {
         sooner(&mut inner.due, at);
     }
 
-    /// Returns whether the last request had to wait because of an error.
+    /// Returns true if the most recent request had to wait because of an error.
     pub fn is_troubled(&self) -> bool {
         self.lock().troubles > 0
     }
 
-    /// Begins a pass. During a pass, only the snapshots of that pass determine the result of `is_behind`.
+    /// Begins a pass. During a pass, only the snapshots of the same pass determine the result of `is_behind`.
     pub fn begin_pass(&self) {
         self.lock().behind = false;
     }
 
-    /// Returns whether a snapshot of the last pass showed no accepted revision, or a revision that the node has not
+    /// Returns true if a snapshot of this pass contained no accepted revision, or a revision that the node has not
     /// loaded. No watch reports that the acceptance record was deleted or restored from a backup.
     pub fn is_behind(&self) -> bool {
         self.lock().behind
     }
 
-    /// Returns a number that differs between nodes, so that the nodes do not all act at the same time.
+    /// Returns a number that differs from node to node, so that the nodes do not all act at the same time.
     fn spread(&self) -> u64 {
         self.node.bytes().fold(7_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)))
     }
 
-    /// Returns whether the lease of this node may have ended. If the lease may have ended, the node must check its
-    /// claims before the next change.
+    /// Returns whether the lease of this node may have ended. A node whose lease may have ended must check its claims
+    /// before the next change.
     pub fn lease_may_be_gone(&self) -> bool {
         self.membership.lease_may_be_gone()
     }
 
-    /// Restores the last known store revision, and the sequence number of this node, from the journal.
+    /// Restores, from the journal, the highest store revision that this node has seen, and its sequence number.
     pub fn resume(&self, revision: u64, sequence: u64) {
         self.position.resume(revision, sequence);
     }
 
-    /// Records the store revision that an answer of the store contains. `before` is the store position that was known
-    /// at the time of the request.
+    /// Records the store revision that an answer of the store contains. `before` is the store position that this node
+    /// had seen when it sent the request.
     pub fn seen(&self, before: (u64, u64), revision: u64) {
         self.position.seen(before, revision);
     }
 
-    /// Returns the highest known store revision, and the sequence number of this node's last write.
+    /// Returns the highest store revision that this node has seen, and the sequence number of its last write.
     pub fn known(&self) -> (u64, u64) {
         self.position.known()
     }
@@ -265,13 +269,13 @@ impl Fleet {
         self.position.needs_republish()
     }
 
-    /// Returns whether the last snapshot of a run lacks this node's vote for a segment.
+    /// Returns true if the newest snapshot of a run does not contain this node's vote for a segment.
     pub fn lacks_vote(&self, spec: &RolloutSpec, segment: u32) -> bool {
         let key = snapshot_key(spec, &self.node);
         self.lock().snapshots.get(&key).is_some_and(|known| !known.snapshot.voted.contains(&segment))
     }
 
-    /// Makes a request of this node. Repeats the request until the request is granted or the node must wait.
+    /// Makes a request of this node. Repeats the request until the node may continue or must wait.
     pub fn ask(&self, spec: &RolloutSpec, want: Request) -> Answer {
         match self.asked(spec, want) {
             Ok(answer) => {
@@ -346,7 +350,8 @@ impl Fleet {
         Ok(Answer::Hold(explain::busy(spec, TRIES)))
     }
 
-    /// Ends a granted request. A node that has finished a segment also does the maintenance that is due in the run.
+    /// Completes a request after which the node may continue. A node that has completed a segment also does the
+    /// maintenance that is due in the run.
     fn go(&self, spec: &RolloutSpec, snapshot: RunSnapshot, want: Request, was_halted: bool) -> Result<(), StoreError> {
         self.membership.touches(|touches| touches.set_waiting(spec, false));
         let ends = matches!(want, Request::Done(_) | Request::Failed(..) | Request::Leave) && !spec.members.is_empty();
@@ -360,9 +365,9 @@ impl Fleet {
         Ok(())
     }
 
-    /// Returns the last snapshot of a run if it is recent enough for the first attempt at a decision. An old snapshot
-    /// does no harm, because transactions compare the records that they depend on. Offers and opened waves need no new
-    /// snapshot, because the watches report them.
+    /// Returns the newest snapshot of a run, if the snapshot is recent enough for the first attempt at a decision. A
+    /// decision from an old snapshot is safe, because transactions compare the records that they depend on. A node
+    /// needs no new snapshot to notice offers and opened waves, which the watches report.
     fn recent(&self, spec: &RolloutSpec, want: Request) -> Option<RunSnapshot> {
         let now = self.clock.monotonic();
         let inner = self.lock();
@@ -398,15 +403,15 @@ impl Fleet {
         Ok(ended)
     }
 
-    /// Returns whether the last snapshot showed the end of a run. Only a rollback of the store could revert the end of
-    /// a run.
+    /// Returns true if the run is complete in the newest snapshot. Only a rollback of the store can make a complete run
+    /// incomplete again.
     fn has_seen_end(&self, spec: &RolloutSpec) -> bool {
         let inner = self.lock();
         let known = inner.snapshots.get(&snapshot_key(spec, &self.node)).map(|known| &known.snapshot);
         known.is_some_and(|snapshot| snapshot.done(spec) && snapshot.recovery.is_none() && !snapshot.rolled_back)
     }
 
-    /// Does the maintenance that is due in a run, starting from a snapshot. Returns whether the run is complete.
+    /// Does the maintenance that a snapshot shows to be due in a run. Returns whether the run is complete.
     fn next_maintenance(&self, spec: &RolloutSpec, mut snapshot: RunSnapshot) -> Result<bool, StoreError> {
         for _ in 0..TRIES {
             snapshot = self.noticed(spec, snapshot)?;
@@ -423,7 +428,7 @@ impl Fleet {
         self.snapshot_of(spec, requested, outcome)
     }
 
-    /// Commits a transaction of a run, and reads the next snapshot of the run in the same request.
+    /// Commits a transaction of a run, and reads a new snapshot of the run in the same request.
     fn commit(&self, spec: &RolloutSpec, txn: Txn) -> Result<RunSnapshot, StoreError> {
         let mut txn = self.stamped(txn);
         let before = explain::may_reach(&self.node, &txn).then(|| self.snapshot(spec));
@@ -455,7 +460,7 @@ impl Fleet {
         Ok(snapshot)
     }
 
-    /// Returns the last snapshot of a run. The snapshot is empty if this node has not read the run yet.
+    /// Returns the newest snapshot of a run. The snapshot is empty if this node has not read the run yet.
     fn snapshot(&self, spec: &RolloutSpec) -> RunSnapshot {
         let inner = self.lock();
         inner.snapshots.get(&snapshot_key(spec, &self.node)).map(|known| known.snapshot.clone()).unwrap_or_default()
@@ -506,13 +511,13 @@ impl Fleet {
     }
 }
 
-/// Returns the key of a cached snapshot. A book may have several budgets, and a snapshot covers one of them.
+/// Returns the key of a cached snapshot. A book may have several budgets, and a snapshot covers one budget.
 fn snapshot_key(spec: &RolloutSpec, node: &str) -> String {
     format!("{} {} {} {}", spec.book, spec.group, spec.run, spec.part(node))
 }
 
-/// Returns the pause after a number of errors. The pause is 2 s at first, and doubles up to 12 s. `spread` adds up to a
-/// quarter to the pause.
+/// Returns the pause after `errors` errors. The pause is 2 s after the first error, and doubles up to 12 s. The
+/// argument `spread` lengthens the pause by up to a quarter.
 pub fn backed_off(errors: u32, spread: u64) -> Duration {
     let pause = (2_000_u64 << errors.min(3)).min(12_000);
     Duration::from_millis(pause + spread % (pause / 4))

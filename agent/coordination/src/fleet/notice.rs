@@ -22,8 +22,9 @@ fn part_of(spec: &RolloutSpec, part: &str) -> String {
     format!("{}/{part}", spec.group)
 }
 
-/// Returns the time at which this node first saw each record of a snapshot. Records of the budget that the snapshot
-/// does not contain are forgotten. Records of other budgets are kept, because a snapshot covers only one budget.
+/// Returns the time at which this node first saw each record of a snapshot. The node forgets records of the budget that
+/// the snapshot does not contain. The node still remembers records of other budgets, because a snapshot covers only one
+/// budget.
 fn first_seen<T>(
     known: &mut FirstSeen,
     budget: &str,
@@ -73,7 +74,7 @@ impl Fleet {
         Ok(lost.filter(|node| self.agrees_lost(node)).collect())
     }
 
-    /// Returns the nodes whose gossip reports a slot that the store does not contain.
+    /// Returns the nodes that report, by gossip, a slot that the store does not contain.
     fn hidden_claims(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<BTreeSet<String>, StoreError> {
         let mut hidden = BTreeSet::new();
         let Some(gossip) = self.gossip.get().filter(|_| spec.count.is_some()) else { return Ok(hidden) };
@@ -89,9 +90,9 @@ impl Fleet {
         Ok(if self.believes_hearsay(&part, &hidden) { hidden } else { BTreeSet::new() })
     }
 
-    /// Returns whether slots that only gossip reports may still block other nodes. Reports by gossip block other nodes
-    /// only for a limited time, because gossip proves nothing. If the reports of gossip disappear and appear again, the
-    /// time limit starts again (P104).
+    /// Returns true while slots that only gossip reports block other nodes. Reports by gossip block other nodes only
+    /// for a limited time, because gossip messages are not trusted. If the reports of gossip disappear and appear
+    /// again, the time limit starts again (P104).
     fn believes_hearsay(&self, part: &str, hidden: &BTreeSet<String>) -> bool {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
@@ -110,7 +111,7 @@ impl Fleet {
         believes
     }
 
-    /// Returns the sequence number of a node's last write, or 0 if the store has none.
+    /// Returns the sequence number of a node's last write, or 0 if the store has no number.
     fn mark_of(&self, node: &str) -> Result<u64, StoreError> {
         let rows = self.store.read(&keys::write_sequence(node), &Page { after: None, limit: 1 })?.rows;
         let row = rows.iter().find(|row| row.key == keys::write_sequence(node));
@@ -131,8 +132,8 @@ impl Fleet {
         gossip.holds(Holds { number: snapshot.sequence, parts });
     }
 
-    /// Returns the offers that other nodes have not taken in time. An entry contains the node and the store revision of
-    /// the offer.
+    /// Returns the offers that other nodes have not taken in time. Each entry of the result contains the node and the
+    /// store revision of the offer.
     pub(super) fn stale_offers(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> BTreeSet<(String, u64)> {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
@@ -176,8 +177,8 @@ impl Fleet {
         overdue
     }
 
-    /// Returns whether this node may offer a free slot: the slot was free for long, or a notice of free slots arrived.
-    /// `None` if no node waits for a free slot.
+    /// Returns true if this node may offer a free slot, because the slot was free for long or a notice arrived. `None`
+    /// if no node waits for a free slot.
     fn has_idle_slot(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<bool> {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
@@ -201,8 +202,7 @@ impl Fleet {
         Some(is_idle)
     }
 
-    /// Returns whether the complete wave of a run has been complete for the time of the soak. `None` if no wave is
-    /// complete.
+    /// Returns true if the soak time of the complete wave has passed. `None` if no wave is complete.
     fn has_soaked(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<bool> {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
@@ -220,7 +220,7 @@ impl Fleet {
         Some(has_soaked)
     }
 
-    /// Returns whether this node has connected to the store only a moment ago.
+    /// Returns true during the stabilization period: the first 3 s after this node has connected to the store.
     pub(super) fn is_stabilizing(&self) -> bool {
         let sure = self.position.stabilizing_until(self.clock.monotonic());
         if let Some(sure) = sure {

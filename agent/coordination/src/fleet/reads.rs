@@ -1,4 +1,4 @@
-//! Reads of the store that belong to no decision, and writes of keys that only other nodes read.
+//! Requests to the store that belong to no decision of a rollout.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -48,7 +48,7 @@ impl Fleet {
         self.names(keys::ALL_JOINED)
     }
 
-    /// Returns the remainder of each store key that begins with a prefix.
+    /// Returns the store keys that begin with a prefix, without the prefix.
     pub(super) fn names(&self, prefix: &str) -> Result<BTreeSet<String>, StoreError> {
         let mut page = Page::default();
         let mut names = BTreeSet::new();
@@ -72,7 +72,7 @@ impl Fleet {
         Ok(read.rows.into_iter().find(|row| row.key == key).and_then(|row| serde_json::from_slice(&row.value).ok()))
     }
 
-    /// Writes a key that other nodes read.
+    /// Writes a value to the store for other nodes.
     ///
     /// # Errors
     /// The store does not answer.

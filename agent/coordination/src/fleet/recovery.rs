@@ -7,14 +7,15 @@ use crate::{
     store::StoreError,
 };
 
-/// Returns a spec for reads that concern the whole fleet. The spec names a book and a budget that do not exist.
+/// Returns a `RolloutSpec` for reads that concern the whole fleet, and not one book. The spec names a book and a budget
+/// that do not exist.
 fn of_the_fleet(known: &[String]) -> RolloutSpec {
     let no_book = "none/none".to_owned();
     RolloutSpec { book: no_book.clone(), group: no_book, known: known.to_vec(), waves: 1, ..RolloutSpec::default() }
 }
 
 impl Fleet {
-    /// Republishes the claims of this node in a run, if the store has older ones or none (P15).
+    /// Republishes the claims of this node in a run, if the claims in the store are older or missing (P15).
     ///
     /// # Errors
     /// The store does not answer.
@@ -28,8 +29,8 @@ impl Fleet {
         Err(StoreError::LostRaces(TRIES))
     }
 
-    /// Reads the store to check whether this node must republish its claims. The function reads the store, because a
-    /// report by a watch alone is not sufficient.
+    /// Reads the store to check whether this node must republish its claims. A node does not trust a report of a
+    /// rollback that only a watch has shown.
     ///
     /// # Errors
     /// The store does not answer.
@@ -38,7 +39,8 @@ impl Fleet {
         Ok(self.needs_republish())
     }
 
-    /// Records in the store that this node has republished all its claims. `known` lists the nodes that git names.
+    /// Records in the store that this node has republished all its claims. The argument `known` contains the names of
+    /// all nodes that git names.
     ///
     /// # Errors
     /// The store does not answer.
@@ -60,7 +62,7 @@ impl Fleet {
         Err(StoreError::LostRaces(TRIES))
     }
 
-    /// Reports that the store was rolled back, unless another node has already reported it.
+    /// Reports a rollback of the store, unless another node has already reported the rollback.
     pub(super) fn rollback_reported(
         &self,
         spec: &RolloutSpec,

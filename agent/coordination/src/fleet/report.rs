@@ -1,4 +1,4 @@
-//! The state of runs for people, and the fields of records that no decision reads.
+//! The state of runs for people, and the times and messages in records, which no decision reads.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,36 +19,36 @@ use crate::{
     store::{Compare, Op, Row, StoreError, Txn},
 };
 
-/// Under `onLostNode: hold`, the wait after which a node without gossip checks whether the slot holders are lost.
+/// The time that a node without gossip waits under `onLostNode: hold` before it checks the leases of the slot holders.
 const LONG_WAIT: Duration = Duration::from_secs(20);
 
 /// The maximum number of slot holders whose leases one check reads.
 const CHECKED: usize = 5;
 
 impl Fleet {
-    /// Sets the error message for this node's next failure record of a book.
+    /// Sets the error message that this node writes into its next failure record of a book.
     pub fn describe_failure(&self, book: &str, message: &str) {
         self.lock().loss.describe(book, message);
     }
 
-    /// Returns the write-offs that this node has committed since the last call.
+    /// Returns the write-offs that this node has committed since the previous call of this function.
     pub fn take_written_off(&self) -> Vec<WrittenOff> {
         self.lock().loss.take_written_off()
     }
 
-    /// Returns the milestones of rollouts that this node has reached since the last call.
+    /// Returns the milestones that this node has reached since the previous call of this function.
     pub fn take_milestones(&self) -> Vec<Milestone> {
         self.lock().loss.take_milestones()
     }
 
-    /// Returns whether the last snapshot of a run showed that the run is halted. `None` if this node has read no
-    /// snapshot.
+    /// Returns true if the run was halted in the newest snapshot that this node has read. `None` if this node has read
+    /// no snapshot.
     pub fn is_halted(&self, spec: &RolloutSpec) -> Option<bool> {
         let inner = self.lock();
         inner.snapshots.get(&snapshot_key(spec, &self.node)).map(|known| known.snapshot.halted(spec))
     }
 
-    /// Records the milestones that a committed transaction has reached.
+    /// Stores the milestones that a committed transaction has caused.
     pub(super) fn note_milestones(&self, spec: &RolloutSpec, before: &RunSnapshot, txn: &Txn, after: &RunSnapshot) {
         let reached = explain::reached(spec, &self.node, before, txn, after);
         if !reached.is_empty() {
@@ -80,7 +80,7 @@ impl Fleet {
         txn
     }
 
-    /// Returns the transaction that replaces the message of this node's failure record. `None` if the message is
+    /// Returns the transaction that replaces the error message in this node's failure record. `None` if the message is
     /// unchanged.
     pub(super) fn newer_message(&self, spec: &RolloutSpec, snapshot: &RunSnapshot, want: Request) -> Option<Txn> {
         let mine = snapshot
@@ -113,7 +113,7 @@ impl Fleet {
     }
 
     /// Returns the lost nodes that block a run. Under `onLostNode: hold`, only lost slot holders block a run. Under
-    /// `onLostNode: skip` and `fail`, all lost nodes for which the run waits block the run.
+    /// `onLostNode: skip` and `fail`, every lost node that the run waits for blocks the run.
     pub(super) fn lost_holders(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<LostNodes, StoreError> {
         let mut lost = snapshot.lost.clone();
         if spec.on_lost == OnLost::Hold {
@@ -122,8 +122,8 @@ impl Fleet {
         Ok(lost.into_iter().map(|node| (node.clone(), Some(self.lost_at(&node)))).collect())
     }
 
-    /// Returns the slot holders that are lost. Without gossip, the leases are read only after a long wait, so that a
-    /// rollout in progress costs no request.
+    /// Returns the slot holders that are lost. Without gossip, the function reads the leases only after a long wait, to
+    /// save requests.
     fn dead_holders(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<BTreeSet<String>, StoreError> {
         let has_slot =
             |held: &&SlotEntry| matches!(held.held.kind, SlotState::Claim | SlotState::Offer) && held.node != self.node;
@@ -143,8 +143,8 @@ impl Fleet {
         Ok(lost.map(|(held, _)| held.node.clone()).filter(|node| self.agrees_lost(node)).collect())
     }
 
-    /// Returns the state of a book's run for people. The first spec describes the rollout with the budget of the book.
-    /// Each other spec describes the rollout with the budget of a single task.
+    /// Returns the state of a book's run, as the command `rollouts` shows it. The first spec describes the rollout with
+    /// the budget of the book. Each further spec describes the rollout with the budget of one task.
     pub fn rollout(
         &self,
         specs: &[&RolloutSpec],

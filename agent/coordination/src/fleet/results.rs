@@ -1,5 +1,6 @@
-//! The results of elected tasks. A result is sealed once, and its key is wrapped for each target in the inbox of that
-//! target. A target that joined later requests the key, and any target that can read the result answers (P123, P126).
+//! The results of elected tasks. A node encrypts (seals) a result once, and writes the wrapped key of the result to the
+//! inbox of each target. A target that joined later requests the key from other targets. A target that can read the
+//! result answers (P123, P126).
 
 use std::collections::BTreeMap;
 
@@ -21,7 +22,7 @@ const LARGEST: usize = 64 << 10;
 /// The maximum number of targets, besides the author, that a node asks for the key of a result.
 const ASKED: usize = 3;
 
-/// The decrypted result of an elected task on one node.
+/// The result of an elected task on one node, in decrypted form.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskResult {
     /// True if the task succeeded.
@@ -39,7 +40,7 @@ impl From<PublishedResult> for TaskResult {
     }
 }
 
-/// The sealing key of a result, wrapped for one node.
+/// The sealing key of a result, encrypted (wrapped) for one node.
 #[derive(Debug, Serialize, Deserialize)]
 struct Wrapped {
     definition: String,
@@ -64,8 +65,8 @@ pub struct ElectedTask<'a> {
 }
 
 impl ElectedTask<'_> {
-    /// Returns the purpose under which the result of a node is sealed. A sealed value can be opened only under the
-    /// purpose for which it was sealed.
+    /// Returns the text that binds a sealed result to its task and to the node that made the result. A node can decrypt
+    /// a result only with the text with which the result was sealed.
     fn purpose(&self, by: &str) -> String {
         purpose(&self.spec.book, self.task, self.definition, by)
     }
@@ -80,8 +81,8 @@ fn failed(error: &std::io::Error) -> StoreError {
 }
 
 impl Fleet {
-    /// Seals a result for all targets. The result is not sealed if no other process uses the store, or if this node has
-    /// no identity.
+    /// Encrypts (seals) a result for all targets. The result is not sealed if no other process uses the store, or if
+    /// this node has no identity.
     pub(super) fn sealed(&self, errand: ElectedTask<'_>, found: &TaskResult) -> Result<SealedResult, StoreError> {
         let bytes = serde_json::to_vec(found).unwrap_or_default();
         if bytes.len() > LARGEST {
@@ -122,8 +123,8 @@ impl Fleet {
         Ok(joined.into_iter().filter_map(|(node, value)| Some((node, keys(&value)?))).collect())
     }
 
-    /// Opens the results of an elected task. Requests the keys of results that cannot be opened, and returns the nodes
-    /// that have published these results.
+    /// Decrypts the results of an elected task. If a key is missing, the function requests the key and returns the
+    /// nodes whose results are still encrypted.
     ///
     /// # Errors
     /// The store does not answer.
@@ -163,7 +164,7 @@ impl Fleet {
         Ok(wrapped.and_then(|wrapped| bearer.unwrap_key(&wrapped.key, &errand.purpose(by))))
     }
 
-    /// Requests the keys of results from the nodes that made them, and from up to three other targets.
+    /// Requests the keys of results from the nodes that made the results, and from up to three other targets.
     fn ask_for(&self, errand: ElectedTask<'_>, closed: &[String]) -> Result<(), StoreError> {
         let alive = self.alive()?;
         let targets = errand.spec.members.keys().chain(&errand.spec.late);
@@ -182,7 +183,7 @@ impl Fleet {
         self.write(&Txn { then, ..Txn::default() }).map(drop)
     }
 
-    /// Returns whether another node has requested the key of a task result since the last call.
+    /// Returns true if another node has requested the key of a task result since the previous call of this function.
     pub fn is_asked(&self) -> bool {
         self.membership.is_asked()
     }

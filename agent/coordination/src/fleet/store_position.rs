@@ -1,4 +1,4 @@
-//! The last known position of the data store, from which a node detects a rollback (P14).
+//! The newest state of the data store that a node has seen, by which the node detects a rollback (P14).
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -7,12 +7,12 @@ use std::{
 
 use crate::rollout::RunSnapshot;
 
-/// The time for which a node admits no node after a connection to the store. All nodes reach a restored store at about
-/// the same time. During the stabilization period, a node that knows a newer store position can report the rollback
-/// first (P17).
+/// The time after a connection to the store in which a node admits no node. All nodes reach a restored store at about
+/// the same time. During the stabilization period, a node that has seen a later state of the store can report the
+/// rollback (P17).
 const STABILIZATION_PERIOD: Duration = Duration::from_secs(3);
 
-/// The position in the history of the store that this node knows.
+/// The newest position in the history of the store that this node has seen.
 #[derive(Debug)]
 pub(super) struct StorePosition {
     /// True if other processes use the store too. A node reports a rollback only if other processes use the store too.
@@ -26,15 +26,15 @@ struct Known {
     revision: u64,
     /// The sequence number of this node's last write.
     sequence: u64,
-    /// True if the store was rolled back without a known report by another node.
+    /// True if this node has detected a rollback of the store that no other node has reported.
     rolled_back: bool,
-    /// The identifier of the last recovery that this node has read.
+    /// The identifier of the most recent recovery that this node has read.
     recovery_id: Option<String>,
     /// True if this node must republish its claims.
     needs_republish: bool,
     /// True if a watch has shown a report of a rollback, and this node has not read the store since.
     heard: bool,
-    /// True if the store did not answer the last request.
+    /// True if the store did not answer the most recent request.
     away: bool,
     reached: Option<Instant>,
 }
@@ -48,7 +48,7 @@ impl StorePosition {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Restores the position from the journal. A node that has never written to the store needs no stabilization
+    /// Restores the store position from the journal. A node that has never written to the store needs no stabilization
     /// period, because it has no claims.
     pub(super) fn resume(&self, revision: u64, sequence: u64) {
         let mut known = self.lock();
@@ -60,8 +60,8 @@ impl StorePosition {
         self.lock().away = true;
     }
 
-    /// Returns the end of the stabilization period. `None` if the period is over, or if no other process uses the
-    /// store.
+    /// Returns the end of the stabilization period. `None` if the stabilization period is over, or if no other process
+    /// uses the store.
     pub(super) fn stabilizing_until(&self, now: Instant) -> Option<Instant> {
         if !self.shared {
             return None;
@@ -73,9 +73,9 @@ impl StorePosition {
         known.reached.map(|reached| reached + STABILIZATION_PERIOD).filter(|sure| now < *sure)
     }
 
-    /// Records the store revision that an answer of the store contains. `before` is the store position that was known
-    /// at the time of the request. An answer with a lower revision than `before` proves that the store was rolled back.
-    /// The current position may be newer than `before`, because other requests ran at the same time.
+    /// Records the store revision that an answer of the store contains. `before` is the store position that this node
+    /// had seen when it sent the request. An answer with a lower revision than `before` proves that the store was
+    /// rolled back. The current position may be newer than `before`, because other requests ran at the same time.
     pub(super) fn seen(&self, before: (u64, u64), revision: u64) {
         let mut known = self.lock();
         if revision > 0 && revision < before.0 {
@@ -91,18 +91,20 @@ impl StorePosition {
     }
 
     /// Records that the store has no join record of this node. If the node has written to the store before, the store
-    /// was wiped or replaced. The store revision does not show a wipe, because the new store may already have a higher
-    /// revision.
+    /// was wiped or replaced. The store revision alone cannot prove the wipe, because the new store may already have a
+    /// higher revision.
     pub(super) fn note_missing_join_record(&self) {
         let mut known = self.lock();
         if known.sequence > 0 && self.shared {
-            tracing::warn!("the data store has no record of this node: it was wiped, or restored from an old backup");
+            tracing::warn!(
+                "the data store has no record of this node: the store was wiped, or restored from an old backup"
+            );
             (known.rolled_back, known.needs_republish) = (true, true);
         }
     }
 
-    /// Detects a rollback from a snapshot and the store position that was known at its request. Returns whether the
-    /// store was rolled back without a known report by another node.
+    /// Detects a rollback: compares a snapshot with the store position that this node had seen before it requested the
+    /// snapshot. Returns true if this node has detected a rollback that no other node has reported.
     pub(super) fn judge(&self, before: (u64, u64), snapshot: &RunSnapshot) -> bool {
         self.seen(before, snapshot.revision);
         let mut known = self.lock();
@@ -136,13 +138,13 @@ impl StorePosition {
         known.sequence = known.sequence.max(sequence);
     }
 
-    /// Returns whether the store was rolled back without a known report by another node.
+    /// Returns true if this node has detected a rollback of the store that no other node has reported.
     pub(super) fn has_rolled_back(&self) -> bool {
         self.lock().rolled_back && self.shared
     }
 
-    /// Records that this node has reported the rollback. A report of a rollback that other nodes do not accept is not
-    /// repeated.
+    /// Records that this node has reported the rollback. A node does not repeat a report of a rollback that other nodes
+    /// reject.
     pub(super) fn rollback_reported(&self) {
         self.lock().rolled_back = false;
     }
@@ -159,18 +161,18 @@ impl StorePosition {
         known.needs_republish = known.rolled_back;
     }
 
-    /// Returns whether this node must republish its claims, or may have to after a report of a rollback.
+    /// Returns true if this node must republish its claims, or if a watch has shown a report of a rollback.
     pub(super) fn needs_republish(&self) -> bool {
         let known = self.lock();
         known.needs_republish || known.heard
     }
 
-    /// Returns the identifier of the last recovery that this node has read.
+    /// Returns the identifier of the most recent recovery that this node has read.
     pub(super) fn recovery_id(&self) -> Option<String> {
         self.lock().recovery_id.clone()
     }
 
-    /// Returns the highest known store revision, and the sequence number of this node's last write.
+    /// Returns the highest store revision that this node has seen, and the sequence number of this node's last write.
     pub(super) fn known(&self) -> (u64, u64) {
         let known = self.lock();
         (known.revision, known.sequence)

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::life::MemberId;
 
-/// The maximum number of nodes whose departures, or whose held slots, are remembered.
+/// The maximum number of nodes whose departures or held slots this node remembers.
 const NODES: usize = 20_000;
 
 /// A broadcast of one node to all other nodes.
@@ -50,7 +50,7 @@ pub struct Announced {
     pub by: String,
 }
 
-/// The subject of a broadcast. A newer broadcast replaces an older one with the same subject.
+/// The subject of a broadcast. A newer broadcast replaces an older broadcast with the same subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Subject {
     node: String,
@@ -67,18 +67,18 @@ impl Invalidates for Subject {
 /// The broadcasts that this node has received.
 #[derive(Debug, Default)]
 pub(super) struct Listener {
-    /// The incarnation in which each departed node left.
+    /// The incarnation of each node that has announced its departure.
     pub(super) left: BTreeMap<String, u64>,
     /// The highest acceptance that any node has announced.
     pub(super) accepted: Announced,
-    /// The last report of each node about the slots that it holds.
+    /// The newest report of each node about the slots that it holds.
     pub(super) holds: BTreeMap<String, Holds>,
     /// The number of times that `holds` has changed.
     pub(super) changed: u64,
 }
 
-/// A shared handle of the received broadcasts: the gossip library foca has one handle, and the member reads through
-/// another.
+/// A shared handle of the received broadcasts. The gossip library foca has one handle to write broadcasts, and the
+/// gossip member has a second handle to read broadcasts.
 #[derive(Debug, Clone, Default)]
 pub(super) struct BroadcastState(Arc<Mutex<Listener>>);
 

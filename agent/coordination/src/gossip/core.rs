@@ -1,9 +1,9 @@
-//! One member of the gossip, without a thread and without a clock. The member gets messages and the time as inputs. The
-//! member returns messages to send, and the liveness of other nodes.
+//! The state machine of one gossip member, without a thread and without a clock. The inputs of a gossip member are
+//! messages and the time. The outputs of a gossip member are messages to send, and the liveness of other nodes.
 //!
 //! The gossip library foca implements the algorithm SWIM (Das, Gupta, Motivala 2002). The periodic gossip of foca is
-//! off, because it sends messages even if there is no news. A member with news, such as a suspicion, sends it to a few
-//! members in several rounds (P99).
+//! off, because it sends messages even if there is no news. A member with news, such as a suspicion, sends the news to
+//! a few members in several rounds (P99).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,9 +30,9 @@ use super::{
 pub enum Liveness {
     /// The node answers the probes of gossip.
     Alive,
-    /// The node did not answer another node, and may still refute the suspicion.
+    /// The node did not answer a probe of another node, and has a few seconds to prove that it is alive.
     Suspect,
-    /// The node did not refute a suspicion in time.
+    /// The node did not prove in time that it is alive.
     Lost,
     /// The node announced its departure.
     Left,
@@ -73,13 +73,14 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// The time in which a member must answer a probe. When the time to answer has passed, other members also probe the
 /// silent member.
 const ANSWER: Duration = Duration::from_millis(500);
-/// The time in which a suspected member may refute the suspicion.
+/// The time in which a suspected member may prove that it is alive.
 const SUSPICION: Duration = Duration::from_secs(4);
-/// The maximum size of a message in bytes. A message of the maximum size is enough for a thousand names. Larger
-/// messages slow down the start of a large fleet.
+/// The maximum size of a message in bytes. A message of the maximum size can contain a thousand names. Larger messages
+/// slow down the start of a large fleet.
 pub const LARGEST: usize = 16 << 10;
 
-/// Returns how often each member sends one piece of news: four times for each decimal digit of `nodes`, and once more.
+/// Returns the number of times that each member sends a piece of news. The number is four for each decimal digit of
+/// `nodes`, plus one.
 fn transmissions(nodes: usize) -> NonZeroU8 {
     let digits = nodes.saturating_sub(1).checked_ilog10().map_or(1, |digits| digits + 1);
     NonZeroU8::new(u8::try_from(4 * digits + 1).unwrap_or(u8::MAX)).unwrap_or(NonZeroU8::MIN)
@@ -116,7 +117,7 @@ pub struct Member {
     announcements: Announcements,
     joining: Joining,
     rounds: Rounds,
-    /// The number of nodes for which the gossip library foca was last configured.
+    /// The number of nodes for which this member has configured the gossip library foca.
     nodes: usize,
 }
 
@@ -150,12 +151,12 @@ impl Member {
         self.foca.num_members()
     }
 
-    /// Sets the nodes that may be alive. The member asks the nodes that gossip has never heard of to admit this member.
+    /// Sets the nodes that may be alive. This member sends requests to join to nodes that gossip does not know yet.
     pub fn seeds(&mut self, seeds: Vec<String>, now: Instant) {
         self.joining.seeds(seeds, now);
     }
 
-    /// Asks nodes to admit this member, if a request is due.
+    /// Asks other nodes to admit this member to the gossip, if a request is due.
     fn ask_member(&mut self, now: Instant) {
         if !self.joining.is_due(now) {
             return;
@@ -169,22 +170,22 @@ impl Member {
         }
     }
 
-    /// Handles a message of a node. A message that names another sender is rejected.
+    /// Handles a message of a node. The member rejects a message that names a sender other than `from`.
     ///
     /// # Errors
-    /// Returns the reason for the rejection as an error.
+    /// Returns an error with the reason if the member rejects the message.
     pub fn receive(&mut self, from: &str, message: &[u8], now: Instant) -> Result<(), String> {
         let (header, _) =
             postcard::take_from_bytes::<foca::Header<MemberId>>(message).map_err(|error| error.to_string())?;
         if *header.src.name != *from {
-            return Err(format!("node {from} sent a message in the name of {}", header.src.name));
+            return Err(format!("node {from} sent a message in the name of node {}", header.src.name));
         }
         let done = self.foca.handle_data(message, &mut self.runtime);
         self.after(done, now);
         Ok(())
     }
 
-    /// Runs the timers that are due, sends news, and asks nodes to admit this member.
+    /// Runs the timers that are due, sends news, and asks other nodes to admit this member to the gossip.
     pub fn tick(&mut self, now: Instant) {
         self.timers.measure_delay(now, SUSPICION);
         while let Some(timer) = self.timers.take_due(now) {
@@ -242,7 +243,7 @@ impl Member {
         self.say(self.foca.identity().name.to_string(), number, Payload::Holds(parts), now);
     }
 
-    /// Returns the last report of each other node about its held slots.
+    /// Returns the newest report of each other node about the slots that it holds.
     pub fn held(&self) -> BTreeMap<String, Holds> {
         self.ears.lock().holds.clone()
     }
@@ -269,7 +270,8 @@ impl Member {
         self.after(done, now);
     }
 
-    /// Returns the extra delay of work that is not urgent. The delay is zero if this member handles its timers in time.
+    /// Returns the time by which this member delays work that is not urgent. The delay is zero if this member handles
+    /// its timers in time.
     pub fn care(&self) -> Duration {
         self.timers.care()
     }
@@ -279,12 +281,12 @@ impl Member {
         std::mem::take(&mut self.sends)
     }
 
-    /// Returns the events of gossip since the last call.
+    /// Returns the events of gossip since the previous call of this function.
     pub fn heard(&mut self) -> Vec<Heard> {
         std::mem::take(&mut self.heard)
     }
 
-    /// Returns whether the liveness of other nodes may have changed since the last call.
+    /// Returns true if the liveness of other nodes may have changed since the previous call of this function.
     pub fn has_news(&mut self) -> bool {
         self.rounds.take_news()
     }
@@ -306,7 +308,7 @@ impl Member {
         }
     }
 
-    /// Handles the result of a call to the gossip library foca, and schedules rounds for new broadcasts.
+    /// Processes the result of a call to the gossip library foca, and plans rounds for new broadcasts.
     fn after(&mut self, done: Result<(), foca::Error>, now: Instant) {
         if let Err(error) = done {
             tracing::debug!(%error, "ignored a gossip message that cannot be decoded");

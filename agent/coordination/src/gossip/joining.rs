@@ -1,20 +1,21 @@
-//! Selects the nodes that a gossip member asks to admit it, and the times of these requests.
+//! Selects the nodes to which a gossip member sends requests to join, and the times of the requests.
 
 use std::{
     collections::BTreeSet,
     time::{Duration, Instant},
 };
 
-/// The pause between two attempts to join while no other member is known. `SELDOM` is the longest pause between
-/// requests to nodes that gossip has never heard of. `ASKED` is the number of nodes that one attempt asks.
+/// The pause between two requests to join while this member knows no other member. `SELDOM` is the longest pause
+/// between two requests to nodes that gossip has never heard of. `ASKED` is the number of nodes that a member asks at
+/// the same time.
 const ALONE: Duration = Duration::from_secs(2);
 const SELDOM: Duration = Duration::from_secs(60);
 const ASKED: usize = 3;
 
-/// The nodes that may be alive, and the next request to some of them.
+/// The nodes that may be alive, and the time of the next request to join.
 pub(super) struct Joining {
     seeds: Vec<String>,
-    /// The position of the next request in the list of candidates.
+    /// The position, in the list of nodes, of the node that the member asks next.
     turn: usize,
     /// The time of the next request.
     ask: Instant,
@@ -36,20 +37,21 @@ impl Joining {
         self.seeds = seeds;
     }
 
-    /// Returns the time of the next request. `None` if no node is known.
+    /// Returns the time of the next request to join. `None` if no node is known.
     pub(super) fn next(&self) -> Option<Instant> {
         (!self.seeds.is_empty()).then_some(self.ask)
     }
 
-    /// Returns whether a request is due.
+    /// Returns true if a request to join is due.
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.next().is_some_and(|next| next <= now)
     }
 
-    /// Returns the nodes to ask now, and schedules the next request. `known` contains the members that gossip has heard
-    /// of, or is `None` if no other member is alive. A member that knows no other member asks any of the nodes that may
-    /// be alive. A member that knows other members asks only nodes that gossip has never heard of. Requests to unknown
-    /// nodes connect separate groups of nodes that started at the same time.
+    /// Returns the nodes that this member asks to join now, and sets the time of the next request. `known` contains the
+    /// members that gossip has heard of. `known` is `None` if no other member is alive. A member that knows no other
+    /// member asks any of the nodes that may be alive. A member that knows other members asks only nodes that gossip
+    /// has never heard of. Nodes that start at the same time may form separate groups. Requests to unknown nodes unite
+    /// separate groups of nodes.
     pub(super) fn choose(&mut self, known: Option<&BTreeSet<&str>>, now: Instant) -> Vec<String> {
         let is_new = |seed: &&String| known.is_none_or(|known| !known.contains(seed.as_str()));
         let candidates: Vec<&String> = self.seeds.iter().filter(is_new).collect();

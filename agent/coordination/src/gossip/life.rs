@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// The name of a node, with its incarnation. A node that returns has a higher incarnation.
+/// The name of a node, with its incarnation. A node that left or crashed returns with a higher incarnation.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(from = "(String, u64)")]
 pub struct MemberId {
@@ -13,7 +13,7 @@ pub struct MemberId {
     pub name: Arc<str>,
     /// The incarnation of the node.
     pub began: u64,
-    /// A hash of the name, which makes it fast for the gossip library foca to compare members.
+    /// A hash of the name, by which the gossip library foca compares members quickly.
     key: u128,
 }
 

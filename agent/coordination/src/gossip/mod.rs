@@ -1,4 +1,4 @@
-//! Failure detection by gossip: it shows which nodes are alive or lost, even while the data store does not answer.
+//! Failure detection by gossip. Gossip shows which nodes are alive or lost, even while the data store does not answer.
 //!
 //! [`core`] implements one member without side effects. This module gives the member a thread, a clock, and [`Peers`]
 //! as its transport. The caller of [`Gossip::receive`] must have authenticated the sender.
@@ -35,24 +35,24 @@ pub use self::life::MemberId;
 
 /// The transport of messages between nodes.
 pub trait Peers: fmt::Debug + Send + Sync {
-    /// Sends a message to the address HOST:PORT of a node, without a wait for the result. The message may be lost.
+    /// Sends a message to the address HOST:PORT of a node, and does not wait for the result. The message may be lost.
     fn send(&self, node: &str, address: &str, message: Vec<u8>);
 
-    /// Returns the nodes to which a connection fails because a certificate is refused, each with the reason. A node
-    /// with a refused certificate is alive, although gossip does not hear from it. The refused certificate may be this
-    /// node's own.
+    /// Returns the nodes that this node cannot connect to because a certificate is refused, each with the reason. A
+    /// node with a refused certificate is alive, although gossip does not hear from it. The refused certificate may
+    /// belong to this node or to the other node.
     fn refused(&self) -> BTreeMap<String, String>;
 
-    /// Requests the acceptance record of the data store, and its manifest, from another node. Waits for the answer.
+    /// Requests the acceptance record and its manifest from another node. Waits for the answer.
     ///
     /// # Errors
-    /// Returns the reason as an error if the node does not answer.
+    /// Returns an error with the reason if the node does not answer.
     fn acceptance(&self, node: &str, address: &str) -> Result<(Vec<u8>, Vec<u8>), String>;
 
     /// Requests a pack of git objects from a node, and writes it to a file. Waits for the answer.
     ///
     /// # Errors
-    /// Returns the reason as an error if the node does not answer.
+    /// Returns an error with the reason if the node does not answer.
     fn pack(&self, node: &str, address: &str, wanted: &PackRequest, into: &Path) -> Result<(), String>;
 }
 
@@ -76,12 +76,13 @@ pub type Seeds = BTreeMap<String, String>;
 
 /// The maximum number of messages in the queue of the gossip thread.
 const WAITING: usize = 1024;
-/// The time after which gossip has heard of every alive node.
+/// The time that gossip needs after its start to hear of every alive node.
 const SETTLED: Duration = Duration::from_secs(15);
-/// The maximum age of the published liveness of nodes while gossip has news. `SELDOM` is the maximum age without news.
+/// The maximum age of the published liveness of nodes while gossip has news. `SELDOM` is the maximum age of the
+/// published liveness while gossip has no news.
 const SHOWN: Duration = Duration::from_millis(200);
 const SELDOM: Duration = Duration::from_secs(2);
-/// The maximum number of nodes that this node asks one question.
+/// The maximum number of nodes that this node asks the same question.
 const ASKED: usize = 5;
 /// The stack size of the gossip thread, in bytes.
 const STACK: usize = 512 << 10;
@@ -102,7 +103,7 @@ pub struct Gossip {
     peers: Arc<dyn Peers>,
     clock: Arc<dyn Clock>,
     began: Instant,
-    /// A number that differs between nodes, so that not all nodes ask the same other nodes.
+    /// A number that differs from node to node, and that determines which nodes this node asks.
     seed: usize,
 }
 
@@ -156,7 +157,7 @@ impl Gossip {
         Ok(gossip)
     }
 
-    /// Hands a message of a node to the gossip thread. The caller must have authenticated the node that sent the
+    /// Passes a message of another node to the gossip thread. The caller must have authenticated the node that sent the
     /// message.
     pub fn receive(&self, from: &str, message: Vec<u8>) {
         // If the queue of the gossip thread is full, the message is lost, as on any network.
@@ -190,8 +191,8 @@ impl Gossip {
         self.lock().announced.clone()
     }
 
-    /// Returns the addresses of at most five alive nodes. The preferred node comes first if it is alive. The order of
-    /// the other addresses differs from node to node.
+    /// Returns the addresses of at most five alive nodes. The address of the node `first` is at the front if that node
+    /// is alive. The order of the remaining addresses differs from node to node.
     fn answering(&self, first: &str) -> Vec<(String, String)> {
         let seen = self.lock();
         let alive = |node: &str| seen.opinions.get(node) == Some(&Liveness::Alive);
@@ -211,10 +212,10 @@ impl Gossip {
         nodes
     }
 
-    /// Asks alive nodes a question, one after another, until one of them answers.
+    /// Asks alive nodes a question, one node after another, until a node answers.
     ///
     /// # Errors
-    /// Returns the errors of all asked nodes if none of them answers.
+    /// Returns the errors of all asked nodes if no node answers.
     pub fn ask<T>(
         &self,
         first: &str,
@@ -251,7 +252,7 @@ impl Gossip {
     }
 
     /// Returns whether gossip considers a node lost. A node that gossip has never heard of may have been lost before
-    /// this node started. An unknown node counts as lost only after the time in which gossip hears of every alive node.
+    /// this node started. A node that gossip does not know counts as lost only 15 s after the start of the gossip.
     pub fn thinks_lost(&self, node: &str) -> bool {
         match self.opinion(node) {
             Liveness::Lost | Liveness::Left => true,
@@ -264,7 +265,7 @@ impl Gossip {
         }
     }
 
-    /// Returns the nodes to which a connection fails because a certificate is refused, each with the reason.
+    /// Returns the nodes that this node cannot connect to because a certificate is refused, each with the reason.
     pub fn refused(&self) -> BTreeMap<String, String> {
         self.peers.refused()
     }
@@ -277,7 +278,7 @@ struct Thread {
     peers: Arc<dyn Peers>,
     seen: Arc<Mutex<Seen>>,
     seeds: Seeds,
-    /// The time at which the liveness was last published.
+    /// The time at which the gossip thread last published the liveness of the nodes.
     shown: Instant,
     tell: Box<dyn Fn(Heard) + Send>,
 }
@@ -336,7 +337,7 @@ impl Thread {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds the default port to addresses that have none.
+    /// Adds the default port to addresses without a port.
     fn whole(&self, seeds: Seeds) -> Seeds {
         let whole = |address: String| match address.parse::<IpAddr>() {
             Ok(ip) => SocketAddr::new(ip, self.port).to_string(),

@@ -2,17 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-/// The time between two rounds that send news. `ROUNDS` is the number of rounds that send the same news.
+/// The time between two rounds in which a member sends news. `ROUNDS` is the number of rounds in which a member sends
+/// the same news.
 const ROUND: Duration = Duration::from_millis(200);
 const ROUNDS: u8 = 3;
 
-/// The remaining rounds that send news.
+/// The rounds in which this member must still send news.
 pub(super) struct Rounds {
     /// The time of the next round.
     round: Instant,
     /// The number of rounds left.
     left: u8,
-    /// The number of broadcasts that the gossip library foca still had to send at the last check.
+    /// The number of broadcasts that the gossip library foca still had to send when this member last checked.
     backlog: usize,
     /// True if there was news since the last call of `take_news`.
     news: bool,
@@ -29,7 +30,7 @@ impl Rounds {
         (self.left > 0).then_some(self.round)
     }
 
-    /// Begins a round if it is due. The next round follows after the usual time and the extra delay `care`.
+    /// Begins a round if it is due. The next round is due after `ROUND` plus the extra delay `care`.
     pub(super) fn take_due(&mut self, now: Instant, care: Duration) -> bool {
         let due = self.next().is_some_and(|next| next <= now);
         if due {
@@ -44,7 +45,7 @@ impl Rounds {
         self.backlog = backlog;
     }
 
-    /// Schedules rounds of news if the number of broadcasts to send has grown, or if there was an event.
+    /// Plans rounds of news if the number of broadcasts to send has grown, or if there was an event.
     pub(super) fn note(&mut self, backlog: usize, event: bool) {
         if backlog > self.backlog || event {
             self.left = ROUNDS;
@@ -53,7 +54,7 @@ impl Rounds {
         self.backlog = backlog;
     }
 
-    /// Returns whether there was news since the last call.
+    /// Returns true if there was news since the previous call of this function.
     pub(super) fn take_news(&mut self) -> bool {
         std::mem::take(&mut self.news)
     }

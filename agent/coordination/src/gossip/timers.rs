@@ -8,9 +8,9 @@ use std::{
 
 use super::life::MemberId;
 
-/// The delay from which a member counts as stalled, because its machine slept or is overloaded.
+/// A member counts as stalled if it handles a timer later than this delay, because its machine slept or is overloaded.
 const STALL: Duration = Duration::from_millis(100);
-/// The extra pause before a late member's next round of news, as a multiple of the member's delay.
+/// The factor by which a late member multiplies its delay, to get the extra pause before its next round of news.
 const CARE: u32 = 50;
 const CARE_AT_MOST: Duration = Duration::from_secs(10);
 
@@ -19,8 +19,8 @@ const CARE_AT_MOST: Duration = Duration::from_secs(10);
 pub(super) struct Timers {
     waiting: BinaryHeap<Timer>,
     numbered: u64,
-    /// The delay with which this member does its work. A late member sends news less often, so that it still answers
-    /// probes in time.
+    /// The delay with which this member handles its timers. A late member sends news less often, so that it still
+    /// answers probes in time.
     late: Duration,
 }
 
@@ -37,7 +37,7 @@ impl Timers {
     }
 
     /// Measures the delay of this member, up to `most`. A stalled member could not receive answers, so it cannot
-    /// conclude that other members were silent. All timers of a stalled member are postponed by its delay.
+    /// conclude that other members were silent. The function postpones all timers of a stalled member by the delay.
     pub(super) fn measure_delay(&mut self, now: Instant, most: Duration) {
         let late = self.next().map_or(Duration::ZERO, |first| now.saturating_duration_since(first));
         self.late = late.max(self.late / 2).min(most);
@@ -53,7 +53,8 @@ impl Timers {
         self.waiting.pop().map(|timer| timer.timer)
     }
 
-    /// Returns the extra delay of work that is not urgent. The delay is zero if this member handles its timers in time.
+    /// Returns the time by which this member delays work that is not urgent. The delay is zero if this member handles
+    /// its timers in time.
     pub(super) fn care(&self) -> Duration {
         (self.late * CARE).min(CARE_AT_MOST)
     }

@@ -11,7 +11,7 @@ use crate::{
     store::{Compare, Op, Txn},
 };
 
-/// The request of a node to a rollout.
+/// The action that a node wants to take in a rollout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Request {
     /// The node wants to enter a segment.
@@ -22,13 +22,14 @@ pub enum Request {
     Correct,
     /// The node has completed a segment.
     Done(u32),
-    /// The node has failed in a segment. The flag is true if the node was admitted to make changes in the segment.
+    /// The node has failed in a segment. The second field is true if the node was admitted to make changes in the
+    /// segment.
     Failed(u32, bool),
     /// The node announces an absence of some seconds during a segment. A node does not count as lost during its
     /// announced absence.
     Absent(u32, u64),
-    /// The node wants to release all its records, because it is no longer a target, or its corrective change is
-    /// finished.
+    /// The node wants to delete its slot record and its queue entry. The node is no longer a target, or has finished a
+    /// corrective change.
     Leave,
 }
 
@@ -46,7 +47,7 @@ impl Request {
     }
 }
 
-/// Decides the next step of a node for its request.
+/// Decides the next step of a node that has made a request.
 pub fn decide(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, want: Request) -> Decision {
     match want {
         Request::Enter(segment) => match (returned(spec, snapshot, me), enter(spec, snapshot, me, segment)) {
@@ -63,9 +64,9 @@ pub fn decide(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, want: Reques
     }
 }
 
-/// Returns the transaction that removes an outdated record of this node when it enters a segment. The outdated record
-/// is a loss, or a failure of an earlier run in which the node changed nothing. `None` if the node has no outdated
-/// record. Without the removal, the node could wait forever, because no wave opens while the node counts as failed
+/// Returns the transaction that removes an outdated slot record of this node when the node enters a segment. The
+/// outdated record is a loss, or a failure of an earlier run in which the node changed nothing. `None` if the node has
+/// no outdated record. The outdated record must be removed, because no wave opens while the node counts as failed
 /// (P60).
 fn returned(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Option<Txn> {
     let is_over = |held: &SlotRecord| match held.kind {
@@ -192,7 +193,7 @@ fn enqueue(
 }
 
 /// Returns the transaction that takes an offered slot. An offer of another generation, or of the node's former
-/// partition, is void. The node passes a void offer on to the next waiter, and then queues again at the end (P54).
+/// partition, is void. The node passes a void offer on to the next waiter, and queues again at the end (P54).
 fn take(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,
@@ -222,8 +223,8 @@ fn claim(spec: &RolloutSpec, segment: Option<u32>) -> SlotRecord {
     }
 }
 
-/// Decides how a node announces an absence (P59). The announcement is part of the node's claim, which the node creates
-/// if the book has no slot limit.
+/// Decides how a node announces an absence (P59). The node writes the announcement into its claim. In a book without a
+/// slot limit, the node first creates a claim.
 fn absent(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32, seconds: u64) -> Decision {
     match snapshot.mine(spec, me) {
         Some(mine) if mine.held.kind == SlotState::Claim && mine.held.absent == seconds => Decision::Go,

@@ -25,7 +25,7 @@ pub struct Elected {
     pub share: Option<SealedResult>,
 }
 
-/// The result of an elected task on one node, sealed to the targets.
+/// The result of an elected task on one node, encrypted for the targets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealedResult {
     /// True if the task succeeded.
@@ -44,8 +44,8 @@ pub struct Record {
 }
 
 impl Record {
-    /// Builds the election from its rows. A row that cannot be parsed is ignored, and a later transaction may overwrite
-    /// it.
+    /// Builds the election from its rows in the store. A row that cannot be parsed is ignored, and a later transaction
+    /// may overwrite the row.
     pub fn of<'r>(rows: impl IntoIterator<Item = &'r Row>, revision: u64) -> Self {
         let node = |row: &Row| Some(row.key.rsplit('/').next()?.to_owned());
         let rows = rows
@@ -58,7 +58,7 @@ impl Record {
         self.rows.iter().filter_map(|(node, (elected, _))| Some((node, elected.as_ref()?)))
     }
 
-    /// Returns the records of the newest election. The map is empty if the newest election belongs to another
+    /// Returns the records of the newest election. The result is empty if the newest election belongs to another
     /// definition of the task.
     fn standing(&self, definition: &str) -> BTreeMap<String, Elected> {
         let newest = self.read().map(|(_, elected)| elected.since).max();
@@ -66,7 +66,7 @@ impl Record {
         of.map(|(node, elected)| (node.clone(), elected.clone())).collect()
     }
 
-    /// Returns the generation in which the election of the given definition began, or will begin.
+    /// Returns the generation in which the election for a task definition began, or will begin.
     fn since(&self, spec: &RolloutSpec, standing: &BTreeMap<String, Elected>) -> u64 {
         let newest = self.read().map(|(_, elected)| elected.since).max().unwrap_or(0);
         standing.values().next().map_or_else(|| spec.generation.max(newest), |elected| elected.since)
@@ -78,7 +78,7 @@ impl Record {
         elected.as_ref().filter(|elected| elected.definition == definition)?.share.as_ref()
     }
 
-    /// Returns whether a node has begun or completed the task with the given definition.
+    /// Returns true if a node has begun or completed the task in the version `definition`.
     pub fn has_begun(&self, definition: &str, node: &str) -> bool {
         self.standing(definition).contains_key(node)
     }
@@ -96,8 +96,8 @@ impl Record {
 pub enum Election {
     /// This node must run the task.
     Run,
-    /// This node must wait for the results of the listed nodes. If the list is empty, the node waits for any change of
-    /// the election.
+    /// This node must wait for the results of the listed nodes. An empty list of nodes means that this node waits for
+    /// any change of the election.
     Wait(Vec<String>),
     /// All elected nodes have published their results, which the variant contains.
     Results(BTreeMap<String, SealedResult>),
@@ -110,8 +110,8 @@ pub enum ElectStep {
     Settled(Election),
     /// The node must commit the contained transaction, which elects the node.
     Commit(Txn),
-    /// The node may not elect now: it lacks the accepted revision, has just connected to the store, or a recovery is
-    /// open.
+    /// The node cannot elect now. The node lacks the accepted revision, has just connected to the store, or a recovery
+    /// is open.
     Behind,
 }
 
@@ -197,8 +197,8 @@ pub fn publish(
     }
 }
 
-/// Returns the transaction that republishes an election and its result. `None` if the store contains the election and
-/// its result (P15).
+/// Returns the transaction that writes this node's election record and result to the store again. `None` if the store
+/// still contains the election record and the result (P15).
 pub fn republish_election(
     spec: &RolloutSpec,
     me: &str,

@@ -11,9 +11,9 @@ use crate::{
     store::{Compare, Op, Txn},
 };
 
-/// Returns the next maintenance transaction. `None` if nothing is due. Only a node that has loaded the accepted
-/// revision admits nodes or opens waves. During a recovery, nodes are admitted and waves open only after all nodes have
-/// republished their claims.
+/// Returns the transaction of the first maintenance that is due. `None` if nothing is due. Only a node that has loaded
+/// the accepted revision admits nodes or opens waves. During a recovery, nodes are admitted and waves open only after
+/// all nodes have republished their claims.
 pub fn next_maintenance(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Option<Txn> {
     let accepted = snapshot.current(spec).filter(|_| !snapshot.needs_republish(me))?;
     let Some(unmoved) = snapshot.admission_guards(spec) else { return lost_since(spec, snapshot, accepted) };
@@ -25,7 +25,7 @@ pub fn next_maintenance(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) ->
         .or_else(|| offer_free(spec, snapshot, me, unmoved))
 }
 
-/// Returns the transaction that ends a recovery. `None` until every known node has republished its claims (P17).
+/// Returns the transaction that ends a recovery. `None` until every node in `known` has republished its claims (P17).
 pub fn end_recovery(known: &[String], snapshot: &RunSnapshot) -> Option<Txn> {
     let (restored, _) = snapshot.recovery.as_ref()?;
     // A node that was written off in this book may still have to republish its claims in another book.
@@ -40,7 +40,7 @@ pub fn end_recovery(known: &[String], snapshot: &RunSnapshot) -> Option<Txn> {
 }
 
 /// Returns the transaction that writes off a lost node during a recovery. The claims of the lost node are unknown,
-/// because it has not republished them. `None` if `onLostNode` of the book is not `skip` (P17).
+/// because the node has not republished its claims. `None` if `onLostNode` of the book is not `skip` (P17).
 fn lost_since(spec: &RolloutSpec, snapshot: &RunSnapshot, accepted: u64) -> Option<Txn> {
     snapshot.recovery.as_ref()?;
     let may =
@@ -96,8 +96,8 @@ fn has_failed(spec: &RolloutSpec, snapshot: &RunSnapshot) -> bool {
     snapshot.own_failures(spec) > spec.max_failures
 }
 
-/// Returns a segment whose number of votes may be enough to complete its wave. The names of the voters are read only
-/// for the returned segment.
+/// Returns a segment whose wave may be complete, because the segment has enough votes. The caller reads the names of
+/// the voters only for the returned segment.
 pub fn segment_to_inspect(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<u32> {
     frontier(spec, snapshot).into_iter().find_map(|(segment, wave)| {
         let others =
@@ -109,8 +109,8 @@ pub fn segment_to_inspect(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<
     })
 }
 
-/// Returns the last open wave of each open segment. A segment is left out if its completion would open neither a wave
-/// nor a segment.
+/// Returns the last open wave of each open segment. The result leaves out a segment whose completion opens no wave and
+/// no segment.
 pub fn frontier(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Vec<(u32, u32)> {
     if snapshot.done(spec) {
         return Vec::new();
@@ -172,8 +172,8 @@ fn open(spec: &RolloutSpec, snapshot: &RunSnapshot, unmoved: &[Compare]) -> Opti
     Some(Txn { compare, then, otherwise: Vec::new() })
 }
 
-/// Returns the transaction that withdraws a void or stale offer (P57), or removes the slot record of an unknown node
-/// (P50).
+/// Returns the transaction that withdraws a void or stale offer (P57), or removes a slot record. Git does not name the
+/// node of the removed slot record (P50).
 fn give_up(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare]) -> Option<Txn> {
     let stale = |held: &&SlotEntry| {
         let unknown = !spec.known.contains(&held.node);
@@ -246,8 +246,8 @@ fn lost(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare
     })
 }
 
-/// Returns the slot record of a lost node after the loss. `None` if the record needs no change. A record of an earlier
-/// run is changed to the current run, so that the current run continues without the node.
+/// Returns the slot record that replaces the present record of a lost node. `None` if the record needs no change. The
+/// returned record belongs to the current run, so that the current run continues without the lost node.
 fn as_lost(spec: &RolloutSpec, snapshot: &RunSnapshot, held: &SlotEntry) -> Option<SlotRecord> {
     let fails = spec.on_lost == OnLost::Fail;
     // The segments of an earlier run are not those of this run.
@@ -270,14 +270,14 @@ fn as_lost(spec: &RolloutSpec, snapshot: &RunSnapshot, held: &SlotEntry) -> Opti
     }
 }
 
-/// Returns the open segment that a member has certainly not completed, so that other nodes wait for it.
+/// Returns the open segment in which other nodes wait for a member, because the member has not voted.
 fn missing(spec: &RolloutSpec, snapshot: &RunSnapshot, node: &str) -> Option<u32> {
     let (segment, _) = snapshot.names.as_ref().filter(|(_, names)| spec.is_member(node) && !names.contains(node))?;
     frontier(spec, snapshot).iter().any(|(open, _)| open == segment).then_some(*segment)
 }
 
-/// Returns the segment and number of a complete wave. The next wave opens when the returned wave has been complete for
-/// the soak time (P71).
+/// Returns the segment and number of a complete wave. The next wave opens when the soak time of the returned wave has
+/// passed (P71).
 pub fn complete(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<(u32, u32)> {
     frontier(spec, snapshot).into_iter().find(|(segment, wave)| through(spec, snapshot, *segment, *wave))
 }

@@ -1,7 +1,7 @@
 //! Rollouts: the slots, waves, barriers, failures and lost nodes of the runs of a book.
 //!
-//! Decisions are pure functions. The inputs of a decision are a [`RolloutSpec`] (the rollout as the revision defines
-//! it) and a [`RunSnapshot`] (the state in the store). The result of a decision is a [`Decision`], which may contain a
+//! Decisions are pure functions. The inputs of a decision are a [`RolloutSpec`] (the rollout in the revision) and a
+//! [`RunSnapshot`] (the state in the store). The result of a decision is a [`Decision`], which may contain a
 //! transaction for the store. The agent, the model checker and the simulation call the same decision functions. The
 //! agent, the model checker and the simulation differ only in the code that runs a transaction (P2).
 
@@ -33,26 +33,26 @@ pub use snapshot::{Entry, RunSnapshot, SlotEntry, SlotNote, WriteSequence, look,
 pub(crate) use snapshot::{queue_entry, slot_entry};
 pub use spec::{Cut, OnLost, RolloutSpec, drift_of};
 
-/// The maximum time for which a slot that only gossip reports may block other nodes (P104).
+/// The time after which a slot that only gossip reports no longer blocks other nodes (P104).
 pub const HIDDEN_CLAIM_LIMIT: Duration = Duration::from_secs(120);
 
 /// The state of a slot record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SlotState {
-    /// The slot is offered to the node, which may take it (P55).
+    /// The node was offered the slot, and may take the slot (P55).
     Offer,
     /// The node holds the slot from its first change in a segment until it has applied the segment (P48).
     Claim,
     /// The node has failed. The node retries, and counts as failed until it succeeds (P62).
     Failure,
-    /// The node has failed before it was admitted, so it has changed nothing. The node counts as failed, but needs a
-    /// slot for its first change (P62).
+    /// The node has failed before its admission, so the node has changed nothing. The node counts as failed, but needs
+    /// a slot for its first change (P62).
     Unadmitted,
-    /// The run continues without the node, for example because it was lost with a claim. A written-off node that
+    /// The run continues without the node, for example because the node was lost with a claim. A written-off node that
     /// returns needs a new slot (P61).
     WrittenOff,
-    /// The node was lost without a claim. The record of the loss is removed when the node returns (P60).
+    /// The node was lost without a claim. When the node returns, it removes the record of its loss (P60).
     Lost,
 }
 
@@ -61,23 +61,24 @@ pub enum SlotState {
 pub struct SlotRecord {
     /// The state of the slot record.
     pub kind: SlotState,
-    /// The name of the run that created the record.
+    /// The name of the run in which a node wrote the record.
     pub run: String,
     /// The number of the segment that the record belongs to, counted from 0.
     pub segment: u32,
-    /// The generation that created the record.
+    /// The generation in which a node wrote the record.
     pub generation: u64,
     /// True if the node was lost under `onLostNode: fail`. The lost node counts as failed until it returns.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lost: bool,
     /// The announced duration of the node's absence, in seconds. The node does not count as lost during an announced
-    /// absence. The value is 0 if no absence was announced (P59).
+    /// absence. `absent` is 0 if the node has not announced an absence (P59).
     #[serde(default, skip_serializing_if = "is_zero")]
     pub absent: u64,
 }
 
 impl SlotRecord {
-    /// Returns whether the node of the record counts as failed. All books of a budget count the same nodes as failed.
+    /// Returns whether the node of the record counts as failed. The books that share a budget all count the same nodes
+    /// as failed.
     pub fn is_failed(&self) -> bool {
         matches!(self.kind, SlotState::Failure | SlotState::Unadmitted) || self.lost
     }
@@ -94,22 +95,22 @@ pub struct Queued {
     pub run: String,
     /// The number of the segment for which the node waits, counted from 0.
     pub segment: u32,
-    /// The generation that created the entry.
+    /// The generation in which the node wrote the entry.
     pub generation: u64,
 }
 
-/// The vote of a node: the record that it has completed a segment (P72).
+/// The vote of a node: a record that states that the node has completed a segment (P72).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Vote {
     /// The name of the run that the vote belongs to.
     pub run: String,
     /// The number of the completed segment, counted from 0.
     pub segment: u32,
-    /// The generation that created the vote.
+    /// The generation in which the node voted.
     pub generation: u64,
 }
 
-/// The record of the open waves of a run.
+/// The record that contains the open waves of a run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RolloutProgress {
     /// The name of the run.
@@ -120,8 +121,8 @@ pub struct RolloutProgress {
     pub waves: Vec<u32>,
     /// True if all segments are complete.
     pub done: bool,
-    /// The name of the preceding run, or empty. The votes of the preceding run are deleted when this run completes
-    /// (P10).
+    /// The name of the preceding run, or an empty text. When this run completes, the votes of the preceding run are
+    /// deleted (P10).
     #[serde(default)]
     pub before: String,
 }
@@ -131,7 +132,8 @@ pub struct RolloutProgress {
 pub struct RecoveryEpoch {
     /// The random identifier of the recovery.
     pub id: String,
-    /// The node that reported the rollback. The name of the reporting node is part of the key, not of the value.
+    /// The node that reported the rollback. The key of the record contains the name of the reporting node, but the
+    /// value does not.
     #[serde(skip)]
     pub by: String,
 }
@@ -160,11 +162,11 @@ pub enum BlockReason {
     Halted,
     /// The node has not loaded the accepted revision.
     Behind,
-    /// The node has no lease, so other nodes may be about to write it off.
+    /// The node has no lease, so other nodes may write the node off at any moment.
     Lease,
     /// The store was rolled back, and some nodes have not republished their claims.
     Recovery,
-    /// The node has connected to the store only a moment ago.
+    /// The node has connected to the store less than 3 s ago.
     Stabilizing,
     /// Nodes report slots that the store does not contain.
     HiddenClaims,

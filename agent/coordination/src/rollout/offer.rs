@@ -1,6 +1,6 @@
-//! The offers of free slots. The transaction that releases a slot also offers it to the next waiter, so that no waiter
-//! needs a timer. A writer that may not admit nodes writes a notice instead of an offer. The notice wakes the waiting
-//! nodes (P135).
+//! The offers of free slots. The transaction that releases a slot also offers the slot to the next waiter, so that
+//! waiters need no timer. A node that must not admit other nodes writes a notice of free slots instead of an offer. The
+//! notice wakes the waiting nodes (P135).
 
 use std::collections::BTreeSet;
 
@@ -12,21 +12,22 @@ use crate::{
     store::{Compare, Op, Txn},
 };
 
-/// The maximum number of offers in one transaction. The limit exists because etcd permits at most 128 operations in a
-/// transaction, which also reads a snapshot.
+/// The maximum number of offers in one transaction. Each offer needs several of the 128 operations of a transaction,
+/// which also reads a snapshot.
 const OFFERS: usize = 8;
 
 /// The maximum number of waiting nodes that one notice of free slots names.
 const NAMED: usize = 16;
 
-/// The maximum number of slot records that the release of a slot compares one by one. If a budget has more slot records
-/// than this maximum, the release of a slot wakes all waiters.
+/// The maximum number of slot records that the release of a slot compares one by one. If a budget has more than 32 slot
+/// records, the release of a slot wakes all waiters.
 const COMPARED: usize = 32;
 
-/// A notice that slots of a budget may be free although none was offered.
+/// A notice that slots of a budget may be free, although no node has offered them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Freed {
-    /// The nodes that the notice wakes. If the list is empty, the notice wakes every node that waits for the budget.
+    /// The nodes that the notice wakes. If `nodes` is empty, the notice wakes every node that waits for a slot of the
+    /// budget.
     pub nodes: Vec<String>,
 }
 
@@ -35,8 +36,8 @@ pub(super) fn free(spec: &RolloutSpec, snapshot: &RunSnapshot, node: &str) -> bo
     spec.count.is_some_and(|count| snapshot.taken(spec.part(node)) < count) && !snapshot.halted(spec)
 }
 
-/// Returns the waiters that may be admitted, in the order of the queue. Queue entries of another run, and of nodes
-/// whose wave is closed, are left out. A node whose queue entry is left out decides again without a wake-up.
+/// Returns the waiters that may be admitted, in the order of the queue. The result leaves out queue entries of other
+/// runs, and of nodes whose wave is closed. A waiter that the result leaves out decides again without a wake-up.
 pub(super) fn eligible<'v>(
     spec: &'v RolloutSpec,
     snapshot: &'v RunSnapshot,
@@ -79,10 +80,11 @@ fn after(snapshot: &RunSnapshot, old: &SlotEntry, new: Option<&SlotRecord>) -> R
     after
 }
 
-/// Adds offers of the free slots to a transaction that replaces or removes one slot record (P53). A writer that may not
-/// admit nodes, or has not read the queue, adds a notice instead of an offer. Some records of other nodes are reasons
-/// to offer fewer slots, for example a failure. The transaction commits only if the records that reduce the offers are
-/// unchanged. If one of the compared records changed, no other writer would offer the remaining slots (P135).
+/// Adds offers of the free slots to a transaction that replaces or removes one slot record (P53). A node that must not
+/// admit other nodes, or has not read the queue, adds a notice instead of an offer. Some records of other nodes are
+/// reasons to offer fewer slots, for example a failure. The transaction commits only if the records that reduce the
+/// number of offers are unchanged. A change of a compared record may free more slots, which no other node would offer
+/// (P135).
 pub(super) fn offer_on(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,
@@ -172,13 +174,13 @@ pub(super) fn offer_on(
     }
 }
 
-/// Returns a compare that fails if a slot record has changed since it was read.
+/// Returns the condition that a slot record has not changed since this node has read the record.
 fn unchanged(spec: &RolloutSpec, held: &SlotEntry) -> Compare {
     Compare::Revision(keys::held(&spec.group, &held.part, &held.book, &held.node), held.modified)
 }
 
-/// Adds compares of the failures of other nodes, which keep the run halted. Without the compares of failures, two nodes
-/// that succeed together would each leave the offer to the other node.
+/// Adds the condition that the failures of other nodes, which keep the run halted, are unchanged. The condition ensures
+/// that two nodes that succeed at the same time do not leave the offer to each other.
 fn stays_halted(spec: &RolloutSpec, snapshot: &RunSnapshot, old: &SlotEntry, txn: &mut Txn) {
     let enough = usize::try_from(spec.failure_limit().unwrap_or(0).saturating_add(1)).unwrap_or(usize::MAX);
     if enough > COMPARED {
@@ -188,7 +190,7 @@ fn stays_halted(spec: &RolloutSpec, snapshot: &RunSnapshot, old: &SlotEntry, txn
     txn.compare.extend(failures.take(enough).map(|held| unchanged(spec, held)));
 }
 
-/// Adds a notice of free slots to a transaction. The notice wakes every node that waits for the budget.
+/// Adds a notice of free slots to a transaction. The notice wakes every node that waits for a slot of the budget.
 fn touch_all(spec: &RolloutSpec, txn: &mut Txn) {
     txn.then.push(Op::put(keys::freed(&spec.group), bytes(&Freed::default())));
 }
@@ -249,8 +251,8 @@ fn offer_to(spec: &RolloutSpec, snapshot: &RunSnapshot, next: &Entry, txn: &mut 
     ));
 }
 
-/// Returns the first waiter that could take a free slot but does not take it. Also returns the store revision of the
-/// waiter's queue entry.
+/// Returns the first waiter that could take a free slot but does not take the slot. Also returns the store revision of
+/// the waiter's queue entry.
 pub fn idle(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Option<(String, u64)> {
     first_waiting(spec, snapshot, me).map(|entry| (entry.node.clone(), entry.modified))
 }
@@ -264,8 +266,8 @@ fn first_waiting<'v>(spec: &'v RolloutSpec, snapshot: &'v RunSnapshot, me: &'v s
 }
 
 /// Returns the transaction that offers a free slot to the first waiter. A waiter usually takes a free slot by itself. A
-/// node offers a free slot only after the slot was free for long, or after a notice of free slots. If nodes offered
-/// free slots immediately, every node of the fleet would make the same offer.
+/// node offers a free slot only after the slot was free for long, or after a notice of free slots. The delay ensures
+/// that the nodes of the fleet do not all make the same offer.
 pub(super) fn offer_free(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: Vec<Compare>) -> Option<Txn> {
     let next = first_waiting(spec, snapshot, me).filter(|_| snapshot.idle)?;
     let mut compare = unmoved;

@@ -1,6 +1,6 @@
-//! The recovery after etcd was restored from a backup. The journal of a node is newer than the store, so each node
-//! republishes its claims. No node is admitted until every node has republished its claims or is written off (P14 to
-//! P17).
+//! The recovery after etcd was restored from a backup. The journal of each node is newer than the restored store, so
+//! each node republishes its claims. No node is admitted until every node has republished its claims or is written off
+//! (P14 to P17).
 
 use std::collections::BTreeSet;
 
@@ -16,15 +16,14 @@ use crate::{
 /// The claims and votes of this node in one run, as its journal contains them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeClaims {
-    /// The state (claim or failure), the run and the segment in which the node is disrupted. `None` if the node is not
-    /// disrupted.
+    /// The claim or failure of the node, with its run and segment. `None` if the node has no claim and no failure.
     pub away: Option<(SlotState, String, u32)>,
     /// The segments of the run that the node has completed.
     pub voted: BTreeSet<u32>,
 }
 
-/// Returns the transaction that reports a rollback of the store. `None` if another node has already reported it.
-/// `known` is the identifier of the last recovery that this node has read.
+/// Returns the transaction that reports a rollback of the store. `None` if another node has already reported the
+/// rollback. `known` is the identifier of the most recent recovery that this node has read.
 pub fn report_rollback(snapshot: &RunSnapshot, me: &str, id: &str, known: Option<&str>) -> Option<Txn> {
     if snapshot.recovery.as_ref().is_some_and(|(restored, _)| Some(restored.id.as_str()) != known) {
         return None;
@@ -33,7 +32,7 @@ pub fn report_rollback(snapshot: &RunSnapshot, me: &str, id: &str, known: Option
     Some(Txn { compare: snapshot.same_recovery(), then: vec![put], otherwise: Vec::new() })
 }
 
-/// Returns the transaction that writes the next record of this node that is missing or wrong in the store. `None` if
+/// Returns the transaction that corrects the first record of this node that is missing or wrong in the store. `None` if
 /// the store agrees with the journal.
 pub fn republish(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, own: &NodeClaims) -> Option<Txn> {
     let vote = own.voted.iter().find(|segment| !snapshot.voted.contains(segment)).map(|segment| {

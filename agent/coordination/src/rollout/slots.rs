@@ -33,7 +33,7 @@ pub(super) fn own_held(spec: &RolloutSpec, me: &str) -> String {
     keys::held(&spec.group, spec.part(me), &spec.book, me)
 }
 
-/// Returns the stored form of a record.
+/// Returns a record as JSON, as the store keeps the record.
 pub(super) fn bytes<T: Serialize>(record: &T) -> Vec<u8> {
     // The records are plain structs, so their serialization cannot fail.
     serde_json::to_vec(record).unwrap_or_default()

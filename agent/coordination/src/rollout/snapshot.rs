@@ -12,11 +12,11 @@ use crate::{
     store::{Answer, Compare, Op, Row, Txn},
 };
 
-/// The maximum number of queue entries that a snapshot contains, oldest first.
+/// The maximum number of queue entries in a snapshot, which contains the oldest entries.
 const HEADS: usize = 16;
 
-/// The number of segments whose votes the first request of a snapshot reads. The limit exists because a transaction of
-/// the store has at most 128 operations.
+/// The number of segments whose votes the first request of a snapshot reads. The first request reads only 40 segments,
+/// because a transaction has at most 128 operations.
 const FIRST_SEGMENTS: u32 = 40;
 
 /// The number of segments whose votes each further request of a snapshot reads.
@@ -25,7 +25,7 @@ const MORE_SEGMENTS: u32 = 60;
 /// The sequence number of a node's last write to the store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WriteSequence {
-    /// The sequence number, which only grows.
+    /// The sequence number, which grows with each write.
     pub number: u64,
 }
 
@@ -80,15 +80,15 @@ pub struct RunSnapshot {
     pub accepted: Option<(u64, u64)>,
     /// The recovery in progress, and the store revision that wrote its record. `None` if no recovery is open.
     pub recovery: Option<(RecoveryEpoch, u64)>,
-    /// The nodes that have republished their claims in the open recovery. The set is empty if the acknowledgements were
-    /// not read.
+    /// The nodes that have republished their claims in the open recovery. `acknowledged` is empty if this node has not
+    /// read the acknowledgements.
     pub acknowledged: BTreeSet<String>,
-    /// True if the store was rolled back without a known report by another node.
+    /// True if this node has detected a rollback of the store that no other node has reported.
     pub rolled_back: bool,
-    /// True if the node has connected to the store only a moment ago. Shortly after a connection, another node with a
-    /// newer store position may still report a rollback.
+    /// True during the first 3 s after the node has connected to the store. Shortly after a connection, another node
+    /// that has seen a later state of the store may report a rollback.
     pub stabilizing: bool,
-    /// The sequence number of this node's last write, as the store contains it, or 0 if there is none.
+    /// The sequence number of this node's last write in the store, or 0 if the store has no number.
     pub sequence: u64,
     /// The open waves of the book's run, and the store revision that wrote them.
     pub progress: Option<(RolloutProgress, u64)>,
@@ -98,26 +98,27 @@ pub struct RunSnapshot {
     pub queue: Vec<Entry>,
     /// The queue entry of this node, and the store revision that wrote it. `None` if the node does not wait.
     pub queued: Option<(Queued, u64)>,
-    /// True if the node has a lease. Without a lease, other nodes may be about to write the node off.
+    /// True if the node has a lease. Other nodes may write off a node without a lease.
     pub leased: bool,
     /// The segments of the run for which this node has voted.
     pub voted: BTreeSet<u32>,
     /// The number of members that have voted, for each segment.
     pub votes: Vec<u64>,
-    /// One segment, with the members that have voted in it. `None` if the names of the voters were not read.
+    /// The members that have voted in one segment, with the number of the segment. `None` if this node has not read the
+    /// names of the voters.
     pub names: Option<(u32, BTreeSet<String>)>,
-    /// The offers that other nodes have not taken in time, by this node's clock. An entry contains the node and the
+    /// The offers that other nodes have not taken in time, by this node's clock. Each entry contains the node and the
     /// store revision of the offer.
     pub stale: BTreeSet<(String, u64)>,
     /// The claims of nodes that did not return from an announced absence in time, by this node's clock.
     pub overdue: BTreeSet<(String, u64)>,
-    /// True if this node may offer a free slot: the slot was free for long, or a notice of free slots arrived.
+    /// True if this node may offer a free slot, because the slot was free for long or a notice arrived.
     pub idle: bool,
-    /// The nodes whose gossip reports a slot in this node's partition that the store does not contain.
+    /// The nodes that report, by gossip, a slot of this node's partition that the store does not contain.
     pub hidden_claims: BTreeSet<String>,
     /// The nodes that count as lost.
     pub lost: BTreeSet<String>,
-    /// True if the complete wave has been complete for the soak time, by this node's clock.
+    /// True if the soak time of the complete wave has passed, by this node's clock.
     pub soaked: bool,
 }
 
@@ -138,9 +139,9 @@ impl RunSnapshot {
         Txn { compare: Vec::new(), then, otherwise: Vec::new() }
     }
 
-    /// Returns the transactions that read the votes of the segments that [`RunSnapshot::reading`] leaves out. The list
-    /// is empty for most runs. A vote is never withdrawn, so votes that are read later than the rest of the snapshot do
-    /// no harm.
+    /// Returns the transactions that read the remaining votes, because [`RunSnapshot::reading`] reads only the votes of
+    /// the first 40 segments. Most runs need no further transaction. A vote is never withdrawn, so a node may read
+    /// votes later than the rest of the snapshot.
     pub fn reading_more(spec: &RolloutSpec, me: &str) -> Vec<Txn> {
         let mut reads = Vec::new();
         let mut from = FIRST_SEGMENTS;
@@ -152,8 +153,8 @@ impl RunSnapshot {
         reads
     }
 
-    /// Adds the answers of one transaction of [`RunSnapshot::reading_more`]. The calls must follow the order of the
-    /// transactions that [`RunSnapshot::reading_more`] returns.
+    /// Adds the votes that one transaction of [`RunSnapshot::reading_more`] has read. The calls must follow the order
+    /// of the transactions that [`RunSnapshot::reading_more`] returns.
     #[must_use]
     pub fn with_votes(mut self, spec: &RolloutSpec, me: &str, answers: Vec<Answer>) -> Self {
         let mut answers = answers.into_iter();
@@ -220,8 +221,8 @@ impl RunSnapshot {
         self.progress.as_ref().is_some_and(|(progress, _)| progress.run == spec.run && progress.done)
     }
 
-    /// Returns the store revision that wrote the accepted generation. `None` if the spec belongs to another generation
-    /// than the accepted one.
+    /// Returns the store revision of the acceptance record. `None` if the accepted generation differs from the
+    /// generation of the spec.
     pub fn current(&self, spec: &RolloutSpec) -> Option<u64> {
         self.accepted.filter(|(generation, _)| *generation == spec.generation).map(|(_, modified)| modified)
     }
@@ -232,7 +233,7 @@ impl RunSnapshot {
     }
 
     /// Returns whether no recovery is open, or the open recovery is complete for the book. A recovery is complete when
-    /// every known node has republished its claims or is written off (P17).
+    /// every node that git names has republished its claims or is written off (P17).
     pub fn recovery_complete(&self, spec: &RolloutSpec) -> bool {
         let said = |node: &String| {
             self.acknowledged.contains(node)
@@ -244,15 +245,15 @@ impl RunSnapshot {
         !self.rolled_back && (self.recovery.is_none() || spec.known.iter().all(said))
     }
 
-    /// Returns the compares of an admission: the accepted revision is unchanged, and no rollback was reported since the
-    /// snapshot. `None` if no node may be admitted now (P51).
+    /// Returns the conditions of an admission: the accepted revision is unchanged, and no node has reported a rollback
+    /// since the snapshot. `None` if no node may be admitted now (P51).
     pub fn admission_guards(&self, spec: &RolloutSpec) -> Option<Vec<Compare>> {
         let accepted = self.current(spec).filter(|_| self.recovery_complete(spec) && !self.stabilizing)?;
         let accepted = Compare::Revision(keys::ACCEPTED.to_owned(), accepted);
         Some([accepted].into_iter().chain(self.same_recovery()).collect())
     }
 
-    /// Returns compares that fail if a node has reported a rollback since the snapshot was read.
+    /// Returns the condition that no node has reported a rollback since this node has read the snapshot.
     pub fn same_recovery(&self) -> Vec<Compare> {
         let none_since = |at| Compare::NoneNewer(keys::ALL_RECOVERIES.to_owned(), at);
         match &self.recovery {
@@ -268,8 +269,8 @@ impl RunSnapshot {
         self.held.iter().filter(slots).count() as u64
     }
 
-    /// Returns the number of failed nodes in the budget, including lost nodes that count as failed. The number includes
-    /// failures of other books that share the budget, because each failed node is half changed (P63).
+    /// Returns the number of failed nodes in the budget, including lost nodes that count as failed. The number of
+    /// failed nodes includes other books that share the budget, because each failed node is half changed (P63).
     pub fn failures(&self) -> u64 {
         self.held.iter().filter(|held| held.held.is_failed()).count() as u64
     }
@@ -280,7 +281,7 @@ impl RunSnapshot {
         self.held.iter().filter(failed).count() as u64
     }
 
-    /// Returns whether waves and barriers of this run continue without the node of a slot record. The run continues
+    /// Returns true if the waves and barriers of this run do not wait for the node of a slot record. The run continues
     /// without a node that has failed or is lost, if its record belongs to this run (P65).
     pub fn is_excused(&self, spec: &RolloutSpec, held: &SlotEntry) -> bool {
         held.book == spec.book
@@ -304,9 +305,9 @@ impl RunSnapshot {
         self.held.iter().filter(gone).count() as u64
     }
 
-    /// Returns a lost node that this run may not write off, because its write-offs have reached the slot count (P60).
-    /// The returned node has a claim, or a failure that halts the run or belongs to an earlier run. Records of other
-    /// books that share the budget are ignored.
+    /// Returns a lost node that this run cannot write off, because the run has already written off `count` nodes (P60).
+    /// The returned node has a claim, or a failure that halts the run or belongs to an earlier run. The function
+    /// ignores records of other books that share the budget.
     pub fn holder_beyond_budget(&self, spec: &RolloutSpec) -> Option<&str> {
         let spent = spec.on_lost == super::OnLost::Skip && self.written_off(spec) >= spec.count.unwrap_or(1);
         let halted = self.failures() > spec.failure_limit().unwrap_or(spec.max_failures);
@@ -326,9 +327,9 @@ impl RunSnapshot {
         spec.failure_limit().is_some_and(|limit| self.failures() > limit)
     }
 
-    /// Returns whether a node may enter a segment: its wave is open, or it must finish a claim or failure (P64). A node
-    /// that changed or failed in the segment has entered the segment before. A restored store may no longer show the
-    /// barrier before the entered segment as open.
+    /// Returns true if a node may enter a segment. The wave of the node must be open, or the node must have a claim or
+    /// failure (P64). A node that changed or failed in the segment has entered the segment before. After a restore, the
+    /// store may show a barrier as closed, although the node has already passed the barrier.
     pub fn may_enter(&self, spec: &RolloutSpec, node: &str, segment: u32) -> bool {
         let open = self.open_waves(spec, segment);
         let mut carried = self.held.iter().filter(|held| {
@@ -342,7 +343,7 @@ impl RunSnapshot {
     }
 }
 
-/// Returns the operations that read, for each of some segments, the number of votes and the node's own vote.
+/// Returns the operations that read two values for each given segment: the number of votes, and this node's vote.
 fn reading_votes(spec: &RolloutSpec, me: &str, segments: Range<u32>) -> Vec<Op> {
     let of = |segment| {
         let own = keys::vote(&spec.run, segment, spec.is_member(me), me);
@@ -351,8 +352,8 @@ fn reading_votes(spec: &RolloutSpec, me: &str, segments: Range<u32>) -> Vec<Op> 
     segments.flat_map(of).collect()
 }
 
-/// Reads a complete snapshot. The closure `run` executes the transactions. Only a run with many segments needs more
-/// than one transaction.
+/// Reads a complete snapshot. The closure `run` executes the transactions. The function calls `run` more than once only
+/// for a run with many segments.
 pub fn look<E>(
     spec: &RolloutSpec,
     me: &str,
@@ -377,7 +378,7 @@ pub fn newest_recovery(rows: &[Row]) -> Option<(RecoveryEpoch, u64)> {
     Some((RecoveryEpoch { by, ..parse(newest)? }, newest.modified))
 }
 
-/// Parses the part of a key after its prefix, which has the form `PARTITION/NAMESPACE/BOOK/NODE`.
+/// Parses the part of a key after the prefix. The part has the form `PARTITION/NAMESPACE/BOOK/NODE`.
 fn owner(row: &Row, prefix: &str) -> Option<(String, String, String)> {
     match keys::parts(&row.key, prefix)[..] {
         [part, namespace, book, node] => Some((part.to_owned(), format!("{namespace}/{book}"), node.to_owned())),

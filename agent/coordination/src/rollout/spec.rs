@@ -12,11 +12,12 @@ pub enum Cut {
     /// A barrier: the next segment opens for all nodes when the last wave has completed the segment before the barrier
     /// (P74).
     Barrier,
-    /// A cut without a barrier: each node continues when its own condition is met.
+    /// A cut without a barrier: a node enters the next segment without waiting until all nodes have completed this
+    /// segment.
     Passage,
 }
 
-/// The reaction of a run to a lost node (`onLostNode`).
+/// The setting `onLostNode`: a run waits for a lost node, continues without the node, or counts the node as failed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum OnLost {
     /// The run pauses: the other nodes wait for the lost node.
@@ -42,11 +43,11 @@ pub struct RolloutSpec {
     /// The nodes that the run waits for, each with its wave (P38).
     pub members: BTreeMap<String, u32>,
     /// The targets that joined after the acceptance that started the run. Late targets belong to the last wave, and the
-    /// run does not wait for them (P39).
+    /// run does not wait for late targets (P39).
     pub late: Vec<String>,
-    /// The names of all nodes that git knows.
+    /// The names of all nodes that git names.
     pub known: Vec<String>,
-    /// The partition of each node: the value of its label that `per` names. The map is empty if the budget has no
+    /// The partition of each node: the value of its label that `per` names. `parts` is empty if the budget has no
     /// partitions.
     pub parts: BTreeMap<String, String>,
     /// The maximum number of nodes that hold a slot of one partition at the same time. `None` if there is no limit.
@@ -57,22 +58,22 @@ pub struct RolloutSpec {
     /// failures does not complete until enough failed nodes have succeeded. In a named slot, the failure limit of the
     /// other books also applies to this book.
     pub after_all: bool,
-    /// The smallest `max_failures` of all books in a named slot, so that a failure stops all these books or none.
+    /// The smallest `max_failures` of all books that share a named slot. All books of a named slot use the same limit.
     /// `None` if the book's own `max_failures` applies.
     pub slot_failures: Option<u64>,
     /// True if several books or tasks share the budget. A shared budget may have partitions that this spec does not
     /// list.
     pub shared: bool,
-    /// The reaction of the run to a lost node.
+    /// The effect of a lost node on the run.
     pub on_lost: OnLost,
     /// The number of waves, at least one.
     pub waves: u32,
-    /// The time for which a wave must have been complete before the next wave opens.
+    /// The soak time between the completion of a wave and the opening of the next wave.
     pub soak: Duration,
     /// The cuts between the segments, in order. The first segment has no cut before it.
     pub cuts: Vec<Cut>,
-    /// The numbers of the segments that consist of an elected task. All waves of an elected segment open together, so
-    /// that wave 1 never waits for a node of a closed wave (P85).
+    /// The numbers of the segments that consist of an elected task. All waves of an elected segment open together,
+    /// because the elected node may belong to any wave (P85).
     pub elected: BTreeSet<u32>,
 }
 
@@ -92,7 +93,8 @@ impl RolloutSpec {
         self.is_member(node) || self.late.iter().any(|late| late == node)
     }
 
-    /// Returns the wave of a node, counted from 0. A node that joined later is in the last wave.
+    /// Returns the wave of a node, counted from 0. A late target, which joined after the start of the run, is in the
+    /// last wave.
     pub fn wave(&self, node: &str) -> u32 {
         self.members.get(node).copied().unwrap_or(self.waves.saturating_sub(1))
     }
@@ -102,7 +104,7 @@ impl RolloutSpec {
         self.parts.get(node).map_or("-", String::as_str)
     }
 
-    /// Returns the name of the budget, as it is shown to people.
+    /// Returns the name of the budget, as messages show it.
     pub fn budget_name(&self) -> String {
         match self.group.split_once("/slot=") {
             Some((namespace, slot)) => format!("slot {slot} of namespace {namespace}"),
@@ -110,7 +112,7 @@ impl RolloutSpec {
         }
     }
 
-    /// Returns the name of a partition of the budget, as it is shown to people.
+    /// Returns the name of a partition of the budget, as messages show it.
     pub fn partition_name(&self, part: &str) -> String {
         let budget = self.budget_name();
         let Some(value) = part.strip_prefix('=') else { return budget };
@@ -149,12 +151,13 @@ impl RolloutSpec {
     }
 }
 
-/// Returns the name of the run to which a change belongs. A corrective change has no segment.
+/// Returns the name of the run to which a change belongs. `segment` is `None` for a corrective change.
 pub(super) fn run_of(spec: &RolloutSpec, segment: Option<u32>) -> String {
     segment.map_or_else(|| drift_of(&spec.book), |_| spec.run.clone())
 }
 
-/// Returns the run name that corrective changes of a book use. Corrective changes belong to no run (P91).
+/// Returns the text that records of corrective changes contain instead of the name of a run. Corrective changes belong
+/// to no run (P91).
 pub fn drift_of(book: &str) -> String {
     format!("{book}!drift")
 }

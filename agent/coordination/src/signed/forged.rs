@@ -1,4 +1,4 @@
-//! Tests of forged records. For each kind of store key, a test lets a node sign a record that the node may not write.
+//! Tests of forged records. For each kind of store key, a test makes a node sign a record that the node must not write.
 //! Each test checks that the decision ignores the forged record, and accepts a record of the rightful writer.
 
 use std::{

@@ -1,5 +1,5 @@
-//! Remembers each writer of records: the public key of the writer, and the numbers of its records. The journal keeps
-//! the memory about writers, so that a replayed record is rejected after a restart (P144).
+//! Remembers the public key of each writer of records, and the numbers of its records. The journal keeps the keys and
+//! the numbers, so that a node also rejects a replayed record after a restart (P144).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -7,16 +7,16 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use towpath_state::{Record, kinds};
 
-/// The maximum number of writers that are remembered.
+/// The maximum number of writers that a node remembers.
 const WRITERS: usize = 20_000;
-/// The maximum number of store keys for which the numbers of one writer are remembered. `FORGOTTEN` is the count of
-/// numbers that are removed at once.
+/// The maximum number of store keys for which a node remembers the record numbers of one writer. `FORGOTTEN` is the
+/// count of record numbers that the node forgets at once.
 const KEYS: usize = 8192;
 const FORGOTTEN: usize = 1024;
-/// The maximum number of former signing keys that are remembered for one writer.
+/// The maximum number of former signing keys that a node remembers for one writer.
 const FORMER: usize = 8;
 
-/// The memory about one writer of records.
+/// The data that a node remembers about one writer of records.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Heard {
@@ -24,14 +24,14 @@ pub struct Heard {
     pub sign: [u8; 32],
     /// The former public keys of the writer, which commits have replaced.
     pub former: Vec<[u8; 32]>,
-    /// The highest number of all records of the writer.
+    /// The highest record number of the writer.
     pub highest: u64,
-    /// The number of the writer's last record at each store key, by a hash of the key.
+    /// The number of the writer's newest record at each store key, by a hash of the key.
     pub keys: HashMap<u64, u64>,
-    /// The highest number that was removed from `keys`. At a store key that is not in `keys`, only a record with a
-    /// higher number is accepted.
+    /// The highest record number that the node has removed from `keys`. At a store key that is not in `keys`, the node
+    /// accepts only a record with a number above `forgotten`.
     pub forgotten: u64,
-    /// The store keys that this node has read since it last forgot old sequence numbers.
+    /// The store keys that this node has read since it last forgot old record numbers.
     #[serde(skip)]
     seen: HashSet<u64>,
 }
@@ -41,7 +41,8 @@ impl Record for Heard {
 }
 
 impl Heard {
-    /// Removes the lowest numbers from the memory. Numbers at store keys that were not read recently are removed first.
+    /// Forgets the lowest record numbers of the writer. The function first forgets numbers at store keys that this node
+    /// has not read recently.
     fn forget(&mut self, fixed: &[u64]) {
         let movable = self.keys.iter().filter(|(key, _)| !fixed.contains(key));
         let mut all: Vec<(bool, u64, u64)> =
@@ -55,8 +56,8 @@ impl Heard {
     }
 }
 
-/// Returns the store keys at which a writer has at most one record. The number at a store key with one record is never
-/// removed, because the valid record may be old.
+/// Returns the store keys at which a writer has at most one record. The node never forgets the record numbers at the
+/// returned keys, because a valid record may be old.
 fn fixed(name: &str) -> [u64; 8] {
     [
         crate::keys::joined(name),
@@ -71,7 +72,7 @@ fn fixed(name: &str) -> [u64; 8] {
     .map(|key| hash(&key))
 }
 
-/// The memory about all writers of records.
+/// The data that a node remembers about all writers of records.
 #[derive(Debug, Default)]
 pub(super) struct Writers {
     known: BTreeMap<String, Heard>,
@@ -149,7 +150,7 @@ impl Writers {
         self.dirty.len()
     }
 
-    /// Returns the writers that have changed since the last call.
+    /// Returns the writers that have changed since the previous call of this function.
     pub(super) fn take_changed(&mut self) -> Vec<(String, Heard)> {
         let dirty = std::mem::take(&mut self.dirty);
         dirty.into_iter().filter_map(|name| Some((name.clone(), self.known.get(&name)?.clone()))).collect()

@@ -1,5 +1,5 @@
-//! A store whose records are signed. Each record contains the signature of its writer. Readers get no record whose
-//! signature or writer is wrong.
+//! A store whose records are signed. Each record contains the signature of its writer. Reads leave out records with a
+//! wrong signature or a wrong writer.
 //!
 //! An attacker who controls the store can delay and hide records, which disturbs the order of rollouts. The attacker
 //! cannot forge a record of another node. A record cannot be moved or replayed, because its signature covers the store
@@ -127,7 +127,7 @@ impl SignedStore {
         }
     }
 
-    /// Deletes the records below a prefix that readers reject. A compare of the prefix would find the rejected records.
+    /// Deletes the rejected records below a prefix, because a condition about the prefix also counts rejected records.
     fn clear(&self, prefix: &str, after: u64) -> Result<(), StoreError> {
         for (key, at) in self.signer.void_below(prefix) {
             if at > after {

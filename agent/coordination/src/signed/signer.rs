@@ -1,5 +1,5 @@
-//! The signatures of records. A node signs its own records. The node verifies each other record by the signature, the
-//! identity and rights of the signer, and the record number.
+//! The signatures of records. A node signs its own records. For each record of another node, the node verifies the
+//! signature, the rights of the signer, and the record number.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,8 +23,8 @@ use crate::{keys::Key, store::Row};
 
 /// The name of the JSON field that contains the signature of a record.
 const FIELD: &str = "signed";
-/// The number of signatures in each half of the cache of verified signatures. A full newer half replaces the older
-/// half.
+/// The number of signatures in each half of the cache of verified signatures. When the newer half is full, it replaces
+/// the older half.
 const SIGNATURES: usize = 8192;
 /// The maximum number of remembered store keys with a rejected record.
 const VOID: usize = 4096;
@@ -34,7 +34,7 @@ const VOID: usize = 4096;
 struct Signature {
     by: String,
     seq: u64,
-    /// The certificate of the signer, or the bare public key.
+    /// The certificate of the signer, or the public key of a signer without a certificate.
     with: String,
     sig: String,
 }
@@ -47,7 +47,7 @@ pub struct RecordSigner {
     bearer: SigningIdentity,
     revoked: Revoked,
     sequence: AtomicU64,
-    /// The highest number that this node's key had used before this process began.
+    /// The highest record number that this node's key has signed before this process began.
     floor: AtomicU64,
     state: Mutex<State>,
 }
@@ -66,7 +66,7 @@ struct State {
     /// The store revisions of rejected records, by store key. This node treats a rejected record as absent, and may
     /// overwrite it.
     void: HashMap<String, u64>,
-    /// The nodes that present another key than the known one, each with the public keys that it presents.
+    /// The nodes whose presented public key differs from their valid key, each with the presented keys.
     strangers: BTreeMap<String, Vec<String>>,
 }
 
@@ -139,7 +139,7 @@ impl RecordSigner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Restores the memory about each writer, and the rights of earlier revisions, from the journal.
+    /// Restores, from the journal, the remembered writers and the rights of earlier revisions.
     pub fn resume(&self, heard: Vec<(String, Heard)>, former: BTreeMap<String, BookRights>) {
         let mut state = self.lock();
         let own = self.bearer.keys().sign;
@@ -147,7 +147,7 @@ impl RecordSigner {
         state.books.remember(former);
     }
 
-    /// Sets the rights of a revision: the nodes that git names with their keys, and the targets of the books.
+    /// Sets the rights that a revision defines: its nodes with their keys, and the targets of its books.
     pub fn give(&self, rights: Rights) {
         let mut state = self.lock();
         for (node, keys) in &rights.nodes {
@@ -182,7 +182,7 @@ impl RecordSigner {
         let given = state.named.as_ref().and_then(|named| named.get(node).copied()).flatten();
         let known = given.map(|keys| keys.sign).or_else(|| state.known.of(node).map(|known| known.sign))?;
         (known != *key).then(|| {
-            format!("the certificate of node {node} has another key than the known one; to replace the key, commit the new one to publicKeys of Node {node}")
+            format!("the certificate of node {node} does not have the valid key of the node; to replace the key, commit the new key to publicKeys of Node {node}")
         })
     }
 
@@ -196,22 +196,22 @@ impl RecordSigner {
         self.lock().known.changed()
     }
 
-    /// Returns the writers that have changed since the last call, for the journal.
+    /// Returns the writers that have changed since the previous call of this function, for the journal.
     pub fn take_changed(&self) -> Vec<(String, Heard)> {
         self.lock().known.take_changed()
     }
 
-    /// Returns the number that the next record will get.
+    /// Returns the number that this node gives to its next record.
     pub fn next(&self) -> u64 {
         self.sequence.load(Ordering::Relaxed)
     }
 
-    /// Returns the store keys of records that were rejected since the last call, each with the reason.
+    /// Returns the store keys of records that this node has rejected since the previous call, each with the reason.
     pub fn refused(&self) -> BTreeMap<String, String> {
         std::mem::take(&mut self.lock().refused)
     }
 
-    /// Returns the nodes that present another key than the known one, each with the public keys that it presents.
+    /// Returns the nodes whose presented public key differs from their valid key, each with the presented keys.
     pub fn strangers(&self) -> BTreeMap<String, Vec<String>> {
         self.lock().strangers.clone()
     }
@@ -264,9 +264,9 @@ impl RecordSigner {
         (signed.by == self.node && signed.shown.key == own).then_some(signed.seq)
     }
 
-    /// Returns whether a row was signed with this node's key since this process began. The caller of this function has
-    /// not written the row, so another agent uses the key of this node. The next record of this node gets a higher
-    /// number, so that the other agent accepts it.
+    /// Returns whether a row was signed with this node's key since this process began. The caller has not written the
+    /// row itself, so another agent uses the key of this node. The next record of this node gets a higher number, so
+    /// that the other agent accepts it.
     pub(super) fn is_of_namesake(&self, row: &Row) -> bool {
         let newer = self.own_number(row).filter(|number| *number > self.floor.load(Ordering::Relaxed));
         if let Some(number) = newer {
@@ -275,13 +275,14 @@ impl RecordSigner {
         newer.is_some()
     }
 
-    /// Returns whether a row has a valid signature in the name of a node, regardless of the key.
+    /// Returns true if the signature of a row is valid and names a node. The function does not check that the key
+    /// belongs to the node.
     fn is_signed_as(&self, row: &Row, name: &str) -> bool {
         let Some((record, signature)) = split(&row.value) else { return false };
         self.check(&row.key, &bytes(&record), signature).is_ok_and(|signed| signed.by == name)
     }
 
-    /// Returns whether a row is signed by an unknown writer.
+    /// Returns true if this node does not know the key of the writer that has signed a row.
     pub(super) fn is_by_unknown(&self, row: &Row) -> bool {
         // The text is searched without parsing, because most rows are by known writers and were verified before.
         let begin = "\"signed\":{\"by\":\"";
@@ -443,17 +444,17 @@ impl RecordSigner {
             Some(expected) if expected == shown.key => Ok(()),
             Some(_) if state.known.of(by).is_some_and(|known| known.former.contains(&shown.key)) => Err(Doubt::Former),
             Some(_) => Err(Doubt::Refused(format!(
-                "node {by} has signed the record with another key than the known one; to replace the key, commit the new one to publicKeys of Node {by}"
+                "node {by} has not signed the record with its valid key; to replace the key, commit the new key to publicKeys of Node {by}"
             ))),
             None if certified && !shown.proven => Err(Doubt::Refused(format!(
                 "node {by} has no certificate; issue one, or commit its keys to publicKeys of Node {by}"
             ))),
             None if state.known.pin(by, shown.key) => Ok(()),
-            None => Err(Doubt::Refused(format!("cannot remember the key of node {by}: too many nodes are known"))),
+            None => Err(Doubt::Refused(format!("cannot remember the key of node {by}: the list of keys is full"))),
         }
     }
 
-    /// Records that a node presents another key than the known one.
+    /// Records that a node presents a public key that differs from its valid key.
     fn note_stranger(&self, key: &Key<'_>, signed: &Signed, record: &Map<String, Value>) {
         if *key != (Key::Alive { node: &signed.by }) || signed.by == self.node {
             return;

@@ -38,8 +38,8 @@ impl BookRights {
     }
 }
 
-/// The rights of the current revision and of earlier ones. A node that is no longer a target keeps its claim until it
-/// has applied the revision (P66). The results that a former target has published stay valid (P83).
+/// The rights of the current revision and of earlier revisions. A node that is no longer a target keeps its claim until
+/// it has applied the revision (P66). The results that a former target has published stay valid (P83).
 #[derive(Debug, Default)]
 pub(super) struct Books {
     now: Option<BTreeMap<String, BookRights>>,
@@ -103,10 +103,10 @@ impl Books {
 /// The nodes that may write a key of the store.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Writers<'k> {
-    /// Every node may write the key. The record has no signature, because another record with a signature contains its
-    /// digest.
+    /// Every node may write the key. The record has no signature, because a signed record contains the digest of this
+    /// record.
     Digest,
-    /// Every node may write the key in its own name. Readers verify the content by other means (P25, P138, P140).
+    /// Every node may write the key in its own name. Readers verify the content of the record (P25, P138, P140).
     Proven,
     /// Only the given node may write the key.
     Own(&'k str),
@@ -119,8 +119,8 @@ pub(super) enum Writers<'k> {
     Targets(&'k str),
     /// The targets of all books that use the given budget may write the key.
     Group(&'k str),
-    /// The targets that may be elected for the given task may write the key. If a node is given, only that node may
-    /// write the key.
+    /// The targets that may be elected for the given task may write the key. If the variant contains a node, only this
+    /// node may write the key.
     Eligible { node: Option<&'k str>, book: &'k str, task: &'k str },
     /// The node of the slot may write the key. Other nodes may only make certain changes of the slot record (P141).
     Slot { group: &'k str, book: &'k str, node: &'k str },
@@ -153,8 +153,8 @@ pub(super) fn writers<'k>(key: &'k Key<'k>) -> Writers<'k> {
     }
 }
 
-/// Returns whether the number of the last record at a key is remembered, so that a replayed record is rejected. No
-/// number is remembered for keys that contain a run or a digest, and for keys that no decision reads.
+/// Returns true if the node remembers the number of the newest record at a key, to reject a replayed record. A node
+/// remembers no number for keys that contain a run or a digest, or for keys that no decision reads.
 pub(super) fn is_remembered(key: &Key<'_>) -> bool {
     match key {
         Key::Accepted

@@ -13,7 +13,7 @@ use towpath_state::{Changes, Journal, JournalError, StoreRevision, StoreRow, kin
 
 use super::{Change, LeaseId, Op, Outcome, Page, Read, Row, Store, StoreError, Txn, memory::Memory};
 
-/// The number of changes that the store keeps for watches from an earlier revision.
+/// The number of past changes that the store keeps for watches that begin at an earlier revision.
 const HISTORY: usize = 10_000;
 
 /// A store in memory for the nodes of one process.

@@ -119,7 +119,7 @@ impl Memory {
         self.rows.range(prefix.to_owned()..).map(|(_, (row, _))| row).take_while(move |row| row.key.starts_with(prefix))
     }
 
-    /// Returns all rows for modification. The model checker modifies the rows to renumber revisions.
+    /// Returns mutable references to all rows. The model checker modifies the rows to renumber revisions.
     pub fn rows_mut(&mut self) -> impl Iterator<Item = &mut Row> {
         self.rows.values_mut().map(|(row, _)| row)
     }

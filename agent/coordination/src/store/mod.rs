@@ -1,4 +1,5 @@
-//! The data store through which nodes agree. The interface of the store follows etcd, which is one implementation.
+//! The data store through which nodes agree. The interface of the store has the semantics of etcd, which is one
+//! implementation of the interface.
 
 pub mod etcd;
 pub mod local;
@@ -18,7 +19,8 @@ use towpath_state::{Journal, JournalError};
 /// A data store with keys, values, revisions, transactions, watches and leases.
 ///
 /// Guarantees: transactions are applied one after another, each as a whole or not at all. Each transaction that writes
-/// gets a revision that is higher than all earlier ones. A watch from a revision reports every later change in order.
+/// gets a revision that is higher than all earlier revisions. A watch from a revision reports every later change in
+/// order.
 pub trait Store: fmt::Debug + Send + Sync {
     /// Returns the rows whose keys begin with a prefix, in the order of keys, and the revision of the read.
     ///
@@ -76,13 +78,13 @@ pub trait Store: fmt::Debug + Send + Sync {
         false
     }
 
-    /// Returns the nodes that present another key than the known one, each with the public keys that it presents.
+    /// Returns the nodes whose presented public key differs from their valid key, each with the presented keys.
     fn strangers(&self) -> BTreeMap<String, Vec<String>> {
         BTreeMap::new()
     }
 
-    /// Sets the journal that keeps the rows of the store. The journal has no effect on a store that keeps its rows
-    /// elsewhere.
+    /// Sets the journal that keeps the rows of the store. The journal has no effect on a store that keeps its rows in
+    /// etcd.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be read.
@@ -92,7 +94,8 @@ pub trait Store: fmt::Debug + Send + Sync {
 
     /// Runs a transaction.
     ///
-    /// # Errors The store does not answer, so it is unknown whether the transaction was applied.
+    /// # Errors
+    /// The store does not answer, so it is unknown whether the transaction was applied.
     fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError>;
 }
 
@@ -148,7 +151,7 @@ pub enum Change {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(pub u64);
 
-/// A transaction of the store, as plain data.
+/// A transaction of the store: conditions, and the operations that run if the conditions hold or do not hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Txn {
     /// The conditions of the transaction, which must all hold.
@@ -208,7 +211,7 @@ impl Op {
 /// The answer to one reading operation of a transaction.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
-    /// The rows that were read. The list is empty if the operation only counts rows.
+    /// The rows that were read. `rows` is empty if the operation only counts rows.
     pub rows: Vec<Row>,
     /// The number of rows with the prefix.
     pub count: u64,
@@ -242,7 +245,7 @@ impl Outcome {
     }
 }
 
-/// The error of a request to the data store.
+/// The reasons why a request to the data store fails.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum StoreError {
     /// The store does not answer.
@@ -274,7 +277,7 @@ pub enum StoreError {
         /// The maximum size of the value, in bytes.
         most: usize,
     },
-    /// The store has already deleted the first changes of the watch.
+    /// The store no longer has the changes from which the watch should begin.
     #[error("the data store no longer has the changes since revision {0}")]
     Compacted(u64),
     /// The lease has ended.
@@ -284,7 +287,7 @@ pub enum StoreError {
 
 impl Txn {
     /// Checks that etcd would accept the transaction: not too many operations, and no key written twice. `more` is the
-    /// number of additional operations.
+    /// number of operations that the store adds to the transaction.
     ///
     /// # Errors
     /// Returns an error if the transaction has too many operations, or writes a key twice.
@@ -318,5 +321,6 @@ fn written_twice(operations: &[Op]) -> Option<&str> {
     })
 }
 
-/// The maximum number of operations in one transaction, without its conditions. The limit is etcd's default (P7).
+/// The maximum number of operations in one transaction, without its conditions. 128 operations are the default limit of
+/// etcd (P7).
 pub const MAX_OPERATIONS: usize = 128;

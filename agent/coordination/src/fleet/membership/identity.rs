@@ -5,20 +5,20 @@ use super::records::{Joined, same_keys};
 /// The identity of a node: its own keys, the keys that git lists for it, and the reasons for its rejection.
 #[derive(Debug, Default)]
 pub(super) struct Identity {
-    /// The record with which the node joins. `None` if the node has not begun to join.
+    /// The join record of this node. `None` if the node has not begun to join.
     joined: Option<Joined>,
-    /// True if this agent has written its record to the store.
+    /// True if this agent process has written its `Agent` record to the store.
     presented: bool,
     /// The public keys that the Node object in git lists for this node. `None` if git lists none.
     given: Option<Vec<String>>,
-    /// The reason why this node is rejected until its process ends: another agent runs under the node's name.
+    /// The reason why this node is rejected until its process ends, if another agent uses the node's name.
     namesake: Option<String>,
     /// The reason why the fleet rejects the key of this node.
     refused: Option<String>,
 }
 
 impl Identity {
-    /// Sets the record with which the node joins. Returns false if the node has already begun to join.
+    /// Sets the join record of this node. Returns false if the node has already begun to join.
     pub(super) fn begin(&mut self, joined: &Joined) -> bool {
         let first = self.joined.is_none();
         if first {
@@ -27,29 +27,29 @@ impl Identity {
         first
     }
 
-    /// Returns the record with which the node joins. `None` if the node has not begun to join.
+    /// Returns the join record of this node. `None` if the node has not begun to join.
     pub(super) fn joined(&self) -> Option<&Joined> {
         self.joined.as_ref()
     }
 
-    /// Records that this agent has written its record to the store.
+    /// Records that this agent process has written its `Agent` record to the store.
     pub(super) fn present(&mut self) {
         self.presented = true;
     }
 
-    /// Returns whether this agent has written its record to the store.
+    /// Returns true if this agent process has written its `Agent` record to the store.
     pub(super) fn is_presented(&self) -> bool {
         self.presented
     }
 
-    /// Sets the public keys that git lists for this node. Returns whether the list has changed.
+    /// Sets the public keys that git lists for this node. Returns true if the list of keys has changed.
     pub(super) fn give(&mut self, keys: Option<Vec<String>>) -> bool {
         let changed = self.given != keys;
         self.given = keys;
         changed
     }
 
-    /// Returns whether git lists other public keys for this node than its own.
+    /// Returns true if git lists public keys for this node that differ from the node's own keys.
     pub(super) fn is_given_other_keys(&self) -> bool {
         let own = self.joined.as_ref().map(|joined| joined.public_keys.as_slice()).unwrap_or_default();
         self.given.as_ref().is_some_and(|given| !same_keys(given, own))
@@ -70,13 +70,13 @@ impl Identity {
         self.refused.as_ref()
     }
 
-    /// Records that another agent runs under the name of this node. Returns whether no other agent with this name was
-    /// found before.
+    /// Records that another agent runs under the name of this node. Returns true if this node has found no other agent
+    /// with its name before.
     pub(super) fn meet_namesake(&mut self, why: String) -> bool {
         self.namesake.replace(why).is_none()
     }
 
-    /// Returns the reason why this node is rejected because of another agent with its name.
+    /// Returns the reason why this node is rejected, if another agent uses the node's name.
     pub(super) fn namesake(&self) -> Option<&String> {
         self.namesake.as_ref()
     }

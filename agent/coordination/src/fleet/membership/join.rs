@@ -1,4 +1,4 @@
-//! The join of a node: its join record, its first lease, and the rejection of another agent with its name.
+//! The join of a node: its join record, its first lease, and the check for another agent with the same name.
 
 use std::time::Duration;
 
@@ -48,8 +48,8 @@ impl Shared {
         Op::Put { key: keys::alive(&self.node), value: serde_json::to_vec(&alive).unwrap_or_default(), lease }
     }
 
-    /// Publishes the keys of this rejected node to the other nodes, unless a node with the right keys is alive. The
-    /// other nodes do not consider the rejected node alive.
+    /// Shows the keys of this rejected node to the other nodes. Does nothing if a node with the same name and the
+    /// accepted keys is alive. The other nodes do not consider the rejected node alive.
     fn knock(&self, joined: &Joined) -> Result<(), StoreError> {
         let known = self.lock().leases.knock();
         if let Some(lease) = known.filter(|_| self.store.shared()) {
@@ -73,8 +73,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Writes the join record if the name is free, or if the existing record has this node's keys. A node is rejected
-    /// if the existing record has another key and git does not list the node's key (P143, P145).
+    /// Writes the join record of this node, unless a join record with other keys exists under the node's name. A node
+    /// is rejected if the existing record has another key and git does not list the node's key (P143, P145).
     fn introduce(&self, joined: &Joined) -> Result<(), StoreError> {
         let key = keys::joined(&self.node);
         let value = serde_json::to_vec(joined).unwrap_or_default();
@@ -116,7 +116,7 @@ impl Shared {
             let machine = if there.machine_id == joined.machine_id {
                 "this machine joined with another key before it was set up again".to_owned()
             } else {
-                format!("another machine ({}) has joined with another key", there.machine_id)
+                format!("another machine ({}) has joined under this name with another key", there.machine_id)
             };
             other_key(&self.node, joined, &machine)
         });
@@ -142,7 +142,7 @@ impl Shared {
 
     /// Rejects this node if another agent with the same key has written the given record (P146). The rejected node
     /// writes its own record again, so that the other agent is rejected too. Both agents are rejected, because no node
-    /// can know which of them is meant to run.
+    /// can know which agent is meant to run.
     pub(super) fn meet(&self, row: &Row) {
         if row.key != keys::agent(&self.node) || !self.lock().identity.is_presented() || !self.store.is_of_namesake(row)
         {
@@ -155,7 +155,7 @@ impl Shared {
         let first = {
             let mut state = self.lock();
             let first = state.identity.meet_namesake(format!(
-                "another agent runs as {} with this node's key (machine {}); both are rejected. Stop one of them, give it a name and a key of its own (delete its state directory or certificate), then restart the agent that stays",
+                "another agent runs as {} with this node's key (machine {}); both agents are rejected. Stop the agent that is on the wrong machine, give it another name and key (delete its state directory or certificate), then restart the agent that keeps the name",
                 self.node, other.machine_id
             ));
             state.leases.give_up();

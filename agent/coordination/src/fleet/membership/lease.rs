@@ -1,10 +1,11 @@
-//! The leases of a node: one shows that the node is alive, the other shows the keys of a rejected node.
+//! The leases of a node. The first lease shows that the node is alive. The second lease shows the keys of a rejected
+//! node.
 
 use std::time::Instant;
 
 use crate::store::LeaseId;
 
-/// The leases of a node, and the time of the last renewal.
+/// The leases of a node, and the time of the most recent renewal.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     lease: Option<LeaseId>,
@@ -20,17 +21,17 @@ impl Leases {
         self.lease
     }
 
-    /// Replaces the leases of the node by a new lease. `None` if the store has no leases.
+    /// Replaces the leases of the node by a new lease. `lease` is `None` if the store has no leases.
     pub(super) fn acquire(&mut self, lease: Option<LeaseId>) {
         (self.lease, self.knock) = (lease, None);
     }
 
-    /// Removes the lease, because it has ended or is about to end, and returns it.
+    /// Removes and returns the lease, which has ended or is about to end.
     pub(super) fn end(&mut self) -> Option<LeaseId> {
         self.lease.take()
     }
 
-    /// Gives up the lease, so that the node no longer trusts it and joins again.
+    /// Gives up the lease. A node that has given up its lease joins again.
     pub(super) fn give_up(&mut self) {
         (self.lease, self.heard) = (None, None);
     }

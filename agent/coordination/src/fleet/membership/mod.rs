@@ -1,4 +1,4 @@
-//! The membership of a node in the fleet: its join record, its lease, and the watches that wake it.
+//! The membership of a node in the fleet: its join record, its lease, and the watches that wake the node.
 
 mod identity;
 mod join;
@@ -32,12 +32,12 @@ use crate::{
 /// The interval at which a node renews its lease (P101).
 const KEEP: Duration = Duration::from_secs(10);
 
-/// The time after the last renewal for which a node trusts its lease. The node trusts its lease for a shorter time than
-/// the lease lasts, because clocks differ (P93).
+/// The time for which a node trusts its lease after a renewal. The node trusts its lease for a shorter time than the
+/// lease lasts, because clocks differ (P93).
 const BELIEF: Duration = Duration::from_secs(20);
 
-/// The stack size of a thread that makes requests to the store, in bytes. Unoptimised builds need over 256 KiB. Unused
-/// pages cost nothing.
+/// The stack size of a thread that makes requests to the store, in bytes. Unoptimised builds need a stack of more than
+/// 256 KiB. Unused pages cost nothing.
 const STACK: usize = 2 << 20;
 
 /// The reason to wake the reconciler of a node.
@@ -142,7 +142,7 @@ impl Membership {
         }
     }
 
-    /// Returns whether the node is not rejected and has a lease that it trusts.
+    /// Returns true if this node is not rejected, and trusts its lease.
     pub(super) fn ready(&self) -> bool {
         !self.lease_may_be_gone() && self.shared.lock().identity.refused().is_none()
     }
@@ -155,12 +155,12 @@ impl Membership {
         heard.is_none_or(|heard| self.shared.clock.monotonic().duration_since(heard) >= BELIEF)
     }
 
-    /// Returns whether another node has requested the key of a task result since the last call.
+    /// Returns true if another node has requested the key of a task result since the previous call of this function.
     pub(super) fn is_asked(&self) -> bool {
         self.shared.lock().news.take_asked()
     }
 
-    /// Records that requests for the keys of task results still need an answer.
+    /// Records that this node has not answered all requests for the keys of task results.
     pub(super) fn note_asked(&self) {
         self.shared.lock().news.note_asked();
     }
@@ -241,8 +241,8 @@ impl Shared {
         }
     }
 
-    /// Sends the delayed notices of free slots that are due. Each notice of free slots names no node, because the queue
-    /// may have changed during the delay.
+    /// Sends the delayed notices of free slots that are due. A delayed notice of free slots names no node, because the
+    /// queue may have changed during the delay.
     fn send_due_touches(&self) {
         let now = self.clock.monotonic();
         let due = self.lock().news.touches().take_due(now);

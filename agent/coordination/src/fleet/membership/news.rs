@@ -1,4 +1,4 @@
-//! The news that the watches of a node have reported, until the node acts on them.
+//! The news that the watches of a node have reported, and that the node has not acted on yet.
 
 use super::touch::Touches;
 use crate::store::Row;
@@ -6,8 +6,8 @@ use crate::store::Row;
 /// The changes that the watches have reported, and the notices of free slots in budgets.
 #[derive(Debug, Default)]
 pub(super) struct News {
-    /// The number of changes that the watches have reported. A snapshot is stale if it was requested before the last
-    /// change.
+    /// The number of changes that the watches have reported. A snapshot is stale if the node requested the snapshot
+    /// before the newest change.
     count: u64,
     touches: Touches,
     /// True if another node has requested the key of a task result from this node.
@@ -25,23 +25,24 @@ impl News {
         self.count = self.count.wrapping_add(1);
     }
 
-    /// Counts a notice of free slots that a watch has reported. Returns whether the node acts on the notice.
+    /// Counts a notice of free slots that a watch has reported. Returns true if the node acts on the notice of free
+    /// slots.
     pub(super) fn hear_touch(&mut self, node: &str, row: &Row) -> bool {
         self.add();
         self.touches.heard(node, row)
     }
 
-    /// Returns the notices of free slots for modification.
+    /// Returns a mutable reference to the notices of free slots.
     pub(super) fn touches(&mut self) -> &mut Touches {
         &mut self.touches
     }
 
-    /// Records that requests for the keys of task results need an answer.
+    /// Records that this node has not answered all requests for the keys of task results.
     pub(super) fn note_asked(&mut self) {
         self.asked = true;
     }
 
-    /// Returns whether another node has requested the key of a task result since the last call.
+    /// Returns true if another node has requested the key of a task result since the previous call of this function.
     pub(super) fn take_asked(&mut self) -> bool {
         std::mem::take(&mut self.asked)
     }

@@ -12,15 +12,14 @@ use crate::{
     store::{Op, Row, Txn},
 };
 
-/// The minimum time between two notices of free slots in one budget by one node.
+/// The minimum time between two notices of free slots that a node sends for the same budget.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The notice of free slots in a transaction that a node is about to commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::fleet) struct Touch {
     group: String,
-    /// True if the notice was removed from the transaction, because the node sent another notice less than a second
-    /// ago.
+    /// True if the node removed the notice from the transaction, because the previous notice is less than a second old.
     delayed: bool,
 }
 
@@ -30,15 +29,15 @@ pub(in crate::fleet) struct Touches {
     sent: BTreeMap<String, Instant>,
     /// The budgets with a delayed notice of free slots, each with the time at which the notice is due.
     owed: BTreeMap<String, Instant>,
-    /// The budgets that this node waits for, each with its book.
+    /// The budgets in which this node waits for a slot, each with the book that needs the slot.
     waits: BTreeSet<(String, String)>,
     /// The budgets for which a notice of free slots arrived while this node waited.
     touched: BTreeSet<String>,
 }
 
 impl Touches {
-    /// Returns the notice of free slots in a transaction. Removes the notice from the transaction if the last notice of
-    /// the budget is too recent.
+    /// Returns the notice of free slots that a transaction contains. Removes the notice from the transaction if this
+    /// node sent a notice of the same budget less than a second ago.
     pub(in crate::fleet) fn before_commit(&self, txn: &mut Txn, now: Instant) -> Option<Touch> {
         let is_touch = |operation: &Op| match operation {
             Op::Put { key, .. } => key.strip_prefix(keys::ALL_FREED).map(str::to_owned),
@@ -61,7 +60,7 @@ impl Touches {
         }
     }
 
-    /// Removes the budgets whose delayed notice is due from the list, and returns them.
+    /// Removes and returns the budgets whose delayed notice is due.
     pub(in crate::fleet) fn take_due(&mut self, now: Instant) -> Vec<String> {
         let due: Vec<String> = self.owed.iter().filter(|(_, at)| **at <= now).map(|(group, _)| group.clone()).collect();
         for group in &due {
@@ -71,7 +70,7 @@ impl Touches {
         due
     }
 
-    /// Schedules a delayed notice of free slots again, because it could not be sent.
+    /// Schedules a delayed notice of free slots again, because the notice could not be sent.
     pub(in crate::fleet) fn owe(&mut self, group: String, now: Instant) {
         self.owed.entry(group).or_insert(now + PAUSE);
     }
@@ -86,8 +85,8 @@ impl Touches {
         }
     }
 
-    /// Returns whether this node acts on a notice of free slots. A node acts on a notice if it waits for the budget and
-    /// the notice is meant for it.
+    /// Returns whether this node acts on a notice of free slots. A node acts on a notice if it waits for a slot of the
+    /// budget. A notice that names nodes is only for the named nodes.
     pub(in crate::fleet) fn heard(&mut self, node: &str, row: &Row) -> bool {
         let Some(group) = row.key.strip_prefix(keys::ALL_FREED) else { return false };
         // The watch reports the record before it is verified. A record that cannot be parsed is meant for every waiting
@@ -111,7 +110,7 @@ impl Touches {
         self.touched.contains(group)
     }
 
-    /// Forgets a notice of free slots, because no node waits for the slots of the budget any more.
+    /// Deletes a received notice of free slots, because no node waits for a slot of the budget any more.
     pub(in crate::fleet) fn forget(&mut self, group: &str) {
         self.touched.remove(group);
     }

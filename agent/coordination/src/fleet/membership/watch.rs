@@ -1,4 +1,4 @@
-//! The watches of a node, which wake it when the store changes, and detect a rollback of the store.
+//! The watches of a node, which wake the node when the store changes, and detect a rollback of the store.
 
 use std::{
     thread,
@@ -37,7 +37,7 @@ impl Shared {
         Ok(changes)
     }
 
-    /// Reports that the store was rolled back, unless another node has already reported it.
+    /// Reports a rollback of the store, unless another node has already reported the rollback.
     fn report_rollback(&self) -> Result<(), StoreError> {
         if self.lock().identity.rejected().is_some() {
             return Ok(());
@@ -52,8 +52,8 @@ impl Shared {
         }
     }
 
-    /// Wakes the node for a notice of free slots in a budget for which it waits. The notice also makes the snapshot of
-    /// a decision in progress stale.
+    /// Wakes this node for a notice of free slots, if the node waits for a slot of the budget. The notice also makes
+    /// snapshots stale, so that a decision in progress reads the store again.
     fn hear_touch(&self, row: &Row, poke: &Waker) {
         let acts = self.lock().news.hear_touch(&self.node, row);
         if acts {
@@ -61,7 +61,7 @@ impl Shared {
         }
     }
 
-    /// Watches the keys below a prefix until the node stops, and wakes the node for changes.
+    /// Watches the keys below a prefix until the node stops, and wakes the node when a key changes.
     pub(super) fn watch(&self, prefix: &str, first: Option<mpsc::UnboundedReceiver<Change>>, poke: &Waker) {
         let mut begun = first;
         let mut reported: Option<Instant> = None;

@@ -22,6 +22,6 @@ impl fmt::Debug for Access {
     }
 }
 
-/// A function that reads the credentials. Each new connection calls the function, so each new connection uses renewed
-/// credential files.
+/// A function that reads the credentials. Each new connection calls the function, and thus uses renewed credential
+/// files.
 pub type ReadAccess = Arc<dyn Fn() -> Result<Access, String> + Send + Sync>;

@@ -1,4 +1,4 @@
-//! Failover among the members of an etcd: a request goes to one member after another until one answers.
+//! Failover among the members of an etcd: a request goes to one member after another until a member answers.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +19,7 @@ use crate::store::StoreError;
 /// The pause between two rounds of attempts at all members.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Defines whether a request may be repeated, if a member may already have carried it out.
+/// The rule for repeating a request that a member may already have carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Repeat {
     /// The request may be repeated, because it changes nothing, or because a second execution has the same result.
@@ -85,7 +85,8 @@ impl Cluster {
         self.began.elapsed()
     }
 
-    /// Sends a request to the members in turn until one answers. `what` is the name of the request in the trace.
+    /// Sends a request to one member after another until a member answers. `what` is the name of the request in the
+    /// trace.
     pub(super) async fn request<T, A>(&self, what: &str, repeat: Repeat, ask: impl Fn(Route) -> A) -> Result<T, Failure>
     where
         A: Future<Output = Result<T, Said>>,

@@ -26,8 +26,7 @@ pub(super) const SILENCE: Duration = Duration::from_secs(3);
 /// connection.
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// The interval of pings on a connection, because etcd rejects clients that ping more often
-/// (`--grpc-keepalive-min-time`).
+/// The interval of pings on a connection; etcd rejects clients that ping more often (`--grpc-keepalive-min-time`).
 const PING: Duration = Duration::from_secs(5);
 
 /// An open connection to an etcd member.
@@ -48,7 +47,7 @@ impl Connection {
         self.proven.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until the connection is given up.
+    /// Waits until the node gives up the connection.
     pub(super) async fn given_up(&self) {
         // The sender lives as long as this connection, so the wait does not end for another reason.
         let _ = self.given_up.subscribe().wait_for(|given_up| *given_up).await;

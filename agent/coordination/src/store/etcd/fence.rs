@@ -1,10 +1,10 @@
-//! Commits to etcd. The result of a commit becomes known even if the etcd member with the commit does not answer.
+//! Commits to etcd. A node learns the result of a commit even if the asked etcd member does not answer.
 //!
 //! A member that was stopped may later carry out an old commit, although the node already uses another member. Each
 //! commit compares the revision of the node's fence, which is one store key of the node. If the result of a commit is
-//! unknown, the node writes its fence. Once the fence is written, the commit was either applied or will never be
-//! applied. After the write of the fence, the node reads whether the commit was applied, and repeats it only if
-//! necessary (P132).
+//! unknown, the node writes its fence. After the write of the fence, etcd can no longer apply the old commit. After the
+//! write of the fence, the node reads whether the commit was applied. The node repeats a commit that was not applied
+//! (P132).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -80,7 +80,7 @@ impl Committer {
         Err(StoreError::Unreachable(why))
     }
 
-    /// Forgets the known revision of the fence, unless the fence was written again.
+    /// Forgets the stored revision of the fence if the stored revision is `revision`.
     fn invalidate(&self, revision: i64) {
         let mut fence = self.lock();
         if *fence == Some(revision) {

@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 
 use super::{access::Access, verdict::Said};
 
-/// The time in which a member must reject the certificate.
+/// The time that the test handshake waits for a member to reject the certificate.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Returns the error with which a member ends a TLS handshake. `None` if the member accepts the handshake, or does not

@@ -1,8 +1,8 @@
 //! The selection of etcd members. This module decides which member a request asks next, and how long a failed member is
 //! avoided. The module also decides when the whole store counts as away (P132).
 //!
-//! All functions are pure. Times are arguments, as durations since an arbitrary start. Other files of the folder `etcd`
-//! send the requests and read the clock.
+//! All functions are pure. The functions of this file get times as arguments: durations since an arbitrary start. Other
+//! files of the folder `etcd` send the requests and read the clock.
 
 use std::time::Duration;
 
@@ -17,19 +17,19 @@ const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// The maximum time for which a failed member is avoided.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
 
-/// The time for which a request is repeated at the members of a store that answered before. The time is long enough for
-/// the other members to notice a silent leader and to elect a new leader.
+/// The time for which a node repeats a request, if the store has answered an earlier request. In 10 s, the members of
+/// an etcd cluster can notice a silent leader and elect a new leader.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The minimum number of rounds over all members. A second round is needed, because all members may still wait for a
-/// leader in the first round.
+/// The minimum number of rounds in which a request asks all members. A second round is needed, because all members may
+/// still wait for a leader in the first round.
 const ROUNDS: u32 = 2;
 
-/// The time for which requests fail without an attempt after no member has answered. When the time has passed, one
+/// The time for which new requests fail at once, because no member has answered a request. When `AWAY` has passed, one
 /// request probes the members.
 const AWAY: Duration = Duration::from_secs(1);
 
-/// The time for which requests fail without an attempt after all members have rejected the node. Each attempt costs the
+/// The time for which new requests fail at once, because all members have rejected the node. Each attempt costs the
 /// members a TLS handshake, or the check of a password.
 const REFUSED: Duration = Duration::from_secs(5);
 
@@ -42,7 +42,7 @@ pub(super) struct Members {
     /// The indexes of the members, in the order in which this node prefers them. The order differs from node to node,
     /// so that a fleet spreads over the members.
     order: Vec<usize>,
-    /// The position in `order` of the member that requests use now.
+    /// The position, in `order`, of the member that requests use now.
     current: usize,
     /// The backoff of each member, by its index.
     backoffs: Vec<Backoff>,
@@ -98,7 +98,7 @@ impl Members {
     }
 
     /// Returns all members in the order in which a request asks them. The member in use comes first, and failed members
-    /// come last. No member is left out, because a request fails only if no member answers.
+    /// come last. The result contains all members, because a request fails only if no member answers.
     pub(super) fn round(&self, now: Duration) -> Vec<usize> {
         let count = self.order.len();
         let mut round: Vec<usize> =
@@ -137,7 +137,7 @@ impl Members {
         backoff.failures == 1
     }
 
-    /// Returns whether a request starts another round, after no member has answered in `rounds` rounds since `started`.
+    /// Returns true if a request asks all members again, after `rounds` rounds without an answer since `started`.
     pub(super) fn again(&self, patient: bool, rounds: u32, started: Duration, now: Duration) -> bool {
         patient && (rounds < ROUNDS || now.saturating_sub(started) < PATIENCE)
     }
@@ -152,7 +152,7 @@ impl Members {
         self.outage = Some(Outage { error, probe_from: now + pause, probe: None });
     }
 
-    /// Ends a probe whose result does not concern all members.
+    /// Ends the current probe, so that another request may probe the members.
     pub(super) fn ended_probe(&mut self) {
         if let Some(outage) = &mut self.outage {
             outage.probe = None;
@@ -160,7 +160,7 @@ impl Members {
     }
 }
 
-/// Returns the sort key of a member in the order of one node.
+/// Returns the value of a member by which a node sorts the members.
 fn rank(node: &str, endpoint: &str) -> [u8; 32] {
     Sha256::digest(format!("{node}\n{endpoint}")).into()
 }

@@ -1,8 +1,8 @@
 //! The data store of a fleet in etcd, with one or several members, with or without TLS.
 //!
-//! A request goes to one member, and to the next one if that member fails. `members` selects the member, `verdict`
-//! classifies errors, and `cluster` sends the request. Watches and commits also continue at another member (`watch`,
-//! `fence`).
+//! A request goes to one member, and to the next member if the first member fails. `members` selects the member,
+//! `verdict` classifies errors, and `cluster` sends the request. Watches and commits also continue at another member
+//! (`watch`, `fence`).
 //!
 //! etcd provides the guarantees of the trait `Store`. No request fails while a quorum of members answers.
 //! Assumptions: only this cluster uses the keys below the prefix, and only one process at a time writes as this node.
@@ -82,7 +82,7 @@ impl fmt::Debug for EtcdStore {
 }
 
 impl EtcdStore {
-    /// Creates the store. The first request connects to etcd, because etcd may be away while the node starts.
+    /// Creates the store. The first request connects to etcd, because etcd may be unreachable while the node starts.
     ///
     /// # Errors
     /// The thread of the store cannot be started.

@@ -6,10 +6,10 @@ use etcd_client as etcd;
 
 use crate::store::StoreError;
 
-/// The message with which etcd rejects a key that the user may not access.
+/// The message with which etcd rejects a request for a key that the user must not access.
 const PERMISSION_DENIED: &str = "etcdserver: permission denied";
 
-/// An error that an etcd member returned, or an error of the connection to it.
+/// An error that an etcd member returned, or an error of the connection to a member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Said {
     /// The gRPC status code. `None` for an error of the connection.
@@ -45,8 +45,8 @@ impl Said {
         Self { code: None, chain: message.clone(), message }
     }
 
-    /// Creates the error of a watch that the member rejected at its start. etcd 3.4 sends one reason for an expired
-    /// token and for a key that the user may not read.
+    /// Creates the error of a watch that the member rejected at its start. The version 3.4 of etcd sends the same
+    /// reason for an expired token and for a forbidden key.
     pub(super) fn canceled(reason: &str) -> Self {
         let message = if reason.is_empty() { PERMISSION_DENIED.to_owned() } else { reason.to_owned() };
         let code = if message.contains("compacted") { code::OUT_OF_RANGE } else { code::UNAUTHENTICATED };
@@ -89,7 +89,7 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 pub(super) enum Verdict {
     /// The request fails, because every member would give the same answer.
     Final(StoreError),
-    /// The request is repeated with a new token, because the member no longer accepts the old one.
+    /// The request is repeated with a new token, because the member no longer accepts the old token.
     NewToken(String),
     /// The request goes to another member, because the asked member has a fault.
     Move(Fault),
@@ -115,7 +115,8 @@ pub(super) enum Kind {
     Silent,
     /// The member answers, but has no leader or cannot serve requests now.
     NoLeader,
-    /// The member and the node reject each other, because a certificate, a key or a password is wrong.
+    /// The member rejects the node, or the node rejects the member, because a certificate, a key or a password is
+    /// wrong.
     Refused,
 }
 

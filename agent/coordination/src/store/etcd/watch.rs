@@ -15,10 +15,10 @@ use super::{
 };
 use crate::store::{Change, StoreError};
 
-/// The pause before a watch is restarted, if no member answers or the watch ended at once.
+/// The pause before a node starts a watch again, if no member answers or the watch ended at once.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The pause before a watch is restarted, if the members reject it.
+/// The pause before a node starts a watch again, if the members reject the watch.
 const REFUSED: Duration = Duration::from_secs(5);
 
 /// A watch of the keys with a prefix.

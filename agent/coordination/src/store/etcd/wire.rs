@@ -1,4 +1,4 @@
-//! The conversion between the types of the store and etcd's requests and answers.
+//! Converts between the types of the store and the requests and answers of etcd.
 
 use etcd_client as etcd;
 
@@ -33,8 +33,9 @@ impl Prefix {
         (from, options)
     }
 
-    /// Returns a transaction for etcd. The fence consists of a key and the expected revision of the key. If the fence
-    /// has changed, the transaction is not carried out, and the last answer contains the fence.
+    /// Converts a transaction of the store into a transaction of etcd. The fence consists of a key and the expected
+    /// revision of the key. If the fence has changed, the transaction is not carried out, and the last answer contains
+    /// the fence.
     pub(super) fn transaction(&self, txn: &Txn, fence: Option<(&str, i64)>) -> etcd::Txn {
         let mut compare: Vec<etcd::Compare> = txn.compare.iter().map(|compare| self.compare(compare)).collect();
         let mut otherwise: Vec<etcd::TxnOp> = txn.otherwise.iter().map(|operation| self.operation(operation)).collect();
@@ -85,8 +86,8 @@ impl Prefix {
         }
     }
 
-    /// Returns the outcome of a transaction. If a changed fence prevented the transaction, the error contains the new
-    /// revision of the fence.
+    /// Converts the answer of etcd to a transaction into the outcome of the transaction. If a changed fence prevented
+    /// the transaction, the error contains the new revision of the fence.
     pub(super) fn outcome(&self, response: &etcd::TxnResponse, fence: Option<i64>) -> Result<Outcome, i64> {
         let revision = response.header().map_or(0, |header| header.revision().unsigned_abs());
         let mut gets: Vec<etcd::GetResponse> = response
