@@ -9,7 +9,7 @@ use super::{
     acceptance::{Adopted, Proposed},
     main_loop::{Node, RunResult},
     membership::Membership,
-    sources::{RefreshReport, candidates::Refreshed},
+    sources::{RefreshReport, RefreshResult, candidates::Refreshed},
     writer::Effects,
 };
 use crate::{
@@ -42,10 +42,10 @@ impl Node {
             None => self.load_last_good(),
         }
         self.writer.save(changes);
-        match (report.rejected, report.unreachable) {
-            (true, _) => RunResult::Rejected,
-            (false, true) => RunResult::Unreachable,
-            (false, false) => RunResult::Done,
+        match report.worst {
+            RefreshResult::Rejected => RunResult::Rejected,
+            RefreshResult::Unreachable => RunResult::Unreachable,
+            RefreshResult::Known => RunResult::Done,
         }
     }
 

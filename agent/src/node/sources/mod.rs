@@ -70,6 +70,18 @@ pub(in crate::node) struct Sources {
     requests: Requests,
 }
 
+/// The result of a refresh of one source, from the best to the worst.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::node) enum RefreshResult {
+    /// The node knows the head of the source.
+    #[default]
+    Known,
+    /// The source could not be fetched or read.
+    Unreachable,
+    /// A commit of the source was rejected.
+    Rejected,
+}
+
 /// The result of a refresh of all sources.
 #[derive(Debug, Default)]
 pub(in crate::node) struct RefreshReport {
@@ -88,9 +100,8 @@ pub(in crate::node) struct RefreshReport {
     tags: BTreeMap<String, Option<String>>,
     /// The rejected candidate revisions, each as a map from sources to commits.
     pub(in crate::node) refused: BTreeSet<BTreeMap<String, String>>,
-    /// True if a commit was rejected.
-    pub(in crate::node) rejected: bool,
-    pub(in crate::node) unreachable: bool,
+    /// The worst result of all sources.
+    pub(in crate::node) worst: RefreshResult,
     /// The requests that the git servers have not answered yet, as messages, by source.
     pub(in crate::node) pending: BTreeMap<String, String>,
 }
@@ -234,11 +245,11 @@ impl Sources {
             report.adopt(loaded, &chosen, &standings);
             return report;
         }
-        let (inputs, is_rejected) = (report.inputs.len(), report.rejected);
+        let (inputs, worst) = (report.inputs.len(), report.worst);
         if let Err(error) = self.step_by_step(standings, rejected, &mut report) {
             // The verdicts of the steps count only after the last step.
             report.inputs.truncate(inputs);
-            report.rejected = is_rejected;
+            report.worst = worst;
             report.problems.clear();
             report.refused.clear();
             report.wait_for_include(&error);
@@ -278,7 +289,7 @@ impl Sources {
             if same && good.is_some() {
                 continue;
             }
-            report.rejected = true;
+            report.worst = RefreshResult::Rejected;
             report.inputs.push(Input::Rejected(name, Some(trouble::invalid(&source, &errors))));
             let commits = commits(&trial);
             if !rejected.contains(&commits) {
@@ -357,7 +368,7 @@ impl Sources {
             .or_else(|| accepted.get(&name).filter(|_| !changed).cloned());
         let fetched = self.fetch(&mirror, floor.as_deref(), report, &name)?;
         if let Some(trouble) = trouble::refused(source, &fetched, guard.as_ref()) {
-            report.rejected = true;
+            report.worst = RefreshResult::Rejected;
             report.inputs.push(Input::Rejected(name, Some(trouble)));
             return None;
         }
@@ -372,7 +383,7 @@ impl Sources {
         match verified {
             Ok(_) => {}
             Err(VerifyError::Unverified(why)) => {
-                report.rejected = true;
+                report.worst = RefreshResult::Rejected;
                 let message = format!(
                     "{}: {why}; sign the commit with a key of verify.keyFiles, or add the signer's key to verify.keyFiles",
                     source.git.name
@@ -393,7 +404,7 @@ impl Sources {
             Err(error) => {
                 match &*error {
                     SourceError::Refused { commit, message } => {
-                        report.rejected = true;
+                        report.worst = RefreshResult::Rejected;
                         let trouble = trouble::refused_tree(&name, commit, message);
                         report.inputs.push(Input::Rejected(name, Some(trouble)));
                     }
@@ -463,7 +474,7 @@ impl Sources {
     }
 
     fn trouble(error: &SourceError, name: &str, report: &mut RefreshReport) {
-        report.unreachable = true;
+        report.worst = report.worst.max(RefreshResult::Unreachable);
         match error {
             SourceError::Pending { .. } => drop(report.pending.insert(name.to_owned(), chain(error))),
             _ => report.inputs.push(Input::Source(name.to_owned(), Some(trouble::of_error(error, name)))),
@@ -537,7 +548,7 @@ fn commits(chosen: &Chosen) -> BTreeMap<String, String> {
 impl RefreshReport {
     /// Records that the candidate cannot be loaded before the git server of an include has answered.
     fn wait_for_include(&mut self, error: &SourceError) {
-        self.unreachable = true;
+        self.worst = self.worst.max(RefreshResult::Unreachable);
         self.pending.insert("include".to_owned(), chain(error));
     }
 

@@ -1,6 +1,7 @@
 //! Requests to git servers and to other nodes. The requests run beside the main loop, so that a server that answers
 //! slowly, or never, does not keep the node from correcting drift.
 
+mod answers;
 mod line;
 
 use std::{
@@ -20,14 +21,14 @@ use towpath_coordination::{Accepted, accept::RevisionManifest};
 use towpath_git::{Fetched, Mirror, Reference, SourceError};
 use towpath_host::{Clock, clock::rfc3339};
 
-use self::line::{Kept, Line, Name, Outcome, Running};
+use self::{
+    answers::{Kept, Name, Outcome},
+    line::{Line, Running},
+};
 use crate::node::inbox::Inbox;
 
 /// The longest time for which one refresh waits for answers.
 pub(in crate::node) const PATIENCE: Duration = Duration::from_secs(2);
-
-/// The time for which later refreshes use a late answer, if nothing has changed on the git servers.
-const VALID: Duration = Duration::from_secs(60);
 
 /// The name of the line for questions to other nodes. A source cannot have this name.
 const PEERS: &str = "/peers";

@@ -1,8 +1,6 @@
 //! The requests of one mirror: the running request, and the answers that later calls receive.
 
 use std::{
-    any::Any,
-    collections::BTreeMap,
     panic,
     sync::{
         Arc,
@@ -13,18 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::VALID;
-
-/// The name of a request, with its parameters. All answers to one name have the same type.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Name {
-    Acceptance { digest: String },
-    Answers { origin: String },
-    Fetch { origin: String, accepted: Option<String> },
-    Pack { commit: String },
-    Renew,
-    Tags { origin: String, commit: String },
-}
+use super::answers::{Answers, Kept, Name};
 
 /// The number of refreshes after which a line without requests is forgotten.
 const FORGOTTEN: u64 = 16;
@@ -33,7 +20,7 @@ const FORGOTTEN: u64 = 16;
 #[derive(Debug, Default)]
 pub(super) struct Line {
     running: Option<Running>,
-    answers: BTreeMap<Name, Kept>,
+    answers: Answers,
     /// True if the last request took longer than a refresh waits. A refresh does not wait for a slow line.
     is_slow: bool,
     /// The head commit of the last fetch.
@@ -52,27 +39,6 @@ pub(super) struct Running {
     pub(super) thread: JoinHandle<()>,
     /// True if the end of the request wakes the main loop.
     pub(super) is_late: Arc<AtomicBool>,
-}
-
-/// The answer to a request.
-#[derive(Debug)]
-pub(super) struct Kept {
-    pub(super) answer: Arc<dyn Any + Send + Sync>,
-    pub(super) outcome: Outcome,
-    pub(super) arrived: Instant,
-    /// The number of changes that the poller had reported when the request began.
-    pub(super) news: u64,
-    pub(super) is_slow: bool,
-    /// The number of the first refresh that may use the answer. The number is `None` until that refresh begins.
-    pub(super) refresh: Option<u64>,
-}
-
-/// The parts of an answer that decide about later requests.
-#[derive(Debug)]
-pub(super) struct Outcome {
-    /// The head commit that a fetch has found.
-    pub(super) head: Option<String>,
-    pub(super) has_failed: bool,
 }
 
 impl Line {
@@ -110,19 +76,10 @@ impl Line {
         self.answers.get(name)
     }
 
-    /// Begins a refresh. Each answer is valid for the first refresh after its arrival. A late answer stays valid for
-    /// some time, if no change of a git server was reported since the request began. `news` is the number of changes.
+    /// Begins a refresh. `news` is the number of changes on git servers that were reported.
     pub(super) fn begin_refresh(&mut self, refresh: u64, now: Instant, news: u64) {
         self.collect();
-        self.answers.retain(|name, kept| {
-            let is_young = now.saturating_duration_since(kept.arrived) < VALID;
-            // A mirror that was renewed may be damaged again.
-            let may_repeat = *name != Name::Renew || kept.outcome.has_failed;
-            kept.refresh.is_none() || kept.is_slow && is_young && may_repeat && kept.news == news
-        });
-        for kept in self.answers.values_mut() {
-            kept.refresh.get_or_insert(refresh);
-        }
+        self.answers.begin_refresh(refresh, now, news);
     }
 
     /// Takes the answer of a request that has ended. A panic of the request continues here.
@@ -160,11 +117,7 @@ impl Line {
         if kept.outcome.head.is_some() {
             self.head.clone_from(&kept.outcome.head);
         }
-        if name == Name::Renew && !kept.outcome.has_failed {
-            // The answers to earlier requests describe the damaged mirror.
-            self.answers.clear();
-        }
-        self.answers.insert(name, kept);
+        self.answers.keep(name, kept);
     }
 }
 

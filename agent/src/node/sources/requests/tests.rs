@@ -184,7 +184,7 @@ fn late_failure_wakes_the_loop_and_preempts_nothing() {
 }
 
 #[test]
-fn answer_is_used_once_whatever_its_age() {
+fn old_answer_is_used_by_one_refresh() {
     let world = World::impatient();
     let (end, work) = held(ok("a"));
     assert_eq!(world.fetch(work), None);
