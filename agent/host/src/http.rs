@@ -67,7 +67,7 @@ fn failed(message: impl Into<String>) -> HttpError {
 /// Sends a request and reads the response.
 ///
 /// # Errors
-/// When no complete response arrives within the time limit, or a redirect is rejected.
+/// Returns an error if no complete response arrives within the time limit, or a redirect is rejected.
 pub fn send(request: &Request) -> Result<Response, HttpError> {
     let client = client(request.ca_file.as_deref(), request.timeout)?;
     let deadline = SystemClock.monotonic() + request.timeout;
@@ -152,7 +152,7 @@ impl std::io::Read for Fetched {
 /// Requests a file, or the rest of a file that an earlier attempt has fetched in part.
 ///
 /// # Errors
-/// When the server does not send the file, the URL is not https, or a redirect is rejected.
+/// Returns an error if the server does not send the file, the URL is not https, or a redirect is rejected.
 pub fn fetch(fetch: &Fetch<'_>) -> Result<Fetched, HttpError> {
     if !fetch.url.starts_with("https://") {
         return Err(failed("files are fetched only over https; use an https URL"));

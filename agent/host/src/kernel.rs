@@ -14,7 +14,7 @@ pub fn hostname() -> String {
 /// Sets the host name until the next boot.
 ///
 /// # Errors
-/// When the kernel rejects the host name.
+/// Returns an error if the kernel rejects the host name.
 pub fn set_hostname(name: &str) -> io::Result<()> {
     Ok(nix::unistd::sethostname(name)?)
 }
@@ -22,7 +22,7 @@ pub fn set_hostname(name: &str) -> io::Result<()> {
 /// Sets a kernel parameter until the next boot. `path` is below /proc/sys.
 ///
 /// # Errors
-/// When the kernel rejects the value.
+/// Returns an error if the kernel rejects the value.
 pub fn set_parameter(path: &str, value: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).open(Path::new("/proc/sys").join(path))?;
     file.write_all(format!("{value}\n").as_bytes())

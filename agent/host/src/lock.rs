@@ -67,8 +67,8 @@ impl StateDir {
     /// Locks a state directory. A missing directory is created.
     ///
     /// # Errors
-    /// When another agent holds the lock, the directory cannot be used, or another user can change the directory or a
-    /// directory above it.
+    /// Returns an error if another agent holds the lock, the directory cannot be used, or another user can change the
+    /// directory or a directory above it.
     pub fn take(path: &Path, node: &str) -> Result<Self, LockError> {
         let unusable = |source| LockError::Unusable { path: path.to_owned(), source };
         make_private(path)?;

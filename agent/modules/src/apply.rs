@@ -316,7 +316,7 @@ fn put_back(undo: Vec<Undo>, writer: &FsWriter) -> Outcome {
 /// Runs the `validate` command of a file.
 ///
 /// # Errors
-/// If the command fails, takes longer than 60 s, is cancelled, or cannot be run.
+/// Returns an error if the command fails, takes longer than 60 s, is cancelled, or cannot be run.
 pub fn validated(line: &str, cancel: &Cancel) -> Outcome {
     let invocation = Invocation {
         argv: vec!["/bin/sh".into(), "-c".into(), line.to_owned()],

@@ -122,7 +122,7 @@ pub static MODULES: &[&dyn Module] = &[
 /// command `towpath validate` resolves only parameters without templates.
 ///
 /// # Errors
-/// If a parameter is not valid. The error contains all problems.
+/// Returns an error if a parameter is not valid. The error contains all problems.
 pub fn resolve(module: &str, params: &Value) -> Resolved {
     match MODULES.iter().find(|known| known.schema().key == module) {
         Some(module) => module.resolve(params),
@@ -145,7 +145,7 @@ pub fn kept_identities(module: &'static str, params: &Value) -> Vec<String> {
 /// must hold a permit.
 ///
 /// # Errors
-/// If one of the resources cannot be applied. The other resources may have been applied.
+/// Returns an error if one of the resources cannot be applied. The other resources may have been applied.
 pub fn apply_batch(resources: &[&dyn Resource], context: &Context<'_>, writer: &FsWriter) -> Result<(), ModuleError> {
     match resources.first() {
         Some(first) => first.module().apply_batch(resources, context, writer),

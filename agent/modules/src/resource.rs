@@ -23,15 +23,15 @@ pub trait Module: Sync {
     /// check the rendered parameters against the schema.
     ///
     /// # Errors
-    /// If a parameter is not valid. The error contains all problems.
+    /// Returns an error if a parameter is not valid. The error contains all problems.
     fn resolve(&self, params: &Value) -> Resolved;
 
     /// Applies several resources of this module in one transaction. All resources must have the same
     /// [`Resource::batch`].
     ///
     /// # Errors
-    /// If one of the resources cannot be applied. The other resources may have been applied. By default, a module has
-    /// no transactions.
+    /// Returns an error if one of the resources cannot be applied. The other resources may have been applied. By
+    /// default, a module has no transactions.
     fn apply_batch(
         &self,
         _resources: &[&dyn Resource],
@@ -69,14 +69,15 @@ pub trait Resource: Any + Debug + Send + Sync {
     /// Compares the machine with the desired state of the resource. A probe is always in sync.
     ///
     /// # Errors
-    /// If the machine cannot be read, or if an object of another kind blocks the change.
+    /// Returns an error if the machine cannot be read, or if an object of another kind blocks the change.
     fn check(&self, context: &Context<'_>) -> Result<Checked, ModuleError>;
 
     /// Runs an action, or makes a direct change. The writer proves that the caller holds a permit for the change. Only
     /// [`crate::apply`] executes changes that have steps.
     ///
     /// # Errors
-    /// If the resource cannot be applied. An exit status other than 0 is part of the report, and not an error.
+    /// Returns an error if the resource cannot be applied. An exit status other than 0 is part of the report, and not
+    /// an error.
     fn apply(&self, context: &Context<'_>, _writer: &FsWriter) -> Result<Report, ModuleError> {
         self.observe(context)
     }
@@ -84,7 +85,7 @@ pub trait Resource: Any + Debug + Send + Sync {
     /// Runs a probe, or computes a value. A probe needs no permit.
     ///
     /// # Errors
-    /// If the probe fails, or if the module is not a probe and computes no value.
+    /// Returns an error if the probe fails, or if the module is not a probe and computes no value.
     fn observe(&self, _context: &Context<'_>) -> Result<Report, ModuleError> {
         let module = self.module().schema().key;
         Err(ModuleError::new(format!("internal error: the module {module} applies its changes as steps")))

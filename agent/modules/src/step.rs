@@ -105,7 +105,7 @@ impl Content {
     /// Returns the bytes of the content to write.
     ///
     /// # Errors
-    /// If the source cannot be read, or does not contain the file.
+    /// Returns an error if the source cannot be read, or does not contain the file.
     pub fn bytes(&self) -> Result<Arc<[u8]>, ModuleError> {
         match self {
             Self::Bytes(bytes) => Ok(Arc::clone(bytes)),

@@ -62,7 +62,7 @@ impl Journal {
     /// journal file; `None` if the journal is not damaged.
     ///
     /// # Errors
-    /// If the journal cannot be opened or created.
+    /// Returns an error if the journal cannot be opened or created.
     pub fn open(folder: &Path) -> Result<(Self, Option<PathBuf>), JournalError> {
         let file = folder.join(FILE);
         match Self::open_file(folder, &file) {
@@ -79,7 +79,7 @@ impl Journal {
     /// journal file.
     ///
     /// # Errors
-    /// If the journal is damaged or cannot be opened.
+    /// Returns an error if the journal is damaged or cannot be opened.
     pub fn open_existing(folder: &Path) -> Result<Option<Self>, JournalError> {
         let file = folder.join(FILE);
         if file.exists() { Self::open_file(folder, &file).map(Some) } else { Ok(None) }
@@ -116,7 +116,7 @@ impl Journal {
     /// Returns the record with the given key; `None` if the record is missing.
     ///
     /// # Errors
-    /// If the journal cannot be read, or if this version of the agent cannot parse the record.
+    /// Returns an error if the journal cannot be read, or if this version of the agent cannot parse the record.
     pub fn get<R: Record>(&self, key: &KeyOf<R>) -> Result<Option<R>, JournalError> {
         let key = text_of::<R::Kind>(key);
         let bytes = self.with(|database| {
@@ -132,7 +132,7 @@ impl Journal {
     /// record.
     ///
     /// # Errors
-    /// If the journal cannot be read.
+    /// Returns an error if the journal cannot be read.
     pub fn get_readable<R: Record>(&self, key: &KeyOf<R>) -> Result<Option<R>, JournalError> {
         match self.get(key) {
             Err(error @ JournalError::Unreadable { .. }) => {
@@ -147,7 +147,7 @@ impl Journal {
     /// omitted.
     ///
     /// # Errors
-    /// If the journal cannot be read.
+    /// Returns an error if the journal cannot be read.
     pub fn all<R: Record>(&self) -> Result<Vec<(KeyOf<R>, R)>, JournalError> {
         self.below(prefix_of::<R::Kind>())
     }
@@ -156,7 +156,7 @@ impl Journal {
     /// version of the agent cannot parse are logged and omitted.
     ///
     /// # Errors
-    /// If the journal cannot be read.
+    /// Returns an error if the journal cannot be read.
     pub fn of_book<R: Record>(&self, book: &BookId) -> Result<Vec<(String, R)>, JournalError>
     where
         R::Kind: Kind<Key = TaskId>,
@@ -180,7 +180,7 @@ impl Journal {
     /// Returns the keys of all records of a kind, in key order.
     ///
     /// # Errors
-    /// If the journal cannot be read.
+    /// Returns an error if the journal cannot be read.
     pub fn keys<R: Record>(&self) -> Result<Vec<KeyOf<R>>, JournalError> {
         let prefix = prefix_of::<R::Kind>();
         let mut keys = Vec::new();
@@ -191,7 +191,7 @@ impl Journal {
     /// Returns the highest key of a kind of records; `None` if the journal has no record of the kind.
     ///
     /// # Errors
-    /// If the journal cannot be read.
+    /// Returns an error if the journal cannot be read.
     pub fn last_key<R: Record>(&self) -> Result<Option<KeyOf<R>>, JournalError> {
         let prefix = prefix_of::<R::Kind>();
         let behind = format!("{prefix}{}", char::MAX);
@@ -230,7 +230,7 @@ impl Journal {
     /// not lost. A record whose fields all have their defaults is removed.
     ///
     /// # Errors
-    /// If the write fails. After an error, the journal contains none of the changes.
+    /// Returns an error if the write fails. After an error, the journal contains none of the changes.
     pub fn commit(&self, changes: Changes) -> Result<(), JournalError> {
         if changes.is_empty() {
             return Ok(());
@@ -333,7 +333,7 @@ impl Journal {
     /// digest of the bytes.
     ///
     /// # Errors
-    /// If the write fails.
+    /// Returns an error if the write fails.
     pub fn keep_original(&self, bytes: &[u8]) -> Result<String, JournalError> {
         let name = hex::encode(Sha256::digest(bytes));
         private_files::write_once(&self.folder.join(ORIGINALS), &name, bytes)
@@ -351,8 +351,8 @@ impl Journal {
     /// key never leaves the node.
     ///
     /// # Errors
-    /// If the journal cannot be read or written. An unreadable key is an error, because with a new key all actions
-    /// would run again.
+    /// Returns an error if the journal cannot be read or written. An unreadable key is an error, because with a new key
+    /// all actions would run again.
     pub fn digest_key(&self) -> Result<[u8; 32], JournalError> {
         if let Some(DigestKey(key)) = self.get(&())? {
             return Ok(key);

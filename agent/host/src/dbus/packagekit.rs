@@ -142,7 +142,7 @@ impl<'a> PackageKit<'a> {
     /// Connects to PackageKit. `time` limits all transactions of the connection together.
     ///
     /// # Errors
-    /// When PackageKit is not installed, or the bus gives no answer.
+    /// Returns an error if PackageKit is not installed, or the bus gives no answer.
     pub fn connect(report: &'a dyn Fn(&str), time: Duration) -> Result<Self, PackageKitError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(missing)?;
         let connected = async {
@@ -162,7 +162,7 @@ impl<'a> PackageKit<'a> {
     /// Refreshes the package lists.
     ///
     /// # Errors
-    /// When the transaction fails.
+    /// Returns an error if the transaction fails.
     pub fn refresh(&self) -> Result<(), PackageKitError> {
         self.transaction(PackageKitCall::Refresh).map(drop)
     }
@@ -170,7 +170,7 @@ impl<'a> PackageKit<'a> {
     /// Returns the packages with these names, in all available versions.
     ///
     /// # Errors
-    /// When the transaction fails.
+    /// Returns an error if the transaction fails.
     pub fn resolve(&self, names: &[&str]) -> Result<Vec<Found>, PackageKitError> {
         self.transaction(PackageKitCall::Resolve(names))
     }
@@ -178,7 +178,7 @@ impl<'a> PackageKit<'a> {
     /// Returns all packages that an installation would change.
     ///
     /// # Errors
-    /// When the transaction fails.
+    /// Returns an error if the transaction fails.
     pub fn simulate_install(&self, ids: &[&str]) -> Result<Vec<Found>, PackageKitError> {
         self.transaction(PackageKitCall::Install(SIMULATE, ids))
     }
@@ -186,7 +186,7 @@ impl<'a> PackageKit<'a> {
     /// Returns all packages that an upgrade would change.
     ///
     /// # Errors
-    /// When the transaction fails.
+    /// Returns an error if the transaction fails.
     pub fn simulate_update(&self, ids: &[&str]) -> Result<Vec<Found>, PackageKitError> {
         self.transaction(PackageKitCall::Update(SIMULATE, ids))
     }
@@ -194,7 +194,7 @@ impl<'a> PackageKit<'a> {
     /// Installs packages.
     ///
     /// # Errors
-    /// When the transaction fails.
+    /// Returns an error if the transaction fails.
     pub fn install(&self, ids: &[&str]) -> Result<(), PackageKitError> {
         self.transaction(PackageKitCall::Install(0, ids)).map(drop)
     }
@@ -202,7 +202,7 @@ impl<'a> PackageKit<'a> {
     /// Updates installed packages.
     ///
     /// # Errors
-    /// When the transaction fails.
+    /// Returns an error if the transaction fails.
     pub fn update(&self, ids: &[&str]) -> Result<(), PackageKitError> {
         self.transaction(PackageKitCall::Update(0, ids)).map(drop)
     }
@@ -210,7 +210,7 @@ impl<'a> PackageKit<'a> {
     /// Removes packages, if no other package needs them.
     ///
     /// # Errors
-    /// When the transaction fails.
+    /// Returns an error if the transaction fails.
     pub fn remove(&self, ids: &[&str]) -> Result<(), PackageKitError> {
         self.transaction(PackageKitCall::Remove(ids)).map(drop)
     }

@@ -177,7 +177,7 @@ impl Systemd {
     /// Connects to systemd.
     ///
     /// # Errors
-    /// When systemd is not running, or the connection fails.
+    /// Returns an error if systemd is not running, or the connection fails.
     pub fn connect() -> Result<Self, SystemdError> {
         if !Path::new("/run/systemd/system").is_dir() {
             return Err(SystemdError::Missing);
@@ -205,7 +205,7 @@ impl Systemd {
     /// Returns the state of a unit.
     ///
     /// # Errors
-    /// When systemd gives no answer or rejects the request.
+    /// Returns an error if systemd gives no answer or rejects the request.
     pub fn state(&self, unit: &str) -> Result<UnitState, SystemdError> {
         self.ask(unit, async {
             let manager = ManagerProxy::new(&self.connection).await?;
@@ -228,7 +228,7 @@ impl Systemd {
     /// Runs a job on a unit, and waits until the job has ended.
     ///
     /// # Errors
-    /// When systemd rejects the job, the job fails, or the job exceeds the timeout.
+    /// Returns an error if systemd rejects the job, the job fails, or the job exceeds the timeout.
     pub fn run(&self, unit: &str, job: Job, timeout: Duration) -> Result<(), SystemdError> {
         let waiting = async {
             let manager = ManagerProxy::new(&self.connection).await?;
@@ -274,7 +274,7 @@ impl Systemd {
     /// Enables or disables the start of a unit at boot.
     ///
     /// # Errors
-    /// When systemd rejects the request.
+    /// Returns an error if systemd rejects the request.
     pub fn enable(&self, unit: &str, enabled: bool) -> Result<(), SystemdError> {
         self.ask(unit, async {
             let manager = ManagerProxy::new(&self.connection).await?;
@@ -290,7 +290,7 @@ impl Systemd {
     /// Masks or unmasks a unit. A masked unit cannot be started.
     ///
     /// # Errors
-    /// When systemd rejects the request.
+    /// Returns an error if systemd rejects the request.
     pub fn mask(&self, unit: &str, masked: bool) -> Result<(), SystemdError> {
         self.ask(unit, async {
             let manager = ManagerProxy::new(&self.connection).await?;
@@ -306,7 +306,7 @@ impl Systemd {
     /// Makes systemd reload all unit files.
     ///
     /// # Errors
-    /// When systemd gives no answer.
+    /// Returns an error if systemd gives no answer.
     pub fn reload(&self) -> Result<(), SystemdError> {
         self.ask("systemd", async { ManagerProxy::new(&self.connection).await?.reload().await })
     }

@@ -25,7 +25,7 @@ impl Attributes {
     /// Reads the extended attributes of an open file; an empty set on a file system without extended attributes.
     ///
     /// # Errors
-    /// When the attributes cannot be read.
+    /// Returns an error if the attributes cannot be read.
     pub(crate) fn of(file: impl AsFd) -> io::Result<Self> {
         let mut found = BTreeMap::new();
         for name in names(&file)? {
@@ -44,7 +44,7 @@ impl Attributes {
     /// and ignored, unless the attribute is an ACL.
     ///
     /// # Errors
-    /// When the agent may not set an ACL, or an attribute cannot be set for another reason.
+    /// Returns an error if the agent may not set an ACL, or an attribute cannot be set for another reason.
     pub(crate) fn give(&self, file: impl AsFd) -> io::Result<()> {
         if !self.0.contains_key(ACL) {
             match rustix::fs::fremovexattr(&file, ACL) {

@@ -70,7 +70,7 @@ impl FsReader {
     /// Creates a reader of the files below a directory.
     ///
     /// # Errors
-    /// When the root cannot be opened.
+    /// Returns an error if the root cannot be opened.
     pub fn at(root: &Path) -> io::Result<Self> {
         let fd = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Self { root: Arc::new(fd), path: root.to_owned(), whole: root == Path::new("/"), plain_below: None })
@@ -81,7 +81,7 @@ impl FsReader {
     /// The new reader rejects links below the directory.
     ///
     /// # Errors
-    /// When the directory cannot be opened.
+    /// Returns an error if the directory cannot be opened.
     pub fn below(&self, path: &str) -> io::Result<Option<Self>> {
         let path_of = self.real_path(path);
         match self.open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) {
@@ -145,7 +145,7 @@ impl FsReader {
     /// Opens the directory that contains a path. A link at the end of the path is not followed.
     ///
     /// # Errors
-    /// When the directory cannot be opened, or the path has no last component.
+    /// Returns an error if the directory cannot be opened, or the path has no last component.
     pub(crate) fn parent(&self, path: &str) -> io::Result<Place> {
         let (folder, name) = split(path).ok_or_else(nameless)?;
         match self.open_plain(folder, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())? {
@@ -157,7 +157,7 @@ impl FsReader {
     /// Opens the directory that contains the target of a path. A link at the end of the path is followed.
     ///
     /// # Errors
-    /// When the directory cannot be opened, or a link is rejected.
+    /// Returns an error if the directory cannot be opened, or a link is rejected.
     pub(crate) fn end(&self, path: &str) -> io::Result<Place> {
         let place = self.parent(path)?;
         match rustix::fs::readlinkat(&place.folder, &place.name, Vec::new()) {
@@ -176,7 +176,7 @@ impl FsReader {
     /// If `last` is true, a link at the end of the path is resolved too.
     ///
     /// # Errors
-    /// When a link is rejected.
+    /// Returns an error if a link is rejected.
     pub fn resolved(&self, path: &str, last: bool) -> io::Result<String> {
         let place = if last { self.end(path) } else { self.parent(path) };
         match place {
@@ -189,7 +189,7 @@ impl FsReader {
     /// Returns true if only root and the agent's user can write to the directories above a path.
     ///
     /// # Errors
-    /// When a directory cannot be opened.
+    /// Returns an error if a directory cannot be opened.
     pub fn is_private(&self, path: &str) -> io::Result<bool> {
         let real = self.resolved(path, true)?;
         for (at, _) in real.match_indices('/') {
@@ -204,7 +204,7 @@ impl FsReader {
     /// Returns the metadata of a path, without following a link at the end; `None` if the path does not exist.
     ///
     /// # Errors
-    /// When the path cannot be opened for another reason.
+    /// Returns an error if the path cannot be opened for another reason.
     pub fn meta(&self, path: &str) -> io::Result<Option<Meta>> {
         let fd = match self.open(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()) {
             Ok(fd) => fd,
@@ -217,7 +217,7 @@ impl FsReader {
     /// exist.
     ///
     /// # Errors
-    /// When a link is rejected, or the path cannot be opened for another reason.
+    /// Returns an error if a link is rejected, or the path cannot be opened for another reason.
     pub fn target(&self, path: &str) -> io::Result<Option<Meta>> {
         match self.open(path, OFlags::PATH, Mode::empty()) {
             Ok(fd) => Ok(Some(meta(&fd)?)),
@@ -228,7 +228,7 @@ impl FsReader {
     /// Returns true if a path exists. The result for a link without a target is false, because links are followed.
     ///
     /// # Errors
-    /// When the path cannot be checked.
+    /// Returns an error if the path cannot be checked.
     pub fn exists(&self, path: &str) -> io::Result<bool> {
         match self.open(path, OFlags::PATH, Mode::empty()) {
             Ok(_) => Ok(true),
@@ -239,7 +239,7 @@ impl FsReader {
     /// Reads the content and the metadata of a file; `None` if the file does not exist. Links are followed.
     ///
     /// # Errors
-    /// When the file cannot be read, or is not a regular file.
+    /// Returns an error if the file cannot be read, or is not a regular file.
     pub fn read(&self, path: &str) -> io::Result<Option<(Vec<u8>, Meta)>> {
         let Some((mut file, meta)) = self.file(path)? else { return Ok(None) };
         let size = usize::try_from(meta.size).unwrap_or(usize::MAX);
@@ -260,7 +260,7 @@ impl FsReader {
     /// Returns the extended attributes that a replacement of the file keeps; an empty set if the file does not exist.
     ///
     /// # Errors
-    /// When the attributes cannot be read.
+    /// Returns an error if the attributes cannot be read.
     pub fn attributes(&self, path: &str) -> io::Result<Attributes> {
         match self.file(path)? {
             Some((file, _)) => Attributes::of(file),
@@ -272,7 +272,7 @@ impl FsReader {
     /// followed.
     ///
     /// # Errors
-    /// When the file cannot be opened, or is not a regular file.
+    /// Returns an error if the file cannot be opened, or is not a regular file.
     pub fn file(&self, path: &str) -> io::Result<Option<(std::fs::File, Meta)>> {
         let fd = match self.open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty()) {
             Ok(fd) => fd,
@@ -288,7 +288,7 @@ impl FsReader {
     /// Returns the target of a symbolic link; `None` if the path is not a link.
     ///
     /// # Errors
-    /// When the link cannot be read.
+    /// Returns an error if the link cannot be read.
     pub fn link(&self, path: &str) -> io::Result<Option<String>> {
         let place = match self.parent(path) {
             Ok(found) => found,
@@ -304,7 +304,7 @@ impl FsReader {
     /// Returns the sorted names of the files in a directory; an empty list if the directory does not exist.
     ///
     /// # Errors
-    /// When the directory cannot be read.
+    /// Returns an error if the directory cannot be read.
     pub fn list(&self, path: &str) -> io::Result<Vec<String>> {
         let fd = match self.open(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
             Ok(fd) => fd,

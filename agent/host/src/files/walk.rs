@@ -94,7 +94,7 @@ pub(crate) struct Rules<'a> {
 /// Resolves a path to its parent directory and its last component.
 ///
 /// # Errors
-/// When a component is missing, or a link is rejected.
+/// Returns an error if a component is missing, or a link is rejected.
 pub(crate) fn walk(root: &OwnedFd, path: &str, rules: Rules<'_>) -> io::Result<Place> {
     Walk::new(root, path, rules)?.run()
 }
@@ -102,7 +102,7 @@ pub(crate) fn walk(root: &OwnedFd, path: &str, rules: Rules<'_>) -> io::Result<P
 /// Returns a path with all links resolved. Components after a missing component remain in the path.
 ///
 /// # Errors
-/// When a link is rejected.
+/// Returns an error if a link is rejected.
 pub(crate) fn real(root: &OwnedFd, path: &str, rules: Rules<'_>) -> io::Result<String> {
     let mut walk = Walk::new(root, path, rules)?;
     match walk.run() {

@@ -53,7 +53,7 @@ impl FileWatch {
     /// The thread runs until the `FileWatch` is dropped.
     ///
     /// # Errors
-    /// When inotify cannot be initialized.
+    /// Returns an error if inotify cannot be initialized.
     pub fn new(on_change: impl Fn(Touched) + Send + 'static) -> io::Result<Self> {
         let directories = Directories::default();
         let known = Arc::clone(&directories);

@@ -40,7 +40,7 @@ impl Host {
     /// Opens the files below a directory.
     ///
     /// # Errors
-    /// When the directory cannot be opened.
+    /// Returns an error if the directory cannot be opened.
     pub fn at(root: &Path) -> io::Result<Self> {
         Ok(Self(FsWriter { reader: FsReader::at(root)?, written: Some(Arc::default()) }))
     }
@@ -102,7 +102,7 @@ impl FsWriter {
     /// The new writer rejects links below the directory, and does not record the files that it writes.
     ///
     /// # Errors
-    /// When the directory cannot be opened.
+    /// Returns an error if the directory cannot be opened.
     pub fn below(&self, path: &str) -> io::Result<Option<Self>> {
         Ok(self.reader.below(path)?.map(|reader| Self { reader, written: None }))
     }
@@ -121,7 +121,7 @@ impl FsWriter {
     /// Writes a file, with mode and owner, under a temporary name in the folder of the final path.
     ///
     /// # Errors
-    /// When the directory or the file cannot be written.
+    /// Returns an error if the directory or the file cannot be written.
     pub fn stage(&self, path: &str, content: &[u8], access: Access) -> io::Result<Staged> {
         self.stage_with(path, content, access, None)
     }
@@ -167,7 +167,7 @@ impl FsWriter {
     /// Opens the partial file for a path, to which an interrupted attempt may have written the first pieces.
     ///
     /// # Errors
-    /// When the directory or the file cannot be written.
+    /// Returns an error if the directory or the file cannot be written.
     pub fn part(&self, path: &str) -> io::Result<Part> {
         let Place { folder, name, path: real, .. } = self.reader.end(path)?;
         let mut temporary = temporary_name(&name);
@@ -196,7 +196,7 @@ impl FsWriter {
     /// Removes the partial file for a path, so that the next attempt starts from the beginning.
     ///
     /// # Errors
-    /// When the file cannot be removed.
+    /// Returns an error if the file cannot be removed.
     pub fn drop_part(&self, path: &str) -> io::Result<()> {
         let Ok(Place { folder, name, .. }) = self.reader.end(path) else { return Ok(()) };
         let mut temporary = temporary_name(&name);
@@ -210,7 +210,7 @@ impl FsWriter {
     /// Flushes staged files to the disk, and then renames the files to their final paths.
     ///
     /// # Errors
-    /// When a flush or a rename fails. After an error, some of the files may have been replaced.
+    /// Returns an error if a flush or a rename fails. After an error, some of the files may have been replaced.
     pub fn place_all(&self, staged: Vec<Staged>) -> io::Result<()> {
         self.sync(&staged)?;
         let placed = staged.into_iter().map(|one| self.place(one)).collect::<io::Result<Vec<_>>>()?;
@@ -220,7 +220,7 @@ impl FsWriter {
     /// Flushes staged files to the disk.
     ///
     /// # Errors
-    /// When the flush fails.
+    /// Returns an error if the flush fails.
     pub fn sync(&self, staged: &[Staged]) -> io::Result<()> {
         if staged.len() < MANY {
             for one in staged {
@@ -240,7 +240,7 @@ impl FsWriter {
     /// Renames a staged file to its final path.
     ///
     /// # Errors
-    /// When the rename fails. After an error, the old file remains at the path.
+    /// Returns an error if the rename fails. After an error, the old file remains at the path.
     pub fn place(&self, staged: Staged) -> io::Result<Placed> {
         if let (Some(written), Some(digest)) = (&self.written, staged.digest) {
             written.note(self.reader.real_path(&staged.path), &staged.file, digest);
@@ -269,7 +269,7 @@ impl FsWriter {
     /// Flushes the directories of renamed files to the disk, so that the renames survive a crash.
     ///
     /// # Errors
-    /// When the flush fails.
+    /// Returns an error if the flush fails.
     pub fn settle(&self, placed: &[Placed]) -> io::Result<()> {
         let mut seen = std::collections::BTreeSet::new();
         for one in placed {
@@ -285,7 +285,7 @@ impl FsWriter {
     /// kept.
     ///
     /// # Errors
-    /// When a file cannot be removed.
+    /// Returns an error if a file cannot be removed.
     pub fn clear_temporary(&self, path: &str) -> io::Result<()> {
         let Ok(Place { folder, name, .. }) = self.reader.end(path) else { return Ok(()) };
         let temporary = temporary_name(&name);
@@ -299,7 +299,7 @@ impl FsWriter {
     /// Creates a directory and its missing parents. Returns the paths of the created directories.
     ///
     /// # Errors
-    /// When a directory cannot be created, or a parent is not a directory.
+    /// Returns an error if a directory cannot be created, or a parent is not a directory.
     pub fn make_directory(&self, path: &str, mode: u32) -> io::Result<Vec<String>> {
         let mut made = Vec::new();
         let mut so_far = String::new();
@@ -328,7 +328,8 @@ impl FsWriter {
     /// Sets mode and owner of a file. A link at the end of the path is followed.
     ///
     /// # Errors
-    /// When mode or owner cannot be set, or another user may have made the path a hard link to a foreign file.
+    /// Returns an error if mode or owner cannot be set, or another user may have made the path a hard link to a foreign
+    /// file.
     pub fn grant(&self, path: &str, access: Access) -> io::Result<()> {
         self.grant_if(path, access, None)
     }
@@ -336,7 +337,7 @@ impl FsWriter {
     /// Sets mode and owner of a file if the file still has the expected version; `None` accepts any version.
     ///
     /// # Errors
-    /// The errors of [`FsWriter::grant`], and an error if the file has another version.
+    /// Returns the errors of [`FsWriter::grant`], and an error if the file has another version.
     pub fn grant_if(&self, path: &str, access: Access, expects: Option<FileVersion>) -> io::Result<()> {
         let place = self.reader.end(path)?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -361,7 +362,7 @@ impl FsWriter {
     /// Creates a symbolic link. An existing link or file is replaced atomically.
     ///
     /// # Errors
-    /// When the link cannot be created.
+    /// Returns an error if the link cannot be created.
     pub fn link(&self, path: &str, target: &str) -> io::Result<()> {
         let Place { folder, name, .. } = self.reader.parent(path)?;
         let temporary = temporary_name(&name);
@@ -382,7 +383,7 @@ impl FsWriter {
     /// Removes a file, a link, or a directory with its content. A link is removed, not followed.
     ///
     /// # Errors
-    /// When a file or a directory cannot be removed.
+    /// Returns an error if a file or a directory cannot be removed.
     pub fn remove(&self, path: &str) -> io::Result<()> {
         let Place { folder, name, .. } = match self.reader.parent(path) {
             Ok(found) => found,
@@ -396,7 +397,7 @@ impl FsWriter {
     /// Removes an empty directory, and keeps a directory with entries. Returns true if the directory no longer exists.
     ///
     /// # Errors
-    /// When an empty directory cannot be removed.
+    /// Returns an error if an empty directory cannot be removed.
     pub fn remove_empty_directory(&self, path: &str) -> io::Result<bool> {
         let Place { folder, name, .. } = self.reader.parent(path)?;
         match rustix::fs::unlinkat(&folder, &name, AtFlags::REMOVEDIR) {
@@ -409,8 +410,8 @@ impl FsWriter {
     /// Replaces the content of one file, and waits until the new file is on disk.
     ///
     /// # Errors
-    /// When the file cannot be written or renamed, or the flush after the rename fails. After a failed flush, the new
-    /// file is already at the path; after any other error, the old file remains.
+    /// Returns an error if the file cannot be written or renamed, or the flush after the rename fails. After a failed
+    /// flush, the new file is already at the path; after any other error, the old file remains.
     pub fn replace(&self, path: &str, content: &[u8], access: Access) -> io::Result<()> {
         self.replace_with(path, content, access, None)
     }
@@ -418,7 +419,7 @@ impl FsWriter {
     /// Restores the earlier content and the earlier extended attributes of a file.
     ///
     /// # Errors
-    /// The errors of [`FsWriter::replace`].
+    /// Returns the errors of [`FsWriter::replace`].
     pub fn restore(&self, path: &str, content: &[u8], access: Access, attributes: &Attributes) -> io::Result<()> {
         self.replace_with(path, content, access, Some(attributes))
     }
@@ -454,7 +455,7 @@ impl Part {
     /// Sets permissions and owner of the complete file, so that the file can be renamed to its final path.
     ///
     /// # Errors
-    /// When permissions or owner cannot be set.
+    /// Returns an error if permissions or owner cannot be set.
     pub fn finish(self, access: Access) -> io::Result<Staged> {
         grant_with(&self.staged.file, access, old_attributes(&self.staged)?.as_ref())?;
         Ok(self.staged)
@@ -463,7 +464,7 @@ impl Part {
     /// Empties the partial file, so that the attempt starts from the beginning.
     ///
     /// # Errors
-    /// When the file cannot be emptied.
+    /// Returns an error if the file cannot be emptied.
     pub fn clear(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;
         io::Seek::rewind(&mut self.file)

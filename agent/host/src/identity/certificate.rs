@@ -109,7 +109,7 @@ impl Trust {
     /// Reads the authority's certificate from PEM. `what` is the name of the certificate in error messages.
     ///
     /// # Errors
-    /// When the text does not contain a valid certificate.
+    /// Returns an error if the text does not contain a valid certificate.
     pub fn read(pem: &[u8], what: &str) -> Result<Self, IdentityError> {
         let wrong = |why: String| IdentityError::Certificate { what: what.to_owned(), why };
         let mut roots = RootCertStore::empty();

@@ -74,7 +74,7 @@ impl Credentials {
     /// Loads the credentials from the files.
     ///
     /// # Errors
-    /// When a file cannot be read, or the certificate, the key and the authority do not match.
+    /// Returns an error if a file cannot be read, or the certificate, the key and the authority do not match.
     pub fn read(files: TlsFiles, clock: Arc<dyn Clock>) -> Result<Self, IdentityError> {
         let stamp = stamp(&files);
         let loaded = Arc::new(load(&files, &*clock)?);

@@ -59,7 +59,7 @@ impl Authority {
     /// Creates a new authority in a folder. `now` is in milliseconds since 1970.
     ///
     /// # Errors
-    /// When the folder already contains an authority, or a file cannot be written.
+    /// Returns an error if the folder already contains an authority, or a file cannot be written.
     pub fn init(folder: &Path, cluster: &str, now: i64) -> Result<Self, IdentityError> {
         may_be_named(cluster)?;
         fs::create_dir_all(folder).map_err(unusable(folder))?;
@@ -84,7 +84,7 @@ impl Authority {
     /// Opens the authority in a folder.
     ///
     /// # Errors
-    /// When the folder contains no authority, or a file cannot be read.
+    /// Returns an error if the folder contains no authority, or a file cannot be read.
     pub fn open(folder: &Path) -> Result<Self, IdentityError> {
         let (certificate_file, key_file) = Self::files(folder);
         let certificate = fs::read_to_string(&certificate_file).map_err(unusable(&certificate_file))?;
@@ -103,7 +103,7 @@ impl Authority {
     /// Issues a certificate, and returns the certificate in PEM. `now` is in milliseconds since 1970.
     ///
     /// # Errors
-    /// When a name, an address or a key is not valid in a certificate.
+    /// Returns an error if a name, an address or a key is not valid in a certificate.
     pub fn issue(&self, request: &Request, now: i64) -> Result<String, IdentityError> {
         let Request { name, role, addresses, keys, lifetime } = request;
         may_be_named(name)?;
@@ -132,7 +132,7 @@ impl Authority {
     /// Renews a certificate: issues a certificate with the same names, role and keys, but a new validity.
     ///
     /// # Errors
-    /// When this authority did not issue the certificate.
+    /// Returns an error if this authority did not issue the certificate.
     pub fn renew(&self, file: &Path, lifetime: Duration, now: i64) -> Result<(Subject, String), IdentityError> {
         use rustls::pki_types::{CertificateDer, pem::PemObject as _};
         let wrong = |why: &str| IdentityError::Certificate { what: file.display().to_string(), why: why.to_owned() };
@@ -152,7 +152,7 @@ impl Authority {
 /// Checks the name of a cluster, a node or a person by the rules for names of Node objects.
 ///
 /// # Errors
-/// When the name is not valid.
+/// Returns an error if the name is not valid.
 pub fn may_be_named(name: &str) -> Result<(), IdentityError> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     if name.len() <= 253
@@ -209,7 +209,7 @@ fn addresses_of(der: &[u8]) -> Vec<String> {
 /// Writes a certificate file. An existing file is replaced atomically.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// Returns an error if the file cannot be written.
 pub fn write_certificate(file: &Path, pem: &str) -> Result<(), IdentityError> {
     let beside = file.with_extension("crt.new");
     fs::write(&beside, pem).and_then(|()| fs::rename(&beside, file)).map_err(unusable(file))

@@ -96,7 +96,7 @@ impl Identity {
     /// Creates a new identity.
     ///
     /// # Errors
-    /// When the kernel does not provide random bytes.
+    /// Returns an error if the kernel does not provide random bytes.
     pub fn make() -> Result<Self, std::io::Error> {
         let mut seed = [0_u8; 32];
         let got = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
@@ -109,7 +109,7 @@ impl Identity {
     /// Reads the identity from a file. If the file is missing, a new identity is created and written to the file.
     ///
     /// # Errors
-    /// When the file cannot be read or written, or does not contain an ed25519 key.
+    /// Returns an error if the file cannot be read or written, or does not contain an ed25519 key.
     pub fn open(file: &Path) -> Result<Self, IdentityError> {
         match fs::read_to_string(file) {
             Ok(text) => Self::from_pem(&text, file),
@@ -125,7 +125,7 @@ impl Identity {
     /// Reads an identity from PEM. `file` is the path in error messages.
     ///
     /// # Errors
-    /// When the text does not contain an ed25519 key.
+    /// Returns an error if the text does not contain an ed25519 key.
     pub fn from_pem(text: &str, file: &Path) -> Result<Self, IdentityError> {
         let keys = KeypairBytes::from_pkcs8_pem(text)
             .map_err(|error| IdentityError::NoKey { file: file.to_owned(), why: error.to_string() })?;
@@ -135,7 +135,7 @@ impl Identity {
     /// Writes the identity to a new file that only its owner can read.
     ///
     /// # Errors
-    /// When the file exists, or cannot be written.
+    /// Returns an error if the file exists, or cannot be written.
     pub fn write(&self, file: &Path) -> Result<(), IdentityError> {
         // The public half is omitted, because openssl before version 3 cannot read a key file with a public half.
         let keys = KeypairBytes { secret_key: self.signing.to_bytes(), public_key: None };

@@ -52,7 +52,7 @@ fn decrypt(key: &[u8; 32], nonce: [u8; NONCE_LEN], context: &str, sealed: &[u8])
 /// Encrypts a value for one purpose under a new random key.
 ///
 /// # Errors
-/// When the kernel does not provide random bytes.
+/// Returns an error if the kernel does not provide random bytes.
 pub fn seal(bytes: &[u8], purpose: &str) -> std::io::Result<(String, SealKey)> {
     let (key, nonce) = (random::<32>()?, random::<NONCE_LEN>()?);
     let sealed = encrypt(&key, *nonce, purpose, bytes)?;
@@ -70,7 +70,7 @@ impl SealKey {
     /// Encrypts the key of a sealed value for one reader and one purpose.
     ///
     /// # Errors
-    /// When the kernel does not provide random bytes, or the reader's key is not valid.
+    /// Returns an error if the kernel does not provide random bytes, or the reader's key is not valid.
     pub fn wrap(&self, reader: &[u8; 32], purpose: &str) -> std::io::Result<String> {
         let own = StaticSecret::from(*random::<32>()?);
         let shown = PublicKey::from(&own).to_bytes();

@@ -9,7 +9,7 @@ use std::{
 /// Binds a Unix socket with the mode 0600. Missing folders are created. The returned listener is non-blocking.
 ///
 /// # Errors
-/// When the socket or its folder cannot be created, or when a leftover socket cannot be removed.
+/// Returns an error if the socket or its folder cannot be created, or when a leftover socket cannot be removed.
 pub fn bind(socket: &Path) -> io::Result<UnixListener> {
     if let Some(folder) = socket.parent() {
         fs::create_dir_all(folder)?;
@@ -28,7 +28,7 @@ pub fn bind(socket: &Path) -> io::Result<UnixListener> {
 /// Removes the file of a Unix socket.
 ///
 /// # Errors
-/// When the file cannot be removed.
+/// Returns an error if the file cannot be removed.
 pub fn remove(socket: &Path) -> io::Result<()> {
     fs::remove_file(socket)
 }

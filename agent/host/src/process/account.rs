@@ -28,7 +28,7 @@ impl Account {
     /// Returns `None` for a name that the machine does not know.
     ///
     /// # Errors
-    /// When the user database cannot be read.
+    /// Returns an error if the user database cannot be read.
     pub fn find(name: &str) -> io::Result<Option<Self>> {
         // A name that consists of digits is first looked up as a name, then as a number, as in chown(1).
         if let Some(user) = User::from_name(name)? {
@@ -45,7 +45,7 @@ impl Account {
     /// Returns the account of the agent's own process.
     ///
     /// # Errors
-    /// When the user database cannot be read.
+    /// Returns an error if the user database cannot be read.
     pub fn own() -> io::Result<Self> {
         Self::by_id(rustix::process::geteuid().as_raw())
     }

@@ -51,7 +51,7 @@ enum Folder {
 /// Starts a command below a new supervisor. Returns the supervisor process, which exits with the command's status.
 ///
 /// # Errors
-/// When the command cannot be started.
+/// Returns an error if the command cannot be started.
 pub(super) fn spawn(command: &mut Command, user: Option<&Account>, cwd: Option<&Path>) -> io::Result<Child> {
     let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other);
     // An agent without privileges runs commands of its own user without a change of the user id.

@@ -28,7 +28,7 @@ impl ScriptFile {
     /// Writes a script to a temporary folder that only the agent's user can read.
     ///
     /// # Errors
-    /// When the script cannot be written.
+    /// Returns an error if the script cannot be written.
     pub fn new(bytes: &[u8]) -> io::Result<Self> {
         let folder = std::env::temp_dir().join(format!("towpath-{}", uuid::Uuid::new_v4()));
         fs::DirBuilder::new().mode(0o700).create(&folder)?;
@@ -47,7 +47,7 @@ impl ScriptFile {
     /// Makes a user the owner of the script, so that the user may run the script.
     ///
     /// # Errors
-    /// When the owner or the folder's mode cannot be changed.
+    /// Returns an error if the owner or the folder's mode cannot be changed.
     pub fn give_to(&self, user: Option<&Account>) -> io::Result<()> {
         let Some(user) = user else { return Ok(()) };
         // The agent remains the owner of the folder, because the folder's owner could replace the script by a link.
@@ -71,7 +71,7 @@ impl Sealed {
     /// Copies a program, or a script with an interpreter line, into a sealed memory file.
     ///
     /// # Errors
-    /// When the kernel does not provide the memory.
+    /// Returns an error if the kernel does not provide the memory.
     pub fn new(bytes: &[u8]) -> io::Result<Self> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         // Kernels before 6.3 do not know the flag EXEC; on these kernels, every memory file is executable.

@@ -84,7 +84,7 @@ pub struct Output {
 /// Runs a command until it exits, its deadline passes, or the agent stops.
 ///
 /// # Errors
-/// When the command cannot be started or waited for.
+/// Returns an error if the command cannot be started or waited for.
 pub fn run(invocation: &Invocation, cancel: &Cancel) -> io::Result<Output> {
     run_watched(invocation, cancel, &mut |_| {})
 }
@@ -92,7 +92,7 @@ pub fn run(invocation: &Invocation, cancel: &Cancel) -> io::Result<Output> {
 /// Runs a command. While the command runs, `report` is called with the last line of the command's stdout.
 ///
 /// # Errors
-/// When the command cannot be started or waited for.
+/// Returns an error if the command cannot be started or waited for.
 pub fn run_watched(invocation: &Invocation, cancel: &Cancel, report: &mut dyn FnMut(&str)) -> io::Result<Output> {
     if cancel.is_cancelled() {
         return Ok(Output { rc: -1, stdout: String::new(), stderr: String::new(), timed_out: false, cancelled: true });

@@ -70,7 +70,7 @@ impl Budget {
     /// Subtracts unpacked bytes from the budget of an archive.
     ///
     /// # Errors
-    /// If the budget has fewer bytes left.
+    /// Returns an error if the budget has fewer bytes left.
     pub(super) fn spend(&self, bytes: u64) -> io::Result<()> {
         let left = self.left.get().checked_sub(bytes).ok_or_else(|| {
             refused(format!(

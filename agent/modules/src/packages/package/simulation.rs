@@ -44,7 +44,8 @@ impl Named {
     /// Checks that an installation changes only packages that the task names.
     ///
     /// # Errors
-    /// If the installation changes other packages. The message contains the names of the other packages.
+    /// Returns an error if the installation changes other packages. The message contains the names of the other
+    /// packages.
     pub(super) fn allow(&self, effects: &Effects) -> Result<(), ModuleError> {
         let others = |list: &[String], allowed: &[String]| {
             let mut others: Vec<&str> =
