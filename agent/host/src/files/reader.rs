@@ -1,5 +1,4 @@
-//! Read-only access to the machine's files. All paths are below a root directory. Links cannot lead out of the root
-//! directory.
+//! Read-only access to the machine's files. All paths are below a root directory, and links cannot lead out of it.
 //!
 //! A path without links is resolved by one system call. A path with links is resolved component by component, by the
 //! module [`walk`](super::walk).
@@ -34,8 +33,8 @@ pub enum FileKind {
     Other,
 }
 
-/// The version of a file: device, inode and change time (seconds and nanoseconds). Each change of the file gives the
-/// file a new version.
+/// The version of a file consists of its device, its inode and its change time (seconds and nanoseconds). Each change
+/// of the file gives the file a new version.
 pub type FileVersion = (u64, u64, i64, i64);
 
 /// The metadata of a file.
@@ -53,7 +52,7 @@ pub struct Meta {
     pub size: u64,
     /// The number of hard links to the file.
     pub names: u64,
-    /// The version of the file, by which the agent notices changes by other programs.
+    /// The version of the file. A different version means that another program has changed the file.
     pub version: FileVersion,
 }
 
@@ -78,7 +77,7 @@ impl FsReader {
 
     /// Creates a reader of the files below a directory of this root; `None` if the path is not a directory.
     ///
-    /// The new reader rejects links below the directory.
+    /// The new reader returns an error for each link below the directory.
     ///
     /// # Errors
     /// Returns an error if the directory cannot be opened.
@@ -92,7 +91,8 @@ impl FsReader {
         }
     }
 
-    /// Returns a reader that rejects links below a folder. The reader follows links in the path to the folder.
+    /// Returns a reader that gives an error for each link below a folder. The reader follows links in the path that
+    /// leads to the folder.
     #[must_use]
     pub fn plain_below(&self, folder: &str) -> Self {
         Self { plain_below: Some(Arc::from(folder)), ..self.clone() }
@@ -154,7 +154,7 @@ impl FsReader {
         }
     }
 
-    /// Opens the directory that contains the target of a path. A link at the end of the path is followed.
+    /// Opens the directory that contains the file to which a path leads. A link at the end of the path is followed.
     ///
     /// # Errors
     /// Returns an error if the directory cannot be opened, or a link is rejected.
@@ -170,10 +170,10 @@ impl FsReader {
         Rules { plain_below: self.plain_below.as_deref(), last }
     }
 
-    /// Resolves the links in a path, and returns the path without links. Components that do not exist remain in the
-    /// path.
+    /// Resolves the links in a path, and returns the path without links. Missing files and directories in the path are
+    /// kept as they are.
     ///
-    /// If `last` is true, a link at the end of the path is resolved too.
+    /// If `last` is true, a link at the end of the path is also resolved.
     ///
     /// # Errors
     /// Returns an error if a link is rejected.
@@ -204,7 +204,7 @@ impl FsReader {
     /// Returns the metadata of a path, without following a link at the end; `None` if the path does not exist.
     ///
     /// # Errors
-    /// Returns an error if the path cannot be opened for another reason.
+    /// Returns an error if the path exists but cannot be opened.
     pub fn meta(&self, path: &str) -> io::Result<Option<Meta>> {
         let fd = match self.open(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()) {
             Ok(fd) => fd,
@@ -217,7 +217,7 @@ impl FsReader {
     /// exist.
     ///
     /// # Errors
-    /// Returns an error if a link is rejected, or the path cannot be opened for another reason.
+    /// Returns an error if a link is rejected, or if the path exists but cannot be opened.
     pub fn target(&self, path: &str) -> io::Result<Option<Meta>> {
         match self.open(path, OFlags::PATH, Mode::empty()) {
             Ok(fd) => Ok(Some(meta(&fd)?)),
@@ -225,10 +225,10 @@ impl FsReader {
         }
     }
 
-    /// Returns true if a path exists. The result for a link without a target is false, because links are followed.
+    /// Returns true if a path exists. The function follows links, so the result is false for a link without a target.
     ///
     /// # Errors
-    /// Returns an error if the path cannot be checked.
+    /// Returns an error if a directory in the path cannot be opened.
     pub fn exists(&self, path: &str) -> io::Result<bool> {
         match self.open(path, OFlags::PATH, Mode::empty()) {
             Ok(_) => Ok(true),
@@ -257,7 +257,8 @@ impl FsReader {
         Ok(Some((bytes, meta)))
     }
 
-    /// Returns the extended attributes that a replacement of the file keeps; an empty set if the file does not exist.
+    /// Returns the extended attributes that the file keeps when the agent replaces it. The result is empty if the file
+    /// does not exist.
     ///
     /// # Errors
     /// Returns an error if the attributes cannot be read.
@@ -356,13 +357,13 @@ pub(crate) fn split(path: &str) -> Option<(&str, &str)> {
     (!name.is_empty() && name != "." && name != "..").then_some((folder, name))
 }
 
-/// Removes repeated slashes and `.` components from a path, for messages and for the journal.
+/// Returns a path without repeated slashes and `.` components, as messages and the journal contain it.
 fn clean(path: &str) -> String {
     let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
     format!("/{}", parts.join("/"))
 }
 
-/// Returns true if users other than root and the agent's user may write to a directory. A sticky directory counts too.
+/// Returns true if a user other than root and the agent's user can write to a directory. A sticky directory counts too.
 pub(crate) fn is_shared(folder: impl AsFd) -> io::Result<bool> {
     let stat = rustix::fs::fstat(folder)?;
     let own = stat.st_uid == 0 || stat.st_uid == rustix::process::geteuid().as_raw();
@@ -373,7 +374,7 @@ fn nameless() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "the path does not end in a file name")
 }
 
-/// Returns true for an error that a path does not exist.
+/// Returns true if the error means that a path does not exist.
 pub(crate) fn is_missing(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR))
 }

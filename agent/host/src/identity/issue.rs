@@ -12,9 +12,9 @@ use super::{Identity, IdentityError, PublicKeys, Role, Subject, Trust, certifica
 
 /// The time for which the authority's own certificate is valid.
 const TEN_YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// The time by which the start of a certificate's validity is backdated, because clocks of new machines are often late.
+/// A new certificate is already valid for this time before its issue, because clocks of new machines are often late.
 const BEFORE: Duration = Duration::from_secs(3600);
-/// The bytes before the ed25519 key in a SubjectPublicKeyInfo (RFC 8410).
+/// The bytes that precede an ed25519 key in a SubjectPublicKeyInfo (RFC 8410).
 const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// A request for a certificate.
@@ -24,11 +24,11 @@ pub struct Request {
     pub name: String,
     /// The role of the certificate's owner.
     pub role: Role,
-    /// Further host names and addresses for which the node's certificate is valid.
+    /// The additional host names and addresses for which the node's certificate is valid.
     pub addresses: Vec<String>,
     /// The public keys of the certificate's owner.
     pub keys: PublicKeys,
-    /// The time for which the certificate is valid, from its issue on.
+    /// The time for which a new certificate is valid.
     pub lifetime: Duration,
 }
 
@@ -51,12 +51,12 @@ fn failed(what: &str) -> impl FnOnce(rcgen::Error) -> IdentityError {
 }
 
 impl Authority {
-    /// Returns the paths of an authority's certificate and key in a folder.
+    /// Returns the paths of the certificate and the key of the authority in a folder.
     pub fn files(folder: &Path) -> (std::path::PathBuf, std::path::PathBuf) {
         (folder.join("ca.crt"), folder.join("ca.key"))
     }
 
-    /// Creates a new authority in a folder. `now` is in milliseconds since 1970.
+    /// Creates a new authority in a folder. The current time `now` is in milliseconds since 1970.
     ///
     /// # Errors
     /// Returns an error if the folder already contains an authority, or a file cannot be written.
@@ -100,7 +100,7 @@ impl Authority {
         &self.cluster
     }
 
-    /// Issues a certificate, and returns the certificate in PEM. `now` is in milliseconds since 1970.
+    /// Issues a certificate, and returns the certificate in PEM. The current time `now` is in milliseconds since 1970.
     ///
     /// # Errors
     /// Returns an error if a name, an address or a key is not valid in a certificate.
@@ -129,7 +129,7 @@ impl Authority {
         Ok(params.signed_by(&key, &self.issuer).map_err(failed(&what))?.pem())
     }
 
-    /// Renews a certificate: issues a certificate with the same names, role and keys, but a new validity.
+    /// Renews a certificate. The new certificate has the same names, role and keys, but expires later.
     ///
     /// # Errors
     /// Returns an error if this authority did not issue the certificate.
@@ -149,7 +149,7 @@ impl Authority {
     }
 }
 
-/// Checks the name of a cluster, a node or a person by the rules for names of Node objects.
+/// Checks the name of a cluster, a node or a person. The name must be valid for a Node object.
 ///
 /// # Errors
 /// Returns an error if the name is not valid.
@@ -221,12 +221,12 @@ fn write_new(file: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
     made.write_all(bytes).and_then(|()| made.sync_all()).map_err(unusable(file))
 }
 
-/// Decodes the base64 form of a certificate, as in signed records, to DER.
+/// Decodes a certificate from base64, the form in signed records, to DER.
 pub(super) fn decoded(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text).ok()
 }
 
-/// Encodes a certificate in DER as base64, as in signed records.
+/// Encodes a DER certificate as base64, the form in signed records.
 pub(super) fn encoded(der: &[u8]) -> String {
     STANDARD.encode(der)
 }

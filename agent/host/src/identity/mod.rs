@@ -37,7 +37,7 @@ pub use issue::{Authority, Request, may_be_named, write_certificate};
 pub use revoked::{Revoked, serial, serial_of_pem};
 pub use seal::{SealKey, seal};
 
-/// The error that an identity or a certificate cannot be used.
+/// An error of a key file or a certificate.
 #[derive(Debug, Error)]
 pub enum IdentityError {
     /// The error that a file cannot be read or written.
@@ -71,7 +71,7 @@ pub(crate) fn unusable(file: &Path) -> impl FnOnce(std::io::Error) -> IdentityEr
     move |source| IdentityError::File { file, source }
 }
 
-/// The secret half of a node's identity: the key that signs records and decrypts values.
+/// The secret half of a node's identity. It signs records and decrypts values.
 pub struct Identity {
     signing: SigningKey,
     reading: StaticSecret,
@@ -122,7 +122,7 @@ impl Identity {
         }
     }
 
-    /// Reads an identity from PEM. `file` is the path in error messages.
+    /// Reads an identity from PEM. Error messages show `file` as the path of the key.
     ///
     /// # Errors
     /// Returns an error if the text does not contain an ed25519 key.
@@ -161,12 +161,12 @@ impl Identity {
     }
 }
 
-/// The public half of a node's identity: the keys that other nodes use.
+/// The public half of a node's identity. With its keys, other nodes verify signatures and encrypt values.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKeys {
     /// The ed25519 key that verifies signatures.
     pub sign: [u8; 32],
-    /// The X25519 key with which values are encrypted for the identity.
+    /// The X25519 key with which other nodes encrypt values for this node.
     pub read: [u8; 32],
 }
 
@@ -177,7 +177,7 @@ impl fmt::Debug for PublicKeys {
 }
 
 impl PublicKeys {
-    /// Formats the keys as the texts that a Node object contains.
+    /// Returns the keys as texts, in the form of the field publicKeys of a Node.
     pub fn texts(&self) -> [String; 2] {
         [
             format!("ed25519:{}", STANDARD_NO_PAD.encode(self.sign)),
@@ -185,7 +185,7 @@ impl PublicKeys {
         ]
     }
 
-    /// Parses the keys of a Node object; `None` if a key is missing or not valid.
+    /// Parses the keys in the field publicKeys of a Node; `None` if a key is missing or not valid.
     pub fn read(texts: &[String]) -> Option<Self> {
         let key = |kind: &str| {
             let text = texts.iter().find_map(|text| text.trim().strip_prefix(kind)?.strip_prefix(':'))?;
@@ -194,7 +194,7 @@ impl PublicKeys {
         Some(Self { sign: key("ed25519")?, read: key("x25519")? })
     }
 
-    /// Returns true if the signature of the bytes was made with the secret half of this identity.
+    /// Returns true if the signature of the bytes matches this public identity.
     pub fn signed(&self, bytes: &[u8], signature: &[u8]) -> bool {
         let Ok(key) = VerifyingKey::from_bytes(&self.sign) else { return false };
         Signature::from_slice(signature).is_ok_and(|signature| key.verify(bytes, &signature).is_ok())

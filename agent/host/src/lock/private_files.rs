@@ -25,7 +25,7 @@ pub fn open(file: &Path) -> io::Result<fs::File> {
     Ok(opened)
 }
 
-/// Renames a damaged file, so that a new file can have its name. Returns the new path, which ends with
+/// Renames a damaged file, so that the agent can create a new file at the path. Returns the new path, which ends with
 /// `.damaged-NUMBER`.
 ///
 /// # Errors
@@ -44,7 +44,8 @@ pub fn set_aside(file: &Path) -> io::Result<PathBuf> {
     Ok(aside)
 }
 
-/// Writes a file that never changes later. An existing file is kept. The file is on disk when the function returns.
+/// Writes a file that the agent never changes later. An existing file is kept. When the function returns, a crash
+/// cannot lose the file.
 ///
 /// # Errors
 /// Returns an error if the file cannot be written.

@@ -1,4 +1,4 @@
-//! Functions that read and write files and folders by their full path. Links are followed.
+//! Reads and writes the agent's own files and folders by their full path. Links are followed.
 
 use std::{
     fs::{self, File},
@@ -39,7 +39,7 @@ pub fn write_text(file: &Path, text: &str) -> io::Result<()> {
 /// An entry of a folder. A link is not followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FolderEntry {
-    /// The name of the entry. In the name, bytes that are not UTF-8 are replaced.
+    /// The name of the entry. Bytes of the file name that are not UTF-8 are replaced.
     pub name: String,
     /// The full path of the entry.
     pub path: PathBuf,
@@ -74,7 +74,7 @@ pub fn list(folder: &Path) -> io::Result<Vec<FolderEntry>> {
 /// Reads the target of a link.
 ///
 /// # Errors
-/// Returns an error if the path is not a link, or cannot be read.
+/// Returns an error if the path is not a symbolic link, or if the link cannot be read.
 pub fn read_link(file: &Path) -> io::Result<String> {
     Ok(fs::read_link(file)?.to_string_lossy().into_owned())
 }
