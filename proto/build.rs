@@ -1,8 +1,8 @@
 //! The build script that generates Rust code from `towpath/v1alpha/*.proto`.
 //!
-//! prost and tonic generate the messages and services. This script generates a static table of all messages and fields,
-//! with name, type, documentation and options. The check of YAML documents, the JSON Schema and `towpath explain` use
-//! the generated table.
+//! The crates prost and tonic generate the Rust types of messages and services. The build script generates a static
+//! table of all messages and fields, with name, type, documentation and options. The check of YAML documents, the JSON
+//! Schema and `towpath explain` use the generated table.
 
 #[path = "build/module.rs"]
 mod module;

@@ -46,7 +46,7 @@ pub struct TestClock {
 }
 
 impl TestClock {
-    /// Creates a test clock. Its wall clock starts at the given time, in milliseconds since 1970.
+    /// Creates a test clock. The wall clock starts at the time `wall`, in milliseconds since 1970.
     pub fn at(wall: i64) -> Self {
         Self { start: SystemClock.monotonic(), passed: Arc::default(), wall: Arc::new(AtomicI64::new(wall)) }
     }

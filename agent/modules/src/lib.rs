@@ -4,8 +4,9 @@
 //! needed changes as steps. Only [`apply`] executes steps. The crate does not depend on TaskBooks, journals or other
 //! nodes.
 //!
-//! This file is the registry of modules. A new module needs a file in this crate, a `mod` line for the file, and a line
-//! in [`MODULES`]. The facts about a module that other crates need are options of its protobuf message in `proto/`.
+//! The file `lib.rs` is the registry of modules. A new module needs a file in this crate, a `mod` line for the file,
+//! and a line in [`MODULES`]. The facts about a module that other crates need are options of its protobuf message in
+//! `proto/`.
 
 mod activity;
 pub mod apply;

@@ -18,8 +18,8 @@ const ANSWER: Duration = Duration::from_secs(25);
 /// The time between two queries about the progress of a package transaction.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Numbers of PackageKit's D-Bus interface, from pk-enum.h. They mean: package is installed, transaction succeeded,
-/// only packages of the native architecture.
+/// Numbers of PackageKit's D-Bus interface, from pk-enum.h. The numbers mean an installed package, a successful
+/// transaction, and the filter for the native architecture.
 const INSTALLED: u32 = 1;
 const SUCCESS: u32 = 1;
 const ARCH: u64 = 1 << 18;

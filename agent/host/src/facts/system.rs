@@ -49,8 +49,8 @@ pub(super) fn names() -> (String, String) {
     (short, fqdn.unwrap_or(hostname))
 }
 
-/// Returns the fully qualified host name from /etc/hosts. It is the first name with a dot on a line that contains the
-/// host name.
+/// Returns the fully qualified host name from /etc/hosts. The function takes the first name with a dot on a line that
+/// contains the host name.
 ///
 /// The host name is not looked up in DNS, because facts must not wait for the network.
 fn from_hosts(hostname: &str) -> Option<String> {

@@ -1,9 +1,9 @@
-//! The path resolver. It opens a path component by component, and keeps each opened directory open.
+//! The path resolver opens a path component by component, and keeps each opened directory open.
 //!
 //! Guarantees:
 //! - Links resolve as in the kernel. A link cannot lead out of the root.
 //! - A link is followed if root or the agent's user owns the link, or if the same user owns the link and the target.
-//!   Therefore an unprivileged user cannot make the agent read or write a file of another user through a link.
+//!   The rule prevents that a link of one user leads the agent to a file of another user.
 //! - If another process changes the path while it is resolved, the resolver may return an error. The resolver never
 //!   opens a file to which a rejected link leads.
 
@@ -132,7 +132,7 @@ struct Directory {
     mode: u32,
 }
 
-/// A link of an unprivileged user that the resolver follows. Its target is not yet open.
+/// A link of an unprivileged user that the resolver follows, but whose target is not yet open.
 struct Followed {
     path: String,
     owner: u32,
@@ -279,7 +279,7 @@ impl<'a> Walk<'a> {
         self.judge()
     }
 
-    /// Checks each link that was followed to the current directory. Its owner must also own the directory.
+    /// Checks each link that was followed to the current directory. The owner of the link must also own the directory.
     fn judge(&mut self) -> io::Result<()> {
         let owner = self.here()?.owner;
         while let Some(link) = self.followed.pop_if(|link| self.rest.len() <= link.rest) {

@@ -99,7 +99,8 @@ impl FsWriter {
 
     /// Returns a writer for the files below a directory of this root; `None` if the path is not a directory.
     ///
-    /// The new writer returns an error for each link below the directory. It does not record the files that it writes.
+    /// The new writer returns an error for each link below the directory. The new writer does not record the files that
+    /// it writes.
     ///
     /// # Errors
     /// Returns an error if the directory cannot be opened.
@@ -519,8 +520,8 @@ fn room_name(temporary: &std::ffi::OsStr) -> OsString {
 
 /// Renames a staged file in a directory where other users can write.
 ///
-/// Another user could replace the temporary file. Therefore the agent links the open file into a private directory, and
-/// renames the file from the private directory.
+/// Another user could replace the temporary file. To prevent this, the agent links the open file into a private
+/// directory, and renames the file from the private directory.
 fn place_shared(staged: &Staged) -> io::Result<()> {
     let room = room_name(&staged.temporary);
     remove_at(&staged.folder, &room, 0)?;

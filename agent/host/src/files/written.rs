@@ -2,8 +2,8 @@
 //! programs.
 //!
 //! The kernel updates the change time of a file only at each clock tick, about every 10 ms. Two changes of a file
-//! within one clock tick can have the same file version. Therefore, if a file has just changed, the agent compares its
-//! content.
+//! within one clock tick can have the same file version. If a file has just changed, the agent compares the content of
+//! the file, because its version is not reliable.
 
 use std::{
     collections::BTreeMap,

@@ -71,7 +71,7 @@ pub(crate) fn unusable(file: &Path) -> impl FnOnce(std::io::Error) -> IdentityEr
     move |source| IdentityError::File { file, source }
 }
 
-/// The secret half of a node's identity. It signs records and decrypts values.
+/// The secret half of a node's identity. The secret half signs records and decrypts values.
 pub struct Identity {
     signing: SigningKey,
     reading: StaticSecret,

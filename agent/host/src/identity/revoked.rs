@@ -15,9 +15,8 @@ const SERIALS: usize = 64;
 
 /// The list of revoked certificates and keys. A certificate is listed by its serial number. All clones share one list.
 ///
-/// If a certificate is revoked, its key is revoked, too. Otherwise, a thief of the key could present the bare key or an
-/// earlier certificate. A node knows the key of a revoked certificate only if the certificate was presented to the
-/// node.
+/// If a certificate is revoked, its key is revoked, too. A thief of a revoked key cannot use the bare key or an earlier
+/// certificate. A node knows the key of a revoked certificate only if the certificate was presented to the node.
 #[derive(Debug, Clone, Default)]
 pub struct Revoked(Arc<RwLock<List>>);
 

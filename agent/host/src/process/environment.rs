@@ -1,14 +1,13 @@
 //! Returns environment variables of the agent, and the environment of a command that the agent runs.
 //!
-//! The agent does not pass its whole environment to a command. The agent's environment may contain tokens and
-//! CREDENTIALS_DIRECTORY. It may also contain NOTIFY_SOCKET and LISTEN_FDS, which systemd sets only for the agent.
+//! The agent does not pass its whole environment to a command. The agent's environment may contain secrets, such as
+//! tokens and CREDENTIALS_DIRECTORY. The variables NOTIFY_SOCKET and LISTEN_FDS are only for the agent.
 
 use std::{collections::BTreeMap, io};
 
 use super::account::Account;
 
-/// The default PATH. It applies to commands of other users than the agent's user, and to all commands if the agent has
-/// no PATH.
+/// The PATH of commands that do not run as the agent's user, and of all commands if the agent has no PATH.
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The agent's environment variables for language and time zone, which every command gets.

@@ -3,10 +3,11 @@
 //!
 //!     agent ── supervisor ── command ── …
 //!
-//! The supervisor is a fork of the agent. It only waits for its child processes (reaps them). The supervisor is a child
-//! subreaper (prctl(2)): every orphan of the command becomes a child of the supervisor, even after a second fork or
-//! setsid(2). The supervisor exits when the command exits. The remaining processes of the command then become children
-//! of init. The supervisor runs as the agent's user, so a command that runs as another user cannot kill the supervisor.
+//! The supervisor is a fork of the agent that only waits for its child processes (reaps them). The supervisor is a
+//! child subreaper (prctl(2)): every orphan of the command becomes a child of the supervisor, even after a second fork
+//! or setsid(2). The supervisor exits when the command exits. The remaining processes of the command then become
+//! children of init. The supervisor runs as the agent's user, so a command that runs as another user cannot kill the
+//! supervisor.
 
 use std::{
     ffi::CString,
@@ -28,8 +29,8 @@ use crate::FsReader;
 /// The lowest file descriptor after stdin, stdout and stderr.
 const FIRST_FILE: RawFd = 3;
 
-/// On kernels before 5.11, descriptors up to this number are closed one by one. Those kernels cannot mark a range as
-/// close-on-exec.
+/// On kernels before 5.11, the file descriptors up to this number are closed one by one. A kernel before 5.11 cannot
+/// close a range of file descriptors.
 const LAST_FILE: RawFd = 1 << 16;
 
 /// The data that a child process needs after the fork. A forked child must not allocate memory, so the data is

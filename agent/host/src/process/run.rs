@@ -51,7 +51,7 @@ pub struct Invocation {
     pub argv: Vec<String>,
     /// The bytes that the command reads from stdin; `None` for an empty stdin.
     pub stdin: Option<Vec<u8>>,
-    /// The environment variables of the command. They have precedence over the variables of the command's account.
+    /// The environment variables of the command, which have precedence over the variables of the command's account.
     ///
     /// A command gets the agent's variables for language and time zone. A command of the agent's user also gets PATH
     /// and the proxies of the agent.

@@ -17,7 +17,8 @@ const TERMINATE: Duration = Duration::from_secs(5);
 const KILL: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The agent tries at most this many times to stop all processes of a tree. Then the agent kills the stopped processes.
+/// The maximum number of times that the agent tries to stop all processes of a tree, before it kills the stopped
+/// processes.
 const SWEEPS: usize = 200;
 
 /// The maximum depth in a process tree at which the agent looks for processes. A deeper process becomes a child of the

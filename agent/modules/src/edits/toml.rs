@@ -1,4 +1,4 @@
-//! The module `toml`: one value of a TOML file.
+//! The module `toml` manages one value of a TOML file.
 
 use serde_json::{Map, Value};
 use toml_edit::{DocumentMut, InlineTable, Item, Table, TableLike, Value as TomlValue};
@@ -7,7 +7,7 @@ use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 use super::value::{EditError, Format, Part, resolve};
 use crate::{Module, Resolved, resource::resource};
 
-/// The module `toml`, and the format of TOML files.
+/// The module `toml`. It implements the format of TOML files.
 #[derive(Debug)]
 pub(crate) struct Toml;
 
@@ -105,12 +105,12 @@ fn item(written: &Value) -> Result<Item, EditError> {
     Ok(Item::Table(table))
 }
 
-/// Restores the CRLF line ends of a file, because toml_edit converts them to LF.
+/// Converts the line ends to CRLF if the old file has CRLF. The library toml_edit writes only LF.
 fn with_line_ends(text: &str, new: &str) -> String {
     if text.contains("\r\n") { new.replace("\r\n", "\n").replace('\n', "\r\n") } else { new.to_owned() }
 }
 
-/// Returns the member of a map or list that one step of a path names. A missing map is created.
+/// Returns the member of a map or list to which one part of a path leads. A missing map is created.
 fn down<'a>(at: &'a mut Item, part: &Part) -> Result<&'a mut Item, EditError> {
     if at.is_array() || at.is_array_of_tables() {
         let index = part
@@ -197,8 +197,8 @@ fn remove(text: &str, way: &[Part]) -> Result<String, EditError> {
     Ok(with_line_ends(text, &document.to_string()))
 }
 
-/// Moves the comment at the head of a file to the next key, when the first key is removed. A comment that is followed
-/// by an empty line describes the file, not the first key.
+/// Keeps the comment at the head of a file when the first key is removed. The next key gets the comment. A comment that
+/// is followed by an empty line describes the file, not the first key.
 fn keep_head(table: &mut dyn TableLike, name: &str) {
     let prefix = |table: &dyn TableLike, name: &str| {
         let decor = table.key(name)?.leaf_decor();

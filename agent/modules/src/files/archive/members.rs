@@ -279,7 +279,7 @@ fn zip(source: Box<dyn Source>, strip: usize, budget: &Budget, take: &mut Take<'
 }
 
 /// A reader of all frames of a zstd file (RFC 8878). The decoder reads only a single frame, and does not verify its
-/// checksum. This reader reads all frames and verifies their checksums.
+/// checksum. The reader reads all frames of the file, and verifies the checksum of each frame.
 struct Zstd<R: Read> {
     state: State<R>,
 }
