@@ -266,8 +266,8 @@ struct Undo {
     old: Option<(Vec<u8>, Access, Attributes)>,
 }
 
-/// Returns an error if the old file has changed after the check of its task. Otherwise, the function keeps the old
-/// content for a backup or a restore.
+/// Returns an error if the old file has changed after the check of its task. Returns the old content if the task needs
+/// a backup or a restore.
 fn prepare(path: &str, pending: &Pending, writer: &FsWriter) -> Result<Undo, ModuleError> {
     let meta = writer.reader().meta(path).map_err(|error| ModuleError::io(path, &error))?;
     if pending.expects.is_none() && meta.is_none() {

@@ -120,8 +120,7 @@ fn options_length(line: &str) -> usize {
     line.len()
 }
 
-/// Returns true if the options of a key contain no blank outside of quotes. After such a blank, sshd would expect the
-/// key.
+/// Returns true if the options of a key contain no blank outside of quotes, because sshd ends the options at a blank.
 fn is_one_word(options: &str) -> bool {
     let quotes = |text: &str| {
         let (mut quoted, mut escaped) = (false, false);

@@ -15,7 +15,7 @@ pub(super) fn named(key: &str, name: Option<&str>, problems: &mut Vec<Problem>) 
     }
 }
 
-/// Returns the fields of the line in passwd(5) or group(5) with the given name; `None` if the file has no such line.
+/// Returns the fields of an account's line in passwd(5) or group(5); `None` if the account does not exist.
 pub(super) fn entry(file: &str, name: &str, context: &Context<'_>) -> Result<Option<Vec<String>>, ModuleError> {
     let bytes = context.reader.read(file).map_err(|error| ModuleError::io(file, &error))?;
     let text = bytes.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();

@@ -51,7 +51,7 @@ impl Resource for RebootSpec {
     }
 }
 
-/// If one of these files exists, a Debian system requires a reboot.
+/// A Debian system requires a reboot if one of the listed files exists.
 const REQUIRED: [&str; 2] = ["/run/reboot-required", "/var/run/reboot-required"];
 
 pub(crate) fn resolve(reboot: &pb::Reboot) -> RebootSpec {

@@ -9,7 +9,7 @@ use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 use super::value::{EditError, Format, Part, resolve};
 use crate::{Module, Resolved, resource::resource};
 
-/// The module `ini`. It implements the format of ini files.
+/// The type that implements the module `ini` and the format of ini files.
 #[derive(Debug)]
 pub(crate) struct Ini;
 

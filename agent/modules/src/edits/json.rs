@@ -10,7 +10,7 @@ use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 use super::value::{EditError, Format, Part, resolve};
 use crate::{Module, Resolved, resource::resource};
 
-/// The module `json`. It implements the format of JSON files.
+/// The type that implements the module `json` and the format of JSON files.
 #[derive(Debug)]
 pub(crate) struct Json;
 

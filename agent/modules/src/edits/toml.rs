@@ -7,7 +7,7 @@ use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 use super::value::{EditError, Format, Part, resolve};
 use crate::{Module, Resolved, resource::resource};
 
-/// The module `toml`. It implements the format of TOML files.
+/// The type that implements the module `toml` and the format of TOML files.
 #[derive(Debug)]
 pub(crate) struct Toml;
 

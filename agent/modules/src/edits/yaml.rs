@@ -10,7 +10,7 @@ use yaml_edit::{Document, Sequence, YamlFile, YamlValue, path::YamlPath as _};
 use super::value::{EditError, Format, Part, resolve};
 use crate::{Module, Resolved, resource::resource};
 
-/// The module `yaml`. It implements the format of YAML files.
+/// The type that implements the module `yaml` and the format of YAML files.
 #[derive(Debug)]
 pub(crate) struct Yaml;
 

@@ -1,4 +1,4 @@
-//! The module `file`: a file, a directory, a tree of files, or a symbolic link.
+//! The module `file` manages a file, a directory, a tree of files, or a symbolic link.
 
 mod members;
 mod single;
@@ -67,7 +67,7 @@ impl Resource for FileSpec {
 }
 
 impl FileSpec {
-    /// Resolves the parameters of `file`.
+    /// Resolves the parameters of the module `file`.
     pub(crate) fn resolve(params: &Value) -> Result<Self, Vec<Problem>> {
         spec::resolve(&parse(params)?, params)
     }
@@ -102,8 +102,8 @@ fn compare(spec: &FileSpec, context: &Context<'_>) -> Result<Checked, ModuleErro
     }
 }
 
-/// Returns the expected state of each managed path, by the rules of [`compare`]; `None` if only a full check can
-/// decide.
+/// Returns the state that each managed path must have, by the rules of [`compare`]; `None` if a later pass needs the
+/// full check.
 fn expected(spec: &FileSpec, context: &Context<'_>, key: &[u8; 32]) -> Option<Vec<Expectation>> {
     let one = |path: &str, what: Expected, mode: Option<u32>| Expectation {
         path: path.to_owned(),

@@ -1,4 +1,4 @@
-//! The module `wait`: waits for a duration, a port, a path, or a shared value.
+//! The module `wait` waits for a duration, a port, a path, or a shared value.
 
 use std::{
     net::{TcpStream, ToSocketAddrs as _},
@@ -17,7 +17,7 @@ use crate::{
     resource::resource,
 };
 
-/// The condition that ends a wait.
+/// The event for which the module `wait` waits.
 #[derive(Debug, Clone)]
 enum WaitSpec {
     /// The wait ends after this duration.

@@ -1,4 +1,4 @@
-//! The checks of a single path: a file, a link, a directory, or a missing path.
+//! Checks a single path, which must be a file, a link, a directory or absent.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ pub(super) fn absent(path: &str, reader: &FsReader) -> Result<Checked, ModuleErr
     Ok(Checked::Change(Change { verb: Verb::Remove, diff, steps: vec![Step::Remove { path: path.to_owned() }] }))
 }
 
-/// Compares a path with the desired link. A file at the path is replaced only if Towpath made the file.
+/// Compares a path with the desired link. A file at the path is replaced only if Towpath created the file.
 pub(super) fn link(path: &str, target: &str, reader: &FsReader, context: &Context<'_>) -> Result<Checked, ModuleError> {
     let old = reader.link(path).map_err(io(path))?;
     if old.as_deref() == Some(target) {
@@ -56,13 +56,13 @@ pub(super) fn link(path: &str, target: &str, reader: &FsReader, context: &Contex
     Ok(Checked::Change(Change { verb: Verb::Update, diff, steps }))
 }
 
-/// Returns the change that first executes the given steps, and then creates a link.
+/// Returns a change that executes `steps`, and then creates a link.
 pub(super) fn new_link(path: &str, target: &str, mut steps: Vec<Step>) -> Checked {
     steps.push(Step::Link { path: path.to_owned(), target: target.to_owned() });
     Checked::Change(Change { verb: Verb::Create, diff: format!("{path} -> {target}"), steps })
 }
 
-/// Compares a path with the desired directory. A link to a directory counts as a directory.
+/// Compares a path with the desired directory. A link to a directory is accepted as a directory.
 pub(super) fn directory(spec: &FileSpec, path: &str, reader: &FsReader) -> Result<Checked, ModuleError> {
     let (uid, gid) = spec.ids()?;
     let Some(meta) = reader.meta(path).map_err(io(path))? else {
@@ -92,7 +92,7 @@ pub(super) fn directory(spec: &FileSpec, path: &str, reader: &FsReader) -> Resul
     }
 }
 
-/// Compares the permissions and the owner of a path with the desired permissions and owner.
+/// Compares the mode, the owner and the group of a path with the desired state.
 pub(super) fn granted(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>) -> Checked {
     let diff = access_diff(path, meta, mode, uid, gid);
     if diff.is_empty() {
@@ -106,7 +106,7 @@ pub(super) fn granted(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32
     })
 }
 
-/// Returns a description of the change of permissions and owner for people; empty if nothing changes.
+/// Returns a text about the needed changes of mode, owner and group. The text is empty if no change is needed.
 pub(crate) fn access_diff(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>) -> String {
     let mut diff = String::new();
     if let Some(mode) = mode.filter(|mode| *mode != meta.mode) {
@@ -121,7 +121,7 @@ pub(crate) fn access_diff(path: &str, meta: Meta, mode: Option<u32>, uid: Option
     diff
 }
 
-/// Returns the step that creates the missing directories above a path; no step if the directories exist.
+/// Returns the step that creates the missing parent directories of a path. The list is empty if the parents exist.
 pub(crate) fn parents(path: &str, reader: &FsReader) -> Result<Vec<Step>, ModuleError> {
     let Some((folder, _)) = path.trim_end_matches('/').rsplit_once('/') else { return Ok(Vec::new()) };
     if folder.is_empty() || reader.exists(folder).map_err(io(folder))? {
@@ -173,7 +173,7 @@ pub(super) fn one_file(
     }))
 }
 
-/// Returns the change that first executes the given steps, and then creates a file.
+/// Returns a change that executes `steps`, and then creates a file.
 pub(super) fn new_file(
     spec: &FileSpec,
     path: &str,
@@ -200,7 +200,7 @@ pub(super) fn write(spec: &FileSpec, path: &str, content: Content, access: Acces
     }
 }
 
-/// Returns an error for a file in Git LFS, because git contains only a pointer to the file's content.
+/// Returns an error if a file is stored in Git LFS, because git then contains only a pointer to its content.
 pub(super) fn refuse_pointer(tree: &Arc<dyn Tree>, path: &str) -> Result<(), ModuleError> {
     let bytes = tree.read(path).map_err(io(path))?.unwrap_or_default();
     if bytes.starts_with(b"version https://git-lfs.github.com/spec/") {
