@@ -119,8 +119,8 @@ pub static MODULES: &[&dyn Module] = &[
     &probes::debug::Debug,
 ];
 
-/// Resolves the parameters of a module without I/O. The caller must check the parameters against the schema first.
-/// `towpath validate` cannot render templates, so it resolves only tasks without templates.
+/// Resolves the parameters of a module without I/O. The caller must check the parameters against the schema first. The
+/// command `towpath validate` cannot render templates, so it resolves only parameters without templates.
 ///
 /// # Errors
 /// Returns an error if a parameter is not valid. The error contains all problems.

@@ -1,4 +1,4 @@
-//! The module `timezone`: the time zone of the machine.
+//! The module `timezone` sets the time zone of the machine.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::{
 const LOCALTIME: &str = "/etc/localtime";
 const ZONES: &str = "/usr/share/zoneinfo";
 
-/// The resolved parameters of `timezone`.
+/// The resolved parameters of the module `timezone`.
 #[derive(Debug)]
 struct TimezoneSpec {
     name: String,
@@ -44,7 +44,7 @@ impl Resource for TimezoneSpec {
         compare(self, context)
     }
 
-    /// Returns the module parameters that restore the current time zone; `None` if no time zone is set.
+    /// Returns parameters of the module with the current time zone, for the undo; `None` if no time zone is set.
     fn undo(&self, context: &Context<'_>) -> Option<Value> {
         let target = context.reader.link(LOCALTIME).ok()??;
         Some(json!({ "name": target.split("zoneinfo/").nth(1)? }))

@@ -45,7 +45,7 @@ impl Named {
     ///
     /// # Errors
     /// Returns an error if the installation would change a package that the task does not name. The error message lists
-    /// these packages.
+    /// the packages.
     pub(super) fn allow(&self, effects: &Effects) -> Result<(), ModuleError> {
         let others = |list: &[String], allowed: &[String]| {
             let mut others: Vec<&str> =
