@@ -105,7 +105,7 @@ fn client(ca_file: Option<&str>, timeout: Duration) -> Result<reqwest::blocking:
 }
 
 /// The error message for a request that reached its deadline.
-const LATE: &str = "the request takes longer than the task may; set a higher timeout";
+const LATE: &str = "the request takes longer than the timeout of the task; raise the timeout";
 
 /// A request that downloads a file over https.
 #[derive(Debug, Clone)]
@@ -247,7 +247,9 @@ fn next_url(response: &reqwest::blocking::Response, url: &reqwest::Url) -> Resul
 /// Returns the URL to which a Location header leads. A redirect from https to http, or to any other scheme, is an
 /// error.
 fn allowed(url: &reqwest::Url, location: &str) -> Result<reqwest::Url, HttpError> {
-    let next = url.join(location).map_err(|error| failed(format!("the server redirects to a wrong URL: {error}")))?;
+    let next = url
+        .join(location)
+        .map_err(|error| failed(format!("the server redirects to a URL that is not valid: {error}")))?;
     match (url.scheme(), next.scheme()) {
         ("https", "http") => Err(failed("the server redirects from https to http, which is not followed")),
         (_, "http" | "https") if next.has_host() => Ok(next),

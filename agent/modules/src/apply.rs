@@ -283,8 +283,9 @@ fn prepare(path: &str, pending: &Pending, writer: &FsWriter) -> Result<Undo, Mod
         (expected, found) => expected.is_some() == found.is_some(),
     };
     if !same {
-        let message =
-            format!("cannot change {path}: another program has changed the path since its check; checking again now");
+        let message = format!(
+            "cannot change {path}: another program has changed the path after the check; checking {path} again now"
+        );
         return Err(ModuleError { message, disk: None, moved: true });
     }
     if pending.validate_after.is_none() && !pending.backup {
@@ -326,7 +327,7 @@ pub fn validated(line: &str, cancel: &Cancel) -> Outcome {
     let output = towpath_host::process::run(&invocation, cancel)
         .map_err(|error| ModuleError::new(format!("cannot run validate {line:?}: {error}")))?;
     if output.timed_out || output.cancelled {
-        let why = if output.cancelled { "the agent stops" } else { "it took longer than 60 s" };
+        let why = if output.cancelled { "the agent stops" } else { "the command took longer than 60 s" };
         return Err(ModuleError::new(format!("validate {line:?} was ended: {why}; the old file is kept")));
     }
     if output.rc == 0 {

@@ -117,17 +117,18 @@ impl ModuleError {
     /// Converts an I/O error at a path to a module error.
     pub fn io(path: &str, error: &std::io::Error) -> Self {
         let (message, disk) = match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                (format!("cannot write {path}: the disk is full; free space, and the agent retries"), Some(Disk::Full))
-            }
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => (
+                format!("cannot write {path}: the disk is full; delete files to free space, and the agent retries"),
+                Some(Disk::Full),
+            ),
             std::io::ErrorKind::ReadOnlyFilesystem => (
                 format!(
-                    "cannot write {path}: the file system is read-only; remount the file system, and the agent retries"
+                    "cannot write {path}: the file system is read-only; remount it as writable, and the agent retries"
                 ),
                 Some(Disk::ReadOnly),
             ),
             std::io::ErrorKind::PermissionDenied => (
-                format!("cannot write {path}: {error}; check if its directory is read-only or immutable (lsattr)"),
+                format!("cannot write {path}: {error}; check if the directory is read-only or immutable (lsattr)"),
                 Some(Disk::ReadOnly),
             ),
             _ => (format!("{path}: {error}"), None),

@@ -142,12 +142,12 @@ fn load(files: &TlsFiles, clock: &dyn Clock) -> Result<Loaded, IdentityError> {
     let good_at = now.clamp(begin, (end - 1).max(begin)).saturating_mul(1000);
     let subject = trust.subject(&certificate, good_at).ok_or_else(|| {
         wrong(format!(
-            "the authority {} did not issue this certificate; issue one (towpath pki issue)",
+            "the authority {} did not issue this certificate; issue a certificate with towpath pki issue",
             files.ca.display()
         ))
     })?;
     if subject.keys != identity.keys() {
-        return Err(wrong(format!("this file is not the certificate of the key {}", files.key.display())));
+        return Err(wrong(format!("the certificate in this file does not belong to the key {}", files.key.display())));
     }
     let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| wrong(error.to_string()))?;
     let tls = |error: rustls::Error| wrong(error.to_string());

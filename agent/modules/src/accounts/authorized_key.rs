@@ -145,7 +145,7 @@ fn home(user: &str, context: &Context<'_>) -> Result<Option<String>, ModuleError
     };
     if home.trim_matches('/').is_empty() {
         return Err(ModuleError::new(format!(
-            "cannot manage the keys of user {user}: the home directory is /; set another home"
+            "cannot manage the keys of user {user}: the home directory is /; set another home directory"
         )));
     }
     let home = home.trim_end_matches('/');
@@ -209,7 +209,8 @@ fn edit(spec: &AuthorizedKeySpec, home: &str, reader: &FsReader) -> Result<Optio
 pub(crate) fn check(spec: &AuthorizedKeySpec, context: &Context<'_>) -> Result<Checked, ModuleError> {
     let Some(home) = home(&spec.user, context)? else {
         // A missing user has no keys to remove. A missing user may still be created by an earlier task.
-        let why = format!("this node has no user {:?} with a home; create the user before this task", spec.user);
+        let why =
+            format!("this node has no user {:?} with a home directory; create the user in an earlier task", spec.user);
         return Ok(if spec.absent { Checked::InSync } else { Checked::Unknown(why) });
     };
     let Some(edit) = edit(spec, &home, context.reader)? else { return Ok(Checked::InSync) };

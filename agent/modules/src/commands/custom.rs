@@ -164,9 +164,9 @@ impl<'a> Program<'a> {
         }
         if let Some(unknown) = given.keys().find(|name| !described.params.contains_key(*name)) {
             let known: Vec<&str> = described.params.keys().map(String::as_str).collect();
-            let known = if known.is_empty() { "it describes none".into() } else { known.join(", ") };
+            let known = if known.is_empty() { "none".into() } else { known.join(", ") };
             return Err(ModuleError::new(format!(
-                "the program {} has no params.{unknown} (known: {known})",
+                "the program {} does not support params.{unknown}; supported parameters: {known}",
                 self.path
             )));
         }
@@ -196,7 +196,9 @@ impl<'a> Program<'a> {
         }
         if output.timed_out {
             let seconds = self.context.timeout.as_secs();
-            return Err(ModuleError::new(format!("{what} took longer than {seconds} s and was ended")));
+            return Err(ModuleError::new(format!(
+                "{what} took longer than {seconds} s and was ended; raise the timeout"
+            )));
         }
         let said = output.stderr.trim().lines().rev().take(5).collect::<Vec<_>>();
         let said = said.into_iter().rev().collect::<Vec<_>>().join("; ");
@@ -228,7 +230,7 @@ pub(crate) fn run(spec: &CustomSpec, context: &Context<'_>) -> Result<Report, Mo
     if !check.in_sync {
         let what = if apply.changed { "apply reported a change, but" } else { "apply reported no change, and" };
         return Err(ModuleError::new(format!(
-            "cannot apply {}: {what} check still reports a difference",
+            "cannot apply {}: {what} check still reports a difference; correct the program",
             program.path
         )));
     }

@@ -88,7 +88,7 @@ pub(crate) fn check(spec: &BlockSpec, context: &Context<'_>) -> Result<Checked, 
     let to = from.and_then(|from| lines[from..].iter().position(|line| *line == end).map(|at| from + at));
     if from.is_some() && to.is_none() {
         return Err(ModuleError::new(format!(
-            "cannot edit {}: the line {begin:?} is not followed by {end:?}; restore the end, or remove the begin",
+            "cannot edit {}: the line {begin:?} is not followed by {end:?}; restore the end line, or remove {begin:?}",
             spec.path
         )));
     }

@@ -103,7 +103,8 @@ fn goes_on(lines: &[&str], at: usize) -> Result<(), EditError> {
     let more = next.starts_with([' ', '\t']) && !next.trim().is_empty() && !next.trim_start().starts_with([';', '#']);
     if more || lines[at].trim_end().ends_with('\\') {
         return Err(format!(
-            "cannot edit the setting in line {}: it continues on the next line; manage the file with the module `file`",
+            "cannot edit the setting in line {}: the setting continues on the next line; \
+             manage the file with the module `file`",
             at + 1
         ));
     }

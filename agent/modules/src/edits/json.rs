@@ -111,7 +111,7 @@ fn set(text: &str, way: &[Part], value: &Value) -> Result<String, EditError> {
         } else if let Some(array) = at.as_array() {
             let members = array.elements();
             let index = part.index.ok_or_else(|| {
-                format!("cannot find {:?}: the parent is a list; write the index of a member", part.name)
+                format!("cannot find the key {:?}: its parent is a list; write an index instead", part.name)
             })?;
             match members.get(index) {
                 Some(found) if rest.is_empty() => replace(found.clone(), written(value))?,
@@ -122,7 +122,7 @@ fn set(text: &str, way: &[Part], value: &Value) -> Result<String, EditError> {
                 None => drop(array.append(written(&nested(rest, value)))),
             }
         } else {
-            return Err(format!("cannot find {:?}: the parent value is neither a map nor a list", part.name));
+            return Err(format!("cannot find the key {:?}: its parent is neither a map nor a list", part.name));
         }
         break;
     }

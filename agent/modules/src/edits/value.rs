@@ -160,7 +160,7 @@ fn expected(document: &mut Value, way: &[Part], value: Option<&Value>) -> Result
         Value::Object(_) => {}
         Value::Array(members) => {
             let index = part.index.ok_or_else(|| {
-                format!("cannot find {:?}: the parent is a list; write the index of a member", part.name)
+                format!("cannot find the key {:?}: its parent is a list; write an index instead", part.name)
             })?;
             let length = members.len();
             match (members.get_mut(index), value) {
@@ -169,14 +169,14 @@ fn expected(document: &mut Value, way: &[Part], value: Option<&Value>) -> Result
                 (None, None) => {}
                 (None, Some(value)) if index == length && rest.is_empty() => members.push(value.clone()),
                 (None, Some(_)) => {
-                    return Err(format!("the list has {length} members, but no member {index}; correct the key"));
+                    return Err(format!("the list has only {length} members, and no index {index}; correct the key"));
                 }
             }
         }
         Value::Null => {}
         other => {
             let kind = if other.is_string() { "a string" } else { "a number or a boolean" };
-            return Err(format!("cannot find {:?}: the parent value is {kind}", part.name));
+            return Err(format!("cannot find the key {:?}: its parent is {kind}, not a map or a list", part.name));
         }
     }
     Ok(())

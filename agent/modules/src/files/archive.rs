@@ -177,9 +177,8 @@ impl Compared<'_> {
                 _ => false,
             },
             Kind::Directory | Kind::File { .. } | Kind::Copy(_) => {
-                let message = format!(
-                    "cannot unpack {path}: on this node it has another type than in the archive; remove {path} first"
-                );
+                let message =
+                    format!("cannot unpack {path}: the path has another type than in the archive; remove {path} first");
                 return Err(io::Error::other(message));
             }
         };
@@ -236,7 +235,7 @@ pub(crate) fn check(spec: &ArchiveSpec, context: &Context<'_>) -> Result<Checked
     let below = context.reader.below(path).map_err(|error| ModuleError::io(path, &error))?;
     if spec.absent {
         let there = context.reader.meta(path).map_err(|error| ModuleError::io(path, &error))?.is_some();
-        let diff = format!("remove {path} and all that is in it\n");
+        let diff = format!("remove {path} with its content\n");
         let change = Change { verb: Verb::Remove, diff, steps: Vec::new() };
         return Ok(if there { Checked::Change(change) } else { Checked::InSync });
     }
@@ -282,7 +281,7 @@ pub(crate) fn run(spec: &ArchiveSpec, context: &Context<'_>, writer: &FsWriter) 
     writer.make_directory(path, 0o755).map_err(io)?;
     let inside = writer.below(path).map_err(io)?.ok_or_else(|| {
         ModuleError::new(format!(
-            "cannot unpack to {path}: it is not a directory; remove the file first, or unpack to another path"
+            "cannot unpack to {path}: the path is not a directory; remove the file first, or unpack to another path"
         ))
     })?;
     let unpacking = Unpacking { writer: &inside, compared: Compared { below: Some(inside.reader()), uid, gid } };
@@ -330,7 +329,7 @@ impl Unpacking<'_> {
         let old = self.writer.reader().meta(&path)?;
         if old.is_some_and(|meta| meta.kind == FileKind::Directory) {
             return Err(io::Error::other(format!(
-                "cannot unpack {path}: it is a directory here, but a file in the archive; remove the directory first"
+                "cannot unpack {path}: the path is a directory, but a file in the archive; remove the directory first"
             )));
         }
         // The content is written to a temporary file, which replaces the old file after the batch was synced.
@@ -348,7 +347,7 @@ impl Unpacking<'_> {
             }
             None if matches!(member.kind, Kind::Copy(_)) => {
                 return Err(io::Error::other(format!(
-                    "cannot unpack {path}: it is a hard link to a file that is not in the archive"
+                    "cannot unpack {path}: the member is a hard link to a file that is not in the archive"
                 )));
             }
             None => {

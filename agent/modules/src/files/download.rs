@@ -130,7 +130,7 @@ fn reader(spec: &DownloadSpec, context: &Context<'_>) -> Result<Found, ModuleErr
     let Some(meta) = context.reader.meta(path).map_err(io)? else { return Ok(Found::Nothing) };
     if matches!(meta.kind, FileKind::Directory | FileKind::Other) {
         return Err(ModuleError::new(format!(
-            "cannot write {path}: it exists and is not a regular file; remove {path} first"
+            "cannot write {path}: the path exists, but is not a regular file; remove {path} first"
         )));
     }
     let Some((found, meta)) = context.reader.file(path).map_err(io)? else { return Ok(Found::Nothing) };
@@ -176,7 +176,7 @@ pub(crate) fn run(spec: &DownloadSpec, context: &Context<'_>, writer: &FsWriter)
     if spec.absent {
         let meta = context.reader.meta(&spec.path).map_err(io)?;
         if meta.is_some_and(|meta| meta.kind == FileKind::Directory) {
-            return Err(ModuleError::new(format!("cannot remove {path}: it is a directory, not a file")));
+            return Err(ModuleError::new(format!("cannot remove {path}: the path is a directory, not a file")));
         }
         writer.remove(&spec.path).and_then(|()| writer.drop_part(path)).map_err(io)?;
         return Ok(Report::success());
@@ -205,7 +205,7 @@ pub(crate) fn run(spec: &DownloadSpec, context: &Context<'_>, writer: &FsWriter)
         writer.drop_part(path).map_err(io)?;
         let from = shown(&spec.url);
         return Err(ModuleError::new(format!(
-            "cannot write {path}: the file from {from} has the digest {got}, not {}",
+            "cannot write {path}: the file from {from} has the digest {got}, but sha256 is {}",
             spec.digest
         )));
     }
@@ -255,8 +255,9 @@ fn fetch(
     loop {
         if size > limit || all.is_some_and(|all| all > limit) {
             writer.drop_part(path).map_err(io)?;
-            let message =
-                format!("cannot write {path}: the file from {shown} has more than {limit} bytes; raise maxBytes");
+            let message = format!(
+                "cannot write {path}: the file from {shown} has more than {limit} bytes; raise the parameter maxBytes"
+            );
             return Err(ModuleError::new(message));
         }
         let mib = |bytes: u64| bytes >> 20;

@@ -47,7 +47,7 @@ pub(crate) fn file_name(name: Option<&str>, problems: &mut Vec<Problem>) -> Stri
     let fine = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
     if name.is_empty() || !name.chars().all(fine) {
         problems.push(
-            Problem::new("name", format!("{name:?} is not a valid name of the file"))
+            Problem::new("name", format!("{name:?} is not a valid file name"))
                 .hint("use letters, digits, - and _, because files with other names are ignored"),
         );
     }

@@ -160,7 +160,7 @@ fn package_transaction(uses: &[&PackageSpec], context: &Context<'_>) -> Result<(
             if !all_there(uses, context)? {
                 return Err(error);
             }
-            tracing::warn!("the tool failed, but the packages have the desired state: {error}");
+            tracing::warn!("the package tool failed, but the packages have the desired state: {error}");
         }
     }
     if !missing.hold.is_empty() {
@@ -178,7 +178,7 @@ fn package_transaction(uses: &[&PackageSpec], context: &Context<'_>) -> Result<(
         return Ok(());
     }
     Err(ModuleError::new(format!(
-        "cannot change the packages: the tool reported success but left out: {}; run the tool by hand to see why",
+        "cannot change the packages: the package tool left out: {}; run the tool by hand to find the cause",
         left.trim()
     )))
 }

@@ -108,7 +108,7 @@ fn run(wait: &WaitSpec, context: &Context<'_>) -> Result<Report, ModuleError> {
         WaitSpec::Path(path) => until(context, || context.reader.exists(path).unwrap_or(false))
             .then_some(())
             .ok_or_else(|| format!("{path} did not exist within {seconds} s")),
-        WaitSpec::Shared(name) => Err(format!("the shared value {name}, which needs etcd, could not be read")),
+        WaitSpec::Shared(name) => Err(format!("cannot read the shared value {name}: shared values need etcd")),
     };
     match what {
         Ok(()) => Ok(Report::success()),

@@ -207,7 +207,8 @@ fn refuse_fstab(spec: &MountSpec, context: &Context<'_>) -> Result<(), ModuleErr
     };
     if text.lines().any(here) && spec.state != State::Absent {
         return Err(ModuleError::new(format!(
-            "cannot manage the mount {}: /etc/fstab contains it; remove its line with the module line before this task",
+            "cannot manage the mount {}: /etc/fstab also contains the mount; \
+             remove the line with the module line in an earlier task",
             spec.path
         )));
     }

@@ -197,7 +197,7 @@ pub(crate) fn check(spec: &ServiceSpec, context: &Context<'_>) -> Result<Checked
     }
     if gone {
         return Ok(Checked::Unknown(format!(
-            "this node has no unit {}; install its package or write the unit before this task",
+            "this node has no unit {}; install its package or write its unit file in an earlier task",
             spec.unit
         )));
     }

@@ -113,7 +113,7 @@ impl SysctlSpec {
     }
 
     fn unknown(&self) -> String {
-        format!("this kernel has no setting {}; load its kernel module before this task", self.name)
+        format!("this kernel has no setting {}; load the kernel module of the setting in an earlier task", self.name)
     }
 }
 

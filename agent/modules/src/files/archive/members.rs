@@ -73,7 +73,7 @@ impl Budget {
     pub(super) fn spend(&self, bytes: u64) -> io::Result<()> {
         let left = self.left.get().checked_sub(bytes).ok_or_else(|| {
             refused(format!(
-                "cannot unpack the archive: its content has more than {} bytes; raise maxBytes",
+                "cannot unpack the archive: the content has more than {} bytes; raise the parameter maxBytes",
                 self.limit
             ))
         })?;
@@ -177,8 +177,9 @@ fn inside(path: &str, strip: usize) -> io::Result<Option<String>> {
 /// Returns an error if the target of a link in an archive is outside of the target directory.
 fn leads_inside(path: &str, target: &str) -> io::Result<()> {
     let mut depth = path.split('/').count() - 1;
-    let out =
-        || refused(format!("cannot unpack the link {path:?}: it leads out of the target directory, to {target:?}"));
+    let out = || {
+        refused(format!("cannot unpack the link {path:?}: the link leads out of the target directory, to {target:?}"))
+    };
     let mut down = false;
     for part in target.split('/').filter(|part| !part.is_empty() && *part != ".") {
         // Any part of the path may be a link itself, so the target of a later `..` is unknown.
@@ -223,13 +224,13 @@ fn tar(content: impl Read, strip: usize, budget: &Budget, take: &mut Take<'_>) -
                 let of = inside(&target, strip)?;
                 Kind::Copy(of.ok_or_else(|| {
                     refused(format!(
-                        "cannot unpack {path:?}: it is a hard link to a path that the parameter strip removes"
+                        "cannot unpack {path:?}: the member is a hard link to a path that the parameter strip removes"
                     ))
                 })?)
             }
             _ => {
                 return Err(refused(format!(
-                    "cannot unpack {path:?}: it is a device or a pipe; only files, folders and links are supported"
+                    "cannot unpack {path:?}: devices and pipes are not supported; remove {path:?} from the archive"
                 )));
             }
         };

@@ -177,8 +177,8 @@ impl Members<'_> {
         };
         if let Some(foreign) = self.foreign(path, 0)? {
             return Err(ModuleError::new(format!(
-                "cannot put {wanted} at {path}: {found} is there, and Towpath did not make {foreign}; \
-                 remove the foreign path, or leave {path} out of the source"
+                "cannot create {wanted} at {path}: {found} exists, and Towpath did not create {foreign}; \
+                 remove {foreign}, or remove {path} from the source"
             )));
         }
         self.removed.insert(path.to_owned());

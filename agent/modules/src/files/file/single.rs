@@ -20,7 +20,7 @@ pub(super) fn absent(path: &str, reader: &FsReader) -> Result<Checked, ModuleErr
             .ok()
             .flatten()
             .map_or_else(|| format!("remove {path}"), |(bytes, _)| diff::unified(path, &bytes, b"")),
-        FileKind::Directory => format!("remove the directory {path} and all that is in it"),
+        FileKind::Directory => format!("remove the directory {path} with its content"),
         _ => format!("remove {path}"),
     };
     Ok(Checked::Change(Change { verb: Verb::Remove, diff, steps: vec![Step::Remove { path: path.to_owned() }] }))
@@ -35,13 +35,13 @@ pub(super) fn link(path: &str, target: &str, reader: &FsReader, context: &Contex
     let meta = reader.meta(path).map_err(io(path))?;
     if meta.is_some_and(|meta| meta.kind == FileKind::Directory) {
         return Err(ModuleError::new(format!(
-            "cannot make the link {path}: a directory is there; remove the directory first with state: absent"
+            "cannot create the link {path}: the path is a directory; remove the directory first with state: absent"
         )));
     }
     let foreign = |meta: &Meta| meta.kind != FileKind::Link;
     if meta.filter(foreign).is_some() && !context.cache.has_made(&reader.resolved(path, false).map_err(io(path))?) {
         return Err(ModuleError::new(format!(
-            "cannot make the link {path}: a file is there that Towpath did not make; move the file, or \
+            "cannot create the link {path}: the path is a file that Towpath did not create; move the file, or \
              remove the file with state: absent in an earlier commit"
         )));
     }
@@ -69,7 +69,7 @@ pub(super) fn directory(spec: &FileSpec, path: &str, reader: &FsReader) -> Resul
         let access = Access { mode: spec.mode.unwrap_or(0o755), uid, gid };
         return Ok(Checked::Change(Change {
             verb: Verb::Create,
-            diff: format!("make the directory {path} with mode {:04o}", access.mode),
+            diff: format!("create the directory {path} with mode {:04o}", access.mode),
             steps: vec![Step::MakeDirectory { path: path.to_owned(), access }],
         }));
     };
@@ -78,15 +78,15 @@ pub(super) fn directory(spec: &FileSpec, path: &str, reader: &FsReader) -> Resul
     match (found, link) {
         (Some(meta), _) if meta.kind == FileKind::Directory => Ok(granted(path, meta, spec.mode, uid, gid)),
         (Some(_), None) => Err(ModuleError::new(format!(
-            "cannot make the directory {path}: it exists and is not a directory; remove {path} first with state: absent"
+            "cannot create the directory {path}: the path is not a directory; remove {path} first with state: absent"
         ))),
         (Some(_), Some(target)) => Err(ModuleError::new(format!(
-            "cannot make the directory {path}: it is a link to {target}, which is not a directory; \
+            "cannot create the directory {path}: the path is a link to {target}, which is not a directory; \
              remove the link first with state: absent, or change its target"
         ))),
         (None, target) => Err(ModuleError::new(format!(
-            "cannot make the directory {path}: it is a link to {target}, which does not exist; \
-             make the target in an earlier task, or remove the link first with state: absent",
+            "cannot create the directory {path}: the path is a link to {target}, which does not exist; \
+             create the target in an earlier task, or remove the link first with state: absent",
             target = target.unwrap_or_default()
         ))),
     }
@@ -144,7 +144,7 @@ pub(super) fn one_file(
         Ok(old) => old,
         Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
             return Err(ModuleError::new(format!(
-                "cannot write {path}: it exists and is not a regular file; remove {path} first with state: absent"
+                "cannot write {path}: the path is not a regular file; remove {path} first with state: absent"
             )));
         }
         Err(error) => return Err(ModuleError::io(path, &error)),

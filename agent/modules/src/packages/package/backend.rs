@@ -210,7 +210,7 @@ fn apt(missing: &Missing, how: &BackendChoice, deadline: Deadline, context: &Con
         if !others.is_empty() {
             let what = format!("the removal would also remove {}", others.join(", "));
             return Err(ModuleError::new(format!(
-                "cannot remove {}: {what}; name the further packages too, or remove them first",
+                "cannot remove {}: {what}; name the additional packages in the task, or remove them in an earlier task",
                 missing.remove.join(", ")
             )));
         }

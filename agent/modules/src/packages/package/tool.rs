@@ -40,7 +40,8 @@ impl Deadline {
             return Ok(());
         }
         let left = self.left().as_secs();
-        let message = format!("cannot start {what}: only {left} s are left; raise the timeout of the task");
+        let message =
+            format!("cannot start {what}: only {left} s remain before the deadline; raise the timeout of the task");
         Err(ModuleError::new(message))
     }
 }
