@@ -8,8 +8,8 @@ use serde_json::Value;
 use crate::schema::{Field, Form, ModuleKind, ModuleSchema, Part};
 
 impl ModuleSchema {
-    /// Returns the identity of the resource that a task manages; `None` if the module manages no resource, or if a
-    /// parameter of the identity is missing.
+    /// Returns the identity of the resource that a task manages. Returns `None` if the module manages no resource, or
+    /// if a parameter of the identity is missing.
     pub fn identity(&self, params: &Value) -> Option<String> {
         if self.identity.is_empty() { None } else { join(self.identity, params) }
     }

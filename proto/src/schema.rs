@@ -60,8 +60,8 @@ pub struct ModuleSchema {
     pub applies_directly: bool,
     /// The position in the order of removals. The agent first removes resources of modules with lower numbers.
     pub removal: u32,
-    /// The relation of the module to a service, for the field `autoNotify` of a TaskBook; `None` if the module has
-    /// none.
+    /// The relation of the module to a service, for the field `autoNotify` of a TaskBook. The value is `None` if the
+    /// module has none.
     pub service: Option<ServiceRole>,
     /// True if a task with the module can compute the value of a variable.
     pub computes: bool,
@@ -242,7 +242,7 @@ pub fn modules() -> impl Iterator<Item = &'static ModuleSchema> {
     })
 }
 
-/// Returns the facts about the module with the given key, such as `file`; `None` if no module has the key.
+/// Returns the facts about the module with the given key, such as `file`. Returns `None` if no module has the key.
 pub fn module(key: &str) -> Option<&'static ModuleSchema> {
     modules().find(|module| module.key == key)
 }

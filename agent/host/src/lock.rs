@@ -152,8 +152,8 @@ fn make_private(path: &Path) -> Result<(), LockError> {
     Ok(())
 }
 
-/// Returns the owner or the mode that gives another user write access to a directory; `None` if only root and the
-/// agent's user can write.
+/// Returns the owner or the mode that gives another user write access to a directory. Returns `None` if only root and
+/// the agent's user can write.
 ///
 /// In a directory with the sticky bit, a user cannot rename or remove files of other users.
 fn changeable(uid: u32, gid: u32, mode: u32) -> Option<String> {

@@ -2,8 +2,8 @@
 
 /// Makes all threads of the process use the same memory arena.
 ///
-/// By default, glibc creates an arena for each thread, and keeps the free memory of every arena. One arena is enough,
-/// because usually only one thread of the agent works. Call the function before the process starts a thread.
+/// By default, glibc creates an arena for each thread, and keeps the free memory of every arena. A single arena is
+/// enough, because usually only one thread of the agent works. Call the function before the process starts a thread.
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "glibc has no other way, and no crate wraps it")]
 pub fn share_one_arena() {

@@ -10,8 +10,8 @@ use towpath_host::{FileKind, FsReader, keyed_digest, process};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expectation {
     pub(crate) path: String,
-    /// The target folder of the tree to which the path belongs; `None` if the path does not belong to a tree. Links
-    /// below the target folder are not followed.
+    /// The target folder of the tree to which the path belongs. The value is `None` if the path does not belong to a
+    /// tree. Links below the target folder are not followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) plain_below: Option<String>,
     pub(crate) what: Expected,

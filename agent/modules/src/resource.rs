@@ -69,8 +69,8 @@ pub trait Resource: Any + Debug + Send + Sync {
     /// Compares the machine with the desired state of the resource. A probe is always in sync.
     ///
     /// # Errors
-    /// Returns an error if the machine cannot be read. Returns an error if the agent must not replace the object on the
-    /// machine, such as a directory at the path of a file.
+    /// Returns an error if the machine cannot be read. Returns an error if an existing object must not be replaced,
+    /// such as a directory at the path of a file.
     fn check(&self, context: &Context<'_>) -> Result<Checked, ModuleError>;
 
     /// Runs an action, or makes a direct change. Only code with a permit for the change has the writer.

@@ -15,8 +15,8 @@ pub struct BookRecord {
     /// The slot that this node holds or waits for; `None` if the node needs no slot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slot: Option<SlotRef>,
-    /// The phase of the current segment, if the TaskBook has `before` or `after` tasks; `None` if the segment has not
-    /// begun.
+    /// The phase of the current segment, if the TaskBook has `before` or `after` tasks. The value is `None` if the
+    /// segment has not begun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub segment: Option<SegmentPhase>,
     /// True if the agent could not remove an object that the TaskBook no longer mentions. The `after` tasks do not run

@@ -186,7 +186,7 @@ impl Journal {
         Ok(keys)
     }
 
-    /// Returns the highest key among the records of a kind; `None` if the journal has no record of the kind.
+    /// Returns the highest key among the records of a kind. Returns `None` if the journal has no record of the kind.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be read.
@@ -339,8 +339,8 @@ impl Journal {
         Ok(name)
     }
 
-    /// Returns the original content of a file, which is stored under its digest; `None` if the stored content is
-    /// missing or was changed.
+    /// Returns the original content of a file, which is stored under its digest. Returns `None` if the stored content
+    /// is missing or was changed.
     pub fn original(&self, name: &str) -> Option<Vec<u8>> {
         let bytes = private_files::read(&self.folder.join(ORIGINALS).join(name)).ok()?;
         (hex::encode(Sha256::digest(&bytes)) == name).then_some(bytes)

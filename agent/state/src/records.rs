@@ -152,8 +152,8 @@ pub struct StandingEvent {
     pub event: StoredEvent,
 }
 
-/// A row of the local data store: the value in base64, the revision that created the row, and the revision that last
-/// changed the row.
+/// A row of the local data store. The fields are the value in base64, the revision that created the row, and the
+/// revision that last changed it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreRow(pub String, pub u64, pub u64);
 
@@ -264,7 +264,8 @@ pub struct LastSlots {
     pub partitions: BTreeMap<String, String>,
     /// The names of the nodes that the TaskBook targets.
     pub targets: BTreeSet<String>,
-    /// The maximum number of nodes that hold a slot of one partition at the same time; `None` for no limit.
+    /// The maximum number of nodes that hold a slot of one partition at the same time. The value is `None` for no
+    /// limit.
     pub count: Option<u64>,
     /// The maximum number of failed nodes. With more failed nodes, the rollout halts.
     pub max_failures: u64,
@@ -356,7 +357,8 @@ pub struct ActionRecord {
     /// The newest successful run of the action. The definition of the action may have changed since the run.
     #[serde(default)]
     pub finished: Option<FinishedAction>,
-    /// The kernel's boot id at the start of a reboot action; `None` if the action does not reboot the node.
+    /// The kernel's boot id at the start of a reboot action. The value is `None` if the action does not reboot the
+    /// node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<String>,
 }

@@ -75,7 +75,7 @@ impl FsReader {
         Ok(Self { root: Arc::new(fd), path: root.to_owned(), whole: root == Path::new("/"), plain_below: None })
     }
 
-    /// Creates a reader of the files below a directory of this root; `None` if the path is not a directory.
+    /// Creates a reader of the files below a directory of this root. Returns `None` if the path is not a directory.
     ///
     /// The new reader returns an error for each link below the directory.
     ///
@@ -125,8 +125,8 @@ impl FsReader {
         Ok(fd)
     }
 
-    /// Opens a path without links by one system call; `None` if the path has links or the kernel does not support
-    /// openat2.
+    /// Opens a path without links by one system call. Returns `None` if the path has links or the kernel does not
+    /// support openat2.
     fn open_plain(&self, path: &str, flags: OFlags, mode: Mode) -> io::Result<Option<OwnedFd>> {
         let inside = if self.whole { ResolveFlags::empty() } else { ResolveFlags::IN_ROOT };
         let resolve = inside | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -201,7 +201,7 @@ impl FsReader {
         Ok(true)
     }
 
-    /// Returns the metadata of a path, without following a link at the end; `None` if the path does not exist.
+    /// Returns the metadata of a path, without following a link at the end. Returns `None` if the path does not exist.
     ///
     /// # Errors
     /// Returns an error if the path exists but cannot be opened.
@@ -213,8 +213,8 @@ impl FsReader {
         Ok(Some(meta(&fd)?))
     }
 
-    /// Returns the metadata of a path, or of the link's target if the path is a link; `None` if the target does not
-    /// exist.
+    /// Returns the metadata of a path, or of the link's target if the path is a link. Returns `None` if the target does
+    /// not exist.
     ///
     /// # Errors
     /// Returns an error if a link is rejected, or if the path exists but cannot be opened.
@@ -350,7 +350,7 @@ pub(crate) fn relative(path: &str) -> &str {
     if trimmed.is_empty() { "." } else { trimmed }
 }
 
-/// Splits a path into a folder and a last component; `None` if the last component is empty, `.` or `..`.
+/// Splits a path into a folder and a last component. Returns `None` if the last component is empty, `.` or `..`.
 pub(crate) fn split(path: &str) -> Option<(&str, &str)> {
     let trimmed = path.trim_end_matches('/');
     let (folder, name) = trimmed.rsplit_once('/').unwrap_or(("", trimmed));

@@ -3,7 +3,7 @@
 //! Guarantees:
 //! - Links resolve as in the kernel. A link cannot lead out of the root.
 //! - A link is followed if root or the agent's user owns the link, or if the same user owns the link and the target.
-//!   The rule prevents that a link of one user leads the agent to a file of another user.
+//!   With the rule, a link of an unprivileged user cannot lead the agent to a file of another user.
 //! - If another process changes the path while it is resolved, the resolver may return an error. The resolver never
 //!   opens a file to which a rejected link leads.
 
@@ -78,8 +78,8 @@ pub(crate) struct Place {
     pub(crate) name: OsString,
     /// The resolved path below the root, which contains no links.
     pub(crate) path: String,
-    /// The device and the inode of the file to which a followed link leads; `None` if no link was followed, or no file
-    /// exists.
+    /// The device and the inode of the file to which a followed link leads. The value is `None` if no link was
+    /// followed, or no file exists.
     pub(crate) found: Option<(u64, u64)>,
 }
 

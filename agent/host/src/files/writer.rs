@@ -97,7 +97,7 @@ impl FsWriter {
         self.written.clone().unwrap_or_default()
     }
 
-    /// Returns a writer for the files below a directory of this root; `None` if the path is not a directory.
+    /// Returns a writer for the files below a directory of this root. Returns `None` if the path is not a directory.
     ///
     /// The new writer returns an error for each link below the directory. The new writer does not record the files that
     /// it writes.
@@ -500,8 +500,8 @@ fn write_all(fd: &OwnedFd, content: &[u8]) -> io::Result<()> {
     file.write_all(content)
 }
 
-/// Returns the extended attributes of the old file at the final path of a staged file; `None` if the old file is
-/// missing or unreadable.
+/// Returns the extended attributes of the old file at the final path of a staged file. Returns `None` if the old file
+/// is missing or unreadable.
 fn old_attributes(staged: &Staged) -> io::Result<Option<Attributes>> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match rustix::fs::openat(&staged.folder, &staged.name, flags, Mode::empty()) {

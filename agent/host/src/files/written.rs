@@ -90,8 +90,8 @@ impl WrittenFiles {
         self.lock().retain(|path, _| is_managed(path));
     }
 
-    /// Returns true if a file still has the content and the permissions that the agent has written; `None` if no record
-    /// of the file exists.
+    /// Returns true if a file still has the content and the permissions that the agent has written. Returns `None` if
+    /// no record of the file exists.
     pub fn is_intact(&self, reader: &FsReader, real: &Path, path: &str) -> Option<bool> {
         let written = self.lock().get(real).cloned()?;
         let found = reader.read(path).ok().flatten();

@@ -54,8 +54,8 @@ impl SigningIdentity {
         }
     }
 
-    /// Decrypts a key that was encrypted for this node and for a purpose; `None` if the key was encrypted for another
-    /// node or purpose.
+    /// Decrypts a key that was encrypted for this node and for a purpose. Returns `None` if the key was encrypted for
+    /// another node or purpose.
     pub fn unwrap_key(&self, wrapped: &str, purpose: &str) -> Option<SealKey> {
         self.identity().unwrap_key(wrapped, purpose)
     }
@@ -71,8 +71,8 @@ impl SigningIdentity {
         }
     }
 
-    /// Reads the certificate or the bare key that a node presents with a signature; `None` if the certificate belongs
-    /// to another node.
+    /// Reads the certificate or the bare key that a node presents with a signature. Returns `None` if the certificate
+    /// belongs to another node.
     ///
     /// Every node accepts certificates and bare keys, so a fleet can get certificates node by node.
     pub fn read(&self, shown: &str, node: &str, cluster: &str) -> Option<Shown> {

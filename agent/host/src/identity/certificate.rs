@@ -92,8 +92,8 @@ pub(super) fn validity(der: &[u8]) -> Option<(i64, i64)> {
     Some((certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp()))
 }
 
-/// Returns the time at which the first certificate in a PEM text expires, in seconds since 1970; `None` if the text
-/// contains no certificate.
+/// Returns the time at which the first certificate in a PEM text expires, in seconds since 1970. Returns `None` if the
+/// text contains no certificate.
 pub fn valid_until(pem: &[u8]) -> Option<i64> {
     let first = CertificateDer::pem_slice_iter(pem).next()?.ok()?;
     validity(&first).map(|(_, until)| until)

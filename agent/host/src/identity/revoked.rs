@@ -120,7 +120,7 @@ fn plain(entry: &str) -> String {
     digits.to_ascii_lowercase().trim_start_matches('0').to_owned()
 }
 
-/// Returns the serial number of a DER certificate, as `towpath pki` prints it; `None` if the bytes are not a
+/// Returns the serial number of a DER certificate, as `towpath pki` prints it. Returns `None` if the bytes are not a
 /// certificate.
 pub fn serial(der: &[u8]) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;

@@ -4,10 +4,9 @@
 //!     agent ── supervisor ── command ── …
 //!
 //! The supervisor is a fork of the agent that only waits for its child processes (reaps them). The supervisor is a
-//! child subreaper (prctl(2)): every orphan of the command becomes a child of the supervisor, even after a second fork
-//! or setsid(2). The supervisor exits when the command exits. The remaining processes of the command then become
-//! children of init. The supervisor runs as the agent's user, so a command that runs as another user cannot kill the
-//! supervisor.
+//! child subreaper (prctl(2)). Every orphaned process of the command becomes a child of the supervisor, even after
+//! setsid(2). The supervisor exits when the command exits. The remaining processes of the command then become children
+//! of init. The supervisor runs as the agent's user, so a command that runs as another user cannot kill the supervisor.
 
 use std::{
     ffi::CString,

@@ -91,8 +91,8 @@ fn is_kind(word: &str) -> bool {
     KINDS.iter().any(|known| word.starts_with(known))
 }
 
-/// Returns the type and the data of the public key in a line, as sshd parses the line; `None` if the line contains no
-/// key.
+/// Returns the type and the data of the public key in a line, as sshd parses the line. Returns `None` if the line
+/// contains no key.
 fn key_of(line: &str) -> Option<String> {
     let line = line.trim_start();
     if line.starts_with('#') {
@@ -236,8 +236,8 @@ pub(crate) fn run(spec: &AuthorizedKeySpec, context: &Context<'_>, writer: &FsWr
     Ok(Report::success())
 }
 
-/// Returns the parameters with which the module can undo the task; `None` if the key is already authorized, or if the
-/// task removes the key.
+/// Returns the parameters with which the module can undo the task. Returns `None` if the key is already authorized, or
+/// if the task removes the key.
 pub(crate) fn undo(spec: &AuthorizedKeySpec, context: &Context<'_>) -> Option<Value> {
     let there = home(&spec.user, context).ok()?.and_then(|home| context.reader.read(&keys(&home)).ok()?).is_some_and(
         |(bytes, _)| {

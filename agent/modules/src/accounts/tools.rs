@@ -67,8 +67,8 @@ pub(super) fn run(
     Ok(Report::success())
 }
 
-/// Returns the parameters with which the module can undo the task; `None` if the account already exists, or if the task
-/// removes the account.
+/// Returns the parameters with which the module can undo the task. Returns `None` if the account already exists, or if
+/// the task removes the account.
 pub(super) fn undo(name: &str, absent: bool, exists: bool) -> Option<Value> {
     (!absent && !exists).then(|| json!({ "name": name, "state": "absent" }))
 }

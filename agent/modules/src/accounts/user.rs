@@ -87,8 +87,8 @@ impl UserSpec {
         Ok(entry("/etc/passwd", self.name(), context)?.is_some())
     }
 
-    /// Returns the call of useradd, usermod or userdel that brings the user to the desired state; `None` if the user is
-    /// in sync.
+    /// Returns the call of useradd, usermod or userdel that brings the user to the desired state. Returns `None` if the
+    /// user is in sync.
     fn call(&self, context: &Context<'_>) -> Result<Option<ToolCall>, ModuleError> {
         let (name, exists) = (self.name(), self.exists(context)?);
         if self.is_absent() {

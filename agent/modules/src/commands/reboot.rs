@@ -14,8 +14,8 @@ use crate::{
 /// The resolved parameters of the module `reboot`.
 #[derive(Debug, Clone)]
 pub(crate) struct RebootSpec {
-    /// True if the task reboots the node once in any case; false if the task reboots the node only when the system
-    /// requires a reboot.
+    /// True if the task always reboots the node once. False if the task reboots the node only when the system requires
+    /// a reboot.
     always: bool,
 }
 

@@ -60,8 +60,8 @@ impl Lines {
     }
 }
 
-/// Returns the parameters with which the module can undo the task; `None` if the task itself removes the line or block.
-/// The parameters in `without` are omitted.
+/// Returns the parameters with which the module can undo the task. Returns `None` if the task itself removes the line
+/// or block. The parameters in `without` are omitted.
 pub(crate) fn undo(params: &Value, without: &[&str]) -> Option<Value> {
     if params.get("state").and_then(Value::as_str) == Some("absent") {
         return None;
@@ -75,8 +75,8 @@ pub(crate) fn undo(params: &Value, without: &[&str]) -> Option<Value> {
     Some(params)
 }
 
-/// The position of new lines: after or before the last line that matches a regular expression, or at the end of the
-/// file.
+/// The position of new lines. New lines are inserted after or before the last line that matches a regular expression,
+/// or at the end of the file.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Anchor {
     pub(crate) after: Option<Regex>,

@@ -125,7 +125,7 @@ pub(crate) fn resolve(archive: pb::Archive) -> Result<ArchiveSpec, Vec<Problem>>
     Ok(ArchiveSpec { path, from, strip, max_bytes, owner: archive.owner, group: archive.group, absent })
 }
 
-/// Opens the archive of a task; `None` if the archive must be a file on the node, but the file does not exist.
+/// Opens the archive of a task. Returns `None` if the archive must be a file on the node, but the file does not exist.
 fn open(spec: &ArchiveSpec, context: &Context<'_>) -> Result<Option<Box<dyn Source>>, ModuleError> {
     match &spec.from {
         From::File(file) => {
@@ -383,8 +383,8 @@ impl Unpacking<'_> {
     }
 }
 
-/// Returns the parameters with which the module can undo the task; `None` if the directory already exists, or if the
-/// task removes the directory.
+/// Returns the parameters with which the module can undo the task. Returns `None` if the directory already exists, or
+/// if the task removes the directory.
 pub(crate) fn undo(spec: &ArchiveSpec, context: &Context<'_>) -> Option<Value> {
     let new = !spec.absent && !context.reader.exists(&spec.path).ok()?;
     new.then(|| json!({ "path": spec.path, "state": "absent" }))

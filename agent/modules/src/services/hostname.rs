@@ -56,8 +56,7 @@ impl Resource for HostnameSpec {
         Ok(Report::success())
     }
 
-    /// Returns parameters of the module with the current host name, for the undo; `None` if /etc/hostname contains no
-    /// name.
+    /// Returns the parameters of the undo, with the current host name; `None` if /etc/hostname contains no name.
     fn undo(&self, context: &Context<'_>) -> Option<Value> {
         let name = written(context).ok().filter(|name| !name.is_empty())?;
         Some(json!({ "name": name }))

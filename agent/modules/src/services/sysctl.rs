@@ -188,8 +188,8 @@ pub(crate) fn run(spec: &SysctlSpec, context: &Context<'_>, writer: &FsWriter) -
     Ok(Report::success())
 }
 
-/// Returns parameters of the module with the kernel's current value, for the undo; `None` if Towpath already manages
-/// the setting, or if the task removes the setting.
+/// Returns the parameters of the undo, with the kernel's current value. Returns `None` if Towpath already manages the
+/// setting, or if the task removes the setting.
 pub(crate) fn undo(spec: &SysctlSpec, context: &Context<'_>) -> Option<Value> {
     if spec.absent || context.reader.exists(&spec.file()).ok()? {
         return None;

@@ -146,8 +146,8 @@ impl Members<'_> {
         Ok(false)
     }
 
-    /// Returns the result of a member's check; `None` if a file of another kind is at the member's path, and a step
-    /// removes the file.
+    /// Returns the result of a member's check. Returns `None` if a file of another kind is at the member's path, and a
+    /// step removes the file.
     fn or_removed(
         &mut self,
         path: &str,

@@ -19,8 +19,8 @@ pub(super) struct Deadline {
     pub(super) least: Duration,
 }
 
-/// A change of packages begins only if this time, or a quarter of the task's timeout if that is shorter, remains before
-/// the deadline.
+/// A change of packages begins only if this time remains before the deadline. If a quarter of the task's timeout is
+/// shorter, a quarter is enough.
 const WORK: Duration = Duration::from_secs(60);
 
 impl Deadline {
