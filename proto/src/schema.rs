@@ -53,7 +53,8 @@ pub struct ModuleSchema {
     pub message: &'static Message,
     /// The kind of the module. A task with some parameters, such as `creates`, has another kind.
     pub kind: ModuleKind,
-    /// True if a change by the module may interrupt a service. The change then needs a maintenance window and a slot.
+    /// True if a change by the module may interrupt a service. A change that may interrupt a service needs a
+    /// maintenance window and a slot.
     pub interrupts: bool,
     /// True if the module changes the node through a tool or a daemon. False if the module only writes files, which the
     /// agent writes in batches.
@@ -61,7 +62,7 @@ pub struct ModuleSchema {
     /// The position in the order of removals. The agent first removes resources of modules with lower numbers.
     pub removal: u32,
     /// The relation of the module to a service, for the field `autoNotify` of a TaskBook. The value is `None` if the
-    /// module has none.
+    /// module has no relation to a service.
     pub service: Option<ServiceRole>,
     /// True if a task with the module can compute the value of a variable.
     pub computes: bool,
@@ -115,11 +116,11 @@ impl ModuleKind {
 /// The relation of a module to a service, for the field `autoNotify` of a TaskBook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServiceRole {
-    /// The module starts the service that its parameter `name` names.
+    /// The module starts the service in its parameter `name`.
     Runs,
-    /// The module writes the unit file that its parameter `name` names.
+    /// The module writes the file of the unit in its parameter `name`.
     Defines,
-    /// The module installs the packages that its parameters `name` and `names` name.
+    /// The module installs the packages in its parameters `name` and `names`.
     Installs,
 }
 
@@ -136,14 +137,14 @@ pub enum Untrusted {
     Arguments,
 }
 
-/// A part of the template from which a module's identity of a resource is computed.
+/// A part of an identity template. From the template, the agent computes the identity of a resource.
 #[derive(Debug)]
 pub(crate) enum Part {
     /// A literal text.
     Text(&'static str),
-    /// The value of one of several fields, in a canonical form.
+    /// The value of a field, in a canonical form.
     Value {
-        /// The names of the fields. The first field that is set gives the value.
+        /// The names of the fields. The first field of the list that is set gives the value.
         fields: &'static [&'static str],
         /// The canonical form to which the value is converted.
         form: Form,

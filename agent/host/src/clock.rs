@@ -36,7 +36,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock for tests. The time changes only when a test changes it.
+/// A clock for tests. The time of the test clock changes only when a test changes the time.
 #[derive(Debug, Clone)]
 pub struct TestClock {
     start: Instant,

@@ -21,7 +21,7 @@ pub const TRIES: usize = 20;
 /// The pause between two attempts to lock the state directory.
 pub const PAUSE: Duration = Duration::from_millis(50);
 
-/// A locked state directory. The lock is released when the value is dropped.
+/// A locked state directory. The lock is released when the `StateDir` is dropped.
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
@@ -106,8 +106,7 @@ impl StateDir {
 
     /// Returns true if the locked state directory is still at its path, and still contains the journal.
     ///
-    /// If the state directory was deleted, the agent has lost its records. The agent must then stop, and not act like a
-    /// new agent.
+    /// If the state directory was deleted, the agent has lost its records, and must not act like a new agent.
     pub fn is_there(&self) -> bool {
         let same = |own: fs::Metadata, now: fs::Metadata| (own.dev(), own.ino()) == (now.dev(), now.ino());
         let now = fs::metadata(self.path.join("lock"));

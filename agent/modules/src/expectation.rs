@@ -26,15 +26,15 @@ pub struct Expectation {
 /// The kind of file, and the content, that a managed path must have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Expected {
-    /// The path is a file whose content has this keyed hash.
+    /// The path must be a file whose content has the given keyed hash.
     Content(String),
-    /// The path is a file with any content.
+    /// The path must be a file. The content is not checked.
     Any,
-    /// The path is a directory.
+    /// The path must be a directory.
     Directory,
-    /// The path is a link with this target.
+    /// The path must be a link with the given target.
     Link(String),
-    /// The path does not exist.
+    /// The path must not exist.
     Absent,
 }
 

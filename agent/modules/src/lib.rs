@@ -142,8 +142,8 @@ pub fn kept_identities(module: &'static str, params: &Value) -> Vec<String> {
     if resource.parts().is_empty() { single() } else { resource.parts().to_vec() }
 }
 
-/// Applies several resources in one transaction. All resources must have the same [`Resource::batch`], and the caller
-/// must hold a permit.
+/// Applies several resources in one transaction. The method [`Resource::batch`] must return the same key for all
+/// resources, and the caller must hold a permit.
 ///
 /// # Errors
 /// Returns an error if a resource cannot be applied. After an error, some of the resources may have been applied.
@@ -154,8 +154,8 @@ pub fn apply_batch(resources: &[&dyn Resource], context: &Context<'_>, writer: &
     }
 }
 
-/// Returns the key of the module `file`. The journal records all managed paths under this key, including the files of
-/// the module `git`.
+/// Returns the key of the module `file`. The journal records all managed paths as paths of the module `file`, even
+/// paths of the module `git`.
 pub fn path_module() -> &'static str {
     pb::File::module().key
 }

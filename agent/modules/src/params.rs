@@ -34,7 +34,7 @@ pub(crate) fn parse<T: serde::de::DeserializeOwned>(params: &Value) -> Result<T,
     serde_json::from_value(params.clone()).map_err(|error| vec![Problem::new("", error.to_string())])
 }
 
-/// Returns all problems as an error, if there are any.
+/// Returns an error with all problems, unless the list of problems is empty.
 pub(crate) fn done(problems: Vec<Problem>) -> Result<(), Vec<Problem>> {
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
@@ -52,7 +52,7 @@ pub(crate) fn managed_path(key: &str, path: &str, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Adds a problem if a value contains a control character or a line break. The value becomes one line of a file.
+/// Adds a problem if a value contains a control character or a line break. The value must fit on one line of a file.
 pub(crate) fn one_line(key: &str, text: &str, problems: &mut Vec<Problem>) {
     // Some programs end a line at a line separator or paragraph separator. The control characters include NEL.
     let found = text.chars().find(|c| c.is_control() && *c != '\t' || matches!(c, '\u{2028}' | '\u{2029}'));

@@ -31,7 +31,7 @@ pub trait Module: Sync {
     ///
     /// # Errors
     /// Returns an error if a resource cannot be applied. After an error, some of the resources may have been applied.
-    /// The default method always returns an error.
+    /// By default, the method returns an error, because most modules have no transactions.
     fn apply_batch(
         &self,
         _resources: &[&dyn Resource],
@@ -60,8 +60,8 @@ pub trait Resource: Any + Debug + Send + Sync {
         self.module().schema().kind
     }
 
-    /// Returns true if the action runs only once, and again only if its definition changes. Returns false if the action
-    /// runs whenever its conditions are true.
+    /// Returns true if the action runs only once for each version of its definition. Returns false if the action runs
+    /// whenever its conditions are true.
     fn runs_once(&self) -> bool {
         self.kind() == ModuleKind::Action
     }

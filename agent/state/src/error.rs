@@ -13,7 +13,7 @@ pub enum JournalError {
         /// The path of the state directory.
         path: PathBuf,
     },
-    /// The error that the file system is read-only, or that the agent must not write to the directory.
+    /// The error that the file system is read-only, or that the agent lacks the permission to write.
     #[error("cannot write to the state directory {path}: read-only, or not permitted", path = path.display())]
     ReadOnly {
         /// The path of the state directory.
@@ -37,7 +37,7 @@ pub enum JournalError {
         /// The error of the JSON parser.
         message: String,
     },
-    /// Any other error of the journal.
+    /// An error of the database or the file system that has no error type of its own.
     #[error("cannot use the journal in {path}: {message}", path = path.display())]
     Failed {
         /// The path of the state directory.

@@ -82,7 +82,7 @@ kinds! {
         Intent(()) = "intent";
         /// The state and the conditions of the node.
         NodeState(()) = "state";
-        /// The status of each TaskBook after the last pass.
+        /// The status of each TaskBook after the newest pass.
         BookStatuses(()) = "book-statuses";
         /// The phase of the newest run of each TaskBook: started, succeeded or failed. When a phase changes, the agent
         /// records an event.
@@ -105,33 +105,33 @@ kinds! {
         /// The rights that each node has in each TaskBook, for the newest revisions.
         BookRights(()) = "book-rights";
         /// The signing key of a node, and the sequence numbers of the newest records that the node has signed. The key
-        /// is the name of the node.
+        /// of the record is the name of the node.
         Writer(String) = "writer/";
         /// The serial numbers of the certificates that nodes have presented with a signing key. The signing key is the
         /// key of the record.
         Certificates(String) = "certificates/";
-        /// The newest accepted commit of a source. The key is the name of the source.
+        /// The newest accepted commit of a source. The key of the record is the name of the source.
         Checkpoint(String) = "checkpoint/";
-        /// An event. The key is the UUID of the event.
+        /// An event. The key of the record is the UUID of the event.
         Event(String) = "event/";
-        /// An event that is still in effect: a firing alarm, or the newest start of the agent. The key is the identity
-        /// of the event.
+        /// An event that is still in effect: a firing alarm, or the newest start of the agent. The key of the record is
+        /// the identity of the event.
         StandingEvent(String) = "standing-event/";
-        /// A run of a TaskBook. The key is the start time and the id of the TaskBook.
+        /// A run of a TaskBook. The key of the record is the start time of the run and the id of the TaskBook.
         Run(RunId) = "run/";
         /// The task definition that the agent has applied to a managed object, and the way to undo it.
         Applied(Managed) = "applied/";
         /// The original state of a path, before Towpath changed the path for the first time.
         Original(String) = "original/";
-        /// A replaced file whose `validate` command has not run yet. The key is the path of the file.
+        /// A replaced file whose `validate` command has not run yet. The key of the record is the path of the file.
         Unchecked(String) = "unchecked/";
-        /// The newest run of an action. The key is the id of the action, with its loop item.
+        /// The newest run of an action. The key of the record is the id of the action, with its loop item.
         Action(TaskId) = "action/";
         /// A handler that a task has notified, and that has not succeeded since the notification.
         Handler(TaskId) = "handler/";
         /// The objects that a TaskBook manages.
         Inventory(BookId) = "inventory/";
-        /// A row of the local data store. The key is the key of the row in the store.
+        /// A row of the local data store. The key of the record is the key of the row in the data store.
         StoreRow(String) = "store/row/";
         /// The revision of the local data store.
         StoreRevision(()) = "store/revision";

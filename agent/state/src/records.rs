@@ -137,7 +137,7 @@ pub struct StoredEvent {
     pub object: Option<String>,
     /// The message of the event.
     pub message: String,
-    /// Further data of the event, for programs.
+    /// Additional data of the event, for programs.
     pub data: BTreeMap<String, Value>,
 }
 
@@ -153,7 +153,7 @@ pub struct StandingEvent {
 }
 
 /// A row of the local data store. The fields are the value in base64, the revision that created the row, and the
-/// revision that last changed it.
+/// revision of its newest change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreRow(pub String, pub u64, pub u64);
 
@@ -401,7 +401,7 @@ pub struct RunRecord {
     pub started: i64,
     /// The duration of the run, in seconds.
     pub took: f64,
-    /// The worst outcome of the run's tasks.
+    /// The worst outcome among the tasks of the run.
     pub outcome: String,
     /// The reports of the run's tasks. Each report contains the fields name, module, outcome, changed, took and
     /// message.

@@ -18,8 +18,8 @@ const ANSWER: Duration = Duration::from_secs(25);
 /// The time between two queries about the progress of a package transaction.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Numbers of PackageKit's D-Bus interface, from pk-enum.h. The numbers mean an installed package, a successful
-/// transaction, and the filter for the native architecture.
+/// Numbers of PackageKit's D-Bus interface (pk-enum.h): for an installed package, for a successful transaction, and for
+/// the filter by the native architecture.
 const INSTALLED: u32 = 1;
 const SUCCESS: u32 = 1;
 const ARCH: u64 = 1 << 18;
@@ -33,7 +33,8 @@ const DOWNGRADED: [u32; 2] = [20, 30];
 /// An error of PackageKit.
 #[derive(Debug, Error)]
 pub enum PackageKitError {
-    /// The error that PackageKit is not installed or does not answer. The module `package` then uses apt or dnf.
+    /// The error that PackageKit is not installed or does not answer. If PackageKit cannot be used, the module
+    /// `package` uses apt or dnf.
     #[error("cannot use PackageKit: {0}")]
     Missing(String),
     /// The error that PackageKit made no progress or gave no answer. The number is the time that the agent waited, in
@@ -121,7 +122,8 @@ pub struct PackageKit<'a> {
     runtime: Runtime,
     connection: Connection,
     report: &'a dyn Fn(&str),
-    /// The time limit in which all package transactions of the connection must end. The time limit ends at `deadline`.
+    /// The time limit in which all package transactions of the connection must end. The field `deadline` is the time at
+    /// which the limit ends.
     time: Duration,
     deadline: tokio::time::Instant,
 }

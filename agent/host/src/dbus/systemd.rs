@@ -53,7 +53,7 @@ pub enum SystemdError {
 /// The state of a unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnitState {
-    /// The name of the unit. If the unit was asked by an alias, `id` is its real name.
+    /// The name of the unit. The field `id` is the real name of the unit, even if the caller has used an alias.
     pub id: String,
     /// The load state of the unit: loaded, not-found, masked, bad-setting …
     pub load: String,
@@ -139,7 +139,8 @@ trait Unit {
 pub struct Systemd {
     runtime: Runtime,
     connection: Connection,
-    /// The subscription to systemd's signals about ended jobs. Each connection to systemd subscribes only once.
+    /// The subscription to systemd's signals about ended jobs. Each connection subscribes to systemd's signals only
+    /// once.
     subscribed: tokio::sync::OnceCell<()>,
 }
 

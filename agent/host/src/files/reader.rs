@@ -29,7 +29,7 @@ pub enum FileKind {
     Directory,
     /// A symbolic link.
     Link,
-    /// Any other file: a device, a socket or a pipe.
+    /// A special file: a device, a socket or a pipe.
     Other,
 }
 
@@ -142,7 +142,7 @@ impl FsReader {
         Err(Errno::AGAIN.into())
     }
 
-    /// Opens the directory that contains a path. A link at the end of the path is not followed.
+    /// Opens the parent directory of a path. A link at the end of the path is not followed.
     ///
     /// # Errors
     /// Returns an error if the directory cannot be opened, or the path has no last component.

@@ -2,8 +2,8 @@
 //!
 //! Guarantees:
 //! - Links resolve as in the kernel. A link cannot lead out of the root.
-//! - A link is followed if root or the agent's user owns the link, or if the same user owns the link and the target.
-//!   With the rule, a link of an unprivileged user cannot lead the agent to a file of another user.
+//! - A link is followed if root or the agent's user owns the link, or if the same user owns the link and the target. A
+//!   link of an unprivileged user cannot lead the agent to a file of another user.
 //! - If another process changes the path while it is resolved, the resolver may return an error. The resolver never
 //!   opens a file to which a rejected link leads.
 

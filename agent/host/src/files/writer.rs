@@ -29,7 +29,7 @@ use super::{
     written::{self, WrittenFiles},
 };
 
-/// The number of files from which on one syncfs call is faster than an fsync call for each file.
+/// If a batch has at least this many files, one syncfs call is faster than an fsync call for each file.
 const MANY: usize = 16;
 
 /// The files below a root.
@@ -261,7 +261,7 @@ impl FsWriter {
         }
     }
 
-    /// Removes a staged file, whose final path is not changed.
+    /// Removes a staged file instead of renaming it to its final path.
     pub fn discard(&self, staged: Staged) {
         // A failure is harmless, because the next write to the path removes the temporary file.
         let _ = rustix::fs::unlinkat(&staged.folder, &staged.temporary, AtFlags::empty());
@@ -412,7 +412,7 @@ impl FsWriter {
     ///
     /// # Errors
     /// Returns an error if the file cannot be written, renamed or flushed to the disk. If only the last flush fails,
-    /// the path contains the new file. After any other error, the path contains the old file.
+    /// the path contains the new file. After an earlier error, the path still contains the old file.
     pub fn replace(&self, path: &str, content: &[u8], access: Access) -> io::Result<()> {
         self.replace_with(path, content, access, None)
     }
@@ -520,7 +520,7 @@ fn room_name(temporary: &std::ffi::OsStr) -> OsString {
 
 /// Renames a staged file in a directory where other users can write.
 ///
-/// Another user could replace the temporary file. To prevent this, the agent links the open file into a private
+/// Another user could replace the temporary file in the shared directory. The agent links the open file into a private
 /// directory, and renames the file from the private directory.
 fn place_shared(staged: &Staged) -> io::Result<()> {
     let room = room_name(&staged.temporary);

@@ -24,7 +24,8 @@ const TICK: Duration = Duration::from_millis(20);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     meta: Option<Meta>,
-    /// True if the file changed just before its version was recorded. A later change may then have the same version.
+    /// True if the file changed just before its version was recorded, so that a second change may have the same
+    /// version.
     recent: bool,
 }
 

@@ -99,7 +99,8 @@ pub fn valid_until(pem: &[u8]) -> Option<i64> {
     validity(&first).map(|(_, until)| until)
 }
 
-/// The trusted certificate of the cluster's authority. Certificates of nodes and people are checked against it.
+/// The trusted certificate of the cluster's authority. Certificates of nodes and people are checked against the
+/// authority's certificate.
 #[derive(Debug, Clone)]
 pub struct Trust {
     pub(super) roots: Arc<RootCertStore>,

@@ -161,7 +161,8 @@ impl Identity {
     }
 }
 
-/// The public half of a node's identity. With its keys, other nodes verify signatures and encrypt values.
+/// The public half of a node's identity. With the public keys of a node, other nodes verify its signatures and encrypt
+/// values for the node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKeys {
     /// The ed25519 key that verifies signatures.

@@ -9,7 +9,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// The list records serial numbers for at most this many keys, and at most this many serial numbers for one key.
+/// The maximum number of keys whose serial numbers are recorded, and the maximum number of serial numbers for one key.
 const KEYS: usize = 50_000;
 const SERIALS: usize = 64;
 

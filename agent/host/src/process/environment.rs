@@ -29,7 +29,7 @@ const LOCALE: [&str; 15] = [
     "TZ",
 ];
 
-/// The environment variables that contain proxy URLs. Commands of other users do not get these variables, because a
+/// The environment variables that contain proxy URLs. Commands of other users do not get the proxy variables, because a
 /// proxy URL may contain a password.
 const PROXIES: [&str; 10] = [
     "http_proxy",

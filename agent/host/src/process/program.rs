@@ -17,7 +17,7 @@ use rustix::{
 
 use super::account::Account;
 
-/// A script in a temporary file. The file is removed when the `Script` is dropped.
+/// A script in a temporary file. The file is removed when the `ScriptFile` is dropped.
 #[derive(Debug)]
 pub struct ScriptFile {
     folder: PathBuf,

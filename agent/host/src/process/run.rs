@@ -28,7 +28,7 @@ const KEPT: usize = 1 << 20;
 /// The agent looks for the last line of a command's output in this many bytes at the end of the output.
 const LINE: usize = 1 << 10;
 
-/// A flag that asks a running task to stop. A task with a command ends the command.
+/// A flag that asks a running task to stop. When the flag is set, the agent ends the command of the task.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<AtomicBool>);
 

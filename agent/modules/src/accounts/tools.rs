@@ -47,7 +47,7 @@ pub(super) fn checked(call: Option<ToolCall>) -> Checked {
     call.map_or(Checked::InSync, |call| Change::direct(call.verb, call.diff))
 }
 
-/// Runs a tool call. Without a call, the function does nothing.
+/// Runs a tool call. If no call is needed, the function does nothing.
 pub(super) fn run(
     module: &str,
     name: &str,

@@ -123,7 +123,8 @@ fn all_there(uses: &[&PackageSpec], context: &Context<'_>) -> Result<bool, Modul
     Ok(true)
 }
 
-/// Applies several package tasks together. If the backend supports it, all packages change in one transaction.
+/// Applies several package tasks together. If the backend supports transactions, all packages change in one
+/// transaction.
 fn package_transaction(uses: &[&PackageSpec], context: &Context<'_>) -> Result<(), ModuleError> {
     context.needs_whole_root("package")?;
     let Some(first) = uses.first() else { return Ok(()) };

@@ -20,13 +20,13 @@ use crate::{
 /// The event for which the module `wait` waits.
 #[derive(Debug, Clone)]
 enum WaitSpec {
-    /// The wait ends after this duration.
+    /// The wait ends after the given duration.
     For(Duration),
-    /// The wait ends when this port accepts connections.
+    /// The wait ends when the given port accepts connections.
     Port(String),
-    /// The wait ends when this path exists.
+    /// The wait ends when the given path exists.
     Path(String),
-    /// The wait ends when this shared value exists.
+    /// The wait ends when the given shared value exists.
     Shared(String),
 }
 

@@ -105,7 +105,7 @@ pub(crate) fn resolve(mount: pb::Mount) -> Result<MountSpec, Vec<Problem>> {
     Ok(MountSpec { path, device, kind: mount.r#type, options: mount.options, state })
 }
 
-/// Returns the name of the mount unit for a path. The path is escaped like by `systemd-escape --path`.
+/// Returns the name of the mount unit for a path. The path is escaped as `systemd-escape --path` does.
 fn unit(path: &str) -> String {
     let mut name = String::new();
     for (at, byte) in path.trim_matches('/').bytes().enumerate() {

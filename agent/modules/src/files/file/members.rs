@@ -192,7 +192,7 @@ impl Members<'_> {
         Ok(self.reader.meta(path).map_err(io(path))?.is_some_and(|meta| meta.kind == FileKind::Directory))
     }
 
-    /// Searches a path and all paths below it. Returns the first path that Towpath did not create.
+    /// Searches a path and all paths below the path. Returns the first path that Towpath did not create.
     fn foreign(&self, path: &str, depth: usize) -> Result<Option<String>, ModuleError> {
         if !self.is_folder(path)? {
             let real = self.reader.resolved(path, false).map_err(io(path))?;

@@ -27,7 +27,7 @@ pub(crate) struct FileSpec {
 #[derive(Debug, Clone)]
 pub(super) enum Want {
     Content(Arc<[u8]>),
-    /// A file with any content.
+    /// A file whose content is not checked.
     Any,
     Source(String),
     Link(String),
