@@ -253,7 +253,9 @@ fn allowed(url: &reqwest::Url, location: &str) -> Result<reqwest::Url, HttpError
     match (url.scheme(), next.scheme()) {
         ("https", "http") => Err(failed("the server redirects from https to http, which is not followed")),
         (_, "http" | "https") if next.has_host() => Ok(next),
-        (_, scheme) => Err(failed(format!("the server redirects to a URL of the scheme {scheme}"))),
+        (_, scheme) => {
+            Err(failed(format!("the server redirects to the scheme {scheme}, but only http and https are allowed")))
+        }
     }
 }
 

@@ -135,7 +135,7 @@ pub fn all(steps: Vec<Step>, writer: &FsWriter, cancel: &Cancel) -> Outcome {
     batch(vec![steps], writer, cancel, &mut |_, _| Ok(())).into_iter().collect()
 }
 
-/// Settings of a written file for the rename: the expected old version, the `validate` command and the backup.
+/// Settings for the rename of a written file: the version of the old file, the `validate` command and the backup.
 struct Pending {
     expects: Option<towpath_host::FileVersion>,
     validate_after: Option<String>,
@@ -308,7 +308,7 @@ fn put_back(undo: Vec<Undo>, writer: &FsWriter) -> Outcome {
             None => writer.remove(&path),
         };
         done.map_err(|error| {
-            ModuleError::new(format!("cannot restore {path} after its validate command failed: {error}"))
+            ModuleError::new(format!("cannot restore the old file {path} after the validate command failed: {error}"))
         })?;
     }
     Ok(())

@@ -317,12 +317,12 @@ impl Journal {
             .unwrap_or_default()
     }
 
-    /// Calls `show` with every later commit to the journal, in the order of the commits. Only the first call of this
-    /// method has an effect.
+    /// Calls `show` with every later commit to the journal, in the order of the commits. Only the first call of
+    /// `observe_commits` has an effect.
     ///
     /// Only tests may observe commits, because records may contain secrets. The test `tests/tests/tidy` fails if the
-    /// agent calls this method. The function `show` must not use the journal, because the commit waits until `show`
-    /// returns.
+    /// agent calls `observe_commits`. The function `show` must not use the journal, because the commit waits until
+    /// `show` returns.
     pub fn observe_commits(&self, show: impl Fn(&Commit) + Send + Sync + 'static) {
         let _ = self.observer.set(Observer(Box::new(show)));
     }

@@ -167,7 +167,7 @@ impl<'a> PackageKit<'a> {
         self.transaction(PackageKitCall::Refresh).map(drop)
     }
 
-    /// Returns the packages with these names, in all available versions.
+    /// Returns the packages with the given names, in all available versions.
     ///
     /// # Errors
     /// Returns an error if the transaction fails.

@@ -29,7 +29,7 @@ use super::{
     written::{self, WrittenFiles},
 };
 
-/// If a batch has at least this many files, one syncfs call is faster than an fsync call for each file.
+/// The minimum number of files for which one syncfs call is faster than an fsync call for each file.
 const MANY: usize = 16;
 
 /// The files below a root.
@@ -335,7 +335,8 @@ impl FsWriter {
         self.grant_if(path, access, None)
     }
 
-    /// Sets mode and owner of a file, if the file still has the version `expects`; `None` accepts any version.
+    /// Sets mode and owner of a file, if the file still has the version `expects`. With `None`, any version is
+    /// accepted.
     ///
     /// # Errors
     /// Returns the errors of [`FsWriter::grant`], and an error if the file has another version.

@@ -23,8 +23,8 @@ pub struct Revoked(Arc<RwLock<List>>);
 #[derive(Debug, Default)]
 struct List {
     entries: BTreeSet<String>,
-    /// The serial numbers of all certificates that were presented to this node, by the key in the certificate. Each key
-    /// of the map is a public key as text.
+    /// The serial numbers of all certificates that were presented to the node, by the public key in the certificate.
+    /// Each key of the map is a public key as text.
     shown: BTreeMap<String, Vec<String>>,
     /// The public keys whose serial numbers must still be written to the journal.
     dirty: BTreeSet<String>,
@@ -98,7 +98,8 @@ impl Revoked {
         list.shown.extend(shown);
     }
 
-    /// Returns each key with new serial numbers since the last call of this method, and all serial numbers of the key.
+    /// Returns each key for which a new serial number was recorded after the previous call, with all its serial
+    /// numbers.
     pub fn take_changed(&self) -> Vec<(String, Vec<String>)> {
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let dirty = std::mem::take(&mut list.dirty);

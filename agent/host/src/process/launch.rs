@@ -28,8 +28,8 @@ use crate::FsReader;
 /// The lowest file descriptor after stdin, stdout and stderr.
 const FIRST_FILE: RawFd = 3;
 
-/// On kernels before 5.11, the file descriptors up to this number are closed one by one. A kernel before 5.11 cannot
-/// close a range of file descriptors.
+/// The highest file descriptor that is closed on kernels before 5.11. Kernels before 5.11 cannot close a whole range of
+/// file descriptors.
 const LAST_FILE: RawFd = 1 << 16;
 
 /// The data that a child process needs after the fork. A forked child must not allocate memory, so the data is

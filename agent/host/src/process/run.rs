@@ -22,10 +22,11 @@ use rustix::{
 use super::{account::Account, environment, launch, tree::Tree};
 use crate::{Clock as _, SystemClock};
 
-/// The agent keeps at least this many bytes from the end of a command's output, and at most twice as many.
+/// The minimum number of bytes that the agent keeps from the end of a command's output. The maximum is twice the
+/// minimum.
 const KEPT: usize = 1 << 20;
 
-/// The agent looks for the last line of a command's output in this many bytes at the end of the output.
+/// The length of the end of an output, in bytes, in which the agent looks for the last line.
 const LINE: usize = 1 << 10;
 
 /// A flag that asks a running task to stop. When the flag is set, the agent ends the command of the task.

@@ -73,8 +73,8 @@ impl Tree {
         true
     }
 
-    /// Stops all processes of the tree, and repeats this until no new process appears. A stopped process cannot fork,
-    /// so the agent can then kill all processes.
+    /// Stops all processes of the tree, until no new process appears. A stopped process cannot fork, so the agent can
+    /// then kill all processes.
     fn stop_all(&self) {
         for _ in 0..SWEEPS {
             let mut running = 0_usize;

@@ -147,7 +147,7 @@ fn open(spec: &ArchiveSpec, context: &Context<'_>) -> Result<Option<Box<dyn Sour
 }
 
 fn missing(spec: &ArchiveSpec) -> String {
-    format!("this node has no file {}; create the file with file or download before this task", spec.from.name())
+    format!("this node has no file {}; create the file in an earlier task", spec.from.name())
 }
 
 /// Compares the members of an archive with the files on disk.

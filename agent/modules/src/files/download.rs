@@ -148,7 +148,7 @@ pub(crate) fn check(spec: &DownloadSpec, context: &Context<'_>) -> Result<Checke
         let there = context.reader.meta(path).map_err(|error| ModuleError::io(path, &error))?.is_some();
         return if there { change(Verb::Remove, format!("remove {path}\n")) } else { Ok(Checked::InSync) };
     }
-    let comes = format!("{path} comes from {} with the digest {}\n", shown(&spec.url), spec.digest);
+    let comes = format!("download {path} from {}, digest {}\n", shown(&spec.url), spec.digest);
     match reader(spec, context)? {
         Found::Nothing => change(Verb::Create, comes),
         Found::Other(_) => change(Verb::Update, comes),

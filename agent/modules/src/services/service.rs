@@ -74,7 +74,7 @@ enum State {
     Reloaded,
 }
 
-/// If a unit fails, the error message shows this many lines of systemd's journal.
+/// The number of lines of systemd's journal in the error message about a failed unit.
 const LINES: &str = "10";
 
 pub(crate) fn resolve(service: &pb::Service) -> Result<ServiceSpec, Vec<Problem>> {

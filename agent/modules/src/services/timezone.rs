@@ -80,7 +80,7 @@ fn compare(timezone: &TimezoneSpec, context: &Context<'_>) -> Result<Checked, Mo
     }
     if !context.reader.exists(&zone).map_err(io)? {
         let what = format!("this node has no time zone {} below {ZONES}", timezone.name);
-        return Err(ModuleError::new(format!("{what}; install the package tzdata before this task")));
+        return Err(ModuleError::new(format!("{what}; install the package tzdata in an earlier task")));
     }
     let mut steps = vec![Step::Link { path: LOCALTIME.into(), target: format!("..{zone}") }];
     // Debian also stores the name of the time zone in this file.

@@ -67,8 +67,8 @@ impl Named {
             return Ok(());
         }
         Err(ModuleError::new(format!(
-            "cannot install {}: the installation would {}; no package was changed. Name packages that may be \
-             removed in the parameter `replaces`, and change the other packages in a task before this task",
+            "cannot install {}: the installation would {}; no package was changed. Name packages to \
+             remove in the parameter `replaces`, and change the other packages in an earlier task",
             self.wanted.join(", "),
             what.join(" and ")
         )))

@@ -14,13 +14,13 @@ use crate::{Context, ModuleError};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deadline {
     end: Instant,
-    /// A change of packages begins only if at least this time remains before the deadline. An interrupted change would
-    /// break the package database.
+    /// The minimum time that must remain before the deadline when a change of packages begins. An interrupted change
+    /// would break the package database.
     pub(super) least: Duration,
 }
 
-/// A change of packages begins only if this time remains before the deadline. If a quarter of the task's timeout is
-/// shorter, a quarter is enough.
+/// The minimum time that must remain before the deadline when a change of packages begins. If a quarter of the task's
+/// timeout is shorter, the quarter is the minimum.
 const WORK: Duration = Duration::from_secs(60);
 
 impl Deadline {
@@ -81,7 +81,7 @@ pub(super) fn display_line(line: &str) -> String {
     if line.contains("://") { "fetching".into() } else { line.trim().chars().take(100).collect() }
 }
 
-/// An error message shows at most this many lines of a failed tool's stdout, and as many of its stderr.
+/// The maximum number of lines of a failed tool's stdout, and of its stderr, in an error message.
 const SHOWN: usize = 6;
 
 /// Returns an error if a package tool ended with a status other than 0. The error message contains the last lines of
