@@ -1,8 +1,8 @@
 //! The build script that generates Rust code from `towpath/v1alpha/*.proto`.
 //!
 //! The crates prost and tonic generate the Rust types of messages and services. The build script generates a static
-//! table of all messages and fields, with name, type, documentation and options. The table is the base for the check of
-//! YAML documents, for the JSON Schema and for `towpath explain`.
+//! table of all messages and fields, with name, type, documentation and options. The check of YAML documents, the JSON
+//! Schema and `towpath explain` read the static table.
 
 #[path = "build/module.rs"]
 mod module;

@@ -68,8 +68,7 @@ pub struct ModuleSchema {
     pub computes: bool,
     /// True if the module reboots the node.
     pub reboots: bool,
-    /// True if the module runs the file that its field `source` names. The content of the file is part of the task's
-    /// definition.
+    /// True if the module runs a script of the source. The content of the script is part of the task's definition.
     pub runs_source: bool,
     /// True if the module replaces whole files. The agent saves each original file, and restores the file when the
     /// resource is removed.
@@ -83,7 +82,7 @@ pub struct ModuleSchema {
     pub(crate) identity: &'static [Part],
 }
 
-/// A trait of the Rust types that contain the parameters of a module.
+/// A trait that links the Rust type of a module's parameters to the facts about the module.
 pub trait ModuleMessage {
     /// Returns the facts about the module whose parameters the type contains.
     fn module() -> &'static ModuleSchema;
@@ -131,9 +130,10 @@ pub enum Untrusted {
     Refused,
     /// Any untrusted value.
     Allowed,
-    /// The values of the map can be untrusted. The keys must be trusted, because they select variables or recipients.
+    /// The values of a map can be untrusted. The keys of the map must be trusted, because they select variables or
+    /// recipients.
     Values,
-    /// The members of the list can be untrusted. The first member must be trusted, because it is a program.
+    /// All members of the list except the first member can be untrusted. The first member is a program.
     Arguments,
 }
 
@@ -217,7 +217,7 @@ impl Field {
         self.words.into_iter().flat_map(|words| words.split('|'))
     }
 
-    /// Returns the type of a value of the field. For a list or a map, the value is a member.
+    /// Returns the type of the field's value. For a list or a map, the result is the type of a member.
     pub fn value_type(&self) -> Type {
         match self.shape {
             Shape::One(inner) | Shape::List(inner) | Shape::Map(inner) => inner,

@@ -131,7 +131,7 @@ kinds! {
         Handler(TaskId) = "handler/";
         /// The objects that a TaskBook manages.
         Inventory(BookId) = "inventory/";
-        /// A row of the local data store. The key of the record is the key of the row in the data store.
+        /// A row of the local data store. The key of the record contains the key of the row in the data store.
         StoreRow(String) = "store/row/";
         /// The revision of the local data store.
         StoreRevision(()) = "store/revision";

@@ -167,8 +167,8 @@ fn stat(process: Pid) -> Option<Stat> {
     parse(&fs::read_to_string(format!("/proc/{}/stat", process.as_raw_pid())).ok()?)
 }
 
-/// Parses the state and the parent of a process from /proc/PID/stat. The file also contains the process name, which may
-/// contain blanks and brackets.
+/// Parses the state and the parent of a process from /proc/PID/stat. The process name in /proc/PID/stat may contain
+/// blanks and brackets.
 fn parse(text: &str) -> Option<Stat> {
     let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
     Some(Stat { state: fields.next()?.chars().next()?, parent: fields.next()?.parse().ok()? })

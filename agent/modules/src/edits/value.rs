@@ -50,7 +50,7 @@ pub(crate) trait Format: Debug + Send + Sync {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Part {
     pub(crate) name: String,
-    /// The name as a number, for an index in a list. The value is `None` if the name is quoted or not a number.
+    /// The index in a list, if the name is an unquoted number. The value is `None` for any other name.
     pub(crate) index: Option<usize>,
 }
 

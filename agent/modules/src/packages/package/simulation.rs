@@ -15,7 +15,7 @@ pub(super) struct Effects {
     pub(super) held: Vec<String>,
 }
 
-/// The packages that an installation may change: the packages that the task names.
+/// The packages that a task names. An installation may change only packages that the task names.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Named {
     /// The packages to install or upgrade.
