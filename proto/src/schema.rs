@@ -51,7 +51,8 @@ pub struct ModuleSchema {
     pub key: &'static str,
     /// The message with the parameters of the module.
     pub message: &'static Message,
-    /// The kind of the module. A task with some parameters, such as `creates`, has another kind.
+    /// The kind of the module. The parameters of a task can change the kind: a `command` with `creates` is a state, not
+    /// an action.
     pub kind: ModuleKind,
     /// True if a change by the module may interrupt a service. A change that may interrupt a service needs a
     /// maintenance window and a slot.

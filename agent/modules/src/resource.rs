@@ -92,8 +92,8 @@ pub trait Resource: Any + Debug + Send + Sync {
         Err(ModuleError::new(format!("internal error: the module {module} applies its changes as steps")))
     }
 
-    /// Returns the parameters with which the module can undo the task; `None` if the task needs no undo. The caller
-    /// must call this method before it applies the task.
+    /// Returns the parameters for the undo of the task; `None` if the task needs no undo. The caller must call this
+    /// method before it applies the task.
     fn undo(&self, _context: &Context<'_>) -> Option<Value> {
         None
     }

@@ -93,8 +93,8 @@ impl From<StorePosition> for (u64, u64) {
     }
 }
 
-/// The sequence numbers that the node has reserved for the records that it signs. After a restart, the agent uses only
-/// higher numbers.
+/// The sequence numbers that the node has reserved for the records that it signs. After a restart, the agent signs
+/// records only with numbers above the reserved range.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RecordNumbers {
@@ -221,7 +221,7 @@ pub struct AppliedItem {
     pub definition: String,
     /// The generation of the revision that contains the applied task.
     pub generation: u64,
-    /// The parameters with which the module can undo the task; `None` if the agent restores the original file instead.
+    /// The parameters for the undo of the task; `None` if the agent restores the original file instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undo: Option<Value>,
 }
@@ -260,7 +260,7 @@ pub struct LastRollout {
 pub struct LastSlots {
     /// The name of the budget to which the slots belong.
     pub budget: String,
-    /// The partition of the budget to which each node belongs, by the name of the node.
+    /// The partition of the budget for each node. Each key of the map is the name of a node.
     pub partitions: BTreeMap<String, String>,
     /// The names of the nodes that the TaskBook targets.
     pub targets: BTreeSet<String>,

@@ -86,7 +86,7 @@ pub(crate) struct Place {
 /// The rules by which the resolver follows or rejects the links in one path.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules<'a> {
-    /// The folder below which all links are rejected; `None` if there is no such folder.
+    /// The folder below which all links are rejected; `None` if links are allowed in all folders.
     pub(crate) plain_below: Option<&'a str>,
     /// True if a link at the end of the path is followed.
     pub(crate) last: bool,

@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::reader::{FileKind, FsReader, Meta, meta};
 
-/// The time after a change of a file in which another change may have the same file version.
+/// The time for which the version of a changed file is not reliable, because a second change can have the same version.
 const TICK: Duration = Duration::from_millis(20);
 
 /// The version of a managed path, which the agent records before a check and after its own change.

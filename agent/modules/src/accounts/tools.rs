@@ -67,8 +67,7 @@ pub(super) fn run(
     Ok(Report::success())
 }
 
-/// Returns the parameters with which the module can undo the task. Returns `None` if the account already exists, or if
-/// the task removes the account.
+/// Returns the parameters for the undo of the task; `None` if the account already exists, or if the task removes it.
 pub(super) fn undo(name: &str, absent: bool, exists: bool) -> Option<Value> {
     (!absent && !exists).then(|| json!({ "name": name, "state": "absent" }))
 }

@@ -19,7 +19,7 @@ pub(crate) struct LineSpec {
     pattern: Option<Regex>,
     anchor: Anchor,
     absent: bool,
-    /// The parameters as the task sets them. The undo of the task needs the unresolved parameters.
+    /// The parameters as the task sets them, from which the undo of the task is made.
     params: Value,
 }
 

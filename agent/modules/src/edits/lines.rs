@@ -31,7 +31,7 @@ impl Lines {
         Ok(Self { lines, old, ends })
     }
 
-    /// Returns the change that writes the new lines to the file; in sync if the lines are equal.
+    /// Returns the change that writes the new lines to the file. Returns [`Checked::InSync`] if the lines are equal.
     pub(crate) fn change(self, path: &str, new: &[String], context: &Context<'_>) -> Result<Checked, ModuleError> {
         if new == self.lines {
             return Ok(Checked::InSync);
@@ -60,8 +60,8 @@ impl Lines {
     }
 }
 
-/// Returns the parameters with which the module can undo the task. Returns `None` if the task itself removes the line
-/// or block. The parameters in `without` are omitted.
+/// Returns the parameters for the undo of the task; `None` if the task itself removes the line or block. The parameters
+/// in `without` are omitted.
 pub(crate) fn undo(params: &Value, without: &[&str]) -> Option<Value> {
     if params.get("state").and_then(Value::as_str) == Some("absent") {
         return None;

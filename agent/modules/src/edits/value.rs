@@ -273,8 +273,8 @@ impl ValueSpec {
         Ok(Checked::Change(Change { verb: if meta.is_some() { Verb::Update } else { Verb::Create }, diff, steps }))
     }
 
-    /// Returns the parameters with which the module can undo the task. The undo restores the current value, or removes
-    /// the value if the file does not contain it now.
+    /// Returns the parameters for the undo of the task. The undo restores the current value, or removes the value if
+    /// the file does not contain it now.
     fn current(&self, context: &Context<'_>) -> Option<Value> {
         let bytes = context.reader.read(&self.path).ok()?.map(|(bytes, _)| bytes).unwrap_or_default();
         let text = String::from_utf8(bytes).ok()?;

@@ -383,8 +383,7 @@ impl Unpacking<'_> {
     }
 }
 
-/// Returns the parameters with which the module can undo the task. Returns `None` if the directory already exists, or
-/// if the task removes the directory.
+/// Returns the parameters for the undo of the task; `None` if the directory already exists, or if the task removes it.
 pub(crate) fn undo(spec: &ArchiveSpec, context: &Context<'_>) -> Option<Value> {
     let new = !spec.absent && !context.reader.exists(&spec.path).ok()?;
     new.then(|| json!({ "path": spec.path, "state": "absent" }))

@@ -278,8 +278,7 @@ fn fetch(
     whole(part)
 }
 
-/// Returns the parameters with which the module can undo the task. Returns `None` if the file already exists, or if the
-/// task removes the file.
+/// Returns the parameters for the undo of the task; `None` if the file already exists, or if the task removes the file.
 pub(crate) fn undo(spec: &DownloadSpec, context: &Context<'_>) -> Option<Value> {
     let new = !spec.absent && !context.reader.exists(&spec.path).ok()?;
     new.then(|| json!({ "path": spec.path, "state": "absent" }))

@@ -30,8 +30,8 @@ impl DropInFile {
         self.file.path()
     }
 
-    /// Returns the parameters with which the module can undo the task. Returns `None` if the file already exists, or if
-    /// the task removes the file.
+    /// Returns the parameters for the undo of the task; `None` if the file already exists, or if the task removes the
+    /// file.
     pub(crate) fn undo(&self, context: &Context<'_>) -> Option<Value> {
         if self.absent || context.reader.exists(self.file.path()?).ok()? {
             return None;

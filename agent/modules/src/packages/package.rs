@@ -99,8 +99,8 @@ fn check(spec: &PackageSpec, context: &Context<'_>) -> Result<Checked, ModuleErr
     Ok(Checked::Change(Change { verb, diff: spec.diff(&missing, &installed, &newest), steps: Vec::new() }))
 }
 
-/// Returns the parameters with which the module can undo the task by removing the new packages. Returns `None` if all
-/// packages are already installed.
+/// Returns the parameters for the undo of the task, which removes the new packages; `None` if all packages are already
+/// installed.
 fn undo(spec: &PackageSpec, context: &Context<'_>) -> Option<Value> {
     let installed = context.cache.entry::<Database>().read(spec.backend, context).ok()?;
     let new: Vec<&String> = spec.names.iter().filter(|name| !installed.contains_key(*name)).collect();

@@ -275,8 +275,7 @@ pub(crate) fn run(spec: &MountSpec, context: &Context<'_>, writer: &FsWriter) ->
     Ok(Report::success())
 }
 
-/// Returns the parameters with which the module can undo the task. Returns `None` if the mount unit already exists, or
-/// if the task removes the unit.
+/// Returns the parameters for the undo of the task; `None` if the mount unit already exists, or if the task removes it.
 pub(crate) fn undo(spec: &MountSpec, context: &Context<'_>) -> Option<Value> {
     let new = spec.state != State::Absent && !context.reader.exists(&spec.file()).ok()?;
     new.then(|| json!({ "path": spec.path, "state": "absent" }))

@@ -262,8 +262,8 @@ fn journal(unit: &str, context: &Context<'_>) -> String {
     output.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-/// Returns the parameters of the undo, with the current state of the unit. Returns `None` if the task does not change
-/// the state.
+/// Returns the parameters for the undo of the task, with the current state of the unit; `None` if the task does not
+/// change the state.
 pub(crate) fn undo(spec: &ServiceSpec, context: &Context<'_>) -> Option<Value> {
     let unit = spec.state(&Systemd::connect().ok()?, context).ok()?;
     let mut params = json!({ "name": unit.id });

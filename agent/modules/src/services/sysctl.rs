@@ -188,8 +188,8 @@ pub(crate) fn run(spec: &SysctlSpec, context: &Context<'_>, writer: &FsWriter) -
     Ok(Report::success())
 }
 
-/// Returns the parameters of the undo, with the kernel's current value. Returns `None` if Towpath already manages the
-/// setting, or if the task removes the setting.
+/// Returns the parameters for the undo of the task, with the kernel's current value. Returns `None` if Towpath already
+/// manages the kernel setting, or if the task removes the kernel setting.
 pub(crate) fn undo(spec: &SysctlSpec, context: &Context<'_>) -> Option<Value> {
     if spec.absent || context.reader.exists(&spec.file()).ok()? {
         return None;

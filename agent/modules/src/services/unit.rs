@@ -122,8 +122,7 @@ pub(crate) fn check(spec: &UnitSpec, context: &Context<'_>) -> Result<Checked, M
     Ok(Checked::Change(change))
 }
 
-/// Returns the parameters with which the module can undo the task. Returns `None` if the unit file already exists, or
-/// if the task removes the unit file.
+/// Returns the parameters for the undo of the task; `None` if the unit file already exists, or if the task removes it.
 pub(crate) fn undo(spec: &UnitSpec, context: &Context<'_>) -> Option<Value> {
     if spec.absent || context.reader.exists(spec.path()?).ok()? {
         return None;

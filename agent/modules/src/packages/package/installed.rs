@@ -1,4 +1,4 @@
-//! The types for installed packages.
+//! Types that describe installed packages.
 
 use std::collections::BTreeMap;
 
