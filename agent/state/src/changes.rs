@@ -86,8 +86,7 @@ impl Changes {
         self.edit_election(task, ElectionEdit::Used(result));
     }
 
-    /// Removes the begun definition and the published result of this node, because other nodes are elected for the
-    /// task.
+    /// Removes this node's own run and result of an elected task from the record, because other nodes are elected.
     pub fn forget_election(&mut self, task: &TaskId) {
         self.edit_election(task, ElectionEdit::Forgotten);
     }

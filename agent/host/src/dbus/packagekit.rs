@@ -37,11 +37,11 @@ pub enum PackageKitError {
     /// `package` uses apt or dnf.
     #[error("cannot use PackageKit: {0}")]
     Missing(String),
-    /// The error that PackageKit made no progress or gave no answer. The number is the time that the agent waited, in
+    /// The error that PackageKit made no progress or gave no answer. The value is the time that the agent waited, in
     /// seconds.
     #[error("PackageKit hangs: the transaction made no progress for {0} s")]
     Hangs(u64),
-    /// The error that a package task exceeded its time limit. The number is the time limit in seconds.
+    /// The error that a package task exceeded its time limit. The value is the time limit in seconds.
     #[error("PackageKit did not finish within {0} s; set a higher timeout of the task")]
     TimedOut(u64),
     /// An error that PackageKit reported.

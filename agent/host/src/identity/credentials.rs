@@ -87,7 +87,7 @@ impl Credentials {
         &self.revoked
     }
 
-    /// Returns the current credentials. If a credential file has changed, the files are loaded again first.
+    /// Returns the current credentials. If a credential file has changed, all credential files are loaded again first.
     ///
     /// If the new credential files do not match each other, the agent logs a warning and keeps the previous
     /// credentials.

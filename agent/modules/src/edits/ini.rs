@@ -49,7 +49,8 @@ impl Format for Ini {
 #[derive(Debug, PartialEq, Eq)]
 enum Line<'a> {
     Section(&'a str),
-    /// A setting. The texts are the name, the part of the line before the value, and the value with its comment.
+    /// A setting. The three texts of a setting are its name, the part of the line before the value, and the value with
+    /// its comment.
     Setting(&'a str, &'a str, &'a str),
     Other,
 }

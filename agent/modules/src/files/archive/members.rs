@@ -162,8 +162,8 @@ pub(super) fn each(mut source: Box<dyn Source>, strip: usize, budget: &Budget, t
     }
 }
 
-/// Returns the path of an archive member without its first `strip` folders. Returns `None` if the path has no further
-/// part. Returns an error if the path leads out of the target directory.
+/// Returns the path of an archive member without its first `strip` folders. Returns `None` if no part of the path
+/// remains. Returns an error if the path leads out of the target directory.
 fn inside(path: &str, strip: usize) -> io::Result<Option<String>> {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     if path.starts_with('/') || parts.contains(&"..") || path.contains('\0') {

@@ -113,7 +113,7 @@ impl Members<'_> {
         }
     }
 
-    /// Returns the step that creates the folder of a new member. The list is empty if the folder exists.
+    /// Returns the step that creates the folder of a new member. The list of steps is empty if the folder exists.
     fn way(&self, path: &str) -> Vec<Step> {
         let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
         if self.there.contains(folder) {

@@ -121,7 +121,8 @@ pub(crate) fn access_diff(path: &str, meta: Meta, mode: Option<u32>, uid: Option
     diff
 }
 
-/// Returns the step that creates the missing parent directories of a path. The list is empty if the parents exist.
+/// Returns the step that creates the missing parent directories of a path. The list of steps is empty if all parent
+/// directories exist.
 pub(crate) fn parents(path: &str, reader: &FsReader) -> Result<Vec<Step>, ModuleError> {
     let Some((folder, _)) = path.trim_end_matches('/').rsplit_once('/') else { return Ok(Vec::new()) };
     if folder.is_empty() || reader.exists(folder).map_err(io(folder))? {
