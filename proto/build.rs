@@ -1,8 +1,8 @@
 //! The build script that generates Rust code from `towpath/v1alpha/*.proto`.
 //!
-//! prost and tonic generate the messages and services. This script generates a static table of all messages and fields,
-//! with name, type, documentation and options. The check of YAML documents, the JSON Schema and `towpath explain` use
-//! the generated table.
+//! The crates prost and tonic generate the Rust types of messages and services. The build script generates a static
+//! table of all messages and fields, with name, type, documentation and options. The check of YAML documents, the JSON
+//! Schema and `towpath explain` read the static table.
 
 #[path = "build/module.rs"]
 mod module;
@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Generates the static table of messages, as Rust source.
+/// Returns the Rust source of the static table of messages.
 fn table(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
     let mut messages: Vec<_> =
         pool.all_messages().filter(|m| m.package_name() == PACKAGE && !m.is_map_entry()).collect();
@@ -123,7 +123,7 @@ fn scalar(kind: &Kind) -> String {
     }
 }
 
-/// Returns the value of a string option, as Rust source of an `Option<&str>`.
+/// Returns the value of a protobuf string option, as Rust source of an `Option<&str>`.
 fn option(options: &prost_reflect::DynamicMessage, pool: &DescriptorPool, name: &str) -> String {
     // Options of messages and options of fields are different extensions with the same name. Only the extension for
     // this descriptor is read.
@@ -138,7 +138,7 @@ fn option(options: &prost_reflect::DynamicMessage, pool: &DescriptorPool, name: 
     format!("{value:?}")
 }
 
-/// Returns the comment before a message or a field. A message or field without a comment is a build error.
+/// Returns the comment above a message or a field. Without a comment, the build fails.
 fn comment(file: &prost_reflect::FileDescriptor, path: &[i32]) -> Result<String, Box<dyn Error>> {
     let proto = file.file_descriptor_proto();
     let found = proto

@@ -1,6 +1,6 @@
-//! Generates Rust source for the option `module` of a message: the facts about a module.
+//! Generates Rust source from the protobuf option `module` of a message. The option contains the facts about a module.
 //!
-//! The build fails if an option contradicts the schema, or if a state lacks a fact that the reconciler needs.
+//! The build fails if an option contradicts the schema, or if a module of the kind state omits a required option.
 
 use std::error::Error;
 
@@ -8,11 +8,11 @@ use prost_reflect::{DescriptorPool, DynamicMessage, Kind, MessageDescriptor, Ref
 
 use super::PACKAGE;
 
-/// The generated Rust source for one module.
+/// The Rust source that the build script generates for one module.
 pub(super) struct Module {
     /// The name of the generated constant that describes the module.
     pub(super) constant: String,
-    /// The Rust source of the constant, and of the trait implementation that links the message type to the constant.
+    /// The Rust source of the constant, and of an implementation of the trait `ModuleMessage`.
     pub(super) source: String,
 }
 
@@ -101,7 +101,7 @@ fn text(facts: &DynamicMessage, name: &str) -> Option<String> {
     }
 }
 
-/// Returns the option `untrusted` of a field, as Rust source of an `Option<Untrusted>`.
+/// Returns the value of the protobuf option `untrusted` of a field, as Rust source of an `Option<Untrusted>`.
 pub(super) fn untrusted(option: &str, field: &str) -> Result<&'static str, Box<dyn Error>> {
     Ok(match option {
         "None" => "None",
@@ -115,7 +115,7 @@ pub(super) fn untrusted(option: &str, field: &str) -> Result<&'static str, Box<d
     })
 }
 
-/// Returns the parts of an identity template, such as `{path}: {key}`, as Rust source of a slice of `Part`.
+/// Parses an identity template, such as `{path}: {key}`. Returns the Rust source of a slice of `Part`.
 fn parts(template: &str, message: &MessageDescriptor) -> Result<String, String> {
     let mut found = String::new();
     let mut rest = template;

@@ -1,17 +1,17 @@
-//! The text of `towpath explain KIND[.field…]`: the documentation of the schema, for people.
+//! Creates the text that `towpath explain KIND[.field…]` prints: the documentation of the schema.
 
 use std::fmt::Write as _;
 
 use crate::schema::{Field, Message, Shape, Type, did_you_mean, kinds, message};
 
-/// The error that a path such as `TaskBook.spec` contains a word that is not in the schema.
+/// The error that a path, such as `TaskBook.spec`, contains a word that is not in the schema.
 #[derive(Debug, PartialEq, Eq)]
 pub struct UnknownWord {
     /// The unknown word of the path.
     pub word: String,
-    /// The part of the schema that does not contain the word.
+    /// The kind, message or field in which the word was not found.
     pub within: String,
-    /// The most similar word of the schema, as a suggestion; `None` if no word is similar.
+    /// The most similar word, as a suggestion for the user; `None` if the schema has no similar word.
     pub meant: Option<String>,
 }
 
@@ -124,7 +124,7 @@ fn fields_text(message: &Message) -> String {
     text
 }
 
-/// Returns the type of a field in the form that `towpath explain` shows.
+/// Returns the type of a field as `towpath explain` prints it.
 fn type_name(field: &Field) -> String {
     let inner = match (field.words, field.format, field.value_type()) {
         (Some(words), _, _) if words.len() < 32 => words.to_owned(),

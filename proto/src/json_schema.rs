@@ -1,10 +1,11 @@
-//! The JSON Schema (draft 2020-12) of the kinds of objects, for editors.
+//! Creates the JSON Schema (draft 2020-12) of all kinds of objects. Editors check YAML documents with the JSON Schema.
 
 use serde_json::{Map, Value, json};
 
 use crate::schema::{Field, Message, Shape, Type, kinds, message};
 
-/// Returns the JSON Schema of one kind, or of all kinds if no kind is given; `None` if the kind does not exist.
+/// Returns the JSON Schema of a kind; `None` if the kind does not exist. Without a kind, the JSON Schema contains all
+/// kinds.
 pub fn json_schema(kind: Option<&str>) -> Option<Value> {
     let wanted: Vec<_> = kinds().filter(|message| kind.is_none_or(|name| message.name == name)).collect();
     if wanted.is_empty() {
@@ -42,8 +43,8 @@ fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/$defs/{name}") })
 }
 
-/// Adds the definitions of a message, and of all messages that the message refers to. For each parameter of a module,
-/// the JSON Schema also allows a string with a template.
+/// Adds the definition of a message, and the definitions of all messages to which it refers. Each parameter of a module
+/// can also be a string that contains a template.
 fn define(name: &'static str, templated: bool, definitions: &mut Map<String, Value>) {
     if definitions.contains_key(name) {
         return;

@@ -1,7 +1,8 @@
-//! The schema of Towpath as protobuf messages: objects, tasks, modules, events and services.
+//! The protobuf schema of Towpath. The schema defines objects, tasks, modules, events and services.
 //!
-//! `build.rs` generates a static table of all messages. The check of YAML documents, the JSON Schema and `towpath
-//! explain` use the generated table. Other crates parse documents, and implement the effects of fields.
+//! The build script generates a static table of all messages. The check of YAML documents, the JSON Schema and `towpath
+//! explain` read the static table. The crate contains only the schema. Other crates parse documents and implement the
+//! modules.
 
 mod explain;
 mod json_schema;
@@ -25,7 +26,7 @@ pub mod v1alpha {
     tonic::include_proto!("towpath.v1alpha");
 }
 
-/// The encoded descriptors of the package [`v1alpha`], for gRPC reflection.
+/// The encoded protobuf descriptors of the package [`v1alpha`], which gRPC reflection returns to clients.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// The version of the schema that this crate reads and writes.

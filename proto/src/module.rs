@@ -1,19 +1,20 @@
-//! The facts about a module, which are options of its protobuf message.
+//! Methods that return facts about a module. The facts are protobuf options of the module's message.
 //!
-//! Rendering, planning and removal use the facts. The protobuf schema is the only list of modules.
+//! The agent uses the facts when it renders tasks, plans changes and removes resources. The protobuf schema is the only
+//! list of modules.
 
 use serde_json::Value;
 
 use crate::schema::{Field, Form, ModuleKind, ModuleSchema, Part};
 
 impl ModuleSchema {
-    /// Returns the identity of the resource that a task manages; `None` if the module manages no resource, or a
-    /// parameter of the identity is missing.
+    /// Returns the identity of the resource that a task manages. Returns `None` if the module manages no resource, or
+    /// if a parameter of the identity is missing.
     pub fn identity(&self, params: &Value) -> Option<String> {
         if self.identity.is_empty() { None } else { join(self.identity, params) }
     }
 
-    /// Returns the names of the parameters that are parts of the managed resource's identity.
+    /// Returns the names of the parameters from which the identity of the managed resource is computed.
     pub fn identity_fields(&self) -> Vec<&'static str> {
         fn of(parts: &'static [Part]) -> Vec<&'static str> {
             let fields = |part: &'static Part| match part {
@@ -26,18 +27,18 @@ impl ModuleSchema {
         of(self.identity)
     }
 
-    /// Returns true if a task with the module is a state by default: the agent keeps a desired state of a resource.
+    /// Returns true if the module is of the kind state: the agent keeps a resource in its desired state.
     pub fn is_state(&self) -> bool {
         self.kind == ModuleKind::State
     }
 
-    /// Returns true if a task with the module is a probe by default: the task only reads the state of the machine.
+    /// Returns true if the module is of the kind probe: a task with the module only reads the state of the machine.
     pub fn is_probe(&self) -> bool {
         self.kind == ModuleKind::Probe
     }
 
-    /// Returns the names of the module's parameters that are expressions. The renderer evaluates expressions, and
-    /// renders other parameters as templates.
+    /// Returns the parameters of the module that are expressions. The renderer evaluates the expressions, and renders
+    /// all other parameters as templates.
     pub fn expressions(&self) -> impl Iterator<Item = &'static Field> {
         self.message.fields.iter().filter(|field| field.format == Some("expression"))
     }
@@ -63,7 +64,7 @@ fn join(parts: &[Part], params: &Value) -> Option<String> {
     Some(text)
 }
 
-/// Returns the text of a parameter: a string unchanged, or the strings of a list joined by commas.
+/// Returns the value of a parameter as text. The strings of a list are joined with commas.
 fn value(value: &Value) -> Option<String> {
     let list = |members: &Vec<Value>| members.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",");
     value.as_str().map(str::to_owned).or_else(|| value.as_array().map(list))
@@ -82,11 +83,11 @@ impl Form {
     }
 }
 
-/// The suffixes of the names of systemd units.
+/// The suffixes of systemd unit names, such as `service` and `timer`.
 const UNITS: [&str; 11] =
     ["service", "socket", "timer", "mount", "automount", "swap", "path", "target", "slice", "scope", "device"];
 
-/// Returns the full name of a systemd unit, with `.service` added to a name without a suffix.
+/// Returns the full name of a systemd unit. If the name has no suffix, `.service` is added.
 pub fn unit_name(name: &str) -> String {
     let whole = name.rsplit_once('.').is_some_and(|(_, kind)| UNITS.contains(&kind));
     if whole { name.to_owned() } else { format!("{name}.service") }

@@ -1,4 +1,4 @@
-//! Converts the message `Value` to plain JSON, such as `{"task": "web"}`, and plain JSON to the message.
+//! Converts between the message `Value` and plain JSON, such as `{"task": "web"}`.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use crate::v1alpha::{Value, ValueList, ValueMap, value::Kind};
 
-/// Converts a value to JSON. Numbers that JSON cannot represent, such as NaN, become null.
+/// Converts a value to JSON. A number that JSON cannot represent, such as NaN, becomes null.
 pub fn to_json(value: &Value) -> Json {
     match &value.kind {
         None => Json::Null,
@@ -20,7 +20,7 @@ pub fn to_json(value: &Value) -> Json {
     }
 }
 
-/// Converts JSON to a value. An integer that does not fit into a signed 64-bit integer becomes a floating point number.
+/// Converts JSON to a value. An integer that is too large for 64 bits becomes a floating point number.
 pub fn from_json(json: &Json) -> Value {
     let kind = match json {
         Json::Null => None,
@@ -35,7 +35,7 @@ pub fn from_json(json: &Json) -> Value {
     Value { kind }
 }
 
-/// Serializes a map of values as plain JSON.
+/// Writes a map of values as plain JSON, for serde.
 ///
 /// # Errors
 /// Returns an error if the serializer fails.
@@ -43,7 +43,7 @@ pub fn serialize<S: Serializer>(map: &BTreeMap<String, Value>, serializer: S) ->
     map.iter().map(|(key, value)| (key, to_json(value))).collect::<BTreeMap<_, _>>().serialize(serializer)
 }
 
-/// Deserializes a map of values from plain JSON.
+/// Reads a map of values from plain JSON, for serde.
 ///
 /// # Errors
 /// Returns an error if the input is not a map.

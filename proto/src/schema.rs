@@ -7,11 +7,11 @@ pub struct Message {
     pub name: &'static str,
     /// The documentation of the message, for `towpath explain`.
     pub doc: &'static str,
-    /// The scope of a kind: `global` or `namespaced`; `None` if the message is not a kind.
+    /// The scope of the kind, `global` or `namespaced`; `None` if the message is not a kind.
     pub scope: Option<&'static str>,
-    /// The facts about a module; `None` if the message is not a module.
+    /// The facts about the module; `None` if the message is not a module.
     pub module: Option<&'static ModuleSchema>,
-    /// An example of the module in a task, as YAML.
+    /// An example of a task with the module, as YAML; `None` if the message is not a module.
     pub example: Option<&'static str>,
     /// The fields of the message, in the order of their numbers.
     pub fields: &'static [Field],
@@ -24,7 +24,7 @@ pub struct Field {
     pub name: &'static str,
     /// The documentation of the field, for `towpath explain`.
     pub doc: &'static str,
-    /// The type of the field's values, and whether the field is a list or a map.
+    /// The type of the field: one value, a list or a map.
     pub shape: Shape,
     /// The allowed words of the field, separated by `|`; `None` if any value is allowed.
     pub words: Option<&'static str>,
@@ -32,76 +32,78 @@ pub struct Field {
     pub format: Option<&'static str>,
     /// True if the field is required.
     pub required: bool,
-    /// The kind of the objects whose names the field contains.
+    /// The kind of the objects that the field names; `None` if the field names no objects.
     pub refers: Option<&'static str>,
-    /// The default of the field, as text for people.
+    /// The default of the field, as a text for people; `None` if the field has no default.
     pub otherwise: Option<&'static str>,
-    /// True if the field is a command line that the module runs.
+    /// True if the value of the field is a command line that the module runs.
     pub runs_command: bool,
     /// True if a task that sets the field waits for other nodes.
     pub waits_for_nodes: bool,
-    /// The untrusted values that the field of a module may contain; `None` for fields of other messages.
+    /// The untrusted values that the field can contain; `None` if the message is not a module.
     pub untrusted: Option<Untrusted>,
 }
 
-/// A module: its key in a task, its parameters, and the facts that the agent needs.
+/// The facts about a module, such as its key in a task and its parameters.
 #[derive(Debug)]
 pub struct ModuleSchema {
     /// The key of the module in a task, such as `file`.
     pub key: &'static str,
     /// The message with the parameters of the module.
     pub message: &'static Message,
-    /// The kind of a task with the module, unless its parameters give it another kind.
+    /// The kind of the module. The parameters of a task can change the kind: a `command` with `creates` is a state, not
+    /// an action.
     pub kind: ModuleKind,
-    /// True if a change by the module may interrupt a service, so that the change needs a maintenance window and a
-    /// slot.
+    /// True if a change by the module may interrupt a service. A change that may interrupt a service needs a
+    /// maintenance window and a slot.
     pub interrupts: bool,
-    /// True if a tool or daemon makes the change of the module. False if the change consists of file operations, which
-    /// are written in batches.
+    /// True if the module changes the node through a tool or a daemon. False if the module only writes files, which the
+    /// agent writes in batches.
     pub applies_directly: bool,
-    /// The position of the module in the order of removal. Resources of modules with lower numbers are removed first.
+    /// The position in the order of removals. The agent first removes resources of modules with lower numbers.
     pub removal: u32,
-    /// The role of the module in `autoNotify`; `None` if `autoNotify` does not consider the module.
+    /// The relation of the module to a service, for the field `autoNotify` of a TaskBook. The value is `None` if the
+    /// module has no relation to a service.
     pub service: Option<ServiceRole>,
-    /// True if a computed variable may take its value from a task with the module.
+    /// True if a task with the module can compute the value of a variable.
     pub computes: bool,
     /// True if the module reboots the node.
     pub reboots: bool,
-    /// True if the module runs the file that its field `source` names. The bytes of the file that the module runs are
-    /// part of the task's definition.
+    /// True if the module runs a script of the source. The content of the script is part of the task's definition.
     pub runs_source: bool,
-    /// True if the module replaces whole files. The agent saves each original file, and restores the file on removal.
+    /// True if the module replaces whole files. The agent saves each original file, and restores the file when the
+    /// resource is removed.
     pub keeps_originals: bool,
     /// True if the module only shows a message. A module that only shows a message also runs in a plan.
     pub shows_message: bool,
-    /// True if `until` may repeat a task with the module.
+    /// True if a task with the module can use the field `until`.
     pub repeatable: bool,
-    /// True if permission for the module includes permission for command lines in all modules.
+    /// True if the permission to use the module is also the permission to use command lines in other modules.
     pub governs_commands: bool,
     pub(crate) identity: &'static [Part],
 }
 
-/// The link from the generated Rust type of a message to its module.
+/// A trait that links the Rust type of a module's parameters to the facts about the module.
 pub trait ModuleMessage {
-    /// Returns the module whose parameters the message contains.
+    /// Returns the facts about the module whose parameters the type contains.
     fn module() -> &'static ModuleSchema;
 }
 
 /// The kind of a module, or of one task with the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ModuleKind {
-    /// A desired state of a resource: the agent checks the state and corrects drift.
+    /// The task keeps a resource in its desired state. The agent checks the resource and corrects drift.
     State,
-    /// A probe: a query of the machine that changes nothing.
+    /// The task only reads the state of the machine, and changes nothing.
     Probe,
-    /// An action that runs once, and again only if the definition of the task changes.
+    /// The task is an action that runs once, and again if the definition of the task changes.
     Action,
-    /// An action that runs in every pass. Only a task has this kind, never a module.
+    /// The task is an action that runs in every pass. A module never has the kind `Always`.
     Always,
 }
 
 impl ModuleKind {
-    /// Returns the name of the kind, as the documentation uses the name.
+    /// Returns the word for the kind in the documentation: state, probe or action.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::State => "state",
@@ -111,60 +113,61 @@ impl ModuleKind {
     }
 }
 
-/// The role of a module in `autoNotify`.
+/// The relation of a module to a service, for the field `autoNotify` of a TaskBook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServiceRole {
-    /// The module runs the service in its parameter `name`.
+    /// The module starts the service in its parameter `name`.
     Runs,
-    /// The module writes the unit in its parameter `name`.
+    /// The module writes the file of the unit in its parameter `name`.
     Defines,
     /// The module installs the packages in its parameters `name` and `names`.
     Installs,
 }
 
-/// The untrusted values, from other nodes and events, that a field may contain.
+/// The untrusted values that a field can contain. Values from other nodes and from events are untrusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Untrusted {
-    /// The field may contain no untrusted value, because the field selects a path, a name or a program.
+    /// The field cannot contain untrusted values, because the field selects a path, a name or a program.
     Refused,
     /// Any untrusted value.
     Allowed,
-    /// The values of the map may be untrusted, but not the keys, because keys select variables or recipients.
+    /// The values of a map can be untrusted. The keys of the map must be trusted, because they select variables or
+    /// recipients.
     Values,
-    /// All members of the list may be untrusted except the first member, which is a program.
+    /// All members of the list except the first member can be untrusted. The first member is a program.
     Arguments,
 }
 
-/// A part of the identity template of a module.
+/// A part of an identity template. From the template, the agent computes the identity of a resource.
 #[derive(Debug)]
 pub(crate) enum Part {
     /// A literal text.
     Text(&'static str),
-    /// The value of one of several fields, in a canonical form.
+    /// The value of a field, in a canonical form.
     Value {
-        /// The names of the fields. The first field that is set gives the value.
+        /// The names of the fields. The first field of the list that is set gives the value.
         fields: &'static [&'static str],
-        /// The canonical form of the field's value.
+        /// The canonical form to which the value is converted.
         form: Form,
-        /// The text of the part if no field is set; `None` if the identity requires a field.
+        /// The text to use if no field is set; `None` if one of the fields must be set.
         otherwise: Option<&'static str>,
     },
-    /// A group of parts, which is omitted if the value of one part is missing.
+    /// A group of parts. If the value of a part is missing, the group is omitted.
     Optional(&'static [Self]),
 }
 
-/// The canonical form of a field's value in an identity.
+/// The canonical form of a field's value in an identity. Different spellings of one resource get the same identity.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Form {
     /// The value as it is.
     Plain,
     /// A path without a slash at its end, except for `/`.
     Path,
-    /// The full name of a systemd unit.
+    /// The full name of a systemd unit, including its suffix.
     Unit,
-    /// The name of a systemd drop-in, without `.conf`.
+    /// The name of a systemd drop-in. The suffix `.conf` is removed.
     DropIn,
-    /// The type and the data of an ssh key, without its comment.
+    /// The type and the data of an ssh key. The comment of the key is removed.
     SshKey,
 }
 
@@ -190,7 +193,7 @@ pub enum Type {
     Number,
     /// A string.
     String,
-    /// Bytes. Only messages of the gRPC services have fields with bytes.
+    /// Bytes. Only messages of the gRPC services contain bytes.
     Bytes,
     /// A YAML value of any type.
     Any,
@@ -210,12 +213,12 @@ impl Message {
 }
 
 impl Field {
-    /// Returns the allowed words of the field; empty if the field accepts any string.
+    /// Returns the words that the field accepts. The list is empty if the field accepts any string.
     pub fn word_list(&self) -> impl Iterator<Item = &'static str> {
         self.words.into_iter().flat_map(|words| words.split('|'))
     }
 
-    /// Returns the type of one value of the field.
+    /// Returns the type of the field's value. For a list or a map, the result is the type of a member.
     pub fn value_type(&self) -> Type {
         match self.shape {
             Shape::One(inner) | Shape::List(inner) | Shape::Map(inner) => inner,
@@ -228,12 +231,12 @@ pub fn message(name: &str) -> Option<&'static Message> {
     MESSAGES.binary_search_by(|message| message.name.cmp(name)).ok().map(|at| &MESSAGES[at])
 }
 
-/// Returns the messages of all kinds of objects.
+/// Returns the message of each kind of object.
 pub fn kinds() -> impl Iterator<Item = &'static Message> {
     MESSAGES.iter().filter(|message| message.scope.is_some())
 }
 
-/// Returns all modules, in the order of their fields in a task.
+/// Returns the facts about all modules, in the order of the fields in the message Task.
 pub fn modules() -> impl Iterator<Item = &'static ModuleSchema> {
     message("Task").into_iter().flat_map(|task| task.fields).filter_map(|field| match field.shape {
         Shape::One(Type::Message(name)) => message(name)?.module,
@@ -241,12 +244,12 @@ pub fn modules() -> impl Iterator<Item = &'static ModuleSchema> {
     })
 }
 
-/// Returns the module with the given key, such as `file`; `None` if no module has the key.
+/// Returns the facts about the module with the given key, such as `file`. Returns `None` if no module has the key.
 pub fn module(key: &str) -> Option<&'static ModuleSchema> {
     modules().find(|module| module.key == key)
 }
 
-/// Returns the word with the smallest edit distance to the written word; `None` if no word is similar.
+/// Returns the allowed word that is most similar to a wrong word; `None` if no word is similar.
 pub fn did_you_mean<'a>(written: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let limit = (written.chars().count() / 3).max(1);
     words
@@ -257,8 +260,8 @@ pub fn did_you_mean<'a>(written: &str, words: impl IntoIterator<Item = &'a str>)
         .map(|(_, word)| word)
 }
 
-/// Returns the edit distance of two words (optimal string alignment). The distance counts insertions, deletions,
-/// substitutions and swaps of neighbours.
+/// Returns the edit distance of two words (optimal string alignment). The distance counts inserted, deleted and
+/// replaced letters, and swaps of adjacent letters.
 fn distance(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().take(64).collect(), b.chars().take(64).collect());
     let mut rows = vec![(0..=b.len()).collect::<Vec<_>>()];

@@ -198,7 +198,7 @@ fn certificate_of_another_node_is_rejected_as_identity() {
     let pki = node.secured.as_ref().unwrap().pki.clone();
     fs::copy(pki.join("n1.crt"), pki.join("n0.crt")).unwrap();
     let once = node.once();
-    assert!(once.code != 0 && once.log.contains("not the certificate of the key"), "{}", once.log);
+    assert!(once.code != 0 && once.log.contains("does not belong to the key"), "{}", once.log);
     fs::copy(pki.join("n1.key"), pki.join("n0.key")).unwrap();
     let once = node.once();
     assert!(once.code == 2 && once.log.contains("the certificate belongs to the node n1"), "{}", once.log);

@@ -1,4 +1,5 @@
-//! Access to the time: the wall clock for people, and the monotonic clock for deadlines.
+//! The clocks of the agent. The wall clock gives the times that people read, and the monotonic clock measures
+//! deadlines.
 
 use std::{
     fmt,
@@ -14,7 +15,7 @@ pub trait Clock: fmt::Debug + Send + Sync {
     /// Returns the time of the wall clock, in milliseconds since 1970. The wall clock may jump.
     fn wall(&self) -> i64;
 
-    /// Returns the time of the monotonic clock, which never goes back.
+    /// Returns the time of the monotonic clock. The monotonic clock never goes back.
     fn monotonic(&self) -> Instant;
 }
 
@@ -35,7 +36,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock for tests, which moves only when a test moves the clock.
+/// A clock for tests. The time of the test clock changes only when a test changes the time.
 #[derive(Debug, Clone)]
 pub struct TestClock {
     start: Instant,
@@ -45,18 +46,18 @@ pub struct TestClock {
 }
 
 impl TestClock {
-    /// Creates a test clock with a wall time, in milliseconds since 1970.
+    /// Creates a test clock. The wall clock starts at the time `wall`, in milliseconds since 1970.
     pub fn at(wall: i64) -> Self {
         Self { start: SystemClock.monotonic(), passed: Arc::default(), wall: Arc::new(AtomicI64::new(wall)) }
     }
 
-    /// Moves the wall clock and the monotonic clock forward.
+    /// Moves the wall clock and the monotonic clock forward by the same duration.
     pub fn advance(&self, milliseconds: u32) {
         self.passed.fetch_add(milliseconds.into(), Ordering::SeqCst);
         self.jump(milliseconds.into());
     }
 
-    /// Moves the wall clock by some milliseconds, forwards or backwards.
+    /// Moves only the wall clock; a negative number of milliseconds moves it back.
     pub fn jump(&self, milliseconds: i64) {
         self.wall.fetch_add(milliseconds, Ordering::SeqCst);
     }

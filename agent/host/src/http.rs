@@ -1,8 +1,8 @@
 //! HTTP requests of tasks.
 //!
 //! Rules for redirects:
-//! - Headers and body are sent only to the origin of the first URL (scheme, host and port).
-//! - After a redirect to another origin, headers and body are no longer sent, even if the first origin follows again.
+//! - Headers and body are sent only to the scheme, host and port of the first URL.
+//! - After a redirect to another scheme, host or port, headers and body are never sent again, even to the first host.
 //! - A redirect from https to http is rejected.
 //! - The user and the password in a Location header are ignored.
 
@@ -18,9 +18,9 @@ use thiserror::Error;
 
 use crate::{Clock as _, SystemClock};
 
-/// The maximum size of a kept response body, in bytes.
+/// The maximum number of bytes that the agent keeps of a response body.
 const KEPT: u64 = 1 << 20;
-/// The maximum time to wait for a response, and for each further part of its body.
+/// The maximum time that a download waits for the server's response, and then for each part of its body.
 const SILENCE: Duration = Duration::from_secs(60);
 /// The maximum number of redirects of one request.
 const REDIRECTS: usize = 10;
@@ -47,13 +47,13 @@ pub struct Request {
 pub struct Response {
     /// The HTTP status code.
     pub status: u16,
-    /// The body of the response, cut after 1 MiB.
+    /// The first 1 MiB of the response body.
     pub body: String,
     /// The headers of the response, by their names in lower case.
     pub headers: BTreeMap<String, String>,
 }
 
-/// The error of a failed HTTP request.
+/// The error that an HTTP request failed.
 #[derive(Debug, Error)]
 #[error("{message}")]
 pub struct HttpError {
@@ -67,7 +67,7 @@ fn failed(message: impl Into<String>) -> HttpError {
 /// Sends a request and reads the response.
 ///
 /// # Errors
-/// When no complete response arrives within the time limit, or a redirect is rejected.
+/// Returns an error if no complete response arrives within the time limit, or a redirect is rejected.
 pub fn send(request: &Request) -> Result<Response, HttpError> {
     let client = client(request.ca_file.as_deref(), request.timeout)?;
     let deadline = SystemClock.monotonic() + request.timeout;
@@ -104,8 +104,8 @@ fn client(ca_file: Option<&str>, timeout: Duration) -> Result<reqwest::blocking:
         .map_err(|error| failed(chain(&error)))
 }
 
-/// The message of a request that missed its deadline.
-const LATE: &str = "the request takes longer than the task may; set a higher timeout";
+/// The error message for a request that reached its deadline.
+const LATE: &str = "the request takes longer than the timeout of the task; raise the timeout";
 
 /// A request that downloads a file over https.
 #[derive(Debug, Clone)]
@@ -118,21 +118,21 @@ pub struct Fetch<'a> {
     pub ca_file: Option<&'a str>,
     /// The time limit of the whole transfer.
     pub timeout: Duration,
-    /// The number of bytes of the file that an earlier attempt has fetched.
+    /// The number of bytes that an earlier attempt has already downloaded.
     pub from: u64,
 }
 
-/// A download that has begun. A read of the download returns the next bytes of the file.
+/// A download that has begun. A read returns the next downloaded bytes.
 #[derive(Debug)]
 pub struct Fetched {
-    /// True if the server sends only the rest of the file; false if the server sends the file from the beginning.
+    /// True if the server sends only the missing rest of the file; false if the server sends the whole file.
     pub goes_on: bool,
     deadline: Instant,
     response: reqwest::blocking::Response,
 }
 
 impl Fetched {
-    /// Returns the number of bytes that the server will send; `None` if the response does not contain the number.
+    /// Returns the content length of the response; `None` if the server did not send it.
     pub fn length(&self) -> Option<u64> {
         self.response.content_length()
     }
@@ -149,10 +149,10 @@ impl std::io::Read for Fetched {
     }
 }
 
-/// Requests a file, or the rest of a file that an earlier attempt has fetched in part.
+/// Requests a file. If an earlier attempt was interrupted, only the rest of the file is requested.
 ///
 /// # Errors
-/// When the server does not send the file, the URL is not https, or a redirect is rejected.
+/// Returns an error if the server does not send the file, the URL is not https, or a redirect is rejected.
 pub fn fetch(fetch: &Fetch<'_>) -> Result<Fetched, HttpError> {
     if !fetch.url.starts_with("https://") {
         return Err(failed("files are fetched only over https; use an https URL"));
@@ -177,24 +177,24 @@ pub fn fetch(fetch: &Fetch<'_>) -> Result<Fetched, HttpError> {
     Ok(Fetched { goes_on, deadline, response })
 }
 
-/// Returns true if a response contains the requested rest of a file, not the whole file.
+/// Returns true if the response contains only the requested rest of the file.
 fn is_rest(response: &reqwest::blocking::Response, from: u64) -> bool {
     let range = response.headers().get("content-range").and_then(|range| range.to_str().ok()).unwrap_or_default();
     response.status() == reqwest::StatusCode::PARTIAL_CONTENT && range.starts_with(&format!("bytes {from}-"))
 }
 
-/// The parts of a request that are not headers.
+/// The method, the body and the limits of an HTTP request.
 #[derive(Debug, Clone)]
 struct Sent<'a> {
     method: reqwest::Method,
     body: Option<&'a str>,
     /// The offset of the first requested byte.
     from: u64,
-    /// The time limit of the HTTP client for the response, and for each part of the body.
+    /// The maximum time to wait for the response, and then for each part of its body.
     patience: Duration,
 }
 
-/// Sends a request, and follows at most ten redirects to permitted URLs.
+/// Sends a request, and follows at most ten redirects. A redirect to a URL that is not permitted is an error.
 fn follow(
     client: &reqwest::blocking::Client,
     url: &str,
@@ -244,17 +244,23 @@ fn next_url(response: &reqwest::blocking::Response, url: &reqwest::Url) -> Resul
     allowed(url, location).map(Some)
 }
 
-/// Returns the URL of a Location header. A redirect from https to http, or to another scheme, is an error.
+/// Returns the URL to which a Location header leads. A redirect from https to http, or to any other scheme, is an
+/// error.
 fn allowed(url: &reqwest::Url, location: &str) -> Result<reqwest::Url, HttpError> {
-    let next = url.join(location).map_err(|error| failed(format!("the server redirects to a wrong URL: {error}")))?;
+    let next = url
+        .join(location)
+        .map_err(|error| failed(format!("the server redirects to a URL that is not valid: {error}")))?;
     match (url.scheme(), next.scheme()) {
         ("https", "http") => Err(failed("the server redirects from https to http, which is not followed")),
         (_, "http" | "https") if next.has_host() => Ok(next),
-        (_, scheme) => Err(failed(format!("the server redirects to a URL of the scheme {scheme}"))),
+        (_, scheme) => {
+            Err(failed(format!("the server redirects to the scheme {scheme}, but only http and https are allowed")))
+        }
     }
 }
 
-/// Removes user, password and fragment from a URL. If `first` is given, the URL gets the user and password of `first`.
+/// Removes the user, the password and the fragment from a URL. If `first` is given, its user and password are added to
+/// the URL.
 fn target(mut url: reqwest::Url, first: Option<&reqwest::Url>) -> reqwest::Url {
     // `set_username` and `set_password` fail only for URLs without a host.
     let _ = url.set_username(first.map_or("", reqwest::Url::username));
@@ -263,8 +269,8 @@ fn target(mut url: reqwest::Url, first: Option<&reqwest::Url>) -> reqwest::Url {
     url
 }
 
-/// Returns true if a redirect changes the request to a GET (RFC 9110, 15.4). A POST becomes a GET after status 301 or
-/// 302, as in all browsers.
+/// Returns true if the client must follow a redirect with a GET request (RFC 9110, 15.4). As in browsers, a POST
+/// becomes a GET after status 301 or 302.
 fn becomes_get(status: u16, method: &reqwest::Method) -> bool {
     match status {
         301 | 302 => *method == reqwest::Method::POST,
@@ -296,7 +302,7 @@ fn tls(ca_file: Option<&str>) -> Result<rustls::ClientConfig, HttpError> {
     Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
-/// Formats an error, followed by the chain of the error's causes.
+/// Returns the text of an error, followed by the texts of its causes.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

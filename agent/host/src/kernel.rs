@@ -1,4 +1,4 @@
-//! Reads and sets parameters of the running kernel, such as the host name.
+//! Reads and sets the kernel's host name and kernel parameters. A reboot resets them.
 
 use std::{
     fs::OpenOptions,
@@ -11,18 +11,18 @@ pub fn hostname() -> String {
     nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
 }
 
-/// Sets the host name until the next boot.
+/// Sets the kernel's host name. The next boot resets the host name.
 ///
 /// # Errors
-/// When the kernel rejects the host name.
+/// Returns an error if the kernel rejects the host name.
 pub fn set_hostname(name: &str) -> io::Result<()> {
     Ok(nix::unistd::sethostname(name)?)
 }
 
-/// Sets a kernel parameter until the next boot. `path` is below /proc/sys.
+/// Sets a kernel parameter. The next boot resets the parameter. `path` is below /proc/sys.
 ///
 /// # Errors
-/// When the kernel rejects the value.
+/// Returns an error if the kernel rejects the value.
 pub fn set_parameter(path: &str, value: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).open(Path::new("/proc/sys").join(path))?;
     file.write_all(format!("{value}\n").as_bytes())

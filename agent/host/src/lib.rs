@@ -1,7 +1,7 @@
-//! Access to the machine: files below a root, processes, facts, the clock, HTTP, file events.
+//! Access to the machine: files, processes, facts, clocks, HTTP requests and file events.
 //!
-//! An [`FsReader`] reads files and cannot change files. The only [`FsWriter`] is lent only to code that holds a permit
-//! for a change. This crate does not know tasks, nor the reason for which a caller reads or writes a file.
+//! An [`FsReader`] only reads files. The [`FsWriter`] changes files. Only code that holds a permit for a change gets
+//! the writer. The crate does not depend on tasks or TaskBooks.
 
 pub mod clock;
 mod dbus;

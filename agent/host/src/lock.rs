@@ -1,4 +1,4 @@
-//! The lock on the state directory, with which only one agent at a time can use the directory.
+//! The lock on the state directory. Only one agent at a time can use a state directory.
 
 pub mod private_files;
 
@@ -15,13 +15,13 @@ use thiserror::Error;
 
 use crate::FsReader;
 
-/// The maximum number of retries for the lock on the state directory. A child of a killed agent may hold the lock for a
-/// moment, between fork and exec.
+/// The maximum number of retries for the lock on the state directory. After an agent was killed, its child process may
+/// hold the lock for a moment, between fork and exec.
 pub const TRIES: usize = 20;
 /// The pause between two attempts to lock the state directory.
 pub const PAUSE: Duration = Duration::from_millis(50);
 
-/// A locked state directory. The lock is released when the value is dropped.
+/// A locked state directory. The lock is released when the `StateDir` is dropped.
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
@@ -36,7 +36,7 @@ pub enum LockError {
     Taken {
         /// The path of the state directory.
         path: PathBuf,
-        /// The node and the process that hold the lock, as the lock file names them.
+        /// The name of the node and the id of the process that hold the lock, as written in the lock file.
         holder: String,
     },
     /// The error that another user can change the state directory.
@@ -48,12 +48,12 @@ pub enum LockError {
     Untrusted {
         /// The path of the state directory.
         path: PathBuf,
-        /// The directory that another user can change: the state directory, or a directory above the state directory.
+        /// The unsafe directory: the state directory or one of its parents.
         folder: String,
-        /// The owner or the mode that allows another user to change the directory.
+        /// The owner or the mode of the directory, which gives another user write access.
         cause: String,
     },
-    /// An I/O error on the state directory.
+    /// The error that an I/O operation on the state directory failed.
     #[error("cannot use the state directory {path}", path = path.display())]
     Unusable {
         /// The path of the state directory.
@@ -67,8 +67,8 @@ impl StateDir {
     /// Locks a state directory. A missing directory is created.
     ///
     /// # Errors
-    /// When another agent holds the lock, the directory cannot be used, or another user can change the directory or a
-    /// directory above it.
+    /// Returns an error if another agent holds the lock, or if the directory cannot be used. Returns an error if
+    /// another user can change the state directory or one of its parents.
     pub fn take(path: &Path, node: &str) -> Result<Self, LockError> {
         let unusable = |source| LockError::Unusable { path: path.to_owned(), source };
         make_private(path)?;
@@ -104,10 +104,9 @@ impl StateDir {
         Ok(Self { path: path.to_owned(), lock: file })
     }
 
-    /// Returns true if the path still leads to the locked state directory, and the directory still contains the
-    /// journal.
+    /// Returns true if the locked state directory is still at its path, and still contains the journal.
     ///
-    /// An agent whose state directory was deleted has lost its records, and must not act like a new agent.
+    /// If the state directory was deleted, the agent has lost its records, and must not act like a new agent.
     pub fn is_there(&self) -> bool {
         let same = |own: fs::Metadata, now: fs::Metadata| (own.dev(), own.ino()) == (now.dev(), now.ino());
         let now = fs::metadata(self.path.join("lock"));
@@ -121,7 +120,8 @@ impl StateDir {
     }
 }
 
-/// Creates a missing state directory, and sets the mode 0700. A directory that another user can change is an error.
+/// Creates a missing state directory, and sets the mode 0700. Returns an error if another user can change the
+/// directory.
 fn make_private(path: &Path) -> Result<(), LockError> {
     let unusable = |source| LockError::Unusable { path: path.to_owned(), source };
     let whole = std::path::absolute(path).map_err(unusable)?;
@@ -151,10 +151,10 @@ fn make_private(path: &Path) -> Result<(), LockError> {
     Ok(())
 }
 
-/// Returns the owner or the mode that allows another user to change the entries of a directory; `None` if no other user
-/// can change entries.
+/// Returns the owner or the mode that gives another user write access to a directory. Returns `None` if only root and
+/// the agent's user can write.
 ///
-/// In a sticky directory, a user cannot change the entries of other users.
+/// In a directory with the sticky bit, a user cannot rename or remove files of other users.
 fn changeable(uid: u32, gid: u32, mode: u32) -> Option<String> {
     let own = rustix::process::geteuid().as_raw();
     if uid != 0 && uid != own {

@@ -1,10 +1,9 @@
-//! Settings of the C library's memory allocator, which reduce the memory of an idle agent.
+//! Changes settings of the C library's memory allocator, so that an idle agent uses less memory.
 
-/// Makes all threads of the process share one allocation arena.
+/// Makes all threads of the process use the same memory arena.
 ///
-/// By default, glibc gives each thread its own arena, and keeps the free memory of every arena. One arena is enough,
-/// because the agent has few threads, of which usually only one works. The function must be called before the process
-/// starts threads.
+/// By default, glibc creates an arena for each thread, and keeps the free memory of every arena. A single arena is
+/// enough, because usually only one thread of the agent works. Call the function before the process starts a thread.
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "glibc has no other way, and no crate wraps it")]
 pub fn share_one_arena() {
@@ -12,13 +11,13 @@ pub fn share_one_arena() {
     let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
-/// Does nothing on a C library other than glibc, because only glibc has an arena for each thread.
+/// With another C library than glibc, the function does nothing.
 #[cfg(not(target_env = "gnu"))]
 pub fn share_one_arena() {}
 
-/// Returns free memory to the kernel.
+/// Returns free memory of the process to the kernel.
 ///
-/// Without this call, glibc keeps memory that a thread has freed.
+/// By default, glibc keeps memory that a thread has freed.
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "glibc has no other way, and no crate wraps it")]
 pub fn give_back() {
@@ -26,6 +25,6 @@ pub fn give_back() {
     let _ = unsafe { libc::malloc_trim(0) };
 }
 
-/// Does nothing on a C library other than glibc, because other libraries return free memory by themselves.
+/// With another C library than glibc, the function does nothing, because the library itself returns free memory.
 #[cfg(not(target_env = "gnu"))]
 pub fn give_back() {}

@@ -1,4 +1,4 @@
-//! The list of changes in progress, which `towpath status` shows.
+//! The list of running tasks with their progress. `towpath status` shows the list.
 
 use std::{
     collections::BTreeMap,
@@ -6,7 +6,7 @@ use std::{
     time::Instant,
 };
 
-/// The tasks that change something at this moment.
+/// The tasks that are changing the node at the moment.
 #[derive(Debug, Default)]
 pub struct Activity(Mutex<BTreeMap<String, At>>);
 
@@ -14,11 +14,11 @@ pub struct Activity(Mutex<BTreeMap<String, At>>);
 struct At {
     book: String,
     begun: Instant,
-    /// The progress of the change, as a text from the module.
+    /// A text of the module about the progress of the task.
     progress: Option<String>,
 }
 
-/// The guard of a running task. When the guard is dropped, the task is removed from the list of changes in progress.
+/// The guard of a running task. When the guard is dropped, the task is removed from the list of running tasks.
 #[derive(Debug)]
 pub struct ActivityGuard<'a>(&'a Activity, String);
 
@@ -33,7 +33,7 @@ impl Activity {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records that a task of a TaskBook begins a change.
+    /// Adds a task of a TaskBook to the list of running tasks.
     pub fn begin(&self, book: &str, task: &str, now: Instant) -> ActivityGuard<'_> {
         self.lock().insert(task.to_owned(), At { book: book.to_owned(), begun: now, progress: None });
         ActivityGuard(self, task.to_owned())
@@ -46,7 +46,7 @@ impl Activity {
         }
     }
 
-    /// Returns a sentence that lists all running tasks; `None` if no task is running.
+    /// Returns one line of text about all running tasks; `None` if no task is running.
     pub fn now(&self, now: Instant) -> Option<String> {
         let show = |(task, at): (&String, &At)| {
             let seconds = now.saturating_duration_since(at.begun).as_secs();

@@ -1,8 +1,8 @@
-//! Executes the steps of tasks as one batch: all files are written under temporary names, synced to disk, and then
-//! renamed.
+//! Executes the steps of several tasks as one batch. All files are written under temporary names, synced to disk, and
+//! then renamed.
 //!
-//! Guarantees: after a crash at any instruction, each file has its old or its new content. The agent changes neither
-//! the content nor the permissions of a file that changed after its check.
+//! Guarantees: after a crash at any instruction, each file has its old or its new content. If a file changed after its
+//! check, the agent changes neither its content nor its permissions.
 
 use std::{collections::BTreeMap, io};
 
@@ -16,7 +16,7 @@ use towpath_host::{
 
 use crate::{Content, ModuleError, Step};
 
-/// A phase of a batch of file changes. The caller can record each phase before the phase begins.
+/// The phases in which a batch changes files. The caller can record each phase before the phase begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// The files are written under temporary names beside their paths.
@@ -27,8 +27,8 @@ pub enum Phase {
     Rename,
 }
 
-/// A function that is called before each phase of a batch, with all paths of the batch. If the function returns an
-/// error, the phase does not begin.
+/// A function that [`batch`] calls before each phase, with the paths of all files that the batch writes. If the
+/// function returns an error, the batch stops.
 pub type Before<'a> = dyn FnMut(Phase, &[String]) -> Outcome + 'a;
 
 /// The result of the steps of one task.
@@ -36,10 +36,10 @@ pub type Outcome = Result<(), ModuleError>;
 
 /// Executes the steps of several tasks as one batch.
 ///
-/// The function `before` is called before each phase, with all paths of the batch. An error of `before` stops the
-/// batch.
+/// Before each phase, `before` is called with the paths of all files that the batch writes. An error of `before` stops
+/// the batch.
 ///
-/// Returns one result for each task, in order.
+/// Returns the result of each task, in the order of `tasks`.
 pub fn batch(tasks: Vec<Vec<Step>>, writer: &FsWriter, cancel: &Cancel, before: &mut Before<'_>) -> Vec<Outcome> {
     let mut outcomes: Vec<Outcome> = tasks.iter().map(|_| Ok(())).collect();
     let paths: Vec<String> = tasks
@@ -95,7 +95,7 @@ pub fn batch(tasks: Vec<Vec<Step>>, writer: &FsWriter, cancel: &Cancel, before: 
     outcomes
 }
 
-/// Makes systemd reload its unit files, once for all tasks that need a reload.
+/// Makes systemd reload its unit files once, if at least one task needs the reload.
 fn reload_units(reloads: &[bool], outcomes: &mut [Outcome]) {
     let asked = |(reload, outcome): &(&bool, &mut Outcome)| **reload && outcome.is_ok();
     let mut asking: Vec<&mut Outcome> =
@@ -112,7 +112,7 @@ fn failed(message: String) -> ModuleError {
     ModuleError::new(message)
 }
 
-/// The time limit for stopping a unit before its unit file is removed.
+/// The maximum time to wait until a unit has stopped, before its unit file is removed.
 const STOP: std::time::Duration = std::time::Duration::from_secs(100);
 
 fn stop_unit(unit: &str) -> Outcome {
@@ -130,19 +130,19 @@ fn stop_unit(unit: &str) -> Outcome {
 /// Executes the steps of one task.
 ///
 /// # Errors
-/// Returns the first error of a step.
+/// Returns the error of the first step that fails.
 pub fn all(steps: Vec<Step>, writer: &FsWriter, cancel: &Cancel) -> Outcome {
     batch(vec![steps], writer, cancel, &mut |_, _| Ok(())).into_iter().collect()
 }
 
-/// The settings of a staged file that are needed after the file was written under its temporary name.
+/// Settings for the rename of a written file: the version of the old file, the `validate` command and the backup.
 struct Pending {
     expects: Option<towpath_host::FileVersion>,
     validate_after: Option<String>,
     backup: bool,
 }
 
-/// Executes a step at once. A step that writes a file only writes the temporary file.
+/// Executes a step at once. For a step that writes a file, only the temporary file is written.
 fn carry_out(step: Step, writer: &FsWriter, cancel: &Cancel) -> Result<Option<(Staged, Pending)>, ModuleError> {
     let failed = |path: &str| {
         let path = path.to_owned();
@@ -200,8 +200,8 @@ fn stage(
     Ok((staged, Pending { expects, validate_after: later, backup }))
 }
 
-/// Runs the `validate` command on a new file before the rename. If other users could replace the new file, the command
-/// checks a sealed copy of the file.
+/// Runs the `validate` command on a new file before the file is renamed to its path. If other users could replace the
+/// new file, the command checks a sealed copy of the file.
 fn judged(line: &str, staged: &Staged, bytes: &[u8], writer: &FsWriter, cancel: &Cancel) -> Outcome {
     let io = |error: io::Error| ModuleError::io(&staged.path, &error);
     let sealed = if writer.reader().is_private(&staged.path).map_err(io)? { None } else { Some(Sealed::new(bytes)) };
@@ -260,14 +260,14 @@ fn place_all(
     }
 }
 
-/// The old content of a replaced file, which is restored if the `validate` command fails after the rename.
+/// The old content of a replaced file. If the `validate` command fails after the rename, the old content is restored.
 struct Undo {
     path: String,
     old: Option<(Vec<u8>, Access, Attributes)>,
 }
 
-/// Fails if the file to replace has changed since the check of its task. Saves the old content for a backup or a later
-/// restore.
+/// Returns an error if the old file has changed after the check of its task. Returns the old content if the task needs
+/// a backup or a restore.
 fn prepare(path: &str, pending: &Pending, writer: &FsWriter) -> Result<Undo, ModuleError> {
     let meta = writer.reader().meta(path).map_err(|error| ModuleError::io(path, &error))?;
     if pending.expects.is_none() && meta.is_none() {
@@ -283,8 +283,9 @@ fn prepare(path: &str, pending: &Pending, writer: &FsWriter) -> Result<Undo, Mod
         (expected, found) => expected.is_some() == found.is_some(),
     };
     if !same {
-        let message =
-            format!("cannot change {path}: another program has changed the path since its check; checking again now");
+        let message = format!(
+            "cannot change {path}: another program has changed the path after the check; checking {path} again now"
+        );
         return Err(ModuleError { message, disk: None, moved: true });
     }
     if pending.validate_after.is_none() && !pending.backup {
@@ -307,7 +308,7 @@ fn put_back(undo: Vec<Undo>, writer: &FsWriter) -> Outcome {
             None => writer.remove(&path),
         };
         done.map_err(|error| {
-            ModuleError::new(format!("cannot restore {path} after its validate command failed: {error}"))
+            ModuleError::new(format!("cannot restore the old file {path} after the validate command failed: {error}"))
         })?;
     }
     Ok(())
@@ -316,7 +317,7 @@ fn put_back(undo: Vec<Undo>, writer: &FsWriter) -> Outcome {
 /// Runs the `validate` command of a file.
 ///
 /// # Errors
-/// If the command fails, takes longer than 60 s, is cancelled, or cannot be run.
+/// Returns an error if the command cannot be run, fails, takes longer than 60 s, or is cancelled.
 pub fn validated(line: &str, cancel: &Cancel) -> Outcome {
     let invocation = Invocation {
         argv: vec!["/bin/sh".into(), "-c".into(), line.to_owned()],
@@ -326,7 +327,7 @@ pub fn validated(line: &str, cancel: &Cancel) -> Outcome {
     let output = towpath_host::process::run(&invocation, cancel)
         .map_err(|error| ModuleError::new(format!("cannot run validate {line:?}: {error}")))?;
     if output.timed_out || output.cancelled {
-        let why = if output.cancelled { "the agent stops" } else { "it took longer than 60 s" };
+        let why = if output.cancelled { "the agent stops" } else { "the command took longer than 60 s" };
         return Err(ModuleError::new(format!("validate {line:?} was ended: {why}; the old file is kept")));
     }
     if output.rc == 0 {

@@ -1,4 +1,4 @@
-//! The inputs of a module, its errors, and the caches that modules share.
+//! Types for calls of a module: its inputs, its errors, and the caches that all modules use.
 
 use std::{
     any::{Any, TypeId},
@@ -16,9 +16,9 @@ use crate::activity::Activity;
 /// The inputs of a module.
 #[derive(Debug, Clone)]
 pub struct Context<'a> {
-    /// The read access to the files of the node.
+    /// The reader of the node's files.
     pub reader: &'a FsReader,
-    /// The files of the task's source, and the folder of the task's TaskBook in the source.
+    /// The files of the source that contains the TaskBook, and the folder of the TaskBook in the source.
     pub source: Option<(Arc<dyn Tree>, String)>,
     /// The name of the node.
     pub node: &'a str,
@@ -26,35 +26,35 @@ pub struct Context<'a> {
     pub task: &'a str,
     /// The time limit of the task.
     pub timeout: Duration,
-    /// The flag that asks the task to stop.
+    /// A flag that becomes true when the task must stop.
     pub cancel: &'a Cancel,
-    /// The caches that the tasks of a TaskBook share.
+    /// The caches that all tasks of the TaskBook use.
     pub cache: &'a ModuleCache,
 }
 
-/// The caches that modules share between the tasks of a TaskBook, so that the same data is read only once.
+/// The caches that all tasks of a TaskBook use. With a cache, data such as the installed packages is read only once.
 #[derive(Debug, Default)]
 pub struct ModuleCache {
-    /// The caches, by the type of their data. A cache is created when a module first uses the cache.
+    /// The caches, by the type of their data. A module creates its cache at the first use.
     entries: Mutex<BTreeMap<TypeId, Arc<dyn Any + Send + Sync>>>,
-    /// The changes in progress, which `towpath status` shows.
+    /// The list of running tasks, which `towpath status` shows.
     pub activity: Activity,
     origins: Option<Arc<dyn Origins>>,
 }
 
-/// A record of the paths that Towpath has created or changed.
+/// The set of paths that Towpath has created or changed.
 pub trait Origins: std::fmt::Debug + Send + Sync {
     /// Returns true if Towpath has created or changed the file at a path. The path contains no links.
     fn has_made(&self, path: &str) -> bool;
 }
 
 impl ModuleCache {
-    /// Creates empty caches, with a record of the paths that Towpath has changed.
+    /// Creates empty caches. `origins` knows the paths that Towpath has created or changed.
     pub fn knowing(origins: Arc<dyn Origins>) -> Self {
         Self { origins: Some(origins), ..Self::default() }
     }
 
-    /// Returns the cache of a type. If the cache does not exist yet, an empty cache is created.
+    /// Returns the cache for data of the type `T`. If the cache does not exist yet, an empty cache is created.
     pub(crate) fn entry<T: Any + Default + Send + Sync>(&self) -> Arc<T> {
         let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = Arc::clone(entries.entry(TypeId::of::<T>()).or_insert_with(|| Arc::new(T::default())));
@@ -70,12 +70,12 @@ impl ModuleCache {
 }
 
 impl Context<'_> {
-    /// Records the progress of the task, which `towpath status` shows.
+    /// Sets the text about the task's progress that `towpath status` shows.
     pub(crate) fn report_progress(&self, progress: &str) {
         self.cache.activity.report(self.task, progress);
     }
 
-    /// Returns an error if the root is not `/`, because the module changes the whole machine.
+    /// Returns an error if the root directory is not `/`. The caller is a module that changes the whole machine.
     pub(crate) fn needs_whole_root(&self, module: &str) -> Result<(), ModuleError> {
         if self.reader.root() == std::path::Path::new("/") {
             return Ok(());
@@ -91,11 +91,11 @@ impl Context<'_> {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{message}")]
 pub struct ModuleError {
-    /// The cause of the error, and the remedy.
+    /// The error message, with the cause and the remedy.
     pub message: String,
-    /// The problem of the disk; `None` if the error has another cause.
+    /// The reason why the disk rejected a write; `None` if the error has another cause.
     pub disk: Option<Disk>,
-    /// True if the resource changed after the check. The caller then checks the resource again at once.
+    /// True if another program changed the resource after the check. The agent then checks the resource again at once.
     pub moved: bool,
 }
 
@@ -114,20 +114,21 @@ impl ModuleError {
         Self { message: message.into(), disk: None, moved: false }
     }
 
-    /// Converts an error of the file system at a path to a module error.
+    /// Converts an I/O error at a path to a module error.
     pub fn io(path: &str, error: &std::io::Error) -> Self {
         let (message, disk) = match error.kind() {
-            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
-                (format!("cannot write {path}: the disk is full; free space, and the agent retries"), Some(Disk::Full))
-            }
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => (
+                format!("cannot write {path}: the disk is full; delete files to free space, and the agent retries"),
+                Some(Disk::Full),
+            ),
             std::io::ErrorKind::ReadOnlyFilesystem => (
                 format!(
-                    "cannot write {path}: the file system is read-only; remount the file system, and the agent retries"
+                    "cannot write {path}: the file system is read-only; remount it as writable, and the agent retries"
                 ),
                 Some(Disk::ReadOnly),
             ),
             std::io::ErrorKind::PermissionDenied => (
-                format!("cannot write {path}: {error}; check if its directory is read-only or immutable (lsattr)"),
+                format!("cannot write {path}: {error}; check if the directory is read-only or immutable (lsattr)"),
                 Some(Disk::ReadOnly),
             ),
             _ => (format!("{path}: {error}"), None),

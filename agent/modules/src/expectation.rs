@@ -1,17 +1,17 @@
-//! The expected state of managed paths, which the agent stores after a check without drift. Later passes compare the
-//! node with the expected state, and need neither the source nor the templates.
+//! After a check without drift, the agent stores the state that each managed path must have. A later pass compares the
+//! paths with the stored states, and needs neither the source nor the templates.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use towpath_host::{FileKind, FsReader, keyed_digest, process};
 
-/// The expected state of one path. The content of a file is stored as a keyed hash.
+/// The state that a managed path must have. For the content of a file, only a keyed hash is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expectation {
     pub(crate) path: String,
-    /// The folder of the tree that the path belongs to; `None` for a path outside of a tree. Links below the folder are
-    /// not followed.
+    /// The target folder of the tree to which the path belongs. The value is `None` if the path does not belong to a
+    /// tree. Links below the target folder are not followed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) plain_below: Option<String>,
     pub(crate) what: Expected,
@@ -23,22 +23,22 @@ pub struct Expectation {
     pub(crate) group: Option<String>,
 }
 
-/// The expected kind and content at a path.
+/// The kind of file, and the content, that a managed path must have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Expected {
-    /// The path is a file whose content has this keyed hash.
+    /// The path must be a file whose content has the given keyed hash.
     Content(String),
-    /// The path is a file with any content.
+    /// The path must be a file. The content is not checked.
     Any,
-    /// The path is a directory.
+    /// The path must be a directory.
     Directory,
-    /// The path is a link with this target.
+    /// The path must be a link with the given target.
     Link(String),
-    /// The path does not exist.
+    /// The path must not exist.
     Absent,
 }
 
-/// A comparison of expected states with the machine. Each user and group is looked up only once.
+/// Compares the files of the machine with stored states. The id of each user and group is looked up only once.
 #[derive(Debug)]
 pub struct Inspector<'a> {
     reader: &'a FsReader,
@@ -49,12 +49,13 @@ pub struct Inspector<'a> {
 }
 
 impl<'a> Inspector<'a> {
-    /// Creates an inspector for the files below a root. The key is for the keyed hashes of file contents.
+    /// Creates an inspector for the files below a root. With `key`, the inspector computes the keyed hashes of file
+    /// contents.
     pub fn new(reader: &'a FsReader, key: &'a [u8; 32]) -> Self {
         Self { reader, key, trees: BTreeMap::new(), users: BTreeMap::new(), groups: BTreeMap::new() }
     }
 
-    /// Returns true if a path has the expected state; false if not, or if the path cannot be read.
+    /// Returns true if a path has the stored state. The result is false if the path cannot be read.
     pub fn holds(&mut self, expected: &Expectation) -> bool {
         let path = expected.path.as_str();
         let reader = match &expected.plain_below {

@@ -1,4 +1,4 @@
-//! Checks of task parameters, which the modules share.
+//! Checks of task parameters that several modules use.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use towpath_render::words;
 /// A problem of a task parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The name of the parameter with the problem; empty if several parameters contradict each other.
+    /// The name of the wrong parameter; empty if the problem concerns several parameters.
     pub key: String,
     /// The description of the problem.
     pub message: String,
@@ -34,7 +34,7 @@ pub(crate) fn parse<T: serde::de::DeserializeOwned>(params: &Value) -> Result<T,
     serde_json::from_value(params.clone()).map_err(|error| vec![Problem::new("", error.to_string())])
 }
 
-/// Returns an error with all problems, if the list of problems is not empty.
+/// Returns an error with all problems, unless the list of problems is empty.
 pub(crate) fn done(problems: Vec<Problem>) -> Result<(), Vec<Problem>> {
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
@@ -52,7 +52,7 @@ pub(crate) fn managed_path(key: &str, path: &str, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Rejects control characters and line breaks in a value that becomes one line of a file.
+/// Adds a problem if a value contains a control character or a line break. The value must fit on one line of a file.
 pub(crate) fn one_line(key: &str, text: &str, problems: &mut Vec<Problem>) {
     // Some programs end a line at a line separator or paragraph separator. The control characters include NEL.
     let found = text.chars().find(|c| c.is_control() && *c != '\t' || matches!(c, '\u{2028}' | '\u{2029}'));

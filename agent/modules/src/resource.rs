@@ -1,5 +1,5 @@
-//! The traits [`Module`] and [`Resource`], which each module implements, and the values that a module exchanges with
-//! its caller.
+//! The traits [`Module`] and [`Resource`], which each module implements, and the parameters and results of their
+//! methods.
 
 use std::{any::Any, collections::BTreeMap, fmt::Debug, sync::Arc};
 
@@ -14,24 +14,24 @@ use crate::{
     step::Step,
 };
 
-/// A module, such as `file`: its facts, and the conversion of task parameters to a [`Resource`].
+/// A module, such as `file`. A module converts the parameters of a task to a [`Resource`].
 pub trait Module: Sync {
-    /// Returns the facts about the module.
+    /// Returns the description of the module from the protobuf schema, such as its key and its kind.
     fn schema(&self) -> &'static ModuleSchema;
 
-    /// Resolves the parameters of a task without I/O. The caller must first render the templates in the parameters, and
-    /// check the rendered parameters against the schema.
+    /// Resolves the parameters of a task without I/O. Before the call, the caller must render the templates in the
+    /// parameters, and check the rendered parameters against the schema.
     ///
     /// # Errors
-    /// If a parameter is not valid. The error contains all problems.
+    /// Returns an error if a parameter is not valid. The error contains all problems.
     fn resolve(&self, params: &Value) -> Resolved;
 
-    /// Applies several resources of this module in one transaction. All resources must have the same
-    /// [`Resource::batch`].
+    /// Applies several resources of this module in one transaction. The method [`Resource::batch`] must return the same
+    /// key for all resources.
     ///
     /// # Errors
-    /// If one of the resources cannot be applied. The other resources may have been applied. By default, a module has
-    /// no transactions.
+    /// Returns an error if a resource cannot be applied. After an error, some of the resources may have been applied.
+    /// By default, the method returns an error, because most modules have no transactions.
     fn apply_batch(
         &self,
         _resources: &[&dyn Resource],
@@ -42,26 +42,26 @@ pub trait Module: Sync {
     }
 }
 
-/// The result of [`Module::resolve`].
+/// The result of [`Module::resolve`]: a resource, or all problems of the parameters.
 pub type Resolved = Result<Arc<dyn Resource>, Vec<Problem>>;
 
-/// Converts resolved parameters to a resource.
+/// Converts the resolved parameters of a module to a resource.
 pub(crate) fn resource<R: Resource>(resolved: Result<R, Vec<Problem>>) -> Resolved {
     resolved.map(|resource| Arc::new(resource) as Arc<dyn Resource>)
 }
 
-/// The resolved parameters of one task with a module, such as the path and the content of a file.
+/// The resolved parameters of a task, such as the path and the content of a file.
 pub trait Resource: Any + Debug + Send + Sync {
     /// Returns the module of the resource.
     fn module(&self) -> &'static dyn Module;
 
-    /// Returns the kind of a task with this resource: state, probe or action.
+    /// Returns the kind of the task: state, probe or action.
     fn kind(&self) -> ModuleKind {
         self.module().schema().kind
     }
 
-    /// Returns true for an action that runs once, and again only if its definition changes. Other actions run whenever
-    /// their conditions are true.
+    /// Returns true if the action runs only once for each version of its definition. Returns false if the action runs
+    /// whenever its conditions are true.
     fn runs_once(&self) -> bool {
         self.kind() == ModuleKind::Action
     }
@@ -69,85 +69,89 @@ pub trait Resource: Any + Debug + Send + Sync {
     /// Compares the machine with the desired state of the resource. A probe is always in sync.
     ///
     /// # Errors
-    /// If the machine cannot be read, or if an object of another kind blocks the change.
+    /// Returns an error if the machine cannot be read. Returns an error if an existing object must not be replaced,
+    /// such as a directory at the path of a file.
     fn check(&self, context: &Context<'_>) -> Result<Checked, ModuleError>;
 
-    /// Runs an action, or makes a direct change. The writer proves that the caller holds a permit for the change. Only
+    /// Runs an action, or makes a direct change. Only code with a permit for the change has the writer.
     /// [`crate::apply`] executes changes that have steps.
     ///
     /// # Errors
-    /// If the resource cannot be applied. An exit status other than 0 is part of the report, and not an error.
+    /// Returns an error if the resource cannot be applied. If a command ends with a status other than 0, the report
+    /// contains the status, and the method returns no error.
     fn apply(&self, context: &Context<'_>, _writer: &FsWriter) -> Result<Report, ModuleError> {
         self.observe(context)
     }
 
-    /// Runs a probe, or computes a value. A probe needs no permit.
+    /// Runs a probe, or runs a task that computes the value of a variable. A probe needs no permit.
     ///
     /// # Errors
-    /// If the probe fails, or if the module is not a probe and computes no value.
+    /// Returns an error if the probe fails, or if the module is neither a probe nor computes a value.
     fn observe(&self, _context: &Context<'_>) -> Result<Report, ModuleError> {
         let module = self.module().schema().key;
         Err(ModuleError::new(format!("internal error: the module {module} applies its changes as steps")))
     }
 
-    /// Returns the module parameters that undo the task; `None` if nothing has to be undone. The caller must call this
-    /// method before the task is applied.
+    /// Returns the parameters for the undo of the task; `None` if the task needs no undo. The caller must call this
+    /// method before it applies the task.
     fn undo(&self, _context: &Context<'_>) -> Option<Value> {
         None
     }
 
     /// Returns true if the check of the task runs a command line, such as `unless`. A plan runs no commands, so a plan
-    /// omits a check that runs a command line.
+    /// skips a check that runs a command line.
     fn asks_commands(&self) -> bool {
         false
     }
 
-    /// Returns true if the result of [`Resource::undo`] depends only on the parameters, and not on the state of the
-    /// machine.
+    /// Returns true if [`Resource::undo`] depends only on the parameters. Returns false if the undo depends on the
+    /// state of the machine.
     fn undo_is_fixed(&self) -> bool {
         false
     }
 
-    /// Returns the names of all managed resources, if one task manages several resources such as packages.
+    /// Returns the names of all resources of the task, if the task manages several resources, such as packages.
     fn parts(&self) -> &[String] {
         &[]
     }
 
-    /// Returns a second name of the resource, such as an alias of a unit, under which another task may manage the
-    /// resource.
+    /// Returns a second name of the resource, such as the alias of a unit. A task of another TaskBook may use the
+    /// second name.
     fn other_name(&self, _context: &Context<'_>) -> Option<String> {
         None
     }
 
-    /// Returns the key of the transactions that this task can join; `None` if the task is applied alone.
+    /// Returns the key of a transaction; `None` if the task is applied alone. Tasks with equal keys can be applied in
+    /// one transaction.
     fn batch(&self) -> Option<BatchKey> {
         None
     }
 
-    /// Returns true if the check of the task reads files of the source.
+    /// Returns true if the agent reads files of the source to check the task.
     fn reads_source(&self) -> bool {
         self.module().schema().runs_source
     }
 
-    /// Returns the path that the task manages; `None` if the task manages several paths, or no path.
+    /// Returns the path that the task manages; `None` if the task manages no path or several paths.
     fn path(&self) -> Option<&str> {
         None
     }
 
-    /// Returns the managed paths that the agent watches for changes. For a tree, the paths are all files of the tree.
+    /// Returns the managed paths of the task, which the agent watches for changes. The paths of a tree are all its
+    /// files.
     fn watched_paths(&self, _context: &Context<'_>) -> Vec<String> {
         self.path().map(str::to_owned).into_iter().collect()
     }
 
-    /// Returns the expected state of each managed path, for a check without the source; `None` if only a full check can
-    /// decide. The key is for the keyed hashes of file contents.
+    /// Returns the state that each managed path must have, so that a later pass can check the paths without the source.
+    /// Returns `None` if a later pass needs the full check. The file contents are hashed with `key`.
     fn expectations(&self, _context: &Context<'_>, _key: &[u8; 32]) -> Option<Vec<Expectation>> {
         None
     }
 }
 
 impl dyn Resource {
-    /// Returns the facts about the module.
+    /// Returns the description of the module from the protobuf schema, such as its key and its kind.
     pub fn schema(&self) -> &'static ModuleSchema {
         self.module().schema()
     }
@@ -157,18 +161,18 @@ impl dyn Resource {
         self.schema().key
     }
 
-    /// Returns true if this resource and another resource can be part of one transaction.
+    /// Returns true if two resources can be applied in one transaction.
     pub fn can_batch_with(&self, other: &Self) -> bool {
         self.batch().is_some_and(|batch| Some(batch) == other.batch())
     }
 
-    /// Returns the resource as the parameter type of a module; `None` if the resource has another type.
+    /// Converts the resource to the type `R`; `None` if the resource has another type.
     pub(crate) fn downcast<R: Resource>(&self) -> Option<&R> {
         (self as &dyn Any).downcast_ref()
     }
 }
 
-/// The key of a transaction. Resources with equal keys can be part of one transaction.
+/// The key of a transaction. Resources with equal keys can be applied in one transaction.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BatchKey {
     /// The name of the module.
@@ -180,29 +184,30 @@ pub struct BatchKey {
 /// The result of a check.
 #[derive(Debug, Clone)]
 pub enum Checked {
-    /// The machine has the desired state.
+    /// The resource has its desired state.
     InSync,
-    /// The machine has the desired state. The registered result of the task contains the value as `data`.
+    /// The resource has its desired state. The value becomes the field `data` in the registered result of the task.
     InSyncWithData(Value),
-    /// The machine differs from the desired state.
+    /// The resource does not have its desired state.
     Change(Change),
-    /// The state is unknown until an earlier task has been applied. The value is the reason.
+    /// The state of the resource is unknown until the agent has applied an earlier task. The value is the reason.
     Unknown(String),
 }
 
-/// The difference between the machine and the desired state.
+/// The change that brings a resource to its desired state.
 #[derive(Debug, Clone)]
 pub struct Change {
     /// The kind of the change.
     pub verb: Verb,
-    /// A description of the change for people.
+    /// A text that describes the change for people, such as a diff.
     pub diff: String,
-    /// The steps of the change, in execution order; empty for a direct change, which [`Resource::apply`] makes.
+    /// The steps of the change, in the order of execution. The list is empty for a direct change, which
+    /// [`Resource::apply`] makes.
     pub steps: Vec<Step>,
 }
 
 impl Change {
-    /// Creates a direct change: a change without steps, which [`Resource::apply`] makes.
+    /// Creates a direct change. A direct change has no steps, and [`Resource::apply`] makes the change.
     pub(crate) fn direct(verb: Verb, diff: impl Into<String>) -> Checked {
         Checked::Change(Self { verb, diff: diff.into(), steps: Vec::new() })
     }
@@ -222,7 +227,7 @@ pub enum Verb {
 }
 
 impl Verb {
-    /// Returns the name of the kind of change, as in the output of `towpath plan`.
+    /// Returns the word for the kind of change that `towpath plan` prints.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Create => "create",
@@ -236,16 +241,16 @@ impl Verb {
 /// The report of a probe or an action.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
-    /// True if the probe or action has succeeded, by the rules of its module.
+    /// True if the module counts the probe or action as successful.
     pub ok: bool,
-    /// The fields of the task's registered result, in addition to `changed` and `outcome`.
+    /// Fields for the registered result of the task. The agent adds the fields `changed` and `outcome`.
     pub fields: BTreeMap<&'static str, Value>,
-    /// A sentence for status.
+    /// A message that `towpath status` shows; `None` for no message.
     pub message: Option<String>,
 }
 
 impl Report {
-    /// Creates the report of a success, without fields.
+    /// Creates the report of a successful probe or action, without fields and without a message.
     pub fn success() -> Self {
         Self { ok: true, fields: BTreeMap::new(), message: None }
     }

@@ -1,4 +1,4 @@
-//! The steps of a change to the machine, as data that [`crate::apply`] executes.
+//! The steps of a change to the machine. [`crate::apply`] executes the steps.
 
 use std::sync::Arc;
 
@@ -25,20 +25,20 @@ pub enum Step {
         content: Content,
         /// The permissions and the owner of the file.
         access: Access,
-        /// The `validate` command, which must accept the file.
+        /// The `validate` command, which must succeed; `None` for no check of the file.
         validate: Option<String>,
-        /// True if a backup of the old file is kept beside the new file.
+        /// True if the old file is kept as `PATH.towpath-backup`.
         backup: bool,
-        /// The version of the file to replace. If the file on disk has another version, the step fails.
+        /// The version of the old file at its check. The step fails if the old file has another version now.
         expects: Option<towpath_host::FileVersion>,
     },
     /// Sets the permissions and the owner of a path.
     Grant {
         /// The path whose permissions are set.
         path: String,
-        /// The permissions and the owner to set.
+        /// The mode, the owner and the group to set.
         access: Access,
-        /// The version of the checked file. If the file on disk has another version, the step fails.
+        /// The version of the file at its check. The step fails if the file has another version now.
         expects: towpath_host::FileVersion,
     },
     /// Creates a symbolic link.
@@ -53,11 +53,11 @@ pub enum Step {
         /// The path to remove.
         path: String,
     },
-    /// Executes a step for a member of a tree of files. Links below the folder of the tree are not followed.
+    /// Executes a step for a path in a tree of files. The step does not follow links below the folder of the tree.
     Within {
         /// The folder of the tree.
         folder: String,
-        /// The step for the member of the tree.
+        /// The step for a path below the folder of the tree.
         step: Box<Step>,
     },
     /// Stops a unit and disables it at boot.
@@ -65,12 +65,12 @@ pub enum Step {
         /// The name of the unit.
         unit: String,
     },
-    /// Reloads the unit files of systemd after all files of the batch are written.
+    /// Makes systemd reload its unit files, after all files of the batch are written.
     ReloadUnits,
 }
 
 impl Step {
-    /// Returns the inner step of a [`Step::Within`], or the step itself for any other step.
+    /// Returns the inner step of a [`Step::Within`]. For any other step, the method returns the step itself.
     pub fn inner(&self) -> &Self {
         match self {
             Self::Within { step, .. } => step.inner(),
@@ -78,7 +78,7 @@ impl Step {
         }
     }
 
-    /// Returns the path of the step; empty for a step without a path.
+    /// Returns the path of the step. The path is empty for steps that reload or stop units.
     pub fn path(&self) -> &str {
         match self {
             Self::StopUnit { .. } | Self::ReloadUnits => "",
@@ -97,15 +97,15 @@ impl Step {
 pub enum Content {
     /// Bytes in memory.
     Bytes(Arc<[u8]>),
-    /// A file of the source. The agent reads the file when the step runs.
+    /// A file of the source. The agent reads the file only when it executes the step.
     Source(Arc<dyn Tree>, String),
 }
 
 impl Content {
-    /// Returns the bytes of the content to write.
+    /// Returns the bytes to write to the file.
     ///
     /// # Errors
-    /// If the source cannot be read, or does not contain the file.
+    /// Returns an error if the source cannot be read, or does not contain the file.
     pub fn bytes(&self) -> Result<Arc<[u8]>, ModuleError> {
         match self {
             Self::Bytes(bytes) => Ok(Arc::clone(bytes)),

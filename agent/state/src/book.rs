@@ -1,24 +1,26 @@
-//! The journal record of one TaskBook: the progress of this node in the current run, and the slot of the node.
+//! The journal record of a TaskBook. The record contains the progress of this node in the current run, and the slot of
+//! the node.
 
 use serde::{Deserialize, Serialize};
 
 use crate::kinds::{self, Record};
 
-/// The state of a TaskBook on this node. A TaskBook without a record has not started on this node.
+/// The state of a TaskBook on this node. If no record exists, this node has not started the TaskBook.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct BookRecord {
-    /// The progress of this node in the current run; `None` for a TaskBook whose nodes are not coordinated.
+    /// The progress of this node in the current run; `None` if the run needs no coordination with other nodes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<RunProgress>,
-    /// The slot that this node holds, or for which this node waits.
+    /// The slot that this node holds or waits for; `None` if the node needs no slot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slot: Option<SlotRef>,
-    /// The phase of a segment with `before` or `after` tasks; `None` if the segment has not begun.
+    /// The phase of the current segment, if the TaskBook has `before` or `after` tasks. The value is `None` if the
+    /// segment has not begun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub segment: Option<SegmentPhase>,
-    /// True if the last removal of an object of the TaskBook failed. The `after` tasks do not run until the removal
-    /// succeeds.
+    /// True if the agent could not remove an object that the TaskBook no longer mentions. The `after` tasks do not run
+    /// until the removal succeeds.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub removal_failed: bool,
 }
@@ -33,7 +35,7 @@ impl Record for BookRecord {
 pub struct RunProgress {
     /// The name of the run.
     pub run: String,
-    /// The number of segments that this node has voted for.
+    /// The number of segments that this node has completed and voted for.
     pub done: usize,
     /// True if all nodes have completed the run.
     pub completed: bool,
@@ -43,26 +45,26 @@ pub struct RunProgress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SegmentPhase {
-    /// The `before` tasks run, or were interrupted.
+    /// The `before` tasks have begun, but have not all succeeded.
     Preparing,
-    /// The `before` tasks have succeeded, and changes may follow.
+    /// The `before` tasks have succeeded, so the node may begin its changes.
     Changing,
 }
 
-/// A slot that a node holds, or for which the node waits.
+/// A slot that a node holds or waits for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SlotRef {
     /// The name of the slot's budget.
     pub budget: String,
-    /// The partition to which the slot belongs: one value of the node label that divides the budget.
+    /// The partition to which the slot belongs: a value of the label that divides the budget, or empty.
     pub partition: String,
     /// The claim of the node to the slot; `None` while the node waits for the slot.
     pub claim: Option<SlotClaim>,
 }
 
 impl SlotRef {
-    /// Returns true if this slot and the other slot are in the same budget and partition.
+    /// Returns true if two slots belong to the same budget and the same partition.
     pub fn is_in(&self, other: &Self) -> bool {
         (&self.budget, &self.partition) == (&other.budget, &other.partition)
     }
@@ -73,25 +75,25 @@ impl SlotRef {
 pub struct SlotClaim {
     /// The state of the claim.
     pub state: ClaimState,
-    /// The name of the run for which the node claims the slot.
+    /// The name of the run in which the node needs the slot.
     pub run: String,
-    /// The number of the segment for which the node claims the slot.
+    /// The number of the segment in which the node needs the slot.
     pub segment: u32,
 }
 
-/// The state of a claim to a slot.
+/// The state of a node's claim to a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClaimState {
-    /// The node holds the slot and may change.
+    /// The node holds the slot, and may change its resources.
     Claim,
     /// The node has failed in the segment, and still holds the slot.
     Failure,
-    /// The node has failed in the segment before it got a slot, so the node holds no slot.
+    /// The node has failed before it got a slot, so it does not hold a slot.
     Unadmitted,
 }
 
-/// A change of one field of a TaskBook's record.
+/// A change of one field in the record of a TaskBook.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum BookEdit {
     Progress(RunProgress),

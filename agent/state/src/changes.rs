@@ -1,4 +1,4 @@
-//! Sets of changes to the journal, which are committed atomically.
+//! A set of changes to the journal. The journal commits all changes of a set, or none.
 
 use crate::{
     book::{BookEdit, RunProgress, SegmentPhase, SlotRef},
@@ -7,7 +7,7 @@ use crate::{
     kinds::{self, KeyOf, Record, Whole, text_of},
 };
 
-/// A set of changes to the journal, which is committed atomically.
+/// A set of changes to the journal. [`crate::Journal::commit`] writes all changes, or none.
 #[derive(Debug, Default)]
 #[must_use = "changes count only when they are committed"]
 pub struct Changes {
@@ -15,14 +15,14 @@ pub struct Changes {
     pub(crate) deletes: Vec<String>,
 }
 
-/// The new value of a record, or of one field of a record.
+/// A change of a record: a new record, or new values of some fields.
 #[derive(Debug)]
 pub(crate) enum Put {
     /// The whole record as JSON.
     Whole(Vec<u8>),
-    /// One field of the record of a TaskBook.
+    /// A new value of one field in the record of a TaskBook.
     Book(BookEdit),
-    /// Fields of the record of an election.
+    /// New values of fields in the record of an election.
     Election(ElectionEdit),
 }
 
@@ -38,7 +38,7 @@ impl Changes {
         }
     }
 
-    /// Sets the record of a kind that has only one record.
+    /// Sets a record whose kind has only one record, such as the accepted revision.
     pub fn set<R: Record>(&mut self, record: &R)
     where
         R::Kind: Whole + kinds::Kind<Key = ()>,
@@ -51,7 +51,7 @@ impl Changes {
         self.deletes.push(text_of::<K>(key));
     }
 
-    /// Sets the progress of a TaskBook in its run.
+    /// Sets the progress of this node in the run of a TaskBook.
     pub fn set_progress(&mut self, book: &BookId, progress: RunProgress) {
         self.edit_book(book, BookEdit::Progress(progress));
     }
@@ -66,12 +66,12 @@ impl Changes {
         self.edit_book(book, BookEdit::Segment(phase));
     }
 
-    /// Records if the last removal of an object of a TaskBook failed.
+    /// Records if the agent failed to remove an object that a TaskBook no longer mentions.
     pub fn set_removal_failed(&mut self, book: &BookId, failed: bool) {
         self.edit_book(book, BookEdit::RemovalFailed(failed));
     }
 
-    /// Records that this node was elected for a task and begins the task.
+    /// Records that this node is elected for a task, and begins to run the task.
     pub fn set_election_begun(&mut self, task: &TaskId, definition: &str) {
         self.edit_election(task, ElectionEdit::Begun(definition.to_owned()));
     }
@@ -81,12 +81,12 @@ impl Changes {
         self.edit_election(task, ElectionEdit::Published(result));
     }
 
-    /// Records the result that this node uses: the result of the elected nodes.
+    /// Records the result of an elected task that this node uses. The result comes from the elected nodes.
     pub fn set_used_result(&mut self, task: &TaskId, result: UsedResult) {
         self.edit_election(task, ElectionEdit::Used(result));
     }
 
-    /// Removes this node's own run of an elected task from the record, because other nodes are elected.
+    /// Removes this node's own run and result of an elected task from the record, because other nodes are elected.
     pub fn forget_election(&mut self, task: &TaskId) {
         self.edit_election(task, ElectionEdit::Forgotten);
     }
@@ -99,7 +99,7 @@ impl Changes {
         self.puts.push((text_of::<kinds::Election>(task), Put::Election(edit)));
     }
 
-    /// Adds all changes of another set to this set of changes.
+    /// Moves all changes of another set to this set.
     pub fn append(&mut self, mut others: Self) {
         self.puts.append(&mut others.puts);
         self.deletes.append(&mut others.deletes);
@@ -119,12 +119,13 @@ pub struct Commit {
 }
 
 impl Commit {
-    /// Returns the records that the commit has set, in their order: key and JSON.
+    /// Returns the key and the JSON of each record that the commit has set, in the order of the changes.
     pub fn puts(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.puts.iter().map(|(key, bytes)| (key.as_str(), bytes.as_slice()))
     }
 
-    /// Returns the keys that the commit has removed, in their order. A commit removes keys before it sets records.
+    /// Returns the keys of the records that the commit has removed, in the order of the changes. A commit removes
+    /// records before it sets records.
     pub fn deletes(&self) -> impl Iterator<Item = &str> {
         self.deletes.iter().map(String::as_str)
     }

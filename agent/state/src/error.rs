@@ -13,7 +13,7 @@ pub enum JournalError {
         /// The path of the state directory.
         path: PathBuf,
     },
-    /// The error that the file system is read-only, or that the agent lacks permission to write.
+    /// The error that the file system is read-only, or that the agent lacks the permission to write.
     #[error("cannot write to the state directory {path}: read-only, or not permitted", path = path.display())]
     ReadOnly {
         /// The path of the state directory.
@@ -24,7 +24,7 @@ pub enum JournalError {
     Damaged {
         /// The path of the state directory.
         path: PathBuf,
-        /// The description of the damage, from the database or the file system.
+        /// The error message of the database or the file system about the damage.
         message: String,
     },
     /// The error that this version of the agent cannot parse a record.
@@ -37,7 +37,7 @@ pub enum JournalError {
         /// The error of the JSON parser.
         message: String,
     },
-    /// Any other error of the journal.
+    /// An error of the database or the file system that has no error type of its own.
     #[error("cannot use the journal in {path}: {message}", path = path.display())]
     Failed {
         /// The path of the state directory.
@@ -48,7 +48,7 @@ pub enum JournalError {
 }
 
 impl JournalError {
-    /// Converts an error of the file system to an error of the journal.
+    /// Converts an I/O error to an error of the journal.
     pub(crate) fn of_io(folder: &Path, error: &std::io::Error) -> Self {
         use std::io::ErrorKind;
         match error.kind() {
@@ -58,7 +58,7 @@ impl JournalError {
         }
     }
 
-    /// Converts an error of the database to an error of the journal.
+    /// Converts an error of the database library to an error of the journal.
     pub(crate) fn of_database(folder: &Path, error: &redb::Error) -> Self {
         match error {
             redb::Error::Io(inner) if inner.kind() == std::io::ErrorKind::InvalidData => {

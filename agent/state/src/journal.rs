@@ -1,4 +1,4 @@
-//! The journal: the database file with the records of one node.
+//! The journal is a database file that contains the state of a node as records.
 
 use std::{
     fmt,
@@ -26,27 +26,27 @@ const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("journal");
 /// The name of the journal's file in the state directory.
 const FILE: &str = "journal.redb";
 
-/// The name of the folder in the state directory for original files: files that Towpath has replaced.
+/// The folder in the state directory that keeps the original content of each file that Towpath has replaced.
 const ORIGINALS: &str = "originals";
 
-/// The size of the database cache in bytes. A small cache is enough, because the journal is seldom read.
+/// The size of the database cache in bytes. The agent seldom reads the journal, so a small cache is enough.
 const CACHE: usize = 256 << 10;
 
 /// The journal of one node.
 ///
-/// Guarantees: a commit is complete and on disk when [`Journal::commit`] returns. After a crash, the journal contains
-/// the last commit.
+/// Guarantees: when [`Journal::commit`] returns, all changes of the commit are on disk. A crash does not lose the
+/// changes.
 ///
-/// Assumptions: only one process uses the journal, because the agent locks the state directory.
+/// Assumptions: only one process uses the journal, because the agent has locked the state directory.
 #[derive(Debug)]
 pub struct Journal {
-    /// The open database; `None` after an error, until the next call opens the database again.
+    /// The open database. After an error, the value is `None` until a call opens the database again.
     database: Mutex<Option<Database>>,
     folder: PathBuf,
     observer: OnceLock<Observer>,
 }
 
-/// A function that receives each commit, for tests.
+/// A function of a test that receives each commit.
 struct Observer(Box<dyn Fn(&Commit) + Send + Sync>);
 
 impl fmt::Debug for Observer {
@@ -58,11 +58,11 @@ impl fmt::Debug for Observer {
 impl Journal {
     /// Opens the journal of a state directory, or creates the journal if it is missing.
     ///
-    /// A damaged journal file is renamed, and a new journal is created. The second result is the new path of a damaged
-    /// journal file; `None` if the journal is not damaged.
+    /// A damaged journal file is renamed, and a new journal is created. The second result is the new path of the
+    /// damaged file; `None` if the journal was not damaged.
     ///
     /// # Errors
-    /// If the journal cannot be opened or created.
+    /// Returns an error if the journal cannot be opened or created.
     pub fn open(folder: &Path) -> Result<(Self, Option<PathBuf>), JournalError> {
         let file = folder.join(FILE);
         match Self::open_file(folder, &file) {
@@ -75,11 +75,10 @@ impl Journal {
         }
     }
 
-    /// Opens the journal of a state directory; `None` if the journal is missing. The function does not rename a damaged
-    /// journal file.
+    /// Opens the journal of a state directory; `None` if the journal is missing. A damaged journal file is not renamed.
     ///
     /// # Errors
-    /// If the journal is damaged or cannot be opened.
+    /// Returns an error if the journal is damaged or cannot be opened.
     pub fn open_existing(folder: &Path) -> Result<Option<Self>, JournalError> {
         let file = folder.join(FILE);
         if file.exists() { Self::open_file(folder, &file).map(Some) } else { Ok(None) }
@@ -97,8 +96,7 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Calls a function with the open database. An error closes the database, and the next call opens the database
-    /// again.
+    /// Calls `work` with the open database. After an error, the database is closed, and a later call opens it again.
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, JournalError> {
         let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         if slot.is_none() {
@@ -116,7 +114,7 @@ impl Journal {
     /// Returns the record with the given key; `None` if the record is missing.
     ///
     /// # Errors
-    /// If the journal cannot be read, or if this version of the agent cannot parse the record.
+    /// Returns an error if the journal cannot be read, or if this version of the agent cannot parse the record.
     pub fn get<R: Record>(&self, key: &KeyOf<R>) -> Result<Option<R>, JournalError> {
         let key = text_of::<R::Kind>(key);
         let bytes = self.with(|database| {
@@ -128,11 +126,11 @@ impl Journal {
 
     /// Returns the record with the given key; `None` if the record is missing or unreadable.
     ///
-    /// A record that this version of the agent cannot parse is logged, because a newer agent may have written the
+    /// If this version of the agent cannot parse the record, it logs a warning. A newer agent may have written the
     /// record.
     ///
     /// # Errors
-    /// If the journal cannot be read.
+    /// Returns an error if the journal cannot be read.
     pub fn get_readable<R: Record>(&self, key: &KeyOf<R>) -> Result<Option<R>, JournalError> {
         match self.get(key) {
             Err(error @ JournalError::Unreadable { .. }) => {
@@ -143,20 +141,20 @@ impl Journal {
         }
     }
 
-    /// Returns all records of a kind, in key order. Records that this version of the agent cannot parse are logged and
-    /// omitted.
+    /// Returns all records of a kind, in key order. If this version of the agent cannot parse a record, it logs a
+    /// warning and omits the record.
     ///
     /// # Errors
-    /// If the journal cannot be read.
+    /// Returns an error if the journal cannot be read.
     pub fn all<R: Record>(&self) -> Result<Vec<(KeyOf<R>, R)>, JournalError> {
         self.below(prefix_of::<R::Kind>())
     }
 
-    /// Returns the records of one kind for the tasks of a TaskBook, with the names of the tasks. Records that this
-    /// version of the agent cannot parse are logged and omitted.
+    /// Returns the records of one kind that belong to tasks of a TaskBook, each with the name of its task. If this
+    /// version of the agent cannot parse a record, it logs a warning and omits the record.
     ///
     /// # Errors
-    /// If the journal cannot be read.
+    /// Returns an error if the journal cannot be read.
     pub fn of_book<R: Record>(&self, book: &BookId) -> Result<Vec<(String, R)>, JournalError>
     where
         R::Kind: Kind<Key = TaskId>,
@@ -180,7 +178,7 @@ impl Journal {
     /// Returns the keys of all records of a kind, in key order.
     ///
     /// # Errors
-    /// If the journal cannot be read.
+    /// Returns an error if the journal cannot be read.
     pub fn keys<R: Record>(&self) -> Result<Vec<KeyOf<R>>, JournalError> {
         let prefix = prefix_of::<R::Kind>();
         let mut keys = Vec::new();
@@ -188,10 +186,10 @@ impl Journal {
         Ok(keys)
     }
 
-    /// Returns the highest key of a kind of records; `None` if the journal has no record of the kind.
+    /// Returns the highest key among the records of a kind. Returns `None` if the journal has no record of the kind.
     ///
     /// # Errors
-    /// If the journal cannot be read.
+    /// Returns an error if the journal cannot be read.
     pub fn last_key<R: Record>(&self) -> Result<Option<KeyOf<R>>, JournalError> {
         let prefix = prefix_of::<R::Kind>();
         let behind = format!("{prefix}{}", char::MAX);
@@ -226,11 +224,11 @@ impl Journal {
 
     /// Commits changes to the disk.
     ///
-    /// A change of one field keeps the other fields of the record on disk, so concurrent changes of other fields are
-    /// not lost. A record whose fields all have their defaults is removed.
+    /// A change of a single field keeps the other fields of the record, so two threads can change different fields. If
+    /// all fields of a record have their defaults, the record is removed.
     ///
     /// # Errors
-    /// If the write fails. After an error, the journal contains none of the changes.
+    /// Returns an error if the write fails. After an error, the journal contains none of the changes.
     pub fn commit(&self, changes: Changes) -> Result<(), JournalError> {
         if changes.is_empty() {
             return Ok(());
@@ -257,7 +255,7 @@ impl Journal {
         })
     }
 
-    /// Applies changes of single fields to the records on disk. All changes of one record become one write.
+    /// Applies changes of single fields to the stored records. Each changed record is written only once.
     fn resolve(&self, changes: Changes, table: &Table<'_, &str, &[u8]>) -> Result<Commit, redb::Error> {
         let Changes { puts, mut deletes } = changes;
         let mut writes: Vec<(String, Option<Vec<u8>>)> = Vec::with_capacity(puts.len());
@@ -307,8 +305,8 @@ impl Journal {
         Ok(Commit { puts, deletes })
     }
 
-    /// Returns the record on disk before a change of its fields, or the default record if the record is missing. A
-    /// record that this version of the agent cannot parse is logged, and the default replaces the record.
+    /// Returns the stored record, or the default record if the record is missing. If this version of the agent cannot
+    /// parse the record, it logs a warning and uses the default record.
     fn known<R: DeserializeOwned + Default>(&self, key: &str, bytes: Option<&[u8]>) -> R {
         let parsed = bytes.map(|bytes| self.parse(key, bytes)).transpose();
         parsed
@@ -319,21 +317,21 @@ impl Journal {
             .unwrap_or_default()
     }
 
-    /// Calls a function with every later commit to the journal, in the order of the commits. A second call of this
-    /// method has no effect.
+    /// Calls `show` with every later commit to the journal, in the order of the commits. Only the first call of
+    /// `observe_commits` has an effect.
     ///
-    /// Only tests may observe commits, because records may contain secrets. The checks of `tests/tests/tidy` reject a
-    /// call of this method in the agent. The observer must not use the journal, because the journal waits for the
-    /// observer.
+    /// Only tests may observe commits, because records may contain secrets. The test `tests/tests/tidy` fails if the
+    /// agent calls `observe_commits`. The function `show` must not use the journal, because the commit waits until
+    /// `show` returns.
     pub fn observe_commits(&self, show: impl Fn(&Commit) + Send + Sync + 'static) {
         let _ = self.observer.set(Observer(Box::new(show)));
     }
 
-    /// Stores the original bytes of a file before Towpath replaces the file for the first time. Returns the SHA-256
-    /// digest of the bytes.
+    /// Stores the original content of a file, before Towpath replaces the file for the first time. Returns the SHA-256
+    /// digest of the content.
     ///
     /// # Errors
-    /// If the write fails.
+    /// Returns an error if the write fails.
     pub fn keep_original(&self, bytes: &[u8]) -> Result<String, JournalError> {
         let name = hex::encode(Sha256::digest(bytes));
         private_files::write_once(&self.folder.join(ORIGINALS), &name, bytes)
@@ -341,18 +339,19 @@ impl Journal {
         Ok(name)
     }
 
-    /// Returns the original bytes with the given digest; `None` if the stored bytes are missing or were changed.
+    /// Returns the original content of a file, which is stored under its digest. Returns `None` if the stored content
+    /// is missing or was changed.
     pub fn original(&self, name: &str) -> Option<Vec<u8>> {
         let bytes = private_files::read(&self.folder.join(ORIGINALS).join(name)).ok()?;
         (hex::encode(Sha256::digest(&bytes)) == name).then_some(bytes)
     }
 
-    /// Returns the node's random key for digests of possible secrets. The first call creates the random key. The random
-    /// key never leaves the node.
+    /// Returns the random key with which this node computes digests of values that may be secret. The first call
+    /// creates the key. The key never leaves the node.
     ///
     /// # Errors
-    /// If the journal cannot be read or written. An unreadable key is an error, because with a new key all actions
-    /// would run again.
+    /// Returns an error if the journal cannot be read or written. The method never replaces an unreadable key, because
+    /// all actions would run again with a new key.
     pub fn digest_key(&self) -> Result<[u8; 32], JournalError> {
         if let Some(DigestKey(key)) = self.get(&())? {
             return Ok(key);
@@ -368,14 +367,14 @@ impl Journal {
     }
 }
 
-/// A record with changes of single fields, before the commit writes the record.
+/// A record in which the commit changes single fields.
 enum Edited {
     Book(BookRecord),
     Election(ElectionRecord),
 }
 
 impl Edited {
-    /// Returns the record as JSON; `None` for a record whose fields all have their defaults.
+    /// Returns the record as JSON; `None` if all fields of the record have their defaults.
     fn bytes(&self) -> Option<Vec<u8>> {
         fn json<R: Serialize + Default + PartialEq>(record: &R) -> Option<Vec<u8>> {
             (*record != R::default()).then(|| serde_json::to_vec(record).ok()).flatten()

@@ -1,19 +1,19 @@
-//! The types of record keys, and their text form in the journal.
+//! The types of record keys. The journal stores each key as text.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The key of a record. In the journal, the prefix of the record's kind precedes the text of the key.
+/// The key of a record. The journal stores the text of the key after the prefix of the record's kind.
 pub trait Key: Sized {
-    /// Returns the text form of the key.
+    /// Returns the key as text.
     fn text(&self) -> String;
 
-    /// Parses the text form of a key; `None` if the text is not a key of this type.
+    /// Parses a key from its text; `None` if the text is not a key of this type.
     fn parse(text: &str) -> Option<Self>;
 }
 
-/// The empty key of a kind that has only one record.
+/// A kind that has only one record uses the empty key.
 impl Key for () {
     fn text(&self) -> String {
         String::new()
@@ -50,7 +50,7 @@ impl BookId {
         Self { namespace: namespace.to_owned(), name: name.to_owned() }
     }
 
-    /// Returns the record key of a task, handler or action of the TaskBook.
+    /// Returns the id of a task, handler or action of the TaskBook.
     pub fn task(&self, task: impl Into<String>) -> TaskId {
         TaskId { book: self.clone(), task: task.into() }
     }
@@ -94,7 +94,7 @@ impl Key for TaskId {
     }
 }
 
-/// The id of a run of a TaskBook. The keys of runs sort by the start times of the runs.
+/// The id of a run of a TaskBook. Runs that are sorted by id are in the order of their start times.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RunId {
     /// The start of the run, in milliseconds since 1970.
@@ -119,7 +119,7 @@ impl Key for RunId {
 pub struct Managed {
     /// The module that manages the object.
     pub module: String,
-    /// The identity of the object within its module, such as a path.
+    /// The text that identifies the object among the objects of its module, such as a path.
     pub identity: String,
 }
 

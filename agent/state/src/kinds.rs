@@ -1,13 +1,13 @@
-//! The kinds of journal records, with the prefixes of their keys.
+//! The kinds of journal records. Each kind has its own prefix for the keys of its records.
 
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::keys::{BookId, Key, Managed, RunId, TaskId};
 
 mod sealed {
-    /// A private trait, so that other crates can neither define kinds of records nor compose record keys.
+    /// The trait is private, so other crates can neither define kinds of records nor build keys of records.
     pub trait Sealed {
-        /// The prefix that all record keys of the kind have in the journal.
+        /// The text with which all keys of the kind begin in the journal.
         const PREFIX: &'static str;
     }
 }
@@ -18,7 +18,7 @@ pub trait Kind: sealed::Sealed {
     type Key: Key;
 }
 
-/// A kind whose records are written as a whole, not field by field.
+/// A kind whose records are always written as a whole. The records of other kinds are written field by field.
 pub trait Whole: Kind {}
 
 /// A type of journal record. Each kind has one record type.
@@ -27,15 +27,15 @@ pub trait Record: Serialize + DeserializeOwned {
     type Kind: Kind;
 }
 
-/// The type of the keys of a record type.
+/// The type of the key of a record.
 pub type KeyOf<R> = <<R as Record>::Kind as Kind>::Key;
 
-/// Returns the text of a record's key in the journal: the prefix of the kind, and the key.
+/// Returns the key of a record as the journal stores it: the prefix of the kind, and the text of the key.
 pub(crate) fn text_of<K: Kind>(key: &K::Key) -> String {
     format!("{}{}", K::PREFIX, key.text())
 }
 
-/// Returns the prefix that all record keys of a kind have in the journal.
+/// Returns the text with which all keys of a kind begin in the journal.
 pub(crate) fn prefix_of<K: Kind>() -> &'static str {
     K::PREFIX
 }
@@ -74,63 +74,70 @@ kinds! {
     whole {
         /// The version of the journal's format.
         Schema(()) = "schema";
-        /// The random key for digests of possible secrets. The random key never leaves the node.
+        /// The random key with which this node computes digests of values that may be secret. The key never leaves the
+        /// node.
         DigestKey(()) = "digest-key";
-        /// The change that the agent has started, which the agent examines after a crash.
+        /// The work that the agent has started. After a crash, the agent removes the temporary files of the unfinished
+        /// work.
         Intent(()) = "intent";
         /// The state and the conditions of the node.
         NodeState(()) = "state";
-        /// The status of each TaskBook after the last pass.
+        /// The status of each TaskBook after the newest pass.
         BookStatuses(()) = "book-statuses";
-        /// The progress of the runs of all TaskBooks, from which the agent derives events about the runs.
+        /// The phase of the newest run of each TaskBook: started, succeeded or failed. When a phase changes, the agent
+        /// records an event.
         RunProgress(()) = "run-progress";
         /// The accepted revision.
         Accepted(()) = "accepted";
         /// The manifest of the accepted revision.
         Manifest(()) = "manifest";
-        /// The last known state of other nodes, which templates use.
+        /// The state of the other nodes, as last read from the data store. Templates use the stored state while the
+        /// data store does not answer.
         OtherNodes(()) = "other-nodes";
         /// The revisions that this node has rejected.
         RejectedCandidates(()) = "rejected-candidates";
-        /// The inputs of the last pass that found nothing to do. While no input changes, a pass skips rendering.
+        /// The inputs of the newest pass that found nothing to do. A pass with equal inputs skips rendering.
         SteadyState(()) = "steady-state";
-        /// The last revision of the data store that the node has seen, and the number of the node's last write.
+        /// The highest revision of the data store that the node has seen, and the number of the node's newest write.
         StorePosition(()) = "store-position";
-        /// The range of sequence numbers that the node has reserved for its signed records.
+        /// The sequence numbers that the node has reserved for the records that it signs.
         RecordNumbers(()) = "record-numbers";
-        /// The rights of each node in the TaskBooks of the last revisions.
+        /// The rights that each node has in each TaskBook, for the newest revisions.
         BookRights(()) = "book-rights";
-        /// The signing key of a node and the numbers of its last signed records, by the name of the node.
+        /// The signing key of a node, and the sequence numbers of the newest records that the node has signed. The key
+        /// of the record is the name of the node.
         Writer(String) = "writer/";
-        /// The serial numbers of the certificates that were presented for a signing key, by the key.
+        /// The serial numbers of the certificates that nodes have presented with a signing key. The signing key is the
+        /// key of the record.
         Certificates(String) = "certificates/";
-        /// The last accepted commit of a source, by the name of the source.
+        /// The newest accepted commit of a source. The key of the record is the name of the source.
         Checkpoint(String) = "checkpoint/";
-        /// An event, by its UUID.
+        /// An event. The key of the record is the UUID of the event.
         Event(String) = "event/";
-        /// An event that is still in effect, by its identity: a firing alarm, or the last start of the agent.
+        /// An event that is still in effect: a firing alarm, or the newest start of the agent. The key of the record is
+        /// the identity of the event.
         StandingEvent(String) = "standing-event/";
-        /// A run of a TaskBook, by start time and TaskBook.
+        /// A run of a TaskBook. The key of the record is the start time of the run and the id of the TaskBook.
         Run(RunId) = "run/";
-        /// The last value that the agent has applied to a managed object.
+        /// The task definition that the agent has applied to a managed object, and the way to undo it.
         Applied(Managed) = "applied/";
-        /// The state of a path before Towpath changed the path for the first time.
+        /// The original state of a path, before Towpath changed the path for the first time.
         Original(String) = "original/";
-        /// A replaced file whose `validate` command has not run yet, by the path of the file.
+        /// A replaced file whose `validate` command has not run yet. The key of the record is the path of the file.
         Unchecked(String) = "unchecked/";
-        /// The last run of an action, by the action and its loop item.
+        /// The newest run of an action. The key of the record is the id of the action, with its loop item.
         Action(TaskId) = "action/";
-        /// A handler that was notified and has not succeeded since.
+        /// A handler that a task has notified, and that has not succeeded since the notification.
         Handler(TaskId) = "handler/";
         /// The objects that a TaskBook manages.
         Inventory(BookId) = "inventory/";
-        /// A row of the local data store, by its key in the store.
+        /// A row of the local data store. The key of the record contains the key of the row in the data store.
         StoreRow(String) = "store/row/";
         /// The revision of the local data store.
         StoreRevision(()) = "store/revision";
     }
     by_field {
-        /// The progress of a TaskBook's run on this node, and the slot of the node.
+        /// The progress of this node in a run of a TaskBook, and the slot of the node.
         Book(BookId) = "book/";
         /// The state of an elected task on this node.
         Election(TaskId) = "election/";

@@ -1,13 +1,13 @@
-//! The state of one node on disk: typed records in a journal.
+//! The state that a node keeps on disk. The state consists of typed records in a journal.
 //!
-//! [`Journal`] reads records. [`Changes`] is a set of changes that reaches the disk in one commit. Each [`Record`] type
-//! belongs to one [`Kind`], which defines the type of the record's key. Only this crate converts keys to text, so a key
-//! of one kind cannot access a record of another kind.
+//! [`Journal`] reads records. A set of [`Changes`] is written to the disk in one commit. Each [`Record`] type belongs
+//! to one [`Kind`]. The kind defines the type of the record's key. Only this crate converts keys to text, so a caller
+//! cannot read a record with a key of the wrong kind.
 //!
 //! To add a record, add a line to `kinds.rs`, and implement [`Record`] beside the record's type. Several threads change
-//! [`BookRecord`] and [`ElectionRecord`], so [`Changes`] sets single fields of these records.
+//! [`BookRecord`] and [`ElectionRecord`], so the changes of both types are made field by field.
 //!
-//! The crate does not decide when a record is written, and does not interpret the fields of records.
+//! The crate only stores records. The callers of the crate decide when a record is written.
 
 mod book;
 mod changes;

@@ -1,4 +1,4 @@
-//! The types of journal records that this crate defines.
+//! Types of journal records that do not need other crates.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::{
     kinds::{self, Record},
 };
 
-/// Implements [`Record`] for each listed type, with the listed kind.
+/// Implements [`Record`] for each type in the list. The name after the type is the kind of the record.
 macro_rules! records {
     ($($record:ident: $kind:ident;)*) => {
         $(impl Record for $record {
@@ -48,16 +48,17 @@ records! {
 #[serde(transparent)]
 pub(crate) struct Schema(pub(crate) u32);
 
-/// The random key for digests of possible secrets.
+/// The random key with which this node computes digests of values that may be secret.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct DigestKey(pub(crate) [u8; 32]);
 
-/// The last known state of other nodes, which templates use.
+/// The state of the other nodes, as last read from the data store. Templates use the stored state while the data store
+/// does not answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OtherNodes {
-    /// The names of the nodes that have a lease.
+    /// The names of the nodes that have a lease in the data store.
     pub alive: BTreeSet<String>,
     /// The names of the nodes that have ever joined the cluster.
     pub joined: BTreeSet<String>,
@@ -70,13 +71,13 @@ pub struct OtherNodes {
 #[serde(transparent)]
 pub struct RejectedCandidates(pub BTreeSet<BTreeMap<String, String>>);
 
-/// The last revision of the data store that this node has seen, and the number of the node's last write.
+/// The highest revision of the data store that this node has seen, and the number of this node's newest write.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(u64, u64)", into = "(u64, u64)")]
 pub struct StorePosition {
     /// The highest revision of the data store that this node has seen.
     pub revision: u64,
-    /// The number of this node's last write to the data store.
+    /// The number of this node's newest write to the data store.
     pub sequence: u64,
 }
 
@@ -92,28 +93,29 @@ impl From<StorePosition> for (u64, u64) {
     }
 }
 
-/// The reserved sequence numbers for signed records. After a restart, the agent signs with numbers above the
-/// reservation.
+/// The sequence numbers that the node has reserved for the records that it signs. After a restart, the agent signs
+/// records only with numbers above the reserved range.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RecordNumbers {
-    /// The end of the reserved range of sequence numbers. Records are signed with numbers below the end.
+    /// The end of the reserved range of sequence numbers. The node signs records with numbers below the end of the
+    /// range.
     pub reserved: u64,
 }
 
-/// The serial numbers of the certificates that were presented for a key, oldest first.
+/// The serial numbers of the certificates that nodes have presented with a signing key, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PresentedCertificates(pub Vec<String>);
 
-/// The last accepted commit of a source, which protects the source against rewinds (P29).
+/// The newest accepted commit of a source. With the accepted commit, the agent detects a rewind of the source (P29).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceCheckpoint {
     /// The URL and the ref of the source. If the URL or the ref of the source changes, the checkpoint is ignored.
     pub origin: String,
     /// The last accepted commit.
     pub commit: String,
-    /// The tag at which the commit was accepted, if the source follows tags.
+    /// The tag of the accepted commit; `None` if the source does not follow tags.
     #[serde(default)]
     pub tag: Option<String>,
 }
@@ -132,16 +134,16 @@ pub struct StoredEvent {
     pub state: Option<String>,
     /// The reason of the event, in one word.
     pub reason: Option<String>,
-    /// The object that the event is about.
+    /// The object that the event concerns, such as a TaskBook.
     pub object: Option<String>,
     /// The message of the event.
     pub message: String,
-    /// Further data of the event, for programs.
+    /// Additional data of the event, for programs.
     pub data: BTreeMap<String, Value>,
 }
 
-/// An event that is still in effect. The record's key is the identity of the event, so the agent finds the event
-/// without a search.
+/// An event that is still in effect, such as a firing alarm. The agent finds the event by its identity, which is the
+/// key of the record.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StandingEvent {
@@ -151,16 +153,17 @@ pub struct StandingEvent {
     pub event: StoredEvent,
 }
 
-/// A row of the local data store: its value in base64, and the revisions of its creation and of its last change.
+/// A row of the local data store. The fields are the value in base64, the revision that created the row, and the
+/// revision of its newest change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreRow(pub String, pub u64, pub u64);
 
-/// The revision of the last change of the local data store.
+/// The revision of the local data store. Each change of the store increases the revision.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct StoreRevision(pub u64);
 
-/// A revision of the sources that this node has accepted.
+/// An accepted revision: a set of commits that the nodes apply.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Acceptance {
@@ -168,11 +171,11 @@ pub struct Acceptance {
     pub generation: u64,
     /// The commits of the revision, by source.
     pub commits: BTreeMap<String, String>,
-    /// The time of the acceptance, in milliseconds since 1970.
+    /// The time at which the revision was accepted, in milliseconds since 1970.
     pub at: i64,
 }
 
-/// A phase of the agent's work. The agent records each phase before the phase starts.
+/// A phase of the agent's work. The agent writes the phase to the journal before the phase starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
@@ -192,60 +195,59 @@ pub enum Phase {
     Idle,
 }
 
-/// The work that the agent has started, which the agent examines after a crash.
+/// The work that the agent has started. After a crash, the agent removes the temporary files of the unfinished work.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intent {
-    /// The phase that the agent has started.
+    /// The phase of the work that the agent has started.
     pub phase: Phase,
-    /// The name of the TaskBook that the agent works on.
+    /// The name of the TaskBook that the agent is applying.
     pub book: String,
-    /// The paths of the files that the agent writes, which may have temporary files beside them.
+    /// The paths of the files that the agent writes. After a crash, temporary files may remain beside the files.
     #[serde(default)]
     pub paths: Vec<String>,
 }
 
 impl Intent {
-    /// Returns the intent of an agent that changes nothing. The argument `book` names the TaskBook of the agent's last
-    /// change.
+    /// Returns the intent of an idle agent, which changes nothing. `book` is the TaskBook that the agent has applied
+    /// before.
     pub fn idle(book: String) -> Self {
         Self { phase: Phase::Idle, book, paths: Vec::new() }
     }
 }
 
-/// The last value that the agent has applied to a managed object.
+/// The task definition that the agent has applied to a managed object, and the way to undo it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppliedItem {
-    /// The keyed hash of the definition of the task that applied the value.
+    /// The keyed hash of the definition of the applied task.
     pub definition: String,
-    /// The generation of the revision that applied the value.
+    /// The generation of the revision that contains the applied task.
     pub generation: u64,
-    /// The module parameters that undo the applied value; `None` if the agent undoes the value by restoring the
-    /// original file.
+    /// The parameters for the undo of the task; `None` if the agent restores the original file instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undo: Option<Value>,
 }
 
-/// The objects that a TaskBook manages on this node, with the settings for removing these objects.
+/// The objects that a TaskBook manages on this node, and the settings for their removal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Inventory {
     /// The managed objects of the TaskBook.
     pub items: BTreeSet<Managed>,
-    /// The setting `prune` of the TaskBook's last version: true if the agent removes objects that the TaskBook no
-    /// longer mentions.
+    /// The field `prune` of the TaskBook: true if the agent removes objects that the TaskBook no longer mentions.
     pub prune: bool,
-    /// The maximum number of removals in one pass, as a count or a percentage.
+    /// The maximum number of objects that one pass removes, as a count or a percentage.
     pub budget: Option<String>,
-    /// The rollout of the TaskBook; `None` for a TaskBook that removes nothing, or that has no rollout.
+    /// The rollout of the TaskBook; `None` if the TaskBook has no rollout or removes nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout: Option<LastRollout>,
 }
 
-/// The last rollout of a TaskBook. When the TaskBook is deleted, the agent removes its objects under this rollout.
+/// The stored rollout of a TaskBook. If the TaskBook is deleted, the agent removes its objects by the rules of the
+/// stored rollout.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LastRollout {
-    /// The slots of the rollout; `None` for a TaskBook whose nodes are not coordinated.
+    /// The slots of the rollout; `None` if the run needs no coordination with other nodes.
     pub slots: Option<LastSlots>,
     /// The tasks that a node runs before its first change.
     pub before: Vec<KeptTask>,
@@ -259,17 +261,18 @@ pub struct LastRollout {
 pub struct LastSlots {
     /// The name of the budget to which the slots belong.
     pub budget: String,
-    /// The partition of the budget that counts each node, by the name of the node.
+    /// The partition of the budget for each node. Each key of the map is the name of a node.
     pub partitions: BTreeMap<String, String>,
     /// The names of the nodes that the TaskBook targets.
     pub targets: BTreeSet<String>,
-    /// The number of nodes that may hold a slot in one partition at the same time; `None` for no limit.
+    /// The maximum number of nodes that hold a slot of one partition at the same time. The value is `None` for no
+    /// limit.
     pub count: Option<u64>,
-    /// The maximum number of failed nodes with which the other nodes continue.
+    /// The maximum number of failed nodes. With more failed nodes, the rollout halts.
     pub max_failures: u64,
 }
 
-/// A task with its parameters, stored so that the task can run after its TaskBook was deleted.
+/// A stored task with its parameters. The agent can run the task even after its TaskBook was deleted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptTask {
     /// The name of the task.
@@ -278,12 +281,12 @@ pub struct KeptTask {
     pub module: String,
     /// The module parameters of the task.
     pub params: Value,
-    /// The digest under which the bytes of the script are stored; `None` for a module other than `script`.
+    /// The digest under which the content of the script is stored; `None` if the module is not `script`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub script: Option<String>,
 }
 
-/// The state of a path before Towpath managed the path.
+/// The original state of a path, before Towpath changed the path for the first time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", tag = "kind")]
 pub enum Original {
@@ -291,7 +294,7 @@ pub enum Original {
     Nothing,
     /// The path was a regular file.
     File {
-        /// The digest under which the original bytes of the file are stored.
+        /// The digest under which the original content of the file is stored.
         content: String,
         /// The permission bits of the file.
         mode: u32,
@@ -303,7 +306,7 @@ pub enum Original {
         #[serde(default, skip_serializing_if = "Attributes::is_empty")]
         attributes: Attributes,
     },
-    /// The path was a directory, which Towpath never removes.
+    /// The path was a directory. Towpath never removes a directory that existed before.
     Directory {
         /// The permission bits of the directory.
         mode: u32,
@@ -317,45 +320,46 @@ pub enum Original {
         /// The target of the link.
         target: String,
     },
-    /// The path was a file in which Towpath changes only some lines. Towpath does not restore the original lines.
+    /// The path was a file in which Towpath changes only some lines. The original lines are not stored.
     Part,
 }
 
-/// A replaced file whose `validate` command runs after the rename, and has not run yet.
+/// A replaced file whose `validate` command has not run yet, because the command runs after the rename.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unchecked {
     /// The `validate` command that must succeed.
     pub validate: String,
-    /// The state of the path before the new file was renamed to the path.
+    /// The state of the path before the file was replaced.
     pub old: Original,
 }
 
-/// The state of an action's last run.
+/// The state of the newest run of an action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ActionState {
-    /// The action has started, but the end of the action is not recorded.
+    /// The action has started, but its end is not recorded.
     Begun,
     /// The action has succeeded.
     Finished,
-    /// The action has failed, and the agent retries the action.
+    /// The action has failed, and the agent will retry the action.
     Failed,
 }
 
 /// The last run of an action.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ActionRecord {
-    /// The keyed hash of the definition with which the action last ran.
+    /// The keyed hash of the action's definition in its newest run.
     pub definition: String,
     /// The state of the last run.
     pub state: ActionState,
-    /// The number of runs with the last definition that were interrupted.
+    /// The number of interrupted runs of the action with the same definition.
     #[serde(default)]
     pub interrupted: u32,
-    /// The last successful run of the action. The definition of the action may have changed since this run.
+    /// The newest successful run of the action. The definition of the action may have changed since the run.
     #[serde(default)]
     pub finished: Option<FinishedAction>,
-    /// The kernel's id of the boot in which a reboot action started; `None` for an action that does not reboot.
+    /// The kernel's boot id at the start of a reboot action. The value is `None` if the action does not reboot the
+    /// node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<String>,
 }
@@ -363,20 +367,20 @@ pub struct ActionRecord {
 /// A successful run of an action.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FinishedAction {
-    /// The keyed hash of the action's definition in the successful run.
+    /// The keyed hash of the action's definition in its successful run.
     pub definition: String,
     /// The result that the action registered.
     pub result: Value,
 }
 
-/// A handler that was notified and has not succeeded since.
+/// A handler that a task has notified, and that has not succeeded since the notification.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HandlerRecord {
-    /// The module of the handler at the time of the notification.
+    /// The module of the handler when the task notified the handler.
     pub module: String,
-    /// The module parameters of the handler at the time of the notification.
+    /// The module parameters of the handler when the task notified the handler.
     pub params: Value,
-    /// The digest under which the bytes of the script are stored; `None` for a module other than `script`.
+    /// The digest under which the content of the script is stored; `None` if the module is not `script`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub script: Option<String>,
     /// The names of the tasks that notified the handler.
@@ -392,14 +396,15 @@ pub struct RunRecord {
     pub namespace: String,
     /// The name of the TaskBook.
     pub name: String,
-    /// The generation of the revision that the run applied.
+    /// The generation of the revision that the run has applied.
     pub generation: u64,
     /// The start of the run, in milliseconds since 1970.
     pub started: i64,
     /// The duration of the run, in seconds.
     pub took: f64,
-    /// The worst outcome of the run's tasks.
+    /// The worst outcome among the tasks of the run.
     pub outcome: String,
-    /// The reports of the run's tasks: name, module, outcome, changed, took, message.
+    /// The reports of the run's tasks. Each report contains the fields name, module, outcome, changed, took and
+    /// message.
     pub tasks: Value,
 }

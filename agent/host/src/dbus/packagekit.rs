@@ -1,5 +1,5 @@
-//! A client of PackageKit over D-Bus. Each package transaction has a deadline, and a limit for the time without
-//! progress.
+//! A client of the PackageKit daemon over D-Bus. A package transaction fails at its deadline, or after some minutes
+//! without progress.
 
 use std::time::Duration;
 
@@ -8,39 +8,40 @@ use tokio::runtime::Runtime;
 use tokio_stream::StreamExt as _;
 use zbus::{Connection, OwnedObjectPath};
 
-/// The maximum time without progress, after which a transaction counts as hung. Half of the task's timeout is a further
-/// limit of this time.
+/// The maximum time that a package transaction may take without progress. The client waits at most half of the task's
+/// timeout for progress.
 const SILENCE: Duration = Duration::from_secs(300);
-/// The maximum time to wait for an answer of PackageKit. A third of the task's timeout is a further limit of this time.
+/// The maximum time to wait for an answer of PackageKit. The client waits at most a third of the task's timeout for an
+/// answer.
 const ANSWER: Duration = Duration::from_secs(25);
 
-/// The interval between two queries of a transaction's progress.
+/// The time between two queries about the progress of a package transaction.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Codes of PackageKit (pk-enum.h): an installed package, a successful transaction, and the filter for packages of the
-/// native architecture.
+/// Numbers of PackageKit's D-Bus interface (pk-enum.h): for an installed package, for a successful transaction, and for
+/// the filter by the native architecture.
 const INSTALLED: u32 = 1;
 const SUCCESS: u32 = 1;
 const ARCH: u64 = 1 << 18;
-/// PackageKit's transaction flag for a dry run (pk-enum.h, `PK_TRANSACTION_FLAG_ENUM_SIMULATE`).
+/// The flag that makes a package transaction a dry run (pk-enum.h, `PK_TRANSACTION_FLAG_ENUM_SIMULATE`).
 const SIMULATE: u64 = 1 << 2;
-/// Codes of PackageKit: removed or obsoleted packages, and downgraded packages. Each constant has the codes of
-/// PackageKit 1.2 and of later versions.
+/// The numbers with which PackageKit marks a package as removed, obsoleted or downgraded. PackageKit 1.2 and later
+/// versions use different numbers, so each list contains both.
 const REMOVED: [u32; 4] = [13, 15, 28, 29];
 const DOWNGRADED: [u32; 2] = [20, 30];
 
 /// An error of PackageKit.
 #[derive(Debug, Error)]
 pub enum PackageKitError {
-    /// The error that PackageKit is not installed or does not answer. After this error, the package module may use
-    /// another backend.
+    /// The error that PackageKit is not installed or does not answer. If PackageKit cannot be used, the module
+    /// `package` uses apt or dnf.
     #[error("cannot use PackageKit: {0}")]
     Missing(String),
-    /// The error that PackageKit made no progress or gave no answer. The value is the number of seconds for which the
-    /// agent waited.
+    /// The error that PackageKit made no progress or gave no answer. The value is the time that the agent waited, in
+    /// seconds.
     #[error("PackageKit hangs: the transaction made no progress for {0} s")]
     Hangs(u64),
-    /// The error that the package transactions exceeded their time limit. The value is the time limit in seconds.
+    /// The error that a package task exceeded its time limit. The value is the time limit in seconds.
     #[error("PackageKit did not finish within {0} s; set a higher timeout of the task")]
     TimedOut(u64),
     /// An error that PackageKit reported.
@@ -48,7 +49,7 @@ pub enum PackageKitError {
     Failed(String),
 }
 
-/// A package, as PackageKit reports it.
+/// A package in an answer of PackageKit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
     /// The package id of PackageKit.
@@ -61,11 +62,11 @@ pub struct Found {
     pub arch: String,
     /// True if the package is installed.
     pub installed: bool,
-    /// The effect of the transaction on the package; `None` for an installation or an upgrade.
+    /// The effect of a dry run on the package; `None` if the package would be installed or upgraded.
     pub effect: Option<Effect>,
 }
 
-/// An effect of a transaction on a package.
+/// An unwanted effect of a package transaction: a removed or downgraded package.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     /// The transaction removes the package, or replaces it by another package.
@@ -107,7 +108,6 @@ trait Transaction {
     fn finished(&self, exit: u32, runtime: u32) -> zbus::Result<()>;
 }
 
-/// A call to PackageKit, with its parameters.
 #[derive(Debug, Clone, Copy)]
 enum PackageKitCall<'a> {
     Refresh,
@@ -117,13 +117,13 @@ enum PackageKitCall<'a> {
     Remove(&'a [&'a str]),
 }
 
-/// A connection to PackageKit, with a callback for progress messages.
+/// A connection to PackageKit. The function `report` gets messages about the progress of a package transaction.
 pub struct PackageKit<'a> {
     runtime: Runtime,
     connection: Connection,
     report: &'a dyn Fn(&str),
-    /// The time limit for all transactions of the connection together. The field `deadline` is the time at which the
-    /// limit ends.
+    /// The time limit in which all package transactions of the connection must end. The field `deadline` is the time at
+    /// which the limit ends.
     time: Duration,
     deadline: tokio::time::Instant,
 }
@@ -139,10 +139,10 @@ fn missing(error: impl std::fmt::Display) -> PackageKitError {
 }
 
 impl<'a> PackageKit<'a> {
-    /// Connects to PackageKit. `time` limits all transactions of the connection together.
+    /// Connects to PackageKit. All package transactions of the connection must end within `time`.
     ///
     /// # Errors
-    /// When PackageKit is not installed, or the bus gives no answer.
+    /// Returns an error if PackageKit is not installed, or the bus gives no answer.
     pub fn connect(report: &'a dyn Fn(&str), time: Duration) -> Result<Self, PackageKitError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(missing)?;
         let connected = async {
@@ -162,31 +162,31 @@ impl<'a> PackageKit<'a> {
     /// Refreshes the package lists.
     ///
     /// # Errors
-    /// When the transaction fails.
+    /// Returns an error if the transaction fails.
     pub fn refresh(&self) -> Result<(), PackageKitError> {
         self.transaction(PackageKitCall::Refresh).map(drop)
     }
 
-    /// Returns the packages with these names, in all available versions.
+    /// Returns the packages with the given names, in all available versions.
     ///
     /// # Errors
-    /// When the transaction fails.
+    /// Returns an error if the transaction fails.
     pub fn resolve(&self, names: &[&str]) -> Result<Vec<Found>, PackageKitError> {
         self.transaction(PackageKitCall::Resolve(names))
     }
 
-    /// Returns all packages that an installation would change.
+    /// Returns all packages that would change if the given packages were installed.
     ///
     /// # Errors
-    /// When the transaction fails.
+    /// Returns an error if the transaction fails.
     pub fn simulate_install(&self, ids: &[&str]) -> Result<Vec<Found>, PackageKitError> {
         self.transaction(PackageKitCall::Install(SIMULATE, ids))
     }
 
-    /// Returns all packages that an upgrade would change.
+    /// Returns all packages that would change if the given packages were upgraded.
     ///
     /// # Errors
-    /// When the transaction fails.
+    /// Returns an error if the transaction fails.
     pub fn simulate_update(&self, ids: &[&str]) -> Result<Vec<Found>, PackageKitError> {
         self.transaction(PackageKitCall::Update(SIMULATE, ids))
     }
@@ -194,7 +194,7 @@ impl<'a> PackageKit<'a> {
     /// Installs packages.
     ///
     /// # Errors
-    /// When the transaction fails.
+    /// Returns an error if the transaction fails.
     pub fn install(&self, ids: &[&str]) -> Result<(), PackageKitError> {
         self.transaction(PackageKitCall::Install(0, ids)).map(drop)
     }
@@ -202,15 +202,15 @@ impl<'a> PackageKit<'a> {
     /// Updates installed packages.
     ///
     /// # Errors
-    /// When the transaction fails.
+    /// Returns an error if the transaction fails.
     pub fn update(&self, ids: &[&str]) -> Result<(), PackageKitError> {
         self.transaction(PackageKitCall::Update(0, ids)).map(drop)
     }
 
-    /// Removes packages, if no other package needs them.
+    /// Removes packages, unless an installed package needs one of them.
     ///
     /// # Errors
-    /// When the transaction fails.
+    /// Returns an error if the transaction fails.
     pub fn remove(&self, ids: &[&str]) -> Result<(), PackageKitError> {
         self.transaction(PackageKitCall::Remove(ids)).map(drop)
     }
@@ -321,7 +321,7 @@ impl<'a> PackageKit<'a> {
         }
     }
 
-    /// Waits until the PackageKit daemon has left the bus.
+    /// Waits until the PackageKit daemon has exited.
     async fn gone(&self, daemon: zbus::names::OwnedUniqueName) {
         loop {
             tokio::time::sleep(Duration::from_millis(500)).await;
@@ -336,10 +336,10 @@ impl<'a> PackageKit<'a> {
     }
 }
 
-/// Describes a status of PackageKit (pk-enum.h, `PkStatusEnum`) and its percentage. PackageKit reports the percentage
-/// 101 if the progress is unknown.
+/// Returns a text for people about the progress of a package transaction, from its status (pk-enum.h, `PkStatusEnum`)
+/// and percentage. PackageKit reports the percentage 101 if it does not know the progress.
 ///
-/// Returns `None` for a status without a description.
+/// Returns `None` if the status has no text for people.
 fn at(status: u32, percentage: u32) -> Option<String> {
     let what = match status {
         1 | 30 => "waiting for another transaction or the lock",

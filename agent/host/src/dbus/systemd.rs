@@ -1,4 +1,5 @@
-//! A client of systemd over D-Bus. The client reads the state of units, and runs jobs such as a restart.
+//! A client of systemd over D-Bus. The client reads the state of systemd units, and runs jobs on units, such as a
+//! restart.
 
 use std::{path::Path, time::Duration};
 
@@ -13,7 +14,7 @@ const ANSWER: Duration = Duration::from_secs(20);
 /// An error of systemd or of the connection to it.
 #[derive(Debug, Error)]
 pub enum SystemdError {
-    /// The error that the machine has another init system than systemd.
+    /// The error that systemd is not the init system of the machine.
     #[error("systemd does not run on this machine; the module needs systemd")]
     Missing,
     /// The error that the D-Bus connection failed, or that systemd did not answer.
@@ -52,7 +53,7 @@ pub enum SystemdError {
 /// The state of a unit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnitState {
-    /// The name of the unit. For an alias, the field `id` is the name of the unit without aliases.
+    /// The name of the unit. The field `id` is the real name of the unit, even if the caller has used an alias.
     pub id: String,
     /// The load state of the unit: loaded, not-found, masked, bad-setting …
     pub load: String,
@@ -73,7 +74,7 @@ pub enum Job {
     Stop,
     /// A job that stops the unit, and then starts the unit.
     Restart,
-    /// A job that makes the unit reload its settings, or that restarts a unit that cannot reload.
+    /// A job that makes the unit reload its settings. A unit that cannot reload is restarted.
     Reload,
 }
 
@@ -138,7 +139,8 @@ trait Unit {
 pub struct Systemd {
     runtime: Runtime,
     connection: Connection,
-    /// The subscription to the signals about jobs. Each connection to systemd subscribes only once.
+    /// The subscription to systemd's signals about ended jobs. Each connection subscribes to systemd's signals only
+    /// once.
     subscribed: tokio::sync::OnceCell<()>,
 }
 
@@ -148,7 +150,7 @@ impl std::fmt::Debug for Systemd {
     }
 }
 
-/// Returns true if the agent itself runs as this unit.
+/// Returns true if the unit is the service of the agent itself.
 fn is_own(unit: &str) -> bool {
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     groups.lines().any(|line| line.split('/').any(|part| part == unit))
@@ -162,8 +164,8 @@ fn silent(patience: Duration) -> SystemdError {
     SystemdError::Bus(format!("no answer within {} s", patience.as_secs()))
 }
 
-/// Waits for a connection to the bus, with a time limit. The time limit is needed because a hanging bus accepts a
-/// connection, but does not answer.
+/// Connects to the system bus, with a time limit. A bus that hangs accepts a connection but never answers, so the call
+/// needs the limit.
 fn connected<T>(
     runtime: &Runtime,
     patience: Duration,
@@ -177,7 +179,7 @@ impl Systemd {
     /// Connects to systemd.
     ///
     /// # Errors
-    /// When systemd is not running, or the connection fails.
+    /// Returns an error if systemd is not running, or the connection fails.
     pub fn connect() -> Result<Self, SystemdError> {
         if !Path::new("/run/systemd/system").is_dir() {
             return Err(SystemdError::Missing);
@@ -205,7 +207,7 @@ impl Systemd {
     /// Returns the state of a unit.
     ///
     /// # Errors
-    /// When systemd gives no answer or rejects the request.
+    /// Returns an error if systemd does not answer, or rejects the request.
     pub fn state(&self, unit: &str) -> Result<UnitState, SystemdError> {
         self.ask(unit, async {
             let manager = ManagerProxy::new(&self.connection).await?;
@@ -228,7 +230,7 @@ impl Systemd {
     /// Runs a job on a unit, and waits until the job has ended.
     ///
     /// # Errors
-    /// When systemd rejects the job, the job fails, or the job exceeds the timeout.
+    /// Returns an error if systemd rejects the job, the job fails, or the job exceeds the timeout.
     pub fn run(&self, unit: &str, job: Job, timeout: Duration) -> Result<(), SystemdError> {
         let waiting = async {
             let manager = ManagerProxy::new(&self.connection).await?;
@@ -274,7 +276,7 @@ impl Systemd {
     /// Enables or disables the start of a unit at boot.
     ///
     /// # Errors
-    /// When systemd rejects the request.
+    /// Returns an error if systemd rejects the request.
     pub fn enable(&self, unit: &str, enabled: bool) -> Result<(), SystemdError> {
         self.ask(unit, async {
             let manager = ManagerProxy::new(&self.connection).await?;
@@ -290,7 +292,7 @@ impl Systemd {
     /// Masks or unmasks a unit. A masked unit cannot be started.
     ///
     /// # Errors
-    /// When systemd rejects the request.
+    /// Returns an error if systemd rejects the request.
     pub fn mask(&self, unit: &str, masked: bool) -> Result<(), SystemdError> {
         self.ask(unit, async {
             let manager = ManagerProxy::new(&self.connection).await?;
@@ -306,7 +308,7 @@ impl Systemd {
     /// Makes systemd reload all unit files.
     ///
     /// # Errors
-    /// When systemd gives no answer.
+    /// Returns an error if systemd gives no answer.
     pub fn reload(&self) -> Result<(), SystemdError> {
         self.ask("systemd", async { ManagerProxy::new(&self.connection).await?.reload().await })
     }

@@ -29,7 +29,7 @@ impl Default for Options {
     }
 }
 
-/// A file of facts.d that the agent cannot read as a custom fact, with the cause.
+/// A file in facts.d that the agent cannot read as a custom fact, with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CustomProblem {
     /// The path of the file.
@@ -40,7 +40,7 @@ pub struct CustomProblem {
 
 /// Gathers the fact `custom`: a map with the value of each file, by the file name without extension.
 ///
-/// The value of a YAML file is the text of the file, which the crate `render` parses later.
+/// A YAML file is stored as text. The crate `render` parses the text later.
 pub(super) fn gather(options: &Options) -> (Map<String, Value>, Vec<CustomProblem>) {
     let mut facts = Map::new();
     let mut problems = Vec::new();
@@ -100,7 +100,7 @@ fn read(file: &Path, options: &Options) -> Result<Option<Value>, String> {
     serde_json::from_str(&text).map(Some).map_err(|error| format!("it is not valid JSON: {error}"))
 }
 
-/// The key of a JSON object that contains the text of a YAML fact. The crate `render` parses the YAML text.
+/// The only key of the JSON object in which the text of a YAML fact is stored. The crate `render` parses the YAML text.
 pub const YAML_MARK: &str = "\u{0}yaml";
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! Reads files of the kernel and of the system that consist of one line.
+//! Reads files with one line, such as /etc/machine-id.
 
 use std::fs;
 
-/// Returns the first line of a file, without surrounding blanks; `None` if the file is unreadable or the line is empty.
+/// Returns the first line of a file, without blanks at both ends. Returns `None` if the line is empty or unreadable.
 pub(super) fn first_line(path: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     let line = text.lines().next()?.trim();

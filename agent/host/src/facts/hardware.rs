@@ -16,8 +16,8 @@ pub(super) fn memory() -> Option<u64> {
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kibibytes| kibibytes * 1024)
 }
 
-/// Gathers the fact `disks`: size and model of each disk, by name. The fact `disks` omits virtual disks such as loop
-/// devices and memory disks.
+/// Gathers the fact `disks`: size and model of each disk, by name. The fact `disks` does not contain virtual disks,
+/// such as loop devices and memory disks.
 pub(super) fn disks() -> BTreeMap<String, Value> {
     let mut disks = BTreeMap::new();
     for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
@@ -32,8 +32,8 @@ pub(super) fn disks() -> BTreeMap<String, Value> {
     disks
 }
 
-/// Gathers the fact `mounts`: device, type and sizes of each mount, by path. The fact `mounts` omits file systems of
-/// the kernel and of the network.
+/// Gathers the fact `mounts`: device, type and sizes of each mount, by path. The fact `mounts` does not contain network
+/// file systems, nor file systems of the kernel such as /proc.
 pub(super) fn mounts() -> BTreeMap<String, Value> {
     let text = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let mut mounts = BTreeMap::new();

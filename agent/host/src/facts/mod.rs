@@ -1,5 +1,5 @@
-//! The facts about a machine, for templates and expressions. Facts describe the host itself, even if the agent manages
-//! files below a root other than `/`.
+//! The facts about a machine, for templates and expressions. Facts always describe the running host, even if the agent
+//! manages files below another root than `/`.
 
 mod custom;
 mod first_line;

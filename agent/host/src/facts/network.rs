@@ -41,7 +41,8 @@ fn ip(storage: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
     storage.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()))
 }
 
-/// Gathers the fact `interfaces`: MAC address, addresses in CIDR form and up flag of each interface, by name.
+/// Gathers the fact `interfaces`. The fact contains the MAC address, the IP addresses in CIDR form and the up flag of
+/// each interface.
 pub(super) fn interfaces() -> BTreeMap<String, Value> {
     let mut interfaces: BTreeMap<String, (bool, Vec<String>)> = BTreeMap::new();
     for one in found() {
@@ -57,7 +58,7 @@ pub(super) fn interfaces() -> BTreeMap<String, Value> {
     described.collect()
 }
 
-/// Gathers the fact `addresses`: the addresses of interfaces that are up, without loopback and link-local addresses.
+/// Gathers the fact `addresses`: the IP addresses of active interfaces, except loopback and link-local addresses.
 pub(super) fn addresses() -> Vec<String> {
     let usable = |address: &IpAddr| match address {
         IpAddr::V4(v4) => !v4.is_loopback() && !v4.is_link_local(),

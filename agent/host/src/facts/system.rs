@@ -23,8 +23,8 @@ pub(super) fn os() -> Value {
     json!({ "family": family(name.as_deref().unwrap_or_default(), &like), "name": name, "version": field("VERSION_ID"), "codename": field("VERSION_CODENAME"), "arch": arch })
 }
 
-/// Returns the family of a distribution, such as `debian` for Ubuntu. The family of an unknown distribution is the
-/// distribution itself.
+/// Returns the family of a distribution, such as `debian` for Ubuntu. For an unknown distribution, the result is the
+/// name of the distribution.
 fn family(name: &str, like: &str) -> String {
     let mut words = std::iter::once(name).chain(like.split_whitespace());
     let family = words.find_map(|word| match word {
@@ -49,7 +49,8 @@ pub(super) fn names() -> (String, String) {
     (short, fqdn.unwrap_or(hostname))
 }
 
-/// Returns the fully qualified host name from /etc/hosts: the first name with a dot on a line with the host name.
+/// Returns the fully qualified host name from /etc/hosts. The function takes the first name with a dot on a line that
+/// contains the host name.
 ///
 /// The host name is not looked up in DNS, because facts must not wait for the network.
 fn from_hosts(hostname: &str) -> Option<String> {
@@ -79,7 +80,7 @@ pub(super) fn init() -> Option<String> {
     first_line("/proc/1/comm")
 }
 
-/// Returns the fact `virtualization`: the container type, the hypervisor, or `none`.
+/// Returns the fact `virtualization`: the type of the container or the hypervisor, or `none`.
 pub(super) fn virtualization() -> String {
     if Path::new("/run/systemd/container").exists() || Path::new("/.dockerenv").exists() {
         return first_line("/run/systemd/container").unwrap_or_else(|| "container".into());

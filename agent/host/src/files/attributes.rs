@@ -1,6 +1,7 @@
-//! The extended attributes that a replaced file keeps: ACLs, SELinux and Smack labels, user and trusted attributes.
+//! The extended attributes that a file keeps when the agent replaces it: ACLs, SELinux and Smack labels, user and
+//! trusted attributes.
 //!
-//! A replaced file does not keep file capabilities, because file capabilities belong to the old content.
+//! A replaced file loses its file capabilities, because they were granted to the old content.
 
 use std::{collections::BTreeMap, ffi::CStr, io, os::fd::AsFd};
 
@@ -17,15 +18,16 @@ const ACL: &str = "system.posix_acl_access";
 pub struct Attributes(BTreeMap<String, String>);
 
 impl Attributes {
-    /// Returns true if the file has no extended attributes that a replacement must keep.
+    /// Returns true if the set contains no extended attributes.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Reads the extended attributes of an open file; an empty set on a file system without extended attributes.
+    /// Reads the extended attributes of an open file. The result is empty if the file system does not support extended
+    /// attributes.
     ///
     /// # Errors
-    /// When the attributes cannot be read.
+    /// Returns an error if the attributes cannot be read.
     pub(crate) fn of(file: impl AsFd) -> io::Result<Self> {
         let mut found = BTreeMap::new();
         for name in names(&file)? {
@@ -38,13 +40,13 @@ impl Attributes {
         Ok(Self(found))
     }
 
-    /// Sets the extended attributes of an open file, and removes an ACL that the file inherited from its directory.
+    /// Sets the extended attributes of an open file. An ACL that the file inherited from its directory is removed.
     ///
-    /// An attribute that the file system does not support is ignored. An attribute that the agent may not set is logged
-    /// and ignored, unless the attribute is an ACL.
+    /// An attribute that the file system does not support is ignored. If the agent lacks the permission to set an
+    /// attribute other than an ACL, it logs a warning and continues.
     ///
     /// # Errors
-    /// When the agent may not set an ACL, or an attribute cannot be set for another reason.
+    /// Returns an error if the agent lacks the permission to set an ACL, or if the kernel rejects an attribute.
     pub(crate) fn give(&self, file: impl AsFd) -> io::Result<()> {
         if !self.0.contains_key(ACL) {
             match rustix::fs::fremovexattr(&file, ACL) {
@@ -113,5 +115,5 @@ fn value(file: impl AsFd, name: &str) -> io::Result<Option<Vec<u8>>> {
     }
 }
 
-/// The kernel's limit for the size of one extended attribute, and of the list of names: 64 KiB.
+/// The kernel's limit of 64 KiB for the value of an extended attribute, and for the list of all attribute names.
 const LARGEST: usize = 64 << 10;

@@ -1,13 +1,13 @@
-//! Diffs between two versions of a file, for people to read.
+//! Creates diffs of two versions of a file, which people read.
 
 use similar::TextDiff;
 
 /// The maximum length of a diff, in lines.
 const LINES: usize = 200;
 
-/// Returns a unified diff of two contents, cut after 200 lines.
+/// Returns a unified diff of two file contents. The diff ends after 200 lines.
 ///
-/// The diff of binary contents, or of contents above 1 MiB, shows only the sizes of the contents.
+/// For binary files, and for files above 1 MiB, the diff shows only the sizes.
 pub fn unified(path: &str, old: &[u8], new: &[u8]) -> String {
     let (Ok(old_text), Ok(new_text)) = (std::str::from_utf8(old), std::str::from_utf8(new)) else {
         return format!("{path}: binary, {} bytes become {}", old.len(), new.len());
@@ -23,7 +23,7 @@ pub fn unified(path: &str, old: &[u8], new: &[u8]) -> String {
     cut(TextDiff::from_lines(old_text, new_text).unified_diff().header(&before, &after).to_string())
 }
 
-/// Returns the lines of a diff of two texts, with context but without headers, cut after 200 lines.
+/// Returns at most 200 lines of a diff of two texts, with context lines but without headers.
 pub fn lines(old: &str, new: &str) -> String {
     let diff = TextDiff::from_lines(old, new);
     let changes = diff.grouped_ops(3).into_iter().flatten().flat_map(|op| diff.iter_changes(&op).collect::<Vec<_>>());

@@ -1,5 +1,4 @@
-//! Read-only access to the machine's files. All paths are below a root directory. Links cannot lead out of the root
-//! directory.
+//! Read-only access to the machine's files. All paths are below a root directory, and links cannot lead out of it.
 //!
 //! A path without links is resolved by one system call. A path with links is resolved component by component, by the
 //! module [`walk`](super::walk).
@@ -30,12 +29,12 @@ pub enum FileKind {
     Directory,
     /// A symbolic link.
     Link,
-    /// Any other file: a device, a socket or a pipe.
+    /// A special file: a device, a socket or a pipe.
     Other,
 }
 
-/// The version of a file: device, inode and change time (seconds and nanoseconds). Each change of the file gives the
-/// file a new version.
+/// The version of a file consists of its device, its inode and its change time (seconds and nanoseconds). Each change
+/// of the file gives the file a new version.
 pub type FileVersion = (u64, u64, i64, i64);
 
 /// The metadata of a file.
@@ -53,7 +52,7 @@ pub struct Meta {
     pub size: u64,
     /// The number of hard links to the file.
     pub names: u64,
-    /// The version of the file, by which the agent notices changes by other programs.
+    /// The version of the file. A different version means that another program has changed the file.
     pub version: FileVersion,
 }
 
@@ -70,18 +69,18 @@ impl FsReader {
     /// Creates a reader of the files below a directory.
     ///
     /// # Errors
-    /// When the root cannot be opened.
+    /// Returns an error if the root cannot be opened.
     pub fn at(root: &Path) -> io::Result<Self> {
         let fd = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Self { root: Arc::new(fd), path: root.to_owned(), whole: root == Path::new("/"), plain_below: None })
     }
 
-    /// Creates a reader of the files below a directory of this root; `None` if the path is not a directory.
+    /// Creates a reader of the files below a directory of this root. Returns `None` if the path is not a directory.
     ///
-    /// The new reader rejects links below the directory.
+    /// The new reader returns an error for each link below the directory.
     ///
     /// # Errors
-    /// When the directory cannot be opened.
+    /// Returns an error if the directory cannot be opened.
     pub fn below(&self, path: &str) -> io::Result<Option<Self>> {
         let path_of = self.real_path(path);
         match self.open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) {
@@ -92,7 +91,8 @@ impl FsReader {
         }
     }
 
-    /// Returns a reader that rejects links below a folder. The reader follows links in the path to the folder.
+    /// Returns a reader that gives an error for each link below a folder. The reader follows links in the path that
+    /// leads to the folder.
     #[must_use]
     pub fn plain_below(&self, folder: &str) -> Self {
         Self { plain_below: Some(Arc::from(folder)), ..self.clone() }
@@ -125,8 +125,8 @@ impl FsReader {
         Ok(fd)
     }
 
-    /// Opens a path without links by one system call; `None` if the path has links or the kernel does not support
-    /// openat2.
+    /// Opens a path without links by one system call. Returns `None` if the path has links or the kernel does not
+    /// support openat2.
     fn open_plain(&self, path: &str, flags: OFlags, mode: Mode) -> io::Result<Option<OwnedFd>> {
         let inside = if self.whole { ResolveFlags::empty() } else { ResolveFlags::IN_ROOT };
         let resolve = inside | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
@@ -142,10 +142,10 @@ impl FsReader {
         Err(Errno::AGAIN.into())
     }
 
-    /// Opens the directory that contains a path. A link at the end of the path is not followed.
+    /// Opens the parent directory of a path. A link at the end of the path is not followed.
     ///
     /// # Errors
-    /// When the directory cannot be opened, or the path has no last component.
+    /// Returns an error if the directory cannot be opened, or the path has no last component.
     pub(crate) fn parent(&self, path: &str) -> io::Result<Place> {
         let (folder, name) = split(path).ok_or_else(nameless)?;
         match self.open_plain(folder, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())? {
@@ -154,10 +154,10 @@ impl FsReader {
         }
     }
 
-    /// Opens the directory that contains the target of a path. A link at the end of the path is followed.
+    /// Opens the directory that contains the file to which a path leads. A link at the end of the path is followed.
     ///
     /// # Errors
-    /// When the directory cannot be opened, or a link is rejected.
+    /// Returns an error if the directory cannot be opened, or a link is rejected.
     pub(crate) fn end(&self, path: &str) -> io::Result<Place> {
         let place = self.parent(path)?;
         match rustix::fs::readlinkat(&place.folder, &place.name, Vec::new()) {
@@ -170,13 +170,13 @@ impl FsReader {
         Rules { plain_below: self.plain_below.as_deref(), last }
     }
 
-    /// Resolves the links in a path, and returns the path without links. Components that do not exist remain in the
-    /// path.
+    /// Resolves the links in a path, and returns the path without links. Missing files and directories in the path are
+    /// kept as they are.
     ///
-    /// If `last` is true, a link at the end of the path is resolved too.
+    /// If `last` is true, a link at the end of the path is also resolved.
     ///
     /// # Errors
-    /// When a link is rejected.
+    /// Returns an error if a link is rejected.
     pub fn resolved(&self, path: &str, last: bool) -> io::Result<String> {
         let place = if last { self.end(path) } else { self.parent(path) };
         match place {
@@ -189,7 +189,7 @@ impl FsReader {
     /// Returns true if only root and the agent's user can write to the directories above a path.
     ///
     /// # Errors
-    /// When a directory cannot be opened.
+    /// Returns an error if a directory cannot be opened.
     pub fn is_private(&self, path: &str) -> io::Result<bool> {
         let real = self.resolved(path, true)?;
         for (at, _) in real.match_indices('/') {
@@ -201,10 +201,10 @@ impl FsReader {
         Ok(true)
     }
 
-    /// Returns the metadata of a path, without following a link at the end; `None` if the path does not exist.
+    /// Returns the metadata of a path, without following a link at the end. Returns `None` if the path does not exist.
     ///
     /// # Errors
-    /// When the path cannot be opened for another reason.
+    /// Returns an error if the path exists but cannot be opened.
     pub fn meta(&self, path: &str) -> io::Result<Option<Meta>> {
         let fd = match self.open(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()) {
             Ok(fd) => fd,
@@ -213,11 +213,11 @@ impl FsReader {
         Ok(Some(meta(&fd)?))
     }
 
-    /// Returns the metadata of a path, or of the link's target if the path is a link; `None` if the target does not
-    /// exist.
+    /// Returns the metadata of a path, or of the link's target if the path is a link. Returns `None` if the target does
+    /// not exist.
     ///
     /// # Errors
-    /// When a link is rejected, or the path cannot be opened for another reason.
+    /// Returns an error if a link is rejected, or if the path exists but cannot be opened.
     pub fn target(&self, path: &str) -> io::Result<Option<Meta>> {
         match self.open(path, OFlags::PATH, Mode::empty()) {
             Ok(fd) => Ok(Some(meta(&fd)?)),
@@ -225,10 +225,10 @@ impl FsReader {
         }
     }
 
-    /// Returns true if a path exists. The result for a link without a target is false, because links are followed.
+    /// Returns true if a path exists. The function follows links, so the result is false for a link without a target.
     ///
     /// # Errors
-    /// When the path cannot be checked.
+    /// Returns an error if a directory in the path cannot be opened.
     pub fn exists(&self, path: &str) -> io::Result<bool> {
         match self.open(path, OFlags::PATH, Mode::empty()) {
             Ok(_) => Ok(true),
@@ -239,7 +239,7 @@ impl FsReader {
     /// Reads the content and the metadata of a file; `None` if the file does not exist. Links are followed.
     ///
     /// # Errors
-    /// When the file cannot be read, or is not a regular file.
+    /// Returns an error if the file cannot be read, or is not a regular file.
     pub fn read(&self, path: &str) -> io::Result<Option<(Vec<u8>, Meta)>> {
         let Some((mut file, meta)) = self.file(path)? else { return Ok(None) };
         let size = usize::try_from(meta.size).unwrap_or(usize::MAX);
@@ -257,10 +257,11 @@ impl FsReader {
         Ok(Some((bytes, meta)))
     }
 
-    /// Returns the extended attributes that a replacement of the file keeps; an empty set if the file does not exist.
+    /// Returns the extended attributes that the file keeps when the agent replaces it. The result is empty if the file
+    /// does not exist.
     ///
     /// # Errors
-    /// When the attributes cannot be read.
+    /// Returns an error if the attributes cannot be read.
     pub fn attributes(&self, path: &str) -> io::Result<Attributes> {
         match self.file(path)? {
             Some((file, _)) => Attributes::of(file),
@@ -272,7 +273,7 @@ impl FsReader {
     /// followed.
     ///
     /// # Errors
-    /// When the file cannot be opened, or is not a regular file.
+    /// Returns an error if the file cannot be opened, or is not a regular file.
     pub fn file(&self, path: &str) -> io::Result<Option<(std::fs::File, Meta)>> {
         let fd = match self.open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY, Mode::empty()) {
             Ok(fd) => fd,
@@ -288,7 +289,7 @@ impl FsReader {
     /// Returns the target of a symbolic link; `None` if the path is not a link.
     ///
     /// # Errors
-    /// When the link cannot be read.
+    /// Returns an error if the link cannot be read.
     pub fn link(&self, path: &str) -> io::Result<Option<String>> {
         let place = match self.parent(path) {
             Ok(found) => found,
@@ -304,7 +305,7 @@ impl FsReader {
     /// Returns the sorted names of the files in a directory; an empty list if the directory does not exist.
     ///
     /// # Errors
-    /// When the directory cannot be read.
+    /// Returns an error if the directory cannot be read.
     pub fn list(&self, path: &str) -> io::Result<Vec<String>> {
         let fd = match self.open(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
             Ok(fd) => fd,
@@ -349,20 +350,20 @@ pub(crate) fn relative(path: &str) -> &str {
     if trimmed.is_empty() { "." } else { trimmed }
 }
 
-/// Splits a path into a folder and a last component; `None` if the last component is empty, `.` or `..`.
+/// Splits a path into a folder and a last component. Returns `None` if the last component is empty, `.` or `..`.
 pub(crate) fn split(path: &str) -> Option<(&str, &str)> {
     let trimmed = path.trim_end_matches('/');
     let (folder, name) = trimmed.rsplit_once('/').unwrap_or(("", trimmed));
     (!name.is_empty() && name != "." && name != "..").then_some((folder, name))
 }
 
-/// Removes repeated slashes and `.` components from a path, for messages and for the journal.
+/// Returns a path without repeated slashes and `.` components, as messages and the journal contain it.
 fn clean(path: &str) -> String {
     let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
     format!("/{}", parts.join("/"))
 }
 
-/// Returns true if users other than root and the agent's user may write to a directory. A sticky directory counts too.
+/// Returns true if a user other than root and the agent's user can write to a directory. A sticky directory counts too.
 pub(crate) fn is_shared(folder: impl AsFd) -> io::Result<bool> {
     let stat = rustix::fs::fstat(folder)?;
     let own = stat.st_uid == 0 || stat.st_uid == rustix::process::geteuid().as_raw();
@@ -373,7 +374,7 @@ fn nameless() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "the path does not end in a file name")
 }
 
-/// Returns true for an error that a path does not exist.
+/// Returns true if the error means that a path does not exist.
 pub(crate) fn is_missing(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::NOENT | Errno::NOTDIR))
 }

@@ -1,11 +1,11 @@
-//! The path resolver, which opens a path component by component and keeps each directory open.
+//! The path resolver opens a path component by component, and keeps each opened directory open.
 //!
 //! Guarantees:
 //! - Links resolve as in the kernel. A link cannot lead out of the root.
-//! - A link is followed if root or the agent's user owns the link, or if the same user owns the link and the target.
-//!   This rule for links prevents that an unprivileged user makes the agent read or write a file of another user.
-//! - If another process changes the path during the walk, the walk may fail. The walk never opens a file to which a
-//!   rejected link leads.
+//! - A link is followed if root or the agent's user owns the link, or if the same user owns the link and the target. A
+//!   link of an unprivileged user cannot lead the agent to a file of another user.
+//! - If another process changes the path while it is resolved, the resolver may return an error. The resolver never
+//!   opens a file to which a rejected link leads.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -22,7 +22,7 @@ use thiserror::Error;
 /// The maximum number of links in one path, as in the kernel.
 const LINKS: usize = 40;
 
-/// The error that the resolver rejects a link.
+/// The error that the path resolver rejects a link.
 #[derive(Debug, Error)]
 #[error("cannot follow the link {link}: {cause}")]
 pub struct RefusedLink {
@@ -34,7 +34,7 @@ pub struct RefusedLink {
 }
 
 impl RefusedLink {
-    /// Returns true for the error that a link is in a folder where the caller forbids all links.
+    /// Returns true if the caller forbids all links in the folder that contains the rejected link.
     pub fn is_plain(error: &io::Error) -> bool {
         let found = error.get_ref().and_then(|inner| inner.downcast_ref::<Self>());
         found.is_some_and(|found| matches!(found.cause, Cause::Plain { .. }))
@@ -61,7 +61,7 @@ enum Cause {
     Plain { folder: String },
 }
 
-/// Formats a user for messages: the name and the user id.
+/// Returns the name and the id of a user, for messages.
 fn named(uid: u32) -> String {
     match nix::unistd::User::from_uid(uid.into()) {
         Ok(Some(user)) => format!("{} ({uid})", user.name),
@@ -72,20 +72,21 @@ fn named(uid: u32) -> String {
 /// The end of a resolved path.
 #[derive(Debug)]
 pub(crate) struct Place {
-    /// The directory that contains the last component.
+    /// The open directory that contains the last component of the path.
     pub(crate) folder: OwnedFd,
     /// The last component of the path; `.` if the path is the root.
     pub(crate) name: OsString,
     /// The resolved path below the root, which contains no links.
     pub(crate) path: String,
-    /// The device and the inode of the target of a followed link; `None` without a followed link or without a target.
+    /// The device and the inode of the file to which a followed link leads. The value is `None` if no link was
+    /// followed, or no file exists.
     pub(crate) found: Option<(u64, u64)>,
 }
 
-/// The rules for links in one walk.
+/// The rules by which the resolver follows or rejects the links in one path.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules<'a> {
-    /// The folder below which all links are rejected; `None` if there is no such folder.
+    /// The folder below which all links are rejected; `None` if links are allowed in all folders.
     pub(crate) plain_below: Option<&'a str>,
     /// True if a link at the end of the path is followed.
     pub(crate) last: bool,
@@ -94,15 +95,15 @@ pub(crate) struct Rules<'a> {
 /// Resolves a path to its parent directory and its last component.
 ///
 /// # Errors
-/// When a component is missing, or a link is rejected.
+/// Returns an error if a component is missing, or a link is rejected.
 pub(crate) fn walk(root: &OwnedFd, path: &str, rules: Rules<'_>) -> io::Result<Place> {
     Walk::new(root, path, rules)?.run()
 }
 
-/// Returns a path with all links resolved. Components after a missing component remain in the path.
+/// Returns a path with all links resolved. After the first missing component, the rest of the path is unchanged.
 ///
 /// # Errors
-/// When a link is rejected.
+/// Returns an error if a link is rejected.
 pub(crate) fn real(root: &OwnedFd, path: &str, rules: Rules<'_>) -> io::Result<String> {
     let mut walk = Walk::new(root, path, rules)?;
     match walk.run() {
@@ -111,7 +112,7 @@ pub(crate) fn real(root: &OwnedFd, path: &str, rules: Rules<'_>) -> io::Result<S
     }
 }
 
-/// Returns true if the links of a user may lead to any file: the user is root or the agent's user.
+/// Returns true if the user is root or the agent's user, whose links may lead to any file.
 fn trusted(owner: u32) -> bool {
     owner == 0 || owner == rustix::process::geteuid().as_raw()
 }
@@ -131,23 +132,24 @@ struct Directory {
     mode: u32,
 }
 
-/// A followed link of an unprivileged user, whose target the walk has not yet reached.
+/// A link of an unprivileged user that the resolver follows, but whose target is not yet open.
 struct Followed {
     path: String,
     owner: u32,
-    /// The number of path components after the link that the walk must still open.
+    /// The number of path components that come after the link and are not yet open.
     rest: usize,
 }
 
 struct Walk<'a> {
     rules: Rules<'a>,
-    /// The open directories from the root to the current directory of the walk.
+    /// The open directories, from the root to the current directory of the path resolver.
     directories: Vec<Directory>,
-    /// The path components that the walk must still open, in reverse order: the last element is the next component.
+    /// The path components that are not yet open, in reverse order. The resolver opens the last element of the list
+    /// first.
     rest: Vec<Component>,
     followed: Vec<Followed>,
     links: usize,
-    /// True if the walk has followed a link of an unprivileged user.
+    /// True if the resolver has followed a link of an unprivileged user.
     by_user: bool,
     missing: Option<String>,
 }
@@ -213,13 +215,13 @@ impl<'a> Walk<'a> {
         Ok(self.directories.last().ok_or(Errno::INVAL)?)
     }
 
-    /// Returns the link-free path of a name in the current directory of the walk.
+    /// Returns the path without links of a name in the resolver's current directory.
     fn path_to(&self, name: &OsStr) -> String {
         let names = self.directories.iter().skip(1).map(|one| one.name.as_os_str()).chain([name]);
         names.filter(|name| !name.is_empty()).map(|name| format!("/{}", name.to_string_lossy())).collect()
     }
 
-    /// Returns the resolved path up to a missing component, followed by the unresolved components.
+    /// Returns the resolved part of a path, followed by the missing component and the rest of the path.
     fn remaining(&self, component: &Component) -> String {
         let rest = self.rest.iter().rev().map(|component| component.name.to_string_lossy());
         std::iter::once(self.path_to(&component.name).into()).chain(rest).collect::<Vec<_>>().join("/")
@@ -277,7 +279,7 @@ impl<'a> Walk<'a> {
         self.judge()
     }
 
-    /// Checks that each followed link to the current directory has the same owner as the directory.
+    /// Checks each link that was followed to the current directory. The owner of the link must also own the directory.
     fn judge(&mut self) -> io::Result<()> {
         let owner = self.here()?.owner;
         while let Some(link) = self.followed.pop_if(|link| self.rest.len() <= link.rest) {
@@ -286,8 +288,7 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Ends the walk at a name in the current directory, and checks that each followed link to the name has the same
-    /// owner.
+    /// Ends the resolution at a file in the current directory. The owner of each followed link must also own the file.
     fn end(&mut self, name: OsString, found: Option<&Stat>) -> io::Result<Place> {
         let path = self.path_to(&name);
         let here = self.directories.pop().ok_or(Errno::INVAL)?;

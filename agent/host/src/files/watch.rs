@@ -1,7 +1,7 @@
-//! File events of the kernel, with which the agent notices a change of a managed path at once.
+//! A watch for file events of the kernel (inotify). With the events, the agent notices a change of a managed path at
+//! once.
 //!
-//! The watch covers only changes of files. With events for reads, each check of a file by the agent would cause an
-//! event.
+//! The watch reports changes of files, but not reads, because the agent's own checks read files.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,16 +23,18 @@ const CHANGES: EventKindMask = EventKindMask::CREATE
     // For a file that is written through a memory mapping, the kernel reports only the close.
     .union(EventKindMask::ACCESS_CLOSE);
 
-/// A change of files that the kernel reported.
+/// A file event of the kernel.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Touched {
     /// A path that may have changed.
     Path(PathBuf),
-    /// An unknown change: the kernel's event queue overflowed, or a watched directory itself changed.
+    /// Any watched path may have changed, because the kernel's event queue overflowed or a watched directory itself
+    /// changed.
     Anything,
 }
 
-/// The watched directories, with the device and the inode of each; `None` for a directory whose watch may be lost.
+/// The device and the inode of each watched directory, by its path. The value is `None` if the kernel may have dropped
+/// the watch of the directory.
 type Directories = Arc<Mutex<BTreeMap<PathBuf, Option<(u64, u64)>>>>;
 
 /// A watch on the directories that contain managed paths.
@@ -53,7 +55,7 @@ impl FileWatch {
     /// The thread runs until the `FileWatch` is dropped.
     ///
     /// # Errors
-    /// When inotify cannot be initialized.
+    /// Returns an error if inotify cannot be initialized.
     pub fn new(on_change: impl Fn(Touched) + Send + 'static) -> io::Result<Self> {
         let directories = Directories::default();
         let known = Arc::clone(&directories);
@@ -71,8 +73,8 @@ impl FileWatch {
 
     /// Watches the directories that contain the given paths, and no other directories.
     ///
-    /// Returns the directories that were not watched before, in which the agent may have missed changes. In a directory
-    /// that cannot be watched, the agent finds drift at the next reconcile interval.
+    /// Returns the newly watched directories, in which the agent may have missed earlier changes. If the kernel cannot
+    /// watch a directory, the agent finds drift there only at the next reconcile interval.
     pub fn set<'a>(&mut self, paths: impl IntoIterator<Item = &'a Path>) -> BTreeSet<PathBuf> {
         let wanted: BTreeSet<&Path> = paths.into_iter().filter_map(Path::parent).collect();
         let held = self.lock().clone();
@@ -107,13 +109,13 @@ impl FileWatch {
     }
 }
 
-/// Returns the device and the inode of a directory. Links are followed, because an inotify watch follows links, too.
+/// Returns the device and the inode of a directory. The function follows links, because inotify follows links.
 fn identity(directory: &Path) -> Option<(u64, u64)> {
     let found = std::fs::metadata(directory).ok()?;
     Some((found.dev(), found.ino()))
 }
 
-/// Calls `on_change` with the paths of a file event.
+/// Calls `on_change` with each path of a file event.
 fn report(event: &Event, directories: &Directories, on_change: &impl Fn(Touched)) {
     if event.need_rescan() || event.paths.is_empty() {
         return on_missed(directories, on_change);
@@ -133,7 +135,8 @@ fn report(event: &Event, directories: &Directories, on_change: &impl Fn(Touched)
     }
 }
 
-/// Reports that file events were missed. After missed events, every watch may be lost.
+/// Calls `on_change` with `Touched::Anything`, because file events were missed. The kernel may also have dropped
+/// watches.
 fn on_missed(directories: &Directories, on_change: &impl Fn(Touched)) {
     let mut directories = directories.lock().unwrap_or_else(PoisonError::into_inner);
     directories.values_mut().for_each(|identity| *identity = None);

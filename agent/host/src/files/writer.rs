@@ -6,7 +6,7 @@
 //! - A replaced file keeps its extended attributes.
 //! - Every system call works on a directory that the path resolver opened, so a changed path cannot redirect the call.
 //!
-//! Assumptions: rename within a directory is atomic, as POSIX requires.
+//! Assumptions: the file system renames a file in a directory atomically, as POSIX requires.
 
 use std::{
     ffi::OsString,
@@ -29,7 +29,7 @@ use super::{
     written::{self, WrittenFiles},
 };
 
-/// The minimum number of files for which one syncfs call is faster than one fsync call for each file.
+/// The minimum number of files for which one syncfs call is faster than an fsync call for each file.
 const MANY: usize = 16;
 
 /// The files below a root.
@@ -40,13 +40,13 @@ impl Host {
     /// Opens the files below a directory.
     ///
     /// # Errors
-    /// When the directory cannot be opened.
+    /// Returns an error if the directory cannot be opened.
     pub fn at(root: &Path) -> io::Result<Self> {
         Ok(Self(FsWriter { reader: FsReader::at(root)?, written: Some(Arc::default()) }))
     }
 
-    /// Returns a reader and the only writer of the files. The owner of the writer must lend the writer only to code
-    /// that holds a permit for a change.
+    /// Returns a reader and the only writer of the files below the directory. Only code that holds a permit for a
+    /// change may get the writer.
     pub fn split(self) -> (FsReader, FsWriter) {
         (self.0.reader.clone(), self.0)
     }
@@ -70,7 +70,7 @@ pub struct Access {
     pub gid: Option<u32>,
 }
 
-/// A staged file: a file under a temporary name, which the agent later renames to its final path.
+/// A staged file. The agent has written the file under a temporary name, and later renames it to its final path.
 #[derive(Debug)]
 #[must_use = "a staged file must be synced and put in place, or discarded"]
 pub struct Staged {
@@ -78,11 +78,11 @@ pub struct Staged {
     file: OwnedFd,
     temporary: OsString,
     name: OsString,
-    /// The digest of the file's content; `None` for a file that was written in pieces.
+    /// The digest of the file's content; `None` for a download, which is written in pieces.
     digest: Option<[u8; 32]>,
     /// The final path of the file, without links.
     pub path: String,
-    /// The path of the temporary file, for other processes such as a validator.
+    /// The path of the temporary file, which a `validate` command can read.
     pub temporary_path: std::path::PathBuf,
 }
 
@@ -92,22 +92,23 @@ impl FsWriter {
         Self { reader, written: None }
     }
 
-    /// Returns the list of the files that this writer has written.
+    /// Returns the records of the files that the writer has written.
     pub fn written(&self) -> Arc<WrittenFiles> {
         self.written.clone().unwrap_or_default()
     }
 
-    /// Returns a writer for the files below a directory of this root; `None` if the path is not a directory.
+    /// Returns a writer for the files below a directory of this root. Returns `None` if the path is not a directory.
     ///
-    /// The new writer rejects links below the directory, and does not record the files that it writes.
+    /// The new writer returns an error for each link below the directory. The new writer does not record the files that
+    /// it writes.
     ///
     /// # Errors
-    /// When the directory cannot be opened.
+    /// Returns an error if the directory cannot be opened.
     pub fn below(&self, path: &str) -> io::Result<Option<Self>> {
         Ok(self.reader.below(path)?.map(|reader| Self { reader, written: None }))
     }
 
-    /// Returns a writer that rejects links below a folder.
+    /// Returns a writer that gives an error for each link below a folder.
     #[must_use]
     pub fn plain_below(&self, folder: &str) -> Self {
         Self { reader: self.reader.plain_below(folder), written: self.written.clone() }
@@ -118,17 +119,17 @@ impl FsWriter {
         &self.reader
     }
 
-    /// Writes a file, with mode and owner, under a temporary name in the folder of the final path.
+    /// Writes a file under a temporary name in the folder of its final path, and sets its mode and owner.
     ///
     /// # Errors
-    /// When the directory or the file cannot be written.
+    /// Returns an error if the directory or the file cannot be written.
     pub fn stage(&self, path: &str, content: &[u8], access: Access) -> io::Result<Staged> {
         self.stage_with(path, content, access, None)
     }
 
     /// Writes a file with extended attributes under a temporary name.
     ///
-    /// Without given attributes, the new file gets the extended attributes of the file at the final path.
+    /// If `attributes` is `None`, the new file gets the extended attributes of the old file.
     fn stage_with(
         &self,
         path: &str,
@@ -164,10 +165,10 @@ impl FsWriter {
         }
     }
 
-    /// Opens the partial file for a path, to which an interrupted attempt may have written the first pieces.
+    /// Opens the partial file of a download. An interrupted download may have written the beginning of the file.
     ///
     /// # Errors
-    /// When the directory or the file cannot be written.
+    /// Returns an error if the directory or the file cannot be written.
     pub fn part(&self, path: &str) -> io::Result<Part> {
         let Place { folder, name, path: real, .. } = self.reader.end(path)?;
         let mut temporary = temporary_name(&name);
@@ -193,10 +194,10 @@ impl FsWriter {
         Ok(Part { staged, file: std::fs::File::from(file) })
     }
 
-    /// Removes the partial file for a path, so that the next attempt starts from the beginning.
+    /// Removes the partial file of a download, so that the next attempt fetches the whole file.
     ///
     /// # Errors
-    /// When the file cannot be removed.
+    /// Returns an error if the file cannot be removed.
     pub fn drop_part(&self, path: &str) -> io::Result<()> {
         let Ok(Place { folder, name, .. }) = self.reader.end(path) else { return Ok(()) };
         let mut temporary = temporary_name(&name);
@@ -210,7 +211,7 @@ impl FsWriter {
     /// Flushes staged files to the disk, and then renames the files to their final paths.
     ///
     /// # Errors
-    /// When a flush or a rename fails. After an error, some of the files may have been replaced.
+    /// Returns an error if a flush or a rename fails. After an error, the agent may have replaced some of the files.
     pub fn place_all(&self, staged: Vec<Staged>) -> io::Result<()> {
         self.sync(&staged)?;
         let placed = staged.into_iter().map(|one| self.place(one)).collect::<io::Result<Vec<_>>>()?;
@@ -220,7 +221,7 @@ impl FsWriter {
     /// Flushes staged files to the disk.
     ///
     /// # Errors
-    /// When the flush fails.
+    /// Returns an error if a flush to the disk fails.
     pub fn sync(&self, staged: &[Staged]) -> io::Result<()> {
         if staged.len() < MANY {
             for one in staged {
@@ -240,7 +241,7 @@ impl FsWriter {
     /// Renames a staged file to its final path.
     ///
     /// # Errors
-    /// When the rename fails. After an error, the old file remains at the path.
+    /// Returns an error if the rename fails. After an error, the path still contains the old file.
     pub fn place(&self, staged: Staged) -> io::Result<Placed> {
         if let (Some(written), Some(digest)) = (&self.written, staged.digest) {
             written.note(self.reader.real_path(&staged.path), &staged.file, digest);
@@ -260,16 +261,16 @@ impl FsWriter {
         }
     }
 
-    /// Removes a staged file that will not be renamed.
+    /// Removes a staged file instead of renaming it to its final path.
     pub fn discard(&self, staged: Staged) {
         // A failure is harmless, because the next write to the path removes the temporary file.
         let _ = rustix::fs::unlinkat(&staged.folder, &staged.temporary, AtFlags::empty());
     }
 
-    /// Flushes the directories of renamed files to the disk, so that the renames survive a crash.
+    /// Flushes the directories of renamed files to the disk, so that a crash does not undo the renames.
     ///
     /// # Errors
-    /// When the flush fails.
+    /// Returns an error if a flush to the disk fails.
     pub fn settle(&self, placed: &[Placed]) -> io::Result<()> {
         let mut seen = std::collections::BTreeSet::new();
         for one in placed {
@@ -281,11 +282,11 @@ impl FsWriter {
         Ok(())
     }
 
-    /// Removes the temporary files that a crash has left beside a path. The partial file of an interrupted attempt is
+    /// Removes the temporary files that a crash has left beside a path. The partial file of an interrupted download is
     /// kept.
     ///
     /// # Errors
-    /// When a file cannot be removed.
+    /// Returns an error if a file cannot be removed.
     pub fn clear_temporary(&self, path: &str) -> io::Result<()> {
         let Ok(Place { folder, name, .. }) = self.reader.end(path) else { return Ok(()) };
         let temporary = temporary_name(&name);
@@ -299,7 +300,7 @@ impl FsWriter {
     /// Creates a directory and its missing parents. Returns the paths of the created directories.
     ///
     /// # Errors
-    /// When a directory cannot be created, or a parent is not a directory.
+    /// Returns an error if a directory cannot be created, or a parent is not a directory.
     pub fn make_directory(&self, path: &str, mode: u32) -> io::Result<Vec<String>> {
         let mut made = Vec::new();
         let mut so_far = String::new();
@@ -328,15 +329,17 @@ impl FsWriter {
     /// Sets mode and owner of a file. A link at the end of the path is followed.
     ///
     /// # Errors
-    /// When mode or owner cannot be set, or another user may have made the path a hard link to a foreign file.
+    /// Returns an error if mode or owner cannot be set, or if the file may be another user's hard link to a foreign
+    /// file.
     pub fn grant(&self, path: &str, access: Access) -> io::Result<()> {
         self.grant_if(path, access, None)
     }
 
-    /// Sets mode and owner of a file if the file still has the expected version; `None` accepts any version.
+    /// Sets mode and owner of a file, if the file still has the version `expects`. With `None`, any version is
+    /// accepted.
     ///
     /// # Errors
-    /// The errors of [`FsWriter::grant`], and an error if the file has another version.
+    /// Returns the errors of [`FsWriter::grant`], and an error if the file has another version.
     pub fn grant_if(&self, path: &str, access: Access, expects: Option<FileVersion>) -> io::Result<()> {
         let place = self.reader.end(path)?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -361,7 +364,7 @@ impl FsWriter {
     /// Creates a symbolic link. An existing link or file is replaced atomically.
     ///
     /// # Errors
-    /// When the link cannot be created.
+    /// Returns an error if the link cannot be created.
     pub fn link(&self, path: &str, target: &str) -> io::Result<()> {
         let Place { folder, name, .. } = self.reader.parent(path)?;
         let temporary = temporary_name(&name);
@@ -379,10 +382,10 @@ impl FsWriter {
         sync_directory(&folder)
     }
 
-    /// Removes a file, a link, or a directory with its content. A link is removed, not followed.
+    /// Removes a file, a link, or a directory with its content. The target of a link is kept.
     ///
     /// # Errors
-    /// When a file or a directory cannot be removed.
+    /// Returns an error if a file or a directory cannot be removed.
     pub fn remove(&self, path: &str) -> io::Result<()> {
         let Place { folder, name, .. } = match self.reader.parent(path) {
             Ok(found) => found,
@@ -393,10 +396,10 @@ impl FsWriter {
         sync_directory(&folder)
     }
 
-    /// Removes an empty directory, and keeps a directory with entries. Returns true if the directory no longer exists.
+    /// Removes a directory, if the directory is empty. Returns true if the directory no longer exists.
     ///
     /// # Errors
-    /// When an empty directory cannot be removed.
+    /// Returns an error if an empty directory cannot be removed.
     pub fn remove_empty_directory(&self, path: &str) -> io::Result<bool> {
         let Place { folder, name, .. } = self.reader.parent(path)?;
         match rustix::fs::unlinkat(&folder, &name, AtFlags::REMOVEDIR) {
@@ -409,8 +412,8 @@ impl FsWriter {
     /// Replaces the content of one file, and waits until the new file is on disk.
     ///
     /// # Errors
-    /// When the file cannot be written or renamed, or the flush after the rename fails. After a failed flush, the new
-    /// file is already at the path; after any other error, the old file remains.
+    /// Returns an error if the file cannot be written, renamed or flushed to the disk. If only the last flush fails,
+    /// the path contains the new file. After an earlier error, the path still contains the old file.
     pub fn replace(&self, path: &str, content: &[u8], access: Access) -> io::Result<()> {
         self.replace_with(path, content, access, None)
     }
@@ -418,7 +421,7 @@ impl FsWriter {
     /// Restores the earlier content and the earlier extended attributes of a file.
     ///
     /// # Errors
-    /// The errors of [`FsWriter::replace`].
+    /// Returns the errors of [`FsWriter::replace`].
     pub fn restore(&self, path: &str, content: &[u8], access: Access, attributes: &Attributes) -> io::Result<()> {
         self.replace_with(path, content, access, Some(attributes))
     }
@@ -440,37 +443,38 @@ impl FsWriter {
     }
 }
 
-/// A file that is written in pieces, such as a download. If an attempt is interrupted, the next attempt appends the
-/// missing pieces.
+/// A partial file: a download that is written in pieces. After an interrupted download, the next attempt appends the
+/// missing bytes.
 #[derive(Debug)]
 #[must_use = "it must be put in place, or left for the next attempt"]
 pub struct Part {
     staged: Staged,
-    /// The open partial file. Writes append to the file; reads may start at any offset.
+    /// The open partial file. A write appends bytes, and a read may start at any offset.
     pub file: std::fs::File,
 }
 
 impl Part {
-    /// Sets permissions and owner of the complete file, so that the file can be renamed to its final path.
+    /// Sets permissions and owner of a completely downloaded file. The caller can then rename the file to its final
+    /// path.
     ///
     /// # Errors
-    /// When permissions or owner cannot be set.
+    /// Returns an error if permissions or owner cannot be set.
     pub fn finish(self, access: Access) -> io::Result<Staged> {
         grant_with(&self.staged.file, access, old_attributes(&self.staged)?.as_ref())?;
         Ok(self.staged)
     }
 
-    /// Empties the partial file, so that the attempt starts from the beginning.
+    /// Empties the partial file, so that the download starts from the first byte.
     ///
     /// # Errors
-    /// When the file cannot be emptied.
+    /// Returns an error if the file cannot be emptied.
     pub fn clear(&mut self) -> io::Result<()> {
         self.file.set_len(0)?;
         io::Seek::rewind(&mut self.file)
     }
 }
 
-/// Returns true if only the agent's user can have written to the file.
+/// Returns true if only the agent's user can write to the file.
 fn is_own(file: impl AsFd) -> bool {
     rustix::fs::fstat(file).is_ok_and(|stat| {
         rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file()
@@ -480,7 +484,7 @@ fn is_own(file: impl AsFd) -> bool {
     })
 }
 
-/// A file that was renamed to its final path. The rename may not have reached the disk yet.
+/// A file that was renamed to its final path. A crash can undo the rename until the directory is flushed to the disk.
 #[derive(Debug)]
 #[must_use = "the directory must be brought to the disk"]
 pub struct Placed {
@@ -497,7 +501,8 @@ fn write_all(fd: &OwnedFd, content: &[u8]) -> io::Result<()> {
     file.write_all(content)
 }
 
-/// Returns the extended attributes of the file that a staged file will replace; `None` if no readable file exists.
+/// Returns the extended attributes of the old file at the final path of a staged file. Returns `None` if the old file
+/// is missing or unreadable.
 fn old_attributes(staged: &Staged) -> io::Result<Option<Attributes>> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match rustix::fs::openat(&staged.folder, &staged.name, flags, Mode::empty()) {
@@ -516,8 +521,8 @@ fn room_name(temporary: &std::ffi::OsStr) -> OsString {
 
 /// Renames a staged file in a directory where other users can write.
 ///
-/// Another user could exchange the file under the temporary name. The agent links the open file into a directory that
-/// only its own user can enter, and renames the file from this directory.
+/// Another user could replace the temporary file in the shared directory. The agent links the open file into a private
+/// directory, and renames the file from the private directory.
 fn place_shared(staged: &Staged) -> io::Result<()> {
     let room = room_name(&staged.temporary);
     remove_at(&staged.folder, &room, 0)?;
@@ -537,7 +542,7 @@ fn place_shared(staged: &Staged) -> io::Result<()> {
     placed
 }
 
-/// Links an open file into a directory, under the name `file`.
+/// Creates a hard link to an open file in a directory, under the name `file`.
 fn link_open(file: &OwnedFd, folder: &OwnedFd) -> io::Result<()> {
     use std::os::fd::AsRawFd as _;
     let open = format!("/proc/self/fd/{}", file.as_raw_fd());

@@ -1,8 +1,9 @@
-//! Versions of managed files, by which the agent distinguishes its own changes from changes by other programs.
+//! The versions of managed files. By the versions, the agent distinguishes its own changes from changes by other
+//! programs.
 //!
-//! The change time of a file has the resolution of the kernel's tick, up to 10 ms. Two changes within one tick can
-//! leave the same file version. The agent compares the content of a file that has just changed, because the version of
-//! the file is not reliable.
+//! The kernel updates the change time of a file only at each clock tick, about every 10 ms. Two changes of a file
+//! within one clock tick can have the same file version. If a file has just changed, the agent compares the content of
+//! the file, because its version is not reliable.
 
 use std::{
     collections::BTreeMap,
@@ -16,31 +17,32 @@ use sha2::{Digest as _, Sha256};
 
 use super::reader::{FileKind, FsReader, Meta, meta};
 
-/// The time for which a further change of a file may leave the same file version.
+/// The time for which the version of a changed file is not reliable, because a second change can have the same version.
 const TICK: Duration = Duration::from_millis(20);
 
-/// The version of a managed path that the agent has recorded before a check or after its own change.
+/// The version of a managed path, which the agent records before a check and after its own change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     meta: Option<Meta>,
-    /// True if the file had changed just before the record, so that a further change may have left the same version.
+    /// True if the file changed just before its version was recorded, so that a second change may have the same
+    /// version.
     recent: bool,
 }
 
 impl Seen {
-    /// Records the version of a path, before the agent checks the path.
+    /// Records the version of a path before a check of the path.
     pub fn before_check(reader: &FsReader, path: &str) -> Self {
         let meta = reader.meta(path).ok().flatten();
         Self { meta, recent: meta.is_some_and(is_recent) }
     }
 
-    /// Records the version of a path after the agent's own change: of a directory, a link or a missing file.
+    /// Records the version of a path that the agent has just changed or removed.
     pub fn after_own_change(reader: &FsReader, path: &str) -> Self {
         let meta = reader.meta(path).ok().flatten();
         Self { meta, recent: meta.is_some_and(|meta| meta.kind == FileKind::File && is_recent(meta)) }
     }
 
-    /// Returns true if the path may have changed since its version was recorded.
+    /// Returns true if the path may have changed after its version was recorded.
     pub fn may_differ(&self, reader: &FsReader, path: &str) -> bool {
         self.recent || reader.meta(path).ok().flatten() != self.meta
     }
@@ -57,12 +59,12 @@ fn is_recent(meta: Meta) -> bool {
 /// A file that the agent has written: its inode, its permissions and the digest of its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Written {
-    /// The metadata of the file without the change time, because the rename to the final path sets the change time.
+    /// The metadata of the file. The change time is omitted, because a rename updates it.
     meta: Meta,
     digest: [u8; 32],
 }
 
-/// The files that the agent has written, by their real paths.
+/// Records of the files that the agent has written, by the path of each file without links.
 #[derive(Debug, Default)]
 pub struct WrittenFiles(Mutex<BTreeMap<PathBuf, Written>>);
 
@@ -79,17 +81,18 @@ impl WrittenFiles {
         }
     }
 
-    /// Removes the record of a written file, before the agent checks the file.
+    /// Removes the record of a file that the agent has written.
     pub fn forget(&self, path: &Path) {
         self.lock().remove(path);
     }
 
-    /// Removes the records of written files that are no longer managed.
+    /// Removes the records of all files that are no longer managed.
     pub fn retain(&self, is_managed: impl Fn(&Path) -> bool) {
         self.lock().retain(|path, _| is_managed(path));
     }
 
-    /// Returns true if a file is unchanged since the agent has written the file; `None` without a record of the file.
+    /// Returns true if a file still has the content and the permissions that the agent has written. Returns `None` if
+    /// no record of the file exists.
     pub fn is_intact(&self, reader: &FsReader, real: &Path, path: &str) -> Option<bool> {
         let written = self.lock().get(real).cloned()?;
         let found = reader.read(path).ok().flatten();

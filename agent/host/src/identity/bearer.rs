@@ -1,4 +1,5 @@
-//! The signing identity of a node: a certificate of the cluster's authority, or bare keys without a certificate.
+//! The signing identity of a node. A node signs with the key of its certificate, or with a bare key if it has no
+//! certificate.
 
 use std::sync::Arc;
 
@@ -6,12 +7,12 @@ use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 
 use super::{Credentials, Identity, PublicKeys, Revoked, Role, SealKey, Subject, certificate, issue, revoked};
 
-/// The signing identity of a node.
+/// The keys with which a node signs, and the certificate of the keys if the node has one.
 #[derive(Debug, Clone)]
 pub enum SigningIdentity {
-    /// An identity with a certificate.
+    /// A certificate of the cluster's authority proves that the keys belong to the node.
     Certified(Arc<Credentials>),
-    /// An identity with bare keys, without a certificate.
+    /// The node has bare keys, without a certificate.
     Bare(Arc<Identity>),
 }
 
@@ -24,7 +25,7 @@ impl SigningIdentity {
         }
     }
 
-    /// Returns the list of revoked certificates and keys, which checks of records and of connections share.
+    /// Returns the list of revoked certificates and keys. Records and connections are checked against the same list.
     pub fn revoked(&self) -> Revoked {
         match self {
             Self::Certified(credentials) => credentials.revoked().clone(),
@@ -53,12 +54,13 @@ impl SigningIdentity {
         }
     }
 
-    /// Decrypts a sealed key that was encrypted for this node and a purpose; `None` if node or purpose do not match.
+    /// Decrypts a key that was encrypted for this node and for a purpose. Returns `None` if the key was encrypted for
+    /// another node or purpose.
     pub fn unwrap_key(&self, wrapped: &str, purpose: &str) -> Option<SealKey> {
         self.identity().unwrap_key(wrapped, purpose)
     }
 
-    /// Signs bytes, and returns the certificate or the bare key in base64, with the signature.
+    /// Signs bytes. Returns the node's certificate or bare key in base64, and the signature.
     pub fn sign(&self, bytes: &[u8]) -> (String, [u8; 64]) {
         match self {
             Self::Certified(credentials) => {
@@ -69,10 +71,10 @@ impl SigningIdentity {
         }
     }
 
-    /// Reads the certificate or the bare key that a node presents with a signature; `None` for a certificate or key of
-    /// another node.
+    /// Reads the certificate or the bare key that a node presents with a signature. Returns `None` if the certificate
+    /// belongs to another node.
     ///
-    /// Every node accepts both certificates and bare keys, so that a fleet can introduce certificates node by node.
+    /// Every node accepts certificates and bare keys, so a fleet can get certificates node by node.
     pub fn read(&self, shown: &str, node: &str, cluster: &str) -> Option<Shown> {
         if let Some(key) = STANDARD_NO_PAD.decode(shown).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()) {
             return Some(Shown { key, proven: false, serial: None });
@@ -92,7 +94,7 @@ impl SigningIdentity {
     }
 }
 
-/// The public key that a signer presents with a signature.
+/// The public key that a node presents together with a signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shown {
     /// The public signing key.
@@ -103,7 +105,7 @@ pub struct Shown {
     pub serial: Option<String>,
 }
 
-/// Returns true if the signature of the bytes was made with the secret key of this public key.
+/// Returns true if the signature of the bytes matches this public key.
 pub fn has_signed(key: &[u8; 32], bytes: &[u8], signature: &[u8]) -> bool {
     PublicKeys { sign: *key, read: [0; 32] }.signed(bytes, signature)
 }

@@ -1,4 +1,4 @@
-//! The subject of a cluster certificate, and the check that the cluster's authority issued a certificate.
+//! Reads the subject of a cluster certificate, and checks that the cluster's authority issued the certificate.
 
 use std::sync::Arc;
 
@@ -12,14 +12,14 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use super::{IdentityError, PublicKeys};
 
-/// The role of a certificate's owner: a node or a person.
+/// The role of a certificate's owner: node, viewer or operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// A server of the fleet.
     Node,
     /// A person with read access.
     Viewer,
-    /// A person with read access who may also start work that a commit defines, such as a rotation of secrets.
+    /// A person with read access. An operator can also start work that a commit defines, such as a rotation of secrets.
     Operator,
 }
 
@@ -27,7 +27,7 @@ impl Role {
     /// All roles.
     pub const ALL: [Self; 3] = [Self::Node, Self::Viewer, Self::Operator];
 
-    /// Returns the name of the role, as certificates contain it.
+    /// Returns the word for the role that a certificate contains.
     pub fn name(self) -> &'static str {
         match self {
             Self::Node => "node",
@@ -71,7 +71,8 @@ impl Subject {
         whole.then(|| Self { cluster: cluster.into(), role, name: name.into(), keys: PublicKeys { sign, read } })
     }
 
-    /// Reads the subject of a certificate, without a check of the issuer. Use [`Trust`] to check the issuer.
+    /// Reads the subject of a certificate. The function does not check the issuer. [`Trust`] checks the issuer of a
+    /// certificate.
     ///
     /// Returns `None` if the certificate has no Towpath subject.
     pub fn of(der: &[u8]) -> Option<Self> {
@@ -85,20 +86,21 @@ impl Subject {
     }
 }
 
-/// Returns the begin and the end of a certificate's validity, in seconds since 1970.
+/// Returns the times at which the validity of a certificate begins and ends, in seconds since 1970.
 pub(super) fn validity(der: &[u8]) -> Option<(i64, i64)> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     Some((certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp()))
 }
 
-/// Returns the end of validity of the first certificate in a PEM text, in seconds since 1970; `None` without a
-/// certificate.
+/// Returns the time at which the first certificate in a PEM text expires, in seconds since 1970. Returns `None` if the
+/// text contains no certificate.
 pub fn valid_until(pem: &[u8]) -> Option<i64> {
     let first = CertificateDer::pem_slice_iter(pem).next()?.ok()?;
     validity(&first).map(|(_, until)| until)
 }
 
-/// The certificate of the cluster's authority, against which other certificates are checked.
+/// The trusted certificate of the cluster's authority. Certificates of nodes and people are checked against the
+/// authority's certificate.
 #[derive(Debug, Clone)]
 pub struct Trust {
     pub(super) roots: Arc<RootCertStore>,
@@ -106,10 +108,10 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// Reads the authority's certificate from PEM. `what` is the name of the certificate in error messages.
+    /// Reads the authority's certificate from PEM. Error messages show `what` as the name of the certificate.
     ///
     /// # Errors
-    /// When the text does not contain a valid certificate.
+    /// Returns an error if the text does not contain a valid certificate.
     pub fn read(pem: &[u8], what: &str) -> Result<Self, IdentityError> {
         let wrong = |why: String| IdentityError::Certificate { what: what.to_owned(), why };
         let mut roots = RootCertStore::empty();
@@ -128,7 +130,7 @@ impl Trust {
         Ok(Self { roots, verifier })
     }
 
-    /// Checks a certificate against the authority, and returns the subject of the certificate.
+    /// Checks that the authority issued a certificate, and returns the subject of the certificate.
     ///
     /// Returns `None` if the authority did not issue the certificate, or if the certificate is not valid at `now`. The
     /// time `now` is in milliseconds since 1970.

@@ -18,21 +18,21 @@ use rustls::{
 use super::{Identity, IdentityError, Revoked, Subject, Trust, unusable};
 use crate::Clock;
 
-/// The minimum time between two checks for changed credential files.
+/// The minimum time between two checks whether the credential files have changed.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The paths of the node's certificate, of the certificate's key and of the authority's certificate.
+/// The paths of three credential files: the node's certificate, its secret key and the authority's certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
     /// The file with the certificate of the authority.
     pub ca: PathBuf,
     /// The file with the certificate of this node.
     pub cert: PathBuf,
-    /// The file with the secret key of the node's certificate. The secret key is the identity of the node.
+    /// The file with the secret key of the node's certificate. The node's identity is derived from the key.
     pub key: PathBuf,
 }
 
-/// The credentials that were loaded from the files.
+/// The certificates and keys that the process has loaded from the credential files.
 #[derive(Debug)]
 pub struct Loaded {
     /// The trusted certificate authority.
@@ -41,7 +41,7 @@ pub struct Loaded {
     pub subject: Subject,
     /// The node's certificate, in DER.
     pub certificate: Vec<u8>,
-    /// The end of the certificate's validity, in seconds since 1970.
+    /// The time at which the node's certificate expires, in seconds since 1970.
     pub not_after: i64,
     /// The secret half of the node's identity.
     pub identity: Arc<Identity>,
@@ -53,7 +53,7 @@ pub struct Loaded {
 
 type Stamp = Vec<Option<(SystemTime, u64)>>;
 
-/// The credentials of this process. If the credential files change, the process uses the new credentials within a
+/// The TLS credentials of the running process. If the credential files change, the process uses the new files within a
 /// second.
 #[derive(Debug)]
 pub struct Credentials {
@@ -74,7 +74,7 @@ impl Credentials {
     /// Loads the credentials from the files.
     ///
     /// # Errors
-    /// When a file cannot be read, or the certificate, the key and the authority do not match.
+    /// Returns an error if a file cannot be read, or the certificate, the key and the authority do not match.
     pub fn read(files: TlsFiles, clock: Arc<dyn Clock>) -> Result<Self, IdentityError> {
         let stamp = stamp(&files);
         let loaded = Arc::new(load(&files, &*clock)?);
@@ -82,12 +82,12 @@ impl Credentials {
         Ok(Self { files, clock, revoked: Revoked::default(), state: Mutex::new(State { loaded, stamp, looked }) })
     }
 
-    /// Returns the certificates and keys that the configuration revokes.
+    /// Returns the list of revoked certificates and keys.
     pub fn revoked(&self) -> &Revoked {
         &self.revoked
     }
 
-    /// Returns the current credentials, and reloads changed files.
+    /// Returns the current credentials. If a credential file has changed, all credential files are loaded again first.
     ///
     /// If the new credential files do not match each other, the agent logs a warning and keeps the previous
     /// credentials.
@@ -142,12 +142,12 @@ fn load(files: &TlsFiles, clock: &dyn Clock) -> Result<Loaded, IdentityError> {
     let good_at = now.clamp(begin, (end - 1).max(begin)).saturating_mul(1000);
     let subject = trust.subject(&certificate, good_at).ok_or_else(|| {
         wrong(format!(
-            "the authority {} did not issue this certificate; issue one (towpath pki issue)",
+            "the authority {} did not issue this certificate; issue a certificate with towpath pki issue",
             files.ca.display()
         ))
     })?;
     if subject.keys != identity.keys() {
-        return Err(wrong(format!("this file is not the certificate of the key {}", files.key.display())));
+        return Err(wrong(format!("the certificate in this file does not belong to the key {}", files.key.display())));
     }
     let key = PrivateKeyDer::from_pem_slice(&key).map_err(|error| wrong(error.to_string()))?;
     let tls = |error: rustls::Error| wrong(error.to_string());
@@ -184,7 +184,7 @@ fn load(files: &TlsFiles, clock: &dyn Clock) -> Result<Loaded, IdentityError> {
 }
 
 impl Loaded {
-    /// Returns the certificate in base64, as signed records contain the certificate.
+    /// Returns the node's certificate in base64, the form that signed records contain.
     pub fn encoded(&self) -> String {
         super::issue::encoded(&self.certificate)
     }

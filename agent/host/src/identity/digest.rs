@@ -1,10 +1,9 @@
-//! Keyed digests, which only the node with the key can compute.
+//! Computes keyed digests. Only the node that has the key can compute the same digest.
 
 use hmac::Mac as _;
 use sha2::Sha256;
 
-/// Returns a keyed hash of bytes. Equal bytes have equal hashes, so the agent compares values without storing the
-/// values.
+/// Returns a keyed hash of bytes. The agent stores keyed digests instead of secret values, and compares the digests.
 pub fn keyed_digest(key: &[u8; 32], bytes: &[u8]) -> String {
     match hmac::Hmac::<Sha256>::new_from_slice(key) {
         Ok(mut mac) => {

@@ -14,7 +14,7 @@ use super::{Identity, IdentityError, PublicKeys, Role, Subject, Trust, certifica
 const TEN_YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// The time by which the start of a certificate's validity is backdated, because clocks of new machines are often late.
 const BEFORE: Duration = Duration::from_secs(3600);
-/// The bytes before the ed25519 key in a SubjectPublicKeyInfo (RFC 8410).
+/// The bytes that precede an ed25519 key in a SubjectPublicKeyInfo (RFC 8410).
 const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 /// A request for a certificate.
@@ -24,11 +24,11 @@ pub struct Request {
     pub name: String,
     /// The role of the certificate's owner.
     pub role: Role,
-    /// Further host names and addresses for which the node's certificate is valid.
+    /// The additional host names and addresses for which the node's certificate is valid.
     pub addresses: Vec<String>,
     /// The public keys of the certificate's owner.
     pub keys: PublicKeys,
-    /// The time for which the certificate is valid, from its issue on.
+    /// The time for which a new certificate is valid.
     pub lifetime: Duration,
 }
 
@@ -51,15 +51,15 @@ fn failed(what: &str) -> impl FnOnce(rcgen::Error) -> IdentityError {
 }
 
 impl Authority {
-    /// Returns the paths of an authority's certificate and key in a folder.
+    /// Returns the paths of the certificate and the key of the authority in a folder.
     pub fn files(folder: &Path) -> (std::path::PathBuf, std::path::PathBuf) {
         (folder.join("ca.crt"), folder.join("ca.key"))
     }
 
-    /// Creates a new authority in a folder. `now` is in milliseconds since 1970.
+    /// Creates a new authority in a folder. The current time `now` is in milliseconds since 1970.
     ///
     /// # Errors
-    /// When the folder already contains an authority, or a file cannot be written.
+    /// Returns an error if the folder already contains an authority, or a file cannot be written.
     pub fn init(folder: &Path, cluster: &str, now: i64) -> Result<Self, IdentityError> {
         may_be_named(cluster)?;
         fs::create_dir_all(folder).map_err(unusable(folder))?;
@@ -84,7 +84,7 @@ impl Authority {
     /// Opens the authority in a folder.
     ///
     /// # Errors
-    /// When the folder contains no authority, or a file cannot be read.
+    /// Returns an error if the folder contains no authority, or a file cannot be read.
     pub fn open(folder: &Path) -> Result<Self, IdentityError> {
         let (certificate_file, key_file) = Self::files(folder);
         let certificate = fs::read_to_string(&certificate_file).map_err(unusable(&certificate_file))?;
@@ -100,10 +100,10 @@ impl Authority {
         &self.cluster
     }
 
-    /// Issues a certificate, and returns the certificate in PEM. `now` is in milliseconds since 1970.
+    /// Issues a certificate, and returns the certificate in PEM. The current time `now` is in milliseconds since 1970.
     ///
     /// # Errors
-    /// When a name, an address or a key is not valid in a certificate.
+    /// Returns an error if a name, an address or a key is not valid in a certificate.
     pub fn issue(&self, request: &Request, now: i64) -> Result<String, IdentityError> {
         let Request { name, role, addresses, keys, lifetime } = request;
         may_be_named(name)?;
@@ -129,10 +129,10 @@ impl Authority {
         Ok(params.signed_by(&key, &self.issuer).map_err(failed(&what))?.pem())
     }
 
-    /// Renews a certificate: issues a certificate with the same names, role and keys, but a new validity.
+    /// Renews a certificate. The new certificate has the same names, role and keys, but expires later.
     ///
     /// # Errors
-    /// When this authority did not issue the certificate.
+    /// Returns an error if this authority did not issue the certificate.
     pub fn renew(&self, file: &Path, lifetime: Duration, now: i64) -> Result<(Subject, String), IdentityError> {
         use rustls::pki_types::{CertificateDer, pem::PemObject as _};
         let wrong = |why: &str| IdentityError::Certificate { what: file.display().to_string(), why: why.to_owned() };
@@ -149,10 +149,10 @@ impl Authority {
     }
 }
 
-/// Checks the name of a cluster, a node or a person by the rules for names of Node objects.
+/// Checks the name of a cluster, a node or a person. The name must be valid for a Node object.
 ///
 /// # Errors
-/// When the name is not valid.
+/// Returns an error if the name is not valid.
 pub fn may_be_named(name: &str) -> Result<(), IdentityError> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     if name.len() <= 253
@@ -209,7 +209,7 @@ fn addresses_of(der: &[u8]) -> Vec<String> {
 /// Writes a certificate file. An existing file is replaced atomically.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// Returns an error if the file cannot be written.
 pub fn write_certificate(file: &Path, pem: &str) -> Result<(), IdentityError> {
     let beside = file.with_extension("crt.new");
     fs::write(&beside, pem).and_then(|()| fs::rename(&beside, file)).map_err(unusable(file))
@@ -221,12 +221,12 @@ fn write_new(file: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
     made.write_all(bytes).and_then(|()| made.sync_all()).map_err(unusable(file))
 }
 
-/// Decodes the base64 form of a certificate, as in signed records, to DER.
+/// Decodes a certificate from base64, the form in signed records, to DER.
 pub(super) fn decoded(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text).ok()
 }
 
-/// Encodes a certificate in DER as base64, as in signed records.
+/// Encodes a DER certificate as base64, the form in signed records.
 pub(super) fn encoded(der: &[u8]) -> String {
     STANDARD.encode(der)
 }

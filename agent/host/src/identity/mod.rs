@@ -37,7 +37,7 @@ pub use issue::{Authority, Request, may_be_named, write_certificate};
 pub use revoked::{Revoked, serial, serial_of_pem};
 pub use seal::{SealKey, seal};
 
-/// The error that an identity or a certificate cannot be used.
+/// An error of a key file or a certificate.
 #[derive(Debug, Error)]
 pub enum IdentityError {
     /// The error that a file cannot be read or written.
@@ -71,7 +71,7 @@ pub(crate) fn unusable(file: &Path) -> impl FnOnce(std::io::Error) -> IdentityEr
     move |source| IdentityError::File { file, source }
 }
 
-/// The secret half of a node's identity: the key that signs records and decrypts values.
+/// The secret half of a node's identity. The secret half signs records and decrypts values.
 pub struct Identity {
     signing: SigningKey,
     reading: StaticSecret,
@@ -96,7 +96,7 @@ impl Identity {
     /// Creates a new identity.
     ///
     /// # Errors
-    /// When the kernel does not provide random bytes.
+    /// Returns an error if the kernel does not provide random bytes.
     pub fn make() -> Result<Self, std::io::Error> {
         let mut seed = [0_u8; 32];
         let got = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty())?;
@@ -109,7 +109,7 @@ impl Identity {
     /// Reads the identity from a file. If the file is missing, a new identity is created and written to the file.
     ///
     /// # Errors
-    /// When the file cannot be read or written, or does not contain an ed25519 key.
+    /// Returns an error if the file cannot be read or written, or does not contain an ed25519 key.
     pub fn open(file: &Path) -> Result<Self, IdentityError> {
         match fs::read_to_string(file) {
             Ok(text) => Self::from_pem(&text, file),
@@ -122,10 +122,10 @@ impl Identity {
         }
     }
 
-    /// Reads an identity from PEM. `file` is the path in error messages.
+    /// Reads an identity from PEM. Error messages show `file` as the path of the key.
     ///
     /// # Errors
-    /// When the text does not contain an ed25519 key.
+    /// Returns an error if the text does not contain an ed25519 key.
     pub fn from_pem(text: &str, file: &Path) -> Result<Self, IdentityError> {
         let keys = KeypairBytes::from_pkcs8_pem(text)
             .map_err(|error| IdentityError::NoKey { file: file.to_owned(), why: error.to_string() })?;
@@ -135,7 +135,7 @@ impl Identity {
     /// Writes the identity to a new file that only its owner can read.
     ///
     /// # Errors
-    /// When the file exists, or cannot be written.
+    /// Returns an error if the file exists, or cannot be written.
     pub fn write(&self, file: &Path) -> Result<(), IdentityError> {
         // The public half is omitted, because openssl before version 3 cannot read a key file with a public half.
         let keys = KeypairBytes { secret_key: self.signing.to_bytes(), public_key: None };
@@ -161,12 +161,13 @@ impl Identity {
     }
 }
 
-/// The public half of a node's identity: the keys that other nodes use.
+/// The public half of a node's identity. With the public keys of a node, other nodes verify its signatures and encrypt
+/// values for the node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKeys {
     /// The ed25519 key that verifies signatures.
     pub sign: [u8; 32],
-    /// The X25519 key with which values are encrypted for the identity.
+    /// The X25519 key with which other nodes encrypt values for this node.
     pub read: [u8; 32],
 }
 
@@ -177,7 +178,7 @@ impl fmt::Debug for PublicKeys {
 }
 
 impl PublicKeys {
-    /// Formats the keys as the texts that a Node object contains.
+    /// Returns the keys as texts, in the form of the field publicKeys of a Node.
     pub fn texts(&self) -> [String; 2] {
         [
             format!("ed25519:{}", STANDARD_NO_PAD.encode(self.sign)),
@@ -185,7 +186,7 @@ impl PublicKeys {
         ]
     }
 
-    /// Parses the keys of a Node object; `None` if a key is missing or not valid.
+    /// Parses the keys in the field publicKeys of a Node; `None` if a key is missing or not valid.
     pub fn read(texts: &[String]) -> Option<Self> {
         let key = |kind: &str| {
             let text = texts.iter().find_map(|text| text.trim().strip_prefix(kind)?.strip_prefix(':'))?;
@@ -194,7 +195,7 @@ impl PublicKeys {
         Some(Self { sign: key("ed25519")?, read: key("x25519")? })
     }
 
-    /// Returns true if the signature of the bytes was made with the secret half of this identity.
+    /// Returns true if the signature of the bytes matches this public identity.
     pub fn signed(&self, bytes: &[u8], signature: &[u8]) -> bool {
         let Ok(key) = VerifyingKey::from_bytes(&self.sign) else { return false };
         Signature::from_slice(signature).is_ok_and(|signature| key.verify(bytes, &signature).is_ok())

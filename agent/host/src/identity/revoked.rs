@@ -9,32 +9,32 @@ use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// The maximum number of keys with recorded serial numbers, and of recorded serial numbers for one key.
+/// The maximum number of keys whose serial numbers are recorded, and the maximum number of serial numbers for one key.
 const KEYS: usize = 50_000;
 const SERIALS: usize = 64;
 
-/// The list of revoked serial numbers and keys. All clones share one list.
+/// The list of revoked certificates and keys. A certificate is listed by its serial number. All clones share one list.
 ///
-/// A revoked serial number also revokes the key of the certificate, because a thief of the secret key could present the
-/// bare key or an earlier certificate. Only nodes that have seen the revoked certificate know its key.
+/// If a certificate is revoked, its key is revoked, too. A thief of a revoked key cannot use the bare key or an earlier
+/// certificate. A node knows the key of a revoked certificate only if the certificate was presented to the node.
 #[derive(Debug, Clone, Default)]
 pub struct Revoked(Arc<RwLock<List>>);
 
 #[derive(Debug, Default)]
 struct List {
     entries: BTreeSet<String>,
-    /// The serial numbers of the certificates that were presented for each key. The map key is the text of the public
-    /// key.
+    /// The serial numbers of all certificates that were presented to the node, by the public key in the certificate.
+    /// Each key of the map is a public key as text.
     shown: BTreeMap<String, Vec<String>>,
-    /// The keys with presented serial numbers that are not yet in the journal.
+    /// The public keys whose serial numbers must still be written to the journal.
     dirty: BTreeSet<String>,
-    /// The number of changes of the list `entries` since the start of the agent.
+    /// The number of times that `entries` has changed since the agent started.
     version: u64,
 }
 
 impl Revoked {
-    /// Replaces the list of revoked serial numbers (`3f:0a:91`) and keys (`ed25519:…`). Returns true if the new list
-    /// differs from the old list.
+    /// Replaces the list of revoked serial numbers (`3f:0a:91`) and keys (`ed25519:…`). Returns true if the list has
+    /// changed.
     pub fn set(&self, entries: impl IntoIterator<Item = String>) -> bool {
         let entries: BTreeSet<String> = entries.into_iter().map(|entry| plain(&entry)).collect();
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -44,13 +44,13 @@ impl Revoked {
         changed
     }
 
-    /// Returns the number of changes of the list of revocations. A connection is checked again when the number changes.
+    /// Returns the number of times that the list of revocations has changed. After each change, every connection is
+    /// checked again.
     pub fn version(&self) -> u64 {
         self.0.read().unwrap_or_else(PoisonError::into_inner).version
     }
 
-    /// Returns the reason to reject a certificate or a signature; `None` if neither the serial number nor the key is
-    /// revoked.
+    /// Returns an error message if the serial number or the key is revoked; `None` if both are valid.
     pub fn refuses(&self, serial: Option<&str>, key: &[u8; 32]) -> Option<String> {
         let List { entries: list, shown, .. } = &*self.0.read().unwrap_or_else(PoisonError::into_inner);
         if list.is_empty() {
@@ -67,8 +67,8 @@ impl Revoked {
         Some(format!("the certificate {serial} is revoked, with its key {key} (field revoked of a Config object)"))
     }
 
-    /// Records the serial number of a certificate that was presented for a key. The caller must have checked that the
-    /// presenter owns the secret key.
+    /// Records the serial number and the key of a presented certificate. The caller must first check that the presenter
+    /// has the secret key.
     pub fn saw(&self, serial: Option<&str>, key: &[u8; 32]) {
         let (Some(serial), key) = (serial.map(plain), text(key)) else { return };
         let known = |list: &List| list.shown.get(&key).is_some_and(|serials| serials.contains(&serial));
@@ -92,13 +92,14 @@ impl Revoked {
         }
     }
 
-    /// Loads the serial numbers of presented certificates from the journal.
+    /// Adds the serial numbers that the journal contains, after a restart of the agent.
     pub fn resume(&self, shown: impl IntoIterator<Item = (String, Vec<String>)>) {
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
         list.shown.extend(shown);
     }
 
-    /// Returns the keys for which new serial numbers were recorded since the last call, with all their serial numbers.
+    /// Returns each key for which a new serial number was recorded after the previous call, with all its serial
+    /// numbers.
     pub fn take_changed(&self) -> Vec<(String, Vec<String>)> {
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let dirty = std::mem::take(&mut list.dirty);
@@ -110,7 +111,7 @@ fn text(key: &[u8; 32]) -> String {
     format!("ed25519:{}", STANDARD_NO_PAD.encode(key))
 }
 
-/// Returns a serial number or a key in a normalized spelling, for comparisons.
+/// Returns a serial number or a key without optional characters, such as colons, so that different spellings are equal.
 fn plain(entry: &str) -> String {
     let entry = entry.trim();
     if let Some(key) = entry.strip_prefix("ed25519:") {
@@ -120,7 +121,7 @@ fn plain(entry: &str) -> String {
     digits.to_ascii_lowercase().trim_start_matches('0').to_owned()
 }
 
-/// Returns the serial number of a certificate in DER, in the spelling of `towpath pki`; `None` if the bytes are not a
+/// Returns the serial number of a DER certificate, as `towpath pki` prints it. Returns `None` if the bytes are not a
 /// certificate.
 pub fn serial(der: &[u8]) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;

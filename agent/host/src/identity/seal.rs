@@ -1,9 +1,9 @@
-//! Encryption of values that only named readers can decrypt.
+//! Encrypts values for named readers. Only the readers can decrypt the values.
 //!
-//! A value is encrypted once, with ChaCha20-Poly1305 (RFC 8439), under a random key. The random key is encrypted
-//! (wrapped) for each reader by an X25519 exchange (RFC 7748) with an ephemeral key. HKDF-SHA256 (RFC 5869) derives the
-//! wrapping key, with both public keys as input. The encryption authenticates the purpose, so a value that was sealed
-//! for one purpose cannot be decrypted for another purpose.
+//! A value is encrypted once with a random key, by ChaCha20-Poly1305 (RFC 8439). The random key is then encrypted
+//! (wrapped) for each reader, by an X25519 exchange with an ephemeral key (RFC 7748). HKDF-SHA256 (RFC 5869) derives
+//! the wrapping key, with both public keys as input. The encryption also authenticates the purpose: a value that was
+//! encrypted for one purpose cannot be decrypted for another purpose.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
@@ -49,10 +49,10 @@ fn decrypt(key: &[u8; 32], nonce: [u8; NONCE_LEN], context: &str, sealed: &[u8])
     Some(bytes)
 }
 
-/// Encrypts a value for one purpose under a new random key.
+/// Encrypts a value for one purpose with a new random key.
 ///
 /// # Errors
-/// When the kernel does not provide random bytes.
+/// Returns an error if the kernel does not provide random bytes.
 pub fn seal(bytes: &[u8], purpose: &str) -> std::io::Result<(String, SealKey)> {
     let (key, nonce) = (random::<32>()?, random::<NONCE_LEN>()?);
     let sealed = encrypt(&key, *nonce, purpose, bytes)?;
@@ -60,17 +60,18 @@ pub fn seal(bytes: &[u8], purpose: &str) -> std::io::Result<(String, SealKey)> {
 }
 
 impl SealKey {
-    /// Decrypts a value that was encrypted with this key for a purpose; `None` if key, purpose or bytes do not match.
+    /// Decrypts a value that was encrypted with this key for a purpose. Returns `None` if the key or the purpose is
+    /// wrong, or the bytes were changed.
     pub fn open(&self, sealed: &str, purpose: &str) -> Option<Vec<u8>> {
         let bytes = STANDARD_NO_PAD.decode(sealed).ok()?;
         let (nonce, sealed) = bytes.split_at_checked(NONCE_LEN)?;
         decrypt(&self.0, nonce.try_into().ok()?, purpose, sealed)
     }
 
-    /// Encrypts the key of a sealed value for one reader and one purpose.
+    /// Encrypts the random key of a value for one reader and one purpose.
     ///
     /// # Errors
-    /// When the kernel does not provide random bytes, or the reader's key is not valid.
+    /// Returns an error if the kernel does not provide random bytes, or the reader's key is not valid.
     pub fn wrap(&self, reader: &[u8; 32], purpose: &str) -> std::io::Result<String> {
         let own = StaticSecret::from(*random::<32>()?);
         let shown = PublicKey::from(&own).to_bytes();
@@ -86,8 +87,8 @@ impl SealKey {
 }
 
 impl Identity {
-    /// Decrypts a sealed key that was encrypted for this identity and a purpose; `None` if identity or purpose do not
-    /// match.
+    /// Decrypts a key that was encrypted for this identity and for a purpose. Returns `None` if the key was encrypted
+    /// for another identity or purpose.
     pub fn unwrap_key(&self, wrapped: &str, purpose: &str) -> Option<SealKey> {
         let bytes = STANDARD_NO_PAD.decode(wrapped).ok()?;
         let (shown, wrapped) = bytes.split_at_checked(32)?;

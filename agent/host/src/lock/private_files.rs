@@ -11,7 +11,7 @@ use std::{
 /// If the group or other users have access to the file, the agent sets the mode 0600 and logs a warning.
 ///
 /// # Errors
-/// When the file cannot be opened or created.
+/// Returns an error if the file cannot be opened or created.
 pub fn open(file: &Path) -> io::Result<fs::File> {
     let mut options = fs::OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -25,11 +25,11 @@ pub fn open(file: &Path) -> io::Result<fs::File> {
     Ok(opened)
 }
 
-/// Renames a damaged file, so that a new file can have its name. Returns the new path, which ends with
+/// Renames a damaged file, so that the agent can create a new file at the path. Returns the new path, which ends with
 /// `.damaged-NUMBER`.
 ///
 /// # Errors
-/// When the file cannot be renamed.
+/// Returns an error if the file cannot be renamed.
 pub fn set_aside(file: &Path) -> io::Result<PathBuf> {
     let named = |ending: &str| {
         let mut name = file.as_os_str().to_owned();
@@ -44,10 +44,11 @@ pub fn set_aside(file: &Path) -> io::Result<PathBuf> {
     Ok(aside)
 }
 
-/// Writes a file that never changes later. An existing file is kept. The file is on disk when the function returns.
+/// Writes a file that the agent never changes later. An existing file is kept. When the function returns, a crash
+/// cannot lose the file.
 ///
 /// # Errors
-/// When the file cannot be written.
+/// Returns an error if the file cannot be written.
 pub fn write_once(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
     use io::Write as _;
     let file = folder.join(name);
@@ -66,7 +67,7 @@ pub fn write_once(folder: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
 /// Reads a private file.
 ///
 /// # Errors
-/// When the file cannot be read.
+/// Returns an error if the file cannot be read.
 pub fn read(file: &Path) -> io::Result<Vec<u8>> {
     fs::read(file)
 }

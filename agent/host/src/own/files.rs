@@ -1,4 +1,4 @@
-//! Functions that read and write files and folders by their full path. Links are followed.
+//! Reads and writes the agent's own files and folders by their full path. Links are followed.
 
 use std::{
     fs::{self, File},
@@ -12,7 +12,7 @@ use crate::files::FileKind;
 /// Reads a file.
 ///
 /// # Errors
-/// When the file cannot be read.
+/// Returns an error if the file cannot be read.
 pub fn read(file: &Path) -> io::Result<Vec<u8>> {
     fs::read(file)
 }
@@ -20,7 +20,7 @@ pub fn read(file: &Path) -> io::Result<Vec<u8>> {
 /// Reads a file as text.
 ///
 /// # Errors
-/// When the file cannot be read, or is not UTF-8.
+/// Returns an error if the file cannot be read, or is not UTF-8.
 pub fn read_text(file: &Path) -> io::Result<String> {
     fs::read_to_string(file)
 }
@@ -28,7 +28,7 @@ pub fn read_text(file: &Path) -> io::Result<String> {
 /// Writes a text file. Missing folders are created, and an existing file is overwritten.
 ///
 /// # Errors
-/// When the file or a folder cannot be written.
+/// Returns an error if the file or a folder cannot be written.
 pub fn write_text(file: &Path, text: &str) -> io::Result<()> {
     if let Some(folder) = file.parent() {
         fs::create_dir_all(folder)?;
@@ -39,7 +39,7 @@ pub fn write_text(file: &Path, text: &str) -> io::Result<()> {
 /// An entry of a folder. A link is not followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FolderEntry {
-    /// The name of the entry. In the name, bytes that are not UTF-8 are replaced.
+    /// The name of the entry. Bytes of the file name that are not UTF-8 are replaced.
     pub name: String,
     /// The full path of the entry.
     pub path: PathBuf,
@@ -54,7 +54,7 @@ pub struct FolderEntry {
 /// Lists the entries of a folder. The entries are not sorted.
 ///
 /// # Errors
-/// When the folder or the metadata of an entry cannot be read.
+/// Returns an error if the folder or the metadata of an entry cannot be read.
 pub fn list(folder: &Path) -> io::Result<Vec<FolderEntry>> {
     let entry = |found: io::Result<fs::DirEntry>| {
         let found = found?;
@@ -74,7 +74,7 @@ pub fn list(folder: &Path) -> io::Result<Vec<FolderEntry>> {
 /// Reads the target of a link.
 ///
 /// # Errors
-/// When the path is not a link, or cannot be read.
+/// Returns an error if the path is not a symbolic link, or if the link cannot be read.
 pub fn read_link(file: &Path) -> io::Result<String> {
     Ok(fs::read_link(file)?.to_string_lossy().into_owned())
 }
@@ -82,7 +82,7 @@ pub fn read_link(file: &Path) -> io::Result<String> {
 /// Creates an empty file and opens the file for writing. An existing file is emptied.
 ///
 /// # Errors
-/// When the file cannot be created or opened.
+/// Returns an error if the file cannot be created or opened.
 pub fn create(file: &Path) -> io::Result<File> {
     File::create(file)
 }
@@ -90,7 +90,7 @@ pub fn create(file: &Path) -> io::Result<File> {
 /// Creates a folder, and the folders above it. An existing folder is kept.
 ///
 /// # Errors
-/// When a folder cannot be created.
+/// Returns an error if a folder cannot be created.
 pub fn create_folder(folder: &Path) -> io::Result<()> {
     fs::create_dir_all(folder)
 }
@@ -98,7 +98,7 @@ pub fn create_folder(folder: &Path) -> io::Result<()> {
 /// Removes a folder with its contents.
 ///
 /// # Errors
-/// When the folder or a file in it cannot be removed.
+/// Returns an error if the folder or a file in it cannot be removed.
 pub fn remove_folder(folder: &Path) -> io::Result<()> {
     fs::remove_dir_all(folder)
 }

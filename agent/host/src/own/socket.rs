@@ -1,4 +1,4 @@
-//! The Unix socket of the agent's API, to which only the user of the agent can connect.
+//! The Unix socket of the agent's API. Only root and the agent's user can connect to the socket.
 
 use std::{
     fs, io,
@@ -6,10 +6,10 @@ use std::{
     path::Path,
 };
 
-/// Binds a Unix socket with the mode 0600. Missing folders are created. The returned listener is non-blocking.
+/// Binds a Unix socket with the mode 0600. Missing folders are created. The function returns a non-blocking listener.
 ///
 /// # Errors
-/// When the socket or its folder cannot be created, or when a leftover socket cannot be removed.
+/// Returns an error if the socket or its folder cannot be created, or if an old socket cannot be removed.
 pub fn bind(socket: &Path) -> io::Result<UnixListener> {
     if let Some(folder) = socket.parent() {
         fs::create_dir_all(folder)?;
@@ -25,10 +25,10 @@ pub fn bind(socket: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Removes the file of a Unix socket.
+/// Removes a Unix socket from the file system.
 ///
 /// # Errors
-/// When the file cannot be removed.
+/// Returns an error if the file cannot be removed.
 pub fn remove(socket: &Path) -> io::Result<()> {
     fs::remove_file(socket)
 }

@@ -1,10 +1,10 @@
-//! The accounts that run commands and own files.
+//! Reads user accounts and groups of the machine. The agent runs commands and creates files for an account.
 
 use std::{ffi::CString, io, path::PathBuf};
 
 use nix::unistd::{Gid, Group, Uid, User};
 
-/// A user account of the machine, with the properties that a login sets: groups, home directory and shell.
+/// A user account of the machine, with its groups, home directory and shell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
     /// The user id.
@@ -13,22 +13,22 @@ pub struct Account {
     pub gid: u32,
     /// The ids of all groups of the account, including the primary group.
     pub groups: Vec<u32>,
-    /// The name of the account. For a user id without an account, the name is the number.
+    /// The name of the account. If the machine has no account for the user id, the name is the number.
     pub name: String,
-    /// The home directory. For a user id without an account, the home directory is `/`.
+    /// The home directory. If the machine has no account for the user id, the home directory is `/`.
     pub home: PathBuf,
     /// The login shell.
     pub shell: PathBuf,
 }
 
 impl Account {
-    /// Returns the account with the given name or user id. For a user id without an account, the result has one group
-    /// with the same number.
+    /// Returns the account with the given name or user id. If the machine has no account for the user id, the result
+    /// has one group, whose id is the same number.
     ///
-    /// Returns `None` for a name that the machine does not know.
+    /// Returns `None` if the machine has no account with the name.
     ///
     /// # Errors
-    /// When the user database cannot be read.
+    /// Returns an error if the user database cannot be read.
     pub fn find(name: &str) -> io::Result<Option<Self>> {
         // A name that consists of digits is first looked up as a name, then as a number, as in chown(1).
         if let Some(user) = User::from_name(name)? {
@@ -45,7 +45,7 @@ impl Account {
     /// Returns the account of the agent's own process.
     ///
     /// # Errors
-    /// When the user database cannot be read.
+    /// Returns an error if the user database cannot be read.
     pub fn own() -> io::Result<Self> {
         Self::by_id(rustix::process::geteuid().as_raw())
     }

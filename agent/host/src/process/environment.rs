@@ -1,16 +1,16 @@
-//! The environment of the agent, and the environment of a command.
+//! Returns environment variables of the agent, and the environment of a command that the agent runs.
 //!
-//! A command never inherits the whole environment of the agent. The agent's environment may contain credentials
-//! (CREDENTIALS_DIRECTORY, tokens) and handles for the agent alone (NOTIFY_SOCKET, LISTEN_FDS).
+//! The agent does not pass its whole environment to a command. The agent's environment may contain secrets, such as
+//! tokens and CREDENTIALS_DIRECTORY. The variables NOTIFY_SOCKET and LISTEN_FDS are only for the agent.
 
 use std::{collections::BTreeMap, io};
 
 use super::account::Account;
 
-/// The search path of commands that run as another user than the agent, and of all commands if the agent has no PATH.
+/// The PATH of commands that do not run as the agent's user, and of all commands if the agent has no PATH.
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The environment variables of the agent that every command gets: language and time zone.
+/// The agent's environment variables for language and time zone, which every command gets.
 const LOCALE: [&str; 15] = [
     "LANG",
     "LANGUAGE",
@@ -29,8 +29,8 @@ const LOCALE: [&str; 15] = [
     "TZ",
 ];
 
-/// The environment variables with proxies. Commands of other users do not get the proxies, because a proxy URL may
-/// contain a password.
+/// The environment variables that contain proxy URLs. Commands of other users do not get the proxy variables, because a
+/// proxy URL may contain a password.
 const PROXIES: [&str; 10] = [
     "http_proxy",
     "https_proxy",
@@ -44,15 +44,16 @@ const PROXIES: [&str; 10] = [
     "NO_PROXY",
 ];
 
-/// Returns a variable of the agent's own environment.
+/// Returns an environment variable of the agent.
 #[expect(clippy::disallowed_methods, reason = "this is the port")]
 pub fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Returns the environment of a command: the variables of its account, with the variables in `own` added or replaced.
+/// Returns the environment of a command: the variables of its account, and the variables in `own`. A variable in `own`
+/// has precedence.
 ///
-/// The argument `other` is the account of the command; `None` if the command runs as the agent's own user.
+/// `other` is the account of the command; `None` if the command runs as the agent's user.
 pub(super) fn of_command(
     own: &BTreeMap<String, String>,
     other: Option<&Account>,

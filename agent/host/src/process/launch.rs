@@ -1,12 +1,12 @@
-//! Starts a command below a supervisor process. Through the supervisor, the agent can end the whole process tree of the
-//! command at the deadline.
+//! Starts a command as the child of a supervisor process. Through the supervisor, the agent can end the whole process
+//! tree of the command at the deadline.
 //!
 //!     agent ── supervisor ── command ── …
 //!
-//! The supervisor is a fork of the agent that only reaps processes. The supervisor is a child subreaper (prctl(2)):
-//! every orphan of the command becomes a child of the supervisor, even after a second fork or setsid(2). When the
-//! command exits, the supervisor exits too, and init adopts the remaining processes of the command. The supervisor runs
-//! as the agent's user, so a command of another user cannot end the supervisor.
+//! The supervisor is a fork of the agent that only waits for its child processes (reaps them). The supervisor is a
+//! child subreaper (prctl(2)). Every orphaned process of the command becomes a child of the supervisor, even after
+//! setsid(2). The supervisor exits when the command exits. The remaining processes of the command then become children
+//! of init. The supervisor runs as the agent's user, so a command that runs as another user cannot kill the supervisor.
 
 use std::{
     ffi::CString,
@@ -25,33 +25,36 @@ use rustix::fs::{Mode, OFlags};
 use super::account::Account;
 use crate::FsReader;
 
-/// The first file descriptor after stdin, stdout and stderr.
+/// The lowest file descriptor after stdin, stdout and stderr.
 const FIRST_FILE: RawFd = 3;
 
-/// The highest file descriptor that is closed on kernels before 5.11, which cannot mark a whole range close-on-exec.
+/// The highest file descriptor that is closed on kernels before 5.11. Kernels before 5.11 cannot close a whole range of
+/// file descriptors.
 const LAST_FILE: RawFd = 1 << 16;
 
-/// The data for the new process. All data is allocated before the fork, because a forked child must not allocate.
+/// The data that a child process needs after the fork. A forked child must not allocate memory, so the data is
+/// allocated before the fork.
 struct Plan {
     identity: Option<(Uid, Gid, Vec<Gid>)>,
     cwd: Option<Folder>,
-    /// The working directory of a command without `cwd`. If the directory cannot be entered, the command runs in `/`.
+    /// The home directory, for a command without `cwd`. If the command cannot enter its home directory, it runs in `/`.
     home: Option<CString>,
 }
 
 /// The working directory of a command.
 enum Folder {
-    /// The path of a working directory that the command enters with the rights of its user.
+    /// The path of the working directory. The command enters the directory with the rights of its user.
     Path(CString),
-    /// An open working directory. The path resolver opened the directory, so that a user's link cannot redirect a
-    /// command of root.
+    /// The open working directory of a command of root. The path resolver has opened the directory, so no user can
+    /// redirect the command by a link.
     Open(OwnedFd),
 }
 
-/// Starts a command below a new supervisor. Returns the supervisor process, which exits with the command's status.
+/// Starts a new supervisor, which starts the command. Returns the supervisor process. The supervisor exits with the
+/// status of the command.
 ///
 /// # Errors
-/// When the command cannot be started.
+/// Returns an error if the command cannot be started.
 pub(super) fn spawn(command: &mut Command, user: Option<&Account>, cwd: Option<&Path>) -> io::Result<Child> {
     let text = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other);
     // An agent without privileges runs commands of its own user without a change of the user id.
@@ -84,7 +87,8 @@ fn start(command: &mut Command, plan: Plan) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Forks the new process into the supervisor and the command. The function returns only in the process of the command.
+/// Forks the new process. The parent becomes the supervisor, and the function returns only in the child, which becomes
+/// the command.
 fn enter(plan: &Plan) -> io::Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     rustix::process::setsid()?;
@@ -126,8 +130,8 @@ fn fork() -> io::Result<Option<libc::pid_t>> {
     }
 }
 
-/// Reaps processes until the command has ended, and exits with the command's status. If a signal ended the command, the
-/// status is 128 plus the signal's number, as in a shell.
+/// Waits for child processes until the command has ended, and exits with the status of the command. If a signal ended
+/// the command, the status is 128 plus the signal's number, as in a shell.
 #[expect(unsafe_code, reason = "system calls in a forked process, which must not allocate")]
 fn supervise(command: libc::pid_t) -> ! {
     close_files(0, false);
@@ -152,7 +156,7 @@ fn supervise(command: libc::pid_t) -> ! {
     }
 }
 
-/// Closes all file descriptors from `first` on, either at once or at exec.
+/// Closes the file descriptor `first` and all higher file descriptors, either at once or at exec.
 #[expect(unsafe_code, reason = "the files belong to the agent's copy, which is left behind")]
 fn close_files(first: RawFd, at_exec: bool) {
     let flags = if at_exec { libc::CLOSE_RANGE_CLOEXEC } else { 0 };

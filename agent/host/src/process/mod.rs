@@ -1,4 +1,4 @@
-//! Processes on the machine: commands with a deadline, the accounts that run them, and their environment.
+//! Runs commands with a deadline, and provides the account and the environment of each command.
 
 mod account;
 mod environment;

@@ -1,4 +1,4 @@
-//! Temporary copies of scripts and programs, which the agent runs.
+//! Makes temporary copies of scripts and programs. The agent runs the copies.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use rustix::{
 
 use super::account::Account;
 
-/// A script in a temporary file. The temporary file is removed when the value is dropped.
+/// A script in a temporary file. The file is removed when the `ScriptFile` is dropped.
 #[derive(Debug)]
 pub struct ScriptFile {
     folder: PathBuf,
@@ -28,7 +28,7 @@ impl ScriptFile {
     /// Writes a script to a temporary folder that only the agent's user can read.
     ///
     /// # Errors
-    /// When the script cannot be written.
+    /// Returns an error if the script cannot be written.
     pub fn new(bytes: &[u8]) -> io::Result<Self> {
         let folder = std::env::temp_dir().join(format!("towpath-{}", uuid::Uuid::new_v4()));
         fs::DirBuilder::new().mode(0o700).create(&folder)?;
@@ -47,7 +47,7 @@ impl ScriptFile {
     /// Makes a user the owner of the script, so that the user may run the script.
     ///
     /// # Errors
-    /// When the owner or the folder's mode cannot be changed.
+    /// Returns an error if the owner of the script, or the mode of its folder, cannot be changed.
     pub fn give_to(&self, user: Option<&Account>) -> io::Result<()> {
         let Some(user) = user else { return Ok(()) };
         // The agent remains the owner of the folder, because the folder's owner could replace the script by a link.
@@ -63,15 +63,15 @@ impl Drop for ScriptFile {
     }
 }
 
-/// A program in a sealed memory file. The bytes of a sealed program cannot change.
+/// A program in a sealed memory file. No process can change the bytes of a sealed file.
 #[derive(Debug)]
 pub struct Sealed(OwnedFd);
 
 impl Sealed {
-    /// Copies a program, or a script with an interpreter line, into a sealed memory file.
+    /// Copies a program or a script into a sealed memory file. A script must begin with an interpreter line (`#!`).
     ///
     /// # Errors
-    /// When the kernel does not provide the memory.
+    /// Returns an error if the kernel does not provide the memory.
     pub fn new(bytes: &[u8]) -> io::Result<Self> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         // Kernels before 6.3 do not know the flag EXEC; on these kernels, every memory file is executable.
@@ -86,7 +86,7 @@ impl Sealed {
         Ok(Self(fd))
     }
 
-    /// Returns the path of the program (/proc). The path is valid in the agent's process and its child processes.
+    /// Returns the path of the program below /proc. Only the agent and its child processes can use the path.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }

@@ -22,14 +22,14 @@ use rustix::{
 use super::{account::Account, environment, launch, tree::Tree};
 use crate::{Clock as _, SystemClock};
 
-/// The minimum number of bytes that are kept from the end of a command's stdout and stderr. The maximum is twice this
-/// number.
+/// The minimum number of bytes that the agent keeps from the end of a command's output. The maximum is twice the
+/// minimum.
 const KEPT: usize = 1 << 20;
 
-/// The number of bytes at the end of an output in which the agent looks for the last line.
+/// The length of the end of an output, in bytes, in which the agent looks for the last line.
 const LINE: usize = 1 << 10;
 
-/// A flag that asks a running task to stop as soon as possible.
+/// A flag that asks a running task to stop. When the flag is set, the agent ends the command of the task.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel(Arc<AtomicBool>);
 
@@ -39,7 +39,7 @@ impl Cancel {
         self.0.store(true, Ordering::SeqCst);
     }
 
-    /// Returns true if the task was asked to stop.
+    /// Returns true if [`Cancel::cancel`] has asked the task to stop.
     pub fn is_cancelled(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }
@@ -52,13 +52,13 @@ pub struct Invocation {
     pub argv: Vec<String>,
     /// The bytes that the command reads from stdin; `None` for an empty stdin.
     pub stdin: Option<Vec<u8>>,
-    /// The environment variables of the command, which override the variables of the command's account.
+    /// The environment variables of the command, which have precedence over the variables of the command's account.
     ///
-    /// From the agent's environment, the command gets only language and time zone. A command that runs as the agent's
-    /// own account also gets the search path and the proxies.
+    /// A command gets the agent's variables for language and time zone. A command of the agent's user also gets PATH
+    /// and the proxies of the agent.
     pub env: BTreeMap<String, String>,
-    /// The working directory. The default with `user` is the home directory of the user, or `/` if the home directory
-    /// cannot be entered. The default without `user` is the agent's working directory.
+    /// The working directory. With `user`, the default is the home directory of the user, or `/` if the user cannot
+    /// enter it. Without `user`, the default is the agent's working directory.
     pub cwd: Option<PathBuf>,
     /// The account that runs the command; `None` for the agent's own account.
     pub user: Option<Account>,
@@ -71,9 +71,9 @@ pub struct Invocation {
 pub struct Output {
     /// The exit status. If a signal ended the command, the status is 128 plus the signal's number, as in a shell.
     pub rc: i32,
-    /// The last part of the command's stdout.
+    /// The command's stdout. If the output is long, only its end is kept.
     pub stdout: String,
-    /// The last part of the command's stderr.
+    /// The command's stderr. If the output is long, only its end is kept.
     pub stderr: String,
     /// True if the agent ended the command at its deadline.
     pub timed_out: bool,
@@ -84,15 +84,16 @@ pub struct Output {
 /// Runs a command until it exits, its deadline passes, or the agent stops.
 ///
 /// # Errors
-/// When the command cannot be started or waited for.
+/// Returns an error if the command cannot be started, or if waiting for its end fails.
 pub fn run(invocation: &Invocation, cancel: &Cancel) -> io::Result<Output> {
     run_watched(invocation, cancel, &mut |_| {})
 }
 
-/// Runs a command. While the command runs, `report` is called with the last line of the command's stdout.
+/// Runs a command. While the command runs, the function calls `report` with the newest complete line of the command's
+/// stdout.
 ///
 /// # Errors
-/// When the command cannot be started or waited for.
+/// Returns an error if the command cannot be started, or if waiting for its end fails.
 pub fn run_watched(invocation: &Invocation, cancel: &Cancel, report: &mut dyn FnMut(&str)) -> io::Result<Output> {
     if cancel.is_cancelled() {
         return Ok(Output { rc: -1, stdout: String::new(), stderr: String::new(), timed_out: false, cancelled: true });
@@ -139,8 +140,8 @@ fn end(supervisor: Pid, program: &str) {
     }
 }
 
-/// Waits for the end of a process. The first flag is true if the deadline passed first, and the second flag if the
-/// agent stopped first.
+/// Waits for the end of a process. The first result is true if the deadline passed before the process ended. The second
+/// result is true if the agent stopped before the process ended.
 fn wait(
     pidfd: &impl std::os::fd::AsFd,
     timeout: Option<Duration>,
@@ -176,7 +177,7 @@ struct Kept {
 }
 
 impl Kept {
-    /// Returns the last complete line of the output; blank lines do not count.
+    /// Returns the last complete line of the output that is not blank.
     fn last_line(&self) -> Option<String> {
         let bytes = self.bytes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let end = bytes.iter().rposition(|byte| *byte == b'\n')?;
@@ -192,7 +193,7 @@ impl Kept {
     }
 }
 
-/// Reads a pipe to its end, and keeps at least the last `KEPT` bytes that were read.
+/// Reads a pipe to its end. At least the last `KEPT` bytes from the pipe are kept.
 fn keep(pipe: Option<impl Read + Send + 'static>) -> Kept {
     let (sender, receiver) = std::sync::mpsc::channel();
     let bytes = Arc::new(std::sync::Mutex::new(Vec::new()));

@@ -1,8 +1,8 @@
 //! Ends the whole process tree of a command.
 //!
-//! The agent first stops the supervisor, so that the supervisor reaps no process. While the supervisor is stopped,
-//! every orphan of the command becomes and remains a child of the supervisor. The process tree has ended when all
-//! children of the supervisor are zombies.
+//! The agent first stops the supervisor with SIGSTOP, so that ended processes remain visible as zombies. While the
+//! supervisor is stopped, every orphaned process of the command becomes a child of the supervisor, and stays visible.
+//! The process tree has ended when all children of the supervisor are zombies.
 
 use std::{collections::HashSet, fs, time::Duration};
 
@@ -10,18 +10,19 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_s
 
 use crate::{Clock as _, SystemClock};
 
-/// The time after SIGTERM until the remaining processes are killed.
+/// The time between SIGTERM and SIGKILL for the processes of a command.
 const TERMINATE: Duration = Duration::from_secs(5);
-/// The maximum time for which the agent tries to kill processes. A process that waits for a device cannot be killed.
+/// The maximum time for which the agent tries to kill processes. A process cannot be killed while it waits for a
+/// device.
 const KILL: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The maximum number of rounds in which the agent stops new processes of a tree, before the agent kills all stopped
+/// The maximum number of times that the agent tries to stop all processes of a tree, before it kills the stopped
 /// processes.
 const SWEEPS: usize = 200;
 
-/// The maximum depth to which a process tree is visited. Processes at a greater depth become children of the supervisor
-/// when their ancestors end.
+/// The maximum depth in a process tree at which the agent looks for processes. A deeper process becomes a child of the
+/// supervisor when its ancestors have ended.
 const DEPTH: usize = 4096;
 
 /// The state of a process from /proc/PID/stat (proc(5)).
@@ -31,7 +32,7 @@ struct Stat {
     parent: i32,
 }
 
-/// The process tree below a supervisor. The supervisor is stopped until the value is dropped.
+/// The processes below a supervisor. The supervisor stays stopped until the `Tree` is dropped.
 #[derive(Debug)]
 pub(super) struct Tree {
     supervisor: Pid,
@@ -45,7 +46,7 @@ impl Tree {
         Self { supervisor }
     }
 
-    /// Sends SIGTERM to all processes of the tree, and kills the remaining processes later.
+    /// Sends SIGTERM to all processes of the tree. Processes that do not end in time are killed.
     ///
     /// Returns true if all processes of the tree have ended.
     pub(super) fn end(&self) -> bool {
@@ -72,8 +73,8 @@ impl Tree {
         true
     }
 
-    /// Stops all processes of the tree, until no new processes appear. Stopped processes cannot fork, so the agent can
-    /// kill all processes.
+    /// Stops all processes of the tree, until no new process appears. A stopped process cannot fork, so the agent can
+    /// then kill all processes.
     fn stop_all(&self) {
         for _ in 0..SWEEPS {
             let mut running = 0_usize;
@@ -89,10 +90,10 @@ impl Tree {
         }
     }
 
-    /// Calls a function for each living process of the tree. Processes near the supervisor are visited first.
+    /// Calls a function for each living process of the tree. A parent process comes before its children.
     ///
-    /// The whole tree is listed before the first visit, because a visit may end a process. When a process ends, its
-    /// children move to the supervisor, and a listing during the visits would miss the moved children.
+    /// All processes are listed before the first call, because the function may end a process. The children of an ended
+    /// process become children of the supervisor, so a later list could miss them.
     fn sweep(&self, visit: &mut dyn FnMut(Process, Stat)) {
         let mut listed: Vec<Pid> = Vec::new();
         let mut tree: HashSet<i32> = HashSet::from([self.supervisor.as_raw_pid()]);
@@ -128,7 +129,7 @@ impl Drop for Tree {
     }
 }
 
-/// A handle of a process (pidfd), which never refers to another process, even if the process id is reused.
+/// A handle of a process (pidfd). The handle never refers to another process, even if the kernel reuses the process id.
 #[derive(Clone, Copy)]
 struct Process<'a>(&'a std::os::fd::OwnedFd);
 
@@ -151,7 +152,7 @@ fn children(parent: Pid) -> Vec<Pid> {
     found
 }
 
-/// Returns the children of a process, by a search through all processes of the machine.
+/// Returns the children of a process. The function searches all processes of the machine.
 fn children_by_parent(parent: Pid) -> Vec<Pid> {
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let all = all.filter_map(|entry| pid(entry.file_name().to_str()?));
@@ -166,8 +167,8 @@ fn stat(process: Pid) -> Option<Stat> {
     parse(&fs::read_to_string(format!("/proc/{}/stat", process.as_raw_pid())).ok()?)
 }
 
-/// Parses the state and the parent in /proc/PID/stat. The process name in /proc/PID/stat may contain blanks and
-/// brackets.
+/// Parses the state and the parent of a process from /proc/PID/stat. The process name in /proc/PID/stat may contain
+/// blanks and brackets.
 fn parse(text: &str) -> Option<Stat> {
     let mut fields = text.rsplit_once(')')?.1.split_ascii_whitespace();
     Some(Stat { state: fields.next()?.chars().next()?, parent: fields.next()?.parse().ok()? })

@@ -1,4 +1,5 @@
-//! The module `authorizedKey`: a public key with which a user logs in over ssh (sshd(8), AUTHORIZED_KEYS FILE FORMAT).
+//! The module `authorizedKey` manages a public key with which a user logs in over ssh (sshd(8), AUTHORIZED_KEYS FILE
+//! FORMAT).
 
 use serde_json::{Value, json};
 use towpath_host::{FsReader, FsWriter, Meta, diff, files::Access, process};
@@ -10,11 +11,11 @@ use crate::{
     resource::resource,
 };
 
-/// The resolved parameters of `authorizedKey`: a public key and its user.
+/// The resolved parameters of the module `authorizedKey`: a public key and its user.
 #[derive(Debug, Clone)]
 pub(crate) struct AuthorizedKeySpec {
     user: String,
-    /// The kind and the data of the public key, which together identify the key.
+    /// The type and the data of the public key, which together identify the key.
     key: String,
     line: String,
     absent: bool,
@@ -52,7 +53,7 @@ impl Resource for AuthorizedKeySpec {
     }
 }
 
-/// The kinds of public keys that sshd accepts.
+/// The types of public keys that sshd accepts.
 const KINDS: [&str; 6] =
     ["ssh-ed25519", "ssh-rsa", "ecdsa-sha2-", "sk-ssh-ed25519@", "sk-ecdsa-sha2-", "ssh-ed25519-cert"];
 
@@ -90,7 +91,8 @@ fn is_kind(word: &str) -> bool {
     KINDS.iter().any(|known| word.starts_with(known))
 }
 
-/// Returns the kind and the data of the key in a line, as sshd parses the line; `None` for a line without a key.
+/// Returns the type and the data of the public key in a line, as sshd parses the line. Returns `None` if the line
+/// contains no key.
 fn key_of(line: &str) -> Option<String> {
     let line = line.trim_start();
     if line.starts_with('#') {
@@ -103,7 +105,8 @@ fn key_of(line: &str) -> Option<String> {
     Some(format!("{kind} {blob}"))
 }
 
-/// Returns the length of the options at the start of a line. The options end at the first blank outside of quotes.
+/// Returns the length of the key options at the start of a line. The options end at the first blank that is not in
+/// quotes.
 fn options_length(line: &str) -> usize {
     let (mut quoted, mut escaped) = (false, false);
     for (at, c) in line.char_indices() {
@@ -117,7 +120,7 @@ fn options_length(line: &str) -> usize {
     line.len()
 }
 
-/// Returns true if the options of a key have no unquoted blank, after which sshd would expect the key.
+/// Returns true if the options of a key contain no blank outside of quotes, because sshd ends the options at a blank.
 fn is_one_word(options: &str) -> bool {
     let quotes = |text: &str| {
         let (mut quoted, mut escaped) = (false, false);
@@ -130,8 +133,8 @@ fn is_one_word(options: &str) -> bool {
     options_length(options) == options.len() && !quotes(options)
 }
 
-/// Returns the home directory of a user; `None` if the user or the directory is missing. The user may put links and
-/// other files into the home directory at any time.
+/// Returns the home directory of a user; `None` if the user or the directory is missing. The user can create links and
+/// files in the home directory at any time, so the agent does not trust the directory.
 fn home(user: &str, context: &Context<'_>) -> Result<Option<String>, ModuleError> {
     let io = |error: std::io::Error| ModuleError::io("/etc/passwd", &error);
     let bytes = context.reader.read("/etc/passwd").map_err(io)?.map(|(bytes, _)| bytes).unwrap_or_default();
@@ -142,7 +145,7 @@ fn home(user: &str, context: &Context<'_>) -> Result<Option<String>, ModuleError
     };
     if home.trim_matches('/').is_empty() {
         return Err(ModuleError::new(format!(
-            "cannot manage the keys of user {user}: the home directory is /; set another home"
+            "cannot manage the keys of user {user}: the home directory is /; set another home directory"
         )));
     }
     let home = home.trim_end_matches('/');
@@ -162,7 +165,7 @@ struct Edit {
     meta: Option<Meta>,
 }
 
-/// Returns the change that the `authorized_keys` file needs; `None` if the file is in sync.
+/// Returns the change that brings the `authorized_keys` file to the desired state; `None` if the file is in sync.
 fn edit(spec: &AuthorizedKeySpec, home: &str, reader: &FsReader) -> Result<Option<Edit>, ModuleError> {
     let path = keys(home);
     let real = |path: &str| reader.resolved(path, true).map_err(|error| ModuleError::io(path, &error));
@@ -206,7 +209,8 @@ fn edit(spec: &AuthorizedKeySpec, home: &str, reader: &FsReader) -> Result<Optio
 pub(crate) fn check(spec: &AuthorizedKeySpec, context: &Context<'_>) -> Result<Checked, ModuleError> {
     let Some(home) = home(&spec.user, context)? else {
         // A missing user has no keys to remove. A missing user may still be created by an earlier task.
-        let why = format!("this node has no user {:?} with a home; create the user before this task", spec.user);
+        let why =
+            format!("this node has no user {:?} with a home directory; create the user in an earlier task", spec.user);
         return Ok(if spec.absent { Checked::InSync } else { Checked::Unknown(why) });
     };
     let Some(edit) = edit(spec, &home, context.reader)? else { return Ok(Checked::InSync) };
@@ -232,8 +236,7 @@ pub(crate) fn run(spec: &AuthorizedKeySpec, context: &Context<'_>, writer: &FsWr
     Ok(Report::success())
 }
 
-/// Returns the module parameters that undo the task; `None` if the key is already authorized, or the task removes the
-/// key.
+/// Returns the parameters for the undo of the task; `None` if the key is already authorized, or if the task removes it.
 pub(crate) fn undo(spec: &AuthorizedKeySpec, context: &Context<'_>) -> Option<Value> {
     let there = home(&spec.user, context).ok()?.and_then(|home| context.reader.read(&keys(&home)).ok()?).is_some_and(
         |(bytes, _)| {

@@ -1,4 +1,4 @@
-//! The module `group`: a group of the machine, managed with groupadd(8), groupmod(8) and groupdel(8).
+//! The module `group` manages a group of the machine with groupadd(8), groupmod(8) and groupdel(8).
 
 use serde_json::Value;
 use towpath_host::FsWriter;
@@ -11,7 +11,7 @@ use crate::{
     resource::resource,
 };
 
-/// The resolved parameters of `group`.
+/// The resolved parameters of the module `group`.
 #[derive(Debug)]
 struct GroupSpec(pb::Group);
 
@@ -69,7 +69,8 @@ impl GroupSpec {
         Ok(entry("/etc/group", self.name(), context)?.is_some())
     }
 
-    /// Returns the call of groupadd, groupmod or groupdel that the group needs; `None` if the group is in sync.
+    /// Returns the call of groupadd, groupmod or groupdel that brings the group to the desired state. Returns `None` if
+    /// the group is in sync.
     fn call(&self, context: &Context<'_>) -> Result<Option<ToolCall>, ModuleError> {
         let (name, known) = (self.name(), entry("/etc/group", self.name(), context)?);
         if self.is_absent() {

@@ -1,4 +1,4 @@
-//! The module `sudoers`: a file of sudo rules below /etc/sudoers.d, which visudo validates.
+//! The module `sudoers` manages a file with sudo rules below /etc/sudoers.d. The command visudo validates the rules.
 
 use serde_json::{Value, json};
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
@@ -10,7 +10,7 @@ use crate::{
     resource::resource,
 };
 
-/// The resolved parameters of `sudoers`: a file below /etc/sudoers.d.
+/// The resolved parameters of the module `sudoers`: a file below /etc/sudoers.d.
 #[derive(Debug)]
 struct SudoersSpec(DropInFile);
 

@@ -1,4 +1,4 @@
-//! The code that the modules `user` and `group` share: reading passwd(5) and group(5), and calls of system tools.
+//! Code for the modules `user` and `group`. The code reads passwd(5) and group(5), and calls tools such as useradd(8).
 
 use serde_json::{Value, json};
 use towpath_host::process::{self, Invocation};
@@ -15,7 +15,7 @@ pub(super) fn named(key: &str, name: Option<&str>, problems: &mut Vec<Problem>) 
     }
 }
 
-/// Returns the fields of an account's line in passwd(5) or group(5); `None` if the file does not list the account.
+/// Returns the fields of an account's line in passwd(5) or group(5); `None` if the account does not exist.
 pub(super) fn entry(file: &str, name: &str, context: &Context<'_>) -> Result<Option<Vec<String>>, ModuleError> {
     let bytes = context.reader.read(file).map_err(|error| ModuleError::io(file, &error))?;
     let text = bytes.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
@@ -29,7 +29,7 @@ pub(super) struct ToolCall {
     pub(super) argv: Vec<String>,
     /// The kind of the change.
     pub(super) verb: Verb,
-    /// A description of the change for people.
+    /// A text that describes the change for people.
     pub(super) diff: String,
 }
 
@@ -42,12 +42,12 @@ pub(super) fn removal(module: &str, name: &str, exists: bool) -> Option<ToolCall
     })
 }
 
-/// Converts the needed tool call to the result of a check: a change, or in sync if no call is needed.
+/// Returns the result of a check: a change if a tool call is needed, in sync if no call is needed.
 pub(super) fn checked(call: Option<ToolCall>) -> Checked {
     call.map_or(Checked::InSync, |call| Change::direct(call.verb, call.diff))
 }
 
-/// Runs the tool call that an account needs, if any.
+/// Runs a tool call. If no call is needed, the function does nothing.
 pub(super) fn run(
     module: &str,
     name: &str,
@@ -67,8 +67,7 @@ pub(super) fn run(
     Ok(Report::success())
 }
 
-/// Returns the module parameters that undo the task; `None` if the account already exists, or the task removes the
-/// account.
+/// Returns the parameters for the undo of the task; `None` if the account already exists, or if the task removes it.
 pub(super) fn undo(name: &str, absent: bool, exists: bool) -> Option<Value> {
     (!absent && !exists).then(|| json!({ "name": name, "state": "absent" }))
 }

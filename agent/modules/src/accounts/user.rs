@@ -1,4 +1,4 @@
-//! The module `user`: a user of the machine, managed with useradd(8), usermod(8) and userdel(8).
+//! The module `user` manages a user of the machine with useradd(8), usermod(8) and userdel(8).
 
 use std::collections::BTreeSet;
 
@@ -13,7 +13,7 @@ use crate::{
     resource::resource,
 };
 
-/// The resolved parameters of `user`.
+/// The resolved parameters of the module `user`.
 #[derive(Debug)]
 struct UserSpec(pb::User);
 
@@ -87,7 +87,8 @@ impl UserSpec {
         Ok(entry("/etc/passwd", self.name(), context)?.is_some())
     }
 
-    /// Returns the call of useradd, usermod or userdel that the user needs; `None` if the user is in sync.
+    /// Returns the call of useradd, usermod or userdel that brings the user to the desired state. Returns `None` if the
+    /// user is in sync.
     fn call(&self, context: &Context<'_>) -> Result<Option<ToolCall>, ModuleError> {
         let (name, exists) = (self.name(), self.exists(context)?);
         if self.is_absent() {
@@ -114,7 +115,7 @@ impl UserSpec {
     }
 }
 
-/// Returns the groups that list a user as a member.
+/// Returns the names of the groups of which a user is a member.
 fn groups_of(name: &str, context: &Context<'_>) -> Result<BTreeSet<String>, ModuleError> {
     let bytes = context.reader.read("/etc/group").map_err(|error| ModuleError::io("/etc/group", &error))?;
     let text = bytes.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
@@ -126,7 +127,7 @@ fn groups_of(name: &str, context: &Context<'_>) -> Result<BTreeSet<String>, Modu
     Ok(text.lines().filter_map(lists).collect())
 }
 
-/// Returns the arguments for useradd or usermod, and a description of the change for people.
+/// Returns the arguments for useradd or usermod, and a text that describes the change for people.
 fn user_arguments(user: &pb::User, context: &Context<'_>) -> Result<(Vec<String>, String), ModuleError> {
     let name = user.name.clone().unwrap_or_default();
     let known = entry("/etc/passwd", &name, context)?.unwrap_or_default();

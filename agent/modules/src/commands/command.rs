@@ -1,4 +1,4 @@
-//! The module `command`: a program that a task runs.
+//! The module `command` runs a program.
 
 use serde_json::Value;
 use towpath_proto::{ModuleKind, ModuleMessage as _, ModuleSchema, v1alpha as pb};
@@ -10,7 +10,7 @@ use crate::{
     resource::resource,
 };
 
-/// The resolved parameters of `command`.
+/// The resolved parameters of the module `command`.
 #[derive(Debug)]
 struct CommandSpec(Invoked);
 

@@ -1,15 +1,15 @@
-//! The module `custom`: a resource that a program in the state repository manages. For each operation, the program
-//! reads one JSON document and writes one JSON document:
+//! The module `custom` manages a resource through a program in the state repository. The agent calls the program for
+//! three operations. For each operation, the program reads one JSON document and writes one JSON document:
 //!
 //! - `describe` returns the known parameters: `{"params": {"port": {"required": true}}}`.
 //! - `check` changes nothing, and returns `{"inSync": true}` or `{"inSync": false, "diff": "readable text"}`.
 //! - `apply` returns `{"changed": true}`, and an optional `message`.
 //! - `check` and `apply` may return `data`, which becomes part of the registered result.
 //!
-//! The program reads a JSON document with the fields `operation`, `name` and `node` from stdin. For the operations
-//! `check` and `apply`, the document also contains `params` and `root`. If the program ends with a status other than 0,
-//! the task fails with the program's stderr as message. The agent runs a sealed copy of the program, from the accepted
-//! commit.
+//! The program reads a JSON document from stdin. The document contains the fields `operation`, `name` and `node`. For
+//! the operations `check` and `apply`, the document also contains `params` and `root`. If the program ends with a
+//! status other than 0, the task fails, and the program's stderr is the error message. The agent copies the program
+//! from the accepted commit to a sealed memory file, and runs the copy.
 
 use std::{
     collections::BTreeMap,
@@ -32,7 +32,7 @@ use crate::{
     resource::resource,
 };
 
-/// The resolved parameters of `custom`: a program and the parameters of its resource.
+/// The resolved parameters of the module `custom`: a program, and the name and the parameters of the resource.
 #[derive(Debug, Clone)]
 pub(crate) struct CustomSpec {
     name: String,
@@ -84,7 +84,7 @@ pub(crate) fn resolve(params: &Value) -> Result<CustomSpec, Vec<Problem>> {
     Ok(CustomSpec { name, source, params })
 }
 
-/// The parameters that a program supports, as the program returns them for the operation `describe`.
+/// The answer of a program to the operation `describe`: the parameters that the program supports.
 #[derive(Debug, Default, Deserialize)]
 struct Described {
     #[serde(default)]
@@ -97,7 +97,7 @@ struct Param {
     required: bool,
 }
 
-/// A cache of the parameters that programs support, by the digest of the program.
+/// A cache of the parameters that each program supports, by the digest of the program.
 #[derive(Debug, Default)]
 struct Descriptions(Mutex<BTreeMap<String, Arc<Described>>>);
 
@@ -117,7 +117,7 @@ struct Apply {
     data: Option<Value>,
 }
 
-/// A sealed copy of a program, which supports the parameters of the task.
+/// A copy of a program in a sealed memory file. The program supports the parameters of the task.
 struct Program<'a> {
     spec: &'a CustomSpec,
     context: &'a Context<'a>,
@@ -126,8 +126,8 @@ struct Program<'a> {
 }
 
 impl<'a> Program<'a> {
-    /// Reads the program from the source. A parameter that the program does not support, or a missing required
-    /// parameter, is an error.
+    /// Reads the program from the source. Returns an error if the task sets an unsupported parameter or omits a
+    /// required parameter.
     fn open(spec: &'a CustomSpec, context: &'a Context<'a>) -> Result<Self, ModuleError> {
         let (tree, folder) = context
             .source
@@ -164,9 +164,9 @@ impl<'a> Program<'a> {
         }
         if let Some(unknown) = given.keys().find(|name| !described.params.contains_key(*name)) {
             let known: Vec<&str> = described.params.keys().map(String::as_str).collect();
-            let known = if known.is_empty() { "it describes none".into() } else { known.join(", ") };
+            let known = if known.is_empty() { "none".into() } else { known.join(", ") };
             return Err(ModuleError::new(format!(
-                "the program {} has no params.{unknown} (known: {known})",
+                "the program {} does not support params.{unknown}; supported parameters: {known}",
                 self.path
             )));
         }
@@ -196,7 +196,9 @@ impl<'a> Program<'a> {
         }
         if output.timed_out {
             let seconds = self.context.timeout.as_secs();
-            return Err(ModuleError::new(format!("{what} took longer than {seconds} s and was ended")));
+            return Err(ModuleError::new(format!(
+                "{what} took longer than {seconds} s and was ended; raise the timeout"
+            )));
         }
         let said = output.stderr.trim().lines().rev().take(5).collect::<Vec<_>>();
         let said = said.into_iter().rev().collect::<Vec<_>>().join("; ");
@@ -228,7 +230,7 @@ pub(crate) fn run(spec: &CustomSpec, context: &Context<'_>) -> Result<Report, Mo
     if !check.in_sync {
         let what = if apply.changed { "apply reported a change, but" } else { "apply reported no change, and" };
         return Err(ModuleError::new(format!(
-            "cannot apply {}: {what} check still reports a difference",
+            "cannot apply {}: {what} check still reports a difference; correct the program",
             program.path
         )));
     }

@@ -1,5 +1,5 @@
-//! The code that the modules `command` and `script` share: a program, the conditions of its run, and the report of the
-//! run.
+//! Code for the modules `command` and `script`. The code checks the conditions of a program, runs the program, and
+//! reports the result.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -9,11 +9,12 @@ use towpath_proto::ModuleKind;
 
 use crate::{Change, Checked, Context, ModuleError, Report, Verb, params::Problem};
 
-/// A program with its arguments, its environment, and the conditions of its run.
+/// A program with its arguments, its environment, and the conditions under which the program runs.
 #[derive(Debug, Clone)]
 pub(super) struct Invoked {
     pub(super) argv: Vec<String>,
-    /// The path of the script in the source; `None` for the module `command`. The script gets `argv` as its arguments.
+    /// The path of the script in the source; `None` for the module `command`. For a script, `argv` contains only the
+    /// arguments.
     pub(super) script: Option<String>,
     pub(super) stdin: Option<String>,
     pub(super) env: BTreeMap<String, String>,
@@ -26,7 +27,7 @@ pub(super) struct Invoked {
     pub(super) user: Option<String>,
 }
 
-/// Checks the parameters that `command` and `script` share.
+/// Checks parameters of `command` and `script`, such as `creates` and `argv`.
 pub(super) fn finish(spec: Invoked, mut problems: Vec<Problem>) -> Result<Invoked, Vec<Problem>> {
     if spec.always && spec.is_state() {
         problems.push(
@@ -50,7 +51,8 @@ impl Invoked {
         self.creates.is_some() || self.removes.is_some() || self.unless.is_some() || self.only_if.is_some()
     }
 
-    /// Returns the kind of a task with the module: a task with `creates`, `removes`, `unless` or `onlyIf` is a state.
+    /// Returns the kind of the task. A task with `creates`, `removes`, `unless` or `onlyIf` is a state; any other task
+    /// is an action.
     pub(super) fn kind(&self) -> ModuleKind {
         match (self.always, self.is_state()) {
             (true, _) => ModuleKind::Always,
@@ -59,7 +61,7 @@ impl Invoked {
         }
     }
 
-    /// Returns true if a condition of the run is a command line (`unless`, `onlyIf`).
+    /// Returns true if the task has a command line as condition (`unless` or `onlyIf`).
     pub(super) fn asks_commands(&self) -> bool {
         self.unless.is_some() || self.only_if.is_some()
     }
@@ -75,7 +77,7 @@ impl Invoked {
         }
     }
 
-    /// Returns the invocation of a program with the environment of the task.
+    /// Returns the invocation of a program, with the environment, user and time limit of the task.
     pub(super) fn invocation(&self, argv: Vec<String>, context: &Context<'_>) -> Result<Invocation, ModuleError> {
         let user = match &self.user {
             Some(name) => Some(account(name)?),
@@ -115,8 +117,7 @@ fn account(name: &str) -> Result<Account, ModuleError> {
     found.ok_or_else(|| ModuleError::new(format!("this node has no user {name:?}; create the user in an earlier task")))
 }
 
-/// Checks the conditions of a program's run. Without conditions, the result is that the program must run, even if the
-/// program has run before.
+/// Checks whether the program must run. Without conditions, the program must always run, even if it has run before.
 pub(super) fn check(spec: &Invoked, context: &Context<'_>) -> Result<Checked, ModuleError> {
     let there = |path: &String| context.reader.exists(path).map_err(|error| ModuleError::io(path, &error));
     let run = Checked::Change(Change { verb: Verb::Run, diff: spec.display(), steps: Vec::new() });

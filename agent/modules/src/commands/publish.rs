@@ -1,4 +1,4 @@
-//! The module `publish`: a value that other nodes read.
+//! The module `publish` will publish a value for other nodes. The module is not implemented yet.
 
 use serde_json::Value;
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
@@ -9,7 +9,7 @@ use crate::{
     resource::resource,
 };
 
-/// A task with `publish`, a module that this version of the agent does not support.
+/// A task with the module `publish`. The task fails, because the module is not implemented yet.
 #[derive(Debug)]
 struct Unsupported;
 

@@ -1,4 +1,4 @@
-//! The module `reboot`: checks if a reboot is required, and starts the reboot.
+//! The module `reboot` reboots the node, either always or only if the system requires a reboot.
 
 use serde_json::Value;
 use towpath_host::{
@@ -11,10 +11,11 @@ use crate::{
     Change, Checked, Context, Module, ModuleError, Report, Resolved, Resource, Verb, params::parse, resource::resource,
 };
 
-/// The resolved parameters of `reboot`.
+/// The resolved parameters of the module `reboot`.
 #[derive(Debug, Clone)]
 pub(crate) struct RebootSpec {
-    /// True if the task always reboots the node once; false if the task reboots only if the system requires a reboot.
+    /// True if the task always reboots the node once. False if the task reboots the node only when the system requires
+    /// a reboot.
     always: bool,
 }
 
@@ -50,7 +51,7 @@ impl Resource for RebootSpec {
     }
 }
 
-/// The files that exist if a Debian system requires a reboot.
+/// A Debian system requires a reboot if one of the listed files exists.
 const REQUIRED: [&str; 2] = ["/run/reboot-required", "/var/run/reboot-required"];
 
 pub(crate) fn resolve(reboot: &pb::Reboot) -> RebootSpec {

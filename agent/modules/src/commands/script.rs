@@ -1,4 +1,4 @@
-//! The module `script`: a file of the source that a task runs.
+//! The module `script` runs a file of the source.
 
 use serde_json::Value;
 use towpath_host::process;
@@ -12,7 +12,7 @@ use crate::{
     resource::resource,
 };
 
-/// The resolved parameters of `script`.
+/// The resolved parameters of the module `script`.
 #[derive(Debug)]
 struct ScriptSpec(Invoked);
 

@@ -1,4 +1,4 @@
-//! The module `block`: a block of lines between two marker lines of a file.
+//! The module `block` manages a block of lines between two marker lines of a file.
 
 use serde_json::Value;
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
@@ -10,7 +10,7 @@ use crate::{
     resource::resource,
 };
 
-/// The resolved parameters of `block`: the lines, their markers, and their position in the file.
+/// The resolved parameters of the module `block`: the lines, the marker lines, and the position in the file.
 #[derive(Debug, Clone)]
 pub(crate) struct BlockSpec {
     path: String,
@@ -18,7 +18,7 @@ pub(crate) struct BlockSpec {
     label: String,
     anchor: Anchor,
     absent: bool,
-    /// The parameters of the task in their original form, which the undo needs.
+    /// The parameters as the task sets them, from which the undo of the task is made.
     params: Value,
 }
 
@@ -88,7 +88,7 @@ pub(crate) fn check(spec: &BlockSpec, context: &Context<'_>) -> Result<Checked, 
     let to = from.and_then(|from| lines[from..].iter().position(|line| *line == end).map(|at| from + at));
     if from.is_some() && to.is_none() {
         return Err(ModuleError::new(format!(
-            "cannot edit {}: the line {begin:?} is not followed by {end:?}; restore the end, or remove the begin",
+            "cannot edit {}: the line {begin:?} is not followed by {end:?}; restore the end line, or remove {begin:?}",
             spec.path
         )));
     }

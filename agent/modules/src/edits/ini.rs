@@ -1,7 +1,7 @@
-//! The module `ini`: one setting of an ini file. An ini file has sections in brackets, settings with `=` or `:`, and
-//! comments after `;` or `#`.
+//! The module `ini` manages one setting of an ini file. An ini file has sections in brackets, settings with `=` or `:`,
+//! and comments after `;` or `#`.
 //!
-//! Ini files follow no common standard, so an ini file is edited line by line.
+//! Ini files have no common standard, so the module edits single lines, and keeps all other lines.
 
 use serde_json::{Map, Value};
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
@@ -9,7 +9,7 @@ use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 use super::value::{EditError, Format, Part, resolve};
 use crate::{Module, Resolved, resource::resource};
 
-/// The module `ini`, and the format of ini files.
+/// The type that implements the module `ini` and the format of ini files.
 #[derive(Debug)]
 pub(crate) struct Ini;
 
@@ -49,7 +49,8 @@ impl Format for Ini {
 #[derive(Debug, PartialEq, Eq)]
 enum Line<'a> {
     Section(&'a str),
-    /// A setting, as three texts: the name, the text before the value, and the value with the comment after it.
+    /// A setting. The three texts of a setting are its name, the part of the line before the value, and the value with
+    /// its comment.
     Setting(&'a str, &'a str, &'a str),
     Other,
 }
@@ -68,7 +69,8 @@ fn line(text: &str) -> Line<'_> {
     Line::Setting(text[..at].trim(), &text[..value], text[value..].trim_end())
 }
 
-/// Splits the value of a setting from a comment after the value. In a quoted value, `;` and `#` do not begin a comment.
+/// Splits the text after the `=` of a setting into the value and the comment. In a quoted value, `;` and `#` do not
+/// begin a comment.
 fn parts(value: &str) -> (&str, &str) {
     if value.starts_with([';', '#']) {
         return ("", value);
@@ -85,8 +87,8 @@ fn parts(value: &str) -> (&str, &str) {
     value.split_at(end)
 }
 
-/// Returns the range of the lines of a section; `None` if the file does not have the section. Without a section name,
-/// the range is the lines before the first section.
+/// Returns the range of lines that belong to a section; `None` if the file does not have the section. Without a section
+/// name, the range ends at the first section.
 fn section(lines: &[&str], name: Option<&str>) -> Option<std::ops::Range<usize>> {
     let begins = |from: usize| lines[from..].iter().position(|text| matches!(line(text), Line::Section(_)));
     let from = match name {
@@ -96,20 +98,21 @@ fn section(lines: &[&str], name: Option<&str>) -> Option<std::ops::Range<usize>>
     Some(from..begins(from).map_or(lines.len(), |at| from + at))
 }
 
-/// Returns an error for a setting that continues on the next line, because this module edits single lines.
+/// Returns an error if a setting continues on the next line, because the module `ini` edits only single lines.
 fn goes_on(lines: &[&str], at: usize) -> Result<(), EditError> {
     let next = lines.get(at + 1).copied().unwrap_or_default();
     let more = next.starts_with([' ', '\t']) && !next.trim().is_empty() && !next.trim_start().starts_with([';', '#']);
     if more || lines[at].trim_end().ends_with('\\') {
         return Err(format!(
-            "cannot edit the setting in line {}: it continues on the next line; manage the file with the module `file`",
+            "cannot edit the setting in line {}: the setting continues on the next line; \
+             manage the file with the module `file`",
             at + 1
         ));
     }
     Ok(())
 }
 
-/// Returns the line end of a file. A file with both LF and CRLF is an error.
+/// Returns the line end of a file: LF or CRLF. Returns an error if the file contains both.
 fn line_end(text: &str) -> Result<&'static str, EditError> {
     match (text.matches("\r\n").count(), text.matches('\n').count()) {
         (0, _) => Ok("\n"),
@@ -126,8 +129,8 @@ fn place(way: &[Part]) -> (Option<&str>, &str) {
     }
 }
 
-/// Parses an ini file. Each section becomes a map, and settings before the first section become members of the
-/// document. Of several settings with one name, the last one counts.
+/// Parses an ini file. Each section becomes a map. Settings before the first section become members of the document
+/// itself. If a setting occurs several times, the last value counts.
 fn read(text: &str) -> Value {
     let mut whole = Map::new();
     let mut at: Option<&str> = None;

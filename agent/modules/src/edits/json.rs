@@ -1,4 +1,4 @@
-//! The module `json`: one value of a JSON file, which may contain comments.
+//! The module `json` manages one value of a JSON file. The file may contain comments.
 
 use jsonc_parser::{
     ParseOptions,
@@ -10,7 +10,7 @@ use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 use super::value::{EditError, Format, Part, resolve};
 use crate::{Module, Resolved, resource::resource};
 
-/// The module `json`, and the format of JSON files.
+/// The type that implements the module `json` and the format of JSON files.
 #[derive(Debug)]
 pub(crate) struct Json;
 
@@ -42,7 +42,7 @@ impl Format for Json {
     }
 }
 
-/// Returns the options of the parser: JSON (RFC 8259) with comments and trailing commas, as in the settings of editors.
+/// Returns the options of the JSON parser. Comments and trailing commas are allowed, in addition to RFC 8259.
 fn options() -> ParseOptions {
     ParseOptions {
         allow_comments: true,
@@ -79,7 +79,8 @@ fn root(text: &str) -> Result<CstRootNode, EditError> {
     CstRootNode::parse(text, &options()).map_err(|error| format!("the file is not valid JSON: {error}"))
 }
 
-/// Returns a member of an object. If several members have the same name, the last one counts, as in other JSON parsers.
+/// Returns a member of an object. If a map contains a name several times, the last value counts, as in other JSON
+/// parsers.
 fn member(object: &CstObject, name: &str) -> Option<CstObjectProp> {
     object.properties().into_iter().rev().find(|member| member.decoded_name().as_deref() == Some(name))
 }
@@ -110,7 +111,7 @@ fn set(text: &str, way: &[Part], value: &Value) -> Result<String, EditError> {
         } else if let Some(array) = at.as_array() {
             let members = array.elements();
             let index = part.index.ok_or_else(|| {
-                format!("cannot find {:?}: the parent is a list; write the index of a member", part.name)
+                format!("cannot find the key {:?}: its parent is a list; write an index instead", part.name)
             })?;
             match members.get(index) {
                 Some(found) if rest.is_empty() => replace(found.clone(), written(value))?,
@@ -121,7 +122,7 @@ fn set(text: &str, way: &[Part], value: &Value) -> Result<String, EditError> {
                 None => drop(array.append(written(&nested(rest, value)))),
             }
         } else {
-            return Err(format!("cannot find {:?}: the parent value is neither a map nor a list", part.name));
+            return Err(format!("cannot find the key {:?}: its parent is neither a map nor a list", part.name));
         }
         break;
     }

@@ -1,4 +1,4 @@
-//! The module `line`: one line of a file.
+//! The module `line` manages one line of a file.
 
 use regex::Regex;
 use serde_json::Value;
@@ -11,7 +11,7 @@ use crate::{
     resource::resource,
 };
 
-/// The resolved parameters of `line`: the line and its position in the file.
+/// The resolved parameters of the module `line`: the line and its position in the file.
 #[derive(Debug, Clone)]
 pub(crate) struct LineSpec {
     path: String,
@@ -19,7 +19,7 @@ pub(crate) struct LineSpec {
     pattern: Option<Regex>,
     anchor: Anchor,
     absent: bool,
-    /// The parameters of the task in their original form, which the undo needs.
+    /// The parameters as the task sets them, from which the undo of the task is made.
     params: Value,
 }
 

@@ -1,4 +1,5 @@
-//! The code that the modules `line` and `block` share: the lines of a file, and the step that replaces the file.
+//! Code for the modules `line` and `block`. The code reads the lines of a file, and returns the step that writes the
+//! new lines.
 
 use std::sync::Arc;
 
@@ -30,7 +31,7 @@ impl Lines {
         Ok(Self { lines, old, ends })
     }
 
-    /// Returns the change that replaces the old lines of the file with the new lines.
+    /// Returns the change that writes the new lines to the file. Returns [`Checked::InSync`] if the lines are equal.
     pub(crate) fn change(self, path: &str, new: &[String], context: &Context<'_>) -> Result<Checked, ModuleError> {
         if new == self.lines {
             return Ok(Checked::InSync);
@@ -59,8 +60,8 @@ impl Lines {
     }
 }
 
-/// Returns the module parameters that undo the task; `None` if the task itself removes the line or block. The list
-/// `without` names parameters to omit.
+/// Returns the parameters for the undo of the task; `None` if the task itself removes the line or block. The parameters
+/// in `without` are omitted.
 pub(crate) fn undo(params: &Value, without: &[&str]) -> Option<Value> {
     if params.get("state").and_then(Value::as_str) == Some("absent") {
         return None;
@@ -74,7 +75,8 @@ pub(crate) fn undo(params: &Value, without: &[&str]) -> Option<Value> {
     Some(params)
 }
 
-/// The position at which new lines are inserted: after or before the last matching line, or at the end of the file.
+/// The position of new lines. New lines are inserted after or before the last line that matches a regular expression,
+/// or at the end of the file.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Anchor {
     pub(crate) after: Option<Regex>,
@@ -82,7 +84,7 @@ pub(crate) struct Anchor {
 }
 
 impl Anchor {
-    /// Parses the regular expressions `after` and `before` of a position.
+    /// Parses the regular expressions in the parameters `after` and `before`.
     pub(crate) fn resolve(after: Option<&str>, before: Option<&str>, problems: &mut Vec<Problem>) -> Self {
         if after.is_some() && before.is_some() {
             problems.push(Problem::new("before", "after and before exclude each other").hint("keep one of them"));
@@ -90,7 +92,7 @@ impl Anchor {
         Self { after: pattern("after", after, problems), before: pattern("before", before, problems) }
     }
 
-    /// Returns the index of the line before which a new line is inserted.
+    /// Returns the index that the first new line gets in the list of lines.
     pub(crate) fn position(&self, lines: &[String]) -> usize {
         let last = |pattern: &Regex| lines.iter().rposition(|line| pattern.is_match(line));
         let after = self.after.as_ref().and_then(last).map(|at| at + 1);
@@ -98,7 +100,7 @@ impl Anchor {
     }
 }
 
-/// Parses a regular expression. An invalid regular expression is added to the problems.
+/// Parses a regular expression. If the regular expression is not valid, the function adds a problem to `problems`.
 pub(crate) fn pattern(key: &str, text: Option<&str>, problems: &mut Vec<Problem>) -> Option<Regex> {
     match Regex::new(text?) {
         Ok(pattern) => Some(pattern),

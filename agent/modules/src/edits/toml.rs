@@ -1,4 +1,4 @@
-//! The module `toml`: one value of a TOML file.
+//! The module `toml` manages one value of a TOML file.
 
 use serde_json::{Map, Value};
 use toml_edit::{DocumentMut, InlineTable, Item, Table, TableLike, Value as TomlValue};
@@ -7,7 +7,7 @@ use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 use super::value::{EditError, Format, Part, resolve};
 use crate::{Module, Resolved, resource::resource};
 
-/// The module `toml`, and the format of TOML files.
+/// The type that implements the module `toml` and the format of TOML files.
 #[derive(Debug)]
 pub(crate) struct Toml;
 
@@ -105,22 +105,23 @@ fn item(written: &Value) -> Result<Item, EditError> {
     Ok(Item::Table(table))
 }
 
-/// Restores the CRLF line ends of a file, because toml_edit converts them to LF.
+/// Converts the line ends to CRLF if the old file has CRLF. The library toml_edit writes only LF.
 fn with_line_ends(text: &str, new: &str) -> String {
     if text.contains("\r\n") { new.replace("\r\n", "\n").replace('\n', "\r\n") } else { new.to_owned() }
 }
 
-/// Returns the member of a map or list that one step of a path names. A missing map is created.
+/// Returns the member of a map or list to which one part of a path leads. A missing map is created.
 fn down<'a>(at: &'a mut Item, part: &Part) -> Result<&'a mut Item, EditError> {
     if at.is_array() || at.is_array_of_tables() {
-        let index = part
-            .index
-            .ok_or_else(|| format!("cannot find {:?}: the parent is a list; write the index of a member", part.name))?;
+        let index = part.index.ok_or_else(|| {
+            format!("cannot find the key {:?}: its parent is a list; write an index instead", part.name)
+        })?;
         return at.get_mut(index).ok_or_else(|| format!("the list has no member {index}"));
     }
     let inline = at.is_inline_table();
-    let table =
-        at.as_table_like_mut().ok_or_else(|| format!("cannot find {:?}: the parent value is not a map", part.name))?;
+    let table = at
+        .as_table_like_mut()
+        .ok_or_else(|| format!("cannot find the key {:?}: its parent is not a map", part.name))?;
     if !table.contains_key(&part.name) {
         let mut new = Table::new();
         new.set_implicit(true);
@@ -135,9 +136,9 @@ fn set(text: &str, way: &[Part], wanted: &Value) -> Result<String, EditError> {
     let Some((last, parents)) = way.split_last() else { return Err("the key is empty".into()) };
     let at = parents.iter().try_fold(document.as_item_mut(), |at, part| down(at, part))?;
     if let Some(array) = at.as_array_mut() {
-        let index = last
-            .index
-            .ok_or_else(|| format!("cannot find {:?}: the parent is a list; write the index of a member", last.name))?;
+        let index = last.index.ok_or_else(|| {
+            format!("cannot find the key {:?}: its parent is a list; write an index instead", last.name)
+        })?;
         let mut new = value(wanted)?;
         match array.get_mut(index) {
             Some(old) => {
@@ -149,8 +150,9 @@ fn set(text: &str, way: &[Part], wanted: &Value) -> Result<String, EditError> {
         return Ok(with_line_ends(text, &document.to_string()));
     }
     let inline = at.is_inline_table();
-    let table =
-        at.as_table_like_mut().ok_or_else(|| format!("cannot find {:?}: the parent value is not a map", last.name))?;
+    let table = at
+        .as_table_like_mut()
+        .ok_or_else(|| format!("cannot find the key {:?}: its parent is not a map", last.name))?;
     match table.get_mut(&last.name) {
         Some(Item::Value(old)) => {
             let mut new = value(wanted)?;
@@ -189,7 +191,7 @@ fn remove(text: &str, way: &[Part]) -> Result<String, EditError> {
         (_, at) => {
             let table = at
                 .as_table_like_mut()
-                .ok_or_else(|| format!("cannot find {:?}: the parent value is not a map", last.name))?;
+                .ok_or_else(|| format!("cannot find the key {:?}: its parent is not a map", last.name))?;
             keep_head(table, &last.name);
             table.remove(&last.name);
         }
@@ -197,8 +199,8 @@ fn remove(text: &str, way: &[Part]) -> Result<String, EditError> {
     Ok(with_line_ends(text, &document.to_string()))
 }
 
-/// Moves the comment at the head of a file to the next key, when the first key is removed. A comment that is followed
-/// by an empty line describes the file, not the first key.
+/// Keeps the comment at the head of a file when the first key is removed. The next key gets the comment. A comment that
+/// is followed by an empty line describes the file, not the first key.
 fn keep_head(table: &mut dyn TableLike, name: &str) {
     let prefix = |table: &dyn TableLike, name: &str| {
         let decor = table.key(name)?.leaf_decor();

@@ -1,7 +1,7 @@
-//! The code that the modules `ini`, `json`, `yaml` and `toml` share: edits of one value in a structured file.
+//! Code for the modules `ini`, `json`, `yaml` and `toml`. The code edits one value in a structured file.
 //!
-//! An edit does not change the rest of the file, including comments and order. An edit that would change another value
-//! is rejected.
+//! An edit changes only one value, and keeps the comments and the order of the file. If an edit would change a second
+//! value, the task fails.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -14,7 +14,7 @@ use crate::{
     params::{Problem, done, managed_path, one_line},
 };
 
-/// The resolved parameters of a module that sets one value of a file.
+/// The resolved parameters of a module that sets or removes one value of a file.
 #[derive(Debug, Clone)]
 pub(crate) struct ValueSpec {
     format: &'static dyn Format,
@@ -31,7 +31,7 @@ pub(crate) trait Format: Debug + Send + Sync {
     /// Returns the module that edits files of this format.
     fn module(&self) -> &'static dyn Module;
 
-    /// Returns true if files of this format consist of sections with settings, and each value is one line of text.
+    /// Returns true if a file of this format consists of sections, and each setting is one line.
     fn has_sections(&self) -> bool {
         false
     }
@@ -39,25 +39,25 @@ pub(crate) trait Format: Debug + Send + Sync {
     /// Parses the text of a file.
     fn read(&self, text: &str) -> Result<Value, EditError>;
 
-    /// Returns the text of the file with the value set.
+    /// Returns the new text of the file, in which the value is set.
     fn set(&self, text: &str, way: &[Part], value: &Value) -> Result<String, EditError>;
 
-    /// Returns the text of the file without the value.
+    /// Returns the new text of the file, from which the value is removed.
     fn remove(&self, text: &str, way: &[Part]) -> Result<String, EditError>;
 }
 
-/// One step of the path to a value: the name of a map member, or an index in a list.
+/// A part of the path to a value: the name of a map member, or an index in a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Part {
     pub(crate) name: String,
-    /// The name as an index in a list; `None` if the name is quoted or not a number.
+    /// The index in a list, if the name is an unquoted number. The value is `None` for any other name.
     pub(crate) index: Option<usize>,
 }
 
-/// The cause of an error, if a file cannot be edited.
+/// The reason why a file cannot be edited, for the error message.
 pub(crate) type EditError = String;
 
-/// Resolves the parameters of a module that sets one value.
+/// Resolves the parameters of a module that sets or removes one value of a file.
 pub(crate) fn resolve(format: &'static dyn Format, params: &Value) -> Result<ValueSpec, Vec<Problem>> {
     let mut problems = Vec::new();
     let text = |key: &str| params.get(key).and_then(Value::as_str);
@@ -134,7 +134,7 @@ fn way(key: &str) -> Result<Vec<Part>, Problem> {
     }
 }
 
-/// Returns the value at a path; `None` if the document has no such value.
+/// Returns the value at a path; `None` if the document does not contain the path.
 pub(super) fn find<'a>(value: &'a Value, way: &[Part]) -> Option<&'a Value> {
     way.iter().try_fold(value, |value, part| match value {
         Value::Array(members) => members.get(part.index?),
@@ -143,7 +143,7 @@ pub(super) fn find<'a>(value: &'a Value, way: &[Part]) -> Option<&'a Value> {
     })
 }
 
-/// Sets or removes a value in a parsed document. An edit of the file must produce this document.
+/// Sets or removes a value in a parsed document. The edited file must have exactly the resulting values.
 fn expected(document: &mut Value, way: &[Part], value: Option<&Value>) -> Result<(), EditError> {
     let Some((part, rest)) = way.split_first() else {
         *document = value.cloned().unwrap_or(Value::Null);
@@ -160,7 +160,7 @@ fn expected(document: &mut Value, way: &[Part], value: Option<&Value>) -> Result
         Value::Object(_) => {}
         Value::Array(members) => {
             let index = part.index.ok_or_else(|| {
-                format!("cannot find {:?}: the parent is a list; write the index of a member", part.name)
+                format!("cannot find the key {:?}: its parent is a list; write an index instead", part.name)
             })?;
             let length = members.len();
             match (members.get_mut(index), value) {
@@ -169,20 +169,20 @@ fn expected(document: &mut Value, way: &[Part], value: Option<&Value>) -> Result
                 (None, None) => {}
                 (None, Some(value)) if index == length && rest.is_empty() => members.push(value.clone()),
                 (None, Some(_)) => {
-                    return Err(format!("the list has {length} members, but no member {index}; correct the key"));
+                    return Err(format!("the list has only {length} members, and no index {index}; correct the key"));
                 }
             }
         }
         Value::Null => {}
         other => {
             let kind = if other.is_string() { "a string" } else { "a number or a boolean" };
-            return Err(format!("cannot find {:?}: the parent value is {kind}", part.name));
+            return Err(format!("cannot find the key {:?}: its parent is {kind}, not a map or a list", part.name));
         }
     }
     Ok(())
 }
 
-/// Returns the text of a file with the value set or removed; `None` if the text needs no change.
+/// Returns the text of the file after the edit; `None` if the file is in sync.
 fn edited(format: &dyn Format, text: &str, way: &[Part], value: Option<&Value>) -> Result<Option<String>, EditError> {
     let (mark, body) = match text.strip_prefix('\u{feff}') {
         Some(body) => ("\u{feff}", body),
@@ -205,7 +205,8 @@ fn edited(format: &dyn Format, text: &str, way: &[Part], value: Option<&Value>) 
     Ok(Some(format!("{mark}{new}")))
 }
 
-/// Returns a document without nulls and empty maps, because file formats differ in the treatment of an emptied map.
+/// Returns a document without nulls and empty maps. When the last member of a map is removed, some formats keep an
+/// empty map, and some remove it.
 fn settled(value: Value) -> Value {
     match value {
         Value::Object(members) => {
@@ -272,8 +273,8 @@ impl ValueSpec {
         Ok(Checked::Change(Change { verb: if meta.is_some() { Verb::Update } else { Verb::Create }, diff, steps }))
     }
 
-    /// Returns the module parameters that undo the task: they restore the current value, or remove a value that is
-    /// absent now.
+    /// Returns the parameters for the undo of the task. The undo restores the current value, or removes the value if
+    /// the file does not contain it now.
     fn current(&self, context: &Context<'_>) -> Option<Value> {
         let bytes = context.reader.read(&self.path).ok()?.map(|(bytes, _)| bytes).unwrap_or_default();
         let text = String::from_utf8(bytes).ok()?;

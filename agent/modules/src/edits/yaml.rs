@@ -1,4 +1,4 @@
-//! The module `yaml`: one value of a YAML file.
+//! The module `yaml` manages one value of a YAML file.
 
 use std::str::FromStr as _;
 
@@ -10,7 +10,7 @@ use yaml_edit::{Document, Sequence, YamlFile, YamlValue, path::YamlPath as _};
 use super::value::{EditError, Format, Part, resolve};
 use crate::{Module, Resolved, resource::resource};
 
-/// The module `yaml`, and the format of YAML files.
+/// The type that implements the module `yaml` and the format of YAML files.
 #[derive(Debug)]
 pub(crate) struct Yaml;
 
@@ -46,8 +46,8 @@ fn read(text: &str) -> Result<Value, EditError> {
     plain_value(text).map_err(|error| format!("the file is not valid YAML: {error}"))
 }
 
-/// Returns a path to a value in the notation of yaml-edit. In the notation of yaml-edit, a number is an index in a
-/// list, and a backslash before digits makes the digits a name.
+/// Returns the path to a value in the notation of the library yaml-edit. In the notation of yaml-edit, a number is an
+/// index in a list. A backslash before the digits makes the number a name.
 fn way_text(way: &[Part], document: &Value) -> String {
     let mut texts = Vec::new();
     let mut at = Some(document);
@@ -81,8 +81,8 @@ fn only(text: &str) -> Result<(YamlFile, Document), EditError> {
     Ok((file, document))
 }
 
-/// Converts a value to YAML. Maps and lists are written as blocks in their own order, and scalars are quoted where
-/// needed.
+/// Converts a value to YAML. Maps and lists are written in block style, and their order is kept. Scalars are quoted if
+/// necessary.
 fn written(value: &Value) -> Result<YamlValue, EditError> {
     Ok(match value {
         Value::Null => return Err("the value is null; write another value, or state: absent to remove the key".into()),

@@ -1,8 +1,8 @@
-//! The module `archive`: the unpacked files of a tar or zip archive.
+//! The module `archive` unpacks a tar or zip archive to a directory.
 //!
-//! The agent streams the archive members to disk, so the unpacked content is never in memory. Only an archive from the
-//! source is in memory, in its packed form. An archive member is rejected if its path or its link target is outside of
-//! the target directory.
+//! The agent writes the archive members to disk while it reads the archive, so the unpacked content is never in memory.
+//! An archive from the source is in memory, but only in its packed form. An archive member is rejected if its path or
+//! its link target is outside of the target directory.
 
 mod members;
 
@@ -24,7 +24,7 @@ use crate::{
     resource::resource,
 };
 
-/// The resolved parameters of `archive`: an archive and its target directory.
+/// The resolved parameters of the module `archive`: an archive and its target directory.
 #[derive(Debug, Clone)]
 pub(crate) struct ArchiveSpec {
     path: String,
@@ -72,7 +72,7 @@ impl Resource for ArchiveSpec {
     }
 }
 
-/// The default limit for the size of the unpacked files, in bytes.
+/// The default of `maxBytes`: the maximum total size of the unpacked files, in bytes.
 const LIMIT: i64 = 1 << 30;
 
 #[derive(Debug, Clone)]
@@ -89,10 +89,10 @@ impl From {
     }
 }
 
-/// The number of unpacked files that are synced to disk together.
+/// The maximum number of unpacked files that the agent syncs to disk and renames together.
 const TOGETHER: usize = 64;
 
-/// The maximum number of changed archive members that a diff lists one by one.
+/// The maximum number of changed archive members that a diff lists by name.
 const TOLD: usize = 50;
 
 pub(crate) fn resolve(archive: pb::Archive) -> Result<ArchiveSpec, Vec<Problem>> {
@@ -125,7 +125,7 @@ pub(crate) fn resolve(archive: pb::Archive) -> Result<ArchiveSpec, Vec<Problem>>
     Ok(ArchiveSpec { path, from, strip, max_bytes, owner: archive.owner, group: archive.group, absent })
 }
 
-/// Opens an archive; `None` if the archive is a file on the node that does not exist.
+/// Opens the archive of a task. Returns `None` if the archive must be a file on the node, but the file does not exist.
 fn open(spec: &ArchiveSpec, context: &Context<'_>) -> Result<Option<Box<dyn Source>>, ModuleError> {
     match &spec.from {
         From::File(file) => {
@@ -147,10 +147,10 @@ fn open(spec: &ArchiveSpec, context: &Context<'_>) -> Result<Option<Box<dyn Sour
 }
 
 fn missing(spec: &ArchiveSpec) -> String {
-    format!("this node has no file {}; create the file with file or download before this task", spec.from.name())
+    format!("this node has no file {}; create the file in an earlier task", spec.from.name())
 }
 
-/// A comparison of archive members with the files on disk.
+/// Compares the members of an archive with the files on disk.
 struct Compared<'a> {
     below: Option<&'a FsReader>,
     uid: Option<u32>,
@@ -158,7 +158,7 @@ struct Compared<'a> {
 }
 
 impl Compared<'_> {
-    /// Returns a description of the change that an archive member needs; `None` if the member is in sync.
+    /// Returns a text that describes the needed change of an archive member; `None` if the member is in sync.
     fn differs(&self, member: &mut Member<'_>) -> io::Result<Option<String>> {
         let path = member.path.clone();
         let Some(below) = self.below else { return Ok(Some(format!("new {path}"))) };
@@ -177,9 +177,8 @@ impl Compared<'_> {
                 _ => false,
             },
             Kind::Directory | Kind::File { .. } | Kind::Copy(_) => {
-                let message = format!(
-                    "cannot unpack {path}: on this node it has another type than in the archive; remove {path} first"
-                );
+                let message =
+                    format!("cannot unpack {path}: the path has another type than in the archive; remove {path} first");
                 return Err(io::Error::other(message));
             }
         };
@@ -198,7 +197,7 @@ impl Compared<'_> {
     }
 }
 
-/// Returns true if two files contain the same bytes.
+/// Returns true if two files have equal contents.
 fn same(mut a: impl Read, mut b: impl Read) -> io::Result<bool> {
     let (mut left, mut right) = (vec![0; 32 << 10], vec![0; 32 << 10]);
     loop {
@@ -236,7 +235,7 @@ pub(crate) fn check(spec: &ArchiveSpec, context: &Context<'_>) -> Result<Checked
     let below = context.reader.below(path).map_err(|error| ModuleError::io(path, &error))?;
     if spec.absent {
         let there = context.reader.meta(path).map_err(|error| ModuleError::io(path, &error))?.is_some();
-        let diff = format!("remove {path} and all that is in it\n");
+        let diff = format!("remove {path} with its content\n");
         let change = Change { verb: Verb::Remove, diff, steps: Vec::new() };
         return Ok(if there { Checked::Change(change) } else { Checked::InSync });
     }
@@ -282,7 +281,7 @@ pub(crate) fn run(spec: &ArchiveSpec, context: &Context<'_>, writer: &FsWriter) 
     writer.make_directory(path, 0o755).map_err(io)?;
     let inside = writer.below(path).map_err(io)?.ok_or_else(|| {
         ModuleError::new(format!(
-            "cannot unpack to {path}: it is not a directory; remove the file first, or unpack to another path"
+            "cannot unpack to {path}: the path is not a directory; remove the file first, or unpack to another path"
         ))
     })?;
     let unpacking = Unpacking { writer: &inside, compared: Compared { below: Some(inside.reader()), uid, gid } };
@@ -330,7 +329,7 @@ impl Unpacking<'_> {
         let old = self.writer.reader().meta(&path)?;
         if old.is_some_and(|meta| meta.kind == FileKind::Directory) {
             return Err(io::Error::other(format!(
-                "cannot unpack {path}: it is a directory here, but a file in the archive; remove the directory first"
+                "cannot unpack {path}: the path is a directory, but a file in the archive; remove the directory first"
             )));
         }
         // The content is written to a temporary file, which replaces the old file after the batch was synced.
@@ -348,7 +347,7 @@ impl Unpacking<'_> {
             }
             None if matches!(member.kind, Kind::Copy(_)) => {
                 return Err(io::Error::other(format!(
-                    "cannot unpack {path}: it is a hard link to a file that is not in the archive"
+                    "cannot unpack {path}: the member is a hard link to a file that is not in the archive"
                 )));
             }
             None => {
@@ -365,7 +364,8 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    /// Rejects an archive member that is a link below another link, because its target depends on the other link.
+    /// Returns an error if an archive member is a link in a folder that is itself a link. The target of the member
+    /// would depend on the folder's target.
     fn refuse_links_above(&self, path: &str) -> io::Result<()> {
         for (at, _) in path.match_indices('/') {
             if self.writer.reader().link(&path[..at])?.is_some() {
@@ -383,8 +383,7 @@ impl Unpacking<'_> {
     }
 }
 
-/// Returns the module parameters that undo the task; `None` if the directory already exists, or the task removes the
-/// directory.
+/// Returns the parameters for the undo of the task; `None` if the directory already exists, or if the task removes it.
 pub(crate) fn undo(spec: &ArchiveSpec, context: &Context<'_>) -> Option<Value> {
     let new = !spec.absent && !context.reader.exists(&spec.path).ok()?;
     new.then(|| json!({ "path": spec.path, "state": "absent" }))

@@ -1,7 +1,7 @@
-//! The module `download`: a file that is fetched over https and verified by its SHA-256 digest.
+//! The module `download` fetches a file over https, and verifies its SHA-256 digest.
 //!
-//! After an interruption, the next attempt fetches only the missing bytes (RFC 9110, Range Requests). A downloaded file
-//! with another digest is never renamed to its path.
+//! After an interrupted download, the next attempt fetches only the missing bytes (RFC 9110, Range Requests). If the
+//! digest of a downloaded file is wrong, the file is not renamed to its path.
 
 use std::io::{Read, Seek as _, Write as _};
 
@@ -21,10 +21,10 @@ use crate::{
     resource::resource,
 };
 
-/// The default limit for the size of a download, in bytes.
+/// The default of `maxBytes`: the maximum size of a downloaded file, in bytes.
 const LIMIT: u64 = 10 << 30;
 
-/// The resolved parameters of `download`: a file, its URL and its digest.
+/// The resolved parameters of the module `download`: a path, a URL and a digest.
 #[derive(Debug, Clone)]
 pub(crate) struct DownloadSpec {
     path: String,
@@ -102,7 +102,7 @@ impl DownloadSpec {
     }
 }
 
-/// Returns the SHA-256 digest of the remaining bytes of a file; an error if the agent stops.
+/// Reads a file to its end, and returns the SHA-256 digest of the bytes. Returns an error if the agent stops.
 fn digest(mut from: impl Read, context: &Context<'_>) -> std::io::Result<String> {
     let (mut hash, mut buffer) = (Sha256::new(), vec![0; 64 << 10]);
     loop {
@@ -116,7 +116,8 @@ fn digest(mut from: impl Read, context: &Context<'_>) -> std::io::Result<String>
     }
 }
 
-/// The state of the file at the path: missing, with other content, or with the right content and a diff of permissions.
+/// The state of the file at the path. The file is missing, has a wrong digest, or has the right digest and maybe wrong
+/// permissions.
 enum Found {
     Nothing,
     Other(Meta),
@@ -129,7 +130,7 @@ fn reader(spec: &DownloadSpec, context: &Context<'_>) -> Result<Found, ModuleErr
     let Some(meta) = context.reader.meta(path).map_err(io)? else { return Ok(Found::Nothing) };
     if matches!(meta.kind, FileKind::Directory | FileKind::Other) {
         return Err(ModuleError::new(format!(
-            "cannot write {path}: it exists and is not a regular file; remove {path} first"
+            "cannot write {path}: the path exists, but is not a regular file; remove {path} first"
         )));
     }
     let Some((found, meta)) = context.reader.file(path).map_err(io)? else { return Ok(Found::Nothing) };
@@ -147,7 +148,7 @@ pub(crate) fn check(spec: &DownloadSpec, context: &Context<'_>) -> Result<Checke
         let there = context.reader.meta(path).map_err(|error| ModuleError::io(path, &error))?.is_some();
         return if there { change(Verb::Remove, format!("remove {path}\n")) } else { Ok(Checked::InSync) };
     }
-    let comes = format!("{path} comes from {} with the digest {}\n", shown(&spec.url), spec.digest);
+    let comes = format!("download {path} from {}, digest {}\n", shown(&spec.url), spec.digest);
     match reader(spec, context)? {
         Found::Nothing => change(Verb::Create, comes),
         Found::Other(_) => change(Verb::Update, comes),
@@ -156,7 +157,7 @@ pub(crate) fn check(spec: &DownloadSpec, context: &Context<'_>) -> Result<Checke
     }
 }
 
-/// Returns a URL for messages, without user, password and query, because these parts may be secret.
+/// Returns a URL for messages. The user, the password and the query are removed, because they may be secret.
 fn shown(url: &str) -> String {
     let plain = url.split(['?', '#']).next().unwrap_or_default();
     match plain.split_once("://") {
@@ -175,7 +176,7 @@ pub(crate) fn run(spec: &DownloadSpec, context: &Context<'_>, writer: &FsWriter)
     if spec.absent {
         let meta = context.reader.meta(&spec.path).map_err(io)?;
         if meta.is_some_and(|meta| meta.kind == FileKind::Directory) {
-            return Err(ModuleError::new(format!("cannot remove {path}: it is a directory, not a file")));
+            return Err(ModuleError::new(format!("cannot remove {path}: the path is a directory, not a file")));
         }
         writer.remove(&spec.path).and_then(|()| writer.drop_part(path)).map_err(io)?;
         return Ok(Report::success());
@@ -204,7 +205,7 @@ pub(crate) fn run(spec: &DownloadSpec, context: &Context<'_>, writer: &FsWriter)
         writer.drop_part(path).map_err(io)?;
         let from = shown(&spec.url);
         return Err(ModuleError::new(format!(
-            "cannot write {path}: the file from {from} has the digest {got}, not {}",
+            "cannot write {path}: the file from {from} has the digest {got}, but sha256 is {}",
             spec.digest
         )));
     }
@@ -212,7 +213,7 @@ pub(crate) fn run(spec: &DownloadSpec, context: &Context<'_>, writer: &FsWriter)
     Ok(Report::success())
 }
 
-/// Downloads the rest of a file, after the first `from` bytes. Returns the digest of the whole file.
+/// Downloads the bytes of a file after the first `from` bytes. Returns the digest of the whole file.
 fn fetch(
     spec: &DownloadSpec,
     context: &Context<'_>,
@@ -254,8 +255,9 @@ fn fetch(
     loop {
         if size > limit || all.is_some_and(|all| all > limit) {
             writer.drop_part(path).map_err(io)?;
-            let message =
-                format!("cannot write {path}: the file from {shown} has more than {limit} bytes; raise maxBytes");
+            let message = format!(
+                "cannot write {path}: the file from {shown} has more than {limit} bytes; raise the parameter maxBytes"
+            );
             return Err(ModuleError::new(message));
         }
         let mib = |bytes: u64| bytes >> 20;
@@ -276,7 +278,7 @@ fn fetch(
     whole(part)
 }
 
-/// Returns the module parameters that undo the task; `None` if the file already exists, or the task removes the file.
+/// Returns the parameters for the undo of the task; `None` if the file already exists, or if the task removes the file.
 pub(crate) fn undo(spec: &DownloadSpec, context: &Context<'_>) -> Option<Value> {
     let new = !spec.absent && !context.reader.exists(&spec.path).ok()?;
     new.then(|| json!({ "path": spec.path, "state": "absent" }))

@@ -1,11 +1,11 @@
-//! A drop-in file: a file in a folder such as /etc/sudoers.d, from which a program reads all files.
+//! A drop-in file: a file in a folder such as /etc/sudoers.d. A program reads all files of the folder.
 
 use serde_json::{Value, json};
 
 use super::file::FileSpec;
 use crate::{Checked, Context, ModuleError, Resource as _, params::Problem};
 
-/// A drop-in file, identified by its name.
+/// A drop-in file. The name identifies the file in its folder.
 #[derive(Debug)]
 pub(crate) struct DropInFile {
     name: String,
@@ -14,13 +14,13 @@ pub(crate) struct DropInFile {
 }
 
 impl DropInFile {
-    /// Resolves a drop-in file with the given name and the given parameters of the module `file`.
+    /// Resolves the parameters of a drop-in file to parameters of the module `file`.
     pub(crate) fn resolve(name: String, params: &Value) -> Result<Self, Vec<Problem>> {
         let absent = params.get("state").and_then(Value::as_str) == Some("absent");
         Ok(Self { name, absent, file: FileSpec::resolve(params)? })
     }
 
-    /// Compares the drop-in file on the node with the desired content.
+    /// Compares the drop-in file on the node with its desired state.
     pub(crate) fn check(&self, context: &Context<'_>) -> Result<Checked, ModuleError> {
         self.file.check(context)
     }
@@ -30,7 +30,7 @@ impl DropInFile {
         self.file.path()
     }
 
-    /// Returns the module parameters that undo the task; `None` if the file already exists, or the task removes the
+    /// Returns the parameters for the undo of the task; `None` if the file already exists, or if the task removes the
     /// file.
     pub(crate) fn undo(&self, context: &Context<'_>) -> Option<Value> {
         if self.absent || context.reader.exists(self.file.path()?).ok()? {
@@ -47,7 +47,7 @@ pub(crate) fn file_name(name: Option<&str>, problems: &mut Vec<Problem>) -> Stri
     let fine = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
     if name.is_empty() || !name.chars().all(fine) {
         problems.push(
-            Problem::new("name", format!("{name:?} is not a valid name of the file"))
+            Problem::new("name", format!("{name:?} is not a valid file name"))
                 .hint("use letters, digits, - and _, because files with other names are ignored"),
         );
     }

@@ -1,4 +1,4 @@
-//! The module `file`: a file, a directory, a tree of files, or a symbolic link.
+//! The module `file` manages a file, a directory, a tree of files, or a symbolic link.
 
 mod members;
 mod single;
@@ -67,7 +67,7 @@ impl Resource for FileSpec {
 }
 
 impl FileSpec {
-    /// Resolves the parameters of `file`.
+    /// Resolves the parameters of the module `file`.
     pub(crate) fn resolve(params: &Value) -> Result<Self, Vec<Problem>> {
         spec::resolve(&parse(params)?, params)
     }
@@ -102,8 +102,8 @@ fn compare(spec: &FileSpec, context: &Context<'_>) -> Result<Checked, ModuleErro
     }
 }
 
-/// Returns the expected state of each managed path, by the rules of [`compare`]; `None` if only a full check can
-/// decide.
+/// Returns the state that each managed path must have, by the rules of [`compare`]. Returns `None` if a later pass
+/// needs the full check.
 fn expected(spec: &FileSpec, context: &Context<'_>, key: &[u8; 32]) -> Option<Vec<Expectation>> {
     let one = |path: &str, what: Expected, mode: Option<u32>| Expectation {
         path: path.to_owned(),
@@ -298,7 +298,7 @@ mod tests {
         let socket = std::os::unix::net::UnixListener::bind(at(&fixture, "socket")).unwrap();
         for path in ["/passwords", "/socket"] {
             let error = fixture.apply(json!({"path": path, "linkTo": "files/a"})).unwrap_err();
-            assert!(error.message.contains("did not make; move the file"), "{error}");
+            assert!(error.message.contains("did not create; move the file"), "{error}");
         }
         assert_eq!(fixture.text("passwords"), "secret");
         drop(socket);
@@ -307,7 +307,7 @@ mod tests {
         std::fs::write(at(&fixture, "tree/l"), "mine").unwrap();
         fixture.tree = Arc::new(Links([("files/a", "A"), ("files/l", "a")].into_iter().collect()));
         let error = fixture.apply(json!({"path": "/tree", "source": "files"})).unwrap_err();
-        assert!(error.message.contains("did not make"), "{error}");
+        assert!(error.message.contains("did not create"), "{error}");
         assert_eq!(fixture.text("tree/l"), "mine");
         // A link to another target is replaced, and so is a file of an earlier commit.
         std::os::unix::fs::symlink("nowhere", at(&fixture, "old")).unwrap();
@@ -383,7 +383,7 @@ mod tests {
             symlink(target, at(link)).unwrap();
             let params = json!({"path": format!("/{link}"), "state": "directory", "mode": "0700"});
             let error = fixture.apply(params).unwrap_err().message;
-            assert!(error.contains(&format!("/{link}: it is a link to {target}, ")), "{error}");
+            assert!(error.contains(&format!("/{link}: the path is a link to {target}, ")), "{error}");
             assert!(error.contains(cause) && error.contains("state: absent"), "{error}");
         }
         assert_eq!(fixture.text("file"), "mine");

@@ -1,5 +1,6 @@
-//! The module `git`: the files of a git repository at one commit. The agent fetches the repository when it fetches the
-//! commit with the task. The files of the repository are managed like a folder of the source.
+//! The module `git` copies the files of a git repository at one commit to the node. The agent fetches the repository
+//! together with the commit that contains the task. The agent manages the files of the repository like files of the
+//! source.
 
 use serde_json::{Value, json};
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
@@ -11,7 +12,7 @@ use crate::{
     resource::resource,
 };
 
-/// The resolved parameters of `git`: the files of one commit, managed as a tree.
+/// The resolved parameters of the module `git`: the parameters of the tree of files.
 #[derive(Debug)]
 struct GitSpec(FileSpec);
 
@@ -58,7 +59,7 @@ impl Resource for GitSpec {
     }
 }
 
-/// The message of a plan for a repository that is not fetched.
+/// The text that a plan shows if the repository is not fetched yet.
 const UNKNOWN: &str = "the files are unknown: only the agent fetches the repository, not a plan from a working tree";
 
 fn resolve(params: &Value) -> Result<GitSpec, Vec<Problem>> {

@@ -1,7 +1,7 @@
-//! The module `package`: packages of the distribution.
+//! The module `package` installs, upgrades and removes packages of the distribution.
 //!
-//! The list of installed packages is read from the package database, and cached for all tasks. PackageKit makes the
-//! changes. PackageKit makes the changes; if PackageKit is missing or hangs, apt or dnf makes the changes.
+//! The agent reads the list of installed packages from the package database, and caches the list for all tasks.
+//! PackageKit makes the changes. If PackageKit is missing or hangs, the agent uses apt or dnf.
 
 mod backend;
 mod database;
@@ -73,9 +73,9 @@ impl Resource for PackageSpec {
         &self.names
     }
 
-    /// Returns the key of a package transaction. A transaction does not combine installations and removals, because the
-    /// TaskBook defines their order. A task with a version is a transaction of its own, because its flags must not
-    /// apply to other packages.
+    /// Returns the key of the package transactions that the task can join. A transaction only installs or only removes
+    /// packages, because the TaskBook defines the order. A task with a version is applied alone, because its flags must
+    /// not apply to other packages.
     fn batch(&self) -> Option<BatchKey> {
         let removes = self.state == State::Absent;
         let settings = format!("{:?} {:?} {removes}", self.backend, self.conffiles);
@@ -99,7 +99,7 @@ fn check(spec: &PackageSpec, context: &Context<'_>) -> Result<Checked, ModuleErr
     Ok(Checked::Change(Change { verb, diff: spec.diff(&missing, &installed, &newest), steps: Vec::new() }))
 }
 
-/// Returns the module parameters that undo the task: the removal of its new packages; `None` if all packages are
+/// Returns the parameters for the undo of the task, which removes the new packages; `None` if all packages are already
 /// installed.
 fn undo(spec: &PackageSpec, context: &Context<'_>) -> Option<Value> {
     let installed = context.cache.entry::<Database>().read(spec.backend, context).ok()?;
@@ -107,8 +107,8 @@ fn undo(spec: &PackageSpec, context: &Context<'_>) -> Option<Value> {
     (spec.state != State::Absent && !new.is_empty()).then(|| json!({ "names": new, "state": "absent" }))
 }
 
-/// Returns true if the package database shows the desired state, after a tool has failed. The result is false for rpm,
-/// because the rpm database does not show unfinished installations.
+/// Checks the package database after a package tool has failed. Returns true if all packages have the desired state.
+/// For rpm, the result is always false, because the rpm database does not show unfinished installations.
 fn all_there(uses: &[&PackageSpec], context: &Context<'_>) -> Result<bool, ModuleError> {
     if uses.iter().any(|spec| spec.backend == Backend::Dnf) || !debian(context) {
         return Ok(false);
@@ -123,7 +123,8 @@ fn all_there(uses: &[&PackageSpec], context: &Context<'_>) -> Result<bool, Modul
     Ok(true)
 }
 
-/// Applies several tasks with `package`, in one transaction if the backend supports the transaction.
+/// Applies several package tasks together. If the backend supports transactions, all packages change in one
+/// transaction.
 fn package_transaction(uses: &[&PackageSpec], context: &Context<'_>) -> Result<(), ModuleError> {
     context.needs_whole_root("package")?;
     let Some(first) = uses.first() else { return Ok(()) };
@@ -160,7 +161,7 @@ fn package_transaction(uses: &[&PackageSpec], context: &Context<'_>) -> Result<(
             if !all_there(uses, context)? {
                 return Err(error);
             }
-            tracing::warn!("the tool failed, but the packages have the desired state: {error}");
+            tracing::warn!("the package tool failed, but the packages have the desired state: {error}");
         }
     }
     if !missing.hold.is_empty() {
@@ -178,18 +179,19 @@ fn package_transaction(uses: &[&PackageSpec], context: &Context<'_>) -> Result<(
         return Ok(());
     }
     Err(ModuleError::new(format!(
-        "cannot change the packages: the tool reported success but left out: {}; run the tool by hand to see why",
+        "cannot change the packages: the package tool left out: {}; run the tool by hand to find the cause",
         left.trim()
     )))
 }
 
-/// Returns a description of the changes that a package transaction has not made; empty if it has made all changes.
+/// Returns a text about the changes that a package transaction has not made. The text is empty if all changes were
+/// made.
 fn unfinished(spec: &PackageSpec, installed: &Packages, newest: &BTreeMap<String, String>) -> String {
     let left = spec.missing(installed, newest);
     if left == Missing::default() { String::new() } else { spec.diff(&left, installed, newest) }
 }
 
-/// Returns the newest available versions of the packages; empty unless the desired state is `latest`.
+/// Returns the newest version of each package, if the desired state is `latest`. The map is empty for any other state.
 fn newest(spec: &PackageSpec, context: &Context<'_>) -> Result<BTreeMap<String, String>, ModuleError> {
     if spec.state == State::Latest { backend::newest(spec, context) } else { Ok(BTreeMap::new()) }
 }

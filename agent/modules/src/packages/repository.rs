@@ -1,4 +1,4 @@
-//! The module `packageRepository`: a package repository, as a file for apt or dnf.
+//! The module `packageRepository` manages a file that adds a package repository to apt or dnf.
 
 use serde_json::{Value, json};
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
@@ -10,7 +10,7 @@ use crate::{
     resource::resource,
 };
 
-/// The resolved parameters of `packageRepository`.
+/// The resolved parameters of the module `packageRepository`.
 #[derive(Debug)]
 struct RepositorySpec {
     file: DropInFile,
@@ -100,7 +100,8 @@ fn resolve(repository: &pb::PackageRepository) -> Result<RepositorySpec, Vec<Pro
     Ok(RepositorySpec { file, base_url: repository.base_url.clone() })
 }
 
-/// Rejects parameters that are not a single word, because further words or lines would change the repository file.
+/// Adds a problem for each parameter that is not a single word. A second word or line would be another setting of the
+/// repository file.
 fn one_word(repository: &pb::PackageRepository, problems: &mut Vec<Problem>) {
     let lists = [
         ("uris", &repository.uris),
@@ -119,7 +120,7 @@ fn one_word(repository: &pb::PackageRepository, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Checks the parameter `signedBy`, which is either one line (the path of a keyring) or one block in ASCII armour.
+/// Checks the parameter `signedBy`. The value is either the path of a keyring, or a public key in ASCII armour.
 fn signed_by(key: &str, problems: &mut Vec<Problem>) {
     let text = key.trim();
     if !text.starts_with(ARMOUR.0) {

@@ -1,12 +1,12 @@
-//! The module `assert`: expressions that must be true.
+//! The module `assert` fails if one of its expressions is false.
 
 use serde_json::Value;
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 
 use crate::{Checked, Context, Module, ModuleError, Report, Resolved, Resource, params::parse, resource::resource};
 
-/// The expressions of a task with `assert` that are false, and the message of the task. The renderer has already
-/// evaluated the expressions.
+/// The resolved parameters of the module `assert`: the expressions that are false, and the message of the task. The
+/// renderer has already evaluated the expressions.
 #[derive(Debug)]
 struct AssertSpec(pb::Assert);
 

@@ -1,11 +1,11 @@
-//! The module `debug`: a message in the log and in `towpath status`.
+//! The module `debug` shows a message in the log and in `towpath status`.
 
 use serde_json::Value;
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 
 use crate::{Checked, Context, Module, ModuleError, Report, Resolved, Resource, params::parse, resource::resource};
 
-/// The resolved parameters of `debug`.
+/// The resolved parameters of the module `debug`.
 #[derive(Debug)]
 struct DebugSpec(pb::Debug);
 

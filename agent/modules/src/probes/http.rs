@@ -1,4 +1,4 @@
-//! The module `http`: an HTTP request. A GET or HEAD request is a probe, and any other request is an action.
+//! The module `http` sends an HTTP request. A GET or HEAD request is a probe, and any other request is an action.
 
 use serde_json::{Value, json};
 use towpath_host::http::{Request, send as send_request};
@@ -10,7 +10,7 @@ use crate::{
     resource::resource,
 };
 
-/// The resolved parameters of `http`.
+/// The resolved parameters of the module `http`.
 #[derive(Debug, Clone)]
 struct HttpSpec {
     request: pb::Http,

@@ -1,4 +1,4 @@
-//! The module `wait`: waits for a duration, a port, a path, or a shared value.
+//! The module `wait` waits for a duration, a port, a path, or a shared value.
 
 use std::{
     net::{TcpStream, ToSocketAddrs as _},
@@ -17,16 +17,16 @@ use crate::{
     resource::resource,
 };
 
-/// The condition that ends a wait.
+/// The event for which the module `wait` waits.
 #[derive(Debug, Clone)]
 enum WaitSpec {
-    /// The wait ends after this duration.
+    /// The wait ends after the given duration.
     For(Duration),
-    /// The wait ends when this port accepts connections.
+    /// The wait ends when the given port accepts connections.
     Port(String),
-    /// The wait ends when this path exists.
+    /// The wait ends when the given path exists.
     Path(String),
-    /// The wait ends when this shared value exists.
+    /// The wait ends when the given shared value exists.
     Shared(String),
 }
 
@@ -108,7 +108,7 @@ fn run(wait: &WaitSpec, context: &Context<'_>) -> Result<Report, ModuleError> {
         WaitSpec::Path(path) => until(context, || context.reader.exists(path).unwrap_or(false))
             .then_some(())
             .ok_or_else(|| format!("{path} did not exist within {seconds} s")),
-        WaitSpec::Shared(name) => Err(format!("the shared value {name}, which needs etcd, could not be read")),
+        WaitSpec::Shared(name) => Err(format!("cannot read the shared value {name}: shared values need etcd")),
     };
     match what {
         Ok(()) => Ok(Report::success()),

@@ -1,4 +1,4 @@
-//! The module `hostname`: the host name of the machine.
+//! The module `hostname` sets the host name of the machine.
 
 use serde_json::{Value, json};
 use towpath_host::{FsWriter, files::Access, kernel};
@@ -12,7 +12,7 @@ use crate::{
 
 const HOSTNAME: &str = "/etc/hostname";
 
-/// The resolved parameters of `hostname`.
+/// The resolved parameters of the module `hostname`.
 #[derive(Debug)]
 struct HostnameSpec {
     name: String,
@@ -56,7 +56,8 @@ impl Resource for HostnameSpec {
         Ok(Report::success())
     }
 
-    /// Returns the module parameters that restore the current host name; `None` if /etc/hostname contains no name.
+    /// Returns the parameters for the undo of the task, with the current host name; `None` if /etc/hostname contains no
+    /// name.
     fn undo(&self, context: &Context<'_>) -> Option<Value> {
         let name = written(context).ok().filter(|name| !name.is_empty())?;
         Some(json!({ "name": name }))

@@ -1,4 +1,5 @@
-//! The module `mount`: a file system that is mounted now and at every boot through a systemd unit (systemd.mount(5)).
+//! The module `mount` manages a file system. A systemd unit mounts the file system, now and at every boot
+//! (systemd.mount(5)).
 
 use serde_json::{Value, json};
 use towpath_host::{
@@ -15,7 +16,7 @@ use crate::{
     resource::resource,
 };
 
-/// The resolved parameters of `mount`: a file system, its mount point and its desired state.
+/// The resolved parameters of the module `mount`: a file system, its mount point and its desired state.
 #[derive(Debug, Clone)]
 pub(crate) struct MountSpec {
     path: String,
@@ -64,7 +65,7 @@ enum State {
     Absent,
 }
 
-/// The types of file systems that need the network.
+/// The types of network file systems, which need the network before they are mounted.
 const NETWORK: [&str; 9] = ["nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "9p", "fuse.sshfs", "fuse.glusterfs"];
 
 pub(crate) fn resolve(mount: pb::Mount) -> Result<MountSpec, Vec<Problem>> {
@@ -104,7 +105,7 @@ pub(crate) fn resolve(mount: pb::Mount) -> Result<MountSpec, Vec<Problem>> {
     Ok(MountSpec { path, device, kind: mount.r#type, options: mount.options, state })
 }
 
-/// Returns the name of the systemd unit that mounts a path, escaped as by systemd-escape(1) --path.
+/// Returns the name of the mount unit for a path. The path is escaped as `systemd-escape --path` does.
 fn unit(path: &str) -> String {
     let mut name = String::new();
     for (at, byte) in path.trim_matches('/').bytes().enumerate() {
@@ -143,7 +144,7 @@ impl MountSpec {
     }
 }
 
-/// An action that a mount needs.
+/// An action that brings a mount to its desired state, such as enabling its unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Missing {
     Write,
@@ -195,7 +196,8 @@ fn missing(
     Ok((missing, state, old))
 }
 
-/// Returns an error if /etc/fstab also mounts the path, because the two definitions could contradict each other.
+/// Returns an error if /etc/fstab also contains the path, because the line and the systemd unit could contradict each
+/// other.
 fn refuse_fstab(spec: &MountSpec, context: &Context<'_>) -> Result<(), ModuleError> {
     let read = context.reader.read("/etc/fstab").map_err(|error| ModuleError::io("/etc/fstab", &error))?;
     let text = read.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
@@ -205,7 +207,8 @@ fn refuse_fstab(spec: &MountSpec, context: &Context<'_>) -> Result<(), ModuleErr
     };
     if text.lines().any(here) && spec.state != State::Absent {
         return Err(ModuleError::new(format!(
-            "cannot manage the mount {}: /etc/fstab contains it; remove its line with the module line before this task",
+            "cannot manage the mount {}: /etc/fstab also contains the mount; \
+             remove the line with the module line in an earlier task",
             spec.path
         )));
     }
@@ -272,8 +275,7 @@ pub(crate) fn run(spec: &MountSpec, context: &Context<'_>, writer: &FsWriter) ->
     Ok(Report::success())
 }
 
-/// Returns the module parameters that undo the task; `None` if the mount unit already exists, or the task removes the
-/// unit.
+/// Returns the parameters for the undo of the task; `None` if the mount unit already exists, or if the task removes it.
 pub(crate) fn undo(spec: &MountSpec, context: &Context<'_>) -> Option<Value> {
     let new = spec.state != State::Absent && !context.reader.exists(&spec.file()).ok()?;
     new.then(|| json!({ "path": spec.path, "state": "absent" }))

@@ -1,5 +1,5 @@
-//! The module `service`: the state of a systemd unit (running or stopped, enabled or disabled at boot, masked or
-//! unmasked).
+//! The module `service` manages the state of a systemd unit: running or stopped, enabled or disabled at boot, masked or
+//! unmasked.
 
 mod aliases;
 
@@ -17,7 +17,7 @@ use crate::{
     resource::resource,
 };
 
-/// The resolved parameters of `service`: the desired state of a unit.
+/// The resolved parameters of the module `service`: the desired state of a unit.
 #[derive(Debug, Clone)]
 pub(crate) struct ServiceSpec {
     unit: String,
@@ -74,7 +74,7 @@ enum State {
     Reloaded,
 }
 
-/// The number of lines of systemd's journal that an error shows for a failed unit.
+/// The number of lines of systemd's journal in the error message about a failed unit.
 const LINES: &str = "10";
 
 pub(crate) fn resolve(service: &pb::Service) -> Result<ServiceSpec, Vec<Problem>> {
@@ -119,19 +119,19 @@ enum Missing {
 }
 
 impl ServiceSpec {
-    /// Returns true if the task restarts or reloads the unit, which is an action and not a state.
+    /// Returns true if the task restarts or reloads the unit. A task that restarts or reloads a unit is an action, not
+    /// a state.
     pub(crate) fn is_action(&self) -> bool {
         matches!(self.state, Some(State::Restarted | State::Reloaded))
     }
 
-    /// Returns the name of the unit that the parameter `name` refers to. An alias is resolved from the unit files, even
-    /// if the unit is not loaded.
+    /// Returns the real name of the unit, if the parameter `name` is an alias. The function reads the unit files, so
+    /// the unit need not be loaded.
     pub(crate) fn meant(&self, context: &Context<'_>) -> String {
         aliases::unit(context.reader, &self.unit)
     }
 
-    /// Returns the state of the unit. The field `id` of the state is the name of the unit, even if the task names an
-    /// alias.
+    /// Returns the state of the unit. The result contains the real name of the unit, even if the task names an alias.
     fn state(&self, systemd: &Systemd, context: &Context<'_>) -> Result<UnitState, ModuleError> {
         systemd.state(&self.meant(context)).map_err(failed)
     }
@@ -197,7 +197,7 @@ pub(crate) fn check(spec: &ServiceSpec, context: &Context<'_>) -> Result<Checked
     }
     if gone {
         return Ok(Checked::Unknown(format!(
-            "this node has no unit {}; install its package or write the unit before this task",
+            "this node has no unit {}; install its package or write its unit file in an earlier task",
             spec.unit
         )));
     }
@@ -232,7 +232,7 @@ pub(crate) fn run(spec: &ServiceSpec, context: &Context<'_>) -> Result<Report, M
     Ok(Report { fields: [("started", json!(started_now))].into(), ..Report::success() })
 }
 
-/// Runs a systemd job. A unit that fails right after the job counts as a failed job.
+/// Runs a systemd job. Returns an error if the unit is in the state `failed` after the job.
 fn started(systemd: &Systemd, unit: &str, job: Job, context: &Context<'_>) -> Result<(), SystemdError> {
     systemd.run(unit, job, context.timeout)?;
     if job != Job::Stop && systemd.state(unit)?.active == "failed" {
@@ -241,8 +241,8 @@ fn started(systemd: &Systemd, unit: &str, job: Job, context: &Context<'_>) -> Re
     Ok(())
 }
 
-/// Returns an error with the last lines of systemd's journal about a unit. The text `what` is a prefix of the message,
-/// and may be empty.
+/// Adds the last lines of systemd's journal about a unit to an error message. The message begins with `what`, unless
+/// `what` is empty.
 pub(crate) fn with_journal(what: &str, unit: &str, error: &SystemdError, context: &Context<'_>) -> ModuleError {
     let lines = journal(unit, context);
     let said = if lines.is_empty() { String::new() } else { format!("; its journal ends with: {lines}") };
@@ -262,8 +262,8 @@ fn journal(unit: &str, context: &Context<'_>) -> String {
     output.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-/// Returns the module parameters that restore the current state of a unit; `None` if the task changes no state of the
-/// unit.
+/// Returns the parameters for the undo of the task, with the current state of the unit; `None` if the task does not
+/// change the state.
 pub(crate) fn undo(spec: &ServiceSpec, context: &Context<'_>) -> Option<Value> {
     let unit = spec.state(&Systemd::connect().ok()?, context).ok()?;
     let mut params = json!({ "name": unit.id });

@@ -1,4 +1,4 @@
-//! The module `sysctl`: a kernel setting, now and at every boot (sysctl.d(5)).
+//! The module `sysctl` sets a kernel setting, now and at every boot (sysctl.d(5)).
 
 use serde_json::{Value, json};
 use towpath_host::{FsWriter, files::Access, kernel};
@@ -10,7 +10,7 @@ use crate::{
     resource::resource,
 };
 
-/// The resolved parameters of `sysctl`: a kernel setting and its desired value.
+/// The resolved parameters of the module `sysctl`: a kernel setting and its desired value.
 #[derive(Debug, Clone)]
 pub(crate) struct SysctlSpec {
     name: String,
@@ -74,7 +74,7 @@ pub(crate) fn resolve(sysctl: &pb::Sysctl) -> Result<SysctlSpec, Vec<Problem>> {
     Ok(SysctlSpec { name, value, absent })
 }
 
-/// Returns the value of a kernel setting with single blanks between its words, which the kernel separates by tabs.
+/// Returns the value of a kernel setting with one blank between its words. The kernel separates the words by tabs.
 fn plain(value: &str) -> String {
     value.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -89,8 +89,8 @@ impl SysctlSpec {
         format!("{} = {}\n", self.name, self.value.as_deref().unwrap_or_default())
     }
 
-    /// Returns the path of the kernel setting below /proc/sys. If the first separator in the name is a slash, slashes
-    /// separate the parts of the name, otherwise dots (sysctl.d(5)).
+    /// Returns the path of the kernel setting below /proc/sys. The parts of the name are separated by dots, or by
+    /// slashes if the first separator is a slash (sysctl.d(5)).
     fn place(&self) -> String {
         let slash = self.name.find('/').unwrap_or(usize::MAX);
         if slash < self.name.find('.').unwrap_or(usize::MAX) {
@@ -113,22 +113,21 @@ impl SysctlSpec {
     }
 
     fn unknown(&self) -> String {
-        format!("this kernel has no setting {}; load its kernel module before this task", self.name)
+        format!("this kernel has no setting {}; load the kernel module of the setting in an earlier task", self.name)
     }
 }
 
-/// The differences between a kernel setting and its desired state.
+/// The parts of a kernel setting that do not have the desired state.
 #[derive(Default)]
 struct Missing {
     /// True if the file below /etc/sysctl.d must be written or removed.
     file: bool,
-    /// True if the current value of the kernel differs from the desired value.
+    /// True if the running kernel does not have the desired value.
     kernel: bool,
     diff: String,
 }
 
-/// Returns the differences of a kernel setting from its desired state; `None` if the kernel lacks a setting that the
-/// task sets.
+/// Returns the parts of a kernel setting that must change; `None` if the kernel does not have the setting.
 fn missing(spec: &SysctlSpec, context: &Context<'_>) -> Result<Option<Missing>, ModuleError> {
     let mut missing = Missing::default();
     let file = spec.file();
@@ -189,8 +188,8 @@ pub(crate) fn run(spec: &SysctlSpec, context: &Context<'_>, writer: &FsWriter) -
     Ok(Report::success())
 }
 
-/// Returns the module parameters that restore the kernel's current value; `None` if Towpath already manages the
-/// setting, or the task removes the setting.
+/// Returns the parameters for the undo of the task, with the kernel's current value. Returns `None` if Towpath already
+/// manages the kernel setting, or if the task removes the kernel setting.
 pub(crate) fn undo(spec: &SysctlSpec, context: &Context<'_>) -> Option<Value> {
     if spec.absent || context.reader.exists(&spec.file()).ok()? {
         return None;

@@ -1,4 +1,4 @@
-//! The module `timezone`: the time zone of the machine.
+//! The module `timezone` sets the time zone of the machine.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::{
 const LOCALTIME: &str = "/etc/localtime";
 const ZONES: &str = "/usr/share/zoneinfo";
 
-/// The resolved parameters of `timezone`.
+/// The resolved parameters of the module `timezone`.
 #[derive(Debug)]
 struct TimezoneSpec {
     name: String,
@@ -44,7 +44,7 @@ impl Resource for TimezoneSpec {
         compare(self, context)
     }
 
-    /// Returns the module parameters that restore the current time zone; `None` if no time zone is set.
+    /// Returns the parameters for the undo of the task, with the current time zone; `None` if no time zone is set.
     fn undo(&self, context: &Context<'_>) -> Option<Value> {
         let target = context.reader.link(LOCALTIME).ok()??;
         Some(json!({ "name": target.split("zoneinfo/").nth(1)? }))
@@ -80,7 +80,7 @@ fn compare(timezone: &TimezoneSpec, context: &Context<'_>) -> Result<Checked, Mo
     }
     if !context.reader.exists(&zone).map_err(io)? {
         let what = format!("this node has no time zone {} below {ZONES}", timezone.name);
-        return Err(ModuleError::new(format!("{what}; install the package tzdata before this task")));
+        return Err(ModuleError::new(format!("{what}; install the package tzdata in an earlier task")));
     }
     let mut steps = vec![Step::Link { path: LOCALTIME.into(), target: format!("..{zone}") }];
     // Debian also stores the name of the time zone in this file.

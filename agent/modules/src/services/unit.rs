@@ -1,4 +1,5 @@
-//! The module `unit`: a unit file or drop-in below /etc/systemd/system. systemd reloads its unit files after a change.
+//! The module `unit` manages a unit file or drop-in below /etc/systemd/system. After a change, the agent makes systemd
+//! reload its unit files.
 
 use serde_json::{Value, json};
 use towpath_host::systemd::Systemd;
@@ -12,13 +13,13 @@ use crate::{
     resource::resource,
 };
 
-/// The resolved parameters of `unit`: a unit file and its desired state.
+/// The resolved parameters of the module `unit`: a unit file and its desired state.
 #[derive(Debug, Clone)]
 pub(crate) struct UnitSpec {
     unit: String,
     absent: bool,
     file: FileSpec,
-    /// The name of the drop-in, as written in the task; `None` for the unit file itself.
+    /// The name of the drop-in, as written in the task; `None` if the task manages the unit file itself.
     drop_in: Option<String>,
 }
 
@@ -87,13 +88,13 @@ pub(crate) fn resolve(unit: &pb::Unit) -> Result<UnitSpec, Vec<Problem>> {
     Ok(UnitSpec { unit: whole, absent, file, drop_in: unit.drop_in.clone() })
 }
 
-/// Returns true for a template unit such as `web@.service`, which systemd cannot start itself.
+/// Returns true if the unit is a template, such as `web@.service`. systemd can start only instances of a template.
 fn template(unit: &str) -> bool {
     unit.contains("@.")
 }
 
-/// Returns true if the distribution has a unit of the same name. When the managed unit file is removed, systemd uses
-/// the unit of the distribution.
+/// Returns true if the distribution has a unit with the same name as the managed unit. When the managed unit file is
+/// removed, systemd uses the unit of the distribution.
 fn vendor(unit: &str, context: &Context<'_>) -> bool {
     ["/usr/lib/systemd/system", "/lib/systemd/system"]
         .iter()
@@ -121,8 +122,7 @@ pub(crate) fn check(spec: &UnitSpec, context: &Context<'_>) -> Result<Checked, M
     Ok(Checked::Change(change))
 }
 
-/// Returns the module parameters that undo the task; `None` if the unit file already exists, or the task removes the
-/// unit file.
+/// Returns the parameters for the undo of the task; `None` if the unit file already exists, or if the task removes it.
 pub(crate) fn undo(spec: &UnitSpec, context: &Context<'_>) -> Option<Value> {
     if spec.absent || context.reader.exists(spec.path()?).ok()? {
         return None;

@@ -1,4 +1,4 @@
-//! The members of an archive in their order, for all archive formats.
+//! Reads the members of an archive in their order. All archive formats give the same type of member.
 
 use std::{
     cell::Cell,
@@ -9,7 +9,7 @@ use std::{
 
 use ruzstd::decoding::StreamingDecoder;
 
-/// A source of archive bytes, which can read and seek.
+/// A readable archive in which the reader can seek: a file, or bytes in memory.
 pub(super) trait Source: Read + Seek {}
 
 impl<T: Read + Seek> Source for T {}
@@ -24,8 +24,7 @@ pub(super) enum Kind {
     },
     /// A symbolic link. The value is the target of the link.
     Link(String),
-    /// A hard link in the archive, which becomes a copy of an earlier member. The value is the path of the earlier
-    /// member.
+    /// A hard link in the archive. The hard link is unpacked as a copy of an earlier member, whose path is the value.
     Copy(String),
 }
 
@@ -37,7 +36,7 @@ pub(super) struct Member<'a> {
     pub(super) content: &'a mut dyn Read,
 }
 
-/// The memory limit for unpacking an xz archive, in KiB.
+/// The maximum memory that the xz decoder may use, in KiB.
 const DICTIONARY: u32 = 256 << 10;
 
 type Take<'a> = dyn FnMut(Member<'_>) -> io::Result<()> + 'a;
@@ -46,20 +45,20 @@ fn refused(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// The number of bytes that may still be unpacked from an archive.
+/// The limit on the bytes that are unpacked from an archive, and the number of bytes that remain.
 #[derive(Debug, Clone)]
 pub(super) struct Budget {
     limit: u64,
     left: Rc<Cell<u64>>,
-    /// The number of bytes that may be read before the next archive member begins. The number is limited because names
-    /// and headers are in memory.
+    /// The number of header bytes that may still be read before the next archive member. Headers are limited because
+    /// the decoder keeps them in memory.
     between: Rc<Cell<u64>>,
 }
 
-/// The number of bytes of the budget that each archive member uses, in addition to its content and path.
+/// The number of bytes by which each archive member reduces the budget, in addition to its content and its path.
 const MEMBER: u64 = 1024;
 
-/// The maximum number of header bytes before an archive member.
+/// The maximum number of header bytes between two archive members.
 const HEADERS: u64 = 1 << 20;
 
 impl Budget {
@@ -67,14 +66,14 @@ impl Budget {
         Self { limit, left: Rc::new(Cell::new(limit)), between: Rc::new(Cell::new(HEADERS)) }
     }
 
-    /// Subtracts unpacked bytes from the budget of an archive.
+    /// Subtracts a number of unpacked bytes from the budget of an archive.
     ///
     /// # Errors
-    /// If the budget has fewer bytes left.
+    /// Returns an error if the budget is smaller than `bytes`.
     pub(super) fn spend(&self, bytes: u64) -> io::Result<()> {
         let left = self.left.get().checked_sub(bytes).ok_or_else(|| {
             refused(format!(
-                "cannot unpack the archive: its content has more than {} bytes; raise maxBytes",
+                "cannot unpack the archive: the content has more than {} bytes; raise the parameter maxBytes",
                 self.limit
             ))
         })?;
@@ -93,8 +92,7 @@ impl Budget {
     }
 }
 
-/// A reader of an archive member. If the content is longer than the size in the header, the budget is reduced by the
-/// further bytes.
+/// A reader of an archive member's content. Bytes beyond the size in the header also reduce the budget.
 struct Counted<'a, R> {
     from: R,
     stated: u64,
@@ -111,7 +109,7 @@ impl<R: Read> Read for Counted<'_, R> {
     }
 }
 
-/// A reader that limits the number of bytes between two archive members.
+/// A reader that returns an error if too many bytes precede an archive member.
 struct Headers<R> {
     from: R,
     budget: Budget,
@@ -131,8 +129,8 @@ impl<R: Read> Read for Headers<R> {
     }
 }
 
-/// Calls `take` for each archive member. The first `strip` folders of the member's path are removed. The first error
-/// ends the function.
+/// Calls `take` for each archive member, without the first `strip` folders of the member's path. Returns the first
+/// error of `take` or of the archive.
 pub(super) fn each(mut source: Box<dyn Source>, strip: usize, budget: &Budget, take: &mut Take<'_>) -> io::Result<()> {
     let mut seen = BTreeSet::new();
     let take: &mut Take<'_> = &mut |member: Member<'_>| {
@@ -164,8 +162,8 @@ pub(super) fn each(mut source: Box<dyn Source>, strip: usize, budget: &Budget, t
     }
 }
 
-/// Returns the path of an archive member without its first folders; `None` if no part remains. A path that leads out of
-/// the target directory is an error.
+/// Returns the path of an archive member without its first `strip` folders. Returns `None` if no part of the path
+/// remains. Returns an error if the path leads out of the target directory.
 fn inside(path: &str, strip: usize) -> io::Result<Option<String>> {
     let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     if path.starts_with('/') || parts.contains(&"..") || path.contains('\0') {
@@ -176,11 +174,12 @@ fn inside(path: &str, strip: usize) -> io::Result<Option<String>> {
     Ok((parts.len() > strip).then(|| parts[strip..].join("/")))
 }
 
-/// Returns an error if a link in an archive leads out of the target directory.
+/// Returns an error if the target of a link in an archive is outside of the target directory.
 fn leads_inside(path: &str, target: &str) -> io::Result<()> {
     let mut depth = path.split('/').count() - 1;
-    let out =
-        || refused(format!("cannot unpack the link {path:?}: it leads out of the target directory, to {target:?}"));
+    let out = || {
+        refused(format!("cannot unpack the link {path:?}: the link leads out of the target directory, to {target:?}"))
+    };
     let mut down = false;
     for part in target.split('/').filter(|part| !part.is_empty() && *part != ".") {
         // Any part of the path may be a link itself, so the target of a later `..` is unknown.
@@ -225,13 +224,13 @@ fn tar(content: impl Read, strip: usize, budget: &Budget, take: &mut Take<'_>) -
                 let of = inside(&target, strip)?;
                 Kind::Copy(of.ok_or_else(|| {
                     refused(format!(
-                        "cannot unpack {path:?}: it is a hard link to a path that the parameter strip removes"
+                        "cannot unpack {path:?}: the member is a hard link to a path that the parameter strip removes"
                     ))
                 })?)
             }
             _ => {
                 return Err(refused(format!(
-                    "cannot unpack {path:?}: it is a device or a pipe; only files, folders and links are supported"
+                    "cannot unpack {path:?}: devices and pipes are not supported; remove {path:?} from the archive"
                 )));
             }
         };
@@ -247,7 +246,7 @@ fn tar(content: impl Read, strip: usize, budget: &Budget, take: &mut Take<'_>) -
     Ok(())
 }
 
-/// Reads and ignores the rest of an archive member, so that the rest does not count as the header of the next member.
+/// Reads the rest of an archive member without using it. The rest must not count as the header of the next member.
 fn pass_over(entry: &mut impl Read, budget: &Budget) -> io::Result<()> {
     io::copy(entry, &mut io::sink())?;
     budget.end();
@@ -278,8 +277,8 @@ fn zip(source: Box<dyn Source>, strip: usize, budget: &Budget, take: &mut Take<'
     Ok(())
 }
 
-/// A reader of all frames of a zstd file (RFC 8878). The decoder reads only a single frame, and does not verify its
-/// checksum. This reader reads all frames and verifies their checksums.
+/// A reader of all frames of a zstd file (RFC 8878). The library decodes only one frame, and does not verify its
+/// checksum. The reader reads all frames of the file, and verifies the checksum of each frame.
 struct Zstd<R: Read> {
     state: State<R>,
 }
@@ -297,7 +296,7 @@ impl<R: Read> Zstd<R> {
         Self { state: State::Between(from) }
     }
 
-    /// Begins to read the next frame. Frames without content are skipped.
+    /// Starts to decode the next zstd frame. A skippable frame, which has no content, is ignored.
     fn next(mut from: R) -> io::Result<State<R>> {
         let mut magic = [0; 4];
         if from.read(&mut magic[..1])? == 0 {

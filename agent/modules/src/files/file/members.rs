@@ -1,9 +1,9 @@
-//! The check of a folder of the source that is copied to a node as a tree. Other files in the target folder are not
-//! changed.
+//! Checks a folder of the source that the agent copies to the node as a tree. Files in the target folder that the
+//! source does not contain are kept.
 //!
-//! Links above the target folder are followed, but links in the target folder are not followed. If the kind of a member
-//! changes, the old link, file or folder is replaced, but only if Towpath made the old one. An old link, file or folder
-//! that Towpath did not make is an error.
+//! Links in the path of the target folder are followed. Links below the target folder are not followed. If a member
+//! must replace a file of another kind, such as a folder, the agent removes the old file or folder. If Towpath did not
+//! create the old file or folder, the task fails instead.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -51,11 +51,11 @@ struct Members<'a> {
     single: FileSpec,
     reader: &'a FsReader,
     context: &'a Context<'a>,
-    /// The paths of the target folders that already exist on the node.
+    /// The folders of the tree that already exist on the node.
     there: BTreeSet<String>,
-    /// The paths that a step removes, because another kind of file must be at the path.
+    /// The paths that a step of the change removes, because the tree has another kind of file at the path.
     removed: BTreeSet<String>,
-    /// The paths of the target folders that a step creates.
+    /// The folders of the tree that a step of the change creates.
     made: BTreeSet<String>,
     change: Change,
 }
@@ -113,7 +113,7 @@ impl Members<'_> {
         }
     }
 
-    /// Returns the step that creates the folder of a new member; no step if the folder exists.
+    /// Returns the step that creates the folder of a new member. The list of steps is empty if the folder exists.
     fn way(&self, path: &str) -> Vec<Step> {
         let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
         if self.there.contains(folder) {
@@ -123,8 +123,8 @@ impl Members<'_> {
         vec![Step::MakeDirectory { path: folder.to_owned(), access }]
     }
 
-    /// Returns true if a folder above a member is missing or will be removed. The function adds a step that removes a
-    /// file from the path of a needed folder.
+    /// Returns true if the folder of a member does not exist yet. If a file is at the path of the folder, the function
+    /// adds a step that removes the file.
     fn is_new(&mut self, path: &str) -> Result<bool, ModuleError> {
         for (at, _) in path.match_indices('/').filter(|(at, _)| *at >= self.base.len()) {
             let folder = &path[..at];
@@ -146,7 +146,8 @@ impl Members<'_> {
         Ok(false)
     }
 
-    /// Returns the result of a member's check; `None` if a step removes a file of another kind from the member's path.
+    /// Returns the result of a member's check. Returns `None` if a file of another kind is at the member's path, and a
+    /// step removes the file.
     fn or_removed(
         &mut self,
         path: &str,
@@ -165,7 +166,8 @@ impl Members<'_> {
         Ok(None)
     }
 
-    /// Adds a step that removes an old file or folder from a path. A path that Towpath did not make is an error.
+    /// Adds a step that removes the old file or folder at a path. Returns an error if Towpath did not create the old
+    /// file or folder.
     fn remove(&mut self, path: &str, wanted: &str) -> Result<(), ModuleError> {
         let target = self.reader.link(path).map_err(io(path))?;
         let found = match (&target, self.is_folder(path)?) {
@@ -175,8 +177,8 @@ impl Members<'_> {
         };
         if let Some(foreign) = self.foreign(path, 0)? {
             return Err(ModuleError::new(format!(
-                "cannot put {wanted} at {path}: {found} is there, and Towpath did not make {foreign}; \
-                 remove the foreign path, or leave {path} out of the source"
+                "cannot create {wanted} at {path}: {found} exists, and Towpath did not create {foreign}; \
+                 remove {foreign}, or remove {path} from the source"
             )));
         }
         self.removed.insert(path.to_owned());
@@ -190,7 +192,7 @@ impl Members<'_> {
         Ok(self.reader.meta(path).map_err(io(path))?.is_some_and(|meta| meta.kind == FileKind::Directory))
     }
 
-    /// Returns the first path that Towpath did not make, among a path and all paths below the path.
+    /// Searches a path and all paths below the path. Returns the first path that Towpath did not create.
     fn foreign(&self, path: &str, depth: usize) -> Result<Option<String>, ModuleError> {
         if !self.is_folder(path)? {
             let real = self.reader.resolved(path, false).map_err(io(path))?;

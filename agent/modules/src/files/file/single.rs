@@ -1,4 +1,4 @@
-//! The checks of a single path: a file, a link, a directory, or a missing path.
+//! Checks a single path, which must be a file, a link, a directory or absent.
 
 use std::sync::Arc;
 
@@ -20,13 +20,13 @@ pub(super) fn absent(path: &str, reader: &FsReader) -> Result<Checked, ModuleErr
             .ok()
             .flatten()
             .map_or_else(|| format!("remove {path}"), |(bytes, _)| diff::unified(path, &bytes, b"")),
-        FileKind::Directory => format!("remove the directory {path} and all that is in it"),
+        FileKind::Directory => format!("remove the directory {path} with its content"),
         _ => format!("remove {path}"),
     };
     Ok(Checked::Change(Change { verb: Verb::Remove, diff, steps: vec![Step::Remove { path: path.to_owned() }] }))
 }
 
-/// Compares a path with the desired link. A file at the path is replaced only if Towpath made the file.
+/// Compares a path with the desired link. A file at the path is replaced only if Towpath created the file.
 pub(super) fn link(path: &str, target: &str, reader: &FsReader, context: &Context<'_>) -> Result<Checked, ModuleError> {
     let old = reader.link(path).map_err(io(path))?;
     if old.as_deref() == Some(target) {
@@ -35,13 +35,13 @@ pub(super) fn link(path: &str, target: &str, reader: &FsReader, context: &Contex
     let meta = reader.meta(path).map_err(io(path))?;
     if meta.is_some_and(|meta| meta.kind == FileKind::Directory) {
         return Err(ModuleError::new(format!(
-            "cannot make the link {path}: a directory is there; remove the directory first with state: absent"
+            "cannot create the link {path}: the path is a directory; remove the directory first with state: absent"
         )));
     }
     let foreign = |meta: &Meta| meta.kind != FileKind::Link;
     if meta.filter(foreign).is_some() && !context.cache.has_made(&reader.resolved(path, false).map_err(io(path))?) {
         return Err(ModuleError::new(format!(
-            "cannot make the link {path}: a file is there that Towpath did not make; move the file, or \
+            "cannot create the link {path}: the path is a file that Towpath did not create; move the file, or \
              remove the file with state: absent in an earlier commit"
         )));
     }
@@ -56,20 +56,20 @@ pub(super) fn link(path: &str, target: &str, reader: &FsReader, context: &Contex
     Ok(Checked::Change(Change { verb: Verb::Update, diff, steps }))
 }
 
-/// Returns the change that first executes the given steps, and then creates a link.
+/// Returns a change that executes `steps`, and then creates a link.
 pub(super) fn new_link(path: &str, target: &str, mut steps: Vec<Step>) -> Checked {
     steps.push(Step::Link { path: path.to_owned(), target: target.to_owned() });
     Checked::Change(Change { verb: Verb::Create, diff: format!("{path} -> {target}"), steps })
 }
 
-/// Compares a path with the desired directory. A link to a directory counts as a directory.
+/// Compares a path with the desired directory. A link to a directory is accepted as a directory.
 pub(super) fn directory(spec: &FileSpec, path: &str, reader: &FsReader) -> Result<Checked, ModuleError> {
     let (uid, gid) = spec.ids()?;
     let Some(meta) = reader.meta(path).map_err(io(path))? else {
         let access = Access { mode: spec.mode.unwrap_or(0o755), uid, gid };
         return Ok(Checked::Change(Change {
             verb: Verb::Create,
-            diff: format!("make the directory {path} with mode {:04o}", access.mode),
+            diff: format!("create the directory {path} with mode {:04o}", access.mode),
             steps: vec![Step::MakeDirectory { path: path.to_owned(), access }],
         }));
     };
@@ -78,21 +78,21 @@ pub(super) fn directory(spec: &FileSpec, path: &str, reader: &FsReader) -> Resul
     match (found, link) {
         (Some(meta), _) if meta.kind == FileKind::Directory => Ok(granted(path, meta, spec.mode, uid, gid)),
         (Some(_), None) => Err(ModuleError::new(format!(
-            "cannot make the directory {path}: it exists and is not a directory; remove {path} first with state: absent"
+            "cannot create the directory {path}: the path is not a directory; remove {path} first with state: absent"
         ))),
         (Some(_), Some(target)) => Err(ModuleError::new(format!(
-            "cannot make the directory {path}: it is a link to {target}, which is not a directory; \
+            "cannot create the directory {path}: the path is a link to {target}, which is not a directory; \
              remove the link first with state: absent, or change its target"
         ))),
         (None, target) => Err(ModuleError::new(format!(
-            "cannot make the directory {path}: it is a link to {target}, which does not exist; \
-             make the target in an earlier task, or remove the link first with state: absent",
+            "cannot create the directory {path}: the path is a link to {target}, which does not exist; \
+             create the target in an earlier task, or remove the link first with state: absent",
             target = target.unwrap_or_default()
         ))),
     }
 }
 
-/// Compares the permissions and the owner of a path with the desired permissions and owner.
+/// Compares the mode, the owner and the group of a path with the desired state.
 pub(super) fn granted(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>) -> Checked {
     let diff = access_diff(path, meta, mode, uid, gid);
     if diff.is_empty() {
@@ -106,7 +106,7 @@ pub(super) fn granted(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32
     })
 }
 
-/// Returns a description of the change of permissions and owner for people; empty if nothing changes.
+/// Returns a text about the needed changes of mode, owner and group. The text is empty if no change is needed.
 pub(crate) fn access_diff(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>) -> String {
     let mut diff = String::new();
     if let Some(mode) = mode.filter(|mode| *mode != meta.mode) {
@@ -121,7 +121,8 @@ pub(crate) fn access_diff(path: &str, meta: Meta, mode: Option<u32>, uid: Option
     diff
 }
 
-/// Returns the step that creates the missing directories above a path; no step if the directories exist.
+/// Returns the step that creates the missing parent directories of a path. The list of steps is empty if all parent
+/// directories exist.
 pub(crate) fn parents(path: &str, reader: &FsReader) -> Result<Vec<Step>, ModuleError> {
     let Some((folder, _)) = path.trim_end_matches('/').rsplit_once('/') else { return Ok(Vec::new()) };
     if folder.is_empty() || reader.exists(folder).map_err(io(folder))? {
@@ -144,7 +145,7 @@ pub(super) fn one_file(
         Ok(old) => old,
         Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
             return Err(ModuleError::new(format!(
-                "cannot write {path}: it exists and is not a regular file; remove {path} first with state: absent"
+                "cannot write {path}: the path is not a regular file; remove {path} first with state: absent"
             )));
         }
         Err(error) => return Err(ModuleError::io(path, &error)),
@@ -173,7 +174,7 @@ pub(super) fn one_file(
     }))
 }
 
-/// Returns the change that first executes the given steps, and then creates a file.
+/// Returns a change that executes `steps`, and then creates a file.
 pub(super) fn new_file(
     spec: &FileSpec,
     path: &str,
@@ -200,7 +201,7 @@ pub(super) fn write(spec: &FileSpec, path: &str, content: Content, access: Acces
     }
 }
 
-/// Returns an error for a file in Git LFS, because git contains only a pointer to the file's content.
+/// Returns an error if a file is stored in Git LFS, because git then contains only a pointer to its content.
 pub(super) fn refuse_pointer(tree: &Arc<dyn Tree>, path: &str) -> Result<(), ModuleError> {
     let bytes = tree.read(path).map_err(io(path))?.unwrap_or_default();
     if bytes.starts_with(b"version https://git-lfs.github.com/spec/") {

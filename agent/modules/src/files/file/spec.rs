@@ -27,7 +27,7 @@ pub(crate) struct FileSpec {
 #[derive(Debug, Clone)]
 pub(super) enum Want {
     Content(Arc<[u8]>),
-    /// A file with any content.
+    /// A file whose content is not checked.
     Any,
     Source(String),
     Link(String),
@@ -99,7 +99,7 @@ impl FileSpec {
     }
 }
 
-/// Returns the numeric ids of an owner and a group; `None` for an owner or group that is not given.
+/// Returns the user id of the owner and the id of the group. An id is `None` if the task does not set it.
 pub(crate) fn ids(owner: Option<&str>, group: Option<&str>) -> Result<(Option<u32>, Option<u32>), ModuleError> {
     let missing = |what: &str, name: &str| {
         ModuleError::new(format!("this node has no {what} {name:?}; create the {what} in an earlier task"))

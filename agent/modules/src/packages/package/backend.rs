@@ -1,4 +1,4 @@
-//! The tools that change packages: PackageKit, or apt and dnf if PackageKit is missing or hangs.
+//! Changes packages with PackageKit, or with apt or dnf if PackageKit is missing or hangs.
 
 use std::{collections::BTreeMap, thread, time::Duration};
 
@@ -12,18 +12,18 @@ use super::{
 };
 use crate::{Context, ModuleError};
 
-/// The settings of a package change.
+/// The settings for a change of packages: the backend, the version and the allowed side effects.
 #[derive(Debug, Clone)]
 pub(super) struct BackendChoice {
     pub(super) backend: Backend,
-    /// The version to install; `None` if the task names no version.
+    /// The version to install; `None` if the task does not set a version.
     pub(super) version: Option<String>,
-    /// True if PackageKit has names for all packages of the change. PackageKit has no names for half-installed packages
-    /// and for packages of another architecture.
+    /// True if PackageKit can change all packages. PackageKit cannot select half-installed packages, nor packages of
+    /// another architecture.
     pub(super) plain: bool,
-    /// The treatment of configuration files that an administrator has changed.
+    /// The setting that decides if changed configuration files are kept or replaced.
     pub(super) conffiles: Conffiles,
-    /// The names of the packages that an installation may change or remove.
+    /// The packages that the installation may change or remove.
     pub(super) named: Named,
 }
 
@@ -57,7 +57,7 @@ fn newest_rpm(names: &[String], context: &Context<'_>) -> Result<BTreeMap<String
     Ok(output.stdout.lines().filter_map(pair).collect())
 }
 
-/// Installs, upgrades and removes packages.
+/// Installs, upgrades and removes the packages in `missing`.
 pub(super) fn change(missing: &Missing, how: &BackendChoice, context: &Context<'_>) -> Result<(), ModuleError> {
     let deadline = Deadline::of(context);
     // On some systems, PackageKit cannot find a version by name. PackageKit also keeps changed configuration files.
@@ -85,11 +85,11 @@ pub(super) fn change(missing: &Missing, how: &BackendChoice, context: &Context<'
     }
 }
 
-/// The pause before the next attempt, while another process holds the lock of the package database.
+/// The time between two attempts, while another process holds the lock of the package database.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Changes packages with PackageKit, and retries while another process holds the lock of the package database.
-/// PackageKit itself does not wait for the lock.
+/// Changes packages with PackageKit. While another process holds the lock of the package database, the agent retries,
+/// because PackageKit does not wait.
 fn patiently(
     missing: &Missing,
     named: &Named,
@@ -174,12 +174,13 @@ fn transactions(kit: &PackageKit<'_>, missing: &Missing, named: &Named) -> Resul
     Ok(())
 }
 
-/// Returns the name of a package with its architecture.
+/// Returns the name of a package with its architecture, such as `libc6:amd64`.
 fn full_name(package: &Found) -> String {
     format!("{}:{}", package.name, package.arch)
 }
 
-/// Changes packages with apt-get, which itself waits for the lock of the package database.
+/// Changes packages with apt-get. If another process holds the lock of the package database, apt-get waits for the
+/// lock.
 fn apt(missing: &Missing, how: &BackendChoice, deadline: Deadline, context: &Context<'_>) -> Result<(), ModuleError> {
     let lock = || {
         let seconds = deadline.left().saturating_sub(deadline.least).as_secs().max(1);
@@ -209,7 +210,7 @@ fn apt(missing: &Missing, how: &BackendChoice, deadline: Deadline, context: &Con
         if !others.is_empty() {
             let what = format!("the removal would also remove {}", others.join(", "));
             return Err(ModuleError::new(format!(
-                "cannot remove {}: {what}; name the further packages too, or remove them first",
+                "cannot remove {}: {what}; name the additional packages in the task, or remove them in an earlier task",
                 missing.remove.join(", ")
             )));
         }
@@ -298,7 +299,7 @@ fn dnf(missing: &Missing, how: &BackendChoice, deadline: Deadline, context: &Con
     Ok(())
 }
 
-/// Marks packages as held or as not held: upgrades do not change a held package.
+/// Marks packages as held or not held. Upgrades do not change a held package.
 pub(super) fn mark(verb: &str, names: &[String], context: &Context<'_>) -> Result<(), ModuleError> {
     if !debian(context) {
         return Err(ModuleError::new("hold works only with dpkg; use the versionlock plugin of dnf"));

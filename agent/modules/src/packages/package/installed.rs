@@ -1,4 +1,4 @@
-//! The types for installed packages.
+//! Types that describe installed packages.
 
 use std::collections::BTreeMap;
 
@@ -6,15 +6,15 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Installed {
     pub(super) version: String,
-    /// The package version without the release number, which a task may also give as version under rpm.
+    /// The package version without the rpm release number. A task may set the version with or without the release.
     pub(super) plain: Option<String>,
     pub(super) held: bool,
-    /// True if the installation of the package is complete.
+    /// True if the package is fully installed; false if its installation was interrupted.
     pub(super) whole: bool,
     pub(super) arch: Option<String>,
 }
 
-/// The installed packages, both by name and by name with architecture.
+/// The installed packages. The map contains each package by its name, and by its name with architecture.
 pub(super) type Packages = BTreeMap<String, Installed>;
 
 impl Installed {

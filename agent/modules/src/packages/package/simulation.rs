@@ -1,33 +1,33 @@
-//! The side effects of an installation: packages that would be removed or downgraded, and held packages that would be
-//! changed. Before a change, the agent runs a simulation with the package tool, and reads the side effects from its
-//! output.
+//! Finds the side effects of an installation: other packages that it would remove or downgrade, and held packages that
+//! it would change. Before an installation, the agent runs a simulation with the package tool. The output of the
+//! simulation shows the side effects.
 
 use crate::ModuleError;
 
-/// The packages that an installation would remove or downgrade, and the held packages that it would change.
+/// The side effects that an installation would have on other packages.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Effects {
     /// The packages that the installation would remove.
     pub(super) removed: Vec<String>,
     /// The packages that the installation would downgrade.
     pub(super) downgraded: Vec<String>,
-    /// The packages that an administrator holds, but that the installation would change.
+    /// The packages that the installation would change, although an administrator has marked them as held.
     pub(super) held: Vec<String>,
 }
 
-/// The names of the packages that a task allows to be changed.
+/// The packages that a task names. An installation may change only packages that the task names.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Named {
     /// The packages to install or upgrade.
     pub(super) wanted: Vec<String>,
     /// The packages that the installation may remove.
     pub(super) replaces: Vec<String>,
-    /// The native architecture of the machine, which is optional in the name of a package.
+    /// The native architecture of the machine. A package name without an architecture means the native architecture.
     pub(super) native: Option<String>,
 }
 
 impl Named {
-    /// Returns the name of a package without the native architecture, as package tools print the name.
+    /// Returns the name of a package. The architecture is removed from the name if it is the native architecture.
     fn plain<'a>(&self, name: &'a str) -> &'a str {
         match name.rsplit_once([':', '.']) {
             Some((plain, arch)) if self.native.as_deref() == Some(arch) || matches!(arch, "all" | "any" | "noarch") => {
@@ -41,10 +41,11 @@ impl Named {
         list.iter().any(|known| self.plain(known) == self.plain(name))
     }
 
-    /// Checks that an installation changes only packages that the task names.
+    /// Checks the side effects of an installation. The installation may only change packages that the task names.
     ///
     /// # Errors
-    /// If the installation changes other packages. The message contains the names of the other packages.
+    /// Returns an error if the installation would change a package that the task does not name. The error message lists
+    /// the packages.
     pub(super) fn allow(&self, effects: &Effects) -> Result<(), ModuleError> {
         let others = |list: &[String], allowed: &[String]| {
             let mut others: Vec<&str> =
@@ -66,15 +67,15 @@ impl Named {
             return Ok(());
         }
         Err(ModuleError::new(format!(
-            "cannot install {}: the installation would {}; no package was changed. Name packages that may be \
-             removed in the parameter `replaces`, and change the other packages in a task before this task",
+            "cannot install {}: the installation would {}; no package was changed. Name packages to \
+             remove in the parameter `replaces`, and change the other packages in an earlier task",
             self.wanted.join(", "),
             what.join(" and ")
         )))
     }
 }
 
-/// Parses the output of `apt-get --simulate` in the C locale.
+/// Reads the side effects from the output of `apt-get --simulate` in the C locale.
 pub(super) fn apt(text: &str) -> Effects {
     let mut effects = Effects::default();
     let mut section = None;
@@ -105,7 +106,7 @@ enum Section {
     Held,
 }
 
-/// Parses the table that dnf prints before its question, in the C locale.
+/// Reads the side effects from the table that dnf prints before it asks for confirmation, in the C locale.
 pub(super) fn dnf(text: &str) -> Effects {
     let mut effects = Effects::default();
     let mut installed = Vec::new();

@@ -1,4 +1,5 @@
-//! The resolved parameters of the module `package`, and the comparison with the installed packages.
+//! The resolved parameters of the module `package`. A comparison with the installed packages gives the packages to
+//! change.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,7 @@ use towpath_proto::v1alpha as pb;
 use super::installed::Packages;
 use crate::params::{Problem, done};
 
-/// The names of packages and their desired state.
+/// The resolved parameters of the module `package`: names of packages, and their desired state.
 #[derive(Debug, Clone)]
 pub(crate) struct PackageSpec {
     pub(super) names: Vec<String>,
@@ -36,7 +37,7 @@ pub(super) enum Backend {
     Dnf,
 }
 
-/// The treatment of configuration files that both an administrator and a new package version have changed.
+/// Decides which configuration file remains, if both an administrator and a new package version have changed the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Conffiles {
     Keep,
@@ -44,7 +45,7 @@ pub(super) enum Conffiles {
 }
 
 impl Conffiles {
-    /// Returns the dpkg flags for this treatment of configuration files (dpkg(1), force-things).
+    /// Returns the dpkg flags that keep or replace changed configuration files (dpkg(1), force-things).
     pub(super) fn flags(self) -> &'static [&'static str] {
         match self {
             Self::Keep => &["--force-confdef", "--force-confold"],
@@ -107,7 +108,7 @@ pub(super) fn resolve(package: pb::Package) -> Result<PackageSpec, Vec<Problem>>
     })
 }
 
-/// The names of the packages to change, by the kind of the change.
+/// The names of the packages to install, to upgrade and to remove.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Missing {
     pub(super) install: Vec<String>,
@@ -118,7 +119,7 @@ pub(super) struct Missing {
 }
 
 impl Missing {
-    /// Adds the package changes of another task to this list.
+    /// Adds the packages that another task must change.
     pub(super) fn append(&mut self, other: Self) {
         self.install.extend(other.install);
         self.upgrade.extend(other.upgrade);
@@ -129,7 +130,7 @@ impl Missing {
 }
 
 impl PackageSpec {
-    /// Returns the packages whose state differs from the desired state.
+    /// Returns the packages that must change, because they do not have the desired state.
     pub(super) fn missing(&self, installed: &Packages, newest: &BTreeMap<String, String>) -> Missing {
         let mut missing = Missing::default();
         for name in &self.names {
@@ -156,7 +157,7 @@ impl PackageSpec {
         missing
     }
 
-    /// Returns a description of the package changes for people.
+    /// Returns a text that describes the changes of packages for people.
     pub(super) fn diff(&self, missing: &Missing, installed: &Packages, newest: &BTreeMap<String, String>) -> String {
         let mut diff = String::new();
         let version = |name: &String| installed.get(name).map(|known| known.version.clone());

@@ -1,5 +1,5 @@
-//! Runs package tools such as apt-get with a deadline. The error of a failed tool contains the tool's last lines of
-//! output.
+//! Runs package tools, such as apt-get, with a deadline. If a tool fails, the error message contains the last lines of
+//! its output.
 
 use std::time::{Duration, Instant};
 
@@ -14,16 +14,17 @@ use crate::{Context, ModuleError};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deadline {
     end: Instant,
-    /// The minimum time that must remain for a change to begin. An interrupted change would leave a broken package
-    /// database.
+    /// The minimum time that must remain before the deadline when a change of packages begins. An interrupted change
+    /// would break the package database.
     pub(super) least: Duration,
 }
 
-/// The time that must remain for a package change to begin, unless a quarter of the task's timeout is shorter.
+/// The minimum time that must remain before the deadline when a change of packages begins. If a quarter of the task's
+/// timeout is shorter, the quarter is the minimum.
 const WORK: Duration = Duration::from_secs(60);
 
 impl Deadline {
-    /// Returns the deadline of a task with `package`.
+    /// Returns the deadline of a package task, from the timeout of the task.
     pub(super) fn of(context: &Context<'_>) -> Self {
         Self { end: SystemClock.monotonic() + context.timeout, least: WORK.min(context.timeout / 4) }
     }
@@ -39,7 +40,8 @@ impl Deadline {
             return Ok(());
         }
         let left = self.left().as_secs();
-        let message = format!("cannot start {what}: only {left} s are left; raise the timeout of the task");
+        let message =
+            format!("cannot start {what}: only {left} s remain before the deadline; raise the timeout of the task");
         Err(ModuleError::new(message))
     }
 }
@@ -73,16 +75,17 @@ pub(super) fn run_until(argv: &[&str], deadline: Deadline, context: &Context<'_>
     Ok(output)
 }
 
-/// Returns the text that `towpath status` shows for a line of output from apt or dnf. A line with a URL is hidden,
+/// Converts a line of output from apt or dnf to the text that `towpath status` shows. A line with a URL is not shown,
 /// because the URL may contain credentials.
 pub(super) fn display_line(line: &str) -> String {
     if line.contains("://") { "fetching".into() } else { line.trim().chars().take(100).collect() }
 }
 
-/// The maximum number of lines that an error shows of a failed tool's stdout, and of its stderr.
+/// The maximum number of lines of a failed tool's stdout, and of its stderr, in an error message.
 const SHOWN: usize = 6;
 
-/// Returns an error if a tool ended with a status other than 0. The error contains the last lines of stdout and stderr.
+/// Returns an error if a package tool ended with a status other than 0. The error message contains the last lines of
+/// stdout and stderr.
 pub(super) fn well(what: &str, output: &Output) -> Result<(), ModuleError> {
     if output.rc == 0 {
         return Ok(());

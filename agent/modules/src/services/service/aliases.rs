@@ -1,9 +1,10 @@
-//! The aliases of systemd units: links to the file of another unit, and names in the setting Alias= of an enabled unit
-//! (systemd.unit(5)).
+//! Resolves aliases of systemd units. An alias is a link to another unit file, or a name in the setting Alias= of a
+//! unit (systemd.unit(5)).
 
 use towpath_host::FsReader;
 
-/// The folders of unit files. Earlier folders have precedence over later folders.
+/// The folders of unit files. A unit file in an earlier folder of the list has precedence over a file in a later
+/// folder.
 const FOLDERS: [&str; 8] = [
     "/etc/systemd/system",
     "/run/systemd/system",
@@ -15,10 +16,10 @@ const FOLDERS: [&str; 8] = [
     "/lib/systemd/system",
 ];
 
-/// The maximum number of links from an alias to a unit file.
+/// The maximum number of links that lead from an alias to a unit file.
 const LINKS: usize = 8;
 
-/// Returns the name of the unit that an alias refers to; the given name itself if the name is not an alias.
+/// Returns the real name of a unit that is named by an alias. A name that is not an alias is returned unchanged.
 pub(super) fn unit(reader: &FsReader, name: &str) -> String {
     let mut unit = name.to_owned();
     for _ in 0..LINKS {
@@ -41,7 +42,7 @@ enum Found {
     Alias(String),
 }
 
-/// Returns the kind of the first unit file with a unit's name, in the order of the folders.
+/// Searches the folders in order for a unit file with the given name, and returns the kind of the first file.
 fn target(reader: &FsReader, unit: &str) -> Found {
     for folder in FOLDERS {
         let path = format!("{folder}/{unit}");
@@ -61,8 +62,8 @@ fn target(reader: &FsReader, unit: &str) -> Found {
     Found::Nothing
 }
 
-/// Returns the name of the unit to which an alias links. If the linked unit is a template, the result includes the
-/// instance of the alias.
+/// Returns the name of the unit to which an alias links. If the unit is a template, the instance name of the alias is
+/// inserted.
 fn instance(target: &str, alias: &str) -> String {
     let of_alias = alias.split_once('@').and_then(|(_, rest)| rest.rsplit_once('.')).map(|(instance, _)| instance);
     match (target.split_once("@."), of_alias) {
@@ -71,7 +72,7 @@ fn instance(target: &str, alias: &str) -> String {
     }
 }
 
-/// Returns the unit that lists a name in its setting Alias=, as ssh.service lists sshd.service on Debian.
+/// Returns the unit whose setting Alias= contains a name. On Debian, ssh.service contains Alias=sshd.service.
 fn owner(reader: &FsReader, alias: &str) -> Option<String> {
     // An instance of a template unit has no file of its own.
     if alias.contains('@') {
@@ -89,7 +90,7 @@ fn owner(reader: &FsReader, alias: &str) -> Option<String> {
     None
 }
 
-/// Returns true if the text of a unit file lists a name in its setting Alias=.
+/// Returns true if the setting Alias= in the text of a unit file contains a name.
 fn takes(text: &str, alias: &str) -> bool {
     let mut install = false;
     text.lines().map(str::trim).any(|line| {
