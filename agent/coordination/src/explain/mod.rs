@@ -23,7 +23,7 @@ pub(crate) use loss::{Loss, written_off};
 pub use milestone::{Milestone, MilestoneKind};
 pub(crate) use milestone::{may_reach, reached};
 pub use rollout::{FailedNode, Holder, Liveness, NodeReport, Rollout};
-pub(crate) use rollout::{Observed, report, unreachable};
+pub(crate) use rollout::{Observed, OpenElection, report, unreachable};
 
 /// The maximum number of names in a list of a message. Further names are only counted.
 const NAMES: usize = 5;
@@ -275,6 +275,7 @@ fn restored(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
         listed(silent)
     );
     Gate::shared(GateReason::Dependency, opens)
+        .since(snapshot.recovery.as_ref().and_then(|(restored, _)| restored.at))
         .action("Start these nodes, or delete their Node objects if they are gone")
 }
 
@@ -297,7 +298,11 @@ fn halted(situation: Situation<'_>, held: &[SlotEntry]) -> Gate {
             since(lost.get(node).copied().flatten()),
             snapshot.written_off(spec)
         );
-        return Gate::shared(GateReason::Budget, opens).action(start([node]));
+        // The gate is closed since the loss of the node, or since the last write-off if that came later.
+        let left = |held: &&SlotEntry| held.held.kind == SlotState::WrittenOff && held.held.run == spec.run;
+        let limit = held.iter().filter(left).filter_map(|held| held.note.at);
+        let closed = limit.chain(lost.get(node).copied().flatten()).max();
+        return Gate::shared(GateReason::Budget, opens).since(closed).action(start([node]));
     }
     let failed: Vec<&SlotEntry> = held.iter().filter(|held| held.held.is_failed()).collect();
     let gone: Vec<&str> =
