@@ -450,6 +450,39 @@ fn without_verify_a_commit_counts_only_from_the_own_git_server() {
     }
 }
 
+/// The node n1 has the accepted commit only from another node, while its git server does not answer.
+#[test]
+fn rewind_is_proposed_only_by_a_node_whose_git_server_has_shown_the_accepted_commit() {
+    for shown in [false, true] {
+        let source = "branch: main, allowRewind: true, verify: {mode: head, keyFiles: [FOLDER/keys]}";
+        let mut fleet = Fleet::new(source);
+        let first = fleet.repository.head();
+        let two = fleet.publish("two");
+        fleet.nodes[0].refresh_and_propose();
+        let gone = fleet.repository.bare.with_extension("gone");
+        fs::rename(&fleet.repository.bare, &gone).unwrap();
+        smuggle(&fleet, &two);
+        fleet.nodes[1].refresh_and_propose();
+        assert_eq!(fleet.at(), [(2, two.clone()), (2, two.clone())], "{shown}");
+        fs::rename(&gone, &fleet.repository.bare).unwrap();
+        if shown {
+            fleet.nodes[1].refresh_and_propose();
+        }
+        fleet.repository.git(&["reset", "-q", "--hard", &first]);
+        let other = fleet.alice.commit(&fleet.repository, "another second one");
+        fleet.repository.git(&["push", "-q", "-f", "origin", "HEAD:main"]);
+        fleet.nodes[1].refresh_and_propose();
+        if shown {
+            assert_eq!(fleet.at()[1], (3, other.clone()));
+        } else {
+            assert_eq!((fleet.at()[1].clone(), fleet.reason("Stalled").as_deref()), ((2, two), Some("Rewound")));
+        }
+        fleet.look(2);
+        assert_eq!(fleet.at(), [(3, other.clone()), (3, other)], "{shown}");
+        assert_eq!(fleet.reason("Stalled"), None, "{shown}");
+    }
+}
+
 /// The signature of a commit does not name a branch.
 #[test]
 fn signed_commit_of_another_branch_is_rejected_after_ten_minutes() {

@@ -66,7 +66,13 @@ impl Candidates {
         if is_news {
             changes.set(&RejectedCandidates(self.rejected.clone()));
         }
-        let effects = report.inputs.iter().cloned().fold(Effects::default(), Effects::input);
+        let mut effects = report.inputs.iter().cloned().fold(Effects::default(), Effects::input);
+        if !report.seen.is_empty() {
+            // These checkpoints are written before a proposal, which replaces them.
+            let mut seen = Changes::default();
+            report.seen.iter().for_each(|(name, checkpoint)| seen.put(name, checkpoint));
+            effects = effects.changes(seen);
+        }
         Refreshed { report, effects, changes }
     }
 
