@@ -336,6 +336,34 @@ fn record_of_a_newer_schema_is_rejected_after_ten_minutes_in_which_git_answers()
     }
 }
 
+/// The data store has lost the links of both nodes, as it loses the link of a node that was away for long.
+#[test]
+fn node_older_than_the_kept_chain_never_overwrites_a_record() {
+    let mut fleet = Fleet::signed();
+    let first = fleet.at();
+    let links = Txn { then: vec![Op::DeleteAll(keys::LINKS.to_owned())], ..Txn::default() };
+    fleet.insider.commit(&links).unwrap();
+    fleet.forge_next(|record| {
+        let parent = Accepted { generation: 8, parent: 7, ..record.clone() };
+        (record.generation, record.parent, record.before) = (9, 8, Some(parent.link()));
+        commit_of(record, &"f".repeat(40));
+    });
+    let record = fleet.stored();
+    fleet.look(45);
+    assert_eq!((fleet.at(), fleet.reason("Stalled").as_deref()), (first.clone(), Some("RejectedLocally")));
+    fleet.publish("two");
+    fleet.look(2);
+    assert_eq!((fleet.at(), fleet.stored().digest()), (first, record.digest()));
+    // A record whose commits verify is followed.
+    let two = fleet.repository.head();
+    fleet.forge_next(|record| {
+        commit_of(record, &two);
+        record.manifest_before = record.manifest.clone();
+    });
+    fleet.look(2);
+    assert_eq!(fleet.at(), [(10, two.clone()), (10, two)]);
+}
+
 #[test]
 fn rejection_ends_if_the_commit_appears() {
     let mut fleet = Fleet::signed();

@@ -8,7 +8,7 @@ use towpath_coordination::{
     gossip::PackRequest,
 };
 
-use super::{Acceptance, Adopted, accepted_by, unfollowed::shown};
+use super::{Acceptance, Adopted, accepted_by};
 use crate::{
     node::{
         sources::follow::{AdoptionError, Lacking},
@@ -41,8 +41,7 @@ impl Acceptance {
 
     /// Remembers the reason for which a record is not adopted, and returns the inputs that show the reason.
     pub(in crate::node) fn note_unfollowed(&mut self, found: &Found, why: Option<AdoptionError>) -> Effects<'static> {
-        let why = self.adoption.note(found, why, self.clock.monotonic());
-        shown(found, why.as_ref())
+        self.adoption.note(found, why, self.clock.monotonic())
     }
 
     /// Adopts a revision that peers have accepted and that the data store does not show. The data store was rolled

@@ -19,9 +19,17 @@ use crate::{
 /// The accepted record of the data store that this node does not adopt, and the wait for what it lacks.
 #[derive(Debug, Default)]
 pub(super) struct Adoption {
-    unfollowed: Option<(AdoptionError, Rejected)>,
+    unfollowed: Option<Unfollowed>,
     /// The wait for the thing that the node lacks to adopt this revision.
     lacking: LackingWait,
+}
+
+/// A record that this node does not adopt.
+#[derive(Debug)]
+struct Unfollowed {
+    record: Rejected,
+    /// True if this node may overwrite the record.
+    is_replaceable: bool,
 }
 
 impl Adoption {
@@ -37,15 +45,12 @@ impl Adoption {
 
     /// Returns the record if this node may overwrite the record in the data store.
     pub(super) fn rejected(&self) -> Option<&Rejected> {
-        match &self.unfollowed {
-            Some((AdoptionError::Rejected(_) | AdoptionError::Void(_), record)) => Some(record),
-            _ => None,
-        }
+        self.unfollowed.as_ref().filter(|unfollowed| unfollowed.is_replaceable).map(|unfollowed| &unfollowed.record)
     }
 
-    /// Turns an expired wait into a rejection, and remembers the reason for which a record is not adopted. Returns that
-    /// reason.
-    pub(super) fn note(&mut self, found: &Found, why: Option<AdoptionError>, now: Instant) -> Option<AdoptionError> {
+    /// Turns an expired wait into a rejection, and remembers the reason for which a record is not adopted. Returns the
+    /// inputs that show the reason.
+    pub(super) fn note(&mut self, found: &Found, why: Option<AdoptionError>, now: Instant) -> Effects<'static> {
         let why = match why {
             Some(AdoptionError::Missing { why, answered, what }) => {
                 let over = self.lacking.look(&found.id, what, answered, now);
@@ -69,16 +74,36 @@ impl Adoption {
         // A generation is valid only if the chain of records leads to it.
         let counts = found.standing == Standing::Sound;
         let record = Rejected { id: found.id.clone(), counts };
-        self.unfollowed = why.clone().map(|why| (why, record));
-        why
+        let doubt = why.as_ref().and_then(|why| remaining_doubt(why, &found.standing));
+        let effects = shown(found, why.as_ref(), doubt);
+        self.unfollowed = why.map(|why| {
+            let is_rejected = matches!(why, AdoptionError::Rejected(_) | AdoptionError::Void(_));
+            Unfollowed { record, is_replaceable: is_rejected && doubt.is_none() }
+        });
+        effects
     }
 }
 
-/// Returns the inputs that show why a record is not adopted.
-pub(super) fn shown(found: &Found, why: Option<&AdoptionError>) -> Effects<'static> {
+/// Returns the reason, as text for messages, why a node must not overwrite a record that it rejects. `None` if the node
+/// may overwrite the record, or does not reject it.
+fn remaining_doubt(why: &AdoptionError, standing: &Standing) -> Option<&'static str> {
+    match (why, standing) {
+        (AdoptionError::Rejected(_), Standing::Apart) => Some(
+            "the data store no longer keeps the link of the generation of this node, so another node must replace the record; if no other node remains, delete the key fleet/accepted from the data store",
+        ),
+        _ => None,
+    }
+}
+
+/// Returns the inputs that show why a record is not adopted. `doubt` is the reason for which this node does not
+/// overwrite a rejected record.
+fn shown(found: &Found, why: Option<&AdoptionError>, doubt: Option<&str>) -> Effects<'static> {
     let Accepted { generation, by, .. } = &found.record;
     let what = |why: &str| format!("generation {generation} was accepted by {by}: {why}");
-    let stays = "this node stays at its last good revision, and replaces the record with the next commit";
+    let stays = match doubt {
+        Some(doubt) => format!("this node stays at its last good revision; {doubt}"),
+        None => "this node stays at its last good revision, and replaces the record with the next commit".to_owned(),
+    };
     let too_old = match why {
         Some(AdoptionError::Missing { why, what: Lacking::Agent, .. }) => Some(what(why)),
         _ => None,
@@ -109,4 +134,29 @@ pub(super) fn shown(found: &Found, why: Option<&AdoptionError>) -> Effects<'stat
         .input(Input::Own("accepted", behind))
         .input(Input::TooOld(too_old))
         .input(Input::RejectedLocally(rejected))
+}
+
+#[cfg(test)]
+mod tests {
+    use towpath_host::{Clock as _, SystemClock};
+
+    use super::*;
+
+    /// Returns whether a node may overwrite a record of a standing that it does not adopt.
+    fn replaces(standing: Standing, why: AdoptionError) -> bool {
+        let found = Found { record: Accepted::default(), id: "a".into(), standing, revision: 1 };
+        let mut adoption = Adoption::default();
+        let _ = adoption.note(&found, Some(why), SystemClock.monotonic());
+        assert!(adoption.is_unfollowed());
+        assert_eq!(adoption.blocks(), adoption.rejected().is_none());
+        adoption.rejected().is_some()
+    }
+
+    #[test]
+    fn rejected_record_that_no_kept_chain_reaches_is_never_overwritten() {
+        let rejected = || AdoptionError::Rejected("no signature".into());
+        assert!(replaces(Standing::Sound, rejected()));
+        assert!(!replaces(Standing::Apart, rejected()));
+        assert!(replaces(Standing::Void("no chain".into()), AdoptionError::Void("no chain".into())));
+    }
 }
