@@ -365,6 +365,19 @@ fn node_older_than_the_kept_chain_never_overwrites_a_record() {
 }
 
 #[test]
+fn new_node_replaces_a_record_that_its_git_server_does_not_confirm() {
+    let mut fleet = Fleet::signed();
+    let head = fleet.repository.head();
+    fleet.forge_next(|record| commit_of(record, &"f".repeat(40)));
+    let node = fleet.open("n3", "branch: main, verify: {mode: range, keyFiles: [FOLDER/keys]}");
+    fleet.nodes = vec![node];
+    fleet.look(38);
+    assert_eq!(fleet.stored().generation, 2, "ten minutes are not over");
+    fleet.look(8);
+    assert_eq!(fleet.at(), [(3, head)]);
+}
+
+#[test]
 fn rejection_ends_if_the_commit_appears() {
     let mut fleet = Fleet::signed();
     let late = fleet.alice.commit(&fleet.repository, "late");

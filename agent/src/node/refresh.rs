@@ -104,7 +104,7 @@ impl Node {
             }
             Err(why) => Some(why),
         };
-        let effects = self.acceptance.note_unfollowed(&found, why);
+        let effects = self.acceptance.note_unfollowed(&own, &found, why);
         self.writer.write(effects);
         let now = self.acceptance.accepted();
         now.generation > own.generation && now.digest() == found.record.digest()

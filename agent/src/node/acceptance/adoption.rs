@@ -39,9 +39,16 @@ impl Acceptance {
         }
     }
 
-    /// Remembers the reason for which a record is not adopted, and returns the inputs that show the reason.
-    pub(in crate::node) fn note_unfollowed(&mut self, found: &Found, why: Option<AdoptionError>) -> Effects<'static> {
-        self.adoption.note(found, why, self.clock.monotonic())
+    /// Remembers the reason for which a record is not adopted, and returns the inputs that show the reason. `own` is the
+    /// accepted record of this node.
+    pub(in crate::node) fn note_unfollowed(
+        &mut self,
+        own: &Accepted,
+        found: &Found,
+        why: Option<AdoptionError>,
+    ) -> Effects<'static> {
+        let is_sure = || own.generation > 0 || self.sources.answer();
+        self.adoption.note(found, why, self.clock.monotonic(), is_sure)
     }
 
     /// Adopts a revision that peers have accepted and that the data store does not show. The data store was rolled

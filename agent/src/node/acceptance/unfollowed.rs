@@ -48,9 +48,16 @@ impl Adoption {
         self.unfollowed.as_ref().filter(|unfollowed| unfollowed.is_replaceable).map(|unfollowed| &unfollowed.record)
     }
 
-    /// Turns an expired wait into a rejection, and remembers the reason for which a record is not adopted. Returns the
-    /// inputs that show the reason.
-    pub(super) fn note(&mut self, found: &Found, why: Option<AdoptionError>, now: Instant) -> Effects<'static> {
+    /// Turns an expired wait into a rejection, and remembers the reason for which a record is not adopted. `is_sure`
+    /// returns whether this node has accepted a revision before, or its git servers answer. Returns the inputs that show
+    /// the reason.
+    pub(super) fn note(
+        &mut self,
+        found: &Found,
+        why: Option<AdoptionError>,
+        now: Instant,
+        is_sure: impl FnOnce() -> bool,
+    ) -> Effects<'static> {
         let why = match why {
             Some(AdoptionError::Missing { why, answered, what }) => {
                 let over = self.lacking.look(&found.id, what, answered, now);
@@ -74,7 +81,7 @@ impl Adoption {
         // A generation is valid only if the chain of records leads to it.
         let counts = found.standing == Standing::Sound;
         let record = Rejected { id: found.id.clone(), counts };
-        let doubt = why.as_ref().and_then(|why| remaining_doubt(why, &found.standing));
+        let doubt = why.as_ref().and_then(|why| remaining_doubt(why, &found.standing, is_sure));
         let effects = shown(found, why.as_ref(), doubt);
         self.unfollowed = why.map(|why| {
             let is_rejected = matches!(why, AdoptionError::Rejected(_) | AdoptionError::Void(_));
@@ -86,10 +93,13 @@ impl Adoption {
 
 /// Returns the reason, as text for messages, why a node must not overwrite a record that it rejects. `None` if the node
 /// may overwrite the record, or does not reject it.
-fn remaining_doubt(why: &AdoptionError, standing: &Standing) -> Option<&'static str> {
+fn remaining_doubt(why: &AdoptionError, standing: &Standing, is_sure: impl FnOnce() -> bool) -> Option<&'static str> {
     match (why, standing) {
         (AdoptionError::Rejected(_), Standing::Apart) => Some(
             "the data store no longer keeps the link of the generation of this node, so another node must replace the record; if no other node remains, delete the key fleet/accepted from the data store",
+        ),
+        (AdoptionError::Rejected(_), _) if !is_sure() => Some(
+            "this node has not accepted a revision yet, so it replaces the record only while its own git server answers; check the network, the URL and auth",
         ),
         _ => None,
     }
@@ -143,10 +153,10 @@ mod tests {
     use super::*;
 
     /// Returns whether a node may overwrite a record of a standing that it does not adopt.
-    fn replaces(standing: Standing, why: AdoptionError) -> bool {
+    fn replaces(standing: Standing, why: AdoptionError, is_sure: bool) -> bool {
         let found = Found { record: Accepted::default(), id: "a".into(), standing, revision: 1 };
         let mut adoption = Adoption::default();
-        let _ = adoption.note(&found, Some(why), SystemClock.monotonic());
+        let _ = adoption.note(&found, Some(why), SystemClock.monotonic(), || is_sure);
         assert!(adoption.is_unfollowed());
         assert_eq!(adoption.blocks(), adoption.rejected().is_none());
         adoption.rejected().is_some()
@@ -155,8 +165,16 @@ mod tests {
     #[test]
     fn rejected_record_that_no_kept_chain_reaches_is_never_overwritten() {
         let rejected = || AdoptionError::Rejected("no signature".into());
-        assert!(replaces(Standing::Sound, rejected()));
-        assert!(!replaces(Standing::Apart, rejected()));
-        assert!(replaces(Standing::Void("no chain".into()), AdoptionError::Void("no chain".into())));
+        assert!(replaces(Standing::Sound, rejected(), true));
+        assert!(!replaces(Standing::Apart, rejected(), true));
+        assert!(replaces(Standing::Void("no chain".into()), AdoptionError::Void("no chain".into()), true));
+    }
+
+    #[test]
+    fn new_node_overwrites_a_rejected_record_only_while_its_git_server_answers() {
+        let rejected = || AdoptionError::Rejected("no signature".into());
+        assert!(!replaces(Standing::Sound, rejected(), false));
+        assert!(replaces(Standing::Void("no chain".into()), AdoptionError::Void("no chain".into()), false));
+        assert!(!replaces(Standing::Sound, AdoptionError::Behind("no mirror".into()), true));
     }
 }
