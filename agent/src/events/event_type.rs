@@ -127,6 +127,12 @@ event_types! {
     StoreRecordRejected = "store.record-rejected";
     /// The data store is full.
     StoreFull = "store.full" alarm;
+    /// The certificate of this node has less than a third of its lifetime left, or has expired.
+    CertificateExpiring = "certificate.expiring" alarm;
+    /// The agent uses a new certificate of this node, without a restart.
+    CertificateRenewed = "certificate.renewed";
+    /// A node or a person has used a revoked certificate or key on a connection, or this node uses one.
+    CertificateRevoked = "certificate.revoked";
 }
 
 impl EventType {

@@ -255,6 +255,8 @@ impl Node {
         }
         self.writer.step(Input::Looked(self.clock.wall()));
         self.acceptance.peers().end_lost(self.clock.wall());
+        let certificates = self.membership.certificate_events();
+        self.writer.write(certificates);
         self.membership.answer(&revision);
         let queries = self.queries();
         let gather = || queries.facts();

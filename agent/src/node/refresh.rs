@@ -31,6 +31,8 @@ impl Node {
         self.writer.write(joined);
         let adopted = self.follow_fleet();
         self.writer.write(self.membership.rejected_records());
+        let certificates = self.membership.certificate_events();
+        self.writer.write(certificates);
         let accepted = self.acceptance.accepted().commits;
         let Refreshed { report, effects, changes } = self.candidates.refresh(&accepted, now);
         self.writer.write(effects);
