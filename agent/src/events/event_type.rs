@@ -111,7 +111,7 @@ event_types! {
     AgentStopped = "agent.stopped";
     /// The agent has started in another version.
     AgentUpgraded = "agent.upgraded";
-    /// A file system is full or read-only, and the agent cannot write to it.
+    /// The agent cannot write its files. In most cases, a file system is full or read-only.
     AgentDiskFull = "agent.disk-full" alarm;
     /// The clock of the node went back.
     AgentClockJumped = "agent.clock-jumped" alarm;

@@ -502,7 +502,7 @@ impl Node {
             .state()
             .troubles
             .values()
-            .any(|trouble| trouble.reason == "DiskFull" || trouble.reason == "ReadOnly");
+            .any(|trouble| ["DiskFull", "ReadOnly", "JournalDamaged", "JournalFailed"].contains(&&*trouble.reason));
         let interval = if soon {
             interval.min(Duration::from_secs(15))
         } else if self.writer.state().is_applied() {
