@@ -336,6 +336,47 @@ fn record_of_a_newer_schema_is_rejected_after_ten_minutes_in_which_git_answers()
     }
 }
 
+/// The data store has lost the links of both nodes, as it loses the link of a node that was away for long.
+#[test]
+fn node_older_than_the_kept_chain_never_overwrites_a_record() {
+    let mut fleet = Fleet::signed();
+    let first = fleet.at();
+    let links = Txn { then: vec![Op::DeleteAll(keys::LINKS.to_owned())], ..Txn::default() };
+    fleet.insider.commit(&links).unwrap();
+    fleet.forge_next(|record| {
+        let parent = Accepted { generation: 8, parent: 7, ..record.clone() };
+        (record.generation, record.parent, record.before) = (9, 8, Some(parent.link()));
+        commit_of(record, &"f".repeat(40));
+    });
+    let record = fleet.stored();
+    fleet.look(45);
+    assert_eq!((fleet.at(), fleet.reason("Stalled").as_deref()), (first.clone(), Some("RejectedLocally")));
+    fleet.publish("two");
+    fleet.look(2);
+    assert_eq!((fleet.at(), fleet.stored().digest()), (first, record.digest()));
+    // A record whose commits verify is followed.
+    let two = fleet.repository.head();
+    fleet.forge_next(|record| {
+        commit_of(record, &two);
+        record.manifest_before = record.manifest.clone();
+    });
+    fleet.look(2);
+    assert_eq!(fleet.at(), [(10, two.clone()), (10, two)]);
+}
+
+#[test]
+fn new_node_replaces_a_record_that_its_git_server_does_not_confirm() {
+    let mut fleet = Fleet::signed();
+    let head = fleet.repository.head();
+    fleet.forge_next(|record| commit_of(record, &"f".repeat(40)));
+    let node = fleet.open("n3", "branch: main, verify: {mode: range, keyFiles: [FOLDER/keys]}");
+    fleet.nodes = vec![node];
+    fleet.look(38);
+    assert_eq!(fleet.stored().generation, 2, "ten minutes are not over");
+    fleet.look(8);
+    assert_eq!(fleet.at(), [(3, head)]);
+}
+
 #[test]
 fn rejection_ends_if_the_commit_appears() {
     let mut fleet = Fleet::signed();
@@ -447,6 +488,39 @@ fn without_verify_a_commit_counts_only_from_the_own_git_server() {
         ok(git(Path::new(&fleet.repository.work)).args(["push", "-q", "-f", "origin", refspec]));
         fleet.look(2);
         assert!(fleet.at().iter().all(|(_, commit)| *commit == evil), "{name}: {:?}", fleet.at());
+    }
+}
+
+/// The node n1 has the accepted commit only from another node, while its git server does not answer.
+#[test]
+fn rewind_is_proposed_only_by_a_node_whose_git_server_has_shown_the_accepted_commit() {
+    for shown in [false, true] {
+        let source = "branch: main, allowRewind: true, verify: {mode: head, keyFiles: [FOLDER/keys]}";
+        let mut fleet = Fleet::new(source);
+        let first = fleet.repository.head();
+        let two = fleet.publish("two");
+        fleet.nodes[0].refresh_and_propose();
+        let gone = fleet.repository.bare.with_extension("gone");
+        fs::rename(&fleet.repository.bare, &gone).unwrap();
+        smuggle(&fleet, &two);
+        fleet.nodes[1].refresh_and_propose();
+        assert_eq!(fleet.at(), [(2, two.clone()), (2, two.clone())], "{shown}");
+        fs::rename(&gone, &fleet.repository.bare).unwrap();
+        if shown {
+            fleet.nodes[1].refresh_and_propose();
+        }
+        fleet.repository.git(&["reset", "-q", "--hard", &first]);
+        let other = fleet.alice.commit(&fleet.repository, "another second one");
+        fleet.repository.git(&["push", "-q", "-f", "origin", "HEAD:main"]);
+        fleet.nodes[1].refresh_and_propose();
+        if shown {
+            assert_eq!(fleet.at()[1], (3, other.clone()));
+        } else {
+            assert_eq!((fleet.at()[1].clone(), fleet.reason("Stalled").as_deref()), ((2, two), Some("Rewound")));
+        }
+        fleet.look(2);
+        assert_eq!(fleet.at(), [(3, other.clone()), (3, other)], "{shown}");
+        assert_eq!(fleet.reason("Stalled"), None, "{shown}");
     }
 }
 

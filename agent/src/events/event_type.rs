@@ -112,7 +112,7 @@ event_types! {
     AgentStopped = "agent.stopped";
     /// The agent has started in another version.
     AgentUpgraded = "agent.upgraded";
-    /// A file system is full or read-only, and the agent cannot write to it.
+    /// The agent cannot write its files. In most cases, a file system is full or read-only.
     AgentDiskFull = "agent.disk-full" alarm;
     /// The clock of the node went back.
     AgentClockJumped = "agent.clock-jumped" alarm;
@@ -128,6 +128,12 @@ event_types! {
     StoreRecordRejected = "store.record-rejected";
     /// The data store is full.
     StoreFull = "store.full" alarm;
+    /// The certificate of this node has less than a third of its lifetime left, or has expired.
+    CertificateExpiring = "certificate.expiring" alarm;
+    /// The agent uses a new certificate of this node, without a restart.
+    CertificateRenewed = "certificate.renewed";
+    /// A node or a person has used a revoked certificate or key on a connection, or this node uses one.
+    CertificateRevoked = "certificate.revoked";
 }
 
 impl EventType {

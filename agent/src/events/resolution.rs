@@ -39,6 +39,7 @@ pub(super) fn resolution(alarm: &NewEvent) -> String {
         T::AgentStateLost => "the state directory exists again".to_owned(),
         T::StoreUnreachable => "the data store answers again".to_owned(),
         T::StoreRestored => "every node has registered its slots again".to_owned(),
+        T::CertificateExpiring => "the certificate of this node is valid for long enough again".to_owned(),
         T::StoreFull => "the data store accepts writes again".to_owned(),
         other => format!("{} has ended", other.name()),
     }

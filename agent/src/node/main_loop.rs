@@ -261,6 +261,8 @@ impl Node {
         }
         self.writer.step(Input::Looked(self.clock.wall()));
         self.acceptance.peers().end_lost(self.clock.wall());
+        let certificates = self.membership.certificate_events();
+        self.writer.write(certificates);
         self.membership.answer(&revision);
         let queries = self.queries();
         let gather = || queries.facts();
@@ -508,7 +510,7 @@ impl Node {
             .state()
             .troubles
             .values()
-            .any(|trouble| trouble.reason == "DiskFull" || trouble.reason == "ReadOnly");
+            .any(|trouble| ["DiskFull", "ReadOnly", "JournalDamaged", "JournalFailed"].contains(&&*trouble.reason));
         let interval = if soon {
             interval.min(Duration::from_secs(15))
         } else if self.writer.state().is_applied() {

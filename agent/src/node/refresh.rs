@@ -32,6 +32,8 @@ impl Node {
         self.writer.write(joined);
         let adopted = self.follow_fleet();
         self.writer.write(self.membership.rejected_records());
+        let certificates = self.membership.certificate_events();
+        self.writer.write(certificates);
         let accepted = self.acceptance.accepted().commits;
         let Refreshed { report, effects, changes } = self.candidates.refresh(&accepted, now);
         self.writer.write(effects);
@@ -105,7 +107,7 @@ impl Node {
             }
             Err(why) => Some(why),
         };
-        let effects = self.acceptance.note_unfollowed(&found, why);
+        let effects = self.acceptance.note_unfollowed(&own, &found, why);
         self.writer.write(effects);
         let now = self.acceptance.accepted();
         now.generation > own.generation && now.digest() == found.record.digest()

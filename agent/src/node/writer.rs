@@ -135,13 +135,7 @@ impl StateWriter {
         changes.set(&self.state);
         self.identity.keep(&mut changes, self.clock.monotonic(), false);
         if let Err(error) = self.journal.commit(changes) {
-            let reason = match error {
-                JournalError::ReadOnly { .. } => "ReadOnly",
-                _ => "DiskFull",
-            };
-            let message =
-                format!("{error}; free space below the state directory; the agent then continues without a restart");
-            self.step(Input::Own("journal", Some(ConditionReason::new(reason, message))));
+            self.step(Input::Own("journal", Some(journal_trouble(&error))));
         } else if self.state.troubles.contains_key("node journal") {
             self.step(Input::Own("journal", None));
         }
@@ -187,6 +181,48 @@ impl StateWriter {
         self.identity.keep(&mut changes, self.clock.monotonic(), true);
         if let Err(error) = self.journal.commit(changes) {
             tracing::warn!(%error, "cannot save the last seen record numbers");
+        }
+    }
+}
+
+/// Returns the problem of a journal that cannot be written: its reason, and a message with the remedy.
+fn journal_trouble(error: &JournalError) -> ConditionReason {
+    let (reason, remedy) = match error {
+        JournalError::DiskFull { .. } => {
+            ("DiskFull", "free space below the state directory; the agent then continues without a restart")
+        }
+        JournalError::ReadOnly { .. } => {
+            ("ReadOnly", "make the state directory writable; the agent then continues without a restart")
+        }
+        JournalError::Damaged { .. } | JournalError::Unreadable { .. } => (
+            "JournalDamaged",
+            "check the disk (dmesg, smartctl) and restart the agent, which begins a new journal if it cannot open this one",
+        ),
+        JournalError::Failed { .. } => (
+            "JournalFailed",
+            "check the disk (dmesg, smartctl) and the state directory; if the error lasts, restart the agent",
+        ),
+    };
+    ConditionReason::new(reason, format!("{error}; {remedy}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_cause_of_a_failed_journal_has_its_own_reason_and_remedy() {
+        let (path, message) = (std::path::PathBuf::from("/s"), "m".to_owned());
+        let damaged = JournalError::Damaged { path: path.clone(), message: message.clone() };
+        for (error, reason, remedy) in [
+            (JournalError::DiskFull { path: path.clone() }, "DiskFull", "free space"),
+            (JournalError::ReadOnly { path: path.clone() }, "ReadOnly", "make the state directory writable"),
+            (damaged, "JournalDamaged", "begins a new journal"),
+            (JournalError::Failed { path, message }, "JournalFailed", "if the error lasts"),
+        ] {
+            let trouble = journal_trouble(&error);
+            assert_eq!(trouble.reason, reason);
+            assert!(trouble.message.contains(remedy), "{}", trouble.message);
         }
     }
 }

@@ -148,7 +148,7 @@ async fn secure(stream: TcpStream, credentials: &Credentials) -> io::Result<Secu
     let shown = stream.get_ref().1.peer_certificates();
     let caller = subject(shown, &present.subject.cluster)?;
     let serial = shown.and_then(|chain| chain.first()).and_then(|first| serial(first));
-    if let Some(why) = credentials.revoked().refuses(serial.as_deref(), &caller.keys.sign) {
+    if let Some(why) = credentials.revoked().refuses_use(&caller.name, serial.as_deref(), &caller.keys.sign) {
         return Err(io::Error::other(why));
     }
     Ok(Secured { stream: stream.into(), caller: Caller(caller, serial) })
@@ -174,7 +174,7 @@ pub(super) fn unless_revoked(stream: TlsStream<TcpStream>, revoked: &Revoked) ->
     let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let subject = shown.and_then(|first| Subject::of(first));
     let number = shown.and_then(|first| serial(first));
-    match subject.and_then(|subject| revoked.refuses(number.as_deref(), &subject.keys.sign)) {
+    match subject.and_then(|subject| revoked.refuses_use(&subject.name, number.as_deref(), &subject.keys.sign)) {
         Some(why) => Err(io::Error::other(why)),
         None => Ok(stream),
     }

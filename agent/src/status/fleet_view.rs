@@ -170,11 +170,13 @@ impl FleetView {
         let joined = fleet.joined().unwrap_or_default();
         let liveness = |node: &str| self.opinions(node, alive.as_ref(), &joined).liveness();
         let states = self.states(fleet);
+        let own = self.status.state().accepted.clone();
+        let accepted = (own.generation == revision.generation).then_some(own.at);
         let mut rollouts = Vec::new();
         for book in revision.set.books.values() {
             let Some(run) = Run::of(&revision.set, revision.generation, &revision.manifest, book) else { continue };
             let reports = reports(&states, &book.id());
-            let rollout = fleet.rollout(&run.budgets(), &liveness, &reports);
+            let rollout = fleet.rollout(&run.budgets(), &liveness, &reports, accepted);
             rollouts.push(summary(book, &run.spec.run, revision.generation, rollout));
         }
         rollouts

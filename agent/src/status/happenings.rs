@@ -52,7 +52,7 @@ fn of_trouble(subject: &str, trouble: &ConditionReason) -> Option<NewEvent> {
     use EventType as T;
     let source = subject.strip_prefix("source ");
     let event_type = match (trouble.reason.as_str(), subject) {
-        ("DiskFull" | "ReadOnly", _) => T::AgentDiskFull,
+        ("DiskFull" | "ReadOnly", _) | (_, "node journal") => T::AgentDiskFull,
         ("ClockJumped", _) => T::AgentClockJumped,
         ("StateLost", _) => T::AgentStateLost,
         ("StoreFull", _) => T::StoreFull,
@@ -359,6 +359,7 @@ mod tests {
             (own("store", "Refused"), "revision.rejected-locally"),
             (own("accepted", "Refused"), "revision.rejected-locally"),
             (own("journal", "ReadOnly"), "agent.disk-full"),
+            (own("journal", "JournalFailed"), "agent.disk-full"),
             (own("state", "StateLost"), "agent.state-lost"),
             (own("fleet", "Refused"), "node.rejected"),
             (own("fleet", "Cloned"), "node.cloned"),

@@ -56,8 +56,7 @@ impl PeerService {
     /// Returns the reason to reject a caller. Returns `None` if the caller is admitted. A caller is rejected if its
     /// certificate is revoked, or if a node does not use its known key.
     pub fn refuses(&self, caller: &Subject, serial: Option<&str>) -> Option<String> {
-        let node = (caller.role == Role::Node).then_some(caller.name.as_str());
-        self.signer.refuses(node, &caller.keys.sign, serial)
+        self.signer.refuses(&caller.name, caller.role == Role::Node, &caller.keys.sign, serial)
     }
 
     /// Returns the gossip of the node. Returns `None` if the node does not take part in gossip.

@@ -118,6 +118,10 @@ pub struct SourceCheckpoint {
     /// The tag of the accepted commit; `None` if the source does not follow tags.
     #[serde(default)]
     pub tag: Option<String>,
+    /// True if only other nodes have supplied the commit so far, and the git server of this node has not shown it at the
+    /// ref. Such a node proposes no rewind (P28).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unseen: bool,
 }
 
 /// An event in the journal.

@@ -82,7 +82,11 @@ fn records_survive_a_restart() {
     kept(folder, &(), &StorePosition { revision: 9, sequence: 3 });
     kept(folder, &(), &RecordNumbers { reserved: u64::MAX });
     kept(folder, &text, &PresentedCertificates(vec!["01".into()]));
-    kept(folder, &text, &SourceCheckpoint { origin: "o".into(), commit: "c".into(), tag: Some("v1".into()) });
+    kept(
+        folder,
+        &text,
+        &SourceCheckpoint { origin: "o".into(), commit: "c".into(), tag: Some("v1".into()), unseen: true },
+    );
     kept(folder, &text, &StoredEvent { time: -1, state: Some("firing".into()), ..StoredEvent::default() });
     let run = RunRecord {
         run: "app/web@2".into(),

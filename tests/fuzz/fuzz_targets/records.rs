@@ -339,7 +339,7 @@ fn decisions(common: &Arc<Common>, reader: &Arc<SignedStore>) {
         more.iter().flatten().for_each(writes_its_own);
         let fleet = Fleet::new(Arc::<SignedStore>::clone(reader), "b".into(), Arc::new(SystemClock));
         fleet.read_as(bearer("b"));
-        let _ = fleet.rollout(&[&spec], &|_| "alive", &BTreeMap::new());
+        let _ = fleet.rollout(&[&spec], &|_| "alive", &BTreeMap::new(), None);
         let errand = ElectedTask { spec: &spec, task: "t", definition: "d" };
         let _ = fleet.answer(|_| Some(spec.clone()));
         if let Ok(Election::Results(results)) = fleet.elect(errand, false, 1) {

@@ -24,7 +24,7 @@ pub(crate) use loss::{Loss, written_off};
 pub use milestone::{Milestone, MilestoneKind};
 pub(crate) use milestone::{may_reach, reached};
 pub use rollout::{FailedNode, Holder, Liveness, NodeReport, Rollout};
-pub(crate) use rollout::{Observed, report, unreachable};
+pub(crate) use rollout::{Observed, OpenElection, report, unreachable};
 
 /// The maximum number of names in a list of a message. If a list has more names, the message contains only the number
 /// of the remaining names.
@@ -282,6 +282,7 @@ fn restored(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
         listed(silent)
     );
     Gate::shared(GateReason::Dependency, opens)
+        .since(snapshot.recovery.as_ref().and_then(|(restored, _)| restored.at))
         .action("Start these nodes, or delete their Node objects if they are gone")
 }
 
@@ -304,7 +305,11 @@ fn halted(situation: Situation<'_>, held: &[SlotEntry]) -> Gate {
             since(lost.get(node).copied().flatten()),
             snapshot.written_off(spec)
         );
-        return Gate::shared(GateReason::Budget, opens).action(start([node]));
+        // The gate is closed since the loss of the node, or since the last write-off if that came later.
+        let left = |held: &&SlotEntry| held.held.kind == SlotState::WrittenOff && held.held.run == spec.run;
+        let limit = held.iter().filter(left).filter_map(|held| held.note.at);
+        let closed = limit.chain(lost.get(node).copied().flatten()).max();
+        return Gate::shared(GateReason::Budget, opens).since(closed).action(start([node]));
     }
     let failed: Vec<&SlotEntry> = held.iter().filter(|held| held.held.is_failed()).collect();
     let gone: Vec<&str> =

@@ -100,14 +100,31 @@ pub(crate) struct Observed<'a> {
     /// The time at which this run last opened a wave, in milliseconds since 1970. `None` if the run has not opened a
     /// wave yet.
     pub opened: Option<i64>,
-    /// The elected tasks without a published result, each with its elected node.
-    pub elected: Vec<(String, String)>,
+    /// The elected nodes that have not published a result.
+    pub elected: Vec<OpenElection>,
     /// The liveness of each node of the run.
     pub liveness: BTreeMap<String, Liveness>,
     /// The published states of the members of the run.
     pub reports: &'a BTreeMap<String, NodeReport>,
     /// The rejected nodes of the run, each with its public keys.
     pub rejected: BTreeMap<String, Vec<String>>,
+    /// The time since which gossip reports slots that the store does not contain, in milliseconds since 1970.
+    pub hidden: Option<i64>,
+    /// The time since which this node has not loaded the accepted generation, in milliseconds since 1970.
+    pub behind: Option<i64>,
+    /// The time at which this node accepted the generation of the rollouts, in milliseconds since 1970.
+    pub accepted: Option<i64>,
+}
+
+/// A task whose elected node has not published a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OpenElection {
+    /// The id of the task.
+    pub task: String,
+    /// The name of the elected node.
+    pub node: String,
+    /// The time at which the node was elected, by its clock. Unit: milliseconds since 1970.
+    pub since: Option<i64>,
 }
 
 impl Observed<'_> {
@@ -121,6 +138,12 @@ impl Observed<'_> {
         let is_in = |index: &usize| self.specs.get(*index).is_some_and(|other| other.group == spec.group);
         let held = self.held.iter().filter(|(index, _)| is_in(index)).map(|(_, held)| held.clone()).collect();
         RunSnapshot { held, ..snapshot.clone() }
+    }
+
+    /// Returns the time at which the run began. `None` if this node does not know the time, because it has accepted later
+    /// generations since.
+    fn began(&self, spec: &RolloutSpec) -> Option<i64> {
+        self.accepted.filter(|_| spec.run == format!("{}@{}", spec.book, spec.generation))
     }
 
     fn word(&self, node: &str) -> &'static str {
@@ -161,13 +184,13 @@ pub(crate) fn report(observed: &Observed<'_>) -> Rollout {
     let mut named: BTreeSet<String> = BTreeSet::new();
     if !ended {
         if snapshot.current(spec).is_none() {
-            blocked.push(behind(spec, &snapshot));
+            blocked.push(behind(spec, &snapshot).since(observed.behind));
         }
         if snapshot.recovery.is_some() && !snapshot.recovery_complete(spec) {
             blocked.push(restored(spec, &snapshot));
         }
         if !snapshot.hidden_claims.is_empty() {
-            blocked.push(hidden_claims(&snapshot));
+            blocked.push(hidden_claims(&snapshot).since(observed.hidden));
         }
         if is_halted {
             let (spec, budget) = halting.map_or((spec, &snapshot), |(spec, budget)| (*spec, budget));
@@ -179,12 +202,14 @@ pub(crate) fn report(observed: &Observed<'_>) -> Rollout {
         blocked.extend(gates);
         named.extend(holders);
         blocked.extend(elections(observed, situation));
-        named.extend(observed.elected.iter().map(|(_, node)| node.clone()));
-        blocked.extend(progress(situation, (segment, wave), &missing, &observed.elected, observed.opened));
+        named.extend(observed.elected.iter().map(|elected| elected.node.clone()));
+        let opened = observed.opened.or_else(|| observed.began(spec));
+        blocked.extend(progress(situation, (segment, wave), &missing, &observed.elected, opened));
         blocked.extend(lost_members(situation, &missing, &own, &named));
         blocked.extend(reported(observed, spec, &missing));
     }
-    blocked.extend(observed.rejected.iter().map(|(node, keys)| stranger(node, keys)));
+    let lost_since = |node: &String| lost.get(node).copied().flatten();
+    blocked.extend(observed.rejected.iter().map(|(node, keys)| stranger(node, keys).since(lost_since(node))));
     Rollout {
         phase: match (ended, is_halted, begun) {
             (true, ..) => "done",
@@ -247,12 +272,12 @@ fn halting_nodes(situation: Situation<'_>) -> Vec<String> {
 /// slot holders that the gates name. A halted run gets no gate for a partition with free slots, because a halted run
 /// acquires no slots.
 fn slots(observed: &Observed<'_>, situation: Situation<'_>, is_halted: bool) -> (Vec<Gate>, Vec<String>) {
-    let mut partitions: BTreeMap<(usize, &str), Vec<&str>> = BTreeMap::new();
+    let mut partitions: BTreeMap<(usize, &str), Vec<&Entry>> = BTreeMap::new();
     for (budget, entry) in queued(observed, situation.spec) {
-        partitions.entry((*budget, &entry.part)).or_default().push(&entry.node);
+        partitions.entry((*budget, &entry.part)).or_default().push(entry);
     }
     let mut named = Vec::new();
-    let gate = |((budget, part), waiters): ((usize, &str), Vec<&str>)| {
+    let gate = |((budget, part), waiters): ((usize, &str), Vec<&Entry>)| {
         let spec = observed.specs.get(budget).copied()?;
         let held = observed.held.iter().filter(|(of, held)| *of == budget && held.part == part).map(|(_, held)| held);
         let holders: Vec<&SlotEntry> = held.clone().filter(super::has_slot).collect();
@@ -263,7 +288,10 @@ fn slots(observed: &Observed<'_>, situation: Situation<'_>, is_halted: bool) -> 
         }
         let situation = Situation { spec, ..situation };
         let gate = slot(situation, part, held, std::iter::empty());
-        Some(Gate { opens: format!("{}: {}", listed(waiters), gate.opens), ..gate })
+        // While a slot is free, no holder says since when the nodes wait.
+        let since = gate.since.or_else(|| waiters.iter().filter_map(|entry| entry.note.at).min());
+        let waiters = listed(waiters.iter().map(|entry| entry.node.as_str()));
+        Some(Gate { opens: format!("{waiters}: {}", gate.opens), since, ..gate })
     };
     let gates = partitions.into_iter().filter_map(gate).collect();
     (gates, named)
@@ -271,13 +299,13 @@ fn slots(observed: &Observed<'_>, situation: Situation<'_>, is_halted: bool) -> 
 
 /// Returns a gate for each elected task without a result.
 fn elections(observed: &Observed<'_>, situation: Situation<'_>) -> Vec<Gate> {
-    let gate = |(task, node): &(String, String)| {
+    let gate = |OpenElection { task, node, since: at }: &OpenElection| {
         let lost = situation.lost.get(node);
         let loss = lost.map_or_else(String::new, |at| format!(", lost{}", since(*at)));
         let opens = format!(
             "waiting for the result of the elected task {task:?} (run by {node}{loss}); continues when {node} has published the result"
         );
-        let gate = Gate::shared(GateReason::Dependency, opens);
+        let gate = Gate::shared(GateReason::Dependency, opens).since(*at);
         if lost.is_some() { gate.action(start([node])) } else { gate }
     };
     observed.elected.iter().map(gate).collect()
@@ -288,7 +316,7 @@ fn progress(
     situation: Situation<'_>,
     (segment, wave): (u32, u32),
     missing: &[&str],
-    elected: &[(String, String)],
+    elected: &[OpenElection],
     opened: Option<i64>,
 ) -> Option<Gate> {
     let Situation { spec, snapshot, lost } = situation;
@@ -385,6 +413,7 @@ fn reported(observed: &Observed<'_>, spec: &RolloutSpec, missing: &[&str]) -> Ve
             spec.generation
         );
         Gate::shared(GateReason::Dependency, opens)
+            .since(observed.accepted)
             .action("If the wait lasts, run `towpath status` on these nodes and read the conditions")
     });
     let gates =

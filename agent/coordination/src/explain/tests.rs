@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{rollout::Observed, *};
-use crate::rollout::{Cut, Entry, Queued, SlotNote, SlotRecord};
+use crate::rollout::{Cut, Entry, Queued, RecoveryEpoch, SlotNote, SlotRecord};
 
 fn spec(on_lost: OnLost) -> RolloutSpec {
     let nodes = ["a", "b", "c", "d"].map(str::to_owned);
@@ -30,6 +30,29 @@ fn entry(node: &str, kind: SlotState) -> SlotEntry {
 
 /// Returns the gates of a run from its slot records, its waiting nodes, the nodes that have voted, and the lost nodes.
 fn gates(spec: &RolloutSpec, held: &[SlotEntry], waiting: &[&str], done: &[&str], lost: &[&str]) -> Vec<Gate> {
+    let specs = [spec];
+    report(&observed(&specs, held, waiting, done, lost)).blocked
+}
+
+/// Returns the gates of a run without slot records whose observation is changed.
+fn gates_with(spec: &RolloutSpec, lost: &[&str], change: impl FnOnce(&mut Observed<'_>)) -> Vec<Gate> {
+    let specs = [spec];
+    let mut observed = observed(&specs, &[], &[], &[], lost);
+    change(&mut observed);
+    report(&observed).blocked
+}
+
+/// The published states of no node.
+static NO_REPORTS: BTreeMap<String, NodeReport> = BTreeMap::new();
+
+fn observed<'a>(
+    specs: &'a [&'a RolloutSpec; 1],
+    held: &[SlotEntry],
+    waiting: &[&str],
+    done: &[&str],
+    lost: &[&str],
+) -> Observed<'a> {
+    let spec = specs[0];
     let names: BTreeSet<String> = done.iter().map(|node| (*node).to_owned()).collect();
     let snapshot = RunSnapshot {
         accepted: Some((1, 1)),
@@ -40,24 +63,36 @@ fn gates(spec: &RolloutSpec, held: &[SlotEntry], waiting: &[&str], done: &[&str]
     let queued = || Queued { run: "n/b@1".into(), segment: 0, generation: 1 };
     let queue = waiting.iter().map(|node| {
         let (node, part, book) = ((*node).to_owned(), "-".to_owned(), "n/b".to_owned());
-        (0, Entry { node, part, book, queued: queued(), modified: 1 })
+        (
+            0,
+            Entry {
+                node,
+                part,
+                book,
+                queued: queued(),
+                modified: 1,
+                note: SlotNote { at: Some(3_000), message: None },
+            },
+        )
     });
     let word = |node: &&str| Liveness {
         word: if lost.contains(node) { "lost" } else { "alive" },
         lost_since: lost.contains(node).then_some(2_000),
     };
-    let observed = Observed {
-        specs: &[spec],
+    Observed {
+        specs,
         snapshot,
         held: held.iter().map(|held| (0, held.clone())).collect(),
         queue: queue.collect(),
         opened: None,
         elected: Vec::new(),
         liveness: ["a", "b", "c", "d"].iter().map(|node| ((*node).to_owned(), word(node))).collect(),
-        reports: &BTreeMap::new(),
+        reports: &NO_REPORTS,
         rejected: BTreeMap::new(),
-    };
-    report(&observed).blocked
+        hidden: Some(4_000),
+        behind: Some(5_000),
+        accepted: Some(6_000),
+    }
 }
 
 fn reasons(gates: &[Gate]) -> Vec<&str> {
@@ -148,4 +183,70 @@ fn lost_member_without_a_slot_keeps_an_explanation_of_its_own() {
     assert_eq!(explanations(&found, "b"), 2, "one for each node: {found:#?}");
     let own = found.iter().find(|gate| gate.opens.starts_with("waiting for b, lost since")).unwrap();
     assert_eq!(own.action.as_deref(), Some("Start b, or remove it from git"));
+}
+
+#[test]
+fn every_gate_of_a_run_states_the_time_since_which_it_is_closed() {
+    let spec = spec(OnLost::Hold);
+    let claim = [entry("a", SlotState::Claim)];
+    let restored = |observed: &mut Observed<'_>| {
+        let epoch = RecoveryEpoch { id: "1".into(), by: "b".into(), at: Some(7_000) };
+        observed.snapshot.recovery = Some((epoch, 1));
+    };
+    let elected = |observed: &mut Observed<'_>| {
+        observed.elected = vec![OpenElection { task: "t".into(), node: "b".into(), since: Some(8_000) }];
+    };
+    let cases: [(&str, i64, Vec<Gate>); 9] = [
+        ("waiting for a slot of book n/b (held by", 1_000, gates(&spec, &claim, &["b"], &[], &[])),
+        ("first in the queue", 3_000, gates(&spec, &[], &["b"], &[], &[])),
+        ("to complete wave 1 of 1", 6_000, gates(&spec, &[], &[], &["a"], &[])),
+        ("lost since", 2_000, gates(&spec, &[], &[], &[], &["d"])),
+        ("restored from a backup", 7_000, gates_with(&spec, &[], restored)),
+        ("elected task", 8_000, gates_with(&spec, &[], elected)),
+        (
+            "which the data store does not contain",
+            5_000,
+            gates_with(&spec, &[], |observed| observed.snapshot.accepted = None),
+        ),
+        (
+            "a slot that gossip reports",
+            4_000,
+            gates_with(&spec, &[], |observed| {
+                observed.snapshot.hidden_claims = ["a".to_owned()].into();
+            }),
+        ),
+        (
+            "is rejected and counts as lost",
+            2_000,
+            gates_with(&spec, &["d"], |observed| {
+                observed.rejected = [("d".to_owned(), Vec::new())].into();
+            }),
+        ),
+    ];
+    for (text, since, found) in &cases {
+        let gate = found.iter().find(|gate| gate.opens.contains(text)).unwrap_or_else(|| panic!("{text}: {found:#?}"));
+        assert_eq!(gate.since, Some(*since), "{gate:#?}");
+        assert!(found.iter().all(|gate| gate.since.is_some()), "{found:#?}");
+    }
+}
+
+#[test]
+fn gate_of_a_node_that_loads_the_revision_states_when_the_revision_was_accepted() {
+    let reports = BTreeMap::from([("d".to_owned(), NodeReport { generation: 0, gates: Vec::new() })]);
+    let spec = spec(OnLost::Hold);
+    let specs = [&spec];
+    let found = report(&Observed { reports: &reports, ..observed(&specs, &[], &[], &[], &[]) }).blocked;
+    let gate = found.iter().find(|gate| gate.opens.contains("to load generation 1")).unwrap();
+    assert_eq!(gate.since, Some(6_000));
+}
+
+#[test]
+fn halt_by_the_limit_of_write_offs_begins_with_the_later_of_loss_and_last_write_off() {
+    let spec = spec(OnLost::Skip);
+    for (last, since) in [(1_000, 2_000), (3_000, 3_000)] {
+        let mut gone = entry("d", SlotState::WrittenOff);
+        gone.note.at = Some(last);
+        let found = gates(&spec, &[gone, entry("a", SlotState::Claim)], &[], &["c"], &["a"]);
+        assert_eq!((found[0].reason, found[0].since), (GateReason::Budget, Some(since)), "{found:#?}");
+    }
 }

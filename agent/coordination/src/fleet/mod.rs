@@ -92,6 +92,10 @@ struct Inner {
     loss: Loss,
     /// True if a snapshot of this pass contained no accepted revision, or a revision that the node has not loaded.
     behind: bool,
+    /// The time since which each snapshot showed such a revision. Unit: milliseconds since 1970.
+    behind_since: Option<i64>,
+    /// The time since which the store has not answered a request for a snapshot. Unit: milliseconds since 1970.
+    silent_since: Option<i64>,
 }
 
 /// A snapshot, with the state of the node at the time when it requested the snapshot (P134).
@@ -471,9 +475,9 @@ impl Fleet {
         Op::put(keys::write_sequence(&self.node), serde_json::to_vec(&WriteSequence { number }).unwrap_or_default())
     }
 
-    /// Commits a transaction with the next sequence number, and reads no snapshot. Returns whether the transaction was
-    /// applied.
-    fn commit_marked(&self, mut txn: Txn) -> Result<bool, StoreError> {
+    /// Commits a transaction with the next sequence number, and reads no snapshot. Returns whether it was applied.
+    fn commit_marked(&self, txn: Txn) -> Result<bool, StoreError> {
+        let mut txn = self.stamped(txn);
         let number = self.position.known().1 + 1;
         txn.then.push(self.write_sequence(number));
         let done = matches!(self.write(&txn)?, Outcome::Done { .. });
@@ -497,15 +501,22 @@ impl Fleet {
         }
         snapshot.rolled_back = self.position.judge(requested.position, &snapshot);
         snapshot.stabilizing = self.is_stabilizing();
+        let now = self.clock.wall();
         let mut inner = self.lock();
         // The spec of a recovery has generation 0, because it covers the whole fleet and no single revision.
-        inner.behind |= spec.generation > 0 && snapshot.current(spec).is_none();
+        inner.silent_since = None;
+        if spec.generation > 0 {
+            let is_behind = snapshot.current(spec).is_none();
+            inner.behind |= is_behind;
+            inner.behind_since = if is_behind { inner.behind_since.or(Some(now)) } else { None };
+        }
         inner.snapshots.insert(snapshot_key(spec, &self.node), Known { snapshot: snapshot.clone(), requested });
         Ok(snapshot)
     }
 
     /// Drops all snapshots. A store that answers again may have been restored or replaced.
     fn forget(&self) {
+        self.note_silence();
         self.lock().snapshots.clear();
         self.position.lost_sight();
     }

@@ -111,7 +111,15 @@ impl Fleet {
         believes
     }
 
-    /// Returns the sequence number of a node's last write, or 0 if the store has no number.
+    /// Returns the time since which gossip reports slots of this node's partition that the store does not contain. Unit:
+    /// milliseconds since 1970.
+    pub(super) fn hidden_since(&self, spec: &RolloutSpec) -> Option<i64> {
+        let (now, wall) = (self.clock.monotonic(), self.clock.wall());
+        let first = *self.lock().hearsay.get(&part_of(spec, spec.part(&self.node)))?;
+        Some(wall.saturating_sub(i64::try_from(now.duration_since(first).as_millis()).ok()?))
+    }
+
+    /// Returns the sequence number of a node's last write from the store. 0 if the store has none.
     fn mark_of(&self, node: &str) -> Result<u64, StoreError> {
         let rows = self.store.read(&keys::write_sequence(node), &Page { after: None, limit: 1 })?.rows;
         let row = rows.iter().find(|row| row.key == keys::write_sequence(node));

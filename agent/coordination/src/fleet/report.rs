@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::{Fleet, snapshot_key};
 use crate::{
     Gate, Liveness, Milestone, NodeReport, Rollout,
-    explain::{self, LostNodes, Observed, WrittenOff},
+    explain::{self, LostNodes, Observed, OpenElection, WrittenOff},
     keys::{self, Key},
     rollout::{
         Elected, OnLost, Request, RolloutSpec, RunSnapshot, SlotEntry, SlotNote, SlotState, frontier, queue_entry,
@@ -56,14 +56,24 @@ impl Fleet {
         }
     }
 
-    /// Adds the time of the write to the slot and progress records of a transaction. Adds the error message to the
-    /// failure record of this node. No decision reads the time or the error message.
+    /// Returns a transaction with the time of the write in each record whose age `rollouts` shows, and with the error
+    /// message in this node's failure. No decision reads these fields.
     pub(super) fn stamped(&self, mut txn: Txn) -> Txn {
         let now = self.clock.wall();
         for operation in &mut txn.then {
             let Op::Put { key, value, .. } = operation else { continue };
             let parsed = Key::parse(key);
-            if !matches!(parsed, Some(Key::Slot { .. } | Key::Progress { .. })) {
+            let is_shown = matches!(
+                parsed,
+                Some(
+                    Key::Slot { .. }
+                        | Key::Queue { .. }
+                        | Key::Progress { .. }
+                        | Key::Elected { .. }
+                        | Key::Recovery { .. }
+                )
+            );
+            if !is_shown {
                 continue;
             }
             let Ok(Value::Object(mut record)) = serde_json::from_slice(value) else { continue };
@@ -143,19 +153,30 @@ impl Fleet {
         Ok(lost.map(|(held, _)| held.node.clone()).filter(|node| self.agrees_lost(node)).collect())
     }
 
-    /// Returns the state of a book's run, as the command `rollouts` shows it. The first spec describes the rollout with
-    /// the budget of the book. Each further spec describes the rollout with the budget of one task.
+    /// Returns the state of a book's run for people. The first spec has the budget of the book. The other specs have
+    /// the budgets of single tasks. `accepted` is the time at which this node accepted the generation of the specs, in
+    /// milliseconds since 1970.
     pub fn rollout(
         &self,
         specs: &[&RolloutSpec],
         liveness: &dyn Fn(&str) -> &'static str,
         reports: &BTreeMap<String, NodeReport>,
+        accepted: Option<i64>,
     ) -> Rollout {
         let Some(spec) = specs.first() else { return Rollout::default() };
         match self.observe(spec, specs, liveness, reports) {
-            Ok(observed) => explain::report(&observed),
-            Err(error) => explain::unreachable(spec, Gate::unreachable(&error)),
+            Ok(observed) => explain::report(&Observed { accepted, ..observed }),
+            Err(error) => {
+                let silent = self.note_silence();
+                explain::unreachable(spec, Gate::unreachable(&error).since(Some(silent)))
+            }
         }
+    }
+
+    /// Records that the store did not answer. Returns the time since which this node has had no answer to a snapshot.
+    pub(super) fn note_silence(&self) -> i64 {
+        let now = self.clock.wall();
+        *self.lock().silent_since.get_or_insert(now)
     }
 
     fn observe<'a>(
@@ -189,7 +210,7 @@ impl Fleet {
         queue.sort_by_key(|(_, entry)| entry.modified);
         let elected = if spec.elected.is_empty() { Vec::new() } else { self.elected_without_result(spec)? };
         let alive = self.alive()?;
-        let named = held.iter().map(|(_, held)| &held.node).chain(elected.iter().map(|(_, node)| node));
+        let named = held.iter().map(|(_, held)| &held.node).chain(elected.iter().map(|elected| &elected.node));
         let named: BTreeSet<&String> = spec.members.keys().chain(named).collect();
         let liveness = named.into_iter().map(|node| {
             let word = liveness(node);
@@ -206,17 +227,34 @@ impl Fleet {
         } else {
             None
         };
-        Ok(Observed { specs, snapshot, held, queue, opened, elected, liveness, reports, rejected })
+        let hidden = self.hidden_since(spec);
+        let behind = self.lock().behind_since;
+        let accepted = None;
+        Ok(Observed {
+            specs,
+            snapshot,
+            held,
+            queue,
+            opened,
+            elected,
+            liveness,
+            reports,
+            rejected,
+            hidden,
+            behind,
+            accepted,
+        })
     }
 
-    /// Returns the elected nodes of a run that have not published a result, each with its task.
-    fn elected_without_result(&self, spec: &RolloutSpec) -> Result<Vec<(String, String)>, StoreError> {
+    /// Returns the elected nodes of a run that have not published a result.
+    fn elected_without_result(&self, spec: &RolloutSpec) -> Result<Vec<OpenElection>, StoreError> {
         let (_, rows) = self.all_rows(&keys::book_elections(&spec.book))?;
         let open = |row: &Row| {
             let elected: Elected = serde_json::from_slice(&row.value).ok()?;
             let Some(Key::Elected { task, node, .. }) = Key::parse(&row.key) else { return None };
             let is_open = elected.share.is_none() && elected.run == spec.run && spec.selects(node);
-            is_open.then(|| (task.into_owned(), node.to_owned()))
+            let note: SlotNote = serde_json::from_slice(&row.value).unwrap_or_default();
+            is_open.then(|| OpenElection { task: task.into_owned(), node: node.to_owned(), since: note.at })
         };
         Ok(rows.iter().filter_map(open).collect())
     }

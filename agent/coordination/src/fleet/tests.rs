@@ -14,12 +14,14 @@ use std::{
 use tokio::sync::mpsc;
 use towpath_host::{Clock as _, SystemClock, TestClock};
 
-use super::{Answer, Fleet, Joined, backed_off};
+use super::{Answer, ElectedTask, Fleet, Joined, backed_off};
 use crate::{
     GateReason, LocalStore,
     accept::Accepted,
     keys,
-    rollout::{Cut, OnLost, Request, RolloutSpec, RunSnapshot, SlotEntry, SlotNote, SlotRecord, SlotState},
+    rollout::{
+        Cut, Election, OnLost, Queued, Request, RolloutSpec, RunSnapshot, SlotEntry, SlotNote, SlotRecord, SlotState,
+    },
     store::{Change, LeaseId, Op, Outcome, Page, Read, Store, StoreError, Txn},
 };
 
@@ -276,9 +278,40 @@ fn failure_shows_its_last_message() {
     for message in ["first", "second", "second"] {
         a.describe_failure(&spec.book, message);
         assert_eq!(a.ask(&spec, Request::Failed(0, true)), Answer::Go);
-        let failed = a.rollout(&[&spec], &|_| "alive", &BTreeMap::new()).failed;
+        let failed = a.rollout(&[&spec], &|_| "alive", &BTreeMap::new(), None).failed;
         assert_eq!(failed.iter().map(|failed| failed.message.as_str()).collect::<Vec<_>>(), [message]);
     }
+}
+
+#[test]
+fn waits_for_election_queue_recovery_and_store_name_their_begin() {
+    let (store, mut spec) = (Arc::new(Shared::default()), spec(OnLost::Hold));
+    spec.elected = [0].into();
+    accept(&*store);
+    let clock = TestClock::at(1_000);
+    let fleet = |name: &str| Fleet::new(Arc::clone(&store) as Arc<dyn Store>, name.into(), Arc::new(clock.clone()));
+    let (a, b) = (fleet("a"), fleet("b"));
+    let task = ElectedTask { spec: &spec, task: "t", definition: "d" };
+    assert_eq!(a.elect(task, true, 1).unwrap(), Election::Run);
+    clock.advance(1_000);
+    let waits = Queued { run: spec.run.clone(), segment: 0, generation: 1 };
+    let put = |key: String, value: Vec<u8>| Txn { then: vec![Op::put(key, value)], ..Txn::default() };
+    let queued = put(keys::queue("n/b", "-", "n/b", "b"), serde_json::to_vec(&waits).unwrap());
+    b.commit(&spec, queued).unwrap();
+    clock.advance(1_000);
+    b.commit(&spec, put(keys::recovery("b"), br#"{"id":"1"}"#.to_vec())).unwrap();
+    clock.advance(5_000);
+    let since = |text: &str| {
+        let found = a.rollout(&[&spec], &|_| "alive", &BTreeMap::new(), None).blocked;
+        found.iter().find(|gate| gate.opens.contains(text)).unwrap_or_else(|| panic!("{text}: {found:#?}")).since
+    };
+    assert_eq!(since("elected task"), Some(1_000));
+    assert_eq!(since("first in the queue"), Some(2_000));
+    assert_eq!(since("restored from a backup"), Some(3_000));
+    *store.away.lock().unwrap() = true;
+    assert_eq!(since("rollouts are paused"), Some(8_000));
+    clock.advance(1_000);
+    assert_eq!(since("rollouts are paused"), Some(8_000), "the wait began with the first request");
 }
 
 #[test]

@@ -136,6 +136,9 @@ pub struct RecoveryEpoch {
     /// value does not.
     #[serde(skip)]
     pub by: String,
+    /// The time of the report by the clock of its node, which no decision reads. Unit: milliseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<i64>,
 }
 
 /// The result of a decision about a node's request.

@@ -28,7 +28,7 @@ pub fn report_rollback(snapshot: &RunSnapshot, me: &str, id: &str, known: Option
     if snapshot.recovery.as_ref().is_some_and(|(restored, _)| Some(restored.id.as_str()) != known) {
         return None;
     }
-    let put = Op::put(keys::recovery(me), bytes(&RecoveryEpoch { id: id.to_owned(), by: String::new() }));
+    let put = Op::put(keys::recovery(me), bytes(&RecoveryEpoch { id: id.to_owned(), ..RecoveryEpoch::default() }));
     Some(Txn { compare: snapshot.same_recovery(), then: vec![put], otherwise: Vec::new() })
 }
 

@@ -69,6 +69,8 @@ pub struct Entry {
     pub queued: Queued,
     /// The store revision that wrote the entry.
     pub modified: u64,
+    /// The time of the write, which no decision reads.
+    pub note: SlotNote,
 }
 
 /// The state of one run, as one node has read it from the store.
@@ -396,5 +398,6 @@ pub(crate) fn slot_entry(row: &Row, prefix: &str) -> Option<SlotEntry> {
 /// Parses a queue entry. `prefix` is the prefix of the queue of the budget.
 pub(crate) fn queue_entry(row: &Row, prefix: &str) -> Option<Entry> {
     let (part, book, node) = owner(row, prefix)?;
-    Some(Entry { node, part, book, queued: parse(row)?, modified: row.modified })
+    let note = parse(row).unwrap_or_default();
+    Some(Entry { node, part, book, queued: parse(row)?, modified: row.modified, note })
 }

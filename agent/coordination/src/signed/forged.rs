@@ -203,7 +203,7 @@ fn restore_reported_in_the_name_of_another_pauses_nothing() {
     assert!(!it.fleet("a").check_needs_republish().unwrap());
     it.put("b", &keys::recovery("b"), r#"{"id":"y"}"#);
     assert!(it.fleet("a").check_needs_republish().unwrap());
-    let says = it.fleet("a").rollout(&[&it.spec], &|_| "alive", &BTreeMap::new()).blocked;
+    let says = it.fleet("a").rollout(&[&it.spec], &|_| "alive", &BTreeMap::new(), None).blocked;
     assert!(says.iter().any(|gate| gate.opens.contains("reported by b")), "{says:?}");
 }
 
@@ -313,7 +313,7 @@ fn claim_offer_failure_and_write_off_by_an_outsider_do_not_count() {
         it.put(by, &Forgery::held_at(node), kind);
         let answer = it.fleet("a").ask(&it.spec, Request::Change(0));
         assert_eq!(answer != Answer::Go, slot, "{kind} of {node} by {by}: {answer:?}");
-        let written_off = it.fleet("b").rollout(&[&it.spec], &|_| "alive", &BTreeMap::new());
+        let written_off = it.fleet("b").rollout(&[&it.spec], &|_| "alive", &BTreeMap::new(), None);
         assert!(written_off.failed.is_empty(), "{kind} of {node} by {by}");
     }
     // A failure that a node reports about itself halts the run.

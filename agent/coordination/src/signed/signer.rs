@@ -169,15 +169,15 @@ impl RecordSigner {
         self.bearer.keys()
     }
 
-    /// Returns the reason to reject a caller. A caller is rejected if its certificate or key is revoked, or if another
-    /// key belongs to its name (P143). `None` if the caller is admitted.
-    pub fn refuses(&self, node: Option<&str>, key: &[u8; 32], serial: Option<&str>) -> Option<String> {
+    /// Returns the reason to reject a caller. The caller's certificate or key is revoked, or another key belongs to the
+    /// caller's name (P143). `None` if the caller is admitted. `is_node` states that the caller is a node.
+    pub fn refuses(&self, caller: &str, is_node: bool, key: &[u8; 32], serial: Option<&str>) -> Option<String> {
         // The TLS connection has proven that the caller owns the certificate and the key.
         self.revoked.saw(serial, key);
-        if let Some(why) = self.revoked.refuses(serial, key) {
+        if let Some(why) = self.revoked.refuses_use(caller, serial, key) {
             return Some(why);
         }
-        let node = node?;
+        let node = is_node.then_some(caller)?;
         let state = self.lock();
         let given = state.named.as_ref().and_then(|named| named.get(node).copied()).flatten();
         let known = given.map(|keys| keys.sign).or_else(|| state.known.of(node).map(|known| known.sign))?;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 
-use super::{Credentials, Identity, PublicKeys, Revoked, Role, SealKey, Subject, certificate, issue, revoked};
+use super::{
+    CertificateTerm, Credentials, Identity, PublicKeys, Revoked, Role, SealKey, Subject, certificate, issue, revoked,
+};
 
 /// The keys with which a node signs, and the certificate of the keys if the node has one.
 #[derive(Debug, Clone)]
@@ -37,6 +39,14 @@ impl SigningIdentity {
     pub fn serial(&self) -> Option<String> {
         match self {
             Self::Certified(credentials) => revoked::serial(&credentials.now().certificate),
+            Self::Bare(_) => None,
+        }
+    }
+
+    /// Returns the serial number and the validity of the node's certificate. `None` for a node without a certificate.
+    pub fn term(&self) -> Option<CertificateTerm> {
+        match self {
+            Self::Certified(credentials) => CertificateTerm::of(&credentials.now().certificate),
             Self::Bare(_) => None,
         }
     }

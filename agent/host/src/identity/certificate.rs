@@ -86,7 +86,26 @@ impl Subject {
     }
 }
 
-/// Returns the times at which the validity of a certificate begins and ends, in seconds since 1970.
+/// The serial number and the validity of a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateTerm {
+    /// The serial number, in the spelling of `towpath pki`.
+    pub serial: String,
+    /// The begin of the validity, in seconds since 1970.
+    pub begin: i64,
+    /// The end of the validity, in seconds since 1970.
+    pub end: i64,
+}
+
+impl CertificateTerm {
+    /// Reads the term of a certificate in DER. `None` if the bytes are not a certificate.
+    pub(super) fn of(der: &[u8]) -> Option<Self> {
+        let (begin, end) = validity(der)?;
+        Some(Self { serial: super::serial(der)?, begin, end })
+    }
+}
+
+/// Returns the first and the last moment of a certificate's validity, in seconds since 1970.
 pub(super) fn validity(der: &[u8]) -> Option<(i64, i64)> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     Some((certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp()))

@@ -30,11 +30,11 @@ use thiserror::Error;
 use x25519_dalek::StaticSecret;
 
 pub use bearer::{Shown, SigningIdentity, has_signed};
-pub use certificate::{Role, Subject, Trust, valid_until};
+pub use certificate::{CertificateTerm, Role, Subject, Trust, valid_until};
 pub use credentials::{Credentials, Loaded, TlsFiles};
 pub use digest::keyed_digest;
 pub use issue::{Authority, Request, may_be_named, write_certificate};
-pub use revoked::{Revoked, serial, serial_of_pem};
+pub use revoked::{Revoked, RevokedUse, serial, serial_of_pem};
 pub use seal::{SealKey, seal};
 
 /// An error of a key file or a certificate.

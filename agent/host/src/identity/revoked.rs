@@ -13,7 +13,23 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 const KEYS: usize = 50_000;
 const SERIALS: usize = 64;
 
-/// The list of revoked certificates and keys. A certificate is listed by its serial number. All clones share one list.
+/// The maximum number of refused presentations that are remembered.
+const PRESENTED: usize = 1_000;
+
+/// A revoked certificate or key that its owner has presented.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RevokedUse {
+    /// The name of the node or the person.
+    pub name: String,
+    /// The serial number of the presented certificate. `None` for a bare key.
+    pub serial: Option<String>,
+    /// The presented key, as text.
+    pub key: String,
+    /// The reason of the refusal, as text for messages.
+    pub why: String,
+}
+
+/// The list of revoked serial numbers and keys. All clones share one list.
 ///
 /// If a certificate is revoked, its key is revoked, too. A thief of a revoked key cannot use the bare key or an earlier
 /// certificate. A node knows the key of a revoked certificate only if the certificate was presented to the node.
@@ -30,6 +46,25 @@ struct List {
     dirty: BTreeSet<String>,
     /// The number of times that `entries` has changed since the agent started.
     version: u64,
+    /// The refused presentations, by name and key. The value is true until [`Revoked::take_used`] has returned it.
+    used: BTreeMap<(String, [u8; 32]), (RevokedUse, bool)>,
+}
+
+impl List {
+    fn refuses(&self, serial: Option<&str>, key: &[u8; 32]) -> Option<String> {
+        if self.entries.is_empty() {
+            return None;
+        }
+        if let Some(serial) = serial.filter(|serial| self.entries.contains(&plain(serial))) {
+            return Some(format!("the certificate {serial} is revoked (revoked of Config)"));
+        }
+        let key = text(key);
+        if self.entries.contains(&key) {
+            return Some(format!("the key {key} is revoked (revoked of Config)"));
+        }
+        let serial = self.shown.get(&key)?.iter().find(|serial| self.entries.contains(*serial))?;
+        Some(format!("the certificate {serial} is revoked, and therefore its key {key} too (revoked of Config)"))
+    }
 }
 
 impl Revoked {
@@ -41,6 +76,10 @@ impl Revoked {
         let changed = list.entries != entries;
         list.version += u64::from(changed);
         list.entries = entries;
+        // A certificate that is revoked once more later is reported once more.
+        let mut used = std::mem::take(&mut list.used);
+        used.retain(|(_, key), (used, _)| list.refuses(used.serial.as_deref(), key).is_some());
+        list.used = used;
         changed
     }
 
@@ -52,19 +91,32 @@ impl Revoked {
 
     /// Returns an error message if the serial number or the key is revoked; `None` if both are valid.
     pub fn refuses(&self, serial: Option<&str>, key: &[u8; 32]) -> Option<String> {
-        let List { entries: list, shown, .. } = &*self.0.read().unwrap_or_else(PoisonError::into_inner);
-        if list.is_empty() {
-            return None;
+        self.0.read().unwrap_or_else(PoisonError::into_inner).refuses(serial, key)
+    }
+
+    /// Returns the reason to reject a certificate or a key that `name` uses now, like [`Revoked::refuses`]. Records the
+    /// refusal for [`Revoked::take_used`].
+    pub fn refuses_use(&self, name: &str, serial: Option<&str>, key: &[u8; 32]) -> Option<String> {
+        let why = self.refuses(serial, key)?;
+        let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if list.used.len() < PRESENTED {
+            let used = || RevokedUse {
+                name: name.to_owned(),
+                serial: serial.map(str::to_owned),
+                key: text(key),
+                why: why.clone(),
+            };
+            list.used.entry((name.to_owned(), *key)).or_insert_with(|| (used(), true));
         }
-        if let Some(serial) = serial.filter(|serial| list.contains(&plain(serial))) {
-            return Some(format!("the certificate {serial} is revoked (field revoked of a Config object)"));
-        }
-        let key = text(key);
-        if list.contains(&key) {
-            return Some(format!("the key {key} is revoked (field revoked of a Config object)"));
-        }
-        let serial = shown.get(&key)?.iter().find(|serial| list.contains(*serial))?;
-        Some(format!("the certificate {serial} is revoked, with its key {key} (field revoked of a Config object)"))
+        Some(why)
+    }
+
+    /// Returns each revoked certificate or key that was used for the first time since it was revoked. Later calls do not
+    /// return it again.
+    pub fn take_used(&self) -> Vec<RevokedUse> {
+        let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let new = list.used.values_mut().filter_map(|(used, is_new)| std::mem::take(is_new).then(|| used.clone()));
+        new.collect()
     }
 
     /// Records the serial number and the key of a presented certificate. The caller must first check that the presenter
@@ -149,6 +201,26 @@ mod tests {
         let key = format!("ed25519:{}", STANDARD_NO_PAD.encode([1; 32]));
         revoked.set([key]);
         assert!(revoked.refuses(None, &[1; 32]).is_some() && revoked.refuses(None, &[2; 32]).is_none());
+    }
+
+    #[test]
+    fn use_of_a_revoked_certificate_is_reported_once_until_it_is_revoked_again() {
+        let revoked = Revoked::default();
+        let used = || {
+            assert_eq!(revoked.refuses_use("web", Some("11:22"), &[2; 32]), None);
+            let _ = revoked.refuses_use("db", Some("3f:0a"), &[1; 32]);
+            revoked.take_used().into_iter().map(|used| (used.name, used.serial)).collect::<Vec<_>>()
+        };
+        assert_eq!(used(), []);
+        let entry = || ["3f:0a".to_owned()];
+        for _ in 0..2 {
+            revoked.set(entry());
+            assert_eq!(used(), [("db".to_owned(), Some("3f:0a".to_owned()))]);
+            revoked.set(entry());
+            assert_eq!(used(), [], "the same use");
+            revoked.set([]);
+            assert_eq!(used(), []);
+        }
     }
 
     #[test]

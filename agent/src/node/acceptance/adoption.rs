@@ -8,7 +8,7 @@ use towpath_coordination::{
     gossip::PackRequest,
 };
 
-use super::{Acceptance, Adopted, accepted_by, unfollowed::shown};
+use super::{Acceptance, Adopted, accepted_by};
 use crate::{
     node::{
         sources::{
@@ -42,10 +42,16 @@ impl Acceptance {
         }
     }
 
-    /// Remembers why a revision is not adopted, and returns the inputs that show the reason in the status.
-    pub(in crate::node) fn note_unfollowed(&mut self, found: &Found, why: Option<AdoptionError>) -> Effects<'static> {
-        let why = self.adoption.note(found, why, self.clock.monotonic());
-        shown(found, why.as_ref())
+    /// Remembers the reason for which a record is not adopted, and returns the inputs that show the reason. `own` is the
+    /// accepted record of this node.
+    pub(in crate::node) fn note_unfollowed(
+        &mut self,
+        own: &Accepted,
+        found: &Found,
+        why: Option<AdoptionError>,
+    ) -> Effects<'static> {
+        let is_sure = || own.generation > 0 || self.sources.answer() == Some(true);
+        self.adoption.note(found, why, self.clock.monotonic(), is_sure)
     }
 
     /// Adopts a revision of peers that the data store does not contain. A data store can lack an accepted revision, for

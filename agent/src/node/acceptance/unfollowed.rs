@@ -19,9 +19,17 @@ use crate::{
 /// The accepted revision that this node does not adopt, and the wait for its missing part.
 #[derive(Debug, Default)]
 pub(super) struct Adoption {
-    unfollowed: Option<(AdoptionError, Rejected)>,
-    /// The wait for a commit, manifest, agent or record that the node lacks.
+    unfollowed: Option<Unfollowed>,
+    /// The wait for the thing that the node lacks to adopt this revision.
     lacking: LackingWait,
+}
+
+/// A record that this node does not adopt.
+#[derive(Debug)]
+struct Unfollowed {
+    record: Rejected,
+    /// True if this node may overwrite the record.
+    is_replaceable: bool,
 }
 
 impl Adoption {
@@ -37,19 +45,23 @@ impl Adoption {
 
     /// Returns the record of acceptance if this node may overwrite it in the data store.
     pub(super) fn rejected(&self) -> Option<&Rejected> {
-        match &self.unfollowed {
-            Some((AdoptionError::Rejected(_) | AdoptionError::Void(_), record)) => Some(record),
-            _ => None,
-        }
+        self.unfollowed.as_ref().filter(|unfollowed| unfollowed.is_replaceable).map(|unfollowed| &unfollowed.record)
     }
 
-    /// Remembers why a revision is not adopted, and turns an expired wait into a rejection. Returns the reason for not
-    /// adopting the revision.
-    pub(super) fn note(&mut self, found: &Found, why: Option<AdoptionError>, now: Instant) -> Option<AdoptionError> {
+    /// Turns an expired wait into a rejection, and remembers the reason for which a record is not adopted. `is_sure`
+    /// returns whether this node has accepted a revision before, or its git servers answer. Returns the inputs that show
+    /// the reason.
+    pub(super) fn note(
+        &mut self,
+        found: &Found,
+        why: Option<AdoptionError>,
+        now: Instant,
+        is_sure: impl FnOnce() -> bool,
+    ) -> Effects<'static> {
         let why = match why {
             // The verdict on the record stays as it is until the git server answers.
             Some(AdoptionError::Pending(why)) => match &self.unfollowed {
-                Some((known, record)) if record.id == found.id => return Some(known.clone()),
+                Some(known) if known.record.id == found.id => return Effects::default(),
                 _ => Some(AdoptionError::Pending(why)),
             },
             Some(AdoptionError::Missing { why, answered, what }) => {
@@ -74,16 +86,39 @@ impl Adoption {
         // A generation is valid only if the chain of records leads to it.
         let counts = found.standing == Standing::Sound;
         let record = Rejected { id: found.id.clone(), counts };
-        self.unfollowed = why.clone().map(|why| (why, record));
-        why
+        let doubt = why.as_ref().and_then(|why| remaining_doubt(why, &found.standing, is_sure));
+        let effects = shown(found, why.as_ref(), doubt);
+        self.unfollowed = why.map(|why| {
+            let is_rejected = matches!(why, AdoptionError::Rejected(_) | AdoptionError::Void(_));
+            Unfollowed { record, is_replaceable: is_rejected && doubt.is_none() }
+        });
+        effects
     }
 }
 
-/// Returns the inputs that show in the status why a revision is not adopted.
-pub(super) fn shown(found: &Found, why: Option<&AdoptionError>) -> Effects<'static> {
+/// Returns the reason, as text for messages, why a node must not overwrite a record that it rejects. `None` if the node
+/// may overwrite the record, or does not reject it.
+fn remaining_doubt(why: &AdoptionError, standing: &Standing, is_sure: impl FnOnce() -> bool) -> Option<&'static str> {
+    match (why, standing) {
+        (AdoptionError::Rejected(_), Standing::Apart) => Some(
+            "the data store no longer keeps the link of the generation of this node, so another node must replace the record; if no other node remains, delete the key fleet/accepted from the data store",
+        ),
+        (AdoptionError::Rejected(_), _) if !is_sure() => Some(
+            "this node has not accepted a revision yet, so it replaces the record only while its own git server answers; check the network, the URL and auth",
+        ),
+        _ => None,
+    }
+}
+
+/// Returns the inputs that show why a record is not adopted. `doubt` is the reason for which this node does not
+/// overwrite a rejected record.
+fn shown(found: &Found, why: Option<&AdoptionError>, doubt: Option<&str>) -> Effects<'static> {
     let Accepted { generation, by, .. } = &found.record;
     let what = |why: &str| format!("generation {generation} was accepted by {by}: {why}");
-    let stays = "this node stays at its last good revision, and replaces the record with the next commit";
+    let stays = match doubt {
+        Some(doubt) => format!("this node stays at its last good revision; {doubt}"),
+        None => "this node stays at its last good revision, and replaces the record with the next commit".to_owned(),
+    };
     let too_old = match why {
         Some(AdoptionError::Missing { why, what: Lacking::Agent, .. }) => Some(what(why)),
         _ => None,
@@ -130,15 +165,15 @@ mod tests {
     fn pending_request_keeps_the_verdict_on_the_same_record() {
         let now = SystemClock.monotonic();
         let pending = || Some(AdoptionError::Pending("slow".into()));
-        let rejected = AdoptionError::Rejected("unsigned".into());
         let mut adoption = Adoption::default();
-        assert_eq!(adoption.note(&found("a"), pending(), now), pending(), "no verdict yet");
-        assert!(adoption.blocks());
-        adoption.note(&found("a"), Some(rejected.clone()), now);
-        assert_eq!(adoption.note(&found("a"), pending(), now), Some(rejected.clone()));
-        assert!(!adoption.blocks() && adoption.rejected().is_some());
-        assert_eq!(adoption.note(&found("b"), pending(), now), pending(), "the verdict is about another record");
-        assert!(adoption.blocks() && adoption.rejected().is_none());
+        let mut note = |id: &str, why| {
+            let _ = adoption.note(&found(id), why, now, || true);
+            (adoption.blocks(), adoption.rejected().is_some())
+        };
+        assert_eq!(note("a", pending()), (true, false), "no verdict yet");
+        assert_eq!(note("a", Some(AdoptionError::Rejected("unsigned".into()))), (false, true));
+        assert_eq!(note("a", pending()), (false, true));
+        assert_eq!(note("b", pending()), (true, false), "the verdict is about another record");
     }
 
     #[test]
@@ -147,13 +182,41 @@ mod tests {
         let missing =
             || Some(AdoptionError::Missing { why: "no commit".into(), answered: true, what: Lacking::Commit });
         let mut adoption = Adoption::default();
-        for minute in 0..20 {
-            let now = begin + std::time::Duration::from_secs(30 * minute);
-            let why = if minute % 2 == 0 { missing() } else { Some(AdoptionError::Pending("slow".into())) };
-            adoption.note(&found("a"), why, now);
-            assert!(adoption.rejected().is_none());
+        let mut note = |why, seconds| {
+            let now = begin + std::time::Duration::from_secs(seconds);
+            let _ = adoption.note(&found("a"), why, now, || true);
+            adoption.rejected().is_some()
+        };
+        for step in 0..20 {
+            let why = if step % 2 == 0 { missing() } else { Some(AdoptionError::Pending("slow".into())) };
+            assert!(!note(why, 30 * step));
         }
-        adoption.note(&found("a"), missing(), begin + std::time::Duration::from_secs(600));
-        assert!(adoption.rejected().is_some(), "each answer counts with the time since the answer before");
+        assert!(note(missing(), 600), "each answer counts with the time since the answer before");
+    }
+
+    /// Returns whether a node may overwrite a record of a standing that it does not adopt.
+    fn replaces(standing: Standing, why: AdoptionError, is_sure: bool) -> bool {
+        let found = Found { record: Accepted::default(), id: "a".into(), standing, revision: 1 };
+        let mut adoption = Adoption::default();
+        let _ = adoption.note(&found, Some(why), SystemClock.monotonic(), || is_sure);
+        assert!(adoption.is_unfollowed());
+        assert_eq!(adoption.blocks(), adoption.rejected().is_none());
+        adoption.rejected().is_some()
+    }
+
+    #[test]
+    fn rejected_record_that_no_kept_chain_reaches_is_never_overwritten() {
+        let rejected = || AdoptionError::Rejected("no signature".into());
+        assert!(replaces(Standing::Sound, rejected(), true));
+        assert!(!replaces(Standing::Apart, rejected(), true));
+        assert!(replaces(Standing::Void("no chain".into()), AdoptionError::Void("no chain".into()), true));
+    }
+
+    #[test]
+    fn new_node_overwrites_a_rejected_record_only_while_its_git_server_answers() {
+        let rejected = || AdoptionError::Rejected("no signature".into());
+        assert!(!replaces(Standing::Sound, rejected(), false));
+        assert!(replaces(Standing::Void("no chain".into()), AdoptionError::Void("no chain".into()), false));
+        assert!(!replaces(Standing::Sound, AdoptionError::Behind("no mirror".into()), true));
     }
 }

@@ -13,7 +13,7 @@ use towpath_coordination::{
 };
 use towpath_host::{
     Clock,
-    identity::{Credentials, Identity, PublicKeys, SigningIdentity},
+    identity::{CertificateTerm, Credentials, Identity, PublicKeys, RevokedUse, SigningIdentity},
 };
 use towpath_state::{Changes, Journal, PresentedCertificates, Record, RecordNumbers, kinds};
 
@@ -44,6 +44,7 @@ impl Record for KnownRights {
 /// The identity of a node in its fleet.
 #[derive(Debug)]
 pub(in crate::node) struct NodeIdentity {
+    name: String,
     bearer: SigningIdentity,
     signer: Arc<RecordSigner>,
     first: u64,
@@ -80,7 +81,7 @@ impl NodeIdentity {
         signer.revoked().resume(presented.into_iter().map(|(key, presented)| (key, presented.0)));
         signer.resume(journal.all::<Heard>()?, rights.clone());
         let kept = Mutex::new(Kept { reserved: first + RESERVED, rights, at: clock.monotonic() });
-        Ok(Self { bearer, signer: Arc::new(signer), first, kept })
+        Ok(Self { name: settings.node.clone(), bearer, signer: Arc::new(signer), first, kept })
     }
 
     /// Wraps a shared data store in a store that signs records. A local store is returned unchanged, because no other
@@ -157,7 +158,17 @@ impl NodeIdentity {
     /// key are not revoked.
     pub(in crate::node) fn is_revoked(&self) -> Option<String> {
         let serial = self.bearer.serial();
-        self.signer.refuses(None, &self.keys().sign, serial.as_deref())
+        self.signer.refuses(&self.name, false, &self.keys().sign, serial.as_deref())
+    }
+
+    /// Returns the serial number and the validity of the node's certificate. `None` for a node without a certificate.
+    pub(in crate::node) fn term(&self) -> Option<CertificateTerm> {
+        self.bearer.term()
+    }
+
+    /// Returns the revoked certificates and keys that were used since the last call.
+    pub(in crate::node) fn revoked_uses(&self) -> Vec<RevokedUse> {
+        self.signer.revoked().take_used()
     }
 
     /// Returns the data store records that were rejected since the last call, with the reasons.

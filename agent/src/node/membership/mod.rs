@@ -1,5 +1,6 @@
 //! Membership of a node in its fleet: joining, publishing its state, answering peers, and republishing claims.
 
+mod certificates;
 pub(super) mod identity;
 
 use std::{
@@ -14,7 +15,7 @@ use towpath_coordination::{
     keys,
     store::StoreError,
 };
-use towpath_host::{Clock, lock::StateDir};
+use towpath_host::{Clock, identity::CertificateTerm, lock::StateDir};
 use towpath_state::Journal;
 
 use self::identity::NodeIdentity;
@@ -54,6 +55,8 @@ pub(super) struct Membership {
     /// The time at which the node was opened. `alone_since` is `None` with a local data store, or if another node has
     /// joined.
     alone_since: Option<Instant>,
+    /// The certificate that this node used at the last look. `None` before the first look, or without a certificate.
+    certificate: Option<CertificateTerm>,
 }
 
 impl Membership {
@@ -66,7 +69,7 @@ impl Membership {
         state_dir: StateDir,
     ) -> Self {
         let alone_since = store.shared().then(|| clock.monotonic());
-        Self { settings, store, fleet, identity, clock, state_dir, published: None, alone_since }
+        Self { settings, store, fleet, identity, clock, state_dir, published: None, alone_since, certificate: None }
     }
 
     pub(super) fn fleet(&self) -> &Fleet {
@@ -178,6 +181,22 @@ impl Membership {
         };
         let events: Vec<NewEvent> = self.identity.refused().into_iter().map(event).collect();
         if events.is_empty() { Effects::default() } else { Effects::default().events(events) }
+    }
+
+    /// Returns the events about certificates: the expiry and the renewal of this node's certificate, and each use of a
+    /// revoked certificate.
+    pub(super) fn certificate_events(&mut self) -> Effects<'static> {
+        let term = self.identity.term();
+        let firing = term.as_ref().and_then(|term| certificates::expiring(term, self.clock.wall() / 1000));
+        let renewed =
+            self.certificate.as_ref().zip(term.as_ref()).and_then(|(old, new)| certificates::renewed(old, new));
+        let used = self.identity.revoked_uses();
+        let revoked = used.iter().map(|used| certificates::revoked(used, used.name == self.settings.node));
+        let events: Vec<NewEvent> = renewed.into_iter().chain(revoked).collect();
+        self.certificate = term;
+        let effects = if events.is_empty() { Effects::default() } else { Effects::default().events(events) };
+        let is_about = |event: &NewEvent| event.event_type == EventType::CertificateExpiring;
+        effects.alarms(is_about, firing.into_iter().collect())
     }
 
     /// Returns whether the state directory was deleted while the agent runs. A node without its state directory changes

@@ -68,7 +68,14 @@ impl Candidates {
             changes.set(&RejectedCandidates(self.rejected.clone()));
         }
         let pending = Input::Pending(report.pending.values().cloned().collect());
-        let effects = report.inputs.iter().cloned().chain([pending]).fold(Effects::default(), Effects::input);
+        let inputs = report.inputs.iter().cloned().chain([pending]);
+        let mut effects = inputs.fold(Effects::default(), Effects::input);
+        if !report.seen.is_empty() {
+            // These checkpoints are written before a proposal, which replaces them.
+            let mut seen = Changes::default();
+            report.seen.iter().for_each(|(name, checkpoint)| seen.put(name, checkpoint));
+            effects = effects.changes(seen);
+        }
         Refreshed { report, effects, changes }
     }
 

@@ -98,6 +98,8 @@ pub(in crate::node) struct RefreshReport {
     /// The head commits on the git servers, by source.
     pub(in crate::node) heads: BTreeMap<String, String>,
     tags: BTreeMap<String, Option<String>>,
+    /// The checkpoints of accepted commits that the git server has shown for the first time, by source.
+    pub(in crate::node) seen: BTreeMap<String, SourceCheckpoint>,
     /// The rejected candidate revisions, each as a map from sources to commits.
     pub(in crate::node) refused: BTreeSet<BTreeMap<String, String>>,
     /// The worst result of all sources.
@@ -156,7 +158,7 @@ impl Sources {
             && self.first.iter().all(|source| {
                 let name = &source.git.name;
                 let guard: Option<SourceCheckpoint> = journal.get_readable(name).ok().flatten();
-                let known = guard.is_some_and(|guard| guard.origin == origin(source));
+                let known = guard.is_some_and(|guard| guard.origin == origin(source) && !guard.unseen);
                 known && self.mirror(source).poll().is_ok_and(|head| accepted.get(name) == Some(&head))
             })
     }
@@ -366,8 +368,13 @@ impl Sources {
             .as_ref()
             .map(|guard| guard.commit.clone())
             .or_else(|| accepted.get(&name).filter(|_| !changed).cloned());
+        let before = has_seen(source, &mirror, guard.as_ref(), floor.as_deref());
         let fetched = self.fetch(&mirror, floor.as_deref(), report, &name)?;
-        if let Some(trouble) = trouble::refused(source, &fetched, guard.as_ref()) {
+        let seen = before || has_seen(source, &mirror, guard.as_ref(), floor.as_deref());
+        if let Some(guard) = guard.as_ref().filter(|guard| guard.unseen && seen) {
+            report.seen.insert(name.clone(), SourceCheckpoint { unseen: false, ..guard.clone() });
+        }
+        if let Some(trouble) = trouble::refused(source, &fetched, guard.as_ref(), seen) {
             report.worst = RefreshResult::Rejected;
             report.inputs.push(Input::Rejected(name, Some(trouble)));
             return None;
@@ -524,7 +531,9 @@ impl Sources {
                     self.mirror(source).tag_of(floor, commit, now).ok().flatten()
                 }
             };
-            changes.put(name, &SourceCheckpoint { origin: origin(source), commit: commit.clone(), tag });
+            let same = known.as_ref().filter(|guard| guard.commit == *commit);
+            let unseen = !has_seen(source, &self.mirror(source), same, Some(commit));
+            changes.put(name, &SourceCheckpoint { origin: origin(source), commit: commit.clone(), tag, unseen });
         }
     }
 }
@@ -569,6 +578,14 @@ impl RefreshReport {
 
 pub(in crate::node) fn origin(source: &Source) -> String {
     format!("{} {:?}", source.git.url, source.git.reference)
+}
+
+/// Returns whether the git server of this node has shown the accepted commit of a source at the ref. `guard` is the
+/// checkpoint of this commit. Only a commit of a branch may come from other nodes alone (P140).
+fn has_seen(source: &Source, mirror: &Mirror, guard: Option<&SourceCheckpoint>, accepted: Option<&str>) -> bool {
+    let is_branch = matches!(source.git.reference, Reference::Branch(_));
+    let shown = || accepted.is_none_or(|commit| mirror.has_shown(commit).unwrap_or(false));
+    !is_branch || guard.is_some_and(|guard| !guard.unseen) || shown()
 }
 
 /// Returns the sources of Config objects in git that `known` does not contain.

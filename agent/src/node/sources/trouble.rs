@@ -50,9 +50,15 @@ pub(super) fn of_error(error: &SourceError, name: &str) -> ConditionReason {
     ConditionReason::new(reason, message)
 }
 
-/// Returns the reason why the node must not follow a head. Returns `None` if the node may follow the head (P28, P29).
-pub(super) fn refused(source: &Source, fetched: &Fetched, guard: Option<&SourceCheckpoint>) -> Option<ConditionReason> {
-    if source.git.allow_rewind {
+/// Returns the reason why the node must not follow a head. `None` if the node may follow the head (P28, P29). `seen`
+/// states that the git server of this node has shown the accepted commit at the ref.
+pub(super) fn refused(
+    source: &Source,
+    fetched: &Fetched,
+    guard: Option<&SourceCheckpoint>,
+    seen: bool,
+) -> Option<ConditionReason> {
+    if source.git.allow_rewind && seen {
         return None;
     }
     let name = &source.git.name;
@@ -64,12 +70,13 @@ pub(super) fn refused(source: &Source, fetched: &Fetched, guard: Option<&SourceC
                 _ => return None,
             };
             let commit = guard.map(|guard| guard.commit.clone()).unwrap_or_default();
-            Some(ConditionReason::new(
-                "Rewound",
-                format!(
-                    "the branch {branch} of {name} {what} {commit}; push a revert on top of the accepted commit, or set allowRewind for the source"
-                ),
-            ))
+            let remedy = match source.git.allow_rewind {
+                true => {
+                    "allowRewind permits this, but the git server of this node has never shown that commit at the branch, so another node must propose the new head; if no node does, push a revert on top of that commit"
+                }
+                false => "push a revert on top of it, or set allowRewind for the source",
+            };
+            Some(ConditionReason::new("Rewound", format!("the branch {branch} of {name} {what} {commit}; {remedy}")))
         }
         Reference::Tag(_) => refused_tag(fetched, guard?).map(|why| {
             let tag = fetched.tag.as_deref().unwrap_or_default().escape_debug();
