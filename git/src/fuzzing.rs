@@ -16,7 +16,7 @@ pub fn tree_names(data: &[u8]) -> Option<Vec<Vec<u8>>> {
 /// Verifies the signature of a tag object with the public keys in `keys`. The tag must name the commit `11…11`.
 ///
 /// # Errors
-/// Returns the reason for the rejection of the tag.
+/// Returns an error with the reason if the tag is rejected.
 pub fn tag_object(data: &[u8], name: &str, keys: &str, now: u64) -> Result<String, String> {
     let mut signers = Signers::default();
     signers.add(keys)?;
@@ -26,7 +26,7 @@ pub fn tag_object(data: &[u8], name: &str, keys: &str, now: u64) -> Result<Strin
 /// Verifies the signature in a commit object with the public keys in `keys`.
 ///
 /// # Errors
-/// Returns the reason for the rejection of the commit.
+/// Returns an error with the reason if the commit is rejected.
 pub fn signed_commit(data: &[u8], keys: &str, now: u64) -> Result<String, String> {
     let mut signers = Signers::default();
     signers.add(keys)?;
@@ -43,7 +43,7 @@ pub fn commit_names(data: &[u8]) -> Option<(String, Vec<String>)> {
 /// Verifies an OpenPGP or SSH signature with the public keys in `keys`.
 ///
 /// # Errors
-/// Returns the reason for the rejection of the signature.
+/// Returns an error with the reason if the signature is rejected.
 pub fn signature(keys: &str, signature: &[u8], payload: &[u8], now: u64) -> Result<String, String> {
     let mut signers = Signers::default();
     signers.add(keys)?;

@@ -124,7 +124,7 @@ impl Options {
         shown_url(&self.url)
     }
 
-    /// Returns true if the protocol of the URL protects the content against changes by others in the network.
+    /// Returns true if the protocol of the URL protects the transferred files against changes in the network.
     pub fn transport_is_trusted(&self) -> bool {
         !self.url.starts_with("http://") && !self.url.starts_with("git://")
     }

@@ -36,7 +36,7 @@ pub(crate) enum TreeError {
     Refused(String),
 }
 
-/// The files of a folder. The keys of the map are the paths of the files, relative to the folder.
+/// A map of the files of a folder. Each key is the path of a file, relative to the folder.
 pub(crate) type Files = BTreeMap<String, (EntryKind, ObjectId)>;
 
 /// One entry of a tree object.
@@ -197,13 +197,13 @@ impl Trees {
     }
 }
 
-/// Returns true for a control character, and for a character that changes the direction or the lines of text.
+/// Returns true for a control character, for a character that changes the direction of text, and for a line break.
 fn unprintable(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Parses the entries of a tree object. `most` is the maximum number of entries.
+/// Parses the entries of a tree object. The argument `most` is the maximum number of entries.
 ///
 /// # Errors
 /// Returns an error if the object is damaged, has too many entries, or has a name or a mode that git rejects.

@@ -14,8 +14,8 @@ use crate::problem::{Finding, Problem};
 pub struct Limits {
     /// The maximum size of a YAML file, in bytes.
     pub bytes: usize,
-    /// The maximum number of brackets, commas, colons and dashes in a file. Each of these characters can begin a YAML
-    /// token, so this maximum also limits the memory of the parser.
+    /// The maximum number of brackets, commas, colons and dashes in a file. Each bracket, comma, colon and dash can
+    /// begin a YAML token, so this maximum also limits the memory of the parser.
     pub indicators: usize,
     /// The maximum number of YAML values in a file, counted after aliases are expanded.
     pub values: usize,

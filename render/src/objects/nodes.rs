@@ -14,7 +14,8 @@ pub struct NodeObject {
     pub labels: BTreeMap<String, String>,
     /// The address at which other nodes connect to the node.
     pub address: Option<String>,
-    /// The public keys of the node. If the list is empty, other nodes trust the first keys that the node shows.
+    /// The public keys of the node. If this list of keys is empty, other nodes trust the first keys that the node
+    /// shows.
     pub public_keys: Vec<String>,
 }
 

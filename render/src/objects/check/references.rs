@@ -11,7 +11,7 @@ use crate::{
     problem::Finding,
 };
 
-/// The name of another object in the spec of an object.
+/// A reference to another object: its name in the spec of an object.
 pub(in crate::objects) struct Mention {
     /// The kind and the name of the other object, and the path of the field with the name.
     pub(in crate::objects) reference: Reference,

@@ -37,7 +37,7 @@ pub(super) fn shared_slots(set: &ObjectSet) -> Vec<Found<'_>> {
     found
 }
 
-/// Returns the errors of rollout settings that cannot be intended, such as a count of 0.
+/// Returns the errors of rollout settings that are surely a mistake, such as a count of 0.
 pub(super) fn senseless_settings(set: &ObjectSet) -> Vec<Found<'_>> {
     set.books.values().flat_map(|book| senseless_settings_of(book)).collect()
 }

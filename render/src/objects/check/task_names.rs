@@ -22,8 +22,8 @@ pub(in crate::objects) struct TaskNames<'a> {
 
 /// A list of tasks. Two tasks of a list must not have the same name.
 struct TaskList<'a> {
-    /// The tasks. If an earlier task registers the same result as a task, the entry of the task has the location of the
-    /// earlier task.
+    /// The tasks of the list. If two tasks register the same result, the entry of the second task has the location of
+    /// the first task.
     tasks: Vec<(&'a Task, Option<&'a Place>)>,
     ids: BTreeSet<&'a str>,
 }

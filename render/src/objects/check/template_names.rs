@@ -179,7 +179,7 @@ impl<'a> BookNames<'a> {
         })
     }
 
-    /// Returns the error of a name that the text may not use, or `None` if the name is valid.
+    /// Returns the error of a name that the text must not use, or `None` if the name is valid.
     fn name<'b>(&'b self, place: &Place, name: &str, here: Here<'b>) -> Option<Found<'b>> {
         let mut parts = name.split('.');
         let (root, first) = (parts.next().unwrap_or_default(), parts.next());

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-/// The number of files, bytes, values and tasks that a load uses, or may use.
+/// A number of files, bytes, values and tasks: either the cost of a load, or a limit on this cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
     /// The number of files to read.
@@ -72,8 +72,8 @@ impl Spent {
     /// Charges a cost to the budget of a source.
     ///
     /// # Errors
-    /// Returns the exceeded limit of the source or of all sources. For each source, the function returns this error
-    /// only once.
+    /// Returns an error with the exceeded limit of the source or of all sources. For each source, the function returns
+    /// this error only once.
     pub(super) fn charge(&mut self, source: &str, cost: Cost) -> Result<(), Exceeded> {
         let known = self.sources.entry(source.to_owned()).or_default();
         *known = known.plus(cost);
@@ -85,7 +85,8 @@ impl Spent {
         }
     }
 
-    /// Returns true if a source exceeds its budget. The loader reads no further objects of such a source.
+    /// Returns true if a source exceeds its budget. The loader reads no further objects of a source that exceeds its
+    /// budget.
     pub(super) fn is_beyond(&self, source: &str) -> bool {
         self.exceeded.contains(source)
     }

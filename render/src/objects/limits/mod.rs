@@ -69,9 +69,9 @@ impl<'a> NamespaceLimits<'a> {
         Self { namespaces, groups, members, sources }
     }
 
-    /// Reads a field that names nodes, and returns an error for each node or NodeGroup that the Namespace may not
-    /// target. A field never selects a node that the Namespace may not target. If the object omits the field, the
-    /// object selects every node that the Namespace may target.
+    /// Reads a field that names nodes. Returns an error for each node or NodeGroup that the Namespace must not target.
+    /// A field never selects a node that the Namespace must not target. If the object omits the field, the object
+    /// selects every node that the Namespace may target.
     pub(super) fn targets(
         &self,
         place: &Place,
@@ -101,7 +101,7 @@ impl<'a> NamespaceLimits<'a> {
         (targets, found.into_iter().flatten())
     }
 
-    /// Returns the names in a field that the Namespace may not target: first the NodeGroups, then the nodes.
+    /// Returns the names in a field that the Namespace must not target: first the NodeGroups, then the nodes.
     fn refused_names(&self, targets: &Targets, limit: &Names) -> Vec<Refused> {
         let groups = targets.groups().iter().enumerate().filter(|(_, group)| !limit.contains(group));
         let nodes = targets.nodes().iter().enumerate();
@@ -171,7 +171,7 @@ impl<'a> NamespaceLimits<'a> {
     }
 }
 
-/// The name of a NodeGroup or node that an object selects, but that the Namespace of the object may not target.
+/// The name of a NodeGroup or node that an object selects, but that the Namespace of the object must not target.
 struct Refused {
     /// The key of the list: `nodeGroups` or `nodes`.
     list: &'static str,
@@ -200,7 +200,7 @@ fn template(name: &str, namespace: &str) -> Option<Finding> {
     })
 }
 
-/// Returns the parameters of a module that contain a command line, as far as the task sets these parameters.
+/// Returns the parameters with a command line that a task sets for its module.
 fn command_lines(module: &ModuleUse) -> impl Iterator<Item = &'static str> {
     let written = |name: &str| module.params.get(name).is_some_and(|value| !value.is_null());
     let fields = module.schema.message.fields.iter();

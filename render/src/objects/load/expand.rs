@@ -85,7 +85,8 @@ impl<'a> Expansion<'a> {
         Expanded { ledger, trees, wants, included_by }
     }
 
-    /// Returns true if a source exceeds its budget. The loader reads no further objects of such a source.
+    /// Returns true if a source exceeds its budget. The loader reads no further objects of a source that exceeds its
+    /// budget.
     pub(super) fn is_beyond(&self, source: &str) -> bool {
         self.ledger.is_beyond(source)
     }
@@ -95,7 +96,7 @@ impl<'a> Expansion<'a> {
         self.ledger.report_all(found);
     }
 
-    /// Reads a field that names nodes, and reports the nodes that the Namespace may not target.
+    /// Reads a field that names nodes, and reports the nodes that the Namespace must not target.
     pub(super) fn targets(&mut self, place: &Place, spec: &Value, field: Field, namespace: &str) -> Targets {
         let (targets, found) = self.limits.targets(place, spec, field, namespace);
         self.ledger.report_all(found);

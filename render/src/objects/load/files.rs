@@ -64,7 +64,7 @@ pub(super) fn has_objects(path: &str) -> bool {
     (name.ends_with(".yaml") || name.ends_with(".yml")) && !name.starts_with('.') && !folders.split('/').any(special)
 }
 
-/// Returns the files and links that a source must not contain, each with the reason.
+/// Returns the files and links that a source contains but must not contain, each with the reason.
 pub(super) fn refused(entries: &[Entry]) -> impl Iterator<Item = (&Entry, Finding)> {
     entries.iter().flat_map(|entry| {
         let control = entry.path.contains(|character: char| character.is_control()).then(|| {

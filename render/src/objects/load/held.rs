@@ -94,8 +94,8 @@ impl<'a> Blame<'a> {
         Self { loaded, whole, objects, done: BTreeSet::new() }
     }
 
-    /// Returns the objects that cause an error; an empty list if the search has already returned the same objects for
-    /// another error.
+    /// Returns the objects that cause an error. Returns an empty list if the search has already returned the same
+    /// objects for another error.
     fn on(&mut self, error: &'a Problem) -> Blamed<'a> {
         let (source, file) = (error.source.as_str(), error.file.as_str());
         if self.whole || self.loaded.beyond.contains(source) {

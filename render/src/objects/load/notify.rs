@@ -1,5 +1,5 @@
 //! Implements `autoNotify`: if a task changes the unit, the package or the configuration of a service, a handler
-//! restarts the service. The text of a task shows whether the task affects a service.
+//! restarts the service. The loader decides from the text of a task whether the task affects a service.
 
 use serde_json::{Map, Value, json};
 use towpath_proto::{ModuleKind, ModuleSchema, ServiceRole, unit_name};
