@@ -216,7 +216,7 @@ pub(crate) fn entries(data: &[u8], most: u64) -> Result<Vec<RawEntry>, TreeError
     while !rest.is_empty() {
         if entries.len() as u64 >= most {
             return Err(TreeError::Refused(format!(
-                "a folder of the tree has more than the {most} files and folders that its limit still allows"
+                "a folder of the tree has more than {most} files and folders, so the tree exceeds its limit"
             )));
         }
         let space = rest.iter().position(|byte| *byte == b' ').ok_or_else(damaged)?;

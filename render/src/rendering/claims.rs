@@ -1,5 +1,5 @@
-//! Records the managed items that each task of a node claims. Two tasks that claim the same item are rejected before
-//! one of them is applied (D14).
+//! Records the managed items that each task of a node claims. The node rejects two tasks that claim the same item
+//! before the node applies either task (D14).
 
 use std::{
     borrow::Cow,
@@ -119,7 +119,7 @@ impl Use<'_> {
     }
 }
 
-/// A TaskBook with its renderer. The renderer is created when it is first needed.
+/// A TaskBook with its renderer. The first claim that needs the renderer creates the renderer.
 struct Lazy<'a> {
     book: &'a Arc<Book>,
     renderer: OnceCell<Option<Renderer>>,

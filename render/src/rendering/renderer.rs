@@ -47,7 +47,7 @@ pub struct Renderer {
 pub struct Item {
     /// The value of the member.
     pub value: Value,
-    /// The taints of the parts of the value.
+    /// The taints of the parts of the member's value.
     pub marks: Marks,
     /// The position of the member in the loop, counted from 0.
     pub index: usize,
@@ -465,7 +465,8 @@ fn refuse(module: &ModuleUse, written: &Value, marks: &Marks, place: &Place) -> 
     })
 }
 
-/// Returns the value at a path. If the path does not exist, returns the value at the last part of the path that exists.
+/// Returns the value at a path. If the path does not exist, returns the value at the deepest part of the path that
+/// exists.
 fn at_path<'a>(value: &'a Value, path: &Path) -> Option<&'a Value> {
     path.0.iter().try_fold(value, |value, step| match step {
         Step::Key(key) if value.is_object() => value.get(&**key),

@@ -1,4 +1,4 @@
-//! Taints: marks on values that may be used only in some fields. A taint contains the origins of the value, such as the
+//! Taints. A taint marks a value that only some fields may use. A taint contains the origins of the value, such as the
 //! facts of a node.
 //!
 //! A value is `untrusted` if another node or the sender of an event chose it. A value is `secret` if it must not be
@@ -35,8 +35,8 @@ impl fmt::Display for Kind {
     }
 }
 
-/// The maximum number of origins that a taint keeps for each kind. Without this limit, a value from the facts of all
-/// nodes would name every node.
+/// The maximum number of origins that a taint keeps for each kind. The limit keeps taints small, because a value from
+/// the facts of all nodes has one origin for each node.
 const ORIGINS_KEPT: usize = 4;
 
 /// A set of taints, each with the origins of its value. Copies of the set share memory.

@@ -36,7 +36,7 @@ impl Default for PruneBudget {
 }
 
 impl PruneBudget {
-    /// Returns the prune budget of a TaskBook whose own field `pruneBudget` has this limit.
+    /// Creates the prune budget of a TaskBook from the value of its field `pruneBudget`.
     pub fn limited(limit: &str) -> Self {
         Self { limit: Some(limit.to_owned()), ..Self::default() }
     }
@@ -44,8 +44,9 @@ impl PruneBudget {
     /// Returns the prune budget of a TaskBook. A limit in the TaskBook has precedence over a limit in its Namespace,
     /// and the Namespace over a Config.
     ///
-    /// For a deleted TaskBook, `last` is the limit in its last version. The limit `last` applies only if neither the
-    /// Namespace nor a Config sets a limit, because no commit can change the limit in a deleted TaskBook.
+    /// For a deleted TaskBook, the argument `last` is the limit in the newest version of the TaskBook. The limit `last`
+    /// applies only if neither the Namespace nor a Config sets a limit, because no commit can change the limit in a
+    /// deleted TaskBook.
     pub fn of(set: &ObjectSet, namespace: &str, name: &str, last: Option<&str>) -> Self {
         let id = format!("{namespace}/{name}");
         let around = set.namespaces.get(namespace);

@@ -72,7 +72,7 @@ pub(super) fn refused_sources<'a>(set: &'a ObjectSet, sources: &'a [SourceTree])
         };
         if !allowed {
             let finding = Finding::new(format!(
-                "the source {source} may not define objects in the namespace {}",
+                "the source {source} must not define objects in the namespace {}",
                 object.key.namespace
             ));
             let place = object.place.key("metadata").key("namespace");

@@ -212,7 +212,7 @@ impl<'a> BookNames<'a> {
             return finding.hint(format!("write facts.{root}"));
         }
         if let Some(fact) = root.strip_prefix("ansible_") {
-            return finding.hint(format!("facts are below facts; `towpath facts` shows the name of {fact}"));
+            return finding.hint(format!("write `facts.NAME`; `towpath facts` shows the name of {fact}"));
         }
         match did_you_mean(root, NAMES) {
             Some(meant) => finding.hint(format!("did you mean {meant}?")),

@@ -92,7 +92,7 @@ impl<'a> NamespaceLimits<'a> {
                     return Found::new(place, finding);
                 }
                 let (what, members) = if list == "nodes" { ("node", " members of") } else { ("NodeGroup", "") };
-                let finding = Finding::new(format!("the namespace {namespace} may not {verb} the {what} {name}"));
+                let finding = Finding::new(format!("the namespace {namespace} must not {verb} the {what} {name}"));
                 Found::new(place, finding)
                     .hint(move || format!("the namespace may {verb}{members}: {}", limit.written().join(", ")))
             });
@@ -136,7 +136,7 @@ impl<'a> NamespaceLimits<'a> {
         };
         let hint = "modules.allow and modules.deny of the Namespace list the allowed modules";
         if refused(module.name) {
-            let finding = Finding::new(format!("the namespace {namespace} may not use the module {}", module.name));
+            let finding = Finding::new(format!("the namespace {namespace} must not use the module {}", module.name));
             return vec![Found::new(place.clone(), finding.hint(hint)).at_key()];
         }
         let command = towpath_proto::modules().find(|other| other.governs_commands);
@@ -145,7 +145,7 @@ impl<'a> NamespaceLimits<'a> {
         };
         let found = command_lines(module).map(|field| {
             let finding = Finding::new(format!(
-                "the namespace {namespace} may not use the module {}, so {field} of {} may not run a command",
+                "the namespace {namespace} must not use the module {}, so {field} of {} must not run a command",
                 command.key, module.name
             ));
             Found::new(place.key(field), finding.hint(hint)).at_key()

@@ -328,7 +328,7 @@ impl Reader<'_, '_> {
         };
         let namespace = self.object.namespace.as_str();
         if !self.expansion.limits.may_include(namespace, &parsed) {
-            let finding = Finding::new(format!("the namespace {namespace} may not include from {url}"))
+            let finding = Finding::new(format!("the namespace {namespace} must not include from {url}"))
                 .hint("list it in includes.allow of the Namespace, or make it a source");
             self.problem(at.key("url"), finding);
             return None;
@@ -385,7 +385,7 @@ impl Reader<'_, '_> {
                 let namespace = self.object.namespace.as_str();
                 if source != within.source && !self.expansion.limits.may_read(namespace, &source) {
                     let finding =
-                        Finding::new(format!("the namespace {namespace} may not include from the source {source}"))
+                        Finding::new(format!("the namespace {namespace} must not include from the source {source}"))
                             .hint("list it in sources of the Namespace, or set library: true on it");
                     self.problem(at.key("source"), finding);
                     return None;

@@ -120,11 +120,11 @@ impl Restarts {
                 let (service, _) = Service::of(&tasks[starts])?;
                 let task = &tasks[affects];
                 let finding = Finding::new(format!(
-                    "the service {} is started before the task {:?}, which affects it",
+                    "the TaskBook starts the service {} before the task {:?}, which affects the service",
                     service.unit, task.id
                 ));
                 let finding = finding.hint(
-                    "move the task before the task that starts the service: a new node cannot start it otherwise",
+                    "move this task before the task that starts the service, so that a new node can start the service",
                 );
                 Some(Found::new(task.place.clone(), finding).warning())
             }
