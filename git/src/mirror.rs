@@ -148,7 +148,7 @@ impl Mirror {
         commit_id(commit).is_ok_and(|commit| self.repo.open().is_ok_and(|found| found.find_commit(commit).is_ok()))
     }
 
-    /// Returns true if the history of the last head that the remote has advertised contains a commit.
+    /// Returns true if a commit is in the history of the head that the remote most recently advertised.
     ///
     /// If the source follows a branch, the commit must be the head or an ancestor of the head. If the source names a
     /// commit, the function returns true only for this commit. If the source follows a tag, the function returns false,

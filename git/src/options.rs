@@ -84,7 +84,7 @@ pub enum VerifyMode {
 /// The limits for the data and the time of the communication with a remote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// The maximum time in which the remote must advertise its refs.
+    /// The time limit for the advertisement of refs by the remote.
     pub poll: Duration,
     /// The maximum time of a fetch.
     pub fetch: Duration,

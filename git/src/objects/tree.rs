@@ -1,7 +1,7 @@
 //! Reads the git tree of a commit within limits, and checks the tree as `git fsck` does.
 //!
-//! Each distinct tree object is read once, but its entries count for every folder that contains the tree. A commit with
-//! ten small trees that expand to 10^10 files is rejected after ten reads.
+//! The reader reads each distinct tree object once. The entries of a tree count once for every folder that contains the
+//! tree. A commit with ten small trees that expand to 10^10 files is rejected after ten reads.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry};
 

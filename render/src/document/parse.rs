@@ -29,8 +29,8 @@ impl Default for Limits {
     }
 }
 
-/// The maximum length of a key in bytes. Every error below a key contains the key in its path, so a long key would cost
-/// much memory.
+/// The maximum length of a key in bytes. Every error below a key contains the key in its path, so a long key costs much
+/// memory.
 const KEY: usize = 1024;
 
 /// The maximum number of duplicate keys that an error report shows for each document.

@@ -78,7 +78,8 @@ struct Parts<'a> {
     set: &'a ObjectSet,
     hash: Sha256,
     files: BTreeSet<(String, String)>,
-    /// The texts of the task that was added last. A search in these texts finds the variables that the task uses.
+    /// The texts of the task that was added last. A search in the texts of a task finds the variables that the task
+    /// uses.
     text: String,
 }
 

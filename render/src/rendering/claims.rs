@@ -130,8 +130,8 @@ impl Lazy<'_> {
         self.renderer.get_or_init(make).as_ref()
     }
 
-    /// Adds the items that a task may claim, each with the loop member that leads to the claim. To save work, only the
-    /// parameters of the identity are rendered.
+    /// Adds the items that a task may claim, each with the loop member for which the task claims the item. To save
+    /// work, only the parameters of the identity are rendered.
     fn add_uses<'a>(
         &'a self,
         task: &'a Task,

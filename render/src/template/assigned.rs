@@ -313,7 +313,7 @@ impl Recent {
     }
 
     /// Returns an earlier copy that the given list probably extends: a recent copy with the same first member, and at
-    /// most as many members. The caller need not check the members of the copy again.
+    /// most as many members. The caller does not check the members of the copy again.
     fn start_of(value: &Value) -> Option<Arc<Copied>> {
         let first = value.try_iter().ok()?.next()?;
         let length = value.len()?;

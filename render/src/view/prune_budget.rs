@@ -10,9 +10,9 @@ const DEFAULT: Count = Count::Percent(20);
 /// The TaskBooks whose removals count together against a prune budget.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PruneScope {
-    /// All TaskBooks of the node for which neither the TaskBook nor its Namespace sets a limit.
+    /// All TaskBooks of the node without a limit in the TaskBook or in its Namespace.
     Node,
-    /// All TaskBooks of this Namespace that set no limit themselves.
+    /// All TaskBooks of this Namespace without a limit in the TaskBook.
     Namespace(String),
     /// One TaskBook, by its id.
     Book(String),

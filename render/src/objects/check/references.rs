@@ -115,8 +115,8 @@ pub(super) fn dependency_cycles(set: &ObjectSet) -> Vec<Found<'_>> {
     found
 }
 
-/// Returns the errors of targets that match no node. Without the error, a typo in `targets` would look like
-/// success.
+/// Returns the errors of targets that match no node. The error is necessary because a TaskBook that runs on no node
+/// looks successful.
 pub(super) fn unmatched_targets(set: &ObjectSet) -> Vec<Found<'_>> {
     let mut found = Vec::new();
     for book in set.books.values() {

@@ -1,4 +1,4 @@
-//! Checks that each Secret has values from exactly one origin, such as `encrypted` or `generate`.
+//! Checks that each Secret defines its values in exactly one field, such as `encrypted` or `generate`.
 
 use serde_json::Value;
 
@@ -7,8 +7,8 @@ use crate::{
     problem::Finding,
 };
 
-/// Returns the errors of Secrets that do not have exactly one origin, that have unencrypted values, or whose Namespace
-/// does not allow the origin.
+/// Returns the errors of Secrets. A Secret must define its values in exactly one field, must not contain unencrypted
+/// values, and must use only backends that its Namespace allows.
 pub(super) fn origins(set: &ObjectSet) -> Vec<Found<'_>> {
     let secrets = set.objects.values().filter(|object| object.key.kind == "Secret");
     secrets.flat_map(|secret| origins_of(set, secret)).collect()

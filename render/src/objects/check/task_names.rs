@@ -42,7 +42,7 @@ impl<'a> TaskNames<'a> {
         Self { handlers: ids(&book.handlers), lists }
     }
 
-    /// Returns the errors of names that do not exist, that two tasks have, or that form a cycle.
+    /// Returns an error for each name that does not exist, that two tasks have, or that is part of a cycle.
     pub(in crate::objects) fn problems(&self) -> impl Iterator<Item = Found<'_>> {
         self.lists.iter().flat_map(move |list| {
             let tasks = list.tasks.iter().flat_map(move |(task, earlier)| {

@@ -92,14 +92,14 @@ pub(in crate::objects) struct BookNames<'a> {
     book: &'a Book,
     /// The names of the variables that objects set, without the variables of the TaskBook itself.
     variables: Arc<BTreeSet<&'a str>>,
-    /// The tasks, each with its turn, a number in the order of execution. A task may use the results of tasks with a
-    /// lower turn.
+    /// The tasks, each with its turn. The turn is the position of the task in the order of execution. A task may use
+    /// the results of tasks with a lower turn.
     tasks: Vec<(&'a Task, usize)>,
     /// The names of registered results, each with the turn of the first task that registers the result.
     registered: BTreeMap<&'a str, usize>,
 }
 
-/// The location of a template or an expression, which determines the names that the text may use.
+/// The location of a template or an expression. The location determines the names that the text can use.
 #[derive(Clone, Copy)]
 struct Here<'a> {
     /// The task that contains the text, and the turn of the task.

@@ -1,6 +1,5 @@
-//! Finds the untrusted values that tasks use, as far as the text of the tasks shows. The command `validate` reports the
-//! parameters that use untrusted values. The loader rejects an untrusted value in a parameter that does not allow
-//! untrusted values.
+//! Finds the untrusted values that the text of tasks uses. The command `validate` reports the parameters that use
+//! untrusted values. The loader rejects an untrusted value in a parameter that does not allow untrusted values.
 //!
 //! The renderer later rejects the untrusted values that the text does not show, by the taint of each value.
 
@@ -38,8 +37,8 @@ pub struct UntrustedUse {
     pub allowed: bool,
 }
 
-/// The origin of a value, as far as the text of a task shows the origin. If a value has several origins, the variant
-/// that the enum lists last applies.
+/// The origin of a value, as the text of a task shows the origin. If a value has several origins, the variant that the
+/// enum lists last applies.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
     /// The value comes from git or from this node.

@@ -180,7 +180,7 @@ struct Refused {
     name: String,
 }
 
-/// Returns the errors of a field that names nodes, if a template replaces a list of names or the whole field.
+/// Returns an error if a template replaces the whole field that names nodes, or a list of names in this field.
 fn template_in_place_of_names(place: &Place, field: Option<&Value>, namespace: &str) -> Vec<Found<'static>> {
     let lists = ["nodeGroups", "nodes"].map(|key| (place.key(key), field.and_then(|field| field.get(key))));
     let values = std::iter::once((place.clone(), field)).chain(lists);

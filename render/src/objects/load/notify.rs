@@ -26,7 +26,7 @@ enum Notice {
     Loop(usize),
     /// The task at this position starts the first service beyond the maximum number that `autoNotify` handles.
     TooMany(usize),
-    /// A service is started before a task that affects it.
+    /// The TaskBook starts a service before a task that affects the service.
     Early {
         /// The position of the task that starts the service.
         starts: usize,
