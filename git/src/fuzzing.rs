@@ -66,7 +66,7 @@ pub fn with_checksum(pack: &[u8]) -> Vec<u8> {
     whole
 }
 
-/// Returns the id that git gives to an object of this kind with this content.
+/// Returns the id that git gives to an object with the given kind and content.
 pub fn object_id(kind: &str, content: &[u8]) -> [u8; 20] {
     let mut hasher = gix::hash::hasher(gix::hash::Kind::Sha1);
     hasher.update(format!("{kind} {}\0", content.len()).as_bytes());

@@ -77,14 +77,14 @@ pub enum VerifyMode {
     None,
     /// The head must be signed.
     Head,
-    /// Every commit after the accepted commit up to the head must be signed, along first parents.
+    /// The head and every commit between the accepted commit and the head must be signed, along first parents.
     Range,
 }
 
 /// The limits for the data and the time of the communication with a remote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// The time limit for the advertisement of refs by the remote.
+    /// The time limit of a request for the refs of the remote.
     pub poll: Duration,
     /// The maximum time of a fetch.
     pub fetch: Duration,

@@ -16,10 +16,10 @@ use crate::{
 /// The reason why a commit cannot be verified.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// The error that a signature is missing or invalid.
+    /// An error because a signature is missing or invalid.
     #[error(transparent)]
     Unverified(Unverified),
-    /// The error that the source cannot be read.
+    /// An error because the source cannot be read.
     #[error(transparent)]
     Source(SourceError),
 }
@@ -79,9 +79,9 @@ impl Mirror {
         verify::tag(&repository, tag, object, commit, &signers, now).map(Some).map_err(VerifyError::Unverified)
     }
 
-    /// Returns the tag that leads to a commit and that the source may follow. If there are several such tags, returns
-    /// the tag with the highest version. If the source requires signatures, the signature of the tag must be valid, as
-    /// in [`Self::verify_head`]. Returns `None` if no tag that the source may follow leads to the commit.
+    /// Returns the tag that leads to a commit and that the source may follow. If several tags match, returns the tag
+    /// with the highest version. If the source requires signatures, the signature of the tag must be valid, as in
+    /// [`Self::verify_head`]. Returns `None` if no tag that the source may follow leads to the commit.
     ///
     /// # Errors
     /// Returns an error if the keys or the mirror cannot be read.

@@ -30,9 +30,9 @@ const LONGEST_PATH: u64 = 4096;
 /// The reason why a tree cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TreeError {
-    /// The error that a tree object is missing or damaged.
+    /// An error because a tree object is missing or damaged.
     Unreadable(String),
-    /// The error that a name, a mode or a size in the tree is not allowed.
+    /// An error because a name, a mode or a size in the tree is not allowed.
     Refused(String),
 }
 

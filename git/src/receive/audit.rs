@@ -65,7 +65,7 @@ impl<'a> Audit<'a> {
         })
     }
 
-    /// Restores the ref that the fetch has written to its commit before the fetch.
+    /// Sets the ref that the fetch has written back to the commit that the ref had before the fetch.
     fn put_back(&self) {
         let (Some((name, target)), Ok(repository)) = (&self.reference, self.repo.open()) else {
             return;

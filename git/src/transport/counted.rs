@@ -25,7 +25,7 @@ use gix::{
     },
 };
 
-/// A counter of the bytes that a remote may still send, shared by all parts of a connection.
+/// The number of bytes that a remote may still send. All parts of a connection share the counter.
 #[derive(Debug, Clone)]
 pub(crate) struct Left(Arc<AtomicU64>);
 

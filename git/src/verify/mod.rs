@@ -16,7 +16,7 @@ use thiserror::Error;
 pub(crate) use ssh::civil;
 pub(crate) use tag::tag;
 
-/// The error that a commit has no valid signature, although the source requires a signature.
+/// An error because a commit has no valid signature, although the source requires a signature.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("cannot verify {}: {message}", subject(commit))]
 pub struct Unverified {
@@ -79,7 +79,8 @@ impl Signers {
 
 /// Returns the signers that a file in a commit lists; `None` if the commit has no such file.
 ///
-/// A file that cannot be read causes an error, so that the administrator sees why commits of its signers are rejected.
+/// If the file cannot be read, the function returns an error. The error shows the administrator why commits of the
+/// listed signers are rejected.
 pub(crate) fn listed_signers(
     repository: &Repository,
     commit: ObjectId,

@@ -40,7 +40,7 @@ pub fn book_digest(set: &ObjectSet, book: &Book) -> String {
     parts.end()
 }
 
-/// Returns the digest of one task, with the variables that the task reads. An elected task keeps its result until this
+/// Returns the digest of one task and of the variables that the task reads. An elected task keeps its result until this
 /// digest changes.
 pub fn task_digest(set: &ObjectSet, book: &Book, task: &Task) -> String {
     let mut parts = Parts::new(set);

@@ -67,8 +67,7 @@ impl Book {
 pub struct Dependency {
     /// The name of the other TaskBook, in the same namespace.
     pub book: String,
-    /// True if all nodes must first complete the run of the other TaskBook. False if only this node must first complete
-    /// the run.
+    /// True if all nodes, and not only this node, must first complete the run of the other TaskBook.
     pub fleet: bool,
 }
 
@@ -133,8 +132,7 @@ pub struct Task {
     pub requires: Vec<String>,
     /// The ids of the handlers that run if the task changes something.
     pub notify: Vec<String>,
-    /// The drift policy: the agent corrects, reports or ignores drift. `None` if the drift policy of the Config
-    /// applies.
+    /// The drift policy of the task: correct, report or ignore drift; `None` if the drift policy of the Config applies.
     pub drift: Option<Drift>,
     /// True if each node waits before the task until all nodes have completed the earlier tasks.
     pub sync: bool,
@@ -188,7 +186,7 @@ pub struct Condition {
 /// The settings with which the agent repeats a task until a condition is true.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Until {
-    /// The condition at which the agent stops to repeat the task.
+    /// The condition: the agent repeats the task until the condition is true.
     pub condition: String,
     /// The pause between two attempts.
     pub interval: Duration,
@@ -209,7 +207,7 @@ pub enum Drift {
 }
 
 impl Drift {
-    /// Converts the word `correct`, `report` or `ignore`.
+    /// Converts the word `correct`, `report` or `ignore` to a drift policy.
     pub fn read(word: &str) -> Self {
         match word {
             "report" => Self::Report,

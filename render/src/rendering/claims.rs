@@ -84,7 +84,7 @@ impl Claims {
         Self { doubled, taken: Mutex::default() }
     }
 
-    /// Records that a task claims an item. If another task already claims the item, returns this other task. The same
+    /// Records that a task claims an item. If another task already claims the item, returns the other task. The same
     /// task may claim an item several times.
     pub fn take(&self, module: &str, identity: &str, owner: &Owner, keeps_state: bool) -> Option<String> {
         let name = (Cow::Owned(module.to_owned()), identity.to_owned());
@@ -103,7 +103,7 @@ impl Claims {
     }
 }
 
-/// One use of a module that may claim an item.
+/// A use of a module in a task. The module may claim an item.
 struct Use<'a> {
     book: &'a Lazy<'a>,
     task: &'a Task,
@@ -131,7 +131,7 @@ impl Lazy<'_> {
     }
 
     /// Adds the items that a task may claim, each with the loop member for which the task claims the item. To save
-    /// work, only the parameters of the identity are rendered.
+    /// work, the function renders only the parameters that identify the item.
     fn add_uses<'a>(
         &'a self,
         task: &'a Task,

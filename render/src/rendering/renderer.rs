@@ -113,8 +113,8 @@ impl Renderer {
         Ok(scope)
     }
 
-    /// Records the registered result of a task, with the taint of the task's parameters.
-    /// The whole result of an elected task is untrusted, because another node may have written it.
+    /// Records the registered result of a task, with the taint of the task's parameters. The whole result of an elected
+    /// task is untrusted, because another node may have written the result.
     pub fn register(&self, name: &str, result: &Value) {
         let taint = self.result_taints.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
         let taint = taint.unwrap_or_default();

@@ -1,12 +1,13 @@
 //! Taints. A taint marks a value that only some fields may use. A taint contains the origins of the value, such as the
 //! facts of a node.
 //!
-//! A value is `untrusted` if another node or the sender of an event chose it. A value is `secret` if it must not be
-//! shown. Every value that is computed from a tainted value has the same taint. Other crates get a tainted value only
-//! as a [`Tainted`].
+//! A value is `untrusted` if another node or the sender of an event chose the value. A value is `secret` if it must not
+//! be shown. Every value that is computed from a tainted value has the same taint. Other crates get a tainted value
+//! only as a [`Tainted`].
 //!
 //! The output of a template has the taints of all values that the template has read, including values in conditions. A
-//! condition that only selects does not taint the selected tasks (`when`) or list members (`selectattr`, `rejectattr`).
+//! condition that only selects tasks (`when`) or list members (`selectattr`, `rejectattr`) does not taint the
+//! selection.
 
 pub(crate) mod fields;
 mod marks;

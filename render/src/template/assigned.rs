@@ -44,7 +44,7 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     });
 }
 
-/// An assigned value after its check.
+/// The result of the check of an assigned value.
 struct Checked {
     value: Value,
     /// True if the value is a copy of the assigned value.
@@ -297,8 +297,8 @@ impl Object for Copied {
     }
 }
 
-/// The most recent copies of lists. Because of this list of copies, a loop that appends to a list does not check the
-/// earlier members again.
+/// The most recent copies of lists. With the recent copies, a loop that appends to a list does not check the earlier
+/// members again.
 struct Recent;
 
 /// The maximum number of lists in [`Recent`].

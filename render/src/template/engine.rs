@@ -18,7 +18,7 @@ use crate::{
     tree::{self, Tree},
 };
 
-/// The error that a template cannot be rendered.
+/// An error because a template cannot be rendered.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{message}")]
 pub struct TemplateError {
@@ -26,8 +26,8 @@ pub struct TemplateError {
     pub message: String,
 }
 
-/// The prefix of the name of a template that is a string instead of a file. In the name, the text of the template
-/// follows the prefix. No path of a file begins with this prefix.
+/// The prefix of the name of a template that is a string instead of a file. In the template name, the text of the
+/// template follows the prefix. No path of a file begins with this prefix.
 const WRITTEN: &str = "\0";
 
 /// The prefix of a template name that causes an error. The engine uses this prefix if a template has computed the name

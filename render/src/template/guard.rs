@@ -113,7 +113,7 @@ impl Elifs {
     }
 }
 
-/// The error that a chain has more than [`CHAIN`] operators, filters or names.
+/// An error because a chain has more than [`CHAIN`] operators, filters or names.
 struct TooLong;
 
 /// The lengths of the operator chains in the open brackets and loops. The sum of the lengths is limited, because an

@@ -254,7 +254,7 @@ impl Scope {
         scope
     }
 
-    /// Returns a copy of this scope with the name `steps`, which gives the registered results. The tasks of an include
+    /// Returns a copy of this scope in which the name `steps` contains the registered results. The tasks of an include
     /// can omit `prefix` in the names of results.
     #[must_use]
     pub fn with_steps(&self, steps: &Arc<Steps>, prefix: &str, reads: &Arc<ReadTrace>) -> Self {

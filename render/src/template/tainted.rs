@@ -297,7 +297,8 @@ impl Extraction {
         }
     }
 
-    /// Converts a member that the template passed on unchanged. Parts of the member without a taint get no taint.
+    /// Converts a member that the template passed on unchanged. If a part of the member has no taint, the converted
+    /// part also has no taint.
     fn slot(&mut self, slot: &Slot, depth: usize) -> Result<(Json, Marks), String> {
         let (json, draft) = self.value(&slot.value, depth + 1)?;
         Ok((

@@ -41,8 +41,8 @@ impl PruneBudget {
         Self { limit: Some(limit.to_owned()), ..Self::default() }
     }
 
-    /// Returns the prune budget of a TaskBook. A limit in the TaskBook has precedence over a limit in its Namespace,
-    /// and the Namespace over a Config.
+    /// Returns the prune budget of a TaskBook. A limit in the TaskBook has precedence over a limit in its Namespace. A
+    /// limit in the Namespace has precedence over a limit in a Config.
     ///
     /// For a deleted TaskBook, the argument `last` is the limit in the newest version of the TaskBook. The limit `last`
     /// applies only if neither the Namespace nor a Config sets a limit, because no commit can change the limit in a

@@ -1,4 +1,4 @@
-//! Checks that each Secret defines its values in exactly one field, such as `encrypted` or `generate`.
+//! Checks that each Secret defines its values in exactly one field, such as `data` or `generate`.
 
 use serde_json::Value;
 

@@ -308,8 +308,8 @@ impl Walk<'_> {
         first
     }
 
-    /// Records the parameters of a module that use an untrusted value. Returns the origin of the value in the first
-    /// parameter of this kind.
+    /// Records the parameters of a module that use an untrusted value. If several parameters use an untrusted value,
+    /// returns the origin for the first parameter.
     fn module(&mut self, module: &ModuleUse, place: &Place, names: &Names) -> Option<String> {
         let mut first = None;
         let mut strings = Vec::new();

@@ -43,7 +43,7 @@ impl Default for Budget {
     }
 }
 
-/// The error that a source has more files, bytes, values or tasks than its budget allows.
+/// An error because a source has more files, bytes, values or tasks than its budget allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Exceeded {
     /// The unit of the exceeded limit for the message, such as `files`.

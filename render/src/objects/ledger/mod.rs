@@ -99,8 +99,8 @@ impl Ledger {
         if may { place.file_line() } else { place.file().to_owned() }
     }
 
-    /// Charges a cost to the budget of a source. Returns false if the source exceeds its budget. The loader then stops
-    /// to read the source.
+    /// Charges a cost to the budget of a source. Returns false if the source exceeds its budget. The loader then reads
+    /// no further files of the source.
     pub(super) fn charge(&mut self, source: &str, cost: Cost) -> bool {
         if let Err(Exceeded { what, limit, all }) = self.spent.charge(source, cost) {
             let whose = if all { "all sources together have" } else { "the source has" };

@@ -43,8 +43,9 @@ impl Problems {
         Self { limit, ..Self::default() }
     }
 
-    /// Returns true if the collection can keep a further problem of a source. If not, counts the problem as not shown.
-    /// The argument `text` is the length of the file that the loader reads again to find the line of the problem.
+    /// Returns true if the collection can keep a further problem of a source. If the collection cannot keep the
+    /// problem, counts the problem as not shown. The argument `text` is the length of the file that the loader reads
+    /// again to find the line of the problem.
     pub(super) fn has_room(&mut self, source: &str, warning: bool, text: usize) -> bool {
         let count = self.counts.entry((source.to_owned(), warning)).or_default();
         count.read = count.read.saturating_add(text as u64);

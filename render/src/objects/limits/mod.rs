@@ -191,7 +191,7 @@ fn template_in_place_of_names(place: &Place, field: Option<&Value>, namespace: &
     found.collect()
 }
 
-/// Returns the error that a template is used as the name of a node or NodeGroup. Only the node knows the value of a
+/// Returns the error for a template that is used as the name of a node or NodeGroup. Only the node knows the value of a
 /// template, so the value cannot be compared with the limits of the Namespace.
 fn template(name: &str, namespace: &str) -> Option<Finding> {
     (name.contains("{{") || name.contains("{%")).then(|| {

@@ -94,7 +94,7 @@ pub(super) fn read(source: &SourceTree, entry: &Entry, limits: Limits) -> Result
     large_file_pointer(&bytes).map_or(Ok(bytes), Err)
 }
 
-/// Returns the error that a file is a Git LFS pointer, or `None` for any other file.
+/// Returns the error for a file that is a Git LFS pointer, or `None` for any other file.
 fn large_file_pointer(bytes: &[u8]) -> Option<Finding> {
     bytes.starts_with(b"version https://git-lfs.github.com/spec/").then(|| {
         Finding::new("the file is kept in Git LFS, which is not followed")

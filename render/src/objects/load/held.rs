@@ -24,8 +24,8 @@ use crate::{
 /// each source with an error is held as a whole.
 const ROUNDS: usize = 16;
 
-/// Loads all sources in order. Invalid objects of the second and all later sources are held, and so are the objects
-/// that depend on a held object. Held objects are only in [`ObjectSet::held`](crate::objects::ObjectSet::held). The
+/// Loads all sources in order. Invalid objects of the second and all later sources are held. Objects that depend on a
+/// held object are held, too. Held objects are only in [`ObjectSet::held`](crate::objects::ObjectSet::held). The
 /// problem of a held object is not in the list of errors.
 pub fn load_holding(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded {
     load_within(sources, pinned, Budget::default())

@@ -147,8 +147,8 @@ impl Service {
         Some((Self { unit: unit_name(&name), name }, module.schema))
     }
 
-    /// Returns the name of the unit without `.service`. A package or a configuration directory with this name belongs
-    /// to the service.
+    /// Returns the name of the unit without `.service`. A package or a configuration directory with the returned name
+    /// belongs to the service.
     fn short(&self) -> &str {
         self.unit.strip_suffix(".service").unwrap_or(&self.unit)
     }

@@ -1,5 +1,5 @@
-//! Towpath's own template filters. Each filter returns the same as the Ansible filter with the same name;
-//! tests/tests/filters.rs lists the differences.
+//! Towpath's own template filters. Each filter returns the same result as the Ansible filter with the same name. The
+//! file tests/tests/filters.rs lists the exceptions.
 
 mod addresses;
 mod collections;
