@@ -64,8 +64,7 @@ pub fn parse(source: &str, path: &str, bytes: &[u8], limits: Limits) -> (Vec<Doc
                 for path in duplicates.take().into_iter().take(most) {
                     let place = Place::new(Arc::clone(&file), index, path);
                     let (line, column) = place.locate(super::At::Key);
-                    let finding = Finding::new("this key occurs twice")
-                        .hint("a second value would silently replace the first: keep one of them");
+                    let finding = Finding::new("this key occurs twice").hint("keep one of the two values");
                     problems.push(problem_at(&file, line, column, finding));
                 }
                 if !value.is_null() {
@@ -94,7 +93,7 @@ fn text(bytes: &[u8], limits: Limits) -> Result<&str, (usize, Finding)> {
         return Err((line_of(at), Finding::new("the file has a NUL character").hint("YAML is text: remove it")));
     }
     let text = std::str::from_utf8(bytes).map_err(|error| {
-        let finding = Finding::new("the file is not valid UTF-8").hint("save it with the encoding UTF-8");
+        let finding = Finding::new("the file is not valid UTF-8").hint("save the file with the encoding UTF-8");
         (line_of(error.valid_up_to()), finding)
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);

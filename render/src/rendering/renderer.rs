@@ -214,7 +214,7 @@ impl Renderer {
                 let hint = finding.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
                 let message = match marks.at(&path.0).taint() {
                     taint if taint.has(Kind::Secret) => {
-                        format!("the value of {path} does not fit the schema; it is {taint}")
+                        format!("the value of {path} does not fit the schema; the value is {taint}")
                     }
                     _ => format!("{}{hint}", finding.message),
                 };

@@ -151,7 +151,7 @@ fn finding(error: &minijinja::Error) -> Finding {
     let finding = Finding::new(format!("template: {detail}{line}"));
     match () {
         () if detail.contains("end of input") || detail.contains("unexpected end") => {
-            finding.hint("something that was opened is not closed")
+            finding.hint("a quotation mark, a bracket or a block is not closed")
         }
         _ => finding,
     }

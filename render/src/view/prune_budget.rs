@@ -95,8 +95,8 @@ impl PruneBudget {
         };
         (count > allowed).then(|| {
             format!(
-                "{count} of {total} managed items of this node would be removed, and one pass may remove {allowed}; \
-                 {remedy}"
+                "{count} of {total} managed items of this node wait for removal, but one pass removes at most \
+                 {allowed}; {remedy}"
             )
         })
     }
@@ -177,7 +177,9 @@ mod tests {
     fn held_removal_names_the_field_and_the_object_to_commit() {
         let held = |book, namespace, configs: &[(&str, &str)]| of(&set(book, namespace, configs), None).exceeded(3, 10);
         let text = |remedy: &str| {
-            Some(format!("3 of 10 managed items of this node would be removed, and one pass may remove 2; {remedy}"))
+            Some(format!(
+                "3 of 10 managed items of this node wait for removal, but one pass removes at most 2; {remedy}"
+            ))
         };
         assert_eq!(
             held(Some(""), Some(""), &[]),

@@ -33,7 +33,7 @@ fn origins_of(set: &ObjectSet, secret: &Object) -> Vec<Found<'static>> {
     for (key, value) in map(&secret.spec, "data") {
         if value.as_str().is_some_and(|text| !text.trim_start().starts_with("-----BEGIN AGE ENCRYPTED FILE-----")) {
             let finding = Finding::new(format!("the value of {key} is not encrypted"))
-                .hint("encrypt it with `towpath secrets encrypt`, and replace it: this one is in the history of git");
+                .hint("encrypt a new value with `towpath secrets encrypt`: git keeps the old value in its history");
             found.push(Found::new(place.key("data").key(&key), finding));
         }
     }
@@ -46,7 +46,7 @@ fn origins_of(set: &ObjectSet, secret: &Object) -> Vec<Found<'static>> {
         if !prefixes.iter().any(|prefix| below_prefix(prefix, path)) {
             let finding =
                 Finding::new(format!("the namespace {} must not read {path} from {kind}", secret.key.namespace))
-                    .hint(format!("list its prefix in secretBackends.{kind} of the Namespace"));
+                    .hint(format!("add a prefix of the path to secretBackends.{kind} of the Namespace"));
             found.push(Found::new(place.key(kind).key("path"), finding));
         }
     }

@@ -313,7 +313,7 @@ impl Reader<'_, '_> {
     fn pin(&mut self, at: &Place, what: &str, url: String, commit: Option<String>) -> Option<String> {
         if url.contains("{{") || commit.as_deref().is_some_and(|commit| commit.contains("{{")) {
             let finding = Finding::new("url and commit must not contain templates")
-                .hint("the repository is fetched before anything is rendered: write both in full");
+                .hint("write url and commit in full: the repository is fetched before templates are rendered");
             self.problem(at.clone(), finding);
             return None;
         }
@@ -329,7 +329,7 @@ impl Reader<'_, '_> {
         let namespace = self.object.namespace.as_str();
         if !self.expansion.limits.may_include(namespace, &parsed) {
             let finding = Finding::new(format!("the namespace {namespace} must not include from {url}"))
-                .hint("list it in includes.allow of the Namespace, or make it a source");
+                .hint("add the URL to includes.allow of the Namespace, or make the repository a source");
             self.problem(at.key("url"), finding);
             return None;
         }

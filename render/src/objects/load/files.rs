@@ -81,7 +81,7 @@ pub(super) fn refused(entries: &[Entry]) -> impl Iterator<Item = (&Entry, Findin
 pub(super) fn read(source: &SourceTree, entry: &Entry, limits: Limits) -> Result<Vec<u8>, Finding> {
     if entry.kind == EntryKind::Link {
         return Err(Finding::new("an object file is a symbolic link")
-            .hint("links are not followed in a source: make it a file"));
+            .hint("replace the link by a file: links in a source are not followed"));
     }
     if let Some(size) = entry.size.filter(|size| *size > limits.bytes as u64) {
         let message = format!("the file has {size} bytes, and at most {} are read", limits.bytes);
