@@ -42,8 +42,8 @@ impl<'a> Audit<'a> {
         Ok(Self { repo, before: indexes(repo), reference })
     }
 
-    /// Checks the packs that the fetch has added since `begin`. If a pack is rejected, all added packs are removed, and
-    /// the ref that the fetch has written is restored.
+    /// Checks the packs that the fetch has added since the call of `begin`. If a pack is rejected, all added packs are
+    /// removed, and the ref that the fetch has written is restored.
     ///
     /// # Errors
     /// Returns an error if a delta chain is too long or too costly, or if a commit or tag is too large.

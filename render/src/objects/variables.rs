@@ -80,7 +80,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// Returns the name of the level as the output of `vars --explain` shows it.
+    /// Returns the name of the precedence level, as the output of `vars --explain` shows the name.
     pub fn name(self) -> &'static str {
         match self {
             Self::ClusterGroup => "ClusterVariables (group)",

@@ -29,7 +29,7 @@ type Name = (Cow<'static, str>, String);
 pub struct Claims {
     /// The items that several tasks claim, each with its tasks, as found before any task is applied.
     doubled: BTreeMap<Name, BTreeSet<String>>,
-    /// The items that tasks have claimed so far, each with the first task that claimed it.
+    /// The items that tasks have claimed so far, each with the first task that claimed the item.
     taken: Mutex<BTreeMap<Name, Owner>>,
 }
 

@@ -263,7 +263,7 @@ fn is_plain_map(object: &DynObject) -> bool {
 const ENTRY: usize = 64;
 
 /// The copy of an assigned list. A loop that appends to a list copies the list each time, and drops the previous copy.
-/// A copy therefore costs no fuel, but the memory of all copies is limited.
+/// The copy of a list costs no fuel, but the memory of all copies is limited.
 #[derive(Debug)]
 struct Copied {
     members: Members,

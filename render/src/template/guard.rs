@@ -1,8 +1,8 @@
 //! Limits the text of templates, so that the template engine cannot overflow the stack of a thread.
 //!
 //! The engine uses recursion in its parser and its compiler, and when it drops nested values. The text of a template
-//! determines the depth of the engine's recursion. This module therefore limits the length of operator chains, the
-//! nesting of `elif`, and the depth of values that `set` assigns.
+//! determines the depth of the engine's recursion. To limit the recursion, this module limits the length of operator
+//! chains, the nesting of `elif`, and the depth of values that `set` assigns.
 
 use std::{borrow::Cow, ops::Range};
 

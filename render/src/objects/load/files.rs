@@ -23,7 +23,7 @@ pub struct SourceTree {
     pub globals: bool,
 }
 
-/// The URL of a git repository and the id of a commit, as an include or a task names them.
+/// The URL of a git repository and the id of a commit, which an include or a task names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pinned {
     /// The URL of the repository.

@@ -31,7 +31,7 @@ pub fn load_holding(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tr
     load_within(sources, pinned, Budget::default())
 }
 
-/// Loads all sources within a budget. A source that exceeds the budget is held as a whole, except for the first source.
+/// Loads all sources within a budget. If the second or a later source exceeds the budget, the whole source is held.
 fn load_within(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>, budget: Budget) -> Loaded {
     let first = sources.first().map(|source| source.name.clone()).unwrap_or_default();
     let mut left_out = LeftOut::default();
