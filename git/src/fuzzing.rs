@@ -13,7 +13,8 @@ pub fn tree_names(data: &[u8]) -> Option<Vec<Vec<u8>>> {
     Some(entries.iter().map(|entry| entry.name().to_vec()).collect())
 }
 
-/// Verifies the signature of a tag object with the public keys in `keys`. The tag must name the commit `11…11`.
+/// Verifies the signature of a tag object with the public keys in `keys`. The tag must name the commit whose id is 40
+/// times the digit 1.
 ///
 /// # Errors
 /// Returns an error with the reason if the tag is rejected.

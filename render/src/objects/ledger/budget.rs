@@ -1,8 +1,8 @@
 //! Budgets of sources: a budget limits the memory and the time that a commit of the source costs on every node.
 //!
 //! The loader charges a source for each file that the loader reads, and for each include that the loader expands. A
-//! source that exceeds its budget contributes no objects. The loader loads the earlier sources as if the source with
-//! the exceeded budget did not exist.
+//! source that exceeds its budget contributes no objects. The loader then loads the earlier sources without the source
+//! that exceeds its budget.
 
 use std::collections::{BTreeMap, BTreeSet};
 
