@@ -1,5 +1,5 @@
-//! Runs work with a remote on a thread, with limits for time and data. The caller does not wait for a thread that
-//! hangs.
+//! Runs a request to a remote on a separate thread, with limits for time and data. If the thread hangs, the caller does
+//! not wait for the thread.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -14,7 +14,8 @@ use std::{
 
 use crate::{Options, SourceError, meter::Meter};
 
-/// The result of work with a remote. `TimedOut` means that the work exceeded its time limit or a limit of its meter.
+/// The result of a request to a remote. `TimedOut` means that the request exceeded its time limit or a limit of its
+/// meter.
 pub(crate) enum Ended<T> {
     Done(T),
     TimedOut,
@@ -22,7 +23,8 @@ pub(crate) enum Ended<T> {
 }
 
 impl<T> Ended<T> {
-    /// Returns the result of the work; if the work timed out or panicked, returns the error of its source.
+    /// Returns the result of the request. If the request timed out or panicked, returns an error with the URL of the
+    /// remote.
     pub(crate) fn within(self, options: &Options, time: Duration) -> Result<T, SourceError> {
         let url = options.shown_url();
         match self {
@@ -33,7 +35,8 @@ impl<T> Ended<T> {
     }
 }
 
-/// Runs work on a new thread with a time limit. The work gets a flag, and must stop when the flag is set.
+/// Runs the function `work` on a new thread with a time limit. The function `work` gets a stop flag, and must return
+/// soon after the stop flag is set.
 pub(crate) fn run<T: Send + 'static>(
     time: Duration,
     work: impl FnOnce(Arc<AtomicBool>) -> T + Send + 'static,
@@ -41,7 +44,8 @@ pub(crate) fn run<T: Send + 'static>(
     run_metered(time, &Meter::new(u64::MAX, u64::MAX), work)
 }
 
-/// Runs work on a new thread with a time limit, and stops the work if the meter exceeds a limit.
+/// Runs the function `work` on a new thread with a time limit. Sets the stop flag of `work` if the meter exceeds a
+/// limit.
 pub(crate) fn run_metered<T: Send + 'static>(
     time: Duration,
     meter: &Meter,

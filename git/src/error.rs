@@ -7,7 +7,7 @@ use thiserror::Error;
 /// An error of a source.
 #[derive(Debug, Error)]
 pub enum SourceError {
-    /// The error that a remote does not answer, rejects the request, or breaks the connection.
+    /// An error because a remote does not answer, rejects the request, or breaks the connection.
     #[error("cannot reach {url}")]
     Unreachable {
         /// The URL of the remote, without credentials.
@@ -15,7 +15,7 @@ pub enum SourceError {
         /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The error that a remote missed the deadline.
+    /// An error because a remote missed the deadline.
     #[error("{url} did not answer within {seconds} s")]
     TimedOut {
         /// The URL of the remote, without credentials.
@@ -23,7 +23,7 @@ pub enum SourceError {
         /// The deadline, in seconds.
         seconds: u64,
     },
-    /// The error that an earlier request to a remote has not ended. Only one request at a time may write a mirror.
+    /// An error because an earlier request to a remote has not ended. Only one request at a time may write a mirror.
     #[error("{url} has not answered since {since}")]
     Pending {
         /// The URL of the remote, without credentials.
@@ -31,7 +31,7 @@ pub enum SourceError {
         /// The time at which the earlier request began.
         since: String,
     },
-    /// The error that a remote sent more data than a limit allows.
+    /// An error because a remote sent more data than a limit allows.
     #[error("{url} sent more than {limit}")]
     TooMuch {
         /// The URL of the remote, without credentials.
@@ -39,7 +39,7 @@ pub enum SourceError {
         /// The exceeded limit, with its unit.
         limit: String,
     },
-    /// The error that the tree of a commit is rejected.
+    /// An error because the tree of a commit is rejected.
     #[error("rejected the commit {commit}: {message}")]
     Refused {
         /// The id of the commit.
@@ -47,7 +47,7 @@ pub enum SourceError {
         /// The reason for the rejection.
         message: String,
     },
-    /// The error that the configured ref does not exist on the remote.
+    /// An error because the configured ref does not exist on the remote.
     #[error("{url} has no {wanted}{}", if *.empty { ": it is empty" } else { "" })]
     Missing {
         /// The URL of the remote, without credentials.
@@ -58,19 +58,19 @@ pub enum SourceError {
         /// request.
         empty: bool,
     },
-    /// The error that a setting of the source is wrong.
+    /// An error because a setting of the source is wrong.
     #[error("{message}")]
     Settings {
         /// The name of the setting, and the reason why the setting is wrong.
         message: String,
     },
-    /// The error that a pack from another node cannot be used.
+    /// An error because a pack from another node cannot be used.
     #[error("cannot get the commit from another node: {message}")]
     Pack {
         /// The reason why the pack cannot be used.
         message: String,
     },
-    /// The error that the mirror of a source cannot be read.
+    /// An error because the mirror of a source cannot be read.
     #[error("the mirror {path} is damaged: {message}", path = .path.display())]
     Corrupt {
         /// The path of the mirror.
@@ -78,7 +78,7 @@ pub enum SourceError {
         /// The problem that was found.
         message: String,
     },
-    /// The error that the mirror of a source cannot be written.
+    /// An error because the mirror of a source cannot be written.
     #[error("cannot write the mirror {path}", path = .path.display())]
     Disk {
         /// The path of the mirror.

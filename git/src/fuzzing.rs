@@ -13,10 +13,11 @@ pub fn tree_names(data: &[u8]) -> Option<Vec<Vec<u8>>> {
     Some(entries.iter().map(|entry| entry.name().to_vec()).collect())
 }
 
-/// Verifies the signature of a tag object with the public keys in `keys`. The tag must name the commit `11…11`.
+/// Verifies the signature of a tag object with the public keys in `keys`. The tag must name the commit whose id is 40
+/// times the digit 1.
 ///
 /// # Errors
-/// Returns the reason for the rejection of the tag.
+/// Returns an error with the reason if the tag is rejected.
 pub fn tag_object(data: &[u8], name: &str, keys: &str, now: u64) -> Result<String, String> {
     let mut signers = Signers::default();
     signers.add(keys)?;
@@ -26,7 +27,7 @@ pub fn tag_object(data: &[u8], name: &str, keys: &str, now: u64) -> Result<Strin
 /// Verifies the signature in a commit object with the public keys in `keys`.
 ///
 /// # Errors
-/// Returns the reason for the rejection of the commit.
+/// Returns an error with the reason if the commit is rejected.
 pub fn signed_commit(data: &[u8], keys: &str, now: u64) -> Result<String, String> {
     let mut signers = Signers::default();
     signers.add(keys)?;
@@ -43,7 +44,7 @@ pub fn commit_names(data: &[u8]) -> Option<(String, Vec<String>)> {
 /// Verifies an OpenPGP or SSH signature with the public keys in `keys`.
 ///
 /// # Errors
-/// Returns the reason for the rejection of the signature.
+/// Returns an error with the reason if the signature is rejected.
 pub fn signature(keys: &str, signature: &[u8], payload: &[u8], now: u64) -> Result<String, String> {
     let mut signers = Signers::default();
     signers.add(keys)?;
@@ -66,7 +67,7 @@ pub fn with_checksum(pack: &[u8]) -> Vec<u8> {
     whole
 }
 
-/// Returns the id that git gives to an object of this kind with this content.
+/// Returns the id that git gives to an object with the given kind and content.
 pub fn object_id(kind: &str, content: &[u8]) -> [u8; 20] {
     let mut hasher = gix::hash::hasher(gix::hash::Kind::Sha1);
     hasher.update(format!("{kind} {}\0", content.len()).as_bytes());

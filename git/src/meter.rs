@@ -30,7 +30,7 @@ impl Meter {
         Self { id: [0; 4], steps: counter(), inflated: counter(), too_many: Arc::default(), objects, bytes }
     }
 
-    /// Returns the exceeded limit as text for a message; `None` if no limit is exceeded.
+    /// Returns a text that names the exceeded limit; `None` if no limit is exceeded.
     pub(crate) fn exceeded(&self) -> Option<String> {
         if self.too_many.load(Ordering::Relaxed) {
             return Some(format!("{} objects at once", self.objects));

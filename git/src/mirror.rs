@@ -30,7 +30,7 @@ pub struct Mirror {
     repo: BareRepo,
 }
 
-/// The newest commit of a source's ref, after this commit was fetched into the mirror.
+/// The newest commit of a source's ref, which the mirror has already fetched.
 #[derive(Debug, Clone)]
 pub struct Fetched {
     /// The id of the head's commit.
@@ -44,7 +44,7 @@ pub struct Fetched {
 }
 
 impl Mirror {
-    /// Returns the mirror of a source in a folder, without access to the disk.
+    /// Creates the mirror of a source in a folder. The function does not read or write the disk.
     pub fn new(options: Options, folder: &Path) -> Self {
         let path = folder.join(format!("{}.git", options.name));
         Self { repo: BareRepo { path, options } }
@@ -68,8 +68,8 @@ impl Mirror {
 
     /// Fetches the source's head into the mirror. A missing mirror is created.
     ///
-    /// A fetch only checks that the mirror then has the commit. The caller must verify the signature and the tree of
-    /// the commit.
+    /// The fetch checks only that the mirror has the commit after the fetch. The caller must verify the signature and
+    /// the tree of the commit.
     ///
     /// # Errors
     /// Returns an error if the remote does not answer, or sends unusable data.
@@ -148,11 +148,11 @@ impl Mirror {
         commit_id(commit).is_ok_and(|commit| self.repo.open().is_ok_and(|found| found.find_commit(commit).is_ok()))
     }
 
-    /// Returns true if the history of the last head that the remote has advertised contains a commit.
+    /// Returns true if a commit is in the history of the head that the remote most recently advertised.
     ///
     /// If the source follows a branch, the commit must be the head or an ancestor of the head. If the source names a
     /// commit, the function returns true only for this commit. If the source follows a tag, the function returns false,
-    /// because no head of a tag is recorded.
+    /// because the mirror records only the heads of branches.
     ///
     /// # Errors
     /// Returns an error if the mirror is damaged.
@@ -163,7 +163,7 @@ impl Mirror {
     /// Checks that the remote answers a request for its refs.
     ///
     /// # Errors
-    /// When the remote does not answer.
+    /// Returns an error if the remote does not answer.
     pub fn check_answers(&self) -> Result<(), SourceError> {
         advertised(&self.repo, "HEAD").map(drop)
     }
@@ -194,8 +194,7 @@ impl Mirror {
 
     /// Checks that the mirror can read the commits of its refs.
     ///
-    /// A fetch would not repair a damaged commit, because the remote does not send a commit that a ref of the mirror
-    /// names.
+    /// A fetch cannot repair a damaged commit: the remote does not send a commit that a ref of the mirror names.
     fn undamaged(&self) -> Result<(), SourceError> {
         if !self.repo.path.join("HEAD").exists() {
             return Ok(());

@@ -77,14 +77,14 @@ pub enum VerifyMode {
     None,
     /// The head must be signed.
     Head,
-    /// Every commit after the accepted commit up to the head must be signed, along first parents.
+    /// The head and every commit between the accepted commit and the head must be signed, along first parents.
     Range,
 }
 
 /// The limits for the data and the time of the communication with a remote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// The maximum time in which the remote must advertise its refs.
+    /// The time limit of a request for the refs of the remote.
     pub poll: Duration,
     /// The maximum time of a fetch.
     pub fetch: Duration,
@@ -124,7 +124,7 @@ impl Options {
         shown_url(&self.url)
     }
 
-    /// Returns true if the protocol of the URL protects the content against changes by others in the network.
+    /// Returns true if the protocol of the URL protects the transferred files against changes in the network.
     pub fn transport_is_trusted(&self) -> bool {
         !self.url.starts_with("http://") && !self.url.starts_with("git://")
     }

@@ -80,22 +80,22 @@ impl BareRepo {
         found.map(|entry| entry.path()).collect()
     }
 
-    /// Converts an I/O error to the error that the repository cannot be written.
+    /// Converts an I/O error to the error for a repository that cannot be written.
     pub(crate) fn disk(&self, source: io::Error) -> SourceError {
         SourceError::Disk { path: self.path.clone(), source }
     }
 
-    /// Creates the error that the repository is damaged.
+    /// Creates the error for a damaged repository.
     pub(crate) fn corrupt(&self, message: impl Into<String>) -> SourceError {
         SourceError::Corrupt { path: self.path.clone(), message: message.into() }
     }
 
-    /// Creates the error that the remote sent more data than a limit allows.
+    /// Creates the error for a remote that sent more data than a limit allows.
     pub(crate) fn too_much(&self, limit: String) -> SourceError {
         SourceError::TooMuch { url: self.options.shown_url(), limit }
     }
 
-    /// Creates the error that the remote cannot be reached.
+    /// Creates the error for a remote that cannot be reached.
     pub(crate) fn unreachable(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> SourceError {
         SourceError::Unreachable { url: self.options.shown_url(), source: source.into() }
     }

@@ -45,8 +45,8 @@ pub(crate) fn cycles(graph: &BTreeMap<String, Vec<String>>) -> Vec<Vec<String>> 
     found
 }
 
-/// Sorts the names of a graph so that each name follows the names on which it depends. Names that may have any order
-/// are sorted alphabetically. The result omits names in a cycle.
+/// Sorts the names of a graph so that each name follows the names on which it depends. Names that do not depend on each
+/// other are sorted alphabetically. The result omits names in a cycle.
 pub(crate) fn ordered(graph: &BTreeMap<String, Vec<String>>) -> Vec<String> {
     let mut missing: BTreeMap<&str, usize> = BTreeMap::new();
     let mut needed_by: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

@@ -36,10 +36,9 @@ pub struct Entry {
     pub path: String,
     /// The kind of the entry.
     pub kind: EntryKind,
-    /// An id of the content, such as a git object id; `None` if the tree would have to read the content to compute the
-    /// id.
+    /// An id of the content, such as a git object id; `None` if the tree knows no id without a read of the content.
     pub id: Option<String>,
-    /// The size of the file in bytes; `None` if the tree would have to read the content to compute the size.
+    /// The size of the file in bytes; `None` if the tree does not know the size without a read of the content.
     pub size: Option<u64>,
 }
 
@@ -103,7 +102,7 @@ pub fn join(folder: &str, path: &str) -> Result<String, String> {
         return Err("the path is empty".into());
     }
     if path.starts_with('/') {
-        return Err(format!("{path:?} is absolute, but paths of a source are relative to it"));
+        return Err(format!("{path:?} is absolute; write a path that is relative to the source"));
     }
     if path.contains('\0') {
         return Err("the path has a NUL character".into());

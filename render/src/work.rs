@@ -1,4 +1,4 @@
-//! Counts the steps of work of the loader. Tests use the count to show that the work grows only in proportion to the
+//! Counts the work of the loader in steps. Tests use the count to show that the work grows only in proportion to the
 //! input. Only test builds count.
 
 #[cfg(test)]

@@ -267,7 +267,7 @@ fn a_repository_at_one_commit_is_a_tree_of_files() {
     let once = apply(&tasks("\"{{ vars.x }}\"", &url));
     assert!(once.log.contains("must not contain templates"), "{}", once.log);
     let once = apply(&tasks(&two, "https://elsewhere/site.git"));
-    assert!(once.log.contains("may not include from https://elsewhere/site.git"), "{}", once.log);
+    assert!(once.log.contains("must not include from https://elsewhere/site.git"), "{}", once.log);
     assert_eq!(apply("").code, 0);
     assert!(!f.path("/srv/site").exists());
 }

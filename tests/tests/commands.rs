@@ -78,7 +78,7 @@ fn service_before_its_inputs_is_a_warning_under_auto_notify() {
     assert_eq!(code, Some(0), "{said}");
     assert!(said.ends_with(" 0 errors, 3 warnings\n"), "{said}");
     for name in ["web is there", "web has settings", "web has limits"] {
-        assert!(said.contains(&format!("nginx.service is started before the task {name:?}")), "{said}");
+        assert!(said.contains(&format!("starts the service nginx.service before the task {name:?}")), "{said}");
     }
     let looped =
         "    - name: they run\n      loop: [nginx, php]\n      service: {name: \"{{ item }}\", state: started}\n";
@@ -211,7 +211,7 @@ fn an_include_is_pinned_and_fetched_without_credentials() {
     repository.publish("not allowed any more");
     let once = node.once_with(node.agent().env("SSL_CERT_FILE", server.authority.certificate()));
     assert_eq!(once.code, 2);
-    assert!(once.log.contains("may not include from"), "{}", once.log);
+    assert!(once.log.contains("must not include from"), "{}", once.log);
 }
 
 #[test]
@@ -248,5 +248,5 @@ fn a_source_that_vanishes_takes_nothing_with_it() {
     let once = node.once();
     assert_eq!(once.code, 2, "{}", once.log);
     assert_eq!((node.read("/t").unwrap().as_str(), node.read("/o").unwrap().as_str()), ("y", "x"));
-    assert!(condition(&once.status, "Stalled")["message"].as_str().unwrap().contains("may not define a Node"));
+    assert!(condition(&once.status, "Stalled")["message"].as_str().unwrap().contains("must not define a Node"));
 }

@@ -67,7 +67,7 @@ impl Fixture {
     }
 }
 
-const HELD: &str = "3 of 4 managed items of this node would be removed, and one pass may remove 1; \
+const HELD: &str = "3 of 4 managed items of this node wait for removal, but one pass removes at most 1; \
                     restore the deleted TaskBook app/goes, or set pruneBudget: 3 in ";
 
 #[test]
@@ -77,7 +77,11 @@ fn budget_of_the_namespace_releases_a_deleted_book_over_its_last_budget() {
     f.namespace("{pruneBudget: 2}");
     let once = f.apply("too small");
     assert_eq!(once.code, 4, "{}", once.log);
-    assert!(task(&once.status, "prune")["message"].to_string().contains("one pass may remove 2"), "{:#}", once.status);
+    assert!(
+        task(&once.status, "prune")["message"].to_string().contains("one pass removes at most 2"),
+        "{:#}",
+        once.status
+    );
     f.namespace("{pruneBudget: 3}");
     f.is_released(&f.apply("enough"));
 }

@@ -31,7 +31,7 @@ impl Mirror {
         self.write_objects(ids, out)
     }
 
-    /// Writes a pack of the objects with these ids.
+    /// Writes a pack of the objects with the given ids.
     fn write_objects(&self, ids: Vec<ObjectId>, out: &mut dyn Write) -> Result<(), SourceError> {
         let damaged = |error: gix::Error| self.repo.corrupt(error.to_string());
         let mut database = gix::odb::at(self.repo.path.join("objects"), gix::hash::Kind::Sha1)
@@ -62,8 +62,8 @@ impl Mirror {
         Ok(())
     }
 
-    /// Adds the commit of a pack to the mirror. The callback `write` writes the pack to a file. If the mirror still
-    /// lacks objects of the commit, the pack is removed.
+    /// Adds the commit of a pack to the mirror. The callback `write` writes the pack to a file. If the mirror lacks an
+    /// object of the commit after the pack was added, the function removes the pack.
     ///
     /// # Errors
     /// Returns an error if `write` fails, if the pack is damaged or incomplete, or if the mirror cannot be written.

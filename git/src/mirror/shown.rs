@@ -1,4 +1,4 @@
-//! Records the commit that the remote last advertised as the head of the source's branch.
+//! Records the commit that the remote most recently advertised as the head of the source's branch.
 //!
 //! A node accepts a commit from another node only if the commit is signed, or if the remote has advertised the commit.
 //! If the branch was rewound, a signature is not enough: the remote must have advertised the commit.
@@ -11,8 +11,8 @@ use crate::{
     repo::{BareRepo, commit_id},
 };
 
-/// The ref in the mirror that names the last advertised commit of the branch. The branch in the mirror may name an
-/// older commit, because the mirror does not fetch a commit that it already has.
+/// The ref in the mirror that names the most recently advertised commit of the branch. The branch in the mirror may
+/// name an older commit, because the mirror does not fetch a commit that it already has.
 const HEAD: &str = "refs/towpath/head";
 
 /// Records the commit that the remote advertises at the source's branch.
@@ -26,7 +26,7 @@ pub(super) fn remember(repo: &BareRepo, repository: &Repository, commit: ObjectI
     set.map(drop).map_err(|error| repo.corrupt(error.to_string()))
 }
 
-/// Returns true if the history of the last head that the remote has advertised contains a commit.
+/// Returns true if a commit is in the history of the head that the remote most recently advertised.
 pub(super) fn contains(repo: &BareRepo, commit: &str) -> Result<bool, SourceError> {
     match &repo.options.reference {
         Reference::Commit(pinned) => Ok(pinned == commit),

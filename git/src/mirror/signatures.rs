@@ -16,10 +16,10 @@ use crate::{
 /// The reason why a commit cannot be verified.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// The error that a signature is missing or invalid.
+    /// An error because a signature is missing or invalid.
     #[error(transparent)]
     Unverified(Unverified),
-    /// The error that the source cannot be read.
+    /// An error because the source cannot be read.
     #[error(transparent)]
     Source(SourceError),
 }
@@ -29,7 +29,8 @@ impl Mirror {
     /// the signer of the new commit, or `None` if the source requires no signatures.
     ///
     /// # Errors
-    /// Returns the first commit without a valid signature, with the reason; or the error of an unusable mirror.
+    /// Returns an error with the first commit that has no valid signature, and the reason. Returns another error if the
+    /// mirror cannot be read.
     pub fn verify(&self, accepted: Option<&str>, commit: &str, now: u64) -> Result<Option<String>, VerifyError> {
         let options = &self.repo.options.verify;
         if options.mode == VerifyMode::None {
@@ -64,8 +65,8 @@ impl Mirror {
     /// the key files may sign the tag.
     ///
     /// # Errors
-    /// Returns the commit that has no valid signature or whose tag has none, with the reason; or the error of an
-    /// unusable mirror.
+    /// Returns an error with the commit and the reason if the commit or its tag has no valid signature. Returns another
+    /// error if the mirror cannot be read.
     pub fn verify_head(&self, accepted: Option<&str>, head: &Fetched, now: u64) -> Result<Option<String>, VerifyError> {
         let signer = self.verify(accepted, &head.commit, now)?;
         let (Some(tag), Some(object)) = (&head.tag, head.tag_object) else { return Ok(signer) };
@@ -78,9 +79,9 @@ impl Mirror {
         verify::tag(&repository, tag, object, commit, &signers, now).map(Some).map_err(VerifyError::Unverified)
     }
 
-    /// Returns the tag of a commit that the source may follow; of several tags, the tag with the highest version. If
-    /// the source requires signatures, the signature of the tag must be valid, as in [`Self::verify_head`]. Returns
-    /// `None` if the mirror has no tag that the source may follow at the commit.
+    /// Returns the tag that leads to a commit and that the source may follow. If several tags match, returns the tag
+    /// with the highest version. If the source requires signatures, the signature of the tag must be valid, as in
+    /// [`Self::verify_head`]. Returns `None` if no tag that the source may follow leads to the commit.
     ///
     /// # Errors
     /// Returns an error if the keys or the mirror cannot be read.

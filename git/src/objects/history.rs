@@ -37,7 +37,8 @@ pub(crate) fn movement(repository: &Repository, accepted: Option<ObjectId>, head
     }
 }
 
-/// Returns the commits after the accepted commit up to and including a head, along first parents, oldest first.
+/// Returns the commits after the accepted commit, up to and including a head, along first parents. The list begins with
+/// the oldest commit.
 ///
 /// Returns `None` if the first parents of the head do not lead to the accepted commit within 100,000 commits.
 pub(crate) fn first_parents(repository: &Repository, accepted: ObjectId, head: ObjectId) -> Option<Vec<ObjectId>> {

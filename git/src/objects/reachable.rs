@@ -13,7 +13,8 @@ use crate::{SourceError, repo::BareRepo};
 /// Checks that gix can read the new history of a commit, and that no object is missing. After a successful check, the
 /// mirror can send the commit to other nodes.
 ///
-/// The history of commits that a ref of the mirror names was checked before, and is not read again.
+/// The function does not read the history of a commit that a ref of the mirror names, because an earlier fetch has
+/// checked this history.
 pub(crate) fn check_history(repo: &BareRepo, commit: &str, stop: &AtomicBool) -> Result<(), SourceError> {
     let repository = repo.open()?;
     let refused = |message: String| SourceError::Pack { message };
@@ -29,7 +30,8 @@ pub(crate) fn check_history(repo: &BareRepo, commit: &str, stop: &AtomicBool) ->
     given.map(drop).map_err(refused)
 }
 
-/// Returns the ids of the objects of a commit that a node lacks if the node already has the commit `have`.
+/// Returns the ids of the objects of a commit and its history, without the objects of the commit `have` and its
+/// history.
 pub(crate) fn needed_objects(
     repository: &Repository,
     commit: ObjectId,

@@ -1,5 +1,5 @@
-//! Snapshots: a snapshot has the files of one commit of one source. The agent reads the files from the git objects of
-//! the mirror, without a checkout.
+//! Snapshots. A snapshot contains the files of one commit of one source. The agent reads the files from the git objects
+//! of the mirror, without a checkout.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 

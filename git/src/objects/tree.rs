@@ -1,7 +1,7 @@
 //! Reads the git tree of a commit within limits, and checks the tree as `git fsck` does.
 //!
-//! Each distinct tree object is read once, but its entries count for every folder that contains the tree. A commit with
-//! ten small trees that expand to 10^10 files is rejected after ten reads.
+//! The reader reads each distinct tree object once. The entries of a tree count once for every folder that contains the
+//! tree. A commit with ten small trees that expand to 10^10 files is rejected after ten reads.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry};
 
@@ -30,13 +30,13 @@ const LONGEST_PATH: u64 = 4096;
 /// The reason why a tree cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TreeError {
-    /// The error that a tree object is missing or damaged.
+    /// An error because a tree object is missing or damaged.
     Unreadable(String),
-    /// The error that a name, a mode or a size in the tree is not allowed.
+    /// An error because a name, a mode or a size in the tree is not allowed.
     Refused(String),
 }
 
-/// The files of a folder. The keys of the map are the paths of the files, relative to the folder.
+/// A map of the files of a folder. Each key is the path of a file, relative to the folder.
 pub(crate) type Files = BTreeMap<String, (EntryKind, ObjectId)>;
 
 /// One entry of a tree object.
@@ -197,13 +197,13 @@ impl Trees {
     }
 }
 
-/// Returns true for a control character, and for a character that changes the direction or the lines of text.
+/// Returns true for a control character, for a character that changes the direction of text, and for a line break.
 fn unprintable(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Parses the entries of a tree object. `most` is the maximum number of entries.
+/// Parses the entries of a tree object. The argument `most` is the maximum number of entries.
 ///
 /// # Errors
 /// Returns an error if the object is damaged, has too many entries, or has a name or a mode that git rejects.
@@ -216,7 +216,7 @@ pub(crate) fn entries(data: &[u8], most: u64) -> Result<Vec<RawEntry>, TreeError
     while !rest.is_empty() {
         if entries.len() as u64 >= most {
             return Err(TreeError::Refused(format!(
-                "a folder of the tree has more than the {most} files and folders that its limit still allows"
+                "a folder of the tree has more than {most} files and folders, so the tree exceeds its limit"
             )));
         }
         let space = rest.iter().position(|byte| *byte == b' ').ok_or_else(damaged)?;
@@ -244,7 +244,7 @@ pub(crate) fn entries(data: &[u8], most: u64) -> Result<Vec<RawEntry>, TreeError
     Ok(entries)
 }
 
-/// Returns the key by which git sorts the entry of a tree. Git sorts a folder as if its name ended in a slash.
+/// Returns the key by which git sorts the entry of a tree. Git sorts a folder by its name with a slash at the end.
 fn order<'a>((name, folder): (&'a [u8], bool)) -> impl Iterator<Item = u8> + use<'a> {
     name.iter().copied().chain(folder.then_some(b'/'))
 }

@@ -42,8 +42,8 @@ impl<'a> Audit<'a> {
         Ok(Self { repo, before: indexes(repo), reference })
     }
 
-    /// Checks the packs that the fetch has added since `begin`. If a pack is rejected, all added packs are removed, and
-    /// the ref that the fetch has written is restored.
+    /// Checks the packs that the fetch has added since the call of `begin`. If a pack is rejected, all added packs are
+    /// removed, and the ref that the fetch has written is restored.
     ///
     /// # Errors
     /// Returns an error if a delta chain is too long or too costly, or if a commit or tag is too large.
@@ -65,7 +65,7 @@ impl<'a> Audit<'a> {
         })
     }
 
-    /// Restores the ref that the fetch has written to its commit before the fetch.
+    /// Sets the ref that the fetch has written back to the commit that the ref had before the fetch.
     fn put_back(&self) {
         let (Some((name, target)), Ok(repository)) = (&self.reference, self.repo.open()) else {
             return;
@@ -104,7 +104,7 @@ struct Chain {
 /// Checks the size of each commit and tag in a pack, because a delta of a few bytes can produce a large object.
 ///
 /// # Errors
-/// Returns the exceeded limit as text for a message.
+/// Returns an error with the exceeded limit, as a text for a message.
 fn commits(path: &Path, known: &HashMap<u64, Chain>, repository: &Repository) -> Result<(), String> {
     let index = index::File::at(path, gix::hash::Kind::Sha1).map_err(|_| "a damaged pack".to_owned())?;
     for entry in index.iter() {
@@ -127,7 +127,7 @@ fn commits(path: &Path, known: &HashMap<u64, Chain>, repository: &Repository) ->
 /// pack.
 ///
 /// # Errors
-/// Returns the exceeded limit as text for a message.
+/// Returns an error with the exceeded limit, as a text for a message.
 fn chains(path: &Path, most: u64) -> Result<HashMap<u64, Chain>, String> {
     let damaged = |_| "a damaged pack".to_owned();
     let index = index::File::at(path, gix::hash::Kind::Sha1).map_err(damaged)?;

@@ -65,7 +65,7 @@ fn in_child(job: &Job, arguments: &[String]) -> Result<(), SourceError> {
     }
 }
 
-/// A child process. When the value is dropped, the whole process group of the child is killed.
+/// A child process. A drop of this struct kills the whole process group of the child process.
 struct Running(Child);
 
 impl Running {

@@ -28,9 +28,9 @@ pub(crate) struct Job {
 /// The work of a job.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Task {
-    /// A fetch of a refspec into the mirror.
+    /// A job that fetches a refspec into the mirror.
     Fetch { spec: String },
-    /// The indexing of a pack file into the mirror, with the check that the history of its new commit is complete.
+    /// A job that indexes a pack file in the mirror, and checks that the history of the new commit is complete.
     Index { file: PathBuf, commit: String },
 }
 

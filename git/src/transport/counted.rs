@@ -25,7 +25,7 @@ use gix::{
     },
 };
 
-/// A counter of the bytes that a remote may still send, shared by all parts of a connection.
+/// The number of bytes that a remote may still send. All parts of a connection share the counter.
 #[derive(Debug, Clone)]
 pub(crate) struct Left(Arc<AtomicU64>);
 
@@ -163,8 +163,8 @@ impl<'a, R: ExtendedBufRead<'a>> ExtendedBufRead<'a> for CountedRead<R> {
     }
 }
 
-/// An HTTP client that counts all bytes of responses. Without this client, gix would read the capabilities of a server
-/// without a limit.
+/// An HTTP client that counts all bytes of responses. The client is necessary because gix itself reads the capabilities
+/// of a server without a limit.
 pub(crate) struct CountedHttp {
     pub(crate) inner: Remote,
     pub(crate) left: Left,

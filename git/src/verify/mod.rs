@@ -16,7 +16,7 @@ use thiserror::Error;
 pub(crate) use ssh::civil;
 pub(crate) use tag::tag;
 
-/// The error that a commit has no valid signature, although the source requires a signature.
+/// An error because a commit has no valid signature, although the source requires a signature.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("cannot verify {}: {message}", subject(commit))]
 pub struct Unverified {
@@ -42,7 +42,7 @@ impl Signers {
     /// Reads the signers from files with OpenPGP keys or SSH allowed_signers.
     ///
     /// # Errors
-    /// Returns the file that cannot be used, with the reason.
+    /// Returns an error with the name of the file that cannot be used, and the reason.
     pub fn read(files: &[PathBuf]) -> Result<Self, Unverified> {
         let mut signers = Self::default();
         for file in files {
@@ -56,8 +56,8 @@ impl Signers {
         Ok(signers)
     }
 
-    /// Adds the signers in a text with OpenPGP keys or SSH allowed_signers. The caller puts the name of the file before
-    /// an error message, so the message begins with a line number or a blank.
+    /// Adds the signers in a text with OpenPGP keys or SSH allowed_signers. An error message begins with a line number
+    /// or a blank, because the caller puts the name of the file before the message.
     pub(crate) fn add(&mut self, text: &str) -> Result<(), String> {
         if text.contains("-----BEGIN PGP PUBLIC KEY BLOCK-----") {
             self.openpgp.extend(openpgp::keys(text)?);
@@ -67,7 +67,7 @@ impl Signers {
         Ok(())
     }
 
-    /// Returns a set with the signers of this set and of the set `others`.
+    /// Returns the union of this set of signers and the set `others`.
     #[must_use]
     pub(crate) fn with(&self, others: &Self) -> Self {
         let mut all = self.clone();
@@ -79,7 +79,8 @@ impl Signers {
 
 /// Returns the signers that a file in a commit lists; `None` if the commit has no such file.
 ///
-/// A file that cannot be read causes an error, so that the administrator sees why commits of its signers are rejected.
+/// If the file cannot be read, the function returns an error. The error shows the administrator why commits of the
+/// listed signers are rejected.
 pub(crate) fn listed_signers(
     repository: &Repository,
     commit: ObjectId,

@@ -1,7 +1,7 @@
 //! Verifies OpenPGP signatures of commits and tags.
 //!
-//! The newest valid self-signature defines the properties of a key. A self-signature is valid if the key itself made it
-//! with a digest of at least 256 bits, and if it is not expired. A self-signature covers either the key directly, or a
+//! The newest valid self-signature defines the properties of a key. A self-signature is valid if it is made by the key
+//! itself, has a digest of at least 256 bits, and is not expired. A self-signature covers either the key directly, or a
 //! user id that is not revoked. Certifications by other keys have no effect.
 
 use pgp::{

@@ -17,8 +17,8 @@ pub struct Checked {
     pub findings: Vec<(Path, At, Finding)>,
     /// The names of other objects to which the value refers.
     pub references: Vec<Reference>,
-    /// The paths of the file modes in the value. A later check needs these paths to find modes without quotes in the
-    /// text of the file.
+    /// The paths of the file modes in the value. A later check searches the text of the file at these paths for modes
+    /// without quotes.
     pub modes: Vec<Path>,
 }
 

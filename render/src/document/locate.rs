@@ -10,7 +10,7 @@ use serde::de::{Deserialize as _, DeserializeSeed, Deserializer, IgnoredAny, Map
 use super::path::{At, Path, Step};
 
 /// Returns the line and the column, counted from 1, of the value at the end of a path. If the path does not exist,
-/// returns the position of the last part of the path that exists.
+/// returns the position of the deepest part of the path that exists.
 pub(super) fn position(text: &str, document: usize, path: &Path, at: At) -> (usize, usize) {
     let mut steps = path.0.as_slice();
     loop {
@@ -136,8 +136,8 @@ impl<'de> Visitor<'de> for Follow<'_> {
     }
 }
 
-/// A deserializer seed that reads the keys of a map. At the wanted key, this deserializer returns an error, because
-/// only an error has a position.
+/// A deserializer seed that reads the keys of a map. At the key that the path names, this deserializer returns an
+/// error, because only an error has a position.
 struct FollowKey<'a> {
     wanted: Option<&'a str>,
 }

@@ -14,8 +14,8 @@ use crate::problem::{Finding, Problem};
 pub struct Limits {
     /// The maximum size of a YAML file, in bytes.
     pub bytes: usize,
-    /// The maximum number of brackets, commas, colons and dashes in a file. Each of these characters can begin a YAML
-    /// token, so this maximum also limits the memory of the parser.
+    /// The maximum number of brackets, commas, colons and dashes in a file. Each bracket, comma, colon and dash can
+    /// begin a YAML token, so this maximum also limits the memory of the parser.
     pub indicators: usize,
     /// The maximum number of YAML values in a file, counted after aliases are expanded.
     pub values: usize,
@@ -29,8 +29,8 @@ impl Default for Limits {
     }
 }
 
-/// The maximum length of a key in bytes. Every error below a key contains the key in its path, so a long key would cost
-/// much memory.
+/// The maximum length of a key in bytes. Every error below a key contains the key in its path, so a long key costs much
+/// memory.
 const KEY: usize = 1024;
 
 /// The maximum number of duplicate keys that an error report shows for each document.
@@ -64,8 +64,7 @@ pub fn parse(source: &str, path: &str, bytes: &[u8], limits: Limits) -> (Vec<Doc
                 for path in duplicates.take().into_iter().take(most) {
                     let place = Place::new(Arc::clone(&file), index, path);
                     let (line, column) = place.locate(super::At::Key);
-                    let finding = Finding::new("this key occurs twice")
-                        .hint("a second value would silently replace the first: keep one of them");
+                    let finding = Finding::new("this key occurs twice").hint("keep one of the two values");
                     problems.push(problem_at(&file, line, column, finding));
                 }
                 if !value.is_null() {
@@ -94,7 +93,7 @@ fn text(bytes: &[u8], limits: Limits) -> Result<&str, (usize, Finding)> {
         return Err((line_of(at), Finding::new("the file has a NUL character").hint("YAML is text: remove it")));
     }
     let text = std::str::from_utf8(bytes).map_err(|error| {
-        let finding = Finding::new("the file is not valid UTF-8").hint("save it with the encoding UTF-8");
+        let finding = Finding::new("the file is not valid UTF-8").hint("save the file with the encoding UTF-8");
         (line_of(error.valid_up_to()), finding)
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);

@@ -5,9 +5,9 @@ use std::{fmt, sync::Arc};
 /// One step of a path in a document: from a map or list to one of its members.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
-    /// The step from a map to the value of this key. Copies of a path share the memory of the key.
+    /// The step from a map to the value of a key. Copies of a path share the memory of the key.
     Key(Arc<str>),
-    /// The step from a list to the member at this index. The first member has the index 0.
+    /// The step from a list to the member at an index. The first member has the index 0.
     Index(usize),
 }
 
@@ -46,8 +46,8 @@ impl fmt::Display for Path {
     }
 }
 
-/// The path of the current value while code walks through a document. To save work, the path is kept on the stack, and
-/// is copied to a [`Path`] only for an error.
+/// The path of the value that a check visits in a document. To save work, the check keeps the path on the stack, and
+/// copies the path to a [`Path`] only for an error.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Trail<'a> {
     Root,

@@ -35,7 +35,7 @@ impl SourceFile {
         Self { source, path, text, roots: OnceLock::new(), unquoted_modes: OnceLock::new() }
     }
 
-    /// Returns the text of the file. In tests, each call adds the length of the text to the count of work.
+    /// Returns the text of the file. In tests, each call adds the length of the text to a counter of the work.
     pub fn text(&self) -> &str {
         work::count(self.text.len());
         &self.text

@@ -6,8 +6,8 @@ use towpath_proto::{Shape, Type, message};
 
 /// Converts a checked value to the Rust type of the schema message `name`. A null value becomes an empty message.
 ///
-/// The schema check accepts more spellings than the Rust type. The conversion to the Rust type therefore removes null
-/// fields, and turns numbers into strings where the type requires strings.
+/// The schema check accepts more spellings than the Rust type. Before the conversion, the function removes null fields,
+/// and turns numbers into strings where the Rust type requires strings.
 ///
 /// # Errors
 /// Returns an error if the value does not fit the message.

@@ -40,7 +40,7 @@ pub fn book_digest(set: &ObjectSet, book: &Book) -> String {
     parts.end()
 }
 
-/// Returns the digest of one task, with the variables that the task reads. An elected task keeps its result until this
+/// Returns the digest of one task and of the variables that the task reads. An elected task keeps its result until this
 /// digest changes.
 pub fn task_digest(set: &ObjectSet, book: &Book, task: &Task) -> String {
     let mut parts = Parts::new(set);
@@ -78,7 +78,8 @@ struct Parts<'a> {
     set: &'a ObjectSet,
     hash: Sha256,
     files: BTreeSet<(String, String)>,
-    /// The texts of the last added task. A search in these texts finds the variables that the task uses.
+    /// The texts of the task that was added last. A search in the texts of a task finds the variables that the task
+    /// uses.
     text: String,
 }
 
@@ -140,8 +141,8 @@ impl<'a> Parts<'a> {
         self.imports(&task.within, &module.params.to_string());
     }
 
-    /// Adds a file and the template files that it imports, or a folder with its files. If the path is a template, the
-    /// function adds all files of the source.
+    /// Adds a file and the template files that it imports, or a folder with its files. If the path itself contains a
+    /// template, the function adds all files of the source.
     fn file(&mut self, within: &IncludeContext, path: &str) {
         let Some(tree) = self.set.trees.get(&within.source).cloned() else { return };
         let dynamic = path.contains("{{") || path.contains("{%");

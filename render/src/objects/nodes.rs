@@ -14,7 +14,8 @@ pub struct NodeObject {
     pub labels: BTreeMap<String, String>,
     /// The address at which other nodes connect to the node.
     pub address: Option<String>,
-    /// The public keys of the node. If the list is empty, other nodes trust the first keys that the node shows.
+    /// The public keys of the node. If this list of keys is empty, other nodes trust the first keys that the node
+    /// shows.
     pub public_keys: Vec<String>,
 }
 
@@ -64,7 +65,7 @@ impl Members {
         self.groups.get(node).cloned().unwrap_or_default()
     }
 
-    /// Returns the nodes of several NodeGroups. A node that is in two of these groups is returned twice.
+    /// Returns the nodes of several NodeGroups. A node that is in two of the given groups is returned twice.
     pub(super) fn nodes_of<'a>(&'a self, groups: &'a [String]) -> impl Iterator<Item = &'a String> {
         let nodes = groups.iter().filter_map(|group| self.nodes.get(group)).flatten();
         nodes.inspect(|_| work::count(1))

@@ -22,7 +22,8 @@ pub enum SegmentKind {
     Tasks,
     /// The segment is a task with `elect`: only elected nodes run the task, and all nodes use its result.
     Elected,
-    /// The segment is a task with its own `serialize`, a limit on the nodes that run the task at the same time.
+    /// The segment is a task with its own `serialize`. The field `serialize` limits the number of nodes that run the
+    /// task at the same time.
     Own,
 }
 

@@ -91,7 +91,8 @@ impl ObjectSet {
         bound.filter(|object| object.key.kind == "ClusterVariables").chain(own).inspect(|_| work::count(1))
     }
 
-    /// Returns the sorted Variables and ClusterVariables objects, from the object with the given identity to the last.
+    /// Returns the sorted Variables and ClusterVariables objects, from the object with the given identity to the last
+    /// object.
     fn variables_from(&self, kind: &str, namespace: &str, name: &str) -> &[VariablesObject] {
         let before = |object: &VariablesObject| {
             let key = &object.key;

@@ -55,7 +55,7 @@ impl Names {
     }
 }
 
-/// The way in which the targets of an object select a node: through a NodeGroup, or by name.
+/// The part of the targets that selects a node: a NodeGroup, or the name of the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Selected {
     /// The targets name a NodeGroup of the node, or select all nodes.
@@ -78,8 +78,9 @@ impl Targets {
         Self { written, limit }
     }
 
-    /// Returns the way in which the targets select a node. Returns `None` if the targets do not select the node, or if
-    /// the Namespace may not target the node. An empty node name means any node that the Namespace may target.
+    /// Returns the part of the targets that selects a node: a NodeGroup, or the name of the node. Returns `None` if the
+    /// targets do not select the node, or if the Namespace must not target the node. An empty node name means any node
+    /// that the Namespace may target.
     pub fn select(&self, node: &str, groups: &BTreeSet<String>) -> Option<Selected> {
         work::count(1);
         if !node.is_empty() && self.limit.as_ref().is_some_and(|limit| !limit.meet(groups)) {
@@ -92,7 +93,7 @@ impl Targets {
         written.groups.meet(groups).then_some(Selected::Group)
     }
 
-    /// Returns true if the object lists its targets, false if the object omits the field.
+    /// Returns true if the object lists its targets. Returns false if the object omits the field with the targets.
     pub fn is_written(&self) -> bool {
         self.written.is_some()
     }

@@ -67,7 +67,7 @@ impl Book {
 pub struct Dependency {
     /// The name of the other TaskBook, in the same namespace.
     pub book: String,
-    /// True if all nodes must have completed the run of the other TaskBook; false if completion on this node is enough.
+    /// True if all nodes, and not only this node, must first complete the run of the other TaskBook.
     pub fleet: bool,
 }
 
@@ -82,9 +82,9 @@ pub struct Rollout {
     pub soak: Duration,
     /// The maximum number of failed nodes; the run is halted if more nodes fail.
     pub max_failures: Option<Count>,
-    /// True if failed nodes stop neither other nodes nor later waves; the failures are then counted after all waves.
+    /// True if the rollout continues with all waves after failures, and counts the failed nodes only at the end.
     pub after_all: bool,
-    /// The reaction of the rollout to a lost node: `hold`, `skip` or `fail`.
+    /// The setting that decides how the rollout continues after a node is lost: `hold`, `skip` or `fail`.
     pub on_lost: String,
     /// The tasks that a node runs before its first change in the rollout.
     pub before: Vec<Task>,
@@ -122,7 +122,7 @@ pub struct Task {
     pub success: Option<String>,
     /// The expression that decides whether the task has changed something.
     pub changed: Option<String>,
-    /// The condition until which the task is repeated; `None` for a task that runs once.
+    /// The settings with which the agent repeats the task; `None` for a task that runs once.
     pub until: Option<Until>,
     /// True if the TaskBook continues after a failure of the task.
     pub go_on: bool,
@@ -132,11 +132,11 @@ pub struct Task {
     pub requires: Vec<String>,
     /// The ids of the handlers that run if the task changes something.
     pub notify: Vec<String>,
-    /// The reaction of the agent to drift; `None` if the setting in the Config applies.
+    /// The drift policy of the task: correct, report or ignore drift; `None` if the drift policy of the Config applies.
     pub drift: Option<Drift>,
     /// True if each node waits before the task until all nodes have completed the earlier tasks.
     pub sync: bool,
-    /// True if the node runs the handlers that earlier tasks have notified before this task.
+    /// True if the node runs the notified handlers of earlier tasks before this task.
     pub flush_handlers: bool,
     /// The limit on the number of nodes that run the task at the same time.
     pub serialize: Option<pb::Serialize>,
@@ -183,10 +183,10 @@ pub struct Condition {
     pub within: Arc<IncludeContext>,
 }
 
-/// The repetition of a task until a condition is true.
+/// The settings with which the agent repeats a task until a condition is true.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Until {
-    /// The condition that ends the repetition.
+    /// The condition: the agent repeats the task until the condition is true.
     pub condition: String,
     /// The pause between two attempts.
     pub interval: Duration,
@@ -194,7 +194,7 @@ pub struct Until {
     pub limit: u64,
 }
 
-/// The reaction of the agent to drift.
+/// The drift policy: the agent corrects, reports or ignores drift.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Drift {
     /// The agent corrects the drift.
@@ -207,7 +207,7 @@ pub enum Drift {
 }
 
 impl Drift {
-    /// Converts the word `correct`, `report` or `ignore`.
+    /// Converts the word `correct`, `report` or `ignore` to a drift policy.
     pub fn read(word: &str) -> Self {
         match word {
             "report" => Self::Report,

@@ -80,7 +80,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// Returns the name of the level as the output of `vars --explain` shows it.
+    /// Returns the name of the precedence level, as the output of `vars --explain` shows the name.
     pub fn name(self) -> &'static str {
         match self {
             Self::ClusterGroup => "ClusterVariables (group)",
@@ -92,7 +92,8 @@ impl Level {
     }
 }
 
-/// A value that an object sets for a variable. Of several candidates, the value with the highest precedence applies.
+/// A value that an object sets for a variable. If several objects set the variable, the value with the highest
+/// precedence applies.
 #[derive(Debug, Clone)]
 pub struct Candidate {
     /// The level of the value.
@@ -119,7 +120,7 @@ pub enum Winner {
 /// The values that objects set for each variable, in decreasing precedence. The first value applies.
 pub type Merged = BTreeMap<String, Vec<Candidate>>;
 
-/// A conflict: two objects set a variable with the same level and priority.
+/// A conflict of two objects that set a variable with the same level and priority.
 #[derive(Debug)]
 pub(crate) struct Conflict {
     pub(crate) name: String,

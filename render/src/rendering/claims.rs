@@ -1,5 +1,5 @@
-//! Records the managed items that each task of a node claims. Two tasks that claim the same item are rejected before
-//! one of them is applied (D14).
+//! Records the managed items that each task of a node claims. The node rejects two tasks that claim the same item
+//! before the node applies either task (D14).
 
 use std::{
     borrow::Cow,
@@ -29,7 +29,7 @@ type Name = (Cow<'static, str>, String);
 pub struct Claims {
     /// The items that several tasks claim, each with its tasks, as found before any task is applied.
     doubled: BTreeMap<Name, BTreeSet<String>>,
-    /// The items that tasks have claimed so far, each with the first task that claimed it.
+    /// The items that tasks have claimed so far, each with the first task that claimed the item.
     taken: Mutex<BTreeMap<Name, Owner>>,
 }
 
@@ -84,7 +84,7 @@ impl Claims {
         Self { doubled, taken: Mutex::default() }
     }
 
-    /// Records that a task claims an item. If another task already claims the item, returns this other task. The same
+    /// Records that a task claims an item. If another task already claims the item, returns the other task. The same
     /// task may claim an item several times.
     pub fn take(&self, module: &str, identity: &str, owner: &Owner, keeps_state: bool) -> Option<String> {
         let name = (Cow::Owned(module.to_owned()), identity.to_owned());
@@ -103,7 +103,7 @@ impl Claims {
     }
 }
 
-/// One use of a module that may claim an item.
+/// A use of a module in a task. The module may claim an item.
 struct Use<'a> {
     book: &'a Lazy<'a>,
     task: &'a Task,
@@ -119,7 +119,7 @@ impl Use<'_> {
     }
 }
 
-/// A TaskBook with its renderer. The renderer is created when it is first needed.
+/// A TaskBook with its renderer. The first claim that needs the renderer creates the renderer.
 struct Lazy<'a> {
     book: &'a Arc<Book>,
     renderer: OnceCell<Option<Renderer>>,
@@ -130,8 +130,8 @@ impl Lazy<'_> {
         self.renderer.get_or_init(make).as_ref()
     }
 
-    /// Adds the items that a task may claim, each with the loop member that leads to the claim. To save work, only the
-    /// parameters of the identity are rendered.
+    /// Adds the items that a task may claim, each with the loop member for which the task claims the item. To save
+    /// work, the function renders only the parameters that identify the item.
     fn add_uses<'a>(
         &'a self,
         task: &'a Task,

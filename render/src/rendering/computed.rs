@@ -1,4 +1,4 @@
-//! Turns the variables that objects set into template values. Static variables are used as written, and computed
+//! Converts the variables that objects set to template values. Static variables are used as written, and computed
 //! variables are evaluated.
 
 use std::{

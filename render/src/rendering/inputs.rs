@@ -23,7 +23,7 @@ pub enum Rendered<T> {
     Missing(Vec<MissingInput>),
 }
 
-/// The error that a task or a variable cannot be rendered.
+/// An error because a task or a variable cannot be rendered.
 #[derive(Debug, Clone, Error)]
 #[error("{}: {message}", place.file_line())]
 pub struct RenderError {
@@ -34,7 +34,7 @@ pub struct RenderError {
 }
 
 impl RenderError {
-    /// Creates the error that the template at a location cannot be rendered.
+    /// Creates the error for a template at a location that cannot be rendered.
     pub(super) fn at(place: &Place, error: TemplateError) -> Self {
         Self { place: place.clone(), message: error.message }
     }

@@ -47,7 +47,7 @@ pub struct Renderer {
 pub struct Item {
     /// The value of the member.
     pub value: Value,
-    /// The taints of the parts of the value.
+    /// The taints of the parts of the member's value.
     pub marks: Marks,
     /// The position of the member in the loop, counted from 0.
     pub index: usize,
@@ -113,8 +113,8 @@ impl Renderer {
         Ok(scope)
     }
 
-    /// Records the registered result of a task, with the taint of the task's parameters.
-    /// The whole result of an elected task is untrusted, because another node may have written it.
+    /// Records the registered result of a task, with the taint of the task's parameters. The whole result of an elected
+    /// task is untrusted, because another node may have written the result.
     pub fn register(&self, name: &str, result: &Value) {
         let taint = self.result_taints.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
         let taint = taint.unwrap_or_default();
@@ -214,7 +214,7 @@ impl Renderer {
                 let hint = finding.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
                 let message = match marks.at(&path.0).taint() {
                     taint if taint.has(Kind::Secret) => {
-                        format!("the value of {path} does not fit the schema; it is {taint}")
+                        format!("the value of {path} does not fit the schema; the value is {taint}")
                     }
                     _ => format!("{}{hint}", finding.message),
                 };
@@ -465,7 +465,8 @@ fn refuse(module: &ModuleUse, written: &Value, marks: &Marks, place: &Place) -> 
     })
 }
 
-/// Returns the value at a path. If the path does not exist, returns the value at the last part of the path that exists.
+/// Returns the value at a path. If the path does not exist, returns the value at the deepest part of the path that
+/// exists.
 fn at_path<'a>(value: &'a Value, path: &Path) -> Option<&'a Value> {
     path.0.iter().try_fold(value, |value, step| match step {
         Step::Key(key) if value.is_object() => value.get(&**key),

@@ -5,8 +5,8 @@ use towpath_proto::{ModuleSchema, Untrusted};
 use super::{Kind, Marks, Taint};
 use crate::document::{Path, Step};
 
-/// Returns true if a part of a module's parameters may contain untrusted values. The option `untrusted` in the schema
-/// decides; a parameter without this option rejects untrusted values.
+/// Returns true if a part of a module's parameters may contain untrusted values. A parameter allows untrusted values
+/// only if its option `untrusted` in the schema allows untrusted values.
 pub(crate) fn may_be_untrusted(module: &ModuleSchema, path: &[Step]) -> bool {
     let Some(Step::Key(key)) = path.first() else { return false };
     match module.message.field(key).and_then(|field| field.untrusted) {

@@ -1,12 +1,13 @@
-//! Taints: marks on values that may be used only in some fields. A taint contains the origins of the value, such as the
+//! Taints. A taint marks a value that only some fields may use. A taint contains the origins of the value, such as the
 //! facts of a node.
 //!
-//! A value is `untrusted` if another node or the sender of an event chose it. A value is `secret` if it must not be
-//! shown. Every value that is computed from a tainted value has the same taint. Other crates get a tainted value only
-//! as a [`Tainted`].
+//! A value is `untrusted` if another node or the sender of an event chose the value. A value is `secret` if it must not
+//! be shown. Every value that is computed from a tainted value has the same taint. Other crates get a tainted value
+//! only as a [`Tainted`].
 //!
 //! The output of a template has the taints of all values that the template has read, including values in conditions. A
-//! condition that only selects does not taint the selected tasks (`when`) or list members (`selectattr`, `rejectattr`).
+//! condition that only selects tasks (`when`) or list members (`selectattr`, `rejectattr`) does not taint the
+//! selection.
 
 pub(crate) mod fields;
 mod marks;
@@ -35,8 +36,8 @@ impl fmt::Display for Kind {
     }
 }
 
-/// The maximum number of origins that a taint keeps for each kind. Without this limit, a value from the facts of all
-/// nodes would name every node.
+/// The maximum number of origins that a taint keeps for each kind. The limit keeps taints small, because a value from
+/// the facts of all nodes has one origin for each node.
 const ORIGINS_KEPT: usize = 4;
 
 /// A set of taints, each with the origins of its value. Copies of the set share memory.

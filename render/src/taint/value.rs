@@ -35,8 +35,8 @@ impl<T> Tainted<T> {
         &self.value
     }
 
-    /// Returns the value without its taints. Only modules may call this function, after a check that the parameter
-    /// allows the taints.
+    /// Returns the value without its taints. Only modules may call this function. A module must first check that the
+    /// parameter allows the taints.
     pub fn into_value(self) -> T {
         self.value
     }

@@ -21,11 +21,11 @@ use super::{
     tainted::DEPTH,
 };
 
-/// The number of list or map members that the check visits for one unit of fuel, the engine's measure of work. A visit
-/// of a member takes a fraction of the time of an instruction.
+/// The number of list or map members that the check visits for one unit of fuel. Fuel is the engine's measure of work.
+/// The check of one member takes less time than one instruction of the engine.
 const MEMBERS: usize = 16;
 
-/// The maximum number of members on all levels of an assigned value. A value with more members would be larger than the
+/// The maximum number of members on all levels of an assigned value. A value with more members is larger than the
 /// maximum output of a template.
 const MOST: usize = OUTPUT / size_of::<Value>();
 
@@ -44,7 +44,7 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     });
 }
 
-/// An assigned value after its check.
+/// The result of the check of an assigned value.
 struct Checked {
     value: Value,
     /// True if the value is a copy of the assigned value.
@@ -59,9 +59,9 @@ impl Checked {
     }
 }
 
-/// The check that rejects an assigned value if it is nested too deep. A loop that assigns a list with its previous
-/// value could nest the value without end. The engine overflows its stack when it reads or drops a value that is nested
-/// too deep.
+/// The check that rejects an assigned value if it is nested too deep. A loop can nest a value without end, if each turn
+/// assigns a list that contains the previous value. The engine overflows its stack when it reads or drops a value that
+/// is nested too deep.
 struct Check<'a, 'b, 'c> {
     state: &'a State<'b, 'c>,
     /// True if the value is assigned to an attribute of a namespace.
@@ -113,8 +113,8 @@ impl Check<'_, '_, '_> {
         self.state.consume_fuel(u64::try_from(members.div_ceil(MEMBERS)).unwrap_or(u64::MAX))
     }
 
-    /// Checks a value. The check copies lists and maps that the engine computes lazily, because a lazy list can keep
-    /// values in memory that are not its members: `[x][1:]` keeps x.
+    /// Checks a value. The check copies lists and maps that the engine computes lazily. A lazy list can keep values in
+    /// memory that are not its members, such as `x` in `[x][1:]`.
     fn value(&mut self, value: Value, depth: usize) -> Result<Checked, Error> {
         self.visit(1)?;
         let Some(object) = value.as_object() else { return Ok(Checked::same(value)) };
@@ -263,7 +263,7 @@ fn is_plain_map(object: &DynObject) -> bool {
 const ENTRY: usize = 64;
 
 /// The copy of an assigned list. A loop that appends to a list copies the list each time, and drops the previous copy.
-/// A copy therefore costs no fuel, but the memory of all copies is limited.
+/// The copy of a list costs no fuel, but the memory of all copies is limited.
 #[derive(Debug)]
 struct Copied {
     members: Members,
@@ -297,8 +297,8 @@ impl Object for Copied {
     }
 }
 
-/// The lists that were copied last. Because of this list of copies, a loop that appends to a list does not check the
-/// earlier members again.
+/// The most recent copies of lists. With the recent copies, a loop that appends to a list does not check the earlier
+/// members again.
 struct Recent;
 
 /// The maximum number of lists in [`Recent`].
@@ -313,7 +313,7 @@ impl Recent {
     }
 
     /// Returns an earlier copy that the given list probably extends: a recent copy with the same first member, and at
-    /// most as many members. The caller need not check the members of the copy again.
+    /// most as many members. The caller does not check the members of the copy again.
     fn start_of(value: &Value) -> Option<Arc<Copied>> {
         let first = value.try_iter().ok()?.next()?;
         let length = value.len()?;

@@ -18,7 +18,7 @@ use crate::{
     tree::{self, Tree},
 };
 
-/// The error that a template cannot be rendered.
+/// An error because a template cannot be rendered.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{message}")]
 pub struct TemplateError {
@@ -26,12 +26,13 @@ pub struct TemplateError {
     pub message: String,
 }
 
-/// The prefix of the name of a template that is a string instead of a file. In the name, the text of the template
-/// follows the prefix. No path of a file begins with this prefix.
+/// The prefix of the name of a template that is a string instead of a file. In the template name, the text of the
+/// template follows the prefix. No path of a file begins with this prefix.
 const WRITTEN: &str = "\0";
 
-/// The prefix of a template name that reports an error: a template has computed the name of another template from
-/// untrusted values. In the template name, the origins of the untrusted values follow the prefix.
+/// The prefix of a template name that causes an error. The engine uses this prefix if a template has computed the name
+/// of another template from untrusted values. In the template name, the origins of the untrusted values follow the
+/// prefix.
 const UNTRUSTED: &str = "\u{1}";
 
 /// The template engine for one folder of a source. `import` and `include` read templates from this folder.
@@ -41,7 +42,7 @@ pub struct Engine {
 }
 
 /// The names of templates that other templates include or import with a literal name. A template name that is computed
-/// from untrusted values must be in this set.
+/// from untrusted values must be in this set of names.
 #[derive(Clone, Default)]
 struct NamedTemplates(Arc<Mutex<BTreeSet<String>>>);
 

@@ -4,8 +4,8 @@ use minijinja::{AutoEscape, Environment, UndefinedBehavior};
 
 use super::{assigned, filters, settings::syntax_config};
 
-/// The maximum work of one rendering, in units of fuel, the engine's measure of work. One instruction, or 64 bytes of
-/// output, costs one unit of fuel. The maximum amount of fuel also limits the memory of a rendering to 256 MiB.
+/// The maximum fuel of one rendering. Fuel is the engine's measure of work. One instruction, or 64 bytes of output,
+/// costs one unit of fuel. The maximum amount of fuel also limits the memory of a rendering to 256 MiB.
 const FUEL: u64 = 4 << 20;
 
 /// Creates a minijinja environment with Towpath's settings and filters. The environment cannot load templates by name.

@@ -1,8 +1,8 @@
 //! Limits the text of templates, so that the template engine cannot overflow the stack of a thread.
 //!
 //! The engine uses recursion in its parser and its compiler, and when it drops nested values. The text of a template
-//! determines the depth of the engine's recursion. This module therefore limits the length of operator chains, the
-//! nesting of `elif`, and the depth of values that `set` assigns.
+//! determines the depth of the engine's recursion. To limit the recursion, this module limits the length of operator
+//! chains, the nesting of `elif`, and the depth of values that `set` assigns.
 
 use std::{borrow::Cow, ops::Range};
 
@@ -14,8 +14,8 @@ use super::settings::syntax_config;
 ///
 /// The agent renders on threads with a stack of 2 MiB: the main loop, and one thread for each task of a parallel
 /// TaskBook. In the release build, the engine needs at most 0.36 KiB of stack for each operator in a chain, 1.1 KiB for
-/// an `elif`, 2 KiB for a block, and 0.9 KiB for a level of a value. The text with the deepest recursion has 150
-/// blocks, the maximum of the engine, all `elif`, with the longest chain inside. The text with the deepest recursion
+/// an `elif`, 2 KiB for a block, and 0.9 KiB for a level of a value. The text with the deepest recursion consists of
+/// 150 nested `elif` blocks, the maximum of the engine, around the longest chain. The text with the deepest recursion
 /// needs 391 KiB, less than a fifth of the stack.
 const CHAIN: usize = 400;
 
@@ -113,18 +113,18 @@ impl Elifs {
     }
 }
 
-/// The error that a chain has more than [`CHAIN`] operators, filters or names.
+/// An error because a chain has more than [`CHAIN`] operators, filters or names.
 struct TooLong;
 
-/// The lengths of the operator chains in the open brackets and loops. The sum of these lengths is limited, because a
-/// value from an outer loop can be nested further in an inner loop. A comma ends a chain. The length of a bracket is
-/// the length of the longest chain in the bracket.
+/// The lengths of the operator chains in the open brackets and loops. The sum of the lengths is limited, because an
+/// inner loop can nest a value of an outer loop further. A comma ends a chain. The length of a bracket is the length of
+/// the longest chain in the bracket.
 #[derive(Default)]
 struct Chains {
     open: Vec<Chain>,
     /// The number of operators, filters and names in all open chains.
     total: usize,
-    /// For each open block that binds names, such as `for`: the length of its chains.
+    /// The length of the operator chains in each open block that binds names, such as `for`.
     blocks: Vec<usize>,
     keyword: Keyword,
 }

@@ -48,8 +48,8 @@ pub struct ReadTrace {
 }
 
 impl ReadTrace {
-    /// Returns the inputs that templates needed since the last call, but that were missing. Empties the list of missing
-    /// inputs.
+    /// Returns the missing inputs that templates have requested since the previous call of this function. Empties the
+    /// list of missing inputs.
     pub fn take_wants(&self) -> Vec<MissingInput> {
         std::mem::take(&mut *self.wants.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -159,8 +159,8 @@ pub struct Vars {
     below: Option<Arc<Vars>>,
 }
 
-/// Variables whose values are unknown in a plan. If a template reads a variable without a known value, the variable is
-/// recorded as a missing input.
+/// The variables whose values are unknown in a plan. If a template reads a variable without a known value, the variable
+/// is recorded as a missing input.
 #[derive(Debug, Clone)]
 pub(crate) struct Unknown {
     /// The names of the variables.
@@ -254,7 +254,7 @@ impl Scope {
         scope
     }
 
-    /// Returns a copy of this scope with the name `steps`, which gives the registered results. The tasks of an include
+    /// Returns a copy of this scope in which the name `steps` contains the registered results. The tasks of an include
     /// can omit `prefix` in the names of results.
     #[must_use]
     pub fn with_steps(&self, steps: &Arc<Steps>, prefix: &str, reads: &Arc<ReadTrace>) -> Self {

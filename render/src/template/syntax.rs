@@ -35,8 +35,8 @@ pub fn template(text: &str) -> Result<(), Finding> {
     })
 }
 
-/// Returns the error for the first unknown filter in a text. The engine itself would report an unknown filter only
-/// during rendering.
+/// Returns the error for the first unknown filter in a text. The engine itself reports an unknown filter only during
+/// rendering.
 fn unknown_filter(parser: &Environment<'_>, text: &str, in_expression: bool) -> Option<Finding> {
     let mut behind_pipe = false;
     for token in tokenize(text, in_expression, syntax_config()) {
@@ -151,7 +151,7 @@ fn finding(error: &minijinja::Error) -> Finding {
     let finding = Finding::new(format!("template: {detail}{line}"));
     match () {
         () if detail.contains("end of input") || detail.contains("unexpected end") => {
-            finding.hint("something that was opened is not closed")
+            finding.hint("a quotation mark, a bracket or a block is not closed")
         }
         _ => finding,
     }

@@ -1,8 +1,8 @@
 //! Tainted values inside templates, and the code that determines the taint of a template's output.
 //!
-//! Strings and numbers of the template engine cannot carry a taint. A read of a tainted part of a list or map is
-//! therefore recorded, and taints the whole output of the template. A list or map that a template passes on as a whole
-//! keeps the taints of its parts.
+//! Strings and numbers of the template engine cannot carry a taint. The agent therefore records each read of a tainted
+//! part of a list or map. The read taints the whole output of the template. A list or map that a template passes on as
+//! a whole keeps the taints of its parts.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -297,7 +297,8 @@ impl Extraction {
         }
     }
 
-    /// Converts a member that the template passed on unchanged. Parts of the member without a taint get no taint.
+    /// Converts a member that the template passed on unchanged. If a part of the member has no taint, the converted
+    /// part also has no taint.
     fn slot(&mut self, slot: &Slot, depth: usize) -> Result<(Json, Marks), String> {
         let (json, draft) = self.value(&slot.value, depth + 1)?;
         Ok((

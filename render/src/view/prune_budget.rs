@@ -10,9 +10,9 @@ const DEFAULT: Count = Count::Percent(20);
 /// The TaskBooks whose removals count together against a prune budget.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PruneScope {
-    /// All TaskBooks of the node for which neither the TaskBook nor its Namespace sets a limit.
+    /// All TaskBooks of the node without a limit in the TaskBook or in its Namespace.
     Node,
-    /// All TaskBooks of this Namespace that set no limit themselves.
+    /// All TaskBooks of this Namespace without a limit in the TaskBook.
     Namespace(String),
     /// One TaskBook, by its id.
     Book(String),
@@ -36,16 +36,17 @@ impl Default for PruneBudget {
 }
 
 impl PruneBudget {
-    /// Returns the prune budget of a TaskBook whose own field `pruneBudget` has this limit.
+    /// Creates the prune budget of a TaskBook from the value of its field `pruneBudget`.
     pub fn limited(limit: &str) -> Self {
         Self { limit: Some(limit.to_owned()), ..Self::default() }
     }
 
-    /// Returns the prune budget of a TaskBook. A limit in the TaskBook has precedence over a limit in its Namespace,
-    /// and the Namespace over a Config.
+    /// Returns the prune budget of a TaskBook. A limit in the TaskBook has precedence over a limit in its Namespace. A
+    /// limit in the Namespace has precedence over a limit in a Config.
     ///
-    /// For a deleted TaskBook, `last` is the limit in its last version. The limit `last` applies only if neither the
-    /// Namespace nor a Config sets a limit, because no commit can change the limit in a deleted TaskBook.
+    /// For a deleted TaskBook, the argument `last` is the limit in the newest version of the TaskBook. The limit `last`
+    /// applies only if neither the Namespace nor a Config sets a limit, because no commit can change the limit in a
+    /// deleted TaskBook.
     pub fn of(set: &ObjectSet, namespace: &str, name: &str, last: Option<&str>) -> Self {
         let id = format!("{namespace}/{name}");
         let around = set.namespaces.get(namespace);
@@ -94,8 +95,8 @@ impl PruneBudget {
         };
         (count > allowed).then(|| {
             format!(
-                "{count} of {total} managed items of this node would be removed, and one pass may remove {allowed}; \
-                 {remedy}"
+                "{count} of {total} managed items of this node wait for removal, but one pass removes at most \
+                 {allowed}; {remedy}"
             )
         })
     }
@@ -176,7 +177,9 @@ mod tests {
     fn held_removal_names_the_field_and_the_object_to_commit() {
         let held = |book, namespace, configs: &[(&str, &str)]| of(&set(book, namespace, configs), None).exceeded(3, 10);
         let text = |remedy: &str| {
-            Some(format!("3 of 10 managed items of this node would be removed, and one pass may remove 2; {remedy}"))
+            Some(format!(
+                "3 of 10 managed items of this node wait for removal, but one pass removes at most 2; {remedy}"
+            ))
         };
         assert_eq!(
             held(Some(""), Some(""), &[]),

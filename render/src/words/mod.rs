@@ -12,8 +12,8 @@ pub use mode::{mode, mode_spelling};
 pub use schedule::Schedule;
 pub use selector::Selector;
 
-/// Converts a text of digits to a number. The parser of the standard library would also accept a sign, which the schema
-/// does not allow.
+/// Converts a text of digits to a number. The parser of the standard library is not used, because it also accepts a
+/// sign.
 pub(crate) fn digits<T: std::str::FromStr>(text: &str) -> Option<T> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }

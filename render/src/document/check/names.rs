@@ -1,4 +1,4 @@
-//! Describes YAML values and schema messages in the words of an error message.
+//! Describes YAML values and schema messages for error messages.
 
 use serde_json::Value;
 use towpath_proto::{Field, Message};

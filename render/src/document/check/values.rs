@@ -107,8 +107,8 @@ impl Walk {
         }
     }
 
-    /// Checks a field whose value may have any type. If the format of the field is a selector or a list of waves,
-    /// special rules apply.
+    /// Checks a field whose value may have any type. A field with the format of a selector or of a list of waves has a
+    /// check of its own.
     pub(super) fn any(&mut self, trail: &Trail<'_>, parent: &'static Message, field: &Field, value: &Value) {
         match (field.format, value) {
             (Some("selector"), value) => {

@@ -12,7 +12,7 @@ use crate::{
     problem::Finding,
 };
 
-/// Returns the errors of variables that have two values with the same precedence level and priority on one node.
+/// Returns an error for each variable that has two values with the same precedence level and priority on one node.
 pub(super) fn of_variables(set: &ObjectSet) -> Vec<Found<'_>> {
     // The empty name means a node that git does not name. An unnamed node is in no group, but gets the values for all
     // nodes.
@@ -58,7 +58,8 @@ pub(super) fn of_variables(set: &ObjectSet) -> Vec<Found<'_>> {
     found.into_values().collect()
 }
 
-/// Returns the errors of two tasks on one node that manage the same item, if its identity contains no template.
+/// Returns the errors of two tasks on one node that manage the same item. Omits items whose identity contains a
+/// template.
 pub(super) fn of_resources(set: &ObjectSet) -> Vec<Found<'_>> {
     let mut owners: BTreeMap<(String, String), Vec<(&Book, &Task)>> = BTreeMap::new();
     for book in set.books.values() {

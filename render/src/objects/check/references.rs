@@ -11,7 +11,7 @@ use crate::{
     problem::Finding,
 };
 
-/// The name of another object in the spec of an object.
+/// A reference to another object: its name in the spec of an object.
 pub(in crate::objects) struct Mention {
     /// The kind and the name of the other object, and the path of the field with the name.
     pub(in crate::objects) reference: Reference,
@@ -72,7 +72,7 @@ pub(super) fn refused_sources<'a>(set: &'a ObjectSet, sources: &'a [SourceTree])
         };
         if !allowed {
             let finding = Finding::new(format!(
-                "the source {source} may not define objects in the namespace {}",
+                "the source {source} must not define objects in the namespace {}",
                 object.key.namespace
             ));
             let place = object.place.key("metadata").key("namespace");
@@ -115,8 +115,8 @@ pub(super) fn dependency_cycles(set: &ObjectSet) -> Vec<Found<'_>> {
     found
 }
 
-/// Returns the errors of targets that match no node. Without the error, a typo in `targets` would look like
-/// success.
+/// Returns the errors of targets that match no node. The error is necessary because a TaskBook that runs on no node
+/// looks successful.
 pub(super) fn unmatched_targets(set: &ObjectSet) -> Vec<Found<'_>> {
     let mut found = Vec::new();
     for book in set.books.values() {

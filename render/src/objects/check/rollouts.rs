@@ -37,7 +37,7 @@ pub(super) fn shared_slots(set: &ObjectSet) -> Vec<Found<'_>> {
     found
 }
 
-/// Returns the errors of rollout settings that cannot be intended, such as a count of 0.
+/// Returns the errors of rollout settings that are surely a mistake, such as a count of 0.
 pub(super) fn senseless_settings(set: &ObjectSet) -> Vec<Found<'_>> {
     set.books.values().flat_map(|book| senseless_settings_of(book)).collect()
 }
@@ -47,14 +47,14 @@ fn senseless_settings_of(book: &Book) -> Vec<Found<'static>> {
     let place = book.place.key("rollout");
     let zero = |count: &Option<String>| matches!(count.as_deref(), Some("0" | "0%"));
     if book.rollout.serialize.as_ref().is_some_and(|serialize| zero(&serialize.count)) {
-        let finding = Finding::new("with a count of 0 no node would ever change")
-            .hint("write at least 1; to pause a book use suspend");
+        let finding =
+            Finding::new("with a count of 0, no node changes").hint("write at least 1; to pause a book use suspend");
         found.push(Found::new(place.key("serialize").key("count"), finding));
     }
     for (list, name) in [(&book.rollout.before, "before"), (&book.rollout.after, "after")] {
         for task in list.iter().filter(|task| task.sync || task.elect.is_some() || task.serialize.is_some()) {
             let finding = Finding::new(format!("a task in rollout.{name} cannot wait for other nodes"))
-                .hint("no node waits for another while it holds a slot: move it to tasks");
+                .hint("move the task to tasks: a node that holds a slot must not wait for other nodes");
             found.push(Found::new(task.place.clone(), finding));
         }
     }

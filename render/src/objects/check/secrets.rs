@@ -1,4 +1,4 @@
-//! Checks that each Secret has values from exactly one origin, such as `encrypted` or `generate`.
+//! Checks that each Secret defines its values in exactly one field, such as `data` or `generate`.
 
 use serde_json::Value;
 
@@ -7,8 +7,8 @@ use crate::{
     problem::Finding,
 };
 
-/// Returns the errors of Secrets that do not have exactly one origin, that have unencrypted values, or whose Namespace
-/// does not allow the origin.
+/// Returns the errors of Secrets. A Secret must define its values in exactly one field, must not contain unencrypted
+/// values, and must use only backends that its Namespace allows.
 pub(super) fn origins(set: &ObjectSet) -> Vec<Found<'_>> {
     let secrets = set.objects.values().filter(|object| object.key.kind == "Secret");
     secrets.flat_map(|secret| origins_of(set, secret)).collect()
@@ -33,7 +33,7 @@ fn origins_of(set: &ObjectSet, secret: &Object) -> Vec<Found<'static>> {
     for (key, value) in map(&secret.spec, "data") {
         if value.as_str().is_some_and(|text| !text.trim_start().starts_with("-----BEGIN AGE ENCRYPTED FILE-----")) {
             let finding = Finding::new(format!("the value of {key} is not encrypted"))
-                .hint("encrypt it with `towpath secrets encrypt`, and replace it: this one is in the history of git");
+                .hint("encrypt a new value with `towpath secrets encrypt`: git keeps the old value in its history");
             found.push(Found::new(place.key("data").key(&key), finding));
         }
     }
@@ -45,8 +45,8 @@ fn origins_of(set: &ObjectSet, secret: &Object) -> Vec<Found<'static>> {
         };
         if !prefixes.iter().any(|prefix| below_prefix(prefix, path)) {
             let finding =
-                Finding::new(format!("the namespace {} may not read {path} from {kind}", secret.key.namespace))
-                    .hint(format!("list its prefix in secretBackends.{kind} of the Namespace"));
+                Finding::new(format!("the namespace {} must not read {path} from {kind}", secret.key.namespace))
+                    .hint(format!("add a prefix of the path to secretBackends.{kind} of the Namespace"));
             found.push(Found::new(place.key(kind).key("path"), finding));
         }
     }

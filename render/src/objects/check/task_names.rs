@@ -22,8 +22,8 @@ pub(in crate::objects) struct TaskNames<'a> {
 
 /// A list of tasks. Two tasks of a list must not have the same name.
 struct TaskList<'a> {
-    /// The tasks. If an earlier task registers the same result as a task, the entry of the task has the location of the
-    /// earlier task.
+    /// The tasks of the list. If two tasks register the same result, the entry of the second task has the location of
+    /// the first task.
     tasks: Vec<(&'a Task, Option<&'a Place>)>,
     ids: BTreeSet<&'a str>,
 }
@@ -42,7 +42,7 @@ impl<'a> TaskNames<'a> {
         Self { handlers: ids(&book.handlers), lists }
     }
 
-    /// Returns the errors of names that do not exist, that two tasks have, or that form a cycle.
+    /// Returns an error for each name that does not exist, that two tasks have, or that is part of a cycle.
     pub(in crate::objects) fn problems(&self) -> impl Iterator<Item = Found<'_>> {
         self.lists.iter().flat_map(move |list| {
             let tasks = list.tasks.iter().flat_map(move |(task, earlier)| {

@@ -92,14 +92,14 @@ pub(in crate::objects) struct BookNames<'a> {
     book: &'a Book,
     /// The names of the variables that objects set, without the variables of the TaskBook itself.
     variables: Arc<BTreeSet<&'a str>>,
-    /// The tasks, each with its turn, a number in the order of execution. A task may use the results of tasks with a
-    /// lower turn.
+    /// The tasks, each with its turn. The turn is the position of the task in the order of execution. A task may use
+    /// the results of tasks with a lower turn.
     tasks: Vec<(&'a Task, usize)>,
     /// The names of registered results, each with the turn of the first task that registers the result.
     registered: BTreeMap<&'a str, usize>,
 }
 
-/// The location of a template or an expression, which determines the names that the text may use.
+/// The location of a template or an expression. The location determines the names that the text can use.
 #[derive(Clone, Copy)]
 struct Here<'a> {
     /// The task that contains the text, and the turn of the task.
@@ -179,7 +179,7 @@ impl<'a> BookNames<'a> {
         })
     }
 
-    /// Returns the error of a name that the text may not use, or `None` if the name is valid.
+    /// Returns the error of a name that the text must not use, or `None` if the name is valid.
     fn name<'b>(&'b self, place: &Place, name: &str, here: Here<'b>) -> Option<Found<'b>> {
         let mut parts = name.split('.');
         let (root, first) = (parts.next().unwrap_or_default(), parts.next());
@@ -212,7 +212,7 @@ impl<'a> BookNames<'a> {
             return finding.hint(format!("write facts.{root}"));
         }
         if let Some(fact) = root.strip_prefix("ansible_") {
-            return finding.hint(format!("facts are below facts; `towpath facts` shows the name of {fact}"));
+            return finding.hint(format!("write `facts.NAME`; `towpath facts` shows the name of {fact}"));
         }
         match did_you_mean(root, NAMES) {
             Some(meant) => finding.hint(format!("did you mean {meant}?")),

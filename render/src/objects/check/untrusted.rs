@@ -1,6 +1,5 @@
-//! Finds the untrusted values that tasks use, as far as the text of the tasks shows. The command `validate` reports the
-//! parameters that use untrusted values. The loader rejects an untrusted value in a parameter that does not allow
-//! untrusted values.
+//! Finds the untrusted values that the text of tasks uses. The command `validate` reports the parameters that use
+//! untrusted values. The loader rejects an untrusted value in a parameter that does not allow untrusted values.
 //!
 //! The renderer later rejects the untrusted values that the text does not show, by the taint of each value.
 
@@ -25,7 +24,7 @@ use crate::{
     tree, work,
 };
 
-/// A parameter of a task whose text uses an untrusted value.
+/// A parameter of a task that uses an untrusted value, as the text of the parameter shows.
 #[derive(Debug, Clone)]
 pub struct UntrustedUse {
     /// The location of the parameter.
@@ -38,8 +37,8 @@ pub struct UntrustedUse {
     pub allowed: bool,
 }
 
-/// The origin of a value, as far as the text of a task shows the origin. If a value has several origins, the last
-/// variant applies.
+/// The origin of a value, as the text of a task shows the origin. If a value has several origins, the variant that the
+/// enum lists last applies.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
     /// The value comes from git or from this node.
@@ -83,7 +82,7 @@ pub fn untrusted_uses(set: &ObjectSet) -> Vec<UntrustedUse> {
     uses
 }
 
-/// Returns the errors of parameters that use an untrusted value, but do not allow untrusted values.
+/// Returns an error for each parameter that uses an untrusted value, but does not allow untrusted values.
 pub(in crate::objects) fn refused_untrusted_uses(set: &ObjectSet) -> impl Iterator<Item = Found<'_>> {
     untrusted_uses(set).into_iter().filter(|found| !found.allowed).map(|found| {
         let UntrustedUse { place, parameter, origin, .. } = found;
@@ -161,7 +160,8 @@ impl Names {
         }
     }
 
-    /// Returns true if a text may use an untrusted value. Most texts use no untrusted value, and need not be parsed.
+    /// Returns true if a text may use an untrusted value. The caller parses only texts for which this function returns
+    /// true.
     fn concern(&self, text: &str) -> bool {
         let named = [
             (true, "nodes"),
@@ -308,7 +308,8 @@ impl Walk<'_> {
         first
     }
 
-    /// Records the parameters of a module that use an untrusted value. Returns the origin of the first untrusted value.
+    /// Records the parameters of a module that use an untrusted value. If several parameters use an untrusted value,
+    /// returns the origin for the first parameter.
     fn module(&mut self, module: &ModuleUse, place: &Place, names: &Names) -> Option<String> {
         let mut first = None;
         let mut strings = Vec::new();

@@ -1,14 +1,14 @@
 //! Budgets of sources: a budget limits the memory and the time that a commit of the source costs on every node.
 //!
 //! The loader charges a source for each file that the loader reads, and for each include that the loader expands. A
-//! source that exceeds its budget contributes no objects. The loader loads the earlier sources as if the source with
-//! the exceeded budget did not exist.
+//! source that exceeds its budget contributes no objects. The loader then loads the earlier sources without the source
+//! that exceeds its budget.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-/// The number of files, bytes, values and tasks that a load uses, or may use.
+/// A number of files, bytes, values and tasks: either the cost of a load, or a limit on this cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
     /// The number of files to read.
@@ -43,7 +43,7 @@ impl Default for Budget {
     }
 }
 
-/// The error that a source has more files, bytes, values or tasks than its budget allows.
+/// An error because a source has more files, bytes, values or tasks than its budget allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Exceeded {
     /// The unit of the exceeded limit for the message, such as `files`.
@@ -72,8 +72,8 @@ impl Spent {
     /// Charges a cost to the budget of a source.
     ///
     /// # Errors
-    /// Returns the exceeded limit of the source or of all sources. For each source, the function returns this error
-    /// only once.
+    /// Returns an error with the exceeded limit of the source or of all sources. For each source, the function returns
+    /// this error only once.
     pub(super) fn charge(&mut self, source: &str, cost: Cost) -> Result<(), Exceeded> {
         let known = self.sources.entry(source.to_owned()).or_default();
         *known = known.plus(cost);
@@ -85,7 +85,8 @@ impl Spent {
         }
     }
 
-    /// Returns true if a source exceeds its budget. The loader reads no further objects of such a source.
+    /// Returns true if a source exceeds its budget. The loader reads no further objects of a source that exceeds its
+    /// budget.
     pub(super) fn is_beyond(&self, source: &str) -> bool {
         self.exceeded.contains(source)
     }

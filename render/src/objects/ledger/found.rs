@@ -1,4 +1,4 @@
-//! The type of a problem whose line and hint are not computed yet.
+//! The type of a problem. The line and the hint of the problem are computed later, only if the problem is shown.
 
 use crate::{
     document::{At, Place},
@@ -19,7 +19,7 @@ pub(in crate::objects) struct Found<'a> {
 pub(super) enum Hint<'a> {
     /// The finding already contains the hint, or the problem has no hint.
     Known,
-    /// The hint takes work to compute, so it is computed only if the problem is shown.
+    /// The hint is computed only if the problem is shown, because the computation takes long.
     Computed(Box<dyn FnOnce() -> String + 'a>),
     /// The hint names another location, as `file:line`.
     Other(Place, Box<dyn FnOnce(&str) -> String + 'a>),
@@ -49,8 +49,8 @@ impl<'a> Found<'a> {
         Self { hint: Hint::Computed(Box::new(hint)), ..self }
     }
 
-    /// Adds a hint that names another location. The function `hint` gets this location as `file:line`, and returns the
-    /// hint.
+    /// Adds a hint that names another location. The function `hint` gets the other location as `file:line`, and returns
+    /// the hint.
     #[must_use]
     pub(in crate::objects) fn hint_at(self, other: &Place, hint: impl FnOnce(&str) -> String + 'a) -> Self {
         Self { hint: Hint::Other(other.clone(), Box::new(hint)), ..self }

@@ -38,7 +38,7 @@ impl Ledger {
         Self { problems: Problems::new(budget.problems), spent: Spent::new(budget) }
     }
 
-    /// Adds a problem. If the source already has the maximum number of problems, only counts the problem.
+    /// Adds a problem. If the source already has the maximum number of problems, the function only counts the problem.
     pub(super) fn report(&mut self, found: Found<'_>) {
         let Found { place, at, warning, finding, hint } = found;
         // The search for a second location counts even if the problem is not shown.
@@ -92,15 +92,15 @@ impl Ledger {
         }
     }
 
-    /// Returns a location as `file:line` for a hint. Returns only the file if the search for lines has already read too
-    /// many bytes.
+    /// Returns a location as `file:line` for a hint. Returns only the name of the file if the search for lines has
+    /// already read too many bytes.
     fn file_line(&mut self, place: &Place) -> String {
         let may = self.problems.may_locate(place.source(), place.file_size());
         if may { place.file_line() } else { place.file().to_owned() }
     }
 
-    /// Charges a cost to the budget of a source. Returns false if the source exceeds its budget, so that the loader
-    /// stops reading the source.
+    /// Charges a cost to the budget of a source. Returns false if the source exceeds its budget. The loader then reads
+    /// no further files of the source.
     pub(super) fn charge(&mut self, source: &str, cost: Cost) -> bool {
         if let Err(Exceeded { what, limit, all }) = self.spent.charge(source, cost) {
             let whose = if all { "all sources together have" } else { "the source has" };

@@ -13,7 +13,8 @@ pub(super) struct Problems {
     counts: BTreeMap<(String, bool), Count>,
 }
 
-/// The number of errors or warnings of one source beyond the maximum number, which are not shown.
+/// The number of errors or warnings of one source that are not shown, because the source has more than the maximum
+/// number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unshown {
     /// The name of the source.
@@ -42,8 +43,9 @@ impl Problems {
         Self { limit, ..Self::default() }
     }
 
-    /// Returns true if another problem of a source may be kept; otherwise counts the problem as not shown. `text` is
-    /// the length of the file that must be read again to find the line of the problem.
+    /// Returns true if the collection can keep a further problem of a source. If the collection cannot keep the
+    /// problem, counts the problem as not shown. The argument `text` is the length of the file that the loader reads
+    /// again to find the line of the problem.
     pub(super) fn has_room(&mut self, source: &str, warning: bool, text: usize) -> bool {
         let count = self.counts.entry((source.to_owned(), warning)).or_default();
         count.read = count.read.saturating_add(text as u64);
@@ -52,8 +54,8 @@ impl Problems {
         room
     }
 
-    /// Returns true if a hint may name a line of a text with this length. To find the line, the whole text must be read
-    /// again.
+    /// Returns true if the loader may read a text again to find the line for a hint. The argument `text` is the length
+    /// of the text.
     pub(super) fn may_locate(&mut self, source: &str, text: usize) -> bool {
         let count = self.counts.entry((source.to_owned(), false)).or_default();
         count.read = count.read.saturating_add(text as u64);

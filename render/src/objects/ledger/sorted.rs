@@ -9,8 +9,8 @@ use crate::{
     problem::{Finding, Problem},
 };
 
-/// Returns the problems in the order of sources and files. If a source has further problems, a last problem shows their
-/// number.
+/// Returns the problems in the order of sources and files. If a source has further problems, an additional problem
+/// shows the number of further problems.
 pub(super) fn sorted(problems: Problems, sources: &[SourceTree], objects: &BTreeMap<Key, Object>) -> Vec<Problem> {
     let (mut problems, unshown) = problems.finish();
     problems.extend(unshown.into_iter().map(more_problems));

@@ -69,9 +69,9 @@ impl<'a> NamespaceLimits<'a> {
         Self { namespaces, groups, members, sources }
     }
 
-    /// Reads a field that names nodes, and returns an error for each node or NodeGroup that the Namespace may not
-    /// target. A field never selects a node that the Namespace may not target. If the object omits the field, the
-    /// object selects every node that the Namespace may target.
+    /// Reads a field that names nodes. Returns an error for each node or NodeGroup that the Namespace must not target.
+    /// A field never selects a node that the Namespace must not target. If the object omits the field, the object
+    /// selects every node that the Namespace may target.
     pub(super) fn targets(
         &self,
         place: &Place,
@@ -92,7 +92,7 @@ impl<'a> NamespaceLimits<'a> {
                     return Found::new(place, finding);
                 }
                 let (what, members) = if list == "nodes" { ("node", " members of") } else { ("NodeGroup", "") };
-                let finding = Finding::new(format!("the namespace {namespace} may not {verb} the {what} {name}"));
+                let finding = Finding::new(format!("the namespace {namespace} must not {verb} the {what} {name}"));
                 Found::new(place, finding)
                     .hint(move || format!("the namespace may {verb}{members}: {}", limit.written().join(", ")))
             });
@@ -101,7 +101,7 @@ impl<'a> NamespaceLimits<'a> {
         (targets, found.into_iter().flatten())
     }
 
-    /// Returns the names in a field that the Namespace may not target: first the NodeGroups, then the nodes.
+    /// Returns the names in a field that the Namespace must not target: first the NodeGroups, then the nodes.
     fn refused_names(&self, targets: &Targets, limit: &Names) -> Vec<Refused> {
         let groups = targets.groups().iter().enumerate().filter(|(_, group)| !limit.contains(group));
         let nodes = targets.nodes().iter().enumerate();
@@ -136,7 +136,7 @@ impl<'a> NamespaceLimits<'a> {
         };
         let hint = "modules.allow and modules.deny of the Namespace list the allowed modules";
         if refused(module.name) {
-            let finding = Finding::new(format!("the namespace {namespace} may not use the module {}", module.name));
+            let finding = Finding::new(format!("the namespace {namespace} must not use the module {}", module.name));
             return vec![Found::new(place.clone(), finding.hint(hint)).at_key()];
         }
         let command = towpath_proto::modules().find(|other| other.governs_commands);
@@ -145,7 +145,7 @@ impl<'a> NamespaceLimits<'a> {
         };
         let found = command_lines(module).map(|field| {
             let finding = Finding::new(format!(
-                "the namespace {namespace} may not use the module {}, so {field} of {} may not run a command",
+                "the namespace {namespace} must not use the module {}, so {field} of {} must not run a command",
                 command.key, module.name
             ));
             Found::new(place.key(field), finding.hint(hint)).at_key()
@@ -171,7 +171,7 @@ impl<'a> NamespaceLimits<'a> {
     }
 }
 
-/// The name of a NodeGroup or node that an object selects, but that the Namespace of the object may not target.
+/// The name of a NodeGroup or node that an object selects, but that the Namespace of the object must not target.
 struct Refused {
     /// The key of the list: `nodeGroups` or `nodes`.
     list: &'static str,
@@ -180,7 +180,7 @@ struct Refused {
     name: String,
 }
 
-/// Returns the errors of a field that names nodes, if a template replaces a list of names or the whole field.
+/// Returns an error if a template replaces the whole field that names nodes, or a list of names in this field.
 fn template_in_place_of_names(place: &Place, field: Option<&Value>, namespace: &str) -> Vec<Found<'static>> {
     let lists = ["nodeGroups", "nodes"].map(|key| (place.key(key), field.and_then(|field| field.get(key))));
     let values = std::iter::once((place.clone(), field)).chain(lists);
@@ -191,7 +191,7 @@ fn template_in_place_of_names(place: &Place, field: Option<&Value>, namespace: &
     found.collect()
 }
 
-/// Returns the error that a template is used as the name of a node or NodeGroup. Only the node knows the value of a
+/// Returns the error for a template that is used as the name of a node or NodeGroup. Only the node knows the value of a
 /// template, so the value cannot be compared with the limits of the Namespace.
 fn template(name: &str, namespace: &str) -> Option<Finding> {
     (name.contains("{{") || name.contains("{%")).then(|| {
@@ -200,7 +200,7 @@ fn template(name: &str, namespace: &str) -> Option<Finding> {
     })
 }
 
-/// Returns the parameters of a module that contain a command line, as far as the task sets these parameters.
+/// Returns the parameters with a command line that a task sets for its module.
 fn command_lines(module: &ModuleUse) -> impl Iterator<Item = &'static str> {
     let written = |name: &str| module.params.get(name).is_some_and(|value| !value.is_null());
     let fields = module.schema.message.fields.iter();

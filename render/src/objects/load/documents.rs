@@ -134,7 +134,7 @@ impl Reader<'_> {
         let (Some(kind), Some(key)) = (kind, key) else { return };
         let place = document.place();
         if kind.scope == Some("global") && !first && !source.globals {
-            let finding = Finding::new(format!("the source {} may not define a {}", source.name, kind.name))
+            let finding = Finding::new(format!("the source {} must not define a {}", source.name, kind.name))
                 .hint("global kinds come from the first source, and from sources with globals: true");
             return self.ledger.report(Found::new(place.key("metadata").key("kind"), finding));
         }

@@ -85,7 +85,8 @@ impl<'a> Expansion<'a> {
         Expanded { ledger, trees, wants, included_by }
     }
 
-    /// Returns true if a source exceeds its budget. The loader reads no further objects of such a source.
+    /// Returns true if a source exceeds its budget. The loader reads no further objects of a source that exceeds its
+    /// budget.
     pub(super) fn is_beyond(&self, source: &str) -> bool {
         self.ledger.is_beyond(source)
     }
@@ -95,7 +96,7 @@ impl<'a> Expansion<'a> {
         self.ledger.report_all(found);
     }
 
-    /// Reads a field that names nodes, and reports the nodes that the Namespace may not target.
+    /// Reads a field that names nodes, and reports the nodes that the Namespace must not target.
     pub(super) fn targets(&mut self, place: &Place, spec: &Value, field: Field, namespace: &str) -> Targets {
         let (targets, found) = self.limits.targets(place, spec, field, namespace);
         self.ledger.report_all(found);
@@ -312,7 +313,7 @@ impl Reader<'_, '_> {
     fn pin(&mut self, at: &Place, what: &str, url: String, commit: Option<String>) -> Option<String> {
         if url.contains("{{") || commit.as_deref().is_some_and(|commit| commit.contains("{{")) {
             let finding = Finding::new("url and commit must not contain templates")
-                .hint("the repository is fetched before anything is rendered: write both in full");
+                .hint("write url and commit in full: the repository is fetched before templates are rendered");
             self.problem(at.clone(), finding);
             return None;
         }
@@ -327,8 +328,8 @@ impl Reader<'_, '_> {
         };
         let namespace = self.object.namespace.as_str();
         if !self.expansion.limits.may_include(namespace, &parsed) {
-            let finding = Finding::new(format!("the namespace {namespace} may not include from {url}"))
-                .hint("list it in includes.allow of the Namespace, or make it a source");
+            let finding = Finding::new(format!("the namespace {namespace} must not include from {url}"))
+                .hint("add the URL to includes.allow of the Namespace, or make the repository a source");
             self.problem(at.key("url"), finding);
             return None;
         }
@@ -384,7 +385,7 @@ impl Reader<'_, '_> {
                 let namespace = self.object.namespace.as_str();
                 if source != within.source && !self.expansion.limits.may_read(namespace, &source) {
                     let finding =
-                        Finding::new(format!("the namespace {namespace} may not include from the source {source}"))
+                        Finding::new(format!("the namespace {namespace} must not include from the source {source}"))
                             .hint("list it in sources of the Namespace, or set library: true on it");
                     self.problem(at.key("source"), finding);
                     return None;

@@ -23,7 +23,7 @@ pub struct SourceTree {
     pub globals: bool,
 }
 
-/// The URL of a git repository and the id of a commit, as an include or a task names them.
+/// The URL of a git repository and the id of a commit, which an include or a task names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pinned {
     /// The URL of the repository.
@@ -64,7 +64,7 @@ pub(super) fn has_objects(path: &str) -> bool {
     (name.ends_with(".yaml") || name.ends_with(".yml")) && !name.starts_with('.') && !folders.split('/').any(special)
 }
 
-/// Returns the files and links that a source must not contain, each with the reason.
+/// Returns the files and links that a source contains but must not contain, each with the reason.
 pub(super) fn refused(entries: &[Entry]) -> impl Iterator<Item = (&Entry, Finding)> {
     entries.iter().flat_map(|entry| {
         let control = entry.path.contains(|character: char| character.is_control()).then(|| {
@@ -81,7 +81,7 @@ pub(super) fn refused(entries: &[Entry]) -> impl Iterator<Item = (&Entry, Findin
 pub(super) fn read(source: &SourceTree, entry: &Entry, limits: Limits) -> Result<Vec<u8>, Finding> {
     if entry.kind == EntryKind::Link {
         return Err(Finding::new("an object file is a symbolic link")
-            .hint("links are not followed in a source: make it a file"));
+            .hint("replace the link by a file: links in a source are not followed"));
     }
     if let Some(size) = entry.size.filter(|size| *size > limits.bytes as u64) {
         let message = format!("the file has {size} bytes, and at most {} are read", limits.bytes);
@@ -94,7 +94,7 @@ pub(super) fn read(source: &SourceTree, entry: &Entry, limits: Limits) -> Result
     large_file_pointer(&bytes).map_or(Ok(bytes), Err)
 }
 
-/// Returns the error that a file is a Git LFS pointer, or `None` for any other file.
+/// Returns the error for a file that is a Git LFS pointer, or `None` for any other file.
 fn large_file_pointer(bytes: &[u8]) -> Option<Finding> {
     bytes.starts_with(b"version https://git-lfs.github.com/spec/").then(|| {
         Finding::new("the file is kept in Git LFS, which is not followed")

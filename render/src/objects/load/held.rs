@@ -20,18 +20,18 @@ use crate::{
     tree::Tree,
 };
 
-/// The maximum number of loads in which the loader holds single objects. If errors remain after these loads, each
-/// source with an error is held as a whole.
+/// The maximum number of loads in which the loader holds single objects. If errors remain after this number of loads,
+/// each source with an error is held as a whole.
 const ROUNDS: usize = 16;
 
-/// Loads all sources in order. Invalid objects of the second and all later sources are held, and so are the objects
-/// that depend on a held object. Held objects are only in [`ObjectSet::held`](crate::objects::ObjectSet::held). The
+/// Loads all sources in order. Invalid objects of the second and all later sources are held. Objects that depend on a
+/// held object are held, too. Held objects are only in [`ObjectSet::held`](crate::objects::ObjectSet::held). The
 /// problem of a held object is not in the list of errors.
 pub fn load_holding(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded {
     load_within(sources, pinned, Budget::default())
 }
 
-/// Loads all sources within a budget. A source that exceeds the budget is held as a whole, except for the first source.
+/// Loads all sources within a budget. If the second or a later source exceeds the budget, the whole source is held.
 fn load_within(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>, budget: Budget) -> Loaded {
     let first = sources.first().map(|source| source.name.clone()).unwrap_or_default();
     let mut left_out = LeftOut::default();
@@ -94,8 +94,8 @@ impl<'a> Blame<'a> {
         Self { loaded, whole, objects, done: BTreeSet::new() }
     }
 
-    /// Returns the objects that cause an error; an empty list if the search has already returned the same objects for
-    /// another error.
+    /// Returns the objects that cause an error. Returns an empty list if the search has already returned the same
+    /// objects for another error.
     fn on(&mut self, error: &'a Problem) -> Blamed<'a> {
         let (source, file) = (error.source.as_str(), error.file.as_str());
         if self.whole || self.loaded.beyond.contains(source) {

@@ -1,5 +1,5 @@
 //! Implements `autoNotify`: if a task changes the unit, the package or the configuration of a service, a handler
-//! restarts the service. The text of a task shows whether the task affects a service.
+//! restarts the service. The loader decides from the text of a task whether the task affects a service.
 
 use serde_json::{Map, Value, json};
 use towpath_proto::{ModuleKind, ModuleSchema, ServiceRole, unit_name};
@@ -26,7 +26,7 @@ enum Notice {
     Loop(usize),
     /// The task at this position starts the first service beyond the maximum number that `autoNotify` handles.
     TooMany(usize),
-    /// A service is started before a task that affects it.
+    /// The TaskBook starts a service before a task that affects the service.
     Early {
         /// The position of the task that starts the service.
         starts: usize,
@@ -120,11 +120,11 @@ impl Restarts {
                 let (service, _) = Service::of(&tasks[starts])?;
                 let task = &tasks[affects];
                 let finding = Finding::new(format!(
-                    "the service {} is started before the task {:?}, which affects it",
+                    "the TaskBook starts the service {} before the task {:?}, which affects the service",
                     service.unit, task.id
                 ));
                 let finding = finding.hint(
-                    "move the task before the task that starts the service: a new node cannot start it otherwise",
+                    "move this task before the task that starts the service, so that a new node can start the service",
                 );
                 Some(Found::new(task.place.clone(), finding).warning())
             }
@@ -147,8 +147,8 @@ impl Service {
         Some((Self { unit: unit_name(&name), name }, module.schema))
     }
 
-    /// Returns the name of the unit without `.service`. A package or a configuration directory with this name belongs
-    /// to the service.
+    /// Returns the name of the unit without `.service`. A package or a configuration directory with the returned name
+    /// belongs to the service.
     fn short(&self) -> &str {
         self.unit.strip_suffix(".service").unwrap_or(&self.unit)
     }

@@ -56,9 +56,12 @@ fn every_kind_keeps_to_the_modules_of_its_namespace() {
     ];
     for (kind, spec) in specs {
         let found = errors("{modules: {allow: [file, debug]}}", &object(kind, &spec));
-        assert!(found.iter().any(|error| error.contains("may not use the module command")), "{kind} {spec}: {found:?}");
+        assert!(
+            found.iter().any(|error| error.contains("must not use the module command")),
+            "{kind} {spec}: {found:?}"
+        );
         let found = errors("{modules: {deny: [file]}}", &object(kind, &spec));
-        assert!(!found.iter().any(|error| error.contains("may not use")), "{kind} {spec}: {found:?}");
+        assert!(!found.iter().any(|error| error.contains("must not use")), "{kind} {spec}: {found:?}");
     }
 }
 
@@ -80,9 +83,9 @@ fn every_kind_keeps_to_the_node_groups_of_its_namespace() {
         ];
         for (kind, spec) in specs {
             let found = errors("{nodeGroups: [web]}", &object(kind, &spec));
-            assert!(found.iter().any(|error| error.contains("may not target")), "{kind} {targets}: {found:?}");
+            assert!(found.iter().any(|error| error.contains("must not target")), "{kind} {targets}: {found:?}");
             let found = errors("{nodeGroups: [web, dbs]}", &object(kind, &spec));
-            assert!(!found.iter().any(|error| error.contains("may not target")), "{kind} {targets}: {found:?}");
+            assert!(!found.iter().any(|error| error.contains("must not target")), "{kind} {targets}: {found:?}");
         }
     }
 }
@@ -107,7 +110,7 @@ fn every_list_of_readers_keeps_to_the_node_groups_of_its_namespace() {
         for (kind, spec) in specs {
             let refused = |limits: &str| {
                 let found = errors(limits, &object(kind, &spec));
-                (found.iter().any(|error| error.contains("may not share values with")), found)
+                (found.iter().any(|error| error.contains("must not share values with")), found)
             };
             let (is_refused, found) = refused("{nodeGroups: [web]}");
             assert!(is_refused, "{kind} {spec}: {found:?}");
@@ -179,13 +182,13 @@ fn command_lines_of_other_modules_count_as_commands() {
     ] {
         for limits in ["{modules: {deny: [command]}}", "{modules: {allow: [file, line, block, ini, script]}}"] {
             let found = errors(limits, &book(task));
-            let refused = found.iter().any(|error| error.contains("may not use the module command"));
+            let refused = found.iter().any(|error| error.contains("must not use the module command"));
             // If a module does not have the parameter, loading reports the unknown parameter.
             let unknown = found.iter().any(|error| error.contains("has no \"validate\""));
             assert!(refused || unknown, "{task} under {limits}: {found:?}");
         }
         let found = errors("{modules: {deny: [service]}}", &book(task));
-        assert!(!found.iter().any(|error| error.contains("may not use")), "{task}: {found:?}");
+        assert!(!found.iter().any(|error| error.contains("must not use")), "{task}: {found:?}");
     }
 }
 
@@ -213,7 +216,7 @@ metadata: {apiVersion: v1alpha, kind: Node, name: web1}
             library("shared", &[("tasks/t.yaml", shared)]),
         ];
         let errors = load(&sources, &BTreeMap::new()).errors;
-        errors.iter().any(|error| error.message.contains("may not include from the source"))
+        errors.iter().any(|error| error.message.contains("must not include from the source"))
     };
     let none = "# nothing\n";
     assert!(refused(&book("a", "tenant"), &book("b", "shared"), tasks), "another Namespace's source");

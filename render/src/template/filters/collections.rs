@@ -132,7 +132,7 @@ fn items2dict(state: &State<'_, '_>, value: &Value, options: Kwargs) -> Result<V
     for item in list("items2dict", value)? {
         let (key, value) = (item.get_attr(&key_name)?, item.get_attr(&value_name)?);
         if key.is_undefined() || value.is_undefined() {
-            return Err(wrong(format!("items2dict: a member has no {key_name} or no {value_name}")));
+            return Err(wrong(format!("items2dict: a member of the list has no {key_name} or no {value_name}")));
         }
         merge(state, &mut out, vec![(key, value)], false)?;
     }

@@ -1,4 +1,4 @@
-//! Adds template filters that charge fuel, the engine's measure of work, for their input and their output.
+//! Adds template filters that charge fuel for their input and their output. Fuel is the engine's measure of work.
 
 use minijinja::{
     Environment, Error, ErrorKind, State,
@@ -51,8 +51,9 @@ where
     });
 }
 
-/// Charges the fuel for the conversion of a value to text before the conversion. The engine itself charges after the
-/// conversion, so a list that repeats a long text could first exhaust the memory.
+/// Charges the fuel for the conversion of a value to text. The caller converts the value afterwards. The engine itself
+/// charges the fuel only after the conversion. A list that repeats a long text can exhaust the memory during this
+/// conversion.
 pub(super) fn charge_text(state: &State<'_, '_>, what: &str, value: &Value) -> Result<(), Error> {
     if value.as_object().is_some() { weigh(state, what, value).map(drop) } else { Ok(()) }
 }

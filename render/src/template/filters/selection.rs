@@ -8,7 +8,8 @@ use minijinja::{
 
 use crate::template::trace;
 
-/// The names of the two filters, and the names under which the versions of the engine remain available.
+/// The names of the filters selectattr and rejectattr, and the names under which the engine's own versions remain
+/// available.
 const OWN: [(&str, &str); 2] =
     [("selectattr", "selectattr (of the engine)"), ("rejectattr", "rejectattr (of the engine)")];
 
