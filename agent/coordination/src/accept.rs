@@ -2,6 +2,7 @@
 //! (P22).
 
 mod chain;
+mod id;
 mod link;
 mod manifest;
 mod record;
@@ -19,6 +20,7 @@ use crate::{
 
 pub use self::{
     chain::{FARTHEST, KEPT, Standing},
+    id::AcceptedId,
     link::Link,
     manifest::{Made, ManifestEntry, RevisionManifest, joined, manifest_of},
     record::{AcceptError, Accepted, FleetIdentity, SCHEMA, VerifyPolicy},
@@ -264,7 +266,7 @@ impl Proposal<'_> {
     /// Returns whether the node may propose over a record: its disk has the same record, or a newer one.
     fn knows(&self, in_store: &Accepted) -> bool {
         let older = in_store.generation > 0 && in_store.generation < self.disk.generation;
-        older || in_store.generation == self.disk.generation && in_store.digest() == self.disk.digest()
+        older || in_store.id() == self.disk.id()
     }
 }
 

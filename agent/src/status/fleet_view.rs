@@ -171,10 +171,10 @@ impl FleetView {
         let states = self.states(fleet);
         let mut rollouts = Vec::new();
         for book in revision.set.books.values() {
-            let Some(run) = Run::of(&revision.set, revision.generation, &revision.manifest, book) else { continue };
+            let Some(run) = Run::of(&revision.set, &revision.id, &revision.manifest, book) else { continue };
             let reports = reports(&states, &book.id());
             let rollout = fleet.rollout(&run.budgets(), &liveness, &reports);
-            rollouts.push(summary(book, &run.spec.run, revision.generation, rollout));
+            rollouts.push(summary(book, &run.spec.run, revision.id.generation, rollout));
         }
         rollouts
     }

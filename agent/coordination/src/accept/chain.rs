@@ -44,7 +44,7 @@ pub enum Standing {
 
 /// Returns the relation of a record to the acceptance on a node's disk, from the links in the store.
 pub(super) fn standing(record: &Accepted, links: &BTreeMap<u64, Link>, disk: &Accepted) -> Standing {
-    if record.generation == disk.generation && record.digest() == disk.digest() {
+    if record.id() == disk.id() {
         return Standing::Own;
     }
     if let Some(why) = malformed(record, disk) {

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    LostNodes, Situation, barrier, behind, failure, halted, hidden_claims, listed, restored, since, slot, start,
-    stranger,
+    LostNodes, Situation, barrier, behind, failure, halted, hidden_claims, listed, loaded, restored, since, slot,
+    start, stranger,
 };
 use crate::{
-    Gate, GateReason,
+    AcceptedId, Gate, GateReason,
     rollout::{Cut, Entry, OnLost, RolloutSpec, RunSnapshot, SlotEntry, SlotState, frontier},
 };
 
@@ -79,8 +79,8 @@ impl Liveness {
 /// The part of a node's published state that explains why a run waits for the node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeReport {
-    /// The generation that the node has loaded.
-    pub generation: u64,
+    /// The acceptance that the node has loaded.
+    pub accepted: AcceptedId,
     /// The gates of the book that only the node itself can report.
     pub gates: Vec<Gate>,
 }
@@ -351,12 +351,12 @@ fn lost_members(
 
 /// Returns the gates that missing members have published, and a gate for each older generation that they have loaded.
 fn reported(observed: &Observed<'_>, spec: &RolloutSpec, missing: &[&str]) -> Vec<Gate> {
-    let mut behind: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
+    let mut behind: BTreeMap<&AcceptedId, Vec<&str>> = BTreeMap::new();
     let mut gates: Vec<(Gate, Vec<&str>)> = Vec::new();
     for node in missing.iter().filter(|node| !observed.word(node).eq("lost")) {
         let Some(report) = observed.reports.get(*node) else { continue };
-        if report.generation < spec.generation {
-            behind.entry(report.generation).or_default().push(node);
+        if report.accepted.generation <= spec.accepted.generation && report.accepted != spec.accepted {
+            behind.entry(&report.accepted).or_default().push(node);
             continue;
         }
         for gate in &report.gates {
@@ -372,11 +372,12 @@ fn reported(observed: &Observed<'_>, spec: &RolloutSpec, missing: &[&str]) -> Ve
             }
         }
     }
-    let behind = behind.into_iter().map(|(generation, nodes)| {
+    let behind = behind.into_iter().map(|(accepted, nodes)| {
         let opens = format!(
-            "waiting for {} to load generation {} (loaded: {generation}); continues when these nodes have fetched the commits",
+            "waiting for {} to load generation {} (loaded: {}); continues when these nodes have fetched the commits",
             listed(nodes),
-            spec.generation
+            spec.accepted.generation,
+            loaded(accepted, &spec.accepted)
         );
         Gate::shared(GateReason::Dependency, opens)
             .action("If the wait lasts, run `towpath status` on these nodes and read the conditions")

@@ -5,13 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{rollout::Observed, *};
 use crate::rollout::{Cut, Entry, Queued, SlotNote, SlotRecord};
 
+fn accepted(generation: u64) -> AcceptedId {
+    AcceptedId { generation, digest: "d".into() }
+}
+
 fn spec(on_lost: OnLost) -> RolloutSpec {
     let nodes = ["a", "b", "c", "d"].map(str::to_owned);
     RolloutSpec {
         book: "n/b".into(),
         group: "n/b".into(),
         run: "n/b@1".into(),
-        generation: 1,
+        accepted: accepted(1),
         members: nodes.clone().map(|node| (node, 0)).into(),
         known: nodes.to_vec(),
         count: Some(1),
@@ -23,7 +27,7 @@ fn spec(on_lost: OnLost) -> RolloutSpec {
 }
 
 fn entry(node: &str, kind: SlotState) -> SlotEntry {
-    let held = SlotRecord { kind, run: "n/b@1".into(), segment: 0, generation: 1, lost: false, absent: 0 };
+    let held = SlotRecord { kind, run: "n/b@1".into(), segment: 0, accepted: accepted(1), lost: false, absent: 0 };
     let note = SlotNote { at: Some(1_000), message: (kind == SlotState::Failure).then(|| "it broke".into()) };
     SlotEntry { node: node.into(), part: "-".into(), book: "n/b".into(), held, modified: 1, note }
 }
@@ -32,12 +36,12 @@ fn entry(node: &str, kind: SlotState) -> SlotEntry {
 fn gates(spec: &RolloutSpec, held: &[SlotEntry], waiting: &[&str], done: &[&str], lost: &[&str]) -> Vec<Gate> {
     let names: BTreeSet<String> = done.iter().map(|node| (*node).to_owned()).collect();
     let snapshot = RunSnapshot {
-        accepted: Some((1, 1)),
+        accepted: Some((accepted(1), 1)),
         votes: vec![done.len() as u64; spec.segments() as usize],
         names: Some((0, names)),
         ..RunSnapshot::default()
     };
-    let queued = || Queued { run: "n/b@1".into(), segment: 0, generation: 1 };
+    let queued = || Queued { run: "n/b@1".into(), segment: 0, accepted: accepted(1) };
     let queue = waiting.iter().map(|node| {
         let (node, part, book) = ((*node).to_owned(), "-".to_owned(), "n/b".to_owned());
         (0, Entry { node, part, book, queued: queued(), modified: 1 })
@@ -148,4 +152,16 @@ fn lost_member_without_a_slot_keeps_an_explanation_of_its_own() {
     assert_eq!(explanations(&found, "b"), 2, "one for each node: {found:#?}");
     let own = found.iter().find(|gate| gate.opens.starts_with("waiting for b, lost since")).unwrap();
     assert_eq!(own.action.as_deref(), Some("Start b, or remove it from git"));
+}
+
+#[test]
+fn other_acceptance_of_the_accepted_number_is_named_as_one() {
+    let spec = spec(OnLost::Hold);
+    for (accepted, shown) in [
+        (accepted(2), "(this node has loaded generation 1)"),
+        (AcceptedId { generation: 1, digest: "e".into() }, "(this node has loaded generation 1 with other content)"),
+    ] {
+        let snapshot = RunSnapshot { accepted: Some((accepted, 1)), ..RunSnapshot::default() };
+        assert!(behind(&spec, &snapshot).opens.contains(shown), "{:?}", behind(&spec, &snapshot));
+    }
 }

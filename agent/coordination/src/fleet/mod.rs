@@ -489,7 +489,7 @@ impl Fleet {
         snapshot.stabilizing = self.is_stabilizing();
         let mut inner = self.lock();
         // The spec of a recovery has generation 0, because it covers the whole fleet and no single revision.
-        inner.behind |= spec.generation > 0 && snapshot.current(spec).is_none();
+        inner.behind |= spec.accepted.generation > 0 && snapshot.current(spec).is_none();
         inner.snapshots.insert(snapshot_key(spec, &self.node), Known { snapshot: snapshot.clone(), requested });
         Ok(snapshot)
     }

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::Txn;
+use crate::{accept::AcceptedId, store::Txn};
 
 pub use decide::{Request, decide};
 pub use elect::{
@@ -65,8 +65,9 @@ pub struct SlotRecord {
     pub run: String,
     /// The number of the segment that the record belongs to, counted from 0.
     pub segment: u32,
-    /// The generation that created the record.
-    pub generation: u64,
+    /// The acceptance under which the record was created.
+    #[serde(default)]
+    pub accepted: AcceptedId,
     /// True if the node was lost under `onLostNode: fail`. The node counts as failed until it returns.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lost: bool,
@@ -94,8 +95,9 @@ pub struct Queued {
     pub run: String,
     /// The number of the segment for which the node waits, counted from 0.
     pub segment: u32,
-    /// The generation that created the entry.
-    pub generation: u64,
+    /// The acceptance under which the entry was created.
+    #[serde(default)]
+    pub accepted: AcceptedId,
 }
 
 /// The vote of a node: the record that it has completed a segment (P72).
@@ -105,8 +107,9 @@ pub struct Vote {
     pub run: String,
     /// The number of the completed segment, counted from 0.
     pub segment: u32,
-    /// The generation that created the vote.
-    pub generation: u64,
+    /// The acceptance under which the vote was created.
+    #[serde(default)]
+    pub accepted: AcceptedId,
 }
 
 /// The record of the open waves of a run.
@@ -114,8 +117,9 @@ pub struct Vote {
 pub struct RolloutProgress {
     /// The name of the run.
     pub run: String,
-    /// The generation in which the record was written.
-    pub generation: u64,
+    /// The acceptance under which the record was written.
+    #[serde(default)]
+    pub accepted: AcceptedId,
     /// The number of open waves of each segment.
     pub waves: Vec<u32>,
     /// True if all segments are complete.

@@ -69,18 +69,18 @@ impl Acceptance {
     fn newer_of_peers(&self, known: u64) -> Option<(Accepted, RevisionManifest)> {
         let gossip = self.peers.shared_gossip()?;
         let announced = gossip.announced();
-        if announced.generation <= known {
+        if announced.id.generation <= known {
             return None;
         }
         let asked = gossip.ask(&announced.by, |peers, node, address| {
             let (record, manifest) = peers.acceptance(node, address)?;
-            Accepted::of_announced(&record, &manifest, &announced.digest)
+            Accepted::of_announced(&record, &manifest, &announced.id.digest)
                 .ok_or_else(|| "the node follows another revision".into())
         });
         asked
             .inspect_err(|why| {
                 tracing::warn!(
-                    generation = announced.generation,
+                    generation = announced.id.generation,
                     "nodes announce a generation that the data store does not contain, but no node supplies it: {why}"
                 )
             })

@@ -63,7 +63,7 @@ pub struct Desired {
 impl Desired {
     /// Renders the tasks of the node that a view belongs to.
     pub(crate) fn of(revision: &Revision, view: &NodeView, inputs: &Inputs) -> Result<Self, RenderError> {
-        let generation = revision.generation;
+        let generation = revision.id.generation;
         if !revision.set.all_nodes().contains(&view.node) {
             return Ok(Self { generation, ..Self::default() });
         }

@@ -17,7 +17,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use towpath_coordination::{Windows, accept::RevisionManifest, fleet::Fleet};
+use towpath_coordination::{AcceptedId, Windows, accept::RevisionManifest, fleet::Fleet};
 use towpath_host::{
     Clock, FsReader,
     files::written::{Seen, WrittenFiles},
@@ -158,8 +158,8 @@ pub struct PassContext<'a> {
     pub view: &'a NodeView,
     /// The facts and the other nodes, for rendering.
     pub inputs: Inputs,
-    /// The generation of the revision.
-    pub generation: u64,
+    /// The acceptance of the revision.
+    pub accepted: AcceptedId,
     /// True if the revision is not yet fully applied on the node. In this case, probes run.
     pub fresh: bool,
     /// The drift policy of tasks without a drift policy of their own.
