@@ -85,12 +85,16 @@ impl Store for Counted {
     }
 }
 
+fn record() -> Accepted {
+    Accepted { schema: 1, generation: 1, ..Accepted::default() }
+}
+
 fn spec(nodes: usize) -> RolloutSpec {
     RolloutSpec {
         book: "n/b".into(),
         group: "n/b".into(),
         run: "n/b@1".into(),
-        generation: 1,
+        accepted: record().id(),
         members: (0..nodes).map(|node| (format!("n{node}"), 0)).collect(),
         known: (0..nodes).map(|node| format!("n{node}")).collect(),
         count: Some(10),
@@ -198,8 +202,7 @@ fn main() {
             })
             .collect();
         start.wait();
-        let record = Accepted { schema: 1, generation: 1, ..Accepted::default() };
-        let put = Op::put(keys::ACCEPTED, serde_json::to_vec(&record).unwrap());
+        let put = Op::put(keys::ACCEPTED, serde_json::to_vec(&record()).unwrap());
         let begin = Instant::now();
         signed(Arc::clone(&store) as Arc<dyn Store>, "main")
             .commit(&Txn { then: vec![put], ..Txn::default() })

@@ -6,11 +6,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use towpath_coordination::gossip::{
-    MemberId,
-    broadcast::Announced,
-    core::{Heard, Liveness, Member},
+use towpath_coordination::{
+    AcceptedId,
+    gossip::{
+        MemberId,
+        broadcast::Announced,
+        core::{Heard, Liveness, Member},
+    },
 };
+
+/// Returns the acceptance that a member announces.
+fn seventh() -> AcceptedId {
+    AcceptedId { generation: 7, digest: "d7".into() }
+}
 
 /// A generator of pseudo-random numbers, which are the same for each seed.
 struct Chance(u64);
@@ -203,7 +211,7 @@ fn late_member_hears_an_earlier_acceptance() {
     world.run(Duration::from_secs(90), all_others).expect("not all have heard of all");
     let now = world.now;
     if let Some(member) = &mut world.members[3] {
-        member.accepted(7, "d7".into(), now);
+        member.accepted(seventh(), now);
     }
     world.after(3);
     // After this time no member spreads the acceptance any more.
@@ -216,7 +224,7 @@ fn late_member_hears_an_earlier_acceptance() {
     world.after(9);
     let informed = |world: &World| {
         world.heard.iter().any(|(_, member, heard)| {
-            *member == 9 && matches!(heard, Heard::Accepted(accepted) if accepted.digest == "d7")
+            *member == 9 && matches!(heard, Heard::Accepted(accepted) if accepted.id == seventh())
         })
     };
     world.run(Duration::from_secs(20), informed).expect("the late member has not heard of the acceptance");
@@ -228,11 +236,11 @@ fn all_members_hear_an_acceptance_and_a_departure() {
     world.run(Duration::from_secs(30), World::know_all).expect("not all have heard of all");
     let now = world.now;
     if let Some(member) = &mut world.members[3] {
-        member.accepted(7, "d7".into(), now);
+        member.accepted(seventh(), now);
     }
     world.after(3);
     let heard = world.run(Duration::from_secs(10), |world| {
-        let announced = Announced { generation: 7, digest: "d7".into(), by: "n3".into() };
+        let announced = Announced { id: seventh(), by: "n3".into() };
         world.heard.iter().filter(|(_, _, heard)| *heard == Heard::Accepted(announced.clone())).count() == 49
     });
     assert!(heard.is_some(), "not all have heard of the acceptance");

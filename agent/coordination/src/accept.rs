@@ -1,6 +1,7 @@
 //! Accepts revisions: any node that has loaded newer commits may write the next acceptance record (P22).
 
 mod chain;
+mod id;
 mod link;
 mod manifest;
 mod record;
@@ -18,6 +19,7 @@ use crate::{
 
 pub use self::{
     chain::{FARTHEST, KEPT, Standing},
+    id::AcceptedId,
     link::Link,
     manifest::{Made, ManifestEntry, RevisionManifest, joined, manifest_of},
     record::{AcceptError, Accepted, FleetIdentity, SCHEMA, VerifyPolicy},
@@ -265,7 +267,7 @@ impl Proposal<'_> {
     /// older record must not propose a candidate.
     fn knows(&self, in_store: &Accepted) -> bool {
         let older = in_store.generation > 0 && in_store.generation < self.disk.generation;
-        older || in_store.generation == self.disk.generation && in_store.digest() == self.disk.digest()
+        older || in_store.id() == self.disk.id()
     }
 }
 

@@ -14,7 +14,7 @@ pub mod signed;
 pub mod store;
 pub mod windows;
 
-pub use accept::{Accepted, Candidate};
+pub use accept::{Accepted, AcceptedId, Candidate};
 pub use explain::{FailedNode, Holder, Liveness, Milestone, MilestoneKind, NodeReport, Rollout, WrittenOff};
 pub use gates::{Gate, GateReason, Gates, Suspension};
 pub use store::{Store, local::LocalStore};

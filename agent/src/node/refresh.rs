@@ -69,8 +69,9 @@ impl Node {
         lost
     }
 
-    /// Adopts the accepted revision of the fleet if it is newer than the revision of this node. Returns whether the
-    /// node has adopted the revision in the data store.
+    /// Adopts the accepted revision of the fleet if its number is higher than that of this node's revision. A record of the
+    /// data store with the same number takes precedence, too (P26). Returns whether the node has adopted the record of the
+    /// data store.
     fn follow_fleet(&mut self) -> bool {
         if !self.membership.is_shared() {
             return false;
@@ -110,7 +111,7 @@ impl Node {
         let effects = self.acceptance.note_unfollowed(&own, &found, why);
         self.writer.write(effects);
         let now = self.acceptance.accepted();
-        now.generation > own.generation && now.digest() == found.record.digest()
+        now.id() != own.id() && now.id() == found.record.id()
     }
 
     fn propose(&mut self, report: &RefreshReport, set: &Arc<ObjectSet>) {

@@ -179,7 +179,7 @@ fn runs_to_wait_for(pass: &PassContext<'_>, book: &Book) -> Vec<Gate> {
         let id = format!("{}/{}", book.namespace, dependency.book);
         let Some(entry) = coordination.manifest.books.get(&id) else { continue };
         match coordination.fleet.progress(&id) {
-            Ok(Some(progress)) if progress.run == format!("{id}@{}", entry.since) && progress.done => {}
+            Ok(Some(progress)) if progress.run == entry.run(&id) && progress.done => {}
             Ok(_) => closed.push(Gate::new(
                 GateReason::Dependency,
                 format!("waiting for book {id} on all nodes; continues when its rollout is done"),

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use towpath_coordination::{Accepted, Window, Windows, accept::RevisionManifest};
+use towpath_coordination::{Accepted, AcceptedId, Window, Windows, accept::RevisionManifest};
 use towpath_proto::v1alpha as pb;
 use towpath_render::{
     objects::{Key, ObjectSet},
@@ -17,8 +17,8 @@ use crate::config::{Reconcile, WrittenReconcile};
 /// An accepted revision as one node sees it, with all objects loaded.
 #[derive(Debug)]
 pub struct Revision {
-    /// The generation of the revision, or 0 for a working tree.
-    pub generation: u64,
+    /// The acceptance of the revision, by number and digest. The number is 0 for a working tree.
+    pub id: AcceptedId,
     /// The commits of the revision, by source.
     pub commits: BTreeMap<String, String>,
     /// The objects of the revision, for all nodes.
@@ -37,8 +37,8 @@ impl Revision {
     /// Creates a revision as one node sees it. For a working tree, the record has default values.
     pub fn new(record: Accepted, manifest: RevisionManifest, set: Arc<ObjectSet>, node: &str) -> Self {
         let view = NodeView::new(&set, node);
-        let (generation, commits) = (record.generation, record.commits.clone());
-        Self { generation, commits, set, view, manifest, record, reads_nodes: OnceLock::new() }
+        let (id, commits) = (record.id(), record.commits.clone());
+        Self { id, commits, set, view, manifest, record, reads_nodes: OnceLock::new() }
     }
 
     /// Returns whether an object or template calls `nodes()`.

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 use sha2::Digest as _;
 use towpath_coordination::{
+    AcceptedId,
     accept::RevisionManifest,
     rollout::{Cut, OnLost, RolloutSpec},
     signed::BookRights,
@@ -25,12 +26,13 @@ use super::revision::Revision;
 pub(crate) fn of_node(revision: &Revision) -> Vec<(String, String, String)> {
     let run = |book: &Book| {
         let id = book.id();
-        let since = revision.manifest.books.get(&id).map_or(revision.generation, |entry| entry.since);
-        // A restarted rollout is a new run of an unchanged TaskBook, so the digest includes the first generation of the
-        // run.
-        let digest = format!("{since} {}", book_digest(&revision.set, book));
-        let digest = if revision.manifest.books.contains_key(&id) { digest } else { book_digest(&revision.set, book) };
-        (id.clone(), format!("{id}@{since}"), digest)
+        let digest = book_digest(&revision.set, book);
+        match revision.manifest.books.get(&id) {
+            // A restarted rollout is a new run of an unchanged TaskBook, so the digest includes the first generation of
+            // the run.
+            Some(entry) => (id.clone(), entry.run(&id), format!("{} {digest}", entry.since)),
+            None => (id.clone(), format!("{id}@{}", revision.id.generation), digest),
+        }
     };
     revision.view.books.iter().map(|book| run(book)).collect()
 }
@@ -47,8 +49,8 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Returns the run of a coordinated TaskBook. Returns `None` if the manifest does not contain the TaskBook.
-    pub(crate) fn of(set: &ObjectSet, generation: u64, manifest: &RevisionManifest, book: &Book) -> Option<Self> {
+    /// Returns the run of a coordinated TaskBook. `None` if the manifest does not contain the TaskBook.
+    pub(crate) fn of(set: &ObjectSet, accepted: &AcceptedId, manifest: &RevisionManifest, book: &Book) -> Option<Self> {
         let id = book.id();
         let entry = manifest.books.get(&id)?;
         let known: BTreeSet<String> = set.all_nodes().into_iter().chain(set.targets_of(book)).collect();
@@ -65,8 +67,8 @@ impl Run {
         let spec = RolloutSpec {
             book: id.clone(),
             group,
-            run: format!("{id}@{}", entry.since),
-            generation,
+            run: entry.run(&id),
+            accepted: accepted.clone(),
             members: members.iter().map(|node| (node.clone(), wave_of(&waves, node))).collect(),
             late,
             known,
@@ -111,7 +113,7 @@ impl Run {
     /// the last budget of the TaskBook.
     pub(crate) fn of_gone(
         set: &ObjectSet,
-        generation: u64,
+        accepted: &AcceptedId,
         manifest: &RevisionManifest,
         book: &str,
         slots: &LastSlots,
@@ -121,7 +123,7 @@ impl Run {
             book: book.to_owned(),
             group: slots.budget.clone(),
             run: format!("{book}@gone"),
-            generation,
+            accepted: accepted.clone(),
             members: slots.targets.iter().map(|node| (node.clone(), 0)).collect(),
             known: set.all_nodes().into_iter().chain(slots.targets.iter().cloned()).collect(),
             parts: slots.partitions.clone(),
@@ -161,9 +163,13 @@ impl Run {
 
 /// Returns the rights in each coordinated TaskBook: the budgets, the target nodes, and the nodes eligible for each
 /// elected task.
-pub(crate) fn rights(set: &ObjectSet, generation: u64, manifest: &RevisionManifest) -> BTreeMap<String, BookRights> {
+pub(crate) fn rights(
+    set: &ObjectSet,
+    accepted: &AcceptedId,
+    manifest: &RevisionManifest,
+) -> BTreeMap<String, BookRights> {
     let of = |book: &Book| {
-        let run = Run::of(set, generation, manifest, book)?;
+        let run = Run::of(set, accepted, manifest, book)?;
         let targets: BTreeSet<String> = set.targets_of(book).into_iter().collect();
         let elected = run.segments.iter().filter(|segment| segment.kind == SegmentKind::Elected);
         let tasks = elected.filter_map(|segment| book.tasks.get(segment.tasks.start));

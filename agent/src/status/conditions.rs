@@ -259,11 +259,11 @@ fn pass(mut state: State, passed: Passed) -> State {
 }
 
 impl State {
-    /// Returns whether a revision is the accepted revision. Commits are compared, too, because two revisions may have
-    /// the same number.
+    /// Returns whether a revision is the accepted revision. Digests are compared, too, because two revisions may have
+    /// the same number (P26).
     pub fn is_at(&self, other: Option<&Acceptance>) -> bool {
         let same =
-            |other: &Acceptance| other.generation == self.accepted.generation && other.commits == self.accepted.commits;
+            |other: &Acceptance| other.generation == self.accepted.generation && other.digest == self.accepted.digest;
         other.is_some_and(same)
     }
 
@@ -467,7 +467,7 @@ mod tests {
     }
 
     fn accepted(generation: u64) -> Input {
-        Input::Accepted(Acceptance { generation, commits: BTreeMap::new(), at: 0 })
+        Input::Accepted(Acceptance { generation, ..Acceptance::default() })
     }
 
     #[test]

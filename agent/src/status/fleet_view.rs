@@ -171,13 +171,13 @@ impl FleetView {
         let liveness = |node: &str| self.opinions(node, alive.as_ref(), &joined).liveness();
         let states = self.states(fleet);
         let own = self.status.state().accepted.clone();
-        let accepted = (own.generation == revision.generation).then_some(own.at);
+        let accepted = (own.generation == revision.id.generation).then_some(own.at);
         let mut rollouts = Vec::new();
         for book in revision.set.books.values() {
-            let Some(run) = Run::of(&revision.set, revision.generation, &revision.manifest, book) else { continue };
+            let Some(run) = Run::of(&revision.set, &revision.id, &revision.manifest, book) else { continue };
             let reports = reports(&states, &book.id());
             let rollout = fleet.rollout(&run.budgets(), &liveness, &reports, accepted);
-            rollouts.push(summary(book, &run.spec.run, revision.generation, rollout));
+            rollouts.push(summary(book, &run.spec.run, revision.id.generation, rollout));
         }
         rollouts
     }

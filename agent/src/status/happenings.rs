@@ -153,13 +153,13 @@ pub(crate) fn of_accepted(accepted: &Accepted) -> NewEvent {
 /// Returns one event for each rollout that starts because a revision was accepted.
 pub(crate) fn of_acceptance(generation: u64, manifest: &RevisionManifest) -> Vec<NewEvent> {
     let new = manifest.books.iter().filter(|(_, entry)| entry.since == generation);
-    new.map(|(book, _)| {
+    new.map(|(book, entry)| {
         let namespace = book.split('/').next().unwrap_or_default();
         let event = NewEvent::new(EventType::RolloutStarted, format!("{book}: the rollout has begun"));
         event
             .because("Accepted")
             .about(format!("TaskBook/{book}"), namespace)
-            .with("run", format!("{book}@{generation}"))
+            .with("run", entry.run(book))
             .with("generation", generation)
     })
     .collect()

@@ -76,7 +76,7 @@ impl PeerService {
         let (Some(gossip), Some(revision)) = (self.gossip.get(), self.status.revision()) else { return };
         let others = revision.set.nodes.iter().filter(|(name, _)| *name != self.status.node());
         gossip.seeds(others.filter_map(|(name, node)| Some((name.clone(), node.address.clone()?))).collect());
-        gossip.accepted(revision.generation, revision.record.digest());
+        gossip.accepted(revision.id.clone());
     }
 
     /// Announces through gossip that this node leaves the fleet.

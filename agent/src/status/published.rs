@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use towpath_coordination::{Gate, GateReason, NodeReport};
+use towpath_coordination::{AcceptedId, Gate, GateReason, NodeReport};
 
 use super::conditions::State;
 
@@ -22,6 +22,8 @@ pub(crate) struct PublishedState {
     pub(super) version: String,
     /// The generation that the node has loaded.
     accepted: Option<u64>,
+    /// The digest of the acceptance of that generation.
+    digest: String,
     /// The closed gates of the node that the data store does not show, by TaskBook.
     held: BTreeMap<String, Vec<PublishedGate>>,
 }
@@ -34,6 +36,7 @@ impl PublishedState {
             ready: state.is_applied(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             accepted: Some(state.accepted.generation),
+            digest: state.accepted.digest.clone(),
             held: gates(state),
         }
     }
@@ -42,7 +45,8 @@ impl PublishedState {
     /// does not publish its loaded generation.
     pub(super) fn report(&self, book: &str) -> Option<NodeReport> {
         let gates = self.held.get(book).into_iter().flatten().cloned().map(PublishedGate::read).collect();
-        Some(NodeReport { generation: self.accepted?, gates })
+        let accepted = AcceptedId { generation: self.accepted?, digest: self.digest.clone() };
+        Some(NodeReport { accepted, gates })
     }
 }
 

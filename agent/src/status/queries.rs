@@ -201,7 +201,7 @@ impl Queries {
             set: &revision.set,
             view: &revision.view,
             inputs: Inputs { unknown, ..self.inputs(revision) },
-            generation: revision.generation,
+            accepted: revision.id.clone(),
             fresh: true,
             drift: revision.reconcile(self.reconcile).drift,
             suspended: Vec::new(),
@@ -253,7 +253,7 @@ impl Queries {
                 module: task.module,
             }));
         }
-        Ok(pb::PlanReply { generation: revision.generation, tasks })
+        Ok(pb::PlanReply { generation: revision.id.generation, tasks })
     }
 
     fn inputs(&self, revision: &Revision) -> Inputs {
@@ -374,7 +374,9 @@ impl Queries {
                 tasks.push(rendered(&renderer, task, item.as_ref())?);
             }
         }
-        Ok(json!({ "namespace": book.namespace, "name": book.name, "generation": revision.generation, "tasks": tasks }))
+        Ok(
+            json!({ "namespace": book.namespace, "name": book.name, "generation": revision.id.generation, "tasks": tasks }),
+        )
     }
 
     /// Returns the variables of a node, with the object and the file that define each variable.

@@ -173,6 +173,8 @@ pub struct StoreRevision(pub u64);
 pub struct Acceptance {
     /// The number of the revision.
     pub generation: u64,
+    /// The digest of the acceptance record.
+    pub digest: String,
     /// The commits of the revision, by source.
     pub commits: BTreeMap<String, String>,
     /// The time at which the revision was accepted, in milliseconds since 1970.

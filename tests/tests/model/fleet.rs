@@ -10,6 +10,7 @@ use std::{
 
 use stateright::{Model, Property};
 use towpath_coordination::{
+    accept::Accepted,
     keys,
     rollout::{Freed, OnLost, RolloutProgress, RolloutSpec, SlotRecord, SlotState},
     store::{Change, Op, Outcome, Txn, memory::Memory},
@@ -18,7 +19,7 @@ use towpath_tests::course::{Reply, Turn};
 
 use crate::{
     mutations::Mutation,
-    state::{Action, Node, Progress, State, Wake, accept, alive, is_alive, name, normalize},
+    state::{Action, Node, Progress, State, Wake, accept, alive, is_alive, name, normalize, record, stored},
 };
 
 /// The explored configuration.
@@ -75,6 +76,11 @@ impl Fleet {
 
     pub fn spec(&self, state: &State, node: usize, book: usize) -> &RolloutSpec {
         &self.revisions[state.nodes[node].at][book]
+    }
+
+    /// Returns the acceptance record of a revision.
+    pub fn acceptance(&self, index: usize) -> Accepted {
+        record(index, self.revisions[index][0].accepted.generation)
     }
 
     /// Returns the books of the accepted revision.
@@ -227,7 +233,7 @@ impl Fleet {
 
     /// Returns true if every run ends once no more faults occur. A run whose checks fail ends only after a later commit.
     fn comes_to_its_end(&self, state: &State) -> bool {
-        let generation = self.accepted(state)[0].generation;
+        let generation = self.accepted(state)[0].accepted.generation;
         if (0..self.nodes).any(|node| (self.check_fails)(node, generation)) {
             return true;
         }
@@ -385,7 +391,12 @@ impl Fleet {
                     return None;
                 }
                 next.accepted += 1;
-                let (_, changes) = next.store.apply(&accept(self.revisions[next.accepted][0].generation)).unwrap();
+                let record = self.acceptance(next.accepted);
+                // Only a store that has lost an acceptance gives its number to another one.
+                if stored(&state.store).generation >= record.generation {
+                    return None;
+                }
+                let (_, changes) = next.store.apply(&accept(&record)).unwrap();
                 self.tell(&mut next, &changes);
             }
             Action::Follow(node) => self.follow(&mut next, node)?,
@@ -499,7 +510,7 @@ impl Model for Fleet {
 
     fn init_states(&self) -> Vec<State> {
         let mut store = Memory::default();
-        store.apply(&accept(self.revisions[0][0].generation)).unwrap();
+        store.apply(&accept(&self.acceptance(0))).unwrap();
         for node in 0..self.nodes {
             store.apply(&alive(node)).unwrap();
         }

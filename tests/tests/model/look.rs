@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use towpath_coordination::{
-    accept::Accepted,
     keys,
     rollout::{
         BlockReason, Decision, ElectStep, Election, ElectionContext, OnLost, Record, Request, RolloutSpec, RunSnapshot,
@@ -18,7 +17,7 @@ use towpath_tests::course::{Found, Reply, Turn};
 use crate::{
     fleet::{Fleet, go_down},
     mutations::Mutation,
-    state::{Progress, State, accept, is_alive, name},
+    state::{Progress, State, accept, is_alive, name, stored},
 };
 
 /// The name of the elected task.
@@ -142,12 +141,11 @@ impl Fleet {
         let own = &next.nodes[node];
         let waits = |progress: &Progress| progress.course.rests();
         let snapshot = self.snapshot(next, node, 0, false);
-        let known: u64 = self.revisions[own.at][0].generation;
+        let known = self.acceptance(own.at);
         let there = next.store.below(keys::ACCEPTED).next();
-        let stored = there.and_then(|row| serde_json::from_slice::<Accepted>(&row.value).ok()).unwrap_or_default();
-        if stored.generation < known {
+        if stored(&next.store).generation < known.generation {
             // A node with a newer record of acceptance on its disk writes it back.
-            let mut txn = accept(known);
+            let mut txn = accept(&known);
             let key = keys::ACCEPTED.to_owned();
             txn.compare.push(there.map_or(Compare::Absent(key.clone()), |row| Compare::Revision(key, row.modified)));
             next.nodes[node].pending = Some(txn);
@@ -196,7 +194,7 @@ impl Fleet {
         loop {
             let progress = &mut next.nodes[node].books[book];
             let found = |segment| match (self.changes)(node, segment) {
-                _ if (self.check_fails)(node, spec.generation) => Found::Fails,
+                _ if (self.check_fails)(node, spec.accepted.generation) => Found::Fails,
                 true => Found::Differs,
                 false => Found::InSync,
             };

@@ -14,9 +14,12 @@ use std::{
 
 use fleet::Fleet;
 use mutations::Mutation;
-use state::{Action, name};
+use state::{Action, name, record};
 use stateright::{Checker, HasDiscoveries, Model};
-use towpath_coordination::rollout::{Cut, OnLost, RolloutSpec};
+use towpath_coordination::{
+    AcceptedId,
+    rollout::{Cut, OnLost, RolloutSpec},
+};
 
 /// The limit of explored states for one configuration, and for a configuration with a mutation.
 const LIMIT: usize = 500_000;
@@ -32,7 +35,7 @@ fn revision(generation: u64, since: u64, nodes: usize, count: u64) -> RolloutSpe
         book: "b/k".into(),
         group: "b/k".into(),
         run: format!("b/k@{since}"),
-        generation,
+        accepted: AcceptedId { generation, digest: String::new() },
         members: (0..nodes).map(|node| (name(node), 0)).collect(),
         late: Vec::new(),
         known: (0..nodes).map(name).collect(),
@@ -77,7 +80,10 @@ fn fleet(nodes: usize, revisions: Vec<RolloutSpec>) -> Fleet {
     books(nodes, revisions.into_iter().map(|spec| vec![spec]).collect())
 }
 
-fn books(nodes: usize, revisions: Vec<Vec<RolloutSpec>>) -> Fleet {
+fn books(nodes: usize, mut revisions: Vec<Vec<RolloutSpec>>) -> Fleet {
+    for (index, specs) in revisions.iter_mut().enumerate() {
+        specs.iter_mut().for_each(|spec| spec.accepted = record(index, spec.accepted.generation).id());
+    }
     Fleet {
         nodes,
         revisions,
@@ -308,6 +314,17 @@ const CASES: &[Case] = &[
         name: "restored after a barrier, with a newer revision",
         fleet: || Fleet { restores: 1, ..fleet(2, vec![barrier(revision(1, 1, 2, 1)), barrier(revision(2, 2, 2, 1))]) },
         mutations: &[],
+    },
+    Case {
+        name: "restored, and another revision takes the same number",
+        fleet: || {
+            // The first node has adopted the revision that the store loses. The other revision gives fewer slots.
+            let prelude = vec![Action::Backup, Action::Accept, Action::Follow(0)];
+            let other = RolloutSpec { run: "b/k@2.other".into(), ..barrier(revision(2, 2, 2, 1)) };
+            let revisions = vec![barrier(revision(1, 1, 2, 1)), barrier(revision(2, 2, 2, 2)), other];
+            Fleet { restores: 1, prelude, ..fleet(2, revisions) }
+        },
+        mutations: &[Mutation::DigestNotCompared, Mutation::OldVoteCounts],
     },
     Case {
         name: "two books, each with a barrier, share a budget",

@@ -11,6 +11,8 @@ use towpath_coordination::{
 pub(crate) enum Mutation {
     /// An admission does not compare the accepted generation.
     NoGeneration,
+    /// Two acceptances of one number count as the same acceptance.
+    DigestNotCompared,
     /// A free slot is given without comparing what was read: that no claim, offer or failure is newer, and that the
     /// taker still waits. (For one book each compare alone is sufficient; both are kept.)
     NothingCompared,
@@ -97,6 +99,13 @@ impl Mutation {
             }
             Self::AbsenceIsLoss => {
                 snapshot.held.iter_mut().filter(|held| held.node != me).for_each(|held| held.held.absent = 0);
+            }
+            Self::DigestNotCompared => {
+                let held = snapshot.held.iter_mut().map(|held| &mut held.held.accepted);
+                let accepted = snapshot.accepted.iter_mut().map(|(accepted, _)| accepted);
+                for id in accepted.chain(held).filter(|id| id.generation == spec.accepted.generation) {
+                    id.digest.clone_from(&spec.accepted.digest);
+                }
             }
             Self::LeaversKeep if !spec.selects(me) => snapshot.held.retain(|held| held.node != me),
             _ => {}

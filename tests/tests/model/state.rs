@@ -118,9 +118,20 @@ pub(crate) fn is_alive(store: &Memory, node: usize) -> bool {
     store.below(&key).any(|row| row.key == key)
 }
 
-pub(crate) fn accept(generation: u64) -> Txn {
-    let record = Accepted { schema: 1, generation, ..Accepted::default() };
-    Txn { then: vec![Op::put(keys::ACCEPTED, serde_json::to_vec(&record).unwrap())], ..Txn::default() }
+/// Returns the acceptance record of a revision. Two revisions may have the same generation, so the commit is the index.
+pub(crate) fn record(index: usize, generation: u64) -> Accepted {
+    let commits = [("fleet".to_owned(), index.to_string())].into();
+    Accepted { schema: 1, generation, commits, ..Accepted::default() }
+}
+
+/// Returns the acceptance record in the store.
+pub(crate) fn stored(store: &Memory) -> Accepted {
+    let row = store.below(keys::ACCEPTED).next();
+    row.and_then(|row| serde_json::from_slice(&row.value).ok()).unwrap_or_default()
+}
+
+pub(crate) fn accept(record: &Accepted) -> Txn {
+    Txn { then: vec![Op::put(keys::ACCEPTED, serde_json::to_vec(record).unwrap())], ..Txn::default() }
 }
 
 /// Renumbers store revisions in the same order, so that states that differ only in these numbers are equal.

@@ -7,7 +7,6 @@ use std::{
 };
 
 use towpath_coordination::{
-    accept::Accepted,
     keys,
     rollout::{Cut, OnLost, RolloutSpec, SlotState},
     store::{Change, Op, Outcome, Txn, memory::Memory},
@@ -17,7 +16,7 @@ use towpath_tests::course::{Course, Reply};
 use super::{
     chance::Chance,
     checks::{held, opening, shown},
-    state::{Event, Node, SECOND, Simulation, Time, name},
+    state::{Event, Node, SECOND, Simulation, Time, name, record},
 };
 
 /// The time to live of a lease.
@@ -38,7 +37,7 @@ impl Simulation {
                     book: "b/k".into(),
                     group: "b/k".into(),
                     run: format!("b/k@{}", if chance.percent(30) { 1 } else { number + 1 }),
-                    generation: number + 1,
+                    accepted: record(number + 1).id(),
                     members: (0..count).map(|node| (name(node), u32::try_from(node).unwrap() % waves)).collect(),
                     known: (0..count).map(name).collect(),
                     count: Some(1 + chance.below(1 + count as u64 / 4)),
@@ -122,7 +121,7 @@ impl Simulation {
     }
 
     fn accept(&mut self, number: usize) {
-        let record = Accepted { schema: 1, generation: self.revisions[number].generation, ..Accepted::default() };
+        let record = record(self.revisions[number].accepted.generation);
         let put = Op::put(keys::ACCEPTED, serde_json::to_vec(&record).unwrap());
         self.store.apply(&Txn { then: vec![put], ..Txn::default() }).unwrap();
         self.accepted = number;

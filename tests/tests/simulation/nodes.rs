@@ -3,7 +3,6 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use towpath_coordination::{
-    accept::Accepted,
     keys,
     rollout::{
         Decision, OnLost, Request, RolloutSpec, RunSnapshot, SlotState, WriteSequence, acknowledge, decide, idle,
@@ -14,7 +13,7 @@ use towpath_coordination::{
 
 use towpath_tests::course::{Found, Reply, Turn};
 
-use super::state::{Event, SECOND, Simulation, name};
+use super::state::{Event, SECOND, Simulation, name, record};
 
 impl Simulation {
     fn snapshot(&mut self, node: usize) -> RunSnapshot {
@@ -187,13 +186,15 @@ impl Simulation {
             let id = format!("{}-{}", self.now, name(node));
             return report_rollback(snapshot, &name(node), &id, own.recovery_id.as_deref());
         }
-        let stored = snapshot.accepted.map_or(0, |(generation, _)| generation);
-        if stored < spec.generation {
+        let stored = snapshot.accepted.as_ref().map_or(0, |(accepted, _)| accepted.generation);
+        if stored < spec.accepted.generation {
             // A node with a newer record of acceptance on its disk writes it back.
             let key = keys::ACCEPTED.to_owned();
-            let record = Accepted { schema: 1, generation: spec.generation, ..Accepted::default() };
-            let compare =
-                snapshot.accepted.map_or(Compare::Absent(key.clone()), |(_, at)| Compare::Revision(key.clone(), at));
+            let record = record(spec.accepted.generation);
+            let compare = snapshot
+                .accepted
+                .as_ref()
+                .map_or(Compare::Absent(key.clone()), |(_, at)| Compare::Revision(key.clone(), *at));
             let then = vec![Op::put(key, serde_json::to_vec(&record).unwrap())];
             return Some(Txn { compare: vec![compare], then, otherwise: Vec::new() });
         }

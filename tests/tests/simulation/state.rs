@@ -7,6 +7,7 @@ use std::{
 };
 
 use towpath_coordination::{
+    accept::Accepted,
     rollout::RolloutSpec,
     store::{Txn, memory::Memory},
 };
@@ -19,6 +20,11 @@ pub type Time = u64;
 
 /// A second.
 pub const SECOND: Time = 1000;
+
+/// Returns the acceptance record of a generation.
+pub fn record(generation: u64) -> Accepted {
+    Accepted { schema: 1, generation, ..Accepted::default() }
+}
 
 /// A node, with its view of the store.
 #[derive(Debug, Clone)]

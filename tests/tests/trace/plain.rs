@@ -78,10 +78,10 @@ impl Names {
     }
 
     fn name(&mut self, kind: &'static str, token: &str) -> String {
-        if kind == "short" {
-            // The first digits of a commit that was seen before.
-            let whole = self.known.iter().find(|(known, _)| known.starts_with(token)).map(|(_, name)| name.clone());
-            return whole.map_or_else(|| token.to_owned(), |name| name.replace('>', "…>"));
+        // The first digits of a commit or digest that was seen before.
+        let whole = self.known.iter().find(|(known, _)| known.len() > token.len() && known.starts_with(token));
+        if let Some((_, name)) = whole.filter(|_| kind == "short") {
+            return name.replace('>', "…>");
         }
         if let Some(name) = self.known.get(token) {
             return name.clone();
@@ -102,7 +102,7 @@ fn kind(token: &str) -> Option<&'static str> {
         [64] => Some("digest"),
         [40] => Some("commit"),
         [32] => Some("id"),
-        // Only the beginning of a known commit gets a name.
+        // The beginning of a commit, or of the digest in the name of a run.
         [12] => Some("short"),
         _ => None,
     }

@@ -45,7 +45,7 @@ pub enum Standing {
 /// Compares the acceptance record in the store with the record on a node's disk. The function uses the links in the
 /// store.
 pub(super) fn standing(record: &Accepted, links: &BTreeMap<u64, Link>, disk: &Accepted) -> Standing {
-    if record.generation == disk.generation && record.digest() == disk.digest() {
+    if record.id() == disk.id() {
         return Standing::Own;
     }
     if let Some(why) = malformed(record, disk) {

@@ -37,6 +37,18 @@ pub struct ManifestEntry {
     pub since: u64,
 }
 
+/// The number of digits of a definition's digest in the name of a run.
+const DIGITS: usize = 12;
+
+impl ManifestEntry {
+    /// Returns the name of the book's run. The name contains the first digits of the definition's digest. Without them,
+    /// two acceptances of one number would give one name to the runs of two definitions, and a vote for one definition
+    /// would count for the other (P70).
+    pub fn run(&self, book: &str) -> String {
+        format!("{book}@{}.{}", self.since, self.digest.get(..DIGITS).unwrap_or(&self.digest))
+    }
+}
+
 /// The data by which a node checks the manifest of another node.
 #[derive(Debug, Clone, Copy)]
 pub struct Made<'a> {
@@ -245,6 +257,14 @@ pub fn joined(store: &dyn Store) -> Result<Vec<String>, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runs_of_two_definitions_have_different_names_also_in_one_generation() {
+        let run = |digest: &str, since| ManifestEntry { digest: digest.repeat(32), since }.run("n/b");
+        assert_eq!(run("a", 7), format!("n/b@7.{}", "a".repeat(DIGITS)));
+        assert_ne!(run("a", 7), run("b", 7), "two acceptances of one number");
+        assert_ne!(run("a", 7), run("a", 9), "a revert to an earlier definition");
+    }
 
     #[test]
     fn table_that_differs_from_its_commits_is_refused() {

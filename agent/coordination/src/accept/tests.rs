@@ -148,6 +148,26 @@ fn rejected_record_is_replaced_by_the_next_number() {
 }
 
 #[test]
+fn record_in_the_store_wins_over_another_of_the_same_number() {
+    let [lost, store] = [LocalStore::default(), LocalStore::default()];
+    let [first, same] = [&lost, &store].map(|store| accepted(propose(store, &Accepted::default(), "a", "o")).0);
+    assert_eq!(first, same);
+    let (mine, _) = accepted(propose(&lost, &first, "x", "o"));
+    let (kept, _) = accepted(propose(&store, &first, "y", "o"));
+    assert_eq!((mine.generation, kept.generation), (2, 2));
+    assert_ne!(mine.id(), kept.id());
+    assert_eq!(Accepted { by: "other".into(), ..kept.clone() }.id(), kept.id(), "the signer is not compared");
+    assert_eq!(current(&store, &mine).unwrap().standing, Standing::Sound);
+    assert_eq!(current(&store, &kept).unwrap().standing, Standing::Own);
+    let (next, _) = accepted(propose(&store, &mine, "z", "o"));
+    assert_eq!((next.generation, next.before), (3, Some(kept.link())), "it follows the record in the store");
+    // A record that does not verify is ignored, also if it has the number of the node's own record.
+    let forged = Accepted { before: None, ..kept };
+    store.commit(&Txn { then: vec![Op::put(KEY, serde_json::to_vec(&forged).unwrap())], ..Txn::default() }).unwrap();
+    assert!(matches!(current(&store, &mine).unwrap().standing, Standing::Void(_)));
+}
+
+#[test]
 fn node_proposes_nothing_over_a_record_that_it_has_not_judged() {
     let store = LocalStore::default();
     let (first, _) = accepted(propose(&store, &Accepted::default(), "a", "o"));

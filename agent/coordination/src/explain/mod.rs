@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use towpath_host::clock::rfc3339;
 
 use crate::{
-    Gate, GateReason,
+    AcceptedId, Gate, GateReason,
     rollout::{BlockReason, HIDDEN_CLAIM_LIMIT, OnLost, RolloutSpec, RunSnapshot, SlotEntry, SlotState, frontier},
 };
 
@@ -251,11 +251,18 @@ fn barrier(situation: Situation<'_>, segment: u32) -> Gate {
     Gate::shared(GateReason::Barrier, opens)
 }
 
+/// Returns the number of the acceptance that a node has loaded, as it is shown to people beside the accepted one.
+fn loaded(loaded: &AcceptedId, accepted: &AcceptedId) -> String {
+    let other = if loaded.generation == accepted.generation { " with other content" } else { "" };
+    format!("{}{other}", loaded.generation)
+}
+
 fn behind(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
-    let opens = match snapshot.accepted {
+    let opens = match &snapshot.accepted {
         Some((accepted, _)) => format!(
-            "waiting for generation {accepted}, which the fleet has accepted (this node has loaded generation {}); continues when this node has loaded it",
-            spec.generation
+            "waiting for generation {}, which the fleet has accepted (this node has loaded generation {}); continues when this node has loaded it",
+            accepted.generation,
+            loaded(&spec.accepted, accepted)
         ),
         None => "waiting for the record of the accepted revision, which the data store does not contain; continues when a node has written it again".to_owned(),
     };
@@ -343,7 +350,7 @@ fn failure(entry: &SlotEntry, lost: &LostNodes) -> String {
         (None, None) => {
             format!(
                 "failed in generation {}; run `towpath status` on the node to read the message",
-                entry.held.generation
+                entry.held.accepted.generation
             )
         }
     }

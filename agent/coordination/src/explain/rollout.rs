@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    LostNodes, Situation, barrier, behind, failure, halted, hidden_claims, listed, restored, since, slot, start,
-    stranger,
+    LostNodes, Situation, barrier, behind, failure, halted, hidden_claims, listed, loaded, restored, since, slot,
+    start, stranger,
 };
 use crate::{
-    Gate, GateReason,
+    AcceptedId, Gate, GateReason,
     rollout::{Cut, Entry, OnLost, RolloutSpec, RunSnapshot, SlotEntry, SlotState, frontier},
 };
 
@@ -79,9 +79,9 @@ impl Liveness {
 /// The part of a node's published state that explains why a run waits for the node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeReport {
-    /// The generation that the node has loaded.
-    pub generation: u64,
-    /// The closed gates of the book that the data store does not show, for example a maintenance window.
+    /// The acceptance that the node has loaded.
+    pub accepted: AcceptedId,
+    /// The gates of the book that only the node itself can report.
     pub gates: Vec<Gate>,
 }
 
@@ -143,7 +143,7 @@ impl Observed<'_> {
     /// Returns the time at which the run began. `None` if this node does not know the time, because it has accepted later
     /// generations since.
     fn began(&self, spec: &RolloutSpec) -> Option<i64> {
-        self.accepted.filter(|_| spec.run == format!("{}@{}", spec.book, spec.generation))
+        self.accepted.filter(|_| spec.run.starts_with(&format!("{}@{}.", spec.book, spec.accepted.generation)))
     }
 
     fn word(&self, node: &str) -> &'static str {
@@ -385,12 +385,12 @@ fn lost_members(
 /// Returns the gates that the members in `missing` have published. The function adds one gate for each older generation
 /// that members have loaded.
 fn reported(observed: &Observed<'_>, spec: &RolloutSpec, missing: &[&str]) -> Vec<Gate> {
-    let mut behind: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
+    let mut behind: BTreeMap<&AcceptedId, Vec<&str>> = BTreeMap::new();
     let mut gates: Vec<(Gate, Vec<&str>)> = Vec::new();
     for node in missing.iter().filter(|node| !observed.word(node).eq("lost")) {
         let Some(report) = observed.reports.get(*node) else { continue };
-        if report.generation < spec.generation {
-            behind.entry(report.generation).or_default().push(node);
+        if report.accepted.generation <= spec.accepted.generation && report.accepted != spec.accepted {
+            behind.entry(&report.accepted).or_default().push(node);
             continue;
         }
         for gate in &report.gates {
@@ -406,11 +406,12 @@ fn reported(observed: &Observed<'_>, spec: &RolloutSpec, missing: &[&str]) -> Ve
             }
         }
     }
-    let behind = behind.into_iter().map(|(generation, nodes)| {
+    let behind = behind.into_iter().map(|(accepted, nodes)| {
         let opens = format!(
-            "waiting for {} to load generation {} (loaded: {generation}); continues when these nodes have fetched the commits",
+            "waiting for {} to load generation {} (loaded: {}); continues when these nodes have fetched the commits",
             listed(nodes),
-            spec.generation
+            spec.accepted.generation,
+            loaded(accepted, &spec.accepted)
         );
         Gate::shared(GateReason::Dependency, opens)
             .since(observed.accepted)

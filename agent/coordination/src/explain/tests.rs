@@ -5,13 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{rollout::Observed, *};
 use crate::rollout::{Cut, Entry, Queued, RecoveryEpoch, SlotNote, SlotRecord};
 
+fn accepted(generation: u64) -> AcceptedId {
+    AcceptedId { generation, digest: "d".into() }
+}
+
 fn spec(on_lost: OnLost) -> RolloutSpec {
     let nodes = ["a", "b", "c", "d"].map(str::to_owned);
     RolloutSpec {
         book: "n/b".into(),
         group: "n/b".into(),
-        run: "n/b@1".into(),
-        generation: 1,
+        run: "n/b@1.d".into(),
+        accepted: accepted(1),
         members: nodes.clone().map(|node| (node, 0)).into(),
         known: nodes.to_vec(),
         count: Some(1),
@@ -23,7 +27,7 @@ fn spec(on_lost: OnLost) -> RolloutSpec {
 }
 
 fn entry(node: &str, kind: SlotState) -> SlotEntry {
-    let held = SlotRecord { kind, run: "n/b@1".into(), segment: 0, generation: 1, lost: false, absent: 0 };
+    let held = SlotRecord { kind, run: "n/b@1.d".into(), segment: 0, accepted: accepted(1), lost: false, absent: 0 };
     let note = SlotNote { at: Some(1_000), message: (kind == SlotState::Failure).then(|| "it broke".into()) };
     SlotEntry { node: node.into(), part: "-".into(), book: "n/b".into(), held, modified: 1, note }
 }
@@ -55,12 +59,12 @@ fn observed<'a>(
     let spec = specs[0];
     let names: BTreeSet<String> = done.iter().map(|node| (*node).to_owned()).collect();
     let snapshot = RunSnapshot {
-        accepted: Some((1, 1)),
+        accepted: Some((accepted(1), 1)),
         votes: vec![done.len() as u64; spec.segments() as usize],
         names: Some((0, names)),
         ..RunSnapshot::default()
     };
-    let queued = || Queued { run: "n/b@1".into(), segment: 0, generation: 1 };
+    let queued = || Queued { run: "n/b@1.d".into(), segment: 0, accepted: accepted(1) };
     let queue = waiting.iter().map(|node| {
         let (node, part, book) = ((*node).to_owned(), "-".to_owned(), "n/b".to_owned());
         (
@@ -232,7 +236,7 @@ fn every_gate_of_a_run_states_the_time_since_which_it_is_closed() {
 
 #[test]
 fn gate_of_a_node_that_loads_the_revision_states_when_the_revision_was_accepted() {
-    let reports = BTreeMap::from([("d".to_owned(), NodeReport { generation: 0, gates: Vec::new() })]);
+    let reports = BTreeMap::from([("d".to_owned(), NodeReport { accepted: AcceptedId::default(), gates: Vec::new() })]);
     let spec = spec(OnLost::Hold);
     let specs = [&spec];
     let found = report(&Observed { reports: &reports, ..observed(&specs, &[], &[], &[], &[]) }).blocked;
@@ -248,5 +252,17 @@ fn halt_by_the_limit_of_write_offs_begins_with_the_later_of_loss_and_last_write_
         gone.note.at = Some(last);
         let found = gates(&spec, &[gone, entry("a", SlotState::Claim)], &[], &["c"], &["a"]);
         assert_eq!((found[0].reason, found[0].since), (GateReason::Budget, Some(since)), "{found:#?}");
+    }
+}
+
+#[test]
+fn other_acceptance_of_the_accepted_number_is_named_as_one() {
+    let spec = spec(OnLost::Hold);
+    for (accepted, shown) in [
+        (accepted(2), "(this node has loaded generation 1)"),
+        (AcceptedId { generation: 1, digest: "e".into() }, "(this node has loaded generation 1 with other content)"),
+    ] {
+        let snapshot = RunSnapshot { accepted: Some((accepted, 1)), ..RunSnapshot::default() };
+        assert!(behind(&spec, &snapshot).opens.contains(shown), "{:?}", behind(&spec, &snapshot));
     }
 }

@@ -505,7 +505,7 @@ impl Fleet {
         let mut inner = self.lock();
         // The spec of a recovery has generation 0, because it covers the whole fleet and no single revision.
         inner.silent_since = None;
-        if spec.generation > 0 {
+        if spec.accepted.generation > 0 {
             let is_behind = snapshot.current(spec).is_none();
             inner.behind |= is_behind;
             inner.behind_since = if is_behind { inner.behind_since.or(Some(now)) } else { None };

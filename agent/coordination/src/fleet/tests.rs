@@ -87,7 +87,7 @@ fn spec(on_lost: OnLost) -> RolloutSpec {
         book: "n/b".into(),
         group: "n/b".into(),
         run: "n/b@1".into(),
-        generation: 1,
+        accepted: record().id(),
         members: nodes.clone().map(|node| (node, 0)).into(),
         known: nodes.to_vec(),
         count: Some(1),
@@ -97,8 +97,12 @@ fn spec(on_lost: OnLost) -> RolloutSpec {
     }
 }
 
+fn record() -> Accepted {
+    Accepted { schema: 1, generation: 1, ..Accepted::default() }
+}
+
 fn accept(store: &dyn Store) {
-    let accepted = serde_json::to_vec(&Accepted { schema: 1, generation: 1, ..Accepted::default() }).unwrap();
+    let accepted = serde_json::to_vec(&record()).unwrap();
     store.commit(&Txn { then: vec![Op::put(keys::ACCEPTED, accepted)], ..Txn::default() }).unwrap();
 }
 
@@ -294,7 +298,7 @@ fn waits_for_election_queue_recovery_and_store_name_their_begin() {
     let task = ElectedTask { spec: &spec, task: "t", definition: "d" };
     assert_eq!(a.elect(task, true, 1).unwrap(), Election::Run);
     clock.advance(1_000);
-    let waits = Queued { run: spec.run.clone(), segment: 0, generation: 1 };
+    let waits = Queued { run: spec.run.clone(), segment: 0, accepted: spec.accepted.clone() };
     let put = |key: String, value: Vec<u8>| Txn { then: vec![Op::put(key, value)], ..Txn::default() };
     let queued = put(keys::queue("n/b", "-", "n/b", "b"), serde_json::to_vec(&waits).unwrap());
     b.commit(&spec, queued).unwrap();
@@ -326,7 +330,7 @@ fn node_is_behind_while_its_views_show_another_accepted_revision_or_none() {
     assert!(!a.is_behind());
     a.look(&spec).unwrap();
     assert!(!a.is_behind(), "{:?}", a.look(&spec).unwrap().accepted);
-    let newer = RolloutSpec { generation: spec.generation + 1, ..spec.clone() };
+    let newer = RolloutSpec { accepted: Accepted { generation: 2, ..record() }.id(), ..spec.clone() };
     a.look(&newer).unwrap();
     assert!(a.is_behind(), "the store has an older one");
     // A later snapshot of the whole fleet, or of another book, does not reset the result of `is_behind`.
@@ -362,7 +366,14 @@ fn offers_and_absences_end_although_the_node_waits_in_another_budget_too() {
         node: node.into(),
         part: "-".into(),
         book: spec.book.clone(),
-        held: SlotRecord { kind, run: spec.run.clone(), segment: 0, generation: 1, lost: false, absent },
+        held: SlotRecord {
+            kind,
+            run: spec.run.clone(),
+            segment: 0,
+            accepted: spec.accepted.clone(),
+            lost: false,
+            absent,
+        },
         modified,
         note: SlotNote::default(),
     };

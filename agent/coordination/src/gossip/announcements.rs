@@ -24,17 +24,25 @@ pub(super) struct Announcements {
 impl Announcements {
     /// Returns true if an acceptance has a higher generation than the stored acceptance.
     pub(super) fn is_below(&self, announced: &Announced) -> bool {
-        announced.generation > self.accepted.generation
+        announced.id.generation > self.accepted.id.generation
     }
 
-    /// Stores an acceptance if its generation is higher than the generation of the stored acceptance. Returns whether
-    /// the acceptance was stored.
-    pub(super) fn accept(&mut self, announced: Announced) -> bool {
-        let is_higher = self.is_below(&announced);
-        if is_higher {
-            self.accepted = announced;
+    /// Stores an acceptance that another node has announced, if it is higher than the known one.
+    pub(super) fn hear(&mut self, announced: &Announced) {
+        if self.is_below(announced) {
+            self.accepted = announced.clone();
         }
-        is_higher
+    }
+
+    /// Stores the acceptance of this node unless a higher one is known. It replaces an announced acceptance of the same
+    /// number, because this node has verified it (P26). Returns whether it is news.
+    pub(super) fn adopt(&mut self, own: Announced) -> bool {
+        let known = &self.accepted.id;
+        let is_news = own.id.generation >= known.generation && own.id != *known;
+        if is_news {
+            self.accepted = own;
+        }
+        is_news
     }
 
     /// Returns the stored acceptance, and cancels the planned repetition, because the caller announces the acceptance
@@ -78,5 +86,27 @@ impl Announcements {
     /// Returns true if this member must repeat its announcements now.
     pub(super) fn must_repeat(&self, now: Instant) -> bool {
         self.again.is_some_and(|again| again <= now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::AcceptedId;
+
+    #[test]
+    fn own_acceptance_replaces_an_announced_one_of_the_same_number() {
+        let of = |generation, digest: &str, by: &str| Announced {
+            id: AcceptedId { generation, digest: digest.into() },
+            by: by.into(),
+        };
+        let mut all = Announcements::default();
+        all.hear(&of(7, "x", "a"));
+        assert!(!all.adopt(of(6, "w", "me")) && !all.adopt(of(7, "x", "me")), "this is known");
+        assert!(all.adopt(of(7, "y", "me")));
+        all.hear(&of(7, "x", "a"));
+        assert_eq!(all.take_accepted(), of(7, "y", "me"));
+        all.hear(&of(8, "z", "a"));
+        assert_eq!(all.take_accepted(), of(8, "z", "a"));
     }
 }

@@ -9,6 +9,7 @@ use foca::{BroadcastHandler, Invalidates};
 use serde::{Deserialize, Serialize};
 
 use super::life::MemberId;
+use crate::accept::AcceptedId;
 
 /// The maximum number of nodes whose departures or held slots this node remembers.
 const NODES: usize = 20_000;
@@ -24,8 +25,8 @@ pub(super) struct Broadcast {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Payload {
     Leaves,
-    /// The accepted generation, and the digest of its acceptance record.
-    Accepted(u64, String),
+    /// The acceptance that the node has adopted.
+    Accepted(AcceptedId),
     /// The partitions in which the node holds a slot.
     Holds(Vec<String>),
 }
@@ -42,10 +43,8 @@ pub struct Holds {
 /// The highest accepted generation that a node has announced.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Announced {
-    /// The generation of the acceptance.
-    pub generation: u64,
-    /// The digest of the acceptance record.
-    pub digest: String,
+    /// The acceptance, by its number and the digest of its record.
+    pub id: AcceptedId,
     /// The name of a node that has the acceptance record.
     pub by: String,
 }
@@ -106,10 +105,12 @@ impl BroadcastHandler<MemberId> for BroadcastState {
                 *known = broadcast.number.max(*known);
                 news
             }
-            Payload::Accepted(generation, digest) => {
-                let news = listener.accepted.generation < generation;
+            Payload::Accepted(id) => {
+                // Of two acceptances of one number, only the store decides. If each replaced the other here, nodes would
+                // send both forever.
+                let news = listener.accepted.id.generation < id.generation;
                 if news {
-                    listener.accepted = Announced { generation, digest, by: broadcast.node.clone() };
+                    listener.accepted = Announced { id, by: broadcast.node.clone() };
                 }
                 news
             }

@@ -24,6 +24,7 @@ use super::{
     rounds::Rounds,
     timers::Timers,
 };
+use crate::accept::AcceptedId;
 
 /// The liveness of a node as gossip sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -223,10 +224,10 @@ impl Member {
         times.into_iter().flatten().min()
     }
 
-    /// Broadcasts the generation that this node has accepted, and the digest of its acceptance record.
-    pub fn accepted(&mut self, generation: u64, digest: String, now: Instant) {
+    /// Broadcasts the acceptance that this node has adopted.
+    pub fn accepted(&mut self, id: AcceptedId, now: Instant) {
         let by = self.foca.identity().name.to_string();
-        if self.announcements.accept(Announced { generation, digest, by }) {
+        if self.announcements.adopt(Announced { id, by }) {
             self.tell_accepted(now);
         }
     }
@@ -249,9 +250,9 @@ impl Member {
     }
 
     fn tell_accepted(&mut self, now: Instant) {
-        let Announced { generation, digest, by } = self.announcements.take_accepted();
-        if generation > 0 {
-            self.say(by, generation, Payload::Accepted(generation, digest), now);
+        let Announced { id, by } = self.announcements.take_accepted();
+        if id.generation > 0 {
+            self.say(by, id.generation, Payload::Accepted(id), now);
         }
     }
 
@@ -351,7 +352,7 @@ impl Member {
         let slots = self.announcements.note_slots(listener.changed);
         drop(listener);
         if let Some(highest) = highest {
-            self.announcements.accept(highest.clone());
+            self.announcements.hear(&highest);
             self.heard.push(Heard::Accepted(highest));
         }
         if slots {

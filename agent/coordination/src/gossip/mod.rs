@@ -32,6 +32,7 @@ use self::{
 };
 
 pub use self::life::MemberId;
+use crate::accept::AcceptedId;
 
 /// The transport of messages between nodes.
 pub trait Peers: fmt::Debug + Send + Sync {
@@ -90,7 +91,7 @@ const STACK: usize = 512 << 10;
 enum Input {
     Message(String, Vec<u8>),
     Seeds(Seeds),
-    Accepted(u64, String),
+    Accepted(AcceptedId),
     Holds(Holds),
     Leave(Sender<()>),
 }
@@ -169,9 +170,9 @@ impl Gossip {
         let _ = self.inputs.send(Input::Seeds(seeds));
     }
 
-    /// Broadcasts the generation that this node has accepted, and the digest of its acceptance record.
-    pub fn accepted(&self, generation: u64, digest: String) {
-        let _ = self.inputs.send(Input::Accepted(generation, digest));
+    /// Broadcasts the acceptance that this node has adopted.
+    pub fn accepted(&self, id: AcceptedId) {
+        let _ = self.inputs.send(Input::Accepted(id));
     }
 
     /// Broadcasts the partitions in which this node holds a slot, with the sequence number of its last write.
@@ -321,7 +322,7 @@ impl Thread {
                 self.member.seeds(self.seeds.keys().cloned().collect(), now);
                 self.see().addresses = self.seeds.clone();
             }
-            Input::Accepted(generation, digest) => self.member.accepted(generation, digest, now),
+            Input::Accepted(id) => self.member.accepted(id, now),
             Input::Holds(holds) => self.member.holds(holds, now),
             Input::Leave(done) => {
                 self.member.leave(now);

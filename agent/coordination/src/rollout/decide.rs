@@ -181,7 +181,7 @@ fn enqueue(
     segment: Option<u32>,
 ) -> Txn {
     let key = own_queue(spec, me);
-    let queued = Queued { run: run.to_owned(), segment: segment.unwrap_or(0), generation: spec.generation };
+    let queued = Queued { run: run.to_owned(), segment: segment.unwrap_or(0), accepted: spec.accepted.clone() };
     // A node whose label has changed may still hold a slot of its former partition.
     let unchanged = match mine {
         Some(mine) => Compare::Revision(keys::held(&spec.group, &mine.part, &spec.book, me), mine.modified),
@@ -192,8 +192,8 @@ fn enqueue(
     Txn { compare, then: vec![Op::put(key, bytes(&queued))], otherwise: Vec::new() }
 }
 
-/// Returns the transaction that takes an offered slot. An offer of another generation, or of the node's former
-/// partition, is void. The node passes a void offer on to the next waiter, and queues again at the end (P54).
+/// Returns the transaction that takes an offered slot. An offer of another acceptance, or of the node's former
+/// partition, is void. The node releases it to the next waiter, and then queues again at the end (P54).
 fn take(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,
@@ -202,7 +202,7 @@ fn take(
     unmoved: Vec<Compare>,
     segment: Option<u32>,
 ) -> Txn {
-    if mine.held.generation != spec.generation || mine.part != spec.part(me) {
+    if mine.held.accepted != spec.accepted || mine.part != spec.part(me) {
         return release(spec, snapshot, me, mine);
     }
     let key = own_held(spec, me);
@@ -217,7 +217,7 @@ fn claim(spec: &RolloutSpec, segment: Option<u32>) -> SlotRecord {
         kind: SlotState::Claim,
         run: run_of(spec, segment),
         segment: segment.unwrap_or(0),
-        generation: spec.generation,
+        accepted: spec.accepted.clone(),
         lost: false,
         absent: 0,
     }
@@ -268,9 +268,9 @@ fn claim_free(
 fn done(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32) -> Decision {
     let mine = snapshot.mine(spec, me);
     let vote = keys::vote(&spec.run, segment, spec.is_member(me), me);
-    let put = Op::put(vote.clone(), bytes(&Vote { run: spec.run.clone(), segment, generation: spec.generation }));
-    // A node that has lost its journal, or repeats a vote, completes a segment again. A slot record of a later segment
-    // of the run is still valid in this case (P49).
+    let put = Op::put(vote.clone(), bytes(&Vote { run: spec.run.clone(), segment, accepted: spec.accepted.clone() }));
+    // A node that has lost its journal, or repeats a vote, completes a segment again. A record of a later segment of the
+    // run is then still valid (P49).
     let is_later = |held: &SlotRecord| held.kind != SlotState::Lost && held.run == spec.run && held.segment > segment;
     if let Some(later) = mine.filter(|mine| is_later(&mine.held)) {
         if snapshot.voted.contains(&segment) {
@@ -318,7 +318,7 @@ fn failed(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, segment: u32, ad
         _ => SlotState::Unadmitted,
     };
     let failure =
-        SlotRecord { kind, run: spec.run.clone(), segment, generation: spec.generation, lost: false, absent: 0 };
+        SlotRecord { kind, run: spec.run.clone(), segment, accepted: spec.accepted.clone(), lost: false, absent: 0 };
     let put = |key: String, compare: Compare| Txn {
         compare: vec![compare],
         then: vec![Op::put(key, bytes(&failure)), Op::Delete(keys::offer_notice(me, &spec.group))],

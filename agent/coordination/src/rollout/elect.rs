@@ -69,7 +69,7 @@ impl Record {
     /// Returns the generation in which the election for a task definition began, or will begin.
     fn since(&self, spec: &RolloutSpec, standing: &BTreeMap<String, Elected>) -> u64 {
         let newest = self.read().map(|(_, elected)| elected.since).max().unwrap_or(0);
-        standing.values().next().map_or_else(|| spec.generation.max(newest), |elected| elected.since)
+        standing.values().next().map_or_else(|| spec.accepted.generation.max(newest), |elected| elected.since)
     }
 
     /// Returns the result of a node for a definition of the task. `None` if the node has not published a result.
@@ -235,7 +235,7 @@ mod tests {
             members,
             waves: 1,
             on_lost: OnLost::Skip,
-            generation: 1,
+            accepted: Accepted { generation: 1, ..Accepted::default() }.id(),
             ..RolloutSpec::default()
         }
     }
@@ -313,9 +313,9 @@ mod tests {
         let ok = SealedResult { ok: true, body: String::new() };
         let mut spec = spec();
         for (generation, me, definition) in [(1, "a", "d1"), (2, "b", "d2"), (3, "a", "d1")] {
-            spec.generation = generation;
             let record = store.record();
             let accepted = Accepted { generation, ..Accepted::default() };
+            spec.accepted = accepted.id();
             let put = Op::put(keys::ACCEPTED, bytes(&accepted));
             store.0.apply(&Txn { then: vec![put], ..Txn::default() }).unwrap();
             let (revision, answers) = store.0.peek(&RunSnapshot::reading(&spec, me));

@@ -56,7 +56,7 @@ fn lost_since(spec: &RolloutSpec, snapshot: &RunSnapshot, accepted: u64) -> Opti
         kind: SlotState::WrittenOff,
         run: spec.run.clone(),
         segment: record.map_or(0, |record| record.held.segment),
-        generation: spec.generation,
+        accepted: spec.accepted.clone(),
         lost: false,
         absent: 0,
     };
@@ -162,7 +162,7 @@ fn open(spec: &RolloutSpec, snapshot: &RunSnapshot, unmoved: &[Compare]) -> Opti
         None => (Compare::Absent(key.clone()), String::new()),
     };
     let progress =
-        RolloutProgress { run: spec.run.clone(), generation: spec.generation, waves, done, before: before.clone() };
+        RolloutProgress { run: spec.run.clone(), accepted: spec.accepted.clone(), waves, done, before: before.clone() };
     let mut then = vec![Op::put(key, bytes(&progress))];
     if done && !before.is_empty() && before != spec.run {
         // The votes of the preceding run are deleted when this run completes (P10).
@@ -179,7 +179,7 @@ fn give_up(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Comp
         let unknown = !spec.known.contains(&held.node);
         let offer = held.held.kind == SlotState::Offer
             && held.node != me
-            && (held.held.generation != spec.generation
+            && (held.held.accepted != spec.accepted
                 || snapshot.lost.contains(&held.node)
                 || snapshot.stale.contains(&(held.node.clone(), held.modified)));
         // A lost node that is no longer a target does not count as lost, and after a change of `onLostNode` it does not
@@ -227,7 +227,7 @@ fn lost(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare
                     kind: SlotState::Lost,
                     run: spec.run.clone(),
                     segment: 0,
-                    generation: spec.generation,
+                    accepted: spec.accepted.clone(),
                     lost: spec.on_lost == OnLost::Fail,
                     absent: 0,
                 };

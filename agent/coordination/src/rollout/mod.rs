@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::Txn;
+use crate::{accept::AcceptedId, store::Txn};
 
 pub use decide::{Request, decide};
 pub use elect::{
@@ -65,9 +65,10 @@ pub struct SlotRecord {
     pub run: String,
     /// The number of the segment that the record belongs to, counted from 0.
     pub segment: u32,
-    /// The generation in which a node wrote the record.
-    pub generation: u64,
-    /// True if the node was lost under `onLostNode: fail`. The lost node counts as failed until it returns.
+    /// The acceptance under which the record was created.
+    #[serde(default)]
+    pub accepted: AcceptedId,
+    /// True if the node was lost under `onLostNode: fail`. The node counts as failed until it returns.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lost: bool,
     /// The announced duration of the node's absence, in seconds. The node does not count as lost during an announced
@@ -95,8 +96,9 @@ pub struct Queued {
     pub run: String,
     /// The number of the segment for which the node waits, counted from 0.
     pub segment: u32,
-    /// The generation in which the node wrote the entry.
-    pub generation: u64,
+    /// The acceptance under which the entry was created.
+    #[serde(default)]
+    pub accepted: AcceptedId,
 }
 
 /// The vote of a node: a record that states that the node has completed a segment (P72).
@@ -106,8 +108,9 @@ pub struct Vote {
     pub run: String,
     /// The number of the completed segment, counted from 0.
     pub segment: u32,
-    /// The generation in which the node voted.
-    pub generation: u64,
+    /// The acceptance under which the vote was created.
+    #[serde(default)]
+    pub accepted: AcceptedId,
 }
 
 /// The record that contains the open waves of a run.
@@ -115,8 +118,9 @@ pub struct Vote {
 pub struct RolloutProgress {
     /// The name of the run.
     pub run: String,
-    /// The generation in which the record was written.
-    pub generation: u64,
+    /// The acceptance under which the record was written.
+    #[serde(default)]
+    pub accepted: AcceptedId,
     /// The number of open waves of each segment.
     pub waves: Vec<u32>,
     /// True if all segments are complete.

@@ -231,7 +231,7 @@ fn offer_to(spec: &RolloutSpec, snapshot: &RunSnapshot, next: &Entry, txn: &mut 
         kind: SlotState::Offer,
         run: next.queued.run.clone(),
         segment: next.queued.segment,
-        generation: spec.generation,
+        accepted: spec.accepted.clone(),
         lost: false,
         absent: 0,
     };
@@ -245,10 +245,7 @@ fn offer_to(spec: &RolloutSpec, snapshot: &RunSnapshot, next: &Entry, txn: &mut 
     });
     txn.then.push(Op::Delete(queue));
     txn.then.push(Op::put(held, bytes(&offer)));
-    txn.then.push(Op::put(
-        keys::offer_notice(&next.node, &spec.group),
-        format!("{{\"generation\":{}}}", spec.generation).into_bytes(),
-    ));
+    txn.then.push(Op::put(keys::offer_notice(&next.node, &spec.group), bytes(&spec.accepted)));
 }
 
 /// Returns the first waiter that could take a free slot but does not take the slot. Also returns the store revision of
@@ -533,7 +530,7 @@ mod tests {
 
     /// Puts a node into the queue without an admission.
     fn queue(fixture: &mut Fixture, spec: &RolloutSpec, node: &str, run: &str) {
-        let entry = crate::rollout::Queued { run: run.to_owned(), segment: 0, generation: 1 };
+        let entry = crate::rollout::Queued { run: run.to_owned(), segment: 0, accepted: spec.accepted.clone() };
         let key = keys::queue(&spec.group, "-", &spec.book, node);
         fixture.0.apply(&Txn { then: vec![Op::put(key, bytes(&entry))], ..Txn::default() }).unwrap();
     }

@@ -37,7 +37,7 @@ pub fn report_rollback(snapshot: &RunSnapshot, me: &str, id: &str, known: Option
 pub fn republish(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, own: &NodeClaims) -> Option<Txn> {
     let vote = own.voted.iter().find(|segment| !snapshot.voted.contains(segment)).map(|segment| {
         let key = keys::vote(&spec.run, *segment, spec.is_member(me), me);
-        let vote = Vote { run: spec.run.clone(), segment: *segment, generation: spec.generation };
+        let vote = Vote { run: spec.run.clone(), segment: *segment, accepted: spec.accepted.clone() };
         Txn {
             compare: vec![Compare::Absent(key.clone())],
             then: vec![Op::put(key, bytes(&vote))],
@@ -61,8 +61,14 @@ fn republish_slot(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, own: &No
     }
     let kind =
         if *kind == SlotState::Claim && crowded(spec, snapshot, me, mine) { SlotState::WrittenOff } else { *kind };
-    let held =
-        SlotRecord { kind, run: run.clone(), segment: *segment, generation: spec.generation, lost: false, absent: 0 };
+    let held = SlotRecord {
+        kind,
+        run: run.clone(),
+        segment: *segment,
+        accepted: spec.accepted.clone(),
+        lost: false,
+        absent: 0,
+    };
     let mut txn = match mine {
         Some(mine) => replace(spec, mine, &held),
         None => {

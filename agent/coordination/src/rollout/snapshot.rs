@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Queued, RecoveryEpoch, RolloutProgress, RolloutSpec, SlotRecord, SlotState};
 use crate::{
-    accept::Accepted,
+    accept::{Accepted, AcceptedId},
     keys,
     store::{Answer, Compare, Op, Row, Txn},
 };
@@ -78,8 +78,8 @@ pub struct Entry {
 pub struct RunSnapshot {
     /// The store revision at which the snapshot was read.
     pub revision: u64,
-    /// The accepted generation, and the store revision that wrote it.
-    pub accepted: Option<(u64, u64)>,
+    /// The acceptance in the store, and the store revision that wrote it.
+    pub accepted: Option<(AcceptedId, u64)>,
     /// The recovery in progress, and the store revision that wrote its record. `None` if no recovery is open.
     pub recovery: Option<(RecoveryEpoch, u64)>,
     /// The nodes that have republished their claims in the open recovery. `acknowledged` is empty if this node has not
@@ -179,7 +179,7 @@ impl RunSnapshot {
         let mut snapshot = Self { revision, ..Self::default() };
         snapshot.accepted = exactly(rows(), keys::ACCEPTED).and_then(|row| {
             let accepted: Accepted = parse(&row)?;
-            Some((accepted.generation, row.modified))
+            Some((accepted.id(), row.modified))
         });
         snapshot.recovery = newest_recovery(&rows().rows);
         snapshot.sequence = exactly(rows(), &keys::write_sequence(me))
@@ -223,10 +223,10 @@ impl RunSnapshot {
         self.progress.as_ref().is_some_and(|(progress, _)| progress.run == spec.run && progress.done)
     }
 
-    /// Returns the store revision of the acceptance record. `None` if the accepted generation differs from the
-    /// generation of the spec.
+    /// Returns the store revision that wrote the acceptance in the store. `None` if the spec is of another acceptance,
+    /// also of one with the same number (P26).
     pub fn current(&self, spec: &RolloutSpec) -> Option<u64> {
-        self.accepted.filter(|(generation, _)| *generation == spec.generation).map(|(_, modified)| modified)
+        self.accepted.as_ref().filter(|(accepted, _)| *accepted == spec.accepted).map(|(_, modified)| *modified)
     }
 
     /// Returns whether this node must republish its claims before it may enter a segment.

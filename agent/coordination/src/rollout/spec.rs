@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use crate::accept::AcceptedId;
+
 /// The cut between two segments of a book.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cut {
@@ -36,10 +38,11 @@ pub struct RolloutSpec {
     pub book: String,
     /// The name of the budget, which is the book's own budget or a named slot that several books share.
     pub group: String,
-    /// The name of the run: the book, and the generation that last changed its definition (P35).
+    /// The name of the run: the book, the generation that last changed its definition, and the digest of the definition
+    /// (P35, P70).
     pub run: String,
-    /// The generation of the revision.
-    pub generation: u64,
+    /// The acceptance of the revision.
+    pub accepted: AcceptedId,
     /// The nodes that the run waits for, each with its wave (P38).
     pub members: BTreeMap<String, u32>,
     /// The targets that joined after the acceptance that started the run. Late targets belong to the last wave, and the

@@ -10,6 +10,12 @@ use slots::bytes;
 
 const NODES: [&str; 4] = ["a", "b", "c", "d"];
 
+/// Returns an acceptance record. Records of one number differ in their commit.
+pub(super) fn record(generation: u64, commit: &str) -> Accepted {
+    let commits = [("fleet".to_owned(), commit.to_owned())].into();
+    Accepted { schema: 1, generation, commits, ..Accepted::default() }
+}
+
 /// Returns the spec of a run with four nodes.
 pub(super) fn spec(generation: u64, count: Option<u64>, max_failures: u64) -> RolloutSpec {
     let nodes = NODES.map(str::to_owned);
@@ -17,7 +23,7 @@ pub(super) fn spec(generation: u64, count: Option<u64>, max_failures: u64) -> Ro
         book: "n/b".into(),
         group: "n/b".into(),
         run: "n/b@1".into(),
-        generation,
+        accepted: record(generation, "").id(),
         members: nodes.clone().map(|node| (node, 0)).into(),
         known: nodes.to_vec(),
         count,
@@ -52,7 +58,7 @@ impl Fixture {
     }
 
     pub(super) fn accept(&mut self, generation: u64) {
-        self.put(keys::ACCEPTED, bytes(&Accepted { schema: 1, generation, ..Accepted::default() }));
+        self.put(keys::ACCEPTED, bytes(&record(generation, "")));
     }
 
     pub(super) fn snapshot(&self, spec: &RolloutSpec, me: &str) -> RunSnapshot {
@@ -205,8 +211,14 @@ fn returned_node_that_waits_for_its_wave_no_longer_counts_as_lost() {
     for node in ["a", "b", "c"] {
         assert!(fixture.ask(&spec, node, Request::Change(0)) && fixture.ask(&spec, node, Request::Done(0)));
     }
-    let lost =
-        SlotRecord { kind: SlotState::Lost, run: spec.run.clone(), segment: 0, generation: 1, lost: true, absent: 0 };
+    let lost = SlotRecord {
+        kind: SlotState::Lost,
+        run: spec.run.clone(),
+        segment: 0,
+        accepted: spec.accepted.clone(),
+        lost: true,
+        absent: 0,
+    };
     fixture.put(&keys::held(&spec.group, "-", &spec.book, "d"), bytes(&lost));
     fixture.maintain(&spec, "a", &[]);
     assert_eq!(fixture.snapshot(&spec, "a").open_waves(&spec, 0), 1, "a lost node counts as failed");
@@ -223,7 +235,7 @@ fn failed_node_retries_in_its_segment_after_the_store_has_lost_the_opened_barrie
         kind: SlotState::Failure,
         run: run.into(),
         segment,
-        generation: 1,
+        accepted: AcceptedId::default(),
         lost: false,
         absent: 0,
     };
@@ -239,7 +251,8 @@ fn failed_node_retries_in_its_segment_after_the_store_has_lost_the_opened_barrie
 fn node_that_completes_a_segment_again_keeps_the_claim_of_a_later_segment() {
     for (kind, run) in [(SlotState::Claim, "n/b@1"), (SlotState::Failure, "n/b@1"), (SlotState::Claim, "n/b@0")] {
         let (mut fixture, spec) = (Fixture::new(), RolloutSpec { cuts: vec![Cut::Barrier], ..of_two(Some(1), 1) });
-        let record = SlotRecord { kind, run: run.into(), segment: 1, generation: 1, lost: false, absent: 0 };
+        let record =
+            SlotRecord { kind, run: run.into(), segment: 1, accepted: spec.accepted.clone(), lost: false, absent: 0 };
         fixture.put(&keys::held(&spec.group, "-", &spec.book, "a"), bytes(&record));
         for _ in 0..2 {
             assert!(fixture.ask(&spec, "a", Request::Done(0)));
@@ -325,7 +338,8 @@ fn later_run_does_not_wait_for_a_node_that_an_earlier_run_lost() {
             }
             for (run, generation) in [("n/b@1", 1), ("n/b@2", 2), ("n/b@3", 3)] {
                 let count = Some(2);
-                let spec = RolloutSpec { run: run.into(), generation, count, ..first.clone() };
+                let spec =
+                    RolloutSpec { run: run.into(), accepted: record(generation, "").id(), count, ..first.clone() };
                 fixture.accept(generation);
                 fixture.maintain(&spec, "b", &["a"]);
                 assert!(fixture.ask(&spec, "b", Request::Change(0)), "{on_lost:?} {run}");
@@ -339,7 +353,7 @@ fn later_run_does_not_wait_for_a_node_that_an_earlier_run_lost() {
 
 /// Returns the spec of the same book after a commit that begins a new run.
 fn mended(spec: &RolloutSpec) -> RolloutSpec {
-    RolloutSpec { run: "n/b@2".into(), generation: 2, ..spec.clone() }
+    RolloutSpec { run: "n/b@2".into(), accepted: record(2, "").id(), ..spec.clone() }
 }
 
 #[test]
@@ -391,7 +405,14 @@ fn written_off_node_and_offered_node_that_fail_before_their_admission_need_a_slo
         (SlotState::Offer, false, SlotState::Unadmitted),
     ] {
         let (mut fixture, spec) = (Fixture::new(), spec(1, Some(1), 1));
-        let record = SlotRecord { kind, run: spec.run.clone(), segment: 0, generation: 1, lost: false, absent: 0 };
+        let record = SlotRecord {
+            kind,
+            run: spec.run.clone(),
+            segment: 0,
+            accepted: spec.accepted.clone(),
+            lost: false,
+            absent: 0,
+        };
         fixture.put(&keys::held(&spec.group, "-", &spec.book, "a"), bytes(&record));
         assert!(fixture.ask(&spec, "a", Request::Failed(0, admitted)));
         assert_eq!(fixture.kinds(&spec), [is("a", after)], "{kind:?} {admitted}");
@@ -420,7 +441,14 @@ fn claim_of_a_lost_node_from_an_earlier_run_is_released_by_its_first_segment() {
         let (mut fixture, spec) = (Fixture::new(), RolloutSpec { on_lost, ..of_two(Some(1), 0) });
         let key = keys::held(&spec.group, "-", &spec.book, "a");
         let run = "n/b@0".into();
-        let claim = SlotRecord { kind: SlotState::Claim, run, segment: 3, generation: 1, lost: false, absent: 0 };
+        let claim = SlotRecord {
+            kind: SlotState::Claim,
+            run,
+            segment: 3,
+            accepted: spec.accepted.clone(),
+            lost: false,
+            absent: 0,
+        };
         fixture.put(&key, bytes(&claim));
         fixture.maintain(&spec, "b", &["a"]);
         fixture.put(&keys::alive("a"), Vec::new());
@@ -500,4 +528,74 @@ fn failure_in_a_named_slot_halts_at_the_smallest_limit_of_its_books() {
     assert!(fixture.ask(&other, "a", Request::Done(0)));
     assert_eq!(fixture.freed(), Some(Freed::default()), "the waiters of every partition look");
     assert!(fixture.ask(&one, "b", Request::Change(0)));
+}
+
+/// Returns the records and specs of two acceptances of generation 2, which define different runs.
+fn of_one_number(spec: &RolloutSpec) -> [(Accepted, RolloutSpec); 2] {
+    ["x", "y"].map(|commit| {
+        let record = record(2, commit);
+        let spec = RolloutSpec { run: format!("n/b@2.{commit}"), accepted: record.id(), ..spec.clone() };
+        (record, spec)
+    })
+}
+
+#[test]
+fn node_at_another_acceptance_of_the_accepted_number_admits_no_node() {
+    let [(_, lost), (kept, spec)] = of_one_number(&spec(1, Some(1), 0));
+    let mut fixture = Fixture::new();
+    fixture.put(keys::ACCEPTED, bytes(&kept));
+    let decided = decide(&lost, &fixture.snapshot(&lost, "a"), "a", Request::Change(0));
+    assert_eq!(decided, Decision::Wait(BlockReason::Behind));
+    let entry = Queued { run: lost.run.clone(), segment: 0, accepted: lost.accepted.clone() };
+    fixture.put(&keys::queue(&lost.group, "-", &lost.book, "a"), bytes(&entry));
+    let is_due = |spec: &RolloutSpec| {
+        let snapshot = RunSnapshot { idle: true, ..fixture.snapshot(spec, "b") };
+        next_maintenance(spec, &snapshot, "b").is_some()
+    };
+    assert!(!is_due(&lost), "a slot is free, but the store has lost this acceptance");
+    assert!(is_due(&spec), "the entry of the other run is void");
+    assert!(fixture.ask(&spec, "b", Request::Change(0)));
+}
+
+#[test]
+fn offer_under_another_acceptance_of_the_accepted_number_is_void() {
+    let [(first, lost), (kept, spec)] = of_one_number(&spec(1, Some(1), 0));
+    // The runs have one name, as if the acceptances differed only in another book.
+    let lost = RolloutSpec { run: spec.run.clone(), ..lost };
+    for of_other in [false, true] {
+        let mut fixture = Fixture::new();
+        fixture.put(keys::ACCEPTED, bytes(&first));
+        assert!(fixture.ask(&lost, "a", Request::Change(0)) && !fixture.ask(&lost, "b", Request::Change(0)));
+        assert!(fixture.ask(&lost, "a", Request::Done(0)), "an offer for b");
+        fixture.put(keys::ACCEPTED, bytes(&kept));
+        assert!(!fixture.ask(&spec, "c", Request::Change(0)));
+        if of_other {
+            fixture.maintain(&spec, "c", &[]);
+        } else {
+            assert!(!fixture.ask(&spec, "b", Request::Change(0)), "it queues again, at the end");
+        }
+        assert_eq!(fixture.kinds(&spec), [is("c", SlotState::Offer)], "{of_other}");
+    }
+}
+
+#[test]
+fn votes_under_another_acceptance_of_the_accepted_number_open_no_barrier() {
+    let [(first, lost), (kept, spec)] = of_one_number(&RolloutSpec { cuts: vec![Cut::Barrier], ..of_two(Some(1), 0) });
+    let mut fixture = Fixture::new();
+    fixture.put(keys::ACCEPTED, bytes(&first));
+    assert!(fixture.ask(&lost, "a", Request::Change(0)) && fixture.ask(&lost, "a", Request::Done(0)));
+    assert!(fixture.ask(&lost, "b", Request::Change(0)));
+    fixture.put(keys::ACCEPTED, bytes(&kept));
+    assert!(!fixture.ask(&spec, "a", Request::Change(0)), "b may be half changed, so its claim counts");
+    assert!(fixture.ask(&lost, "b", Request::Done(0)), "it ends what it holds");
+    fixture.maintain(&lost, "b", &[]);
+    fixture.maintain(&spec, "a", &[]);
+    for spec in [&lost, &spec] {
+        assert_eq!(fixture.snapshot(spec, "a").open_waves(spec, 1), 0, "{}", spec.run);
+    }
+    for node in ["a", "b"] {
+        assert!(fixture.ask(&spec, node, Request::Change(0)) && fixture.ask(&spec, node, Request::Done(0)));
+    }
+    fixture.maintain(&spec, "a", &[]);
+    assert_eq!(fixture.snapshot(&spec, "a").open_waves(&spec, 1), 1);
 }

@@ -99,7 +99,7 @@ impl Forgery {
             book: "n/b".into(),
             group: "n/b".into(),
             run: "n/b@1".into(),
-            generation: 1,
+            accepted: accepted().id(),
             members,
             known: ["a", "b", "c", "z"].map(str::to_owned).into(),
             count: Some(1),
@@ -140,8 +140,14 @@ impl Forgery {
     }
 }
 
-fn claim() -> &'static str {
-    r#"{"kind":"claim","run":"n/b@1","segment":0,"generation":1}"#
+/// Returns the record that all nodes have accepted.
+fn accepted() -> Accepted {
+    Accepted { schema: 1, generation: 1, ..Accepted::default() }
+}
+
+fn claim() -> String {
+    let accepted = serde_json::to_string(&accepted().id()).unwrap();
+    format!(r#"{{"kind":"claim","run":"n/b@1","segment":0,"accepted":{accepted}}}"#)
 }
 
 fn is_hold(answer: &Answer, reason: &str) -> bool {
@@ -209,7 +215,7 @@ fn restore_reported_in_the_name_of_another_pauses_nothing() {
 
 #[test]
 fn opening_by_an_outsider_opens_no_barrier() {
-    let opening = r#"{"run":"n/b@1","generation":1,"waves":[1,1],"done":false}"#;
+    let opening = r#"{"run":"n/b@1","waves":[1,1],"done":false}"#;
     for (by, opens) in [("z", false), ("ghost", false), ("b", true)] {
         let it = Forgery::new().joined(&["a"]);
         it.put(by, &keys::progress("n/b"), opening);
@@ -294,7 +300,7 @@ fn claim_offer_failure_and_write_off_by_an_outsider_do_not_count() {
         let it = Forgery::new().joined(&["a"]);
         // The outsider forges the record in the name of another target, of the node itself, and of the outsider.
         for node in ["b", "a", by] {
-            it.put(by, &Forgery::held_at(node), claim());
+            it.put(by, &Forgery::held_at(node), &claim());
         }
         assert_eq!(it.fleet("a").ask(&it.spec, Request::Change(0)), Answer::Go, "{by}");
         let row = it.common.read(&Forgery::held_at("a"), &Page::default()).unwrap().rows.remove(0);
@@ -302,12 +308,12 @@ fn claim_offer_failure_and_write_off_by_an_outsider_do_not_count() {
     }
     let offer = claim().replace("claim", "offer");
     for (kind, by, node, slot) in [
-        (claim(), "b", "c", false),
+        (&*claim(), "b", "c", false),
         (&*claim().replace("claim", "failure"), "b", "c", false),
         (&*claim().replace("claim", "writtenoff"), "z", "c", false),
         (&*offer, "z", "c", false),
         (&*offer, "b", "c", true),
-        (claim(), "c", "c", true),
+        (&*claim(), "c", "c", true),
     ] {
         let it = Forgery::new().joined(&["a"]);
         it.put(by, &Forgery::held_at(node), kind);
@@ -324,7 +330,7 @@ fn claim_offer_failure_and_write_off_by_an_outsider_do_not_count() {
 
 #[test]
 fn queue_entry_by_an_outsider_gets_no_slot() {
-    let entry = r#"{"run":"n/b@1","segment":0,"generation":1}"#;
+    let entry = r#"{"run":"n/b@1","segment":0}"#;
     for (by, node, first) in [("z", "z", false), ("z", "b", false), ("b", "c", false), ("c", "c", true)] {
         let it = Forgery::new().joined(&["a"]);
         it.put(by, &keys::queue("n/b", "-", "n/b", node), entry);
@@ -336,7 +342,7 @@ fn queue_entry_by_an_outsider_gets_no_slot() {
 
 #[test]
 fn vote_in_the_name_of_another_passes_no_barrier() {
-    let vote = r#"{"run":"n/b@1","segment":0,"generation":1}"#;
+    let vote = r#"{"run":"n/b@1","segment":0}"#;
     let at = |node: &str| keys::vote("n/b@1", 0, true, node);
     let it = Forgery::new().joined(&["a"]);
     it.put("a", &at("a"), vote);
@@ -418,7 +424,7 @@ fn statement_in_the_name_of_another_ends_no_restore() {
 fn lease_record_by_another_keeps_no_node_alive() {
     let mut it = Forgery::new().joined(&["a"]);
     it.spec.on_lost = OnLost::Skip;
-    it.put("c", &Forgery::held_at("c"), claim());
+    it.put("c", &Forgery::held_at("c"), &claim());
     it.put("z", &keys::alive("c"), "{}");
     assert!(!it.fleet("a").alive().unwrap().contains("c"));
     // The lost holder is written off, although a forged lease record has its name.

@@ -81,10 +81,10 @@ impl Acceptance {
     fn newer_of_peers(&self, known: u64) -> Option<(Accepted, RevisionManifest)> {
         let gossip = self.peers.shared_gossip()?;
         let announced = gossip.announced();
-        if announced.generation <= known {
+        if announced.id.generation <= known {
             return None;
         }
-        let (gossip, by, digest) = (gossip.clone(), announced.by.clone(), announced.digest.clone());
+        let (gossip, by, digest) = (gossip.clone(), announced.by.clone(), announced.id.digest.clone());
         let ask = move || {
             gossip.ask(&by, |peers, node, address| {
                 let (record, manifest) = peers.acceptance(node, address)?;
@@ -92,11 +92,11 @@ impl Acceptance {
                     .ok_or_else(|| "the node follows another revision".into())
             })
         };
-        let asked = self.sources.requests().acceptance(&announced.digest, ask)?;
+        let asked = self.sources.requests().acceptance(&announced.id.digest, ask)?;
         asked
             .inspect_err(|why| {
                 tracing::warn!(
-                    generation = announced.generation,
+                    generation = announced.id.generation,
                     "nodes announce a generation that the data store does not contain, but no node supplies it: {why}"
                 )
             })

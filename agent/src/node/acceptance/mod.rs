@@ -182,9 +182,10 @@ impl Acceptance {
         accepted: Accepted,
         manifest: RevisionManifest,
     ) -> Adopted {
-        let known = self.revision.as_ref().is_some_and(|revision| revision.commits == report.commits);
+        // The commits and the number do not identify an acceptance, because the manifest is part of it (P26).
+        let known = self.revision.as_ref().is_some_and(|revision| revision.id == accepted.id());
         let mut effects = Effects::default().input(Input::Own("store", None));
-        if accepted.generation != state.accepted.generation || state.accepted.commits != accepted.commits {
+        if state.accepted.generation != accepted.generation || state.accepted.digest != accepted.digest() {
             tracing::info!(generation = accepted.generation, commits = ?accepted.commits, "accepted");
             let by_this_node = accepted.by == self.settings.node && self.store.shared();
             effects = effects.then(accepted_by(&accepted, &manifest, state.looked, by_this_node));
@@ -192,10 +193,8 @@ impl Acceptance {
         if accepted != *own || !known {
             effects = effects.changes(self.kept(&accepted, &manifest, report, &accepted.commits));
         }
-        let is_new =
-            !known || self.revision.as_ref().is_some_and(|revision| revision.generation != accepted.generation);
         let revision =
-            is_new.then(|| Arc::new(Revision::new(accepted, manifest, Arc::clone(set), &self.settings.node)));
+            (!known).then(|| Arc::new(Revision::new(accepted, manifest, Arc::clone(set), &self.settings.node)));
         Adopted { revision, effects }
     }
 
@@ -234,6 +233,7 @@ impl Acceptance {
 fn accepted_by(accepted: &Accepted, manifest: &RevisionManifest, looked: i64, by_this_node: bool) -> Effects<'static> {
     let input = Input::Accepted(AcceptedState {
         generation: accepted.generation,
+        digest: accepted.digest(),
         commits: accepted.commits.clone(),
         at: looked,
     });

@@ -125,7 +125,7 @@ impl NodeIdentity {
         let named = revision.set.nodes.iter().map(|(name, node)| (name.clone(), keys(&node.public_keys)));
         self.signer.give(Rights {
             nodes: named.collect(),
-            books: runs::rights(&revision.set, revision.generation, &revision.manifest),
+            books: runs::rights(&revision.set, &revision.id, &revision.manifest),
         });
     }
 

@@ -139,7 +139,7 @@ impl Membership {
         }
         let spec_of = |id: &str| {
             let book = revision.set.books.values().find(|book| book.id() == id)?;
-            Some(Run::of(&revision.set, revision.generation, &revision.manifest, book)?.spec)
+            Some(Run::of(&revision.set, &revision.id, &revision.manifest, book)?.spec)
         };
         if let Err(error) = self.fleet.answer(spec_of) {
             self.fleet.look_soon();

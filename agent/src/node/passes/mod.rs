@@ -79,7 +79,7 @@ impl Passes {
                 unknown: BTreeSet::new(),
                 event: None,
             },
-            generation: revision.generation,
+            accepted: revision.id.clone(),
             fresh,
             drift: revision.reconcile(self.settings.reconcile).drift,
             suspended: revision.suspended(),

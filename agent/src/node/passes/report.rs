@@ -124,12 +124,12 @@ impl<'a> Report<'a> {
     fn record(self, book: &pass::BookOutcome, runs: &RunProgress) -> (RunId, RunRecord) {
         let id = format!("{}/{}", book.namespace, book.name);
         let tasks: Vec<pb::TaskStatus> = book.tasks.iter().map(pass::TaskOutcome::status).collect();
-        let run = runs.run_of(&id).map_or_else(|| format!("{id}@{}", self.revision.generation), str::to_owned);
+        let run = runs.run_of(&id).map_or_else(|| format!("{id}@{}", self.revision.id.generation), str::to_owned);
         let record = RunRecord {
             run,
             namespace: book.namespace.clone(),
             name: book.name.clone(),
-            generation: self.revision.generation,
+            generation: self.revision.id.generation,
             started: book.started,
             took: towpath_host::clock::seconds(book.took),
             outcome: book.worst().as_str().to_owned(),
@@ -144,10 +144,10 @@ impl<'a> Report<'a> {
         if alarm.event_type != EventType::RolloutHalted {
             return false;
         }
-        let Revision { set, generation, manifest, .. } = self.revision;
+        let Revision { set, id: accepted, manifest, .. } = self.revision;
         let id = alarm.object.as_deref().and_then(|object| object.strip_prefix("TaskBook/")).unwrap_or_default();
         let book = set.books.values().find(|book| book.id() == id);
-        book.and_then(|book| Run::of(set, *generation, manifest, book)).is_none_or(|run| {
+        book.and_then(|book| Run::of(set, accepted, manifest, book)).is_none_or(|run| {
             alarm.data.get("run").and_then(Value::as_str) != Some(&run.spec.run)
                 || run.budgets().iter().all(|spec| self.fleet.is_halted(spec) == Some(false))
         })
@@ -199,7 +199,7 @@ fn written_off(written_off: WrittenOff) -> NewEvent {
 /// Returns the holds of a TaskBook: its closed gates and its held tasks.
 fn holds(revision: &Revision, book: &pass::BookOutcome) -> Vec<Hold> {
     let id = format!("{}/{}", book.namespace, book.name);
-    let run = revision.manifest.books.get(&id).map_or_else(String::new, |entry| format!("{id}@{}", entry.since));
+    let run = revision.manifest.books.get(&id).map_or_else(String::new, |entry| entry.run(&id));
     let hold = Hold { book: id.clone(), run, ..Hold::default() };
     let gates = book.held.iter().map(|gate| Hold {
         subject: id.clone(),

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use towpath_coordination::AcceptedId;
 use towpath_host::{keyed_digest, process::Cancel};
 use towpath_modules::Expectation;
 use towpath_state::{Changes, Journal, Record, kinds};
@@ -24,8 +25,7 @@ use crate::{
 /// The inputs and the checks of a pass that found all TaskBooks in sync.
 #[derive(Debug)]
 struct SettledPass {
-    generation: u64,
-    commits: BTreeMap<String, String>,
+    accepted: AcceptedId,
     /// The values of the facts that the pass read.
     facts: BTreeMap<String, Value>,
     checks: Vec<Settled>,
@@ -76,8 +76,7 @@ impl SteadyState {
     /// Returns whether the inputs and the checks of the steady state are unchanged. With an unchanged steady state, the
     /// pass renders nothing.
     pub(in crate::node) fn holds(&self, revision: &Revision, state: &State, facts: &PassFacts<'_>) -> bool {
-        let same =
-            |settled: &&SettledPass| settled.generation == revision.generation && settled.commits == revision.commits;
+        let same = |settled: &&SettledPass| settled.accepted == revision.id;
         let Some(settled) = self.settled.as_ref().filter(same) else { return false };
         state.is_applied()
             && state.troubles.is_empty()
@@ -136,8 +135,7 @@ impl SteadyState {
         // The tasks were rendered with these facts. A fact that changes later causes another pass.
         let facts = facts.select(std::mem::take(&mut outcome.facts_read));
         let kept = self.record(revision, &facts, &checks);
-        let commits = revision.commits.clone();
-        self.settled = Some(SettledPass { generation: revision.generation, commits, facts, checks });
+        self.settled = Some(SettledPass { accepted: revision.id.clone(), facts, checks });
         let Some(record) = kept else { return Effects::default() };
         self.is_on_disk = true;
         let books = outcome.books.iter().map(pass::BookOutcome::status).collect();
@@ -155,12 +153,12 @@ impl SteadyState {
             let Settled::Expectations(some) = check else { return None };
             expectations.extend(some.iter().cloned());
         }
-        if self.is_on_disk || revision.generation == 0 || !self.sources.alone(&revision.set) {
+        if self.is_on_disk || revision.id.generation == 0 || !self.sources.alone(&revision.set) {
             return None;
         }
         Some(SteadyRecord {
             by: self.by(),
-            generation: revision.generation,
+            generation: revision.id.generation,
             commits: revision.commits.clone(),
             facts: facts.clone(),
             mirrors: self.sources.fingerprints(),

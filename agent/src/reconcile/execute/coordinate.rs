@@ -49,10 +49,10 @@ fn shortened(result: &Value) -> Value {
 /// Returns the rollout of a TaskBook. Returns `None` for a TaskBook without coordination.
 pub(super) fn rollout<'a>(session: &Session<'a>) -> Option<BookRollout<'a>> {
     let pass = session.pass;
-    let (set, generation, book, coordination) = (pass.set, pass.generation, &session.book, pass.coordination?);
+    let (set, accepted, book, coordination) = (pass.set, &pass.accepted, &session.book, pass.coordination?);
     let run = match &session.last {
-        None => Run::of(set, generation, coordination.manifest, book)?,
-        Some(last) => Run::of_gone(set, generation, coordination.manifest, &book.id(), last.slots.as_ref()?),
+        None => Run::of(set, accepted, coordination.manifest, book)?,
+        Some(last) => Run::of_gone(set, accepted, coordination.manifest, &book.id(), last.slots.as_ref()?),
     };
     Some(BookRollout { coordination, run })
 }

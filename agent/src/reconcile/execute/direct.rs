@@ -144,7 +144,7 @@ fn record_parts(
         }
         let part = AppliedItem {
             definition: String::new(),
-            generation: session.pass.generation,
+            generation: session.pass.accepted.generation,
             undo: Some(json!({ "name": name, "state": "absent" })),
         };
         before.put(&key, &part);

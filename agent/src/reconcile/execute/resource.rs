@@ -154,7 +154,8 @@ fn state(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Checked
     let last = known.is_some().then(|| LastRun { same_definition, ..LastRun::default() });
     let is_first = known.is_none();
     let undo = known.and_then(|known| known.undo);
-    let applied = AppliedItem { definition: ready.definition.clone(), generation: session.pass.generation, undo };
+    let applied =
+        AppliedItem { definition: ready.definition.clone(), generation: session.pass.accepted.generation, undo };
     let check = match checked {
         CheckedResource::InSync => in_sync(session, task, rendered, None),
         CheckedResource::InSyncWithData(data) => in_sync(session, task, rendered, Some(data)),

@@ -63,7 +63,7 @@ pub struct Desired {
 impl Desired {
     /// Renders the tasks of the node for which a view was made.
     pub(crate) fn of(revision: &Revision, view: &NodeView, inputs: &Inputs) -> Result<Self, RenderError> {
-        let generation = revision.generation;
+        let generation = revision.id.generation;
         if !revision.set.all_nodes().contains(&view.node) {
             return Ok(Self { generation, ..Self::default() });
         }

@@ -17,7 +17,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use towpath_coordination::{Windows, accept::RevisionManifest, fleet::Fleet};
+use towpath_coordination::{AcceptedId, Windows, accept::RevisionManifest, fleet::Fleet};
 use towpath_host::{
     Clock, FsReader,
     files::written::{Seen, WrittenFiles},
@@ -158,9 +158,9 @@ pub struct PassContext<'a> {
     pub view: &'a NodeView,
     /// The facts and the other nodes, which templates can read.
     pub inputs: Inputs,
-    /// The generation of the revision.
-    pub generation: u64,
-    /// True if the revision is not yet fully applied on the node. Probes run while the revision is not fully applied.
+    /// The acceptance of the revision.
+    pub accepted: AcceptedId,
+    /// True if the revision is not yet fully applied on the node. In this case, probes run.
     pub fresh: bool,
     /// The drift policy of tasks without a drift policy of their own.
     pub drift: Drift,

@@ -47,7 +47,7 @@ pub fn republish_claims(
         return Ok(false);
     }
     for book in &revision.view.books {
-        if let Some(run) = Run::of(&revision.set, revision.generation, &revision.manifest, book) {
+        if let Some(run) = Run::of(&revision.set, &revision.id, &revision.manifest, book) {
             republish_book(machine, fleet, revision, book, &run)?;
         }
     }
