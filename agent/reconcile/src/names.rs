@@ -32,7 +32,7 @@ pub struct TaskRef {
     pub index: usize,
 }
 
-/// A rendered task, or one rendered item of its loop.
+/// A rendered task. If a task has a loop, each loop item is a separate rendered task.
 #[derive(Clone, PartialEq)]
 pub struct Instance {
     /// The number of the rendered task in its run.
@@ -41,7 +41,7 @@ pub struct Instance {
     pub task: TaskRef,
     /// The item of the loop. `item` is `None` for a task without a loop.
     pub item: Option<Item>,
-    /// The name of the task, followed by the item of the loop.
+    /// The name of the task and, for a task with a loop, the loop item.
     pub name: String,
 }
 

@@ -44,7 +44,7 @@ pub enum Origin {
     /// The report is about a task of a book.
     #[default]
     Task,
-    /// The report is about drift. Drift with the outcome `Unchanged` was found but not corrected.
+    /// The report is about drift. With the outcome `Unchanged`, the task found drift and did not correct the drift.
     Drift,
     /// The report is about a handler.
     Handler,
@@ -67,7 +67,7 @@ pub struct TaskReport {
     pub message: Option<String>,
     /// The planned action: none, create, update, remove, run or unknown.
     pub action: &'static str,
-    /// The change of the task as a readable diff.
+    /// The change that the task makes, as a readable diff.
     pub diff: Option<String>,
     /// The origin of the report.
     pub origin: Origin,

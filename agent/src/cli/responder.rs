@@ -1,5 +1,5 @@
-//! Selects the process that answers plan, render and vars: a running agent, or else this process. Without an agent,
-//! this process reads the state directory or a working tree.
+//! Selects the process that answers the commands `plan`, `render` and `vars`: a running agent, or this process. Without
+//! an agent, this process reads the state directory or a working tree.
 
 use std::{
     path::{Path, PathBuf},

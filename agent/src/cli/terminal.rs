@@ -63,8 +63,8 @@ pub(super) fn escape_json(document: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Returns the mark that represents a colour in text. The mark contains a random number, so that text from outside
-/// cannot contain a valid mark.
+/// Returns the mark that represents a colour in text. The mark contains a random number, so that text from git or the
+/// network cannot contain a valid mark.
 pub(super) fn colour_mark(code: u8) -> String {
     format!("\u{fdd0}{}:{code}\u{fdd1}", nonce())
 }

@@ -48,8 +48,8 @@ pub struct Settings {
     pub facts_d: Vec<PathBuf>,
     /// The data store of the fleet.
     pub data_store: DataStore,
-    /// The revoked certificates and keys of the bootstrap file, in addition to the revocations in git. The revocations
-    /// of the bootstrap file apply from the start of the agent.
+    /// The certificates and keys that the bootstrap file revokes, in addition to the revocations in git. The
+    /// revocations of the bootstrap file apply from the start of the agent.
     pub revoked: Vec<String>,
     /// The warnings about the bootstrap file.
     pub warnings: Vec<String>,
@@ -98,7 +98,8 @@ pub struct WrittenReconcile {
 }
 
 impl WrittenReconcile {
-    /// The shortest interval between passes. A shorter interval in git would keep all nodes of a fleet busy.
+    /// The shortest interval between passes. The limit protects the fleet: with a very short interval in git, all nodes
+    /// would always be busy.
     const SHORTEST: Duration = Duration::from_secs(1);
 
     fn read(written: &pb::Reconcile) -> Self {
@@ -165,9 +166,8 @@ pub fn read(file: &Path) -> Result<Vec<u8>, ConfigError> {
 
 /// Reads a bootstrap file, and resolves its settings.
 ///
-/// # Errors
-/// Fails if the file cannot be read or has mistakes. The error lists all mistakes of the object, or else the first
-/// invalid setting.
+/// # Errors Fails if the file cannot be read or has mistakes. The error lists all mistakes of the object. If the object
+/// has no mistakes, the error names the first invalid setting.
 pub fn load(file: &Path, host_name: &str) -> Result<Settings, ConfigError> {
     let bytes = read(file)?;
     let shown = file.display().to_string();

@@ -1,4 +1,4 @@
-//! The firing alarms of a node. An alarm is an announced condition that has not ended.
+//! The firing alarms of a node. An alarm is a condition that an event has reported and that has not ended.
 
 use std::collections::BTreeMap;
 

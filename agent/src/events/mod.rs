@@ -43,12 +43,13 @@ struct Log {
     last: Uuid,
     alarms: Alarms,
     /// The UUIDs of events that are never deleted, by identity of the alarm. The map contains the events of firing
-    /// alarms, and the last start of the agent.
+    /// alarms, and the event of the most recent start of the agent.
     standing: BTreeMap<String, String>,
 }
 
 impl Events {
-    /// Opens the event log of a node. Without a journal, events only reach followers.
+    /// Opens the event log of a node. Without a journal, events are not recorded, and only readers of the event stream
+    /// receive them.
     pub fn new(node: String, journal: Option<Arc<Journal>>) -> Self {
         let mut log = Log::default();
         if let Some(journal) = &journal {
@@ -66,8 +67,8 @@ impl Events {
 
     /// Records events in one journal commit. An alarm that is already firing for the same reason is not recorded again.
     ///
-    /// # Errors
-    /// Fails if the journal cannot store the events. Alarms that were not stored are recorded when they are set again.
+    /// # Errors Fails if the journal cannot store the events. An alarm that was not stored is recorded when the alarm
+    /// is set again.
     pub fn record(&self, now: i64, events: Vec<NewEvent>) -> Result<(), JournalError> {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let mut undo = Vec::new();
@@ -104,7 +105,7 @@ impl Events {
     }
 
     /// Replaces the firing alarms that the predicate `covers` selects. A selected alarm ends if `firing` does not
-    /// contain it.
+    /// contain the alarm.
     ///
     /// # Errors
     /// Fails if the journal cannot store the events.
@@ -165,7 +166,7 @@ impl Events {
         keys.iter().take(old).filter(|uuid| !kept.contains(uuid)).for_each(|uuid| changes.delete::<kinds::Event>(uuid));
     }
 
-    /// Returns the last recorded start of the agent.
+    /// Returns the event of the most recent start of the agent.
     pub fn last_start(&self) -> Option<NewEvent> {
         let identity = AlarmKey::of(&NewEvent::new(EventType::AgentStarted, "")).text();
         let standing: StandingEvent = self.journal.as_ref()?.get_readable(&identity).ok()??;

@@ -10,7 +10,7 @@ use super::event_type::EventType;
 /// The state of an alarm in an event: firing or resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AlarmState {
-    /// The condition of the alarm has begun, or has another reason now.
+    /// The condition of the alarm has begun, or its reason has changed.
     Firing,
     /// The condition has ended.
     Resolved,
@@ -63,8 +63,8 @@ impl NewEvent {
         self
     }
 
-    /// Sets the object of the event, and the namespace of the object. If the given namespace is empty, the event keeps
-    /// its own namespace.
+    /// Sets the object of the event, and the namespace of the object. If the given namespace is empty, the namespace of
+    /// the event does not change.
     #[must_use]
     pub fn about(mut self, object: impl Into<String>, namespace: &str) -> Self {
         self.object = Some(object.into());

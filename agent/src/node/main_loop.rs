@@ -46,7 +46,7 @@ use crate::{
     },
 };
 
-/// The maximum number of immediate repetitions of a pass. A pass is repeated if files change while it runs.
+/// The maximum number of times that a pass is repeated immediately. A pass is repeated if files change while it runs.
 const LOOKS: usize = 10;
 
 /// The longest time that `towpath agent --once` waits for a gate to open.
@@ -308,8 +308,8 @@ impl Node {
         self.passes.run(revision, facts.all(), fresh)
     }
 
-    /// Reports the outcome of a pass. The status of the TaskBooks is published before the conditions. A reader that
-    /// sees the end of a pass therefore also sees the TaskBooks of the pass.
+    /// Reports the outcome of a pass. The status of the TaskBooks is published before the conditions. Because of this
+    /// order, a reader that sees the end of a pass also sees the TaskBooks of the pass.
     fn report(&mut self, revision: &Revision, outcome: &PassOutcome, fresh: bool) {
         self.writer.show_books(report::statuses(outcome));
         self.writer.step(report::passed(revision, outcome));
@@ -324,14 +324,14 @@ impl Node {
         self.writer.write(effects);
     }
 
-    /// Deletes the steady state. The node deletes the steady state before any change.
+    /// Deletes the steady state. The node deletes the record of its steady state before it changes anything.
     pub(super) fn invalidate_steady_state(&mut self) {
         let effects = self.steady_state.invalidate();
         self.writer.write(effects);
     }
 
-    /// Refreshes the sources, runs the TaskBooks, and returns the result. The pass is repeated for a newer commit, and
-    /// for a gate that opens within seconds.
+    /// Refreshes the sources, runs the TaskBooks, and returns the result. The pass is repeated if a newer commit
+    /// arrives, or if a gate opens within seconds.
     pub fn once(&mut self) -> RunResult {
         let queries = self.queries();
         let gather = || queries.facts();
@@ -455,7 +455,7 @@ impl Node {
         }
     }
 
-    /// Returns whether a source or the node has a problem that only a refresh can end. The poller reports only changed
+    /// Returns true if only a refresh can end a problem of a source or of the node. The poller reports only changed
     /// heads, so the main loop must repeat a failed fetch itself.
     fn is_behind(&self) -> bool {
         let of_refresh = |troubles: &BTreeMap<String, ConditionReason>| {

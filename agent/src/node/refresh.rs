@@ -67,8 +67,8 @@ impl Node {
         lost
     }
 
-    /// Adopts the accepted revision of the fleet if it is newer than the revision of this node. Returns whether the
-    /// node has adopted the revision in the data store.
+    /// Adopts the accepted revision of the fleet if it is newer than the revision of this node. Returns true if this
+    /// node has adopted the accepted revision that the data store contains.
     fn follow_fleet(&mut self) -> bool {
         if !self.membership.is_shared() {
             return false;

@@ -57,7 +57,8 @@ impl<'a> Effects<'a> {
         self
     }
 
-    /// Adds firing alarms to the results. An alarm that `covers` selects ends if it is not among the firing alarms.
+    /// Adds firing alarms to the results. An alarm that `covers` selects ends if the alarm is not among the firing
+    /// alarms.
     pub(super) fn alarms(mut self, covers: impl Fn(&NewEvent) -> bool + 'a, firing: Vec<NewEvent>) -> Self {
         self.0.push(Effect::Alarms(Box::new(covers), firing));
         self

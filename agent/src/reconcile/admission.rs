@@ -55,7 +55,7 @@ pub(super) struct AdmissionControl<'a> {
 struct Admitted {
     /// True if the changes of the active segment are admitted.
     changes: bool,
-    /// The segment for which the node holds a slot, and the use of the slot.
+    /// The segment for which the node holds a slot, and the purpose of the slot.
     slot: Option<(u32, SlotUse)>,
 }
 
@@ -104,7 +104,7 @@ impl<'a> AdmissionControl<'a> {
         answer
     }
 
-    /// Acquires the slot for changes. A TaskBook without a rollout needs no slot, so the answer is positive.
+    /// Acquires the slot for changes. A TaskBook without a rollout needs no slot, so its changes are admitted.
     fn slot(&self, admit: Admit) -> Answer {
         let (Some(rollout), Some(segment)) = (&self.rollout, admit.segment) else { return Answer::Go };
         let is_held = lock(&self.admitted).slot == Some((segment, admit.slot));
@@ -133,7 +133,7 @@ impl<'a> AdmissionControl<'a> {
     }
 
     /// Sends a request about a segment to the fleet. A TaskBook without a rollout needs no permission of the fleet, so
-    /// the answer is positive.
+    /// its request is granted.
     pub(super) fn ask(&self, segment: u32, request: Request) -> Answer {
         let Some(BookRollout { coordination, run }) = &self.rollout else { return Answer::Go };
         let segment = usize::try_from(segment).unwrap_or(usize::MAX);

@@ -29,7 +29,7 @@ pub struct Revision {
     pub manifest: RevisionManifest,
     /// The record of the acceptance of the revision.
     pub record: Accepted,
-    /// True if an object or template calls `nodes()`, computed at first use.
+    /// True if an object or template calls `nodes()`. The value is computed at its first use.
     reads_nodes: OnceLock<bool>,
 }
 

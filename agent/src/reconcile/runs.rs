@@ -21,7 +21,8 @@ use towpath_state::LastSlots;
 
 use super::revision::Revision;
 
-/// Returns the run of each TaskBook of a node, as (TaskBook, run, digest of the TaskBook).
+/// Returns the run of each TaskBook of a node. Each entry contains the TaskBook, the run, and the digest of the
+/// TaskBook.
 pub(crate) fn of_node(revision: &Revision) -> Vec<(String, String, String)> {
     let run = |book: &Book| {
         let id = book.id();
@@ -193,8 +194,8 @@ pub(crate) fn digests(set: &ObjectSet) -> BTreeMap<String, String> {
     coordinated.map(|book| (book.id(), book_digest(set, book))).collect()
 }
 
-/// Returns whether a TaskBook needs a run. A TaskBook needs a run for coordination, or if another TaskBook depends on
-/// it on all nodes.
+/// Returns whether a TaskBook needs a run. A TaskBook needs a run if it is coordinated, or if another TaskBook waits
+/// for it on all nodes.
 fn needs_run(set: &ObjectSet, book: &Book) -> bool {
     let waited_for = |other: &Book| {
         other.namespace == book.namespace
@@ -203,8 +204,8 @@ fn needs_run(set: &ObjectSet, book: &Book) -> bool {
     book.coordinated() || set.books.values().any(|other| waited_for(other))
 }
 
-/// Sorts nodes into the order in which waves take them. The order of the nodes is the same on all nodes, but differs
-/// between TaskBooks (P68).
+/// Sorts nodes into the order in which they join the waves of a rollout. All nodes compute the same order, but each
+/// TaskBook has a different order (P68).
 fn in_order(book: &str, mut nodes: Vec<String>) -> Vec<String> {
     nodes.sort_by_cached_key(|node| sha2::Sha256::digest(format!("{book}\0{node}")).to_vec());
     nodes
@@ -223,7 +224,7 @@ fn max_failures(book: &Book, of: u64) -> u64 {
     }
 }
 
-/// Returns the target nodes that a run waits for, and the target nodes that joined later.
+/// Returns the target nodes that a run waits for, and the target nodes that joined after the run began.
 fn members(set: &ObjectSet, manifest: &RevisionManifest, book: &Book) -> Option<(Vec<String>, Vec<String>)> {
     let entry = manifest.books.get(&book.id())?;
     let joined: BTreeSet<&str> = manifest.joined.get(&entry.since).into_iter().flatten().map(String::as_str).collect();

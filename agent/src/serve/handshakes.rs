@@ -40,8 +40,8 @@ impl<E> Default for Handshakes<E> {
 }
 
 impl<E> Handshakes<E> {
-    /// Adds a handshake, and returns the number of the handshake. If a limit is reached, also returns the value of an
-    /// older handshake, which the caller drops.
+    /// Adds a handshake, and returns the number of the handshake. If a limit is reached, the function also returns the
+    /// value of an older handshake. The caller drops this value.
     pub(super) fn begin(&mut self, address: IpAddr, end: E) -> (Number, Option<E>) {
         let origin = origin(address);
         let ended = if self.count(origin) >= SHARE {
@@ -74,8 +74,8 @@ impl<E> Handshakes<E> {
         self.running.values().filter(|handshake| handshake.origin == origin).count()
     }
 
-    /// Returns the oldest handshake of an origin whose peer has sent nothing. If all peers of the origin have sent
-    /// data, returns the oldest handshake of the origin.
+    /// Returns the oldest handshake of an origin (address or network) whose peer has sent nothing. If all peers of the
+    /// origin have sent data, returns the oldest handshake of the origin.
     fn oldest_of(&self, origin: IpAddr) -> Option<Number> {
         let of_origin = || self.running.iter().filter(move |(_, handshake)| handshake.origin == origin);
         let silent = of_origin().find(|(_, handshake)| !handshake.heard);

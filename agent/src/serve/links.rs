@@ -24,7 +24,7 @@ use crate::error_chain::chain;
 const KEPT: usize = 32;
 /// The time limit of one query to a peer.
 const ANSWER: Duration = Duration::from_secs(10);
-/// The time limit for sending a gossip message, because an older message has no value.
+/// The time limit for sending a gossip message. An older message is out of date.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A pool of connections to peers.

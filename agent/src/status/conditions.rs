@@ -21,7 +21,7 @@ pub struct State {
     /// True until the first pass of the attempted revision ends. While `attempting` is true, the stalls and holds
     /// belong to an earlier revision.
     attempting: bool,
-    /// The revision that was last applied in full.
+    /// The revision that the node most recently applied in full.
     pub applied: Option<Acceptance>,
     /// The problems that can end without a new commit, by source or subject.
     pub troubles: BTreeMap<String, ConditionReason>,

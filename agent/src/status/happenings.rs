@@ -171,7 +171,7 @@ pub(crate) fn is_of_books(event: &NewEvent) -> bool {
     matches!(event.event_type, T::TaskFailed | T::TaskHeld | T::TaskHandlerFailed | T::DriftReported | T::PruneHeld)
 }
 
-/// Returns whether a pass has found out if an alarm of a TaskBook is still valid. A task that did not run keeps its
+/// Returns true if a pass has checked whether an alarm of a TaskBook is still valid. A task that did not run keeps its
 /// alarms. Handlers also keep their alarms if any task of their TaskBook did not run.
 pub(crate) fn is_judged(event: &NewEvent, outcome: &PassOutcome) -> bool {
     if !is_of_books(event) || outcome.interrupted {

@@ -1,4 +1,4 @@
-//! The service of a node for the other nodes of its fleet, and its reactions to gossip.
+//! The service of a node for the other nodes of its fleet, and the code that receives gossip.
 
 use std::sync::{Arc, OnceLock};
 

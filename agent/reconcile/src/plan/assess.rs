@@ -1,4 +1,4 @@
-//! Rules that decide what a run does with a task whose state was compared with the node.
+//! Rules that decide what a run does with a task after the check of the task.
 
 use serde_json::Value;
 use towpath_render::objects::task::Drift;
@@ -37,14 +37,14 @@ pub struct Preview {
     pub diff: String,
     /// True if the change only writes files, so it can be batched with other file changes.
     pub plain: bool,
-    /// The paths that the change writes. Directories that the change only creates are not listed.
+    /// The paths that the change writes. The list omits directories that the change only creates.
     pub writes: Vec<String>,
     /// True if the task's own `changed` condition is false. A change with a false `changed` condition notifies no
     /// handler.
     pub quiet: bool,
 }
 
-/// The last run of a task, from the journal.
+/// The most recent run of a task, as the journal records it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LastRun {
     /// True if the task had the same definition in its last run.
@@ -64,7 +64,7 @@ pub struct Checked {
     pub check: Check,
     /// The last run of the task. `last` is `None` if the journal has no record of the task.
     pub last: Option<LastRun>,
-    /// A readable description of the run of an action, such as its command line.
+    /// A readable description of an action, such as its command line.
     pub shown: Option<String>,
 }
 
@@ -73,7 +73,7 @@ pub struct Checked {
 pub enum Cause {
     /// A commit changed the definition of the task.
     Commit,
-    /// The commit is the same, but an input changed: facts, variables or other nodes (D30).
+    /// The commit is the same, but an input of the task changed: facts, variables or the state of other nodes (D30).
     Input,
     /// Something other than the agent changed the node (D29).
     Drift,
@@ -93,10 +93,10 @@ pub enum Admission {
 pub enum Assessment {
     /// The task has nothing to do.
     InSync {
-        /// True if the run must record the item, because the journal lacks its current definition.
+        /// True if the run must record the item. The journal does not contain the current definition of the item yet.
         record: bool,
     },
-    /// The task has to make a change. The values are the cause of the change and the permission that it needs.
+    /// The task has to make a change. The values are the cause of the change, and the permission that the change needs.
     Change(Cause, Admission),
     /// The action of the task has to run.
     Run,
@@ -143,7 +143,7 @@ pub fn assess(facts: &Facts, checked: &Checked, policy: Drift, mode: RunMode, no
     }
 }
 
-/// Returns the cause of a change, from the last run of the task and the mode of the run.
+/// Returns the cause of a change. The cause depends on the task's most recent run and on the mode of the current run.
 fn cause(last: Option<&LastRun>, mode: RunMode) -> Cause {
     match last {
         Some(last) if last.same_definition => Cause::Drift,

@@ -40,7 +40,8 @@ pub struct Queued {
     pub admission: Admission,
     /// The paths that the change writes.
     pub writes: Vec<String>,
-    /// The key of the transaction that the change can join. `batch` is `None` if the change is made alone.
+    /// The key of the transaction that the change can join. Changes with the same key can share a transaction. `batch`
+    /// is `None` if the change is made alone.
     pub batch: Option<BatchKey>,
 }
 
@@ -127,7 +128,7 @@ pub fn admission(changes: &[Queued]) -> Admission {
 }
 
 /// Splits file changes into changes that may begin without admission, and changes that must wait. A change must wait if
-/// it needs admission, or if it overlaps a path of an earlier waiting change.
+/// it needs admission, or if an earlier change of an overlapping path must wait.
 pub fn split_free(changes: Vec<Queued>) -> (Vec<Queued>, Vec<Queued>) {
     let (mut free, mut others): (Vec<Queued>, Vec<Queued>) = (Vec::new(), Vec::new());
     for change in changes {
@@ -143,14 +144,14 @@ pub fn split_free(changes: Vec<Queued>) -> (Vec<Queued>, Vec<Queued>) {
     (free, others)
 }
 
-/// Returns true if a task's change can wait for a transaction. The change of a task that evaluates or registers its own
-/// result cannot wait.
+/// Returns true if a task's change can wait for a transaction. A change cannot wait if its task registers the result,
+/// or evaluates the result with an expression.
 pub fn can_wait(task: &towpath_render::objects::task::Task, facts: &Facts) -> bool {
     let judged = task.success.is_some() || task.changed.is_some() || task.until.is_some();
     facts.batch.is_some() && !judged && task.register.is_none() && task.elect.is_none()
 }
 
-/// Returns true if both paths are equal, or if one path is below the other one.
+/// Returns true if two paths are equal, or if one path is below the other path.
 fn overlaps(one: &str, other: &str) -> bool {
     let (one, other) = (one.trim_end_matches('/'), other.trim_end_matches('/'));
     let below = |path: &str, folder: &str| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));

@@ -48,13 +48,13 @@ pub const MIDDLE: u32 = 200;
 /// The decision about the items that a book no longer mentions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// The node has nothing to remove or forget.
+    /// The book has no items to remove, and no records to delete.
     Nothing,
     /// The items stay on the node: the book does not prune, or another book manages the items.
     Forget(Removal),
     /// The items are removed from the node.
     Remove(Removal),
-    /// The removal is held, because the number of items exceeds the budget of one pass.
+    /// The removal is held, because the number of items exceeds the prune budget of one pass.
     OverBudget {
         /// The message with the number of items, the budget, and the object that sets the budget.
         message: String,

@@ -33,7 +33,7 @@ pub struct BookInputs {
     pub record: BookRecord,
 }
 
-/// The rollout of a book, from the view of one node.
+/// The rollout of a book, as one node sees it.
 #[derive(Debug, Clone)]
 pub struct RolloutPlan {
     /// The id of the rollout's run.
@@ -92,18 +92,18 @@ impl Run {
 /// The state of the segment that runs now.
 #[derive(Debug)]
 pub(super) struct ActiveSegment {
-    /// The mode of the segment's tasks.
+    /// The mode in which the segment's tasks run: apply a new revision, or look for drift.
     pub(super) mode: RunMode,
     /// The number of the segment. `number` is `None` in a book without coordination.
     pub(super) number: Option<u32>,
     /// The purpose for which the segment uses its slot.
     pub(super) slot_use: SlotUse,
-    /// The slot for changes, and a flag that is true if the number of slots is limited. `slot` is `None` in a book
-    /// without coordination.
+    /// The slot that a change needs; the second value is true if `serialize` limits the number of slots. `slot` is
+    /// `None` in a book without coordination.
     pub(super) slot: Option<(Slot, bool)>,
     /// True if the node may make changes in this segment.
     pub(super) admitted: bool,
-    /// True if changes of this run have begun in an open window.
+    /// True if changes of this run have begun in an open maintenance window.
     pub(super) in_window: bool,
     /// True if the `before` tasks have run, or if the book has none.
     pub(super) prepared: bool,
@@ -155,7 +155,7 @@ pub(super) enum Stop {
 
 impl Stop {
     /// Combines two reasons to stop, and returns the reason that takes precedence. A preemption takes precedence over
-    /// all reasons, and closed gates over a failure.
+    /// all other reasons. Closed gates take precedence over a failure.
     pub(super) fn after(self, first: Option<Self>) -> Self {
         match (first, self) {
             (Some(Self::Preempted), _) | (_, Self::Preempted) => Self::Preempted,
@@ -203,7 +203,7 @@ impl NotBegun {
     }
 }
 
-/// The results of the steps of a lane other than tasks, such as handlers, removals and votes.
+/// The results of steps of a lane that are not tasks, such as handlers, removals and votes.
 #[derive(Debug, Default)]
 #[must_use]
 pub(super) struct Steps {
@@ -218,7 +218,7 @@ impl Steps {
         Self { reports: vec![report], stop: Some(Stop::Failed), unsteady: false }
     }
 
-    /// Returns the results of a request to the fleet that was not granted. The request ends its lane.
+    /// Returns the results of a step whose request the fleet has not granted. The request ends its lane.
     pub(super) fn refused(why: &NotBegun) -> Self {
         match why {
             NotBegun::Failed(message) => {

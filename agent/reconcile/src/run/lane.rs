@@ -31,7 +31,7 @@ use crate::{
 pub(super) struct Lane {
     /// The queue of changes that the lane has not made yet.
     queue: Queue,
-    /// The reports, in the order in which the tasks ran. An entry is `None` for a change that was dropped.
+    /// The reports, in the order in which the tasks ran. The report of a dropped change is `None`.
     reports: Vec<Option<TaskReport>>,
     /// The tasks that the run has reached. The map value is true if the task, or a task that it requires, failed or is
     /// held.
@@ -54,12 +54,13 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// Returns a lane for a task that runs at the same time as other tasks. The new lane knows which tasks have failed.
+    /// Returns a lane for a task that runs at the same time as other tasks. The new lane starts with a list of the
+    /// tasks that have failed.
     pub(super) fn beside(&self) -> Self {
         Self { reached: self.reached.clone(), ..Self::default() }
     }
 
-    /// Adds the findings of lanes that ran at the same time. The reports that `is_first` selects come before all other
+    /// Adds the findings of parallel lanes to this lane. The reports that `is_first` selects come before all other
     /// reports.
     pub(super) fn merge(&mut self, mut others: Vec<Self>, is_first: impl Fn(&TaskReport) -> bool) {
         for other in &mut others {
@@ -141,7 +142,7 @@ impl Lane {
         self.reports.iter().skip(position).flatten()
     }
 
-    /// Returns the outcome of the report at a position. Returns `None` for a change that was dropped.
+    /// Returns the outcome of the report at a position. Returns `None` if the change of the report was dropped.
     pub(super) fn outcome(&self, position: usize) -> Option<Outcome> {
         self.reports.get(position)?.as_ref().map(|report| report.outcome)
     }
@@ -176,7 +177,7 @@ impl Lane {
         self.reached.insert(task.id.clone(), true);
     }
 
-    /// Returns the first required task whose failure or hold keeps a task from running.
+    /// Checks the tasks that a task requires, and returns the first one that failed or is held.
     pub(super) fn unmet_by<'t>(&self, task: &'t Task) -> Option<&'t str> {
         task.requires.iter().find(|name| self.reached.get(*name) == Some(&true)).map(String::as_str)
     }
@@ -222,8 +223,8 @@ impl Lane {
         self.results.insert(position, Some(result));
     }
 
-    /// Returns the result that a loop registers: all results, a flag for changed items, and the worst outcome. Returns
-    /// `None` if a dry run cannot know the result.
+    /// Returns the result that a loop registers: the results of all items, true if an item changed, and the worst
+    /// outcome. Returns `None` if a dry run cannot know the result.
     pub(super) fn loop_result(&self, items: &[usize]) -> Option<Value> {
         let reports = || items.iter().filter_map(|at| Some((at, self.reports.get(*at)?.as_ref()?)));
         let changed = reports().any(|(_, report)| report.outcome == Outcome::Changed);

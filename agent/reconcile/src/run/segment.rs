@@ -9,7 +9,7 @@ use crate::{
     record::{BookRecord, Frame, Slot, SlotRef, SlotState},
 };
 
-/// Changes the record of the book, and writes the record to the journal if it differs.
+/// Changes the record of the book, and writes a changed record to the journal.
 ///
 /// # Errors
 /// Fails if the record cannot be written.
@@ -120,8 +120,8 @@ async fn admit(run: &Run) -> Result<(), NotBegun> {
     Ok(())
 }
 
-/// Releases a slot of another budget that an earlier revision or segment acquired. The record names a slot until the
-/// slot is released. In one budget, a node has one slot record for all partitions.
+/// Releases a slot that an earlier revision or segment acquired in a different budget. The record names a slot until
+/// the slot is released. In one budget, a node has one slot record for all partitions.
 async fn leave_other_slot(run: &Run, slot: &Slot) -> Result<(), NotBegun> {
     let is_other = run.record.borrow().slot.as_ref().is_some_and(|known| known.slot.budget != slot.budget);
     if !is_other {

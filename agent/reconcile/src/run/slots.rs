@@ -68,7 +68,7 @@ pub(super) async fn vote(run: &Run, lane: &Lane, at: Position) -> (Steps, bool) 
     (released(run, failed.then_some((at.number, admitted))).await, !failed)
 }
 
-/// Returns true if a completed segment uses the slot of the interrupted segment. The result is also true once the
+/// Returns true if a completed segment uses the slot of the interrupted segment. The function also returns true if the
 /// interrupted segment has begun to change the node.
 pub(super) fn shares_slot(run: &Run, number: u32) -> bool {
     let Some(plan) = &run.inputs.rollout else { return true };
@@ -78,8 +78,8 @@ pub(super) fn shares_slot(run: &Run, number: u32) -> bool {
     record.frame.is_some() || slots.is_none_or(|(one, other)| one.slot == other.slot)
 }
 
-/// Returns true if a claim or a failure of the node uses the slot of another budget. A claim or failure in another
-/// budget shows that the node may be only partly changed.
+/// Returns true if the node has a claim or a failure record in a different budget. A node with a claim or a failure
+/// record in a different budget may be only partly changed.
 fn holds_other_slot(run: &Run) -> bool {
     let (record, segment) = (run.record.borrow(), run.segment.borrow());
     let active = segment.slot.as_ref().map(|(slot, _)| slot);
@@ -106,7 +106,7 @@ pub(super) async fn leave_old_failure(run: &Run) -> Steps {
 /// Records in the journal that the slot was released, or is kept after a failure. A slot in a budget that the run no
 /// longer uses is released, too.
 ///
-/// `failed` contains the segment in which the node failed, and true if its changes were admitted.
+/// `failed` contains the segment in which the node failed; its second value is true if the changes were admitted.
 async fn released(run: &Run, failed: Option<(u32, bool)>) -> Steps {
     let Some(plan) = &run.inputs.rollout else { return Steps::default() };
     let active = run.segment.borrow().slot.clone();
@@ -133,8 +133,8 @@ async fn released(run: &Run, failed: Option<(u32, bool)>) -> Steps {
     persist_or_stop(run, "slot", |record| record.slot = now).await
 }
 
-/// Releases a slot of an earlier pass, after all segments are completed without a failure. The position in a slot queue
-/// is kept, because a removal may wait for the slot.
+/// Releases a slot that an earlier pass acquired, after all segments are completed without a failure. The node keeps
+/// its position in the slot queue, because a removal may wait for the slot.
 pub(super) async fn leave_old_slot(run: &Run, lane: &Lane) -> Steps {
     let holds = run.record.borrow().slot.is_some() && !is_queued(run);
     if holds { leave(run, lane).await } else { Steps::default() }
@@ -178,7 +178,7 @@ pub(super) async fn announce_absence(run: &Run, instance: InstanceId) -> Result<
     recorded.map_err(NotBegun::Failed)
 }
 
-/// Enters the last segment of the rollout for a removal of items. The removal acquires its own slot.
+/// Enters the last segment of the rollout, so that items can be removed. The removal acquires its own slot.
 ///
 /// # Errors
 /// Fails if a gate is closed.
@@ -191,7 +191,7 @@ pub(super) async fn enter_removal(run: &Run) -> Result<(), NotBegun> {
     refused(run.channel.coordinate(Call::Enter(at.number)).await).map_or(Ok(()), Err)
 }
 
-/// Leaves the rollout after a removal: releases the slot, or reports a failure of the run with its message.
+/// Leaves the rollout after a removal: releases the slot, or reports the failure of the run.
 pub(super) async fn leave_removal(run: &Run, failure: Option<String>) -> Steps {
     let Some((_, at)) = last_segment(run) else { return Steps::default() };
     if !run.segment.borrow().admitted || run.record.borrow().slot.is_none() && failure.is_none() {

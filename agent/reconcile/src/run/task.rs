@@ -517,7 +517,7 @@ fn conclude(run: &Run, lane: &mut Lane, task: &Task, report: TaskReport) -> usiz
     position
 }
 
-/// Returns true if one of the tasks would change something, or cannot be checked before an earlier change. A probe with
+/// Returns true if a task would change something, or if a task cannot be checked before an earlier change. A probe with
 /// a registered result runs, because later tasks read the result.
 pub(super) async fn would_change(run: &Run, indices: impl Iterator<Item = usize>) -> bool {
     for index in indices {

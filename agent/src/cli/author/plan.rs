@@ -16,9 +16,9 @@ use crate::{
 
 /// Shows what would change on this node, or on another node.
 ///
-/// The plan for another node compares the working tree with the accepted revision, as rendered for that node. Without a
-/// working tree, the plan assumes that nothing is applied on the other node. If the accepted revision does not name the
-/// node, the plan also assumes that nothing is applied.
+/// The plan renders the working tree and the accepted revision for the other node, and compares the two results.
+/// Without a working tree, the plan assumes that nothing is applied on the other node. If the accepted revision does
+/// not name the node, the plan assumes that nothing is applied on the node.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Plan {
     #[command(flatten)]

@@ -24,7 +24,7 @@ use crate::{
     status::PeerService,
 };
 
-/// The time in which the current task may finish after the agent is asked to stop.
+/// After the agent is asked to stop, the current task has this time to finish.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// Runs the agent.
@@ -100,7 +100,7 @@ fn credentials(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Option<Arc
     Ok(Some(Arc::new(credentials)))
 }
 
-/// The time after its start in which the agent records no events for joining nodes.
+/// During this time after its start, the agent records no events for joining nodes.
 const SETTLING: Duration = Duration::from_secs(15);
 
 /// Starts the gossip of the node.

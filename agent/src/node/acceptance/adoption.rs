@@ -21,7 +21,7 @@ use crate::{
 };
 
 impl Acceptance {
-    /// Adopts the accepted revision `found` of the data store. Returns the reason if the node cannot adopt the
+    /// Adopts `found`, the accepted revision in the data store. Returns the reason if the node cannot adopt the
     /// revision. `looked` is the time of the refresh.
     pub(in crate::node) fn adopt_found(
         &self,
@@ -48,8 +48,9 @@ impl Acceptance {
         shown(found, why.as_ref())
     }
 
-    /// Adopts a revision of peers that the data store does not contain. A data store can lack an accepted revision, for
-    /// example after a rollback. Without a record in the data store, a failed adoption does not block the node (P103).
+    /// Adopts a revision that peers supply and that the data store does not contain. A data store can lack an accepted
+    /// revision, for example after a rollback. Without a record in the data store, a failed adoption does not block the
+    /// node (P103).
     pub(in crate::node) fn adopt_from_peers(&self, own: &Accepted, stored: u64, looked: i64) -> Option<Adopted> {
         let (record, manifest) = self.newer_of_peers(stored.max(own.generation))?;
         let adopted = match accept::judge_announced(&record, own) {

@@ -31,7 +31,7 @@ use crate::{
     },
 };
 
-/// The accepted revision of a node, and the means to accept a newer revision.
+/// The accepted revision of a node, and the data that the node needs to accept a newer revision.
 #[derive(Debug)]
 pub(super) struct Acceptance {
     settings: Arc<Settings>,
@@ -89,7 +89,7 @@ impl Acceptance {
         self.revision = Some(revision);
     }
 
-    /// Returns whether the data store contains a record of acceptance that the node does not adopt.
+    /// Returns true if the data store contains an accepted revision that this node does not adopt.
     pub(super) fn is_unfollowed(&self) -> bool {
         self.adoption.is_unfollowed()
     }
@@ -172,7 +172,7 @@ impl Acceptance {
         }
     }
 
-    /// Returns an accepted candidate, with the changes that the node must write first.
+    /// Returns an accepted candidate, with the journal changes that the node must write before it uses the candidate.
     fn of_accepted(
         &self,
         report: &RefreshReport,
@@ -199,7 +199,7 @@ impl Acceptance {
         Adopted { revision, effects }
     }
 
-    /// Returns the changes of the journal for an accepted revision.
+    /// Returns the journal changes that record an accepted revision.
     fn kept(
         &self,
         accepted: &Accepted,

@@ -16,11 +16,11 @@ use crate::{
     status::conditions::{ConditionReason, Input},
 };
 
-/// The accepted revision that this node does not adopt, and the wait for its missing part.
+/// The accepted revision that this node does not adopt, with the reason and the time that the node has waited.
 #[derive(Debug, Default)]
 pub(super) struct Adoption {
     unfollowed: Option<(AdoptionError, Rejected)>,
-    /// The wait for a commit, manifest, agent or record that the node lacks.
+    /// The time that the node has waited for a missing commit, manifest, record or agent.
     lacking: LackingWait,
 }
 
@@ -29,13 +29,13 @@ impl Adoption {
         self.unfollowed.is_some()
     }
 
-    /// Returns whether the reason for not adopting a revision also forbids proposals of this node. The candidate of the
-    /// node may be older than the accepted revision of the fleet.
+    /// Returns true if this node must not propose a revision, because it does not adopt the accepted revision. The
+    /// candidate of the node may be older than the accepted revision of the fleet.
     pub(super) fn blocks(&self) -> bool {
         self.unfollowed.is_some() && self.rejected().is_none()
     }
 
-    /// Returns the record of acceptance if this node may overwrite it in the data store.
+    /// Returns the acceptance record in the data store if this node may overwrite the record.
     pub(super) fn rejected(&self) -> Option<&Rejected> {
         match &self.unfollowed {
             Some((AdoptionError::Rejected(_) | AdoptionError::Void(_), record)) => Some(record),

@@ -21,7 +21,7 @@ pub struct PendingWork {
     pub poll: bool,
     /// True if a source has changed.
     pub moved: bool,
-    /// True if a request that a refresh did not wait for has ended.
+    /// True if a request to a git server has ended after its refresh stopped waiting.
     pub answered: bool,
     /// True if another node has accepted a revision.
     pub accepted: bool,
@@ -75,7 +75,8 @@ impl Inbox {
         self.slot.1.notify_all();
     }
 
-    /// Adds the work that follows a change on a git server. Requests that began before the change are stale.
+    /// Adds the work that follows a change on a git server. Answers to requests that began before the change are out of
+    /// date.
     pub fn notify_news(&self, add: impl FnOnce(&mut PendingWork)) {
         self.news.fetch_add(1, Ordering::SeqCst);
         self.notify(add);

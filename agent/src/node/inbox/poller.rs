@@ -28,8 +28,8 @@ impl Polled {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets the sources to poll, and the heads that a refresh found. A polled head wakes the node only if it differs
-    /// from the known head. An incomplete refresh removes no source.
+    /// Sets the sources to poll, and the heads that a refresh found. The poller wakes the node only if a head differs
+    /// from the head that the refresh found. After an incomplete refresh, the poller still polls all its sources.
     pub(in crate::node) fn set(&self, sources: &[Source], heads: &BTreeMap<String, String>, is_complete: bool) {
         let mut known = self.lock();
         let named = |source: &Source| sources.iter().any(|other| other.git.name == source.git.name);
@@ -38,8 +38,8 @@ impl Polled {
         known.heads.extend(heads.iter().map(|(name, head)| (name.clone(), head.clone())));
     }
 
-    /// Records a polled head. Wakes the main loop if the head has changed, or at the first failure. Returns the number
-    /// of consecutive failures.
+    /// Records a polled head. Polls a source, and wakes the main loop if the head has changed or if the poll fails for
+    /// the first time. Returns the number of consecutive failures.
     fn head(&self, inbox: &Inbox, name: &str, head: Result<String, towpath_git::SourceError>, failures: u32) -> u32 {
         match head {
             Ok(head) => {

@@ -26,13 +26,13 @@ use crate::{
 /// The count of record numbers that one journal commit reserves for signing (P110).
 const RESERVED: u64 = 1 << 24;
 
-/// The maximum number of writers whose record numbers each journal commit saves. If more record numbers have changed,
-/// the node saves them at an interval.
+/// The maximum number of writers whose record numbers each journal commit saves. If the record numbers of more writers
+/// have changed, the node saves the numbers only at an interval.
 const FEW: usize = 32;
 /// The interval at which the record numbers of many writers are saved.
 const KEPT: Duration = Duration::from_secs(10);
 
-/// The rights of nodes in the TaskBooks of the last revisions, in the form that the journal stores.
+/// The rights of nodes in the TaskBooks of the most recent revisions, in the form that the journal stores.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 struct KnownRights(BTreeMap<String, BookRights>);
@@ -53,7 +53,7 @@ pub(in crate::node) struct NodeIdentity {
 /// The values of the identity that the journal already contains.
 #[derive(Debug)]
 struct Kept {
-    /// The first record number that the node may not sign without a new reservation.
+    /// The end of the reserved record numbers. The node signs this number only after a new reservation.
     reserved: u64,
     rights: BTreeMap<String, BookRights>,
     /// The time at which the record numbers of all writers were last saved.
@@ -97,7 +97,7 @@ impl NodeIdentity {
         Arc::clone(&self.signer)
     }
 
-    /// Returns the identity that opens results sealed to this node.
+    /// Returns the identity that decrypts results that other nodes encrypted for this node.
     pub(in crate::node) fn bearer(&self) -> SigningIdentity {
         self.bearer.clone()
     }
@@ -128,8 +128,8 @@ impl NodeIdentity {
         });
     }
 
-    /// Adds the changed record numbers, the reservation and the rights to a journal commit. Record numbers of many
-    /// writers are saved only at an interval, or if `all` is set at the end of the agent.
+    /// Adds the changed record numbers, the reservation and the rights to a journal commit. If the record numbers of
+    /// many writers have changed, they are saved only at an interval, unless `all` is true.
     pub(in crate::node) fn keep(&self, changes: &mut Changes, now: Instant, all: bool) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if all || self.signer.changed() <= FEW || now.duration_since(kept.at) >= KEPT {
@@ -160,7 +160,7 @@ impl NodeIdentity {
         self.signer.refuses(None, &self.keys().sign, serial.as_deref())
     }
 
-    /// Returns the data store records that were rejected since the last call, with the reasons.
+    /// Returns the data store records that were rejected since the previous call of this function, with the reasons.
     pub(in crate::node) fn refused(&self) -> BTreeMap<String, String> {
         self.signer.refused()
     }

@@ -83,8 +83,8 @@ impl Membership {
         accept::answers(self.store.as_ref())
     }
 
-    /// Joins the fleet, and wakes the main loop for broadcasts of the fleet. Without a shared data store, the fleet is
-    /// only this process.
+    /// Joins the fleet. From then on, each broadcast of the fleet wakes the main loop. Without a shared data store, the
+    /// fleet consists only of this process.
     pub(super) fn join(&self, inbox: &Inbox) -> Effects<'static> {
         let joined = Joined {
             node: self.settings.node.clone(),
@@ -121,7 +121,7 @@ impl Membership {
         self.fleet.refused().or_else(revoked)
     }
 
-    /// Uses the keys and rights of a revision that this node has adopted.
+    /// Sets the trusted keys and the rights that an adopted revision defines.
     pub(super) fn follow(&self, revision: &Revision) -> Effects<'static> {
         self.identity.follow(revision, &self.settings);
         let node = revision.set.nodes.get(&self.settings.node);
@@ -222,7 +222,7 @@ impl Membership {
         Effects::default().alarms(is_about, firing)
     }
 
-    /// Returns the state machine input that shows why the data store cannot be used for agreement.
+    /// Returns the state machine input that shows why the nodes cannot agree through the data store.
     pub(super) fn of_store_error(error: &AcceptError) -> Input {
         let (reason, rest) = match error {
             AcceptError::Store(StoreError::Full { .. }) => (
@@ -273,8 +273,8 @@ impl Membership {
         self.published.is_some()
     }
 
-    /// Forgets the published state of the node, because the data store has lost it. The next pass publishes the state
-    /// of the node again.
+    /// Marks the state of the node as not published, because the data store has lost the state. The next pass publishes
+    /// the state of the node again.
     pub(super) fn forget_published(&mut self) {
         self.published = None;
     }

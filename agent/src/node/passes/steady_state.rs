@@ -86,8 +86,8 @@ impl SteadyState {
     }
 
     /// Returns whether the steady state of the previous agent process still holds: sources, settings, facts and files
-    /// are unchanged. The check of an earlier steady state loads no objects. `now` is the time in milliseconds since
-    /// 1970.
+    /// are unchanged. The node loads no objects to check the steady state of the previous agent process. `now` is the
+    /// time in milliseconds since 1970.
     pub(in crate::node) fn held_before(&self, state: &State, now: i64, facts: &PassFacts<'_>) -> bool {
         let coordinated = self.settings.coordinated();
         let quiet = state.is_applied() && state.troubles.is_empty() && state.stalls.is_empty();
@@ -114,7 +114,7 @@ impl SteadyState {
         keyed_digest(&self.machine.digest_key, text.as_bytes())
     }
 
-    /// Forgets the steady state. The node writes the returned effects before any change.
+    /// Forgets the steady state. The node writes the returned effects before it changes anything.
     pub(in crate::node) fn invalidate(&mut self) -> Effects<'static> {
         self.settled = None;
         if !std::mem::take(&mut self.is_on_disk) {

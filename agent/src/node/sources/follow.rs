@@ -20,25 +20,26 @@ use crate::{config::Source, error_chain::chain};
 pub(in crate::node) enum AdoptionError {
     /// A temporary failure: the data store, a mirror or a source is not usable yet.
     Behind(String),
-    /// A git server has not answered yet, so the verdict on the revision does not change.
+    /// A git server has not answered yet. Until the answer, the node keeps its previous decision about the revision.
     Pending(String),
-    /// The node lacks a commit, a manifest, a valid record or a newer agent. The node waits for the missing part for a
-    /// limited time. Only time in which the supplier answered counts as waiting.
+    /// The node lacks a commit, a manifest, a valid record or a newer agent. The node waits for a limited time, and
+    /// then rejects the revision. The wait counts only the time in which the supplier (git server or data store)
+    /// answers.
     Missing {
         /// The cause, as text for messages.
         why: String,
-        /// True if the supplier of the missing part has answered. The supplier of a missing part is the git server or
-        /// the data store.
+        /// True if the supplier of the missing part has answered. The git server or the data store supplies the missing
+        /// part.
         answered: bool,
         /// The kind of the missing part.
         what: Lacking,
     },
-    /// The bootstrap file of this node contradicts the record. The node adopts no revision until the conflict is
-    /// resolved.
+    /// The bootstrap file of this node contradicts the acceptance record of the revision. The node adopts no revision
+    /// until the conflict is resolved.
     Refused(String),
     /// The rules of this node reject the revision. The node ignores the record of a revision that its rules reject.
     Rejected(String),
-    /// The record of the revision is invalid on every node.
+    /// Every node finds that the acceptance record of the revision is invalid.
     Void(String),
 }
 
@@ -49,17 +50,17 @@ pub(in crate::node) enum Lacking {
     Commit,
     /// The manifest that the record of the revision names.
     Manifest,
-    /// A newer agent, which knows the schema of the record.
+    /// A newer agent, because this agent does not know the schema of the record.
     Agent,
     /// A valid record of acceptance, for a node that has not accepted a revision yet. Other nodes overwrite an invalid
     /// record with their own valid record.
     Record,
 }
 
-/// The longest time in which one other node must send a git pack. During this time, no other request uses the mirror.
+/// The time limit for one peer to send a git pack. While a peer sends the git pack, no other request uses the mirror.
 const PEER: Duration = Duration::from_secs(60);
 
-/// A function that prepares the request of a git pack from peers.
+/// A function that prepares a request to peers for a git pack.
 type AskPeers<'a> = &'a dyn Fn(PackRequest) -> WritePack;
 
 /// One commit that other nodes have accepted, with the state of its source on this node.
@@ -78,8 +79,8 @@ struct Step<'a> {
 }
 
 impl Sources {
-    /// Fetches and loads a revision that other nodes have accepted. Each commit must descend from the last commit of
-    /// its source that this node knows. Each commit must be signed as the settings of this node require.
+    /// Fetches and loads a revision that other nodes have accepted. Each commit must descend from the newest commit of
+    /// its source that this node has accepted. Each commit must be signed as the settings of this node require.
     ///
     /// # Errors
     /// Fails with the reason for which this node cannot adopt the revision.
@@ -232,9 +233,9 @@ impl Step<'_> {
         Ok(text)
     }
 
-    /// Fetches the commit of a tag into the mirror. A tag of the git server that matches the source's pattern must
-    /// point to the commit. The version of the tag must not be lower than the accepted version. If the git server does
-    /// not answer, a signed commit may come from another node.
+    /// Fetches the commit of a tag into the mirror. The git server must have a tag that points to the commit and
+    /// matches the source's pattern. The version of the tag must not be lower than the accepted version. If the git
+    /// server does not answer, a signed commit may come from another node.
     fn fetch_tag(&self, signed: bool) -> Result<(), AdoptionError> {
         let Answer { result: tags, answered } = self.requests.tags_at(&self.mirror, self.commit);
         match tags {

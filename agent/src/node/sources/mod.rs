@@ -91,7 +91,7 @@ pub(in crate::node) struct RefreshReport {
     /// True if a commit was rejected.
     pub(in crate::node) rejected: bool,
     pub(in crate::node) unreachable: bool,
-    /// The requests that the git servers have not answered yet, as messages, by source.
+    /// One message for each request that a git server has not answered yet, by source.
     pub(in crate::node) pending: BTreeMap<String, String>,
 }
 
@@ -100,12 +100,13 @@ impl Sources {
         Self { folder, first, requests }
     }
 
-    /// Limits the time for which the main loop waits for a git server. Longer requests run beside the main loop.
+    /// Limits the time for which the main loop waits for a git server. A request that takes longer continues in its own
+    /// thread, and does not block the main loop.
     pub(in crate::node) fn limit(&self, patience: Duration) {
         self.requests.limit(patience);
     }
 
-    /// Begins a refresh. All calls of one refresh for the same request receive the same answer.
+    /// Begins a refresh. If one refresh makes the same request several times, each call receives the same answer.
     pub(in crate::node) fn begin_refresh(&self) {
         self.requests.begin_refresh();
     }
@@ -115,8 +116,8 @@ impl Sources {
         &self.requests
     }
 
-    /// Returns whether the git servers of all sources of the bootstrap file answer. `None` if a git server has not
-    /// answered yet.
+    /// Returns whether the git servers of all sources of the bootstrap file answer. Returns `None` if a git server has
+    /// not answered yet.
     pub(in crate::node) fn answer(&self) -> Option<bool> {
         let answers: Vec<_> = self.first.iter().map(|source| self.requests.answers(&self.mirror(source))).collect();
         let all: Option<Vec<bool>> = answers.into_iter().collect();
@@ -127,7 +128,7 @@ impl Sources {
         Mirror::new(source.git.clone(), &self.folder)
     }
 
-    /// Returns the sources that only the revision names, and not the bootstrap file.
+    /// Returns the sources that the revision names but the bootstrap file does not name.
     pub(in crate::node) fn further(&self, set: &ObjectSet) -> Vec<Source> {
         further_sources(set, &self.first)
     }
@@ -193,7 +194,7 @@ impl Sources {
 
     /// Refreshes all sources. The first candidate consists of the heads of all sources. If the heads do not load
     /// together, the sources advance to their heads one at a time. A source without a head and without an accepted
-    /// commit blocks the candidate (P20). A node with a blocked candidate keeps its last generation.
+    /// commit blocks the candidate (P20). A node with a blocked candidate keeps its accepted generation.
     pub(in crate::node) fn refresh(
         &self,
         journal: &Journal,
@@ -246,8 +247,9 @@ impl Sources {
         report
     }
 
-    /// Advances the sources one at a time. A source advances to its head if the head loads together with all earlier
-    /// sources. If objects of later sources become invalid, they are held, and do not block the advance (P21).
+    /// Advances the sources to their heads, one source at a time. A source advances to its head if the head loads
+    /// together with all earlier sources. Objects of later sources that become invalid are held, and do not block the
+    /// advance (P21).
     fn step_by_step(
         &self,
         standings: BTreeMap<String, SourceState>,

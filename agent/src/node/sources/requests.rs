@@ -91,7 +91,7 @@ impl Requests {
         let _ = self.patience.set(patience);
     }
 
-    /// Begins a refresh. All calls of one refresh for the same request receive the same answer.
+    /// Begins a refresh. If one refresh makes the same request several times, each call receives the same answer.
     pub(in crate::node) fn begin_refresh(&self) {
         let mut state = self.lock();
         state.refresh += 1;

@@ -168,8 +168,7 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Converts the record of the run for the journal. A run in which the node has completed nothing has no progress
-    /// yet.
+    /// Converts the record of the run for the journal. A run has no progress until the node has completed a segment.
     fn journal_record(
         &self,
         session: &Session<'_>,
@@ -367,7 +366,8 @@ fn unreachable(with: Coordination<'_>, error: &StoreError) -> Gate {
     Gate::unreachable(error)
 }
 
-/// Carries out due maintenance of a run in the data store. Returns whether the run has ended on all nodes.
+/// Runs the maintenance transaction of a run in the data store, if the transaction is due. Returns whether the run has
+/// ended on all nodes.
 fn end_run(with: Coordination<'_>, run: &Run) -> bool {
     match with.fleet.run_maintenance(&run.spec) {
         Ok(true) => return true,

@@ -105,7 +105,7 @@ fn pending_names(session: &Session<'_>) -> BTreeSet<String> {
     pending.into_iter().map(|(id, _)| id).collect()
 }
 
-/// Records the notifications and the undo before a change, so that a crash does not lose them.
+/// Records the handler notifications and the undo before a change, because a crash during the change could lose both.
 fn record_in_advance<'t>(session: &Session<'_>, effect: Effect<'t>, before: &mut Changes) -> Effect<'t> {
     let (task, ready) = (effect.task, &effect.rendered.ready);
     let context = session.context(task);
@@ -290,8 +290,8 @@ fn never_ran(session: &Session<'_>, effects: Vec<Effect<'_>>, notified: &BTreeSe
     }
 }
 
-/// Returns the undo keys of the items that do not exist on the node. Existing items keep their undo, so that they can
-/// be pruned later.
+/// Returns the undo keys of the items that do not exist on the node. An existing item keeps its undo record, so that
+/// the item can be pruned later.
 fn missing(session: &Session<'_>, effect: &Effect<'_>) -> Vec<Managed> {
     let undo = effect.resource().undo(&session.context(effect.task));
     let missing = undo.as_ref().and_then(|undo| undo.get("names")?.as_array().cloned()).unwrap_or_default();

@@ -64,7 +64,7 @@ impl RenderedTask {
         *lock(&self.found) = Some(found);
     }
 
-    /// Takes the findings of the last check.
+    /// Removes and returns the findings of the most recent check.
     pub(super) fn take_found(&self) -> Option<Found> {
         lock(&self.found).take()
     }
@@ -101,7 +101,7 @@ pub(in crate::reconcile) struct Notes {
     pub(in crate::reconcile) moved: bool,
     /// The checks that confirm the steady state, by task and item.
     pub(super) settled: BTreeMap<(TaskRef, usize), Settled>,
-    /// The items in sync that the journal does not record with their current definition.
+    /// The items that are in sync, but whose current definition is not in the journal.
     pub(super) in_sync: BTreeMap<InstanceId, (Managed, AppliedItem)>,
     /// The duration of each rendered task.
     took: BTreeMap<InstanceId, Duration>,
@@ -133,7 +133,7 @@ pub(in crate::reconcile) struct Session<'a> {
     pub(in crate::reconcile) renderer: Renderer,
     /// The outcome of a task that needs a missing result of another task.
     pub(super) lacking: Outcome,
-    /// The last rollout of the TaskBook, if the TaskBook was deleted.
+    /// The rollout that a deleted TaskBook had before its deletion.
     pub(super) last: Option<LastRollout>,
     claims: &'a Claims,
     tasks: Mutex<BTreeMap<InstanceId, Arc<RenderedTask>>>,
@@ -154,7 +154,7 @@ impl<'a> Session<'a> {
         Self { pass, book, id, renderer, lacking, last: None, claims, tasks, notes }
     }
 
-    /// Sets the last rollout of a deleted TaskBook.
+    /// Sets the rollout that a deleted TaskBook had before its deletion.
     pub(in crate::reconcile) fn of_gone(self, last: LastRollout) -> Self {
         Self { last: Some(last), ..self }
     }
@@ -237,8 +237,8 @@ impl<'a> Session<'a> {
     }
 
     /// Records the versions of the files that a task manages, before the check of the task. With the recorded version,
-    /// a later change during the pass is not mistaken for a result of the pass. For a file of several tasks, the
-    /// version before the first task is recorded.
+    /// the agent detects a change that another program makes during the pass. If several tasks manage a file, the
+    /// version before the first of these tasks is recorded.
     pub(super) fn watch(&self, options: &dyn Resource, context: &Context<'_>) {
         let machine = self.machine();
         for path in options.watched_paths(context) {

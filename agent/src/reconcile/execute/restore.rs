@@ -97,7 +97,7 @@ fn remove_one<'m>(
     restore(session, item, &name, writer)
 }
 
-/// The message for an item that was removed by its undo.
+/// The message for an item that the agent removed with the item's undo record.
 const TAKEN_OUT: &str = "the item was removed, because the agent had added it";
 
 /// Returns the resource that removes an item. Returns `None` if the record of the item has no undo.

@@ -201,7 +201,7 @@ fn dependencies(book: &Book, done: &BTreeMap<String, Outcome>) -> Vec<String> {
 }
 
 /// Returns the deleted TaskBooks of this node with their inventories. The result includes TaskBooks without items,
-/// because they may have left a pending handler.
+/// because a deleted TaskBook may have a pending handler.
 fn gone(pass: &PassContext<'_>) -> BTreeMap<BookId, InventoryRecord> {
     let present: BTreeSet<BookId> = pass.view.books.iter().map(|book| book_id(book)).collect();
     let mut inventories: BTreeMap<BookId, InventoryRecord> = pass.machine.records().into_iter().collect();
@@ -264,8 +264,8 @@ fn task_of(kept: KeptTask, place: &Place) -> Task {
     }
 }
 
-/// Starts the run of a TaskBook, or reports the reason why the TaskBook cannot run. `last` is the last rollout of a
-/// deleted TaskBook.
+/// Starts the run of a TaskBook, or reports the reason why the TaskBook cannot run. `last` is the rollout that a
+/// deleted TaskBook had before its deletion.
 fn begin<'a, E: CarryOut<'a>>(
     pass: &'a PassContext<'a>,
     tools: E::Tools,
@@ -346,7 +346,7 @@ fn inventory(pass: &PassContext<'_>, book: &Book, everything: &Arc<BTreeSet<Mana
     }
 }
 
-/// Returns the prune budget of a TaskBook. `last` is the limit in the last version of a deleted TaskBook.
+/// Returns the prune budget of a TaskBook. `last` is the limit that a deleted TaskBook had before its deletion.
 fn budget_of(pass: &PassContext<'_>, id: &BookId, last: Option<&str>) -> PruneBudget {
     PruneBudget::of(pass.set, &id.namespace, &id.name, last)
 }

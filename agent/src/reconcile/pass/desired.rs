@@ -30,7 +30,7 @@ pub struct DesiredTask {
     pub name: String,
     /// The module.
     pub module: String,
-    /// True for a task that runs once per definition.
+    /// True for a task that runs again only if its definition changes.
     pub is_action: bool,
     /// True for a task that never changes anything.
     pub is_probe: bool,

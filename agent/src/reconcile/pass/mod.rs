@@ -1,4 +1,5 @@
-//! One pass over the TaskBooks of a node. The pass finds differences and, with a permit, corrects them.
+//! One pass over the TaskBooks of a node. The pass finds differences from the desired state, and corrects the
+//! differences for which it has a permit.
 
 pub(in crate::reconcile) mod batch;
 pub(in crate::reconcile) mod books;
@@ -138,13 +139,13 @@ impl towpath_modules::Origins for Originals {
     }
 }
 
-/// The access of a pass to the fleet.
+/// The data store and the rollouts of the fleet, as a pass uses them.
 #[derive(Debug, Clone, Copy)]
 pub struct Coordination<'a> {
     /// The fleet of the node.
     pub fleet: &'a Fleet,
-    /// The manifest of the revision. For each TaskBook, the manifest contains the generation of the last change, and
-    /// the nodes that had joined by then.
+    /// The manifest of the revision. For each TaskBook, the manifest contains the newest generation that changed it,
+    /// and the nodes of the fleet at that time.
     pub manifest: &'a RevisionManifest,
 }
 
@@ -164,7 +165,7 @@ pub struct PassContext<'a> {
     pub fresh: bool,
     /// The drift policy of tasks without a drift policy of their own.
     pub drift: Drift,
-    /// The suspensions of the whole fleet.
+    /// The suspensions that apply to the whole fleet.
     pub suspended: Vec<pb::Suspend>,
     /// The maintenance windows in which changes may begin.
     pub windows: Windows,
@@ -240,9 +241,9 @@ pub fn still_settled(machine: &HostContext, settled: &[Settled], cancel: &Cancel
 }
 
 impl PassContext<'_> {
-    /// Returns the items that tasks manage, as far as the items are known before the pass. Two tasks that manage the
-    /// same item are therefore found before either task is applied. Items that depend on a task result are compared
-    /// later, once the result is known.
+    /// Returns the items that tasks manage, as far as the items are known before the pass. With these items, the agent
+    /// finds two tasks that manage the same item before it applies either task. Items that depend on a task result are
+    /// compared later, once the result is known.
     pub(in crate::reconcile) fn claims(&self) -> Claims {
         Claims::ahead(self.set, self.view, &self.inputs, &kept_identities)
     }
