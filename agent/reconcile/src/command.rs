@@ -63,8 +63,8 @@ pub enum Call {
     Leave(u32),
     /// The node releases a slot that an earlier revision or segment acquired.
     LeaveOld,
-    /// The node announces its absence for a reboot (P59). The values are the active segment, the segment of the node's
-    /// claim, and the task.
+    /// The node announces its absence for a reboot (P59). The values are the number of the active segment, the number
+    /// of the segment for which the node holds a slot, and the task that reboots the node.
     Absent(u32, u32, InstanceId),
     /// The node publishes its votes and results again if the data store has lost them. The node publishes only the
     /// votes and results of segments below the given number.
@@ -178,8 +178,8 @@ pub enum Command {
     Apply(ChangeSet, Admission),
     /// Run a probe, an action or a handler.
     Execute(Invocation),
-    /// Check whether a reboot is due. If the flag is true, the executor reboots the node when a reboot is due. If the
-    /// flag is false, the executor only reports whether a reboot is due.
+    /// Check whether a reboot is due. If the second value is true, the executor reboots the node when a reboot is due.
+    /// If the second value is false, the executor only reports whether a reboot is due.
     Reboot(InstanceId, bool),
     /// Make a registered result available to later tasks under the given name.
     Register(String, Value),

@@ -322,7 +322,8 @@ fn data_store(written: &pb::DataStore) -> Result<DataStore, Finding> {
     ];
     for (one, other, first, second) in pairs {
         if first.is_some() != second.is_some() {
-            return Err(Finding::new(format!("{one} and {other} must be given together")).hint("give both, or neither"));
+            return Err(Finding::new(format!("only one of {one} and {other} is set"))
+                .hint("set both, or delete the one that is set"));
         }
     }
     let tls = written.ca_file.is_some() || written.cert_file.is_some();

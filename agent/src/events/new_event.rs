@@ -94,7 +94,7 @@ impl NewEvent {
         }
     }
 
-    /// Converts a stored event. Returns `None` if an agent with another list of event types stored the event.
+    /// Converts a stored event. Returns `None` if this version of the agent does not know the type of the event.
     pub(super) fn read(stored: StoredEvent) -> Option<Self> {
         Some(Self {
             namespace: stored.namespace,

@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// A function that selects alarms.
+/// A function that returns true for the alarms that it selects.
 type Covers<'a> = Box<dyn Fn(&NewEvent) -> bool + 'a>;
 
 /// The results of a stage of the node, in the order in which the node writes them. A stage itself writes nothing.
@@ -28,7 +28,7 @@ pub(super) struct Effects<'a>(Vec<Effect<'a>>);
 enum Effect<'a> {
     Input(Input),
     Events(Vec<NewEvent>),
-    /// Replaces the firing alarms that the function selects.
+    /// Replaces the firing alarms for which the given function returns true.
     Alarms(Covers<'a>, Vec<NewEvent>),
     Changes(Changes),
 }
@@ -140,8 +140,9 @@ impl StateWriter {
                 JournalError::ReadOnly { .. } => "ReadOnly",
                 _ => "DiskFull",
             };
-            let message =
-                format!("{error}; free space below the state directory; the agent then continues without a restart");
+            let message = format!(
+                "{error}; provide more space on the disk of the state directory; the agent then continues without a restart"
+            );
             self.step(Input::Own("journal", Some(ConditionReason::new(reason, message))));
         } else if self.state.troubles.contains_key("node journal") {
             self.step(Input::Own("journal", None));

@@ -43,7 +43,7 @@ pub(crate) struct Run {
     pub(crate) spec: RolloutSpec,
     /// The segments of the TaskBook.
     pub(crate) segments: Vec<Segment>,
-    /// The definition of the run for each segment whose task has its own `serialize`, by index of the segment.
+    /// The definitions of the run for segments whose task sets `serialize`, by index of the segment.
     own: BTreeMap<usize, RolloutSpec>,
 }
 
@@ -108,8 +108,8 @@ impl Run {
         Some(Self { spec, segments, own })
     }
 
-    /// Returns the run that removes the items of a deleted TaskBook. The run has one segment without tasks, and uses
-    /// the last budget of the TaskBook.
+    /// Returns the run that removes the items of a deleted TaskBook. The removal run has one segment, which contains no
+    /// tasks. Its slot belongs to the budget that the TaskBook had before its deletion.
     pub(crate) fn of_gone(
         set: &ObjectSet,
         generation: u64,

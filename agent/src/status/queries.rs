@@ -338,7 +338,7 @@ impl Queries {
             [one] => *one,
             [] => {
                 return Err(QueryError(format!(
-                    "there is no TaskBook {subject:?}; there are: {}",
+                    "there is no TaskBook {subject:?}; the TaskBooks are: {}",
                     revision.set.books.keys().cloned().collect::<Vec<_>>().join(", ")
                 )));
             }

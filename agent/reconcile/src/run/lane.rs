@@ -48,8 +48,8 @@ pub(super) struct Lane {
     stop: Option<Stop>,
     /// The result of an elected task that this node ran.
     elected: Option<Value>,
-    /// The results of loop items, by the position of the item's report. The map omits items with the default result. A
-    /// result is `None` for an item that a dry run would change.
+    /// The results of loop items, by the position of the item's report. `results` omits items with the default result.
+    /// A result is `None` for an item that a dry run would change.
     results: BTreeMap<usize, Option<Value>>,
 }
 
@@ -182,7 +182,7 @@ impl Lane {
         task.requires.iter().find(|name| self.reached.get(*name) == Some(&true)).map(String::as_str)
     }
 
-    /// Adds items that a task manages. The argument is `None` if the items are not known.
+    /// Adds the items that a task manages. `items` is `None` if the items are not known.
     pub(super) fn manage(&mut self, items: Option<Vec<Managed>>) {
         self.incomplete |= items.is_none();
         self.managed.extend(items.unwrap_or_default());

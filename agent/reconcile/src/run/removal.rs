@@ -54,7 +54,7 @@ pub(super) async fn remove(run: &Run, lane: &Lane, managed: Option<Arc<BTreeSet<
     }
 }
 
-/// Removes items under the rules of the book's rollout.
+/// Removes items from the node. In a rollout, the removal needs an open maintenance window and a slot.
 async fn all(run: &Run, lane: &Lane, removal: Removal) -> Steps {
     let waits = run.record.borrow().removal_failed;
     // The removal needs an open window of its own, even if changes of this run began in an open window.

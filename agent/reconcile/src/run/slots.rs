@@ -44,8 +44,8 @@ pub(super) fn activate(run: &Run, plan: &SegmentPlan, at: Position, kept_out: bo
     });
 }
 
-/// Publishes this node's vote on a segment whose tasks have ended, and releases the slot. The returned flag is true if
-/// the next segment may run.
+/// Publishes this node's vote on a segment whose tasks have ended, and releases the slot. The second returned value is
+/// true if the next segment may run.
 pub(super) async fn vote(run: &Run, lane: &Lane, at: Position) -> (Steps, bool) {
     let failed = lane.stopped();
     let admitted = run.segment.borrow().admitted || !at.settled && holds_other_slot(run);

@@ -85,7 +85,7 @@ impl Plan {
             Some(_) => "the accepted revision",
             None => "a node on which nothing is applied",
         };
-        output::progress(&format!("compared with {base}; the files of {} are not read", other.name));
+        output::progress(&format!("compared with {base}; the plan does not read the files on {}", other.name));
         Ok(pb::PlanReply { generation: after.generation, tasks: compare(&before, &after) })
     }
 }

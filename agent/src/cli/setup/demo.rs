@@ -209,7 +209,7 @@ impl Fleet {
             if begin.elapsed() > PATIENCE {
                 let messages: Vec<String> = statuses.iter().map(status::text).collect();
                 return Err(Failure::failed(format!(
-                    "the nodes did not follow within {} s:\n{}",
+                    "not all nodes applied the commit within {} s:\n{}",
                     PATIENCE.as_secs(),
                     messages.join("\n")
                 )));

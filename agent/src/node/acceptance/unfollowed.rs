@@ -60,9 +60,9 @@ impl Adoption {
                     (true, Lacking::Commit) => AdoptionError::Rejected(format!(
                         "for 10 minutes neither the git server nor another node supplied the commit: {why}"
                     )),
-                    (true, Lacking::Agent) => {
-                        AdoptionError::Rejected(format!("{why}; this node has waited 10 minutes for a newer agent"))
-                    }
+                    (true, Lacking::Agent) => AdoptionError::Rejected(format!(
+                        "{why}; upgrade the agent: this node has waited 10 minutes for a newer agent"
+                    )),
                     (true, Lacking::Manifest) => AdoptionError::Rejected(why),
                 })
             }

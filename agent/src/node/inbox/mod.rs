@@ -75,8 +75,8 @@ impl Inbox {
         self.slot.1.notify_all();
     }
 
-    /// Adds the work that follows a change on a git server. Answers to requests that began before the change are out of
-    /// date.
+    /// Records a change on a git server, and adds the work that the change requires. Answers to requests that began
+    /// before the change are out of date.
     pub fn notify_news(&self, add: impl FnOnce(&mut PendingWork)) {
         self.news.fetch_add(1, Ordering::SeqCst);
         self.notify(add);

@@ -268,7 +268,7 @@ impl Membership {
         }
     }
 
-    /// Returns whether this node has published its state since the data store last lost writes.
+    /// Returns false if this node must publish its state, for example because the data store has lost it.
     pub(super) fn has_published(&self) -> bool {
         self.published.is_some()
     }

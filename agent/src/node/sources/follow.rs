@@ -127,7 +127,7 @@ impl Sources {
                 let unknown = commits.keys().find(|name| report.sources.iter().all(|source| source.git.name != **name));
                 return match unknown.filter(|_| report.set.is_some()) {
                     Some(name) => Err(AdoptionError::Rejected(format!(
-                        "the revision has a commit of {name:?}, which is not a source"
+                        "the revision has a commit of {name:?}, which is not a source of this node"
                     ))),
                     None => Ok(report),
                 };
@@ -216,7 +216,7 @@ impl Step<'_> {
     /// Fails if the git server has not answered yet.
     fn not_shown(&self, error: Option<RequestError>) -> Result<String, AdoptionError> {
         match error {
-            None => Ok(format!("the git server does not show the commit {} at the source's ref", self.commit)),
+            None => Ok(format!("the source's ref on the git server does not contain the commit {}", self.commit)),
             Some(error) => self.settled(&error),
         }
     }
@@ -241,7 +241,8 @@ impl Step<'_> {
         match tags {
             Ok(tags) => {
                 let Some(tag) = tags.first() else {
-                    return self.missing(format!("the git server shows no matching tag at {}", self.commit), true);
+                    return self
+                        .missing(format!("the git server has no matching tag for the commit {}", self.commit), true);
                 };
                 let version = |tag: &str| towpath_git::version(tag);
                 let lower = self.tag.as_deref().and_then(version).zip(version(tag)).is_some_and(|(old, new)| new < old);

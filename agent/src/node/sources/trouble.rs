@@ -23,7 +23,9 @@ pub(super) fn of_error(error: &SourceError, name: &str) -> ConditionReason {
         }
         SourceError::Corrupt { .. } | SourceError::Pack { .. } => (
             "MirrorCorrupt",
-            format!("{shown}; the mirror is rebuilt when the source can be reached; check the disk (dmesg, smartctl)"),
+            format!(
+                "{shown}; the node rebuilds the mirror when the git server answers; check the disk (dmesg, smartctl)"
+            ),
         ),
         SourceError::Refused { .. } => {
             ("InvalidObjects", format!("{shown}; push a commit without the rejected content"))
@@ -31,7 +33,9 @@ pub(super) fn of_error(error: &SourceError, name: &str) -> ConditionReason {
         SourceError::Disk { source, .. } => match source.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => (
                 "DiskFull",
-                format!("{shown}; free space below the state directory; the agent then continues without a restart"),
+                format!(
+                    "{shown}; provide more space on the disk of the state directory; the agent then continues without a restart"
+                ),
             ),
             _ => (
                 "ReadOnly",
@@ -43,7 +47,7 @@ pub(super) fn of_error(error: &SourceError, name: &str) -> ConditionReason {
         (
             reason,
             format!(
-                "{shown}; free space below the state directory, or remount it writable; the agent then continues without a restart"
+                "{shown}; provide more space on the disk of the state directory, or remount the disk writable; the agent then continues without a restart"
             ),
         )
     });

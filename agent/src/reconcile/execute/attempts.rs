@@ -122,7 +122,7 @@ pub(super) fn holds(
 ) -> Result<bool, String> {
     match session.renderer.judge(task, item, key, expression, result) {
         Ok(Rendered::Ready(holds)) => Ok(holds),
-        Ok(Rendered::Missing(_)) => Err(format!("{key}: the expression uses a value that is not known")),
+        Ok(Rendered::Missing(_)) => Err(format!("{key}: the expression uses a value that is not known yet")),
         Err(error) => Err(error.to_string()),
     }
 }

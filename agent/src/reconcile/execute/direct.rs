@@ -32,7 +32,7 @@ struct Effect<'t> {
     key: Managed,
     applied: AppliedItem,
     is_first: bool,
-    /// The recorded items that did not exist before the change.
+    /// The items that did not exist on the node before the change.
     recorded: Vec<Managed>,
 }
 

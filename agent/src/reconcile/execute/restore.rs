@@ -100,7 +100,8 @@ fn remove_one<'m>(
 /// The message for an item that the agent removed with the item's undo record.
 const TAKEN_OUT: &str = "the item was removed, because the agent had added it";
 
-/// Returns the resource that removes an item. Returns `None` if the record of the item has no undo.
+/// Returns the desired state in which an item is removed, from the undo record of the item. Returns `None` if the
+/// record of the item has no undo.
 fn undo(session: &Session<'_>, managed: &Managed) -> Result<Option<Arc<dyn Resource>>, String> {
     let Some(params) = session.machine().applied(managed).and_then(|applied| applied.undo) else { return Ok(None) };
     let said = |problems: Vec<Problem>| problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>();
@@ -184,7 +185,7 @@ fn restore(session: &Session<'_>, managed: &Managed, task: &str, writer: &FsWrit
         Some(Original::File { content, mode, uid, gid, attributes }) => {
             let journal = session.machine().journal.as_ref().ok_or("there is no journal")?;
             let bytes = journal.original(&content).ok_or_else(|| {
-                format!("cannot restore {path}: the journal has lost its original content; the file stays unchanged")
+                format!("cannot restore {path}: the journal no longer contains the original content; the file stays unchanged")
             })?;
             let access = Access { mode, uid: Some(uid), gid: Some(gid) };
             writer.restore(path, &bytes, access, &attributes).map_err(failed)?;

@@ -202,5 +202,9 @@ pub(in crate::reconcile) fn journal_failed(error: &JournalError) -> ModuleError 
         JournalError::ReadOnly { .. } => Some(towpath_modules::Disk::ReadOnly),
         JournalError::Damaged { .. } | JournalError::Unreadable { .. } | JournalError::Failed { .. } => None,
     };
-    ModuleError { message: format!("{error}; nothing is changed without the journal"), disk, moved: false }
+    ModuleError {
+        message: format!("{error}; the agent changes nothing until it can write the journal"),
+        disk,
+        moved: false,
+    }
 }

@@ -43,8 +43,8 @@ struct Books<E> {
     outcome: PassOutcome,
 }
 
-/// Runs a pass with one type of executor and its tools. `computed_failures` contains messages about values that could
-/// not be computed.
+/// Runs a pass with an executor of type `E`, which changes the node or makes a dry run. `computed_failures` contains
+/// messages about values that could not be computed.
 pub(in crate::reconcile) fn run<'a, E: CarryOut<'a>>(
     pass: &'a PassContext<'a>,
     tools: E::Tools,

@@ -61,7 +61,7 @@ pub struct Desired {
 }
 
 impl Desired {
-    /// Renders the tasks of the node for which a view was made.
+    /// Renders the tasks of one node. The view contains the parts of the revision that concern the node.
     pub(crate) fn of(revision: &Revision, view: &NodeView, inputs: &Inputs) -> Result<Self, RenderError> {
         let generation = revision.generation;
         if !revision.set.all_nodes().contains(&view.node) {
@@ -222,7 +222,8 @@ impl<'t> Base<'t> {
             .find(|old| !old.skipped)
     }
 
-    /// Returns whether an unknown task of the base revision may already provide the state of a task.
+    /// Returns true if the base revision may already provide the state of a task. This is possible if the base revision
+    /// has a task of the same module that cannot be rendered.
     fn may_have(&self, task: &DesiredTask) -> bool {
         self.tasks.iter().any(|old| {
             let is_unknown = old.unknown.is_some() || old.error.is_some() || old.items.is_none() && !old.skipped;

@@ -207,9 +207,9 @@ pub type Watched = BTreeMap<PathBuf, Seen>;
 /// One check that confirms the steady state.
 #[derive(Debug)]
 pub enum Settled {
-    /// The expected inputs of a check, stored as data.
+    /// The values that a check reads in the steady state. The check succeeds if a later read returns the same values.
     Expectations(Vec<Expectation>),
-    /// The check of the module, for inputs that cannot be stored as data.
+    /// The check of the module, which runs again if its inputs cannot be stored as data.
     Check {
         /// The resolved parameters of the task.
         options: Arc<dyn Resource>,

@@ -15,7 +15,7 @@ use std::{
 
 use super::VALID;
 
-/// The name of a request, with its parameters. All answers to one name have the same type.
+/// The kind of a request, with the parameters of the request. Answers to requests with equal names have the same type.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Name {
     Acceptance { digest: String },
@@ -26,7 +26,7 @@ pub(super) enum Name {
     Tags { origin: String, commit: String },
 }
 
-/// The number of refreshes after which a line without requests is forgotten.
+/// After this number of refreshes without a request, the agent deletes the record of a mirror's requests.
 const FORGOTTEN: u64 = 16;
 
 /// The requests of one mirror. At most one request runs at a time, because two requests could write the mirror.
@@ -34,11 +34,12 @@ const FORGOTTEN: u64 = 16;
 pub(super) struct Line {
     running: Option<Running>,
     answers: BTreeMap<Name, Kept>,
-    /// True if the last request took longer than a refresh waits. A refresh does not wait for a slow line.
+    /// True if the most recent request took longer than a refresh waits. A refresh does not wait for requests to a slow
+    /// server.
     is_slow: bool,
-    /// The head commit of the last fetch.
+    /// The head commit that the most recent fetch found.
     head: Option<String>,
-    /// The number of the last refresh that used the line.
+    /// The number of the most recent refresh that made a request for the mirror.
     refresh: u64,
 }
 
@@ -60,14 +61,14 @@ pub(super) struct Kept {
     pub(super) answer: Arc<dyn Any + Send + Sync>,
     pub(super) outcome: Outcome,
     pub(super) arrived: Instant,
-    /// The number of changes that the poller had reported when the request began.
+    /// The number of changes on git servers that the poller had reported when the request began.
     pub(super) news: u64,
     pub(super) is_slow: bool,
-    /// The number of the first refresh that may use the answer. The number is `None` until that refresh begins.
+    /// The number of the first refresh that may use the answer. `refresh` is `None` until this refresh begins.
     pub(super) refresh: Option<u64>,
 }
 
-/// The parts of an answer that decide about later requests.
+/// The result of a request, as far as it affects later requests.
 #[derive(Debug)]
 pub(super) struct Outcome {
     /// The head commit that a fetch has found.
@@ -76,7 +77,7 @@ pub(super) struct Outcome {
 }
 
 impl Line {
-    /// Records that a refresh uses the line, and takes the answer of a request that has ended.
+    /// Records that a refresh makes a request for the mirror, and stores the answer of an ended request.
     pub(super) fn asked(&mut self, refresh: u64) {
         self.refresh = refresh;
         self.collect();
@@ -90,7 +91,7 @@ impl Line {
         self.head.as_ref()
     }
 
-    /// Returns true if no request and no recent refresh uses the line.
+    /// Returns true if no request for the mirror is running, and no recent refresh made one.
     pub(super) fn is_forgotten(&self, refresh: u64) -> bool {
         self.running.is_none() && self.answers.is_empty() && refresh.saturating_sub(self.refresh) > FORGOTTEN
     }
@@ -110,8 +111,9 @@ impl Line {
         self.answers.get(name)
     }
 
-    /// Begins a refresh. Each answer is valid for the first refresh after its arrival. A late answer stays valid for
-    /// some time, if no change of a git server was reported since the request began. `news` is the number of changes.
+    /// Begins a refresh. Each answer is valid for the first refresh after its arrival. A late answer stays valid for a
+    /// minute, if no change on a git server was reported since the request began. `news` is the number of reported
+    /// changes on git servers.
     pub(super) fn begin_refresh(&mut self, refresh: u64, now: Instant, news: u64) {
         self.collect();
         self.answers.retain(|name, kept| {
@@ -125,7 +127,8 @@ impl Line {
         }
     }
 
-    /// Takes the answer of a request that has ended. A panic of the request continues here.
+    /// Stores the answer of a request that has ended. If the thread of the request panicked, the panic continues in the
+    /// caller.
     pub(super) fn collect(&mut self) {
         let Some(running) = self.running.take() else { return };
         match running.answer.try_recv() {
@@ -135,7 +138,7 @@ impl Line {
         }
     }
 
-    /// Waits for the answer of a new request.
+    /// Waits up to `patience` for the answer of a new request.
     pub(super) fn wait(&mut self, running: Running, patience: Duration, refresh: u64) {
         match running.answer.recv_timeout(patience) {
             Ok(kept) => self.keep(running.name, Kept { refresh: Some(refresh), ..kept }),
@@ -149,7 +152,7 @@ impl Line {
         }
     }
 
-    /// Lets a request run. The end of the request wakes the main loop.
+    /// Lets a request run. When the request ends, it wakes the main loop.
     pub(super) fn run(&mut self, running: Running) {
         running.is_late.store(true, Ordering::SeqCst);
         self.running = Some(running);
