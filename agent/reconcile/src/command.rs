@@ -91,8 +91,7 @@ pub enum ElectionState {
     Adopted(Value),
     /// This node is elected, so it runs the task.
     Elected,
-    /// The elected nodes have published their results; the first value contains these results. The second value lists
-    /// the names of the elected nodes.
+    /// The elected nodes have published their results. The values are the results, and the names of the elected nodes.
     Results(Value, Vec<String>),
     /// The elected nodes have not published all results yet, so the task waits at a gate.
     Hold(Gate),
@@ -152,7 +151,8 @@ pub struct Interim {
 pub struct Findings {
     /// The items that the book manages, as found by the run.
     pub managed: Arc<BTreeSet<Managed>>,
-    /// The rendered tasks that were already in sync. The executor records the items of a task in sync as applied.
+    /// The rendered tasks that were already in sync. If a task is in sync, the executor records the items of the task
+    /// as applied.
     pub observed: Vec<InstanceId>,
 }
 
@@ -169,8 +169,7 @@ pub enum Command {
     Admit(Admit),
     /// Send a request to the fleet.
     Coordinate(Call),
-    /// Ask which nodes are elected to run a task. The second value is true if this node has completed the task's
-    /// segment.
+    /// Ask which nodes are elected to run a task. `true` means that this node has completed the segment of the task.
     Elect(TaskRef, bool),
     /// Publish the result of an elected task to the fleet.
     PublishResult(ElectedResult),
@@ -178,8 +177,8 @@ pub enum Command {
     Apply(ChangeSet, Admission),
     /// Run a probe, an action or a handler.
     Execute(Invocation),
-    /// Check whether a reboot is due. If the second value is true, the executor reboots the node when a reboot is due.
-    /// If the second value is false, the executor only reports whether a reboot is due.
+    /// Check whether a reboot is due. `true` means that the executor reboots the node when a reboot is due. `false`
+    /// means that the executor only reports whether a reboot is due.
     Reboot(InstanceId, bool),
     /// Make a registered result available to later tasks under the given name.
     Register(String, Value),
@@ -217,8 +216,8 @@ impl std::fmt::Debug for Items {
 /// The result of rendering a task.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rendered {
-    /// The `when` condition is false, so the task is skipped. The value lists the items that the task would manage. The
-    /// value is `None` if the items are not known.
+    /// The `when` condition is false, so the task is skipped. The value lists the items that the skipped task would
+    /// manage. The value is `None` if the items of the skipped task are not known.
     Skipped(Option<Vec<Managed>>),
     /// The `when` condition is true, and the task can be compared with the node.
     Ready(Facts),
@@ -247,7 +246,7 @@ impl NotReady {
     }
 }
 
-/// The result of one change in a set of changes.
+/// The result of a single change from a set of changes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Applied {
     /// The change was made; the value is the result of the module.
@@ -327,7 +326,7 @@ pub enum Observation {
     Rebooted(Rebooted),
     /// The answer to [`Command::ListHandlers`].
     Handlers(Vec<PendingHandler>),
-    /// The answer to [`Command::ListInventory`]. The value is `None` if this pass must not remove any item.
+    /// The answer to [`Command::ListInventory`]. The inventory is `None` if this pass must not remove any item.
     Inventory(Option<Inventory>),
     /// The answer to [`Command::Remove`], with one result for each item.
     Removed(Vec<Removed>),

@@ -16,7 +16,7 @@ pub enum Outcome {
     Unchanged,
     /// The task changed the node.
     Changed,
-    /// The outcome of the task cannot be known yet.
+    /// The outcome of the task is not known yet, because the task depends on the result of an earlier task.
     Unknown,
     /// The task waits for a closed gate or a missing input.
     Held,
@@ -50,7 +50,7 @@ pub enum Origin {
     Handler,
     /// The report is about the removal of an item that is no longer in git.
     Removal,
-    /// The report is about a task that did not run, because the run ended before it.
+    /// The report is about a task that did not run, because the run ended early.
     NotRun,
 }
 
@@ -131,7 +131,7 @@ pub struct BookReport {
     pub preempted: bool,
     /// All items that the book manages. `managed` is `None` if not all managed items are known.
     pub managed: Option<Arc<BTreeSet<Managed>>>,
-    /// True if the next pass only has to check the tasks of the book.
+    /// True if the book is in a steady state, so the next pass only checks the tasks of the book.
     pub steady: bool,
 }
 

@@ -17,7 +17,7 @@ pub(super) const HELD: u8 = 4;
 /// The exit status of `towpath plan --exit-code` for pending changes.
 pub(super) const CHANGES: u8 = 5;
 
-/// The failure of a command, with its exit status and a hint.
+/// The failure of a command, with the exit status and a hint for the user.
 #[derive(Debug)]
 pub(super) struct Failure {
     code: u8,

@@ -81,7 +81,7 @@ pub(super) struct LocalAnswer {
     pub(super) queries: Queries,
     pub(super) revision: Option<Arc<Revision>>,
     _node: Option<Node>,
-    /// The lock of the state directory, held while this process reads the journal.
+    /// The lock of the state directory. This process holds the lock while it reads the journal.
     _state: Option<StateDir>,
 }
 
@@ -94,7 +94,7 @@ impl SourceArgs {
         self.accepted().await
     }
 
-    /// Selects the process that answers about the accepted revision, even if a working tree is given.
+    /// Selects the process that answers about the accepted revision, and ignores a given working tree.
     pub(super) async fn accepted(&self) -> Result<Responder, Failure> {
         let settings = self.settings()?;
         match Client::connect(&settings.socket).await {
@@ -165,7 +165,7 @@ impl SourceArgs {
     }
 }
 
-/// Opens the journal of this node, which contains the items that would be removed. Returns `None` if an agent holds the
+/// Opens the journal of this node, which lists the items that the agent manages. Returns `None` if an agent holds the
 /// lock, or if there is no journal.
 fn own_state(settings: &Settings) -> Option<(StateDir, Arc<Journal>, [u8; 32])> {
     if !settings.state_dir.exists() {

@@ -58,7 +58,7 @@ pub struct Settings {
 /// The data store of the fleet.
 #[derive(Debug, Clone, Default)]
 pub enum DataStore {
-    /// A local store of this process, without other nodes.
+    /// A local data store, which only this process uses.
     #[default]
     Local,
     /// An etcd cluster, which all nodes of the fleet share.
@@ -93,7 +93,7 @@ pub struct WrittenReconcile {
     pub interval: Option<Duration>,
     /// The jitter of the interval, in percent.
     pub jitter: Option<u64>,
-    /// The drift policy of tasks without a drift policy of their own.
+    /// The drift policy of tasks that do not set a drift policy.
     pub drift: Option<Drift>,
 }
 
@@ -136,7 +136,7 @@ pub struct Reconcile {
     pub interval: Duration,
     /// The jitter of the interval, in percent.
     pub jitter: u64,
-    /// The drift policy of tasks without a drift policy of their own.
+    /// The drift policy of tasks that do not set a drift policy.
     pub drift: Drift,
 }
 
@@ -166,8 +166,9 @@ pub fn read(file: &Path) -> Result<Vec<u8>, ConfigError> {
 
 /// Reads a bootstrap file, and resolves its settings.
 ///
-/// # Errors Fails if the file cannot be read or has mistakes. The error lists all mistakes of the object. If the object
-/// has no mistakes, the error names the first invalid setting.
+/// # Errors
+/// Fails if the file cannot be read or has mistakes. The error lists all mistakes of the object. If the object has no
+/// mistakes, the error names the first invalid setting.
 pub fn load(file: &Path, host_name: &str) -> Result<Settings, ConfigError> {
     let bytes = read(file)?;
     let shown = file.display().to_string();

@@ -67,8 +67,9 @@ impl Events {
 
     /// Records events in one journal commit. An alarm that is already firing for the same reason is not recorded again.
     ///
-    /// # Errors Fails if the journal cannot store the events. An alarm that was not stored is recorded when the alarm
-    /// is set again.
+    /// # Errors
+    /// Fails if the journal cannot store the events. An alarm that was not stored is recorded when the alarm is set
+    /// again.
     pub fn record(&self, now: i64, events: Vec<NewEvent>) -> Result<(), JournalError> {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let mut undo = Vec::new();

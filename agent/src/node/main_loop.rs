@@ -46,10 +46,11 @@ use crate::{
     },
 };
 
-/// The maximum number of times that a pass is repeated immediately. A pass is repeated if files change while it runs.
+/// The maximum number of times that a pass is repeated immediately. A pass is repeated if managed files change while
+/// the pass runs.
 const LOOKS: usize = 10;
 
-/// The longest time that `towpath agent --once` waits for a gate to open.
+/// The longest time that `towpath agent --once` waits until a gate opens.
 const SOON: Duration = Duration::from_secs(5);
 
 /// The arguments for opening a node.
@@ -308,8 +309,8 @@ impl Node {
         self.passes.run(revision, facts.all(), fresh)
     }
 
-    /// Reports the outcome of a pass. The status of the TaskBooks is published before the conditions. Because of this
-    /// order, a reader that sees the end of a pass also sees the TaskBooks of the pass.
+    /// Reports the outcome of a pass. The status of the TaskBooks is published before the conditions. A reader that
+    /// sees the end of a pass in the conditions therefore also sees the TaskBooks of the pass.
     fn report(&mut self, revision: &Revision, outcome: &PassOutcome, fresh: bool) {
         self.writer.show_books(report::statuses(outcome));
         self.writer.step(report::passed(revision, outcome));
@@ -456,7 +457,7 @@ impl Node {
     }
 
     /// Returns true if only a refresh can end a problem of a source or of the node. The poller reports only changed
-    /// heads, so the main loop must repeat a failed fetch itself.
+    /// heads, so the main loop must repeat a failed fetch.
     fn is_behind(&self) -> bool {
         let of_refresh = |troubles: &BTreeMap<String, ConditionReason>| {
             troubles.keys().any(|key| key.starts_with("source ") || key.starts_with("node "))

@@ -1,4 +1,4 @@
-//! Writes what the stages of the node return: the state of the node, its status, its events and its journal.
+//! Writes the results of the node's stages: the state of the node, the status, the events and the journal.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -130,8 +130,8 @@ impl StateWriter {
         self.status.set_state(&self.state);
     }
 
-    /// Commits changes to the journal, together with the state of the node. A failed commit becomes a problem in the
-    /// state of the node.
+    /// Commits changes to the journal, together with the state of the node. If the journal cannot store the changes,
+    /// the state of the node shows the problem.
     pub(super) fn save(&mut self, mut changes: Changes) {
         changes.set(&self.state);
         self.identity.keep(&mut changes, self.clock.monotonic(), false);
@@ -183,7 +183,7 @@ impl StateWriter {
         }
     }
 
-    /// Saves the last seen record number of each writer when the agent ends.
+    /// Saves the newest record number of each writer. The agent calls this function before it ends.
     pub(super) fn keep_heard(&self) {
         let mut changes = Changes::default();
         self.identity.keep(&mut changes, self.clock.monotonic(), true);

@@ -42,7 +42,7 @@ pub(super) struct BookRollout<'a> {
     pub(super) run: Run,
 }
 
-/// The admission of changes of one TaskBook that is not suspended and waits for no dependency.
+/// The admission of changes of one TaskBook. The TaskBook is not suspended, and its dependencies are met.
 pub(super) struct AdmissionControl<'a> {
     pass: &'a PassContext<'a>,
     writer: &'a FsWriter,
@@ -60,7 +60,7 @@ struct Admitted {
 }
 
 impl Admitted {
-    /// Begins another segment. The slot is remembered, because a correction in the next segment may use it.
+    /// Begins another segment. The node remembers the slot, because a correction in the next segment may use the slot.
     fn enter(&mut self) {
         self.changes = false;
     }
@@ -127,7 +127,7 @@ impl<'a> AdmissionControl<'a> {
         *lock(&self.admitted) = Admitted::default();
     }
 
-    /// Forgets the slot that the node held. The next admission asks for a slot again.
+    /// Records that the node no longer holds a slot. The next admission asks for a new slot.
     pub(super) fn forget_slot(&self) {
         lock(&self.admitted).slot = None;
     }

@@ -109,7 +109,7 @@ impl Run {
     }
 
     /// Returns the run that removes the items of a deleted TaskBook. The removal run has one segment, which contains no
-    /// tasks. Its slot belongs to the budget that the TaskBook had before its deletion.
+    /// tasks. The slot of the removal run belongs to the budget that the TaskBook had before its deletion.
     pub(crate) fn of_gone(
         set: &ObjectSet,
         generation: u64,
@@ -149,7 +149,7 @@ impl Run {
         }
     }
 
-    /// Returns the definition of the run for each budget. The first definition uses the TaskBook's own budget.
+    /// Returns the definition of the run for each budget. The first definition uses the budget of the TaskBook.
     pub(crate) fn budgets(&self) -> Vec<&RolloutSpec> {
         [&self.spec].into_iter().chain(self.own.values()).collect()
     }

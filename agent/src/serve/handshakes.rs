@@ -22,11 +22,11 @@ struct Handshake<E> {
     origin: IpAddr,
     /// True if the peer has sent at least one byte.
     heard: bool,
-    /// The value that ends the handshake when the value is dropped.
+    /// The handshake ends when this value is dropped.
     end: E,
 }
 
-/// The handshakes in progress, in the order of their start. Dropping a value of type `E` ends its handshake.
+/// The handshakes in progress, in the order of their start. A handshake ends when its value of type `E` is dropped.
 #[derive(Debug)]
 pub(super) struct Handshakes<E> {
     next: Number,
@@ -117,7 +117,7 @@ pub(super) struct Refusals {
 pub(super) struct Summary {
     /// The number of rejected connections.
     pub(super) count: u64,
-    /// The address of the last rejected connection, with the reason.
+    /// The address of the most recently rejected connection, with the reason.
     pub(super) last: String,
 }
 

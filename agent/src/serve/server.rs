@@ -137,7 +137,7 @@ pub async fn serve(
     Ok(served?)
 }
 
-/// Admits calls of persons, and calls of nodes. The revision must name the node, and the node must use its known key.
+/// Admits calls of persons, and calls of nodes. The revision must name the node, and the node must use its trusted key.
 /// The name of a node is checked, because a certificate can stay valid after git no longer names its node. Every call
 /// is checked, so that a revocation also affects open connections.
 fn admit(peers: &PeerService, request: Request<()>) -> Result<Request<()>, Status> {
@@ -306,7 +306,7 @@ impl Api {
         Self { queries, peers, packs: Arc::new(Semaphore::new(PACKS)), callers: Callers::default() }
     }
 
-    /// Runs blocking work, such as reading files, outside the threads of the async runtime.
+    /// Runs blocking work in a separate thread, so that the work does not block the async runtime.
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(Queries) -> T + Send + 'static) -> Result<T, Status> {
         let queries = self.queries.clone();
         tokio::task::spawn_blocking(move || work(queries)).await.map_err(|error| Status::internal(error.to_string()))

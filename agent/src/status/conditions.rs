@@ -16,7 +16,7 @@ use towpath_state::{Acceptance, Record, kinds};
 pub struct State {
     /// The revision that the node has accepted.
     pub accepted: Acceptance,
-    /// The revision that the node attempted to apply last.
+    /// The revision that the node most recently attempted to apply.
     pub attempted: Option<Acceptance>,
     /// True until the first pass of the attempted revision ends. While `attempting` is true, the stalls and holds
     /// belong to an earlier revision.
@@ -25,7 +25,7 @@ pub struct State {
     pub applied: Option<Acceptance>,
     /// The problems that can end without a new commit, by source or subject.
     pub troubles: BTreeMap<String, ConditionReason>,
-    /// The requests that git servers have not answered yet, as messages. The requests end when the agent stops.
+    /// The messages about requests that git servers have not answered yet. The requests end when the agent stops.
     #[serde(skip)]
     pending: Vec<String>,
     /// The problems that only a new commit can end, by subject.
@@ -34,9 +34,9 @@ pub struct State {
     pub holds: BTreeMap<String, Hold>,
     /// The TaskBooks that ask for slots, waves or barriers although the data store is local.
     pub uncoordinated: Vec<String>,
-    /// The reason and the status of each condition, with the time of the last change.
+    /// The reason and the status of each condition, with the time of the most recent change.
     since: BTreeMap<String, (String, bool, i64)>,
-    /// The time of the last tick of the wall clock (`Input::Looked`), in milliseconds since 1970.
+    /// The time of the most recent tick of the wall clock (`Input::Looked`), in milliseconds since 1970.
     pub looked: i64,
     /// The number of passes that ended after the clock went back.
     passes_since_jump: u32,
@@ -72,7 +72,7 @@ pub struct Hold {
     pub run: String,
     /// The held TaskBook (`namespace/name`) or task (`namespace/name/task`).
     pub subject: String,
-    /// The reason of the hold, in one word.
+    /// The reason of the hold, as one word.
     pub reason: String,
     /// The message of the hold: the reason to wait, and the event that ends the wait.
     pub opens: String,
@@ -99,7 +99,7 @@ impl Hold {
 pub enum Input {
     /// A source failed, or works again (`None`).
     Source(String, Option<ConditionReason>),
-    /// A refresh ended before the git servers answered these requests. Each request is a message.
+    /// A refresh ended before the git servers answered the listed requests. Each request is a message.
     Pending(Vec<String>),
     /// A part of the node failed, or works again (`None`). The parts of the node include the journal, the fleet and the
     /// data store.
@@ -130,7 +130,7 @@ pub struct Passed {
     pub failed: Option<String>,
     /// The holds that the pass found, in the order of the TaskBooks. The state machine sets the time of each hold.
     pub held: Vec<Hold>,
-    /// The problem of a full or read-only disk, if the pass met one.
+    /// The problem of a full or read-only disk, if the pass found such a disk.
     pub disk: Option<ConditionReason>,
     /// True if the pass was preempted.
     pub interrupted: bool,
@@ -138,7 +138,7 @@ pub struct Passed {
     pub uncoordinated: Vec<String>,
 }
 
-/// The key of a hold of the whole node: only a newer agent can read the accepted revision.
+/// The key of the hold that affects the whole node: only a newer agent can read the accepted revision.
 const TOO_OLD: &str = "agent AgentTooOld";
 
 /// The largest backward step of the clock that is not reported, in milliseconds.
@@ -214,7 +214,7 @@ fn note(map: &mut BTreeMap<String, ConditionReason>, key: &str, trouble: Option<
     }
 }
 
-/// Returns the holds of a pass. A hold that the previous pass had for the same run keeps its start time.
+/// Returns the holds of a pass. If the previous pass had the same hold for the same run, the hold keeps its start time.
 fn holds(before: &BTreeMap<String, Hold>, held: Vec<Hold>, now: i64) -> BTreeMap<String, Hold> {
     let mut holds: BTreeMap<String, Hold> = BTreeMap::new();
     for hold in held {
@@ -259,8 +259,8 @@ fn pass(mut state: State, passed: Passed) -> State {
 }
 
 impl State {
-    /// Returns whether a revision is the accepted revision. Commits are compared, too, because two revisions may have
-    /// the same number.
+    /// Returns whether a revision is the accepted revision. The function also compares the commits, because two
+    /// revisions may have the same number.
     pub fn is_at(&self, other: Option<&Acceptance>) -> bool {
         let same =
             |other: &Acceptance| other.generation == self.accepted.generation && other.commits == self.accepted.commits;

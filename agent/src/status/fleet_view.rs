@@ -27,7 +27,7 @@ pub struct FleetView {
     /// The fleet that the node belongs to. `fleet` is `None` in a command that only makes a plan.
     fleet: Option<Arc<Fleet>>,
     journal: Option<Arc<Journal>>,
-    /// The gossip of the node. `gossip` is unset if the node does not take part in gossip.
+    /// The gossip of the node. `gossip` is empty if the node does not take part in gossip.
     gossip: Arc<OnceLock<Gossip>>,
     /// The last known state of the other nodes, which templates can read.
     known: Arc<Mutex<Option<OtherNodes>>>,
@@ -190,7 +190,7 @@ impl FleetView {
     }
 }
 
-/// Returns the parts of the published states that concern one TaskBook, by node.
+/// Returns, for each node, the part of the published state that concerns one TaskBook.
 fn reports(states: &BTreeMap<String, PublishedState>, book: &str) -> BTreeMap<String, NodeReport> {
     states.iter().filter_map(|(node, state)| Some((node.clone(), state.report(book)?))).collect()
 }

@@ -251,7 +251,7 @@ fn of_holds(state: &State) -> Vec<NewEvent> {
     alarms
 }
 
-/// Returns the one-time events of a pass: the changes, and the ends of runs.
+/// Returns the one-time events of a pass, which report changes and ended runs.
 pub(crate) fn of_pass(outcome: &PassOutcome, runs: &mut RunProgress) -> Vec<NewEvent> {
     let mut events = Vec::new();
     for book in &outcome.books {

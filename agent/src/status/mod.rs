@@ -1,4 +1,5 @@
-//! The parts of a node that others can see: status, queries, the view of the fleet, and the peer service.
+//! The parts of a node that people and other nodes can see: status, queries, the view of the fleet, and the peer
+//! service.
 
 pub mod conditions;
 mod fleet_view;

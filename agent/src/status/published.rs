@@ -22,7 +22,7 @@ pub(crate) struct PublishedState {
     pub(super) version: String,
     /// The generation that the node has loaded.
     accepted: Option<u64>,
-    /// The closed gates of the node that the data store does not show, by TaskBook.
+    /// The closed gates of the node, by TaskBook. Gates that the data store shows are left out.
     held: BTreeMap<String, Vec<PublishedGate>>,
 }
 
@@ -38,8 +38,8 @@ impl PublishedState {
         }
     }
 
-    /// Returns the part of the state that concerns one TaskBook. Returns `None` for the state of an older agent, which
-    /// does not publish its loaded generation.
+    /// Returns the part of the state that concerns one TaskBook. Returns `None` if an older agent published the state,
+    /// because an older agent does not publish its loaded generation.
     pub(super) fn report(&self, book: &str) -> Option<NodeReport> {
         let gates = self.held.get(book).into_iter().flatten().cloned().map(PublishedGate::read).collect();
         Some(NodeReport { generation: self.accepted?, gates })
@@ -62,7 +62,7 @@ impl PublishedGate {
     }
 }
 
-/// Returns the closed gates of a node that the data store does not show, by TaskBook.
+/// Returns the closed gates of a node, by TaskBook. Gates that the data store shows are left out.
 fn gates(state: &State) -> BTreeMap<String, Vec<PublishedGate>> {
     let mut shown: BTreeMap<String, Vec<PublishedGate>> = BTreeMap::new();
     for hold in state.holds.values().filter(|hold| !hold.is_shared && !hold.book.is_empty()).take(GATES) {
@@ -76,7 +76,7 @@ fn gates(state: &State) -> BTreeMap<String, Vec<PublishedGate>> {
     shown
 }
 
-/// Returns the facts that other nodes may read, selected by name.
+/// Returns the facts with the given names, which other nodes may read.
 pub(crate) fn shared_facts(facts: &Value, names: &[String]) -> Value {
     Value::Object(names.iter().filter_map(|name| Some((name.clone(), facts.get(name)?.clone()))).collect::<Map<_, _>>())
 }

@@ -5,7 +5,7 @@ use towpath_render::objects::task::Drift;
 
 use super::instance::{Facts, ModuleKind};
 
-/// The mode of a run or segment: apply a new revision, or look for drift.
+/// The mode of a run or of a segment: apply a new revision, or look for drift.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RunMode {
     /// The node applies a revision for the first time.
@@ -39,7 +39,7 @@ pub struct Preview {
     pub plain: bool,
     /// The paths that the change writes. The list omits directories that the change only creates.
     pub writes: Vec<String>,
-    /// True if the task's own `changed` condition is false. A change with a false `changed` condition notifies no
+    /// True if the `changed` condition of the task is false. A change with a false `changed` condition notifies no
     /// handler.
     pub quiet: bool,
 }
@@ -47,17 +47,17 @@ pub struct Preview {
 /// The most recent run of a task, as the journal records it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LastRun {
-    /// True if the task had the same definition in its last run.
+    /// True if the definition of the task has not changed since the task's most recent run.
     pub same_definition: bool,
     /// True if an action with the current definition has finished.
     pub finished: bool,
     /// The number of interrupted runs of an action with the current definition.
     pub interrupted: u32,
-    /// The result fields of the last finished run of the action.
+    /// The result fields of the action's most recent finished run.
     pub fields: Value,
 }
 
-/// The result of a check, with the last run of the task.
+/// The result of a check, and the record of the task's most recent run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checked {
     /// The result of the comparison.
@@ -75,7 +75,7 @@ pub enum Cause {
     Commit,
     /// The commit is the same, but an input of the task changed: facts, variables or the state of other nodes (D30).
     Input,
-    /// Something other than the agent changed the node (D29).
+    /// A person or a program other than the agent changed the node (D29).
     Drift,
 }
 
@@ -103,7 +103,7 @@ pub enum Assessment {
     /// The state has drifted, and the drift policy does not correct it. The value is true if the drift policy reports
     /// the drift.
     Left(bool),
-    /// The state cannot be known yet; the text gives the reason.
+    /// The state of the item is not known yet; the text gives the reason.
     Unknown(String),
     /// The check failed; the text is the error message.
     Failed(String),

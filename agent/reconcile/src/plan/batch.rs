@@ -62,8 +62,8 @@ impl Queue {
         self.files.is_empty() && self.direct.is_empty()
     }
 
-    /// Returns true if a queued change affects the check of a path. A change affects the check of its own path and of
-    /// paths above or below that path.
+    /// Returns true if a queued change affects the check of a path. A change affects the checks of the changed path,
+    /// and of all paths above or below the changed path.
     pub fn affects(&self, path: &str) -> bool {
         let path = path.trim_end_matches('/');
         let below = format!("{path}/");
@@ -87,7 +87,7 @@ impl Queue {
         self.direct.iter().all(|waiting| waiting.batch.is_some() && waiting.batch.as_ref() == batch)
     }
 
-    /// Adds a file change to the queue. Returns true if the added change fills the batch.
+    /// Adds a file change to the queue. Returns true if the batch is full after the change is added.
     pub fn push_files(&mut self, change: Queued) -> bool {
         self.written.extend(change.writes.iter().map(|path| path.trim_end_matches('/').to_owned()));
         self.files.push(change);
@@ -121,7 +121,7 @@ pub fn direct(changes: &[Queued]) -> ChangeSet {
     ChangeSet::Direct(changes.iter().map(|change| change.instance.id).collect())
 }
 
-/// Returns the permission that the queued changes need as a group.
+/// Returns the permission that all queued changes together need.
 pub fn admission(changes: &[Queued]) -> Admission {
     let is_free = changes.iter().all(|change| change.admission == Admission::Free);
     if is_free { Admission::Free } else { Admission::SlotAndWindow }

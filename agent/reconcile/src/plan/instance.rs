@@ -17,8 +17,8 @@ pub enum ModuleKind {
     Probe,
     /// An action without conditions, which runs again only if its definition changes.
     Action,
-    /// An action with conditions of its own, such as `unless`. The agent checks the conditions of the action on the
-    /// node, as it checks a desired state.
+    /// An action with conditions, such as `unless`. The agent checks the conditions of the action on the node, as it
+    /// checks a desired state.
     ConditionalAction,
     /// An action that runs in every pass (`run: always`).
     UnconditionalAction,
@@ -26,7 +26,7 @@ pub enum ModuleKind {
     Reboot,
 }
 
-/// The key of a transaction. Changes with an equal key can be made in one transaction.
+/// The key of a transaction. Changes with the same key can share a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BatchKey(pub String);
 

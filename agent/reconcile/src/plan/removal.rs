@@ -9,21 +9,22 @@ use towpath_render::view::PruneBudget;
 
 pub use crate::names::Managed;
 
-/// The items that leave a book's inventory: removed, forgotten, or moved to another book.
+/// The items that leave a book's inventory. An item is removed, only its record is deleted, or another book manages the
+/// item now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Removal {
     /// The items to remove from the node, in the order of removal.
     pub remove: Vec<Managed>,
     /// The items that stay on the node, although the agent deletes their records.
     pub forget: Vec<Managed>,
-    /// The items that moved to another book, so their records stay.
+    /// The items that another book manages now. The agent keeps their records.
     pub moved: Vec<Managed>,
 }
 
 /// The recorded items of a book, with the settings for their removal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inventory {
-    /// The items that the book managed until now, from the journal.
+    /// The items that the journal records for the book.
     pub recorded: BTreeSet<Managed>,
     /// The items that any book of the node manages now.
     pub managed_anywhere: Arc<BTreeSet<Managed>>,

@@ -125,7 +125,7 @@ impl Channel {
     }
 
     /// # Errors
-    /// Fails if the executor cannot ask for the election.
+    /// Fails if the executor cannot find out which nodes are elected.
     pub(super) async fn elect(&self, command: Command) -> Result<ElectionState, String> {
         match self.ask(command).await {
             Observation::Election(state) => Ok(state),
@@ -213,7 +213,7 @@ fn not_ready(seen: Observation) -> NotReady {
     NotReady::failed(failure(seen))
 }
 
-/// One part of a run, as a future that runs at the same time as other parts.
+/// A part of a run, as a future that runs at the same time as the other parts of the run.
 pub(super) type Part<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 /// Runs several parts of a book run at the same time. Returns the results in the order of the given parts.

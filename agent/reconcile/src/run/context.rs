@@ -23,13 +23,13 @@ pub struct BookInputs {
     pub book: Arc<Book>,
     /// The rollout of a coordinated book. `rollout` is `None` for a book without a rollout, and in a dry run.
     pub rollout: Option<RolloutPlan>,
-    /// The mode of a book without a rollout. Each segment of a rollout has its own mode.
+    /// The mode of a book without a rollout. In a rollout, each segment has a separate mode.
     pub mode: RunMode,
-    /// The drift policy of tasks that set no policy of their own.
+    /// The drift policy of tasks that do not set a drift policy.
     pub drift: Drift,
     /// True if the run ends at the first failure. A dry run continues after a failure.
     pub ends_at_failure: bool,
-    /// The record of the book from the journal.
+    /// The record of the book, as the journal contains it.
     pub record: BookRecord,
 }
 
@@ -248,7 +248,7 @@ impl Steps {
         self.stop.is_some()
     }
 
-    /// Adds the results of later steps.
+    /// Appends the results of later steps to these results.
     pub(super) fn add(&mut self, later: Self) {
         self.reports.extend(later.reports);
         self.unsteady |= later.unsteady;

@@ -25,16 +25,16 @@ use crate::{
     },
 };
 
-/// A sequence of tasks with its reports and its queue of changes. A parallel book has one lane for each task; any other
-/// book has a single lane.
+/// A sequence of tasks, with the reports and the queued changes of these tasks. A parallel book has one lane for each
+/// task; any other book has a single lane.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
     /// The queue of changes that the lane has not made yet.
     queue: Queue,
     /// The reports, in the order in which the tasks ran. The report of a dropped change is `None`.
     reports: Vec<Option<TaskReport>>,
-    /// The tasks that the run has reached. The map value is true if the task, or a task that it requires, failed or is
-    /// held.
+    /// The tasks that the run has reached. The value in `reached` is true if the task failed or is held, or if a task
+    /// that it requires failed or is held.
     reached: BTreeMap<String, bool>,
     /// The items that the tasks of the lane manage.
     managed: BTreeSet<Managed>,
@@ -42,9 +42,10 @@ pub(super) struct Lane {
     observed: Vec<InstanceId>,
     /// True if not all managed items are known.
     incomplete: bool,
-    /// True if the next pass must do more than check the tasks of the book.
+    /// True if the book is not in a steady state, so the next pass must run the book again.
     unsteady: bool,
-    /// The reason why the lane runs no further tasks. `stop` is `None` while the lane still runs tasks.
+    /// The reason why the lane (sequence of tasks) must not run another task. `stop` is `None` while the lane still
+    /// runs tasks.
     stop: Option<Stop>,
     /// The result of an elected task that this node ran.
     elected: Option<Value>,
@@ -60,8 +61,8 @@ impl Lane {
         Self { reached: self.reached.clone(), ..Self::default() }
     }
 
-    /// Adds the findings of parallel lanes to this lane. The reports that `is_first` selects come before all other
-    /// reports.
+    /// Adds the findings of parallel lanes to this lane (sequence of tasks). The reports that `is_first` selects come
+    /// before all other reports.
     pub(super) fn merge(&mut self, mut others: Vec<Self>, is_first: impl Fn(&TaskReport) -> bool) {
         for other in &mut others {
             let (first, own) = std::mem::take(&mut other.reports)
@@ -101,12 +102,13 @@ impl Lane {
         self.stop = Some(stop.after(self.stop.take()));
     }
 
-    /// Returns true if the lane runs no further tasks.
+    /// Returns true if the lane (sequence of tasks) must not run another task.
     pub(super) fn stopped(&self) -> bool {
         self.stop.is_some()
     }
 
-    /// Returns the reason why the lane runs no further tasks. Returns `None` while the lane still runs tasks.
+    /// Returns the reason why the lane (sequence of tasks) must not run another task. Returns `None` while the lane
+    /// still runs tasks.
     pub(super) fn why_stopped(&self) -> Option<&Stop> {
         self.stop.as_ref()
     }
@@ -116,7 +118,7 @@ impl Lane {
         &self.queue
     }
 
-    /// Adds a file change to the queue. Returns true if the added change fills the batch.
+    /// Adds a file change to the queue. Returns true if the batch is full after the change is added.
     pub(super) fn queue_files(&mut self, change: Queued) -> bool {
         self.queue.push_files(change)
     }
@@ -132,7 +134,7 @@ impl Lane {
         self.reports.len().saturating_sub(1)
     }
 
-    /// Returns the position of the next report.
+    /// Returns the position that the next added report will have.
     pub(super) fn next_position(&self) -> usize {
         self.reports.len()
     }
@@ -208,7 +210,7 @@ impl Lane {
         Findings { managed: Arc::new(std::mem::take(&mut self.managed)), observed: std::mem::take(&mut self.observed) }
     }
 
-    /// Records that the next pass must do more than check the tasks of the book.
+    /// Records that the book is not in a steady state, so the next pass must run the book again.
     pub(super) fn note_unsteady(&mut self) {
         self.unsteady = true;
     }
@@ -268,7 +270,7 @@ impl Lane {
         begun
     }
 
-    /// Makes all queued changes. Returns true if the lane may run further tasks.
+    /// Makes all queued changes. Returns true if the lane (sequence of tasks) may run another task.
     pub(super) async fn flush(&mut self, run: &Run) -> bool {
         self.flush_files(run).await;
         self.flush_direct(run).await;
@@ -276,7 +278,7 @@ impl Lane {
     }
 
     /// Makes the queued changes of files. Corrections of file content are made even if the gates refuse admission
-    /// (P90). Returns true if the lane may run further tasks.
+    /// (P90). Returns true if the lane (sequence of tasks) may run another task.
     pub(super) async fn flush_files(&mut self, run: &Run) -> bool {
         let mut changes = self.queue.take_files();
         if batch::admission(&changes) != Admission::Free

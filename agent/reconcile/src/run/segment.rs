@@ -12,7 +12,7 @@ use crate::{
 /// Changes the record of the book, and writes a changed record to the journal.
 ///
 /// # Errors
-/// Fails if the record cannot be written.
+/// Fails if the node cannot write the record to the journal.
 pub(super) async fn persist(run: &Run, change: impl FnOnce(&mut BookRecord)) -> Result<(), String> {
     let mut record = run.record.borrow().clone();
     change(&mut record);
@@ -84,8 +84,8 @@ async fn prepare(run: &Run) -> (Steps, Result<(), NotBegun>) {
     (steps, prepared.map_err(NotBegun::Failed))
 }
 
-/// Asks for admission. The journal records the slot before and after the request, so that a deleted book can release
-/// the slot.
+/// Asks for admission. The node writes the slot to the journal before and after the request. If the book is deleted,
+/// the node can still release the slot.
 async fn admit(run: &Run) -> Result<(), NotBegun> {
     let (slot, admit) = {
         let (segment, record) = (run.segment.borrow(), run.record.borrow());
@@ -120,8 +120,8 @@ async fn admit(run: &Run) -> Result<(), NotBegun> {
     Ok(())
 }
 
-/// Releases a slot that an earlier revision or segment acquired in a different budget. The record names a slot until
-/// the slot is released. In one budget, a node has one slot record for all partitions.
+/// Releases a slot that an earlier revision or segment acquired in a different budget. The record of the book names a
+/// slot until the slot is released. In one budget, a node has one slot record for all partitions.
 async fn leave_other_slot(run: &Run, slot: &Slot) -> Result<(), NotBegun> {
     let is_other = run.record.borrow().slot.as_ref().is_some_and(|known| known.slot.budget != slot.budget);
     if !is_other {

@@ -22,7 +22,7 @@ pub(super) struct Position {
     pub(super) settled: bool,
     /// True if this node has completed all segments.
     pub(super) whole: bool,
-    /// True if the segment is the last one of the run.
+    /// True if the segment is the last segment of the run.
     pub(super) last: bool,
 }
 
@@ -89,8 +89,8 @@ fn holds_other_slot(run: &Run) -> bool {
     record.slot.as_ref().filter(disrupted).is_some_and(is_other)
 }
 
-/// Releases the failure record of an earlier run, or of a budget that this run does not use. The node failed before
-/// admission and changed nothing, so the record must not halt other runs.
+/// Releases the failure record of an earlier run, or of a budget that this run does not use. A node that failed before
+/// admission changed nothing, so its failure record must not halt other runs.
 pub(super) async fn leave_old_failure(run: &Run) -> Steps {
     let Some(plan) = &run.inputs.rollout else { return Steps::default() };
     let is_old = run.record.borrow().slot.as_ref().is_some_and(|known| {
@@ -103,10 +103,10 @@ pub(super) async fn leave_old_failure(run: &Run) -> Steps {
     persist_or_stop(run, "slot", |record| record.slot = None).await
 }
 
-/// Records in the journal that the slot was released, or is kept after a failure. A slot in a budget that the run no
-/// longer uses is released, too.
+/// Records in the journal that the slot was released, or is kept after a failure. The node also releases a slot in a
+/// budget that the run no longer uses.
 ///
-/// `failed` contains the segment in which the node failed; its second value is true if the changes were admitted.
+/// `failed` contains the segment in which the node failed, and true if the changes of the segment were admitted.
 async fn released(run: &Run, failed: Option<(u32, bool)>) -> Steps {
     let Some(plan) = &run.inputs.rollout else { return Steps::default() };
     let active = run.segment.borrow().slot.clone();
@@ -140,7 +140,7 @@ pub(super) async fn leave_old_slot(run: &Run, lane: &Lane) -> Steps {
     if holds { leave(run, lane).await } else { Steps::default() }
 }
 
-/// Leaves the queue for a slot if no removal waits for the slot.
+/// Removes the node from the queue for a slot, if no removal waits for the slot.
 pub(super) async fn leave_queue(run: &Run, lane: &Lane) -> Steps {
     if is_queued(run) && !lane.stopped() { leave(run, lane).await } else { Steps::default() }
 }
@@ -161,7 +161,7 @@ async fn leave(run: &Run, lane: &Lane) -> Steps {
 /// Announces to the fleet that this node will reboot, and names the slot that it holds (P59).
 ///
 /// # Errors
-/// Fails if a gate is closed, or the record cannot be written.
+/// Fails if a gate is closed, or if the node cannot write the record to the journal.
 pub(super) async fn announce_absence(run: &Run, instance: InstanceId) -> Result<(), NotBegun> {
     let (slot, active, number) = {
         let segment = run.segment.borrow();
@@ -178,7 +178,8 @@ pub(super) async fn announce_absence(run: &Run, instance: InstanceId) -> Result<
     recorded.map_err(NotBegun::Failed)
 }
 
-/// Enters the last segment of the rollout, so that items can be removed. The removal acquires its own slot.
+/// Enters the last segment of the rollout, so that items can be removed. The node acquires a separate slot for the
+/// removal.
 ///
 /// # Errors
 /// Fails if a gate is closed.

@@ -205,7 +205,7 @@ fn as_unchanged(mut result: Value, outcome: Outcome) -> Value {
     result
 }
 
-/// Runs an action if its definition is new, or if its conditions require a run.
+/// Runs an action if its definition is new, or if the conditions of the action require a run.
 async fn action(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance>, facts: &Facts) -> Option<usize> {
     if facts.kind != ModuleKind::Action {
         lane.note_unsteady();

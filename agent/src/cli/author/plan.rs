@@ -61,7 +61,7 @@ impl Plan {
         plan.map_err(|error| Failure::failed(error.to_string()))
     }
 
-    /// Makes the plan for another node, without reading the files of that node.
+    /// Makes the plan for another node. The plan does not read the files of that node.
     fn plan_for(&self, other: &OtherNode) -> Result<pb::PlanReply, Failure> {
         let (before, after) = block_on(async {
             Ok::<_, Failure>(if self.source.source_dir.is_some() {
@@ -90,7 +90,7 @@ impl Plan {
     }
 }
 
-/// Returns the tasks of another node, as the agent or this process renders them.
+/// Returns the rendered tasks of another node. The agent or this process renders the tasks.
 async fn desired(responder: Responder, other: &OtherNode) -> Result<Desired, Failure> {
     let view = match responder {
         Responder::Agent(client) => responder::parsed(&client.view("desired", "", false, Some(other)).await?)?,

@@ -21,8 +21,8 @@ use crate::{
 };
 
 impl Acceptance {
-    /// Adopts `found`, the accepted revision in the data store. Returns the reason if the node cannot adopt the
-    /// revision. `looked` is the time of the refresh.
+    /// Adopts `found`, the accepted revision in the data store. If the node cannot adopt the revision, the function
+    /// returns the reason. `looked` is the time of the refresh.
     pub(in crate::node) fn adopt_found(
         &self,
         own: &Accepted,
@@ -48,7 +48,7 @@ impl Acceptance {
         shown(found, why.as_ref())
     }
 
-    /// Adopts a revision that peers supply and that the data store does not contain. A data store can lack an accepted
+    /// Adopts a revision that the data store does not contain, but that peers supply. A data store can lack an accepted
     /// revision, for example after a rollback. Without a record in the data store, a failed adoption does not block the
     /// node (P103).
     pub(in crate::node) fn adopt_from_peers(&self, own: &Accepted, stored: u64, looked: i64) -> Option<Adopted> {

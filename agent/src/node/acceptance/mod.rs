@@ -56,7 +56,7 @@ pub(super) struct Adopted {
 #[derive(Debug)]
 pub(super) enum Proposed {
     Accepted(Adopted),
-    /// Another node proposed a revision first.
+    /// Another node proposed a revision before this node did.
     Lost,
     /// The node proposes nothing: the fleet rejects the node, or the node must first adopt a newer revision.
     Blocked,
@@ -105,7 +105,7 @@ impl Acceptance {
     }
 
     /// Returns the identity of the fleet, which is equal on all its nodes. Without a shared data store, the identity is
-    /// empty, so the bootstrap file may change freely (P18).
+    /// empty, so every change of the bootstrap file is permitted (P18).
     fn origin(&self) -> FleetIdentity {
         let Some(first) = self.settings.sources.first().filter(|_| self.store.shared()) else {
             return FleetIdentity::default();
@@ -131,7 +131,7 @@ impl Acceptance {
     /// Proposes the candidate revision of a refresh to the fleet. `is_rejected` is true if the fleet rejects this node.
     ///
     /// # Errors
-    /// Fails if the data store does not answer, or if the node may not write its record.
+    /// Fails if the data store does not answer, or if the node has no permission to write its record.
     pub(super) fn propose(
         &self,
         report: &RefreshReport,
@@ -172,7 +172,7 @@ impl Acceptance {
         }
     }
 
-    /// Returns an accepted candidate, with the journal changes that the node must write before it uses the candidate.
+    /// Returns an accepted candidate, with the journal changes to write before the node uses the candidate.
     fn of_accepted(
         &self,
         report: &RefreshReport,
@@ -215,7 +215,7 @@ impl Acceptance {
     }
 
     /// Loads the last good revision from the mirrors, without contacting the sources. Returns `None` if a revision is
-    /// loaded already, or if the node has accepted none.
+    /// already loaded, or if the node has not accepted a revision.
     ///
     /// # Errors
     /// Fails if a mirror cannot be read.

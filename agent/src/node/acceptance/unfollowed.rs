@@ -43,8 +43,8 @@ impl Adoption {
         }
     }
 
-    /// Remembers why a revision is not adopted, and turns an expired wait into a rejection. Returns the reason for not
-    /// adopting the revision.
+    /// Remembers why a revision is not adopted, and rejects the revision if the wait has expired. Returns the reason
+    /// for not adopting the revision.
     pub(super) fn note(&mut self, found: &Found, why: Option<AdoptionError>, now: Instant) -> Option<AdoptionError> {
         let why = match why {
             // The verdict on the record stays as it is until the git server answers.

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::node::sources::follow::Lacking;
 
-/// The longest interval between two refreshes that counts in full as time of the wait. During a longer interval, the
-/// git server may have been unreachable.
+/// The longest interval between two refreshes that counts in full as waiting time. If two refreshes are further apart,
+/// the git server may have been unreachable between them.
 const STEP: Duration = Duration::from_secs(60);
 
 impl Lacking {
@@ -22,10 +22,10 @@ impl Lacking {
     }
 }
 
-/// The wait of a node for a missing part of one accepted revision.
+/// The time that a node has waited for a missing part of an accepted revision.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LackingWait {
-    /// The id of the record of the revision.
+    /// The id of the acceptance record of the revision.
     id: String,
     /// The total time in which the supplier answered, but did not supply the missing part.
     waited: Duration,
@@ -48,7 +48,7 @@ impl LackingWait {
         self.waited >= what.patience()
     }
 
-    /// Ends the wait, because the record was adopted or replaced.
+    /// Ends the wait, because the node has adopted the record or the fleet has replaced it.
     pub(super) fn end(&mut self) {
         *self = Self::default();
     }

@@ -1,5 +1,5 @@
-//! The queue of pending work of the main loop. Timers, webhooks, file events and new commits only record that there is
-//! work. Work that arrives while the main loop is busy is merged into one entry.
+//! The queue of pending work of the main loop. Timers, webhooks, file events and new commits only record that the main
+//! loop has work. Work that arrives while the main loop is busy is merged into one entry.
 
 pub(super) mod pace;
 pub(super) mod poller;
@@ -52,11 +52,12 @@ pub struct Inbox {
     slot: Arc<(Mutex<PendingWork>, Condvar)>,
     /// A counter of loop iterations and preemption checks, which shows that the agent is not stuck.
     progress: Arc<AtomicU64>,
-    /// The number of changes on git servers that were reported.
+    /// The number of reported changes on git servers.
     news: Arc<AtomicU64>,
 }
 
-/// The maximum number of touched paths in the queue. If more paths change, the node checks all TaskBooks instead.
+/// The maximum number of touched paths in the queue. If more paths change than this maximum, the node checks all
+/// TaskBooks.
 const TOUCHED: usize = 1000;
 
 impl Inbox {
@@ -82,12 +83,13 @@ impl Inbox {
         self.notify(add);
     }
 
-    /// Returns the number of changes on git servers that were reported.
+    /// Returns the number of reported changes on git servers.
     pub fn news(&self) -> u64 {
         self.news.load(Ordering::SeqCst)
     }
 
-    /// Waits for pending work and takes it from the queue. The result is empty if no work arrives within `patience`.
+    /// Waits for pending work and takes it from the queue. The returned work is empty if no work arrives within
+    /// `patience`.
     pub fn take(&self, patience: Duration) -> PendingWork {
         self.progress.fetch_add(1, Ordering::Relaxed);
         let (mut work, _) = self
@@ -98,7 +100,7 @@ impl Inbox {
         std::mem::take(&mut *work)
     }
 
-    /// Returns whether a newer revision, or the end of the agent, should preempt the current run.
+    /// Returns true if the current run should be preempted, because of a newer revision or the end of the agent.
     pub fn wants_way(&self) -> bool {
         self.progress.fetch_add(1, Ordering::Relaxed);
         let work = self.lock();

@@ -38,14 +38,14 @@ impl Retry {
     }
 }
 
-/// The time after a pass in which a change of a managed file counts as a result of the pass.
+/// A change of a managed file in this time after a pass counts as a result of the pass.
 const ECHO: Duration = Duration::from_secs(2);
 
 /// The number of consecutive passes that start without a pause after changes of managed files.
 const AT_ONCE: u32 = 8;
 
-/// Limits the number of passes that changes of managed files cause. The limit matters if a task changes a managed file
-/// in each pass.
+/// Limits the number of passes that changes of managed files cause. Without this limit, a task that changes a managed
+/// file in each pass would start endless passes.
 #[derive(Debug, Clone, Default)]
 pub(in crate::node) struct TouchPace {
     /// The number of consecutive passes that were started by changes of managed files.

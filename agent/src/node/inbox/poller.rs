@@ -39,7 +39,7 @@ impl Polled {
     }
 
     /// Records a polled head. Polls a source, and wakes the main loop if the head has changed or if the poll fails for
-    /// the first time. Returns the number of consecutive failures.
+    /// the first time. Returns the number of consecutive failed polls of the source.
     fn head(&self, inbox: &Inbox, name: &str, head: Result<String, towpath_git::SourceError>, failures: u32) -> u32 {
         match head {
             Ok(head) => {

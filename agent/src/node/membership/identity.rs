@@ -53,7 +53,8 @@ pub(in crate::node) struct NodeIdentity {
 /// The values of the identity that the journal already contains.
 #[derive(Debug)]
 struct Kept {
-    /// The end of the reserved record numbers. The node signs this number only after a new reservation.
+    /// The first record number after the reserved record numbers. The node must reserve more record numbers before it
+    /// signs a record with this number.
     reserved: u64,
     rights: BTreeMap<String, BookRights>,
     /// The time at which the record numbers of all writers were last saved.
@@ -129,7 +130,7 @@ impl NodeIdentity {
     }
 
     /// Adds the changed record numbers, the reservation and the rights to a journal commit. If the record numbers of
-    /// many writers have changed, they are saved only at an interval, unless `all` is true.
+    /// many writers have changed, the numbers are saved only at an interval, unless `all` is true.
     pub(in crate::node) fn keep(&self, changes: &mut Changes, now: Instant, all: bool) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if all || self.signer.changed() <= FEW || now.duration_since(kept.at) >= KEPT {

@@ -49,7 +49,7 @@ pub(super) struct Membership {
     identity: Arc<NodeIdentity>,
     clock: Arc<dyn Clock>,
     state_dir: StateDir,
-    /// The state and the shared facts that this node last published to the other nodes.
+    /// The state and the shared facts that this node most recently published to the other nodes.
     published: Option<Published>,
     /// The time at which the node was opened. `alone_since` is `None` with a local data store, or if another node has
     /// joined.
@@ -83,8 +83,8 @@ impl Membership {
         accept::answers(self.store.as_ref())
     }
 
-    /// Joins the fleet. From then on, each broadcast of the fleet wakes the main loop. Without a shared data store, the
-    /// fleet consists only of this process.
+    /// Joins the fleet. After the node has joined, each broadcast of the fleet wakes the main loop. Without a shared
+    /// data store, the fleet consists only of this process.
     pub(super) fn join(&self, inbox: &Inbox) -> Effects<'static> {
         let joined = Joined {
             node: self.settings.node.clone(),
@@ -169,8 +169,8 @@ impl Membership {
         }
     }
 
-    /// Returns an event for each rejected record of the data store. A record is rejected if its writer lacks the
-    /// permission, or is not an agent of the fleet.
+    /// Returns an event for each rejected record of the data store. A record is rejected if its writer has no
+    /// permission to write the record, or is not an agent of the fleet.
     pub(super) fn rejected_records(&self) -> Effects<'static> {
         let event = |(key, why): (String, String)| {
             let message = format!("ignored the record {key} in the data store: {why}");
@@ -180,8 +180,8 @@ impl Membership {
         if events.is_empty() { Effects::default() } else { Effects::default().events(events) }
     }
 
-    /// Returns whether the state directory was deleted while the agent runs. A node without its state directory changes
-    /// nothing.
+    /// Returns true if the state directory was deleted while the agent was running. A node without its state directory
+    /// changes nothing.
     pub(super) fn has_lost_its_state(&self) -> bool {
         !self.state_dir.is_there()
     }
@@ -240,7 +240,7 @@ impl Membership {
         Input::Own("store", Some(ConditionReason::new(reason, format!("{error}; {rest}"))))
     }
 
-    /// Publishes the state and the shared facts of this node, if either has changed.
+    /// Publishes the state and the shared facts of this node, if the state or a fact has changed.
     pub(super) fn publish(&mut self, state: &State, revision: &Revision, facts: &PassFacts<'_>) {
         if !self.store.shared() {
             return;
@@ -268,7 +268,7 @@ impl Membership {
         }
     }
 
-    /// Returns false if this node must publish its state, for example because the data store has lost it.
+    /// Returns false if this node must publish its state, for example because the data store has lost the state.
     pub(super) fn has_published(&self) -> bool {
         self.published.is_some()
     }

@@ -14,7 +14,7 @@ use crate::{
     reconcile::pass::{HostContext, Watched},
 };
 
-/// The managed files of a running agent, whose directories the agent watches.
+/// The managed files of a running agent. The agent watches the directories of these files.
 #[derive(Debug)]
 pub(in crate::node) struct ManagedFiles {
     machine: Arc<HostContext>,
@@ -25,7 +25,7 @@ pub(in crate::node) struct ManagedFiles {
 }
 
 impl ManagedFiles {
-    /// Begins to watch. Events of files wake the main loop through the inbox.
+    /// Begins to watch. A change of a managed file wakes the main loop.
     pub(in crate::node) fn new(machine: Arc<HostContext>, inbox: Inbox) -> Self {
         let watch = FileWatch::new(move |touched| {
             inbox.notify(|work| match touched {

@@ -40,7 +40,7 @@ struct SteadyRecord {
     generation: u64,
     commits: BTreeMap<String, String>,
     facts: BTreeMap<String, Value>,
-    /// The fingerprints of the mirrors at the end of the pass.
+    /// The fingerprints of the git mirrors at the end of the pass.
     mirrors: BTreeMap<String, String>,
     expectations: Vec<Expectation>,
 }
@@ -73,7 +73,7 @@ impl SteadyState {
         Self { settings, sources, journal, machine, cancel, settled: None, is_on_disk: true }
     }
 
-    /// Returns whether the inputs and the checks of the steady state are unchanged. With an unchanged steady state, the
+    /// Returns true if all inputs and checks of the steady state are unchanged. If the steady state is unchanged, the
     /// pass renders nothing.
     pub(in crate::node) fn holds(&self, revision: &Revision, state: &State, facts: &PassFacts<'_>) -> bool {
         let same =
@@ -147,8 +147,8 @@ impl SteadyState {
         Effects::default().changes(changes)
     }
 
-    /// Returns the steady state record for the next start of the agent. Returns `None` if the journal already has the
-    /// record, or if a check cannot be stored.
+    /// Returns the record of the steady state, which the agent reads at its next start. Returns `None` if the journal
+    /// already has the record, or if a check cannot be stored.
     fn record(&self, revision: &Revision, facts: &BTreeMap<String, Value>, checks: &[Settled]) -> Option<SteadyRecord> {
         let mut expectations = Vec::new();
         for check in checks {

@@ -18,7 +18,7 @@ use crate::{config::Source, error_chain::chain};
 /// The reason for which a node does not adopt an accepted revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::node) enum AdoptionError {
-    /// A temporary failure: the data store, a mirror or a source is not usable yet.
+    /// A temporary failure: the node cannot use the data store, a mirror or a source at the moment.
     Behind(String),
     /// A git server has not answered yet. Until the answer, the node keeps its previous decision about the revision.
     Pending(String),
@@ -28,29 +28,28 @@ pub(in crate::node) enum AdoptionError {
     Missing {
         /// The cause, as text for messages.
         why: String,
-        /// True if the supplier of the missing part has answered. The git server or the data store supplies the missing
-        /// part.
+        /// True if the git server or data store that supplies the missing part has answered.
         answered: bool,
         /// The kind of the missing part.
         what: Lacking,
     },
     /// The bootstrap file of this node contradicts the acceptance record of the revision. The node adopts no revision
-    /// until the conflict is resolved.
+    /// until an administrator resolves the conflict.
     Refused(String),
     /// The rules of this node reject the revision. The node ignores the record of a revision that its rules reject.
     Rejected(String),
-    /// Every node finds that the acceptance record of the revision is invalid.
+    /// The acceptance record of the revision is invalid, and every node rejects it.
     Void(String),
 }
 
-/// The kind of part that a node lacks to adopt a revision.
+/// A part that a node needs to adopt a revision, and that is missing on the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::node) enum Lacking {
     /// A commit that is not in the mirror.
     Commit,
     /// The manifest that the record of the revision names.
     Manifest,
-    /// A newer agent, because this agent does not know the schema of the record.
+    /// A newer version of the agent, because this version does not know the schema of the record.
     Agent,
     /// A valid record of acceptance, for a node that has not accepted a revision yet. Other nodes overwrite an invalid
     /// record with their own valid record.
@@ -69,8 +68,8 @@ struct Step<'a> {
     requests: &'a Requests,
     mirror: Mirror,
     commit: &'a str,
-    /// The commit from which the accepted commit must descend. `floor` is `None` if this node knows no commit of the
-    /// source.
+    /// The commit from which the accepted commit must descend. `floor` is `None` if this node has not accepted a commit
+    /// of the source yet.
     floor: Option<String>,
     /// The git tag of the commit from which the accepted commit must descend.
     tag: Option<String>,
@@ -175,7 +174,7 @@ impl Step<'_> {
         Err(AdoptionError::Missing { why: format!("{}: {why}", self.source.git.name), answered, what: Lacking::Commit })
     }
 
-    /// Fetches a commit whose id alone is sufficient proof: a pinned commit, or a commit that this node has accepted.
+    /// Fetches a commit that needs no proof except its id: a pinned commit, or a commit that this node has accepted.
     fn fetch(&self) -> Result<(), AdoptionError> {
         if self.mirror.contains(self.commit) {
             return Ok(());
@@ -282,7 +281,7 @@ impl Step<'_> {
         }
     }
 
-    /// Checks that the commit does not rewind the source without permission (P28).
+    /// Checks that the commit does not rewind the source, unless a rewind is permitted (P28).
     fn check_movement(&self) -> Result<(), AdoptionError> {
         let Some(floor) = &self.floor else { return Ok(()) };
         let movement = self.mirror.movement(floor, self.commit);
@@ -316,9 +315,9 @@ impl Step<'_> {
         Ok(())
     }
 
-    /// Checks that a signed tag points to the commit, if the source follows tags and verifies signatures. At the first
-    /// contact with a source, a lightweight tag is sufficient. Tags come only from the git server, so that another node
-    /// cannot turn a commit into a release.
+    /// Checks that a signed tag points to the commit, if the source follows tags and verifies signatures. If the node
+    /// has not accepted a commit of the source yet, a lightweight tag is sufficient. Tags come only from the git
+    /// server, so that another node cannot turn a commit into a release.
     fn check_tag(&self) -> Result<(), AdoptionError> {
         let verified = self.source.git.verify.mode != VerifyMode::None;
         if !verified || !matches!(self.source.git.reference, Reference::Tag(_)) {

@@ -75,9 +75,9 @@ pub(in crate::node) struct Sources {
 pub(in crate::node) struct RefreshReport {
     /// The commits of the valid candidate revision, by source.
     pub(in crate::node) commits: BTreeMap<String, String>,
-    /// The objects at the commits of the candidate revision. `set` is `None` without a valid candidate.
+    /// The objects of the candidate revision. `set` is `None` without a valid candidate.
     pub(in crate::node) set: Option<Arc<ObjectSet>>,
-    /// The inputs for the state machine of the node.
+    /// The inputs that the refresh adds to the state machine of the node.
     pub(in crate::node) inputs: Vec<Input>,
     /// The errors and warnings of a rejected candidate revision.
     pub(in crate::node) problems: Vec<Problem>,
@@ -86,7 +86,7 @@ pub(in crate::node) struct RefreshReport {
     /// The head commits on the git servers, by source.
     pub(in crate::node) heads: BTreeMap<String, String>,
     tags: BTreeMap<String, Option<String>>,
-    /// The rejected candidate revisions, each as a map from sources to commits.
+    /// The rejected candidate revisions. Each revision is a map from sources to commits.
     pub(in crate::node) refused: BTreeSet<BTreeMap<String, String>>,
     /// True if a commit was rejected.
     pub(in crate::node) rejected: bool,
@@ -100,8 +100,8 @@ impl Sources {
         Self { folder, first, requests }
     }
 
-    /// Limits the time for which the main loop waits for a git server. A request that takes longer continues in its own
-    /// thread, and does not block the main loop.
+    /// Limits the time that the main loop waits for answers of a git server. A request that takes longer continues in
+    /// its own thread, and does not block the main loop.
     pub(in crate::node) fn limit(&self, patience: Duration) {
         self.requests.limit(patience);
     }
@@ -192,9 +192,10 @@ impl Sources {
         Ok(report)
     }
 
-    /// Refreshes all sources. The first candidate consists of the heads of all sources. If the heads do not load
-    /// together, the sources advance to their heads one at a time. A source without a head and without an accepted
-    /// commit blocks the candidate (P20). A node with a blocked candidate keeps its accepted generation.
+    /// Refreshes all sources. The function first tries a candidate that consists of the heads of all sources. If the
+    /// objects of all heads are not valid together, the sources advance to their heads one at a time. A source without
+    /// a head and without an accepted commit blocks the candidate (P20). A node with a blocked candidate keeps its
+    /// accepted generation.
     pub(in crate::node) fn refresh(
         &self,
         journal: &Journal,
@@ -247,9 +248,9 @@ impl Sources {
         report
     }
 
-    /// Advances the sources to their heads, one source at a time. A source advances to its head if the head loads
-    /// together with all earlier sources. Objects of later sources that become invalid are held, and do not block the
-    /// advance (P21).
+    /// Advances the sources to their heads, one source at a time. A source advances to its head if the objects of the
+    /// head and of all earlier sources are valid together. Objects of later sources that become invalid are held, and
+    /// do not block the advance (P21).
     fn step_by_step(
         &self,
         standings: BTreeMap<String, SourceState>,
@@ -426,7 +427,7 @@ impl Sources {
         }
     }
 
-    /// Reports that the mirror of a source is damaged and is rebuilt.
+    /// Reports that the mirror of a source is damaged, and that the node rebuilds it.
     fn say_damaged(name: &str, report: &mut RefreshReport) {
         tracing::warn!(source = name, "the mirror is damaged; rebuilding it");
         let message = format!(
@@ -491,9 +492,10 @@ impl Sources {
         }
     }
 
-    /// Records a checkpoint of the accepted commit of each source. Checkpoints are in the journal, so they survive the
-    /// loss of a mirror. A newly fetched commit is recorded with the tag that selected the commit. An unchanged commit
-    /// keeps its recorded tag. A commit that other nodes accepted is recorded with its highest tag.
+    /// Records the accepted commit of each source as a checkpoint. Checkpoints are in the journal, so they survive the
+    /// loss of a mirror. The checkpoint of a newly fetched commit contains the tag that selected the commit. The
+    /// checkpoint of an unchanged commit keeps its tag. The checkpoint of a commit that other nodes accepted contains
+    /// the highest tag of the commit.
     pub(in crate::node) fn remember(
         &self,
         report: &RefreshReport,
@@ -537,7 +539,7 @@ fn commits(chosen: &Chosen) -> BTreeMap<String, String> {
 }
 
 impl RefreshReport {
-    /// Records that the candidate cannot be loaded before the git server of an include has answered.
+    /// Records that the candidate waits for an answer of an include's git server.
     fn wait_for_include(&mut self, error: &SourceError) {
         self.unreachable = true;
         self.pending.insert("include".to_owned(), chain(error));

@@ -26,7 +26,7 @@ use crate::node::inbox::Inbox;
 /// The longest time for which one refresh waits for answers.
 pub(in crate::node) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// For this time, later refreshes can use a late answer, unless something has changed on the git servers.
+/// The time for which later refreshes can use a late answer, unless a git server reports a change.
 const VALID: Duration = Duration::from_secs(60);
 
 /// The key of the requests to other nodes in the map of all requests. No source can have the same name as this key.
@@ -45,7 +45,7 @@ pub(in crate::node) type RequestError = Arc<SourceError>;
 #[derive(Debug)]
 pub(in crate::node) struct Answer<T> {
     pub(in crate::node) result: Result<T, RequestError>,
-    /// True if the git server answered. A refusal of a pinned commit counts as an answer.
+    /// True if the git server answered. If the git server refuses a pinned commit, the refusal counts as an answer.
     pub(in crate::node) answered: bool,
 }
 
@@ -60,7 +60,8 @@ impl<T: Clone> Clone for Answer<T> {
 pub(in crate::node) struct Requests {
     inbox: Inbox,
     clock: Arc<dyn Clock>,
-    /// The longest time for which one refresh waits. If `patience` is not set, a refresh waits until each request ends.
+    /// The longest time for which one refresh waits for answers. If `patience` is not set, a refresh waits until each
+    /// request ends.
     patience: OnceLock<Duration>,
     state: Mutex<State>,
 }
@@ -69,9 +70,9 @@ pub(in crate::node) struct Requests {
 struct State {
     /// The requests of each mirror, by name of the mirror.
     lines: BTreeMap<String, Line>,
-    /// The number of the current refresh.
+    /// The number that identifies the current refresh.
     refresh: u64,
-    /// The time for which the current refresh may still wait.
+    /// The time that the current refresh has left to wait for answers.
     left: Duration,
 }
 

@@ -17,7 +17,7 @@ use towpath_render::{
 
 use super::Session;
 
-/// The result of the last attempt of a task.
+/// The result of the final attempt of a task.
 #[derive(Debug)]
 pub(super) struct Attempted {
     pub(super) outcome: Outcome,

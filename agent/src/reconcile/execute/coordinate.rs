@@ -75,7 +75,7 @@ pub(super) fn plan(rollout: &BookRollout<'_>, node: &str) -> RolloutPlan {
 
 /// The record of a TaskBook in the journal.
 pub(super) struct Coordinator {
-    /// The record of the TaskBook as last written to the journal.
+    /// The record of the TaskBook, as the journal contains it.
     record: Mutex<state::BookRecord>,
 }
 

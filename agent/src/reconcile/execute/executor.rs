@@ -36,7 +36,7 @@ pub(in crate::reconcile) trait CarryOut<'a>: Sync + Sized {
     /// The outcome of a task that needs a missing result of another task.
     const LACKING: Outcome;
 
-    /// The values that the executor needs in addition to its session.
+    /// The data that an executor needs in addition to its session.
     type Tools: Copy;
 
     /// Creates the executor for one TaskBook.
@@ -54,7 +54,8 @@ pub(in crate::reconcile) trait CarryOut<'a>: Sync + Sized {
     /// Returns the deleted TaskBooks that keep this node out of service.
     fn out_of_service(pass: &PassContext<'_>) -> BTreeSet<BookId>;
 
-    /// Deletes the records of a deleted TaskBook once its removal has ended. Returns whether the removal has ended.
+    /// Deletes the records of a deleted TaskBook after all its items are removed. Returns whether the removal has
+    /// ended.
     fn forget_gone(pass: &PassContext<'_>, book: &BookId) -> bool;
 }
 
@@ -139,7 +140,7 @@ impl<'a, E: CarryOut<'a>> Started<E> {
     }
 }
 
-/// Carries out a command in a separate thread, parallel to other commands.
+/// Carries out a command in a separate thread, in parallel with other commands.
 fn beside<'scope, 'env, 'a: 'scope, E: CarryOut<'a>>(
     scope: &'scope Scope<'scope, 'env>,
     executor: &'scope E,
@@ -157,7 +158,7 @@ fn panicked(_: &(dyn Any + Send)) -> Observation {
     Observation::Failed("internal error: the task panicked; please report it with the log of this run".to_owned())
 }
 
-/// Returns the error report of a run that waits although no command is in progress.
+/// Returns the report of an internal error: a run waits, although no command is in progress.
 fn stuck() -> BookReport {
     let message =
         "internal error: the run waits although no command is in progress; please report this error with the log"
@@ -166,7 +167,7 @@ fn stuck() -> BookReport {
     BookReport { tasks: vec![report], ..BookReport::default() }
 }
 
-/// Returns whether a command may take long. Commands that cannot take long are answered immediately, even while tasks
+/// Returns true if a command may take a long time. The executor answers short commands immediately, even while tasks
 /// run in parallel.
 fn takes_time(command: &Command) -> bool {
     matches!(command, Command::Check(_) | Command::Apply(..) | Command::Execute(_) | Command::Reboot(..))

@@ -86,7 +86,7 @@ pub(super) enum Found {
         /// True if the `changed` expression of the task is false for this change.
         is_quiet: bool,
     },
-    /// An action must run. The value is the record of the action's last run.
+    /// An action must run. The value is the record of the action's previous run.
     Action(Option<ActionRecord>),
 }
 
@@ -220,7 +220,7 @@ impl<'a> Session<'a> {
         self.notes().took_by_name.insert(name.to_owned(), begun.elapsed());
     }
 
-    /// Records whether an error means a full disk or a concurrent change. Returns the message of the error.
+    /// Records a full disk or a concurrent change, if it caused an error. Returns the message of the error.
     pub(super) fn failed(&self, error: ModuleError) -> String {
         let mut notes = self.notes();
         if let (None, Some(disk)) = (&notes.disk, error.disk) {

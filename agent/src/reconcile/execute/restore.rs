@@ -243,7 +243,7 @@ fn is_out_of_service(pass: &PassContext<'_>, id: &BookId, book: &BookRecord) -> 
     book.removal_failed || book.segment.is_some() && has_tasks()
 }
 
-/// Deletes the inventory of a deleted TaskBook, once all its items are removed and the node is in service. Returns
+/// Deletes the inventory of a deleted TaskBook, after all items are removed and the node is in service again. Returns
 /// whether the removal has ended.
 pub(super) fn forget_gone(pass: &PassContext<'_>, id: &BookId) -> bool {
     if is_out_of_service(pass, id, &pass.machine.book(id)) {

@@ -118,7 +118,7 @@ fn mark_unchecked(
     Ok(())
 }
 
-/// Validates the files that a crash left without validation. Invalid files are restored to their earlier content.
+/// Validates the files that a crash left without validation. The agent restores the earlier content of invalid files.
 pub(in crate::reconcile) fn check_unchecked(journal: &Journal, writer: &FsWriter) -> Result<(), JournalError> {
     let cancel = towpath_host::process::Cancel::default();
     for (path, record) in journal.all::<Unchecked>()? {

@@ -213,7 +213,7 @@ fn gone(pass: &PassContext<'_>) -> BTreeMap<BookId, InventoryRecord> {
 }
 
 /// Returns a TaskBook without tasks, which removes the remaining items of a deleted TaskBook. The `before` and `after`
-/// tasks come from the last rollout of the deleted TaskBook.
+/// tasks come from the rollout that the TaskBook had before its deletion.
 fn book_of(id: &BookId, record: &InventoryRecord) -> Arc<Book> {
     // A deleted TaskBook has no location in git.
     let place = Place::new(Arc::new(SourceFile::new("", "", "")), 0, Path::default());

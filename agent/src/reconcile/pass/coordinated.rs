@@ -10,8 +10,8 @@ use towpath_state::{BookId, BookRecord, Changes, ClaimState, Journal, SlotClaim,
 
 use super::{HostContext, PassContext, book_id};
 
-/// Returns the position in the data store from the journal: the store revision, and the number of the last write of
-/// this node.
+/// Returns the position in the data store from the journal: the store revision, and the number of this node's most
+/// recent write.
 pub fn store_position(journal: &Journal) -> (u64, u64) {
     journal.get_readable::<StorePosition>(&()).ok().flatten().unwrap_or_default().into()
 }
@@ -36,7 +36,7 @@ pub(in crate::reconcile) fn spec_of(slot: &SlotRef, book: &BookId, node: &str) -
     }
 }
 
-/// Converts a claim of the journal into the form that rollouts use.
+/// Converts a claim in the journal into a claim of a rollout.
 pub(in crate::reconcile) fn known_claim(claim: SlotClaim) -> (SlotState, String, u32) {
     let state = match claim.state {
         ClaimState::Claim => SlotState::Claim,
@@ -59,7 +59,7 @@ fn remember_slot(machine: &HostContext, fleet: &Fleet, book: &BookId, slot: Opti
     }
 }
 
-/// Returns whether this node holds a slot or waits for a slot. A node that holds or awaits a slot stays in the fleet
+/// Returns true if this node holds a slot, or waits for a slot. A node that holds or awaits a slot stays in the fleet
 /// when its agent stops.
 pub fn holds_slots(journal: &Journal) -> bool {
     journal.all::<BookRecord>().is_ok_and(|books| books.iter().any(|(_, book)| book.slot.is_some()))

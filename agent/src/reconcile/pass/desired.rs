@@ -1,5 +1,5 @@
-//! The plan for another node. The state of another node is not known here, so the plan compares two revisions rendered
-//! for that node.
+//! The plan for another node. This process cannot read the files of another node, so the plan compares two revisions
+//! that are rendered for that node.
 
 use std::collections::BTreeMap;
 
@@ -56,7 +56,7 @@ pub struct Desired {
     pub generation: u64,
     /// The tasks. `tasks` is `None` if there is no revision, or if the revision does not name the node.
     pub tasks: Option<Vec<DesiredTask>>,
-    /// The books of the node. The value is true if the book removes the items that it no longer mentions.
+    /// The books of the node. The value is true if the book removes the items that the book no longer mentions.
     pub prunes: BTreeMap<String, bool>,
 }
 
@@ -181,7 +181,8 @@ fn digest(tree: &dyn Tree, path: &str) -> std::io::Result<Option<String>> {
     Ok(Some(hex::encode(hasher.finalize())))
 }
 
-/// Compares the tasks of a node in two revisions. An empty `before` represents a node on which nothing is applied.
+/// Compares the tasks that two revisions define for a node. An empty `before` represents a node on which nothing is
+/// applied.
 pub fn compare(before: &Desired, after: &Desired) -> Vec<pb::PlannedTask> {
     let (before_tasks, after_tasks) = (tasks_of(before), tasks_of(after));
     let base = Base { owners: owners(before_tasks), tasks: before_tasks };
@@ -213,8 +214,8 @@ struct Base<'t> {
 }
 
 impl<'t> Base<'t> {
-    /// Returns the task that manages one of the items of another task. Returns `None` if no task manages the item, or
-    /// if the condition of the task is false.
+    /// Returns the task of the base revision that manages an item of another task. Returns `None` if no task manages
+    /// the item, or if the condition of the task is false.
     fn owner(&self, task: &DesiredTask) -> Option<&'t DesiredTask> {
         let items = task.items.iter().flatten();
         items

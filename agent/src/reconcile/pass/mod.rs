@@ -57,11 +57,11 @@ pub struct HostContext {
     pub journal: Option<Arc<Journal>>,
     /// The wall clock and the monotonic clock.
     pub clock: Arc<dyn Clock>,
-    /// The key of keyed digests, which are used only on this node.
+    /// The secret key for keyed digests. The digests are used only on this node.
     pub digest_key: [u8; 32],
     /// The caches of modules, which all tasks share.
     pub memory: ModuleCache,
-    /// The files that the agent has written since the last check of each file.
+    /// The files that the agent has written, and has not checked after the write.
     pub written: Arc<WrittenFiles>,
     /// The records of the applied items, read from the journal once.
     applied: Mutex<Option<BTreeMap<Managed, AppliedItem>>>,
@@ -144,8 +144,8 @@ impl towpath_modules::Origins for Originals {
 pub struct Coordination<'a> {
     /// The fleet of the node.
     pub fleet: &'a Fleet,
-    /// The manifest of the revision. For each TaskBook, the manifest contains the newest generation that changed it,
-    /// and the nodes of the fleet at that time.
+    /// The manifest of the revision. For each TaskBook, the manifest contains the newest generation that changed the
+    /// TaskBook, and the nodes at that time.
     pub manifest: &'a RevisionManifest,
 }
 
@@ -157,13 +157,13 @@ pub struct PassContext<'a> {
     pub set: &'a ObjectSet,
     /// The parts of the revision that concern this node.
     pub view: &'a NodeView,
-    /// The facts and the other nodes, which templates can read.
+    /// The facts, and the state of other nodes, which templates can read.
     pub inputs: Inputs,
     /// The generation of the revision.
     pub generation: u64,
     /// True if the revision is not yet fully applied on the node. Probes run while the revision is not fully applied.
     pub fresh: bool,
-    /// The drift policy of tasks without a drift policy of their own.
+    /// The drift policy of tasks that do not set a drift policy.
     pub drift: Drift,
     /// The suspensions that apply to the whole fleet.
     pub suspended: Vec<pb::Suspend>,
@@ -184,7 +184,7 @@ pub struct PassContext<'a> {
 /// The result of a pass.
 #[derive(Debug, Default)]
 pub struct PassOutcome {
-    /// The outcomes of the TaskBooks, in the order in which they ran.
+    /// The outcomes of the TaskBooks, in the order in which the TaskBooks ran.
     pub books: Vec<BookOutcome>,
     /// The versions of the managed files before their checks, for comparison with file events.
     pub watched: Watched,
@@ -196,7 +196,7 @@ pub struct PassOutcome {
     pub moved: bool,
     /// The names of the facts that the pass read.
     pub facts_read: BTreeSet<String>,
-    /// The checks that confirm the steady state without rendering. `settled` is `None` if the pass found no steady
+    /// The checks that confirm the steady state without rendering. `settled` is `None` if the node was not in a steady
     /// state.
     pub settled: Option<Vec<Settled>>,
 }
@@ -242,7 +242,7 @@ pub fn still_settled(machine: &HostContext, settled: &[Settled], cancel: &Cancel
 
 impl PassContext<'_> {
     /// Returns the items that tasks manage, as far as the items are known before the pass. With these items, the agent
-    /// finds two tasks that manage the same item before it applies either task. Items that depend on a task result are
+    /// can find two tasks with the same item before it applies one of the tasks. Items that depend on a task result are
     /// compared later, once the result is known.
     pub(in crate::reconcile) fn claims(&self) -> Claims {
         Claims::ahead(self.set, self.view, &self.inputs, &kept_identities)

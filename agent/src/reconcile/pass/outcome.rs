@@ -74,7 +74,7 @@ pub struct BookOutcome {
     pub namespace: String,
     /// The name of the TaskBook.
     pub name: String,
-    /// The outcomes of the tasks, in the order in which they ran.
+    /// The outcomes of the tasks, in the order in which the tasks ran.
     pub tasks: Vec<TaskOutcome>,
     /// The closed gates of the TaskBook.
     pub held: Vec<towpath_coordination::Gate>,

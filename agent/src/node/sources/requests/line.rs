@@ -26,7 +26,7 @@ pub(super) enum Name {
     Tags { origin: String, commit: String },
 }
 
-/// After this number of refreshes without a request, the agent deletes the record of a mirror's requests.
+/// The number of refreshes without a request after which the agent deletes the stored answers of a mirror.
 const FORGOTTEN: u64 = 16;
 
 /// The requests of one mirror. At most one request runs at a time, because two requests could write the mirror.
@@ -39,7 +39,7 @@ pub(super) struct Line {
     is_slow: bool,
     /// The head commit that the most recent fetch found.
     head: Option<String>,
-    /// The number of the most recent refresh that made a request for the mirror.
+    /// The number that identifies the most recent refresh with a request for the mirror.
     refresh: u64,
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Running {
     pub(super) since: i64,
     pub(super) answer: Receiver<Kept>,
     pub(super) thread: JoinHandle<()>,
-    /// True if the end of the request wakes the main loop.
+    /// True if the request wakes the main loop when the request ends.
     pub(super) is_late: Arc<AtomicBool>,
 }
 
@@ -64,11 +64,12 @@ pub(super) struct Kept {
     /// The number of changes on git servers that the poller had reported when the request began.
     pub(super) news: u64,
     pub(super) is_slow: bool,
-    /// The number of the first refresh that may use the answer. `refresh` is `None` until this refresh begins.
+    /// The number that identifies the first refresh that may use the answer. `refresh` is `None` until this refresh
+    /// begins.
     pub(super) refresh: Option<u64>,
 }
 
-/// The result of a request, as far as it affects later requests.
+/// The parts of a request's result that affect later requests.
 #[derive(Debug)]
 pub(super) struct Outcome {
     /// The head commit that a fetch has found.
@@ -91,7 +92,7 @@ impl Line {
         self.head.as_ref()
     }
 
-    /// Returns true if no request for the mirror is running, and no recent refresh made one.
+    /// Returns true if no request for the mirror is running, and no recent refresh made a request.
     pub(super) fn is_forgotten(&self, refresh: u64) -> bool {
         self.running.is_none() && self.answers.is_empty() && refresh.saturating_sub(self.refresh) > FORGOTTEN
     }
@@ -152,7 +153,7 @@ impl Line {
         }
     }
 
-    /// Lets a request run. When the request ends, it wakes the main loop.
+    /// Lets a request run. The request wakes the main loop when the request ends.
     pub(super) fn run(&mut self, running: Running) {
         running.is_late.store(true, Ordering::SeqCst);
         self.running = Some(running);
