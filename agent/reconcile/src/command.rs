@@ -109,7 +109,7 @@ pub struct PendingHandler {
     pub task: Option<TaskRef>,
 }
 
-/// A task that the executor runs without comparing the state of the node first.
+/// A task that the executor runs without a check of the node's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Invocation {
     /// A probe, which reads the node.
@@ -142,7 +142,7 @@ pub struct ElectedResult {
 pub struct Interim {
     /// All items on the node that the book manages. `managed` is `None` if not all managed items are known.
     pub managed: Option<Arc<BTreeSet<Managed>>>,
-    /// The worst outcome of the tasks so far.
+    /// The worst outcome of all tasks that have run so far.
     pub worst: Outcome,
 }
 
@@ -297,7 +297,7 @@ pub enum Rebooted {
 /// The result of the removal of one item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removed {
-    /// The item that was to be removed.
+    /// The item that the executor had to remove.
     pub item: Managed,
     /// The outcome of the removal: changed, held or failed.
     pub outcome: Outcome,

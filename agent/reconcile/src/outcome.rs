@@ -57,7 +57,7 @@ pub enum Origin {
 /// The report of a task, or of one item of its loop.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskReport {
-    /// The name of the task, followed by the item of its loop.
+    /// The name of the task and, for a task with a loop, the loop item.
     pub name: String,
     /// The module that the task uses.
     pub module: String,

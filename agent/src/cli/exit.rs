@@ -5,7 +5,7 @@ use std::{error::Error, process::ExitCode};
 use super::terminal;
 use crate::{config::ConfigError, error_chain::chain, node::NodeError, serve::CallError};
 
-/// The exit status for an error. The status also applies if a source was unreachable and the last good revision was
+/// The exit status for an error. The status is also used if a source was unreachable and the last good revision was
 /// applied.
 pub(super) const ERROR: u8 = 1;
 /// The exit status for invalid objects or arguments, and for a rejected commit.

@@ -28,10 +28,10 @@ pub(super) struct SourceArgs {
     /// The node's bootstrap file
     #[arg(long, default_value = "/etc/towpath/agent.yaml")]
     pub(super) config: PathBuf,
-    /// A working tree, instead of the accepted revision
+    /// Use a working tree instead of the accepted revision
     #[arg(long)]
     pub(super) source_dir: Option<PathBuf>,
-    /// The working tree of a further source
+    /// The working tree of an additional source
     #[arg(long = "source", value_name = "NAME=DIR")]
     pub(super) sources: Vec<String>,
 }
@@ -42,13 +42,13 @@ pub(super) struct AsNode {
     /// Render as another node. Requires --facts
     #[arg(long, requires = "facts")]
     node: Option<String>,
-    /// The file with the facts of the other node, printed there by `towpath facts`, as YAML or JSON
+    /// The file with the facts of the other node as YAML or JSON, printed by `towpath facts` on that node
     #[arg(long, requires = "node", value_name = "FILE")]
     facts: Option<PathBuf>,
 }
 
 impl AsNode {
-    /// Reads the facts of the other node. Returns `None` if no node is given.
+    /// Reads the facts of the other node from the given file. Returns `None` if no node is given.
     pub(super) fn read(&self) -> Result<Option<OtherNode>, Failure> {
         let (Some(name), Some(file)) = (&self.node, &self.facts) else { return Ok(None) };
         let shown = file.display();

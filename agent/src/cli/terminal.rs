@@ -74,7 +74,7 @@ fn nonce() -> &'static str {
     NONCE.get_or_init(|| uuid::Uuid::new_v4().simple().to_string())
 }
 
-/// Returns text for a terminal: escaped, and with escape sequences in place of the colour marks.
+/// Returns escaped text for a terminal. Escape sequences replace the colour marks.
 pub(super) fn screen(text: &str) -> String {
     let mut shown = escape(text).into_owned();
     if shown.contains('\u{fdd0}') {
@@ -91,8 +91,8 @@ pub(super) fn message(text: &str) {
     let _ = writeln!(stderr, "{}", escape(text));
 }
 
-/// The output of the log. Each event is escaped, and continued lines are indented, so that no line can imitate an
-/// event. A closed stderr never ends the agent.
+/// The output of the log. Each event is escaped, and all lines except its first line are indented, so that no line can
+/// imitate an event. A closed stderr never ends the agent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Log;
 

@@ -81,7 +81,7 @@ pub struct Source {
     pub interval: Duration,
     /// True if the source contains only files for includes and templates.
     pub library: bool,
-    /// True if the source may define objects of global kinds.
+    /// True if the source is permitted to define objects of global kinds.
     pub globals: bool,
 }
 

@@ -42,8 +42,8 @@ struct Log {
     /// The UUID of the last event.
     last: Uuid,
     alarms: Alarms,
-    /// The UUIDs of events that are never deleted, by identity of the alarm. The map contains the events of firing
-    /// alarms, and the event of the most recent start of the agent.
+    /// The UUIDs of events that are never deleted. The key of the map is the identity of the alarm. The map contains
+    /// the events of firing alarms, and the event of the most recent start of the agent.
     standing: BTreeMap<String, String>,
 }
 
@@ -158,7 +158,7 @@ impl Events {
         stored
     }
 
-    /// Deletes the oldest events if there are too many. Events in `standing` are never deleted.
+    /// Deletes the oldest events if there are too many. Events whose UUIDs are in `standing` are never deleted.
     fn make_room(&self, standing: &BTreeMap<String, String>, changes: &mut Changes) {
         let Some(journal) = &self.journal else { return };
         let keys = journal.keys::<StoredEvent>().unwrap_or_default();

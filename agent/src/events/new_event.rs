@@ -17,7 +17,7 @@ pub enum AlarmState {
 }
 
 impl AlarmState {
-    /// Returns the word for the alarm state that events show.
+    /// Returns the word by which events show the state of the alarm.
     pub fn word(self) -> &'static str {
         match self {
             Self::Firing => "firing",
@@ -29,7 +29,7 @@ impl AlarmState {
 /// An event that is not recorded yet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewEvent {
-    /// The namespace of the event. Events of the whole cluster have the namespace `system`.
+    /// The namespace of the event. Events that concern the whole cluster have the namespace `system`.
     pub namespace: String,
     /// The type of the event.
     pub event_type: EventType,
@@ -39,7 +39,7 @@ pub struct NewEvent {
     pub object: Option<String>,
     /// The message of the event, one sentence.
     pub message: String,
-    /// Further data of the event, for programs.
+    /// Additional data of the event, for programs.
     pub data: BTreeMap<String, Value>,
 }
 

@@ -85,7 +85,7 @@ pub struct Node {
 #[derive(Debug)]
 struct PassEnd {
     worst: Outcome,
-    /// The versions of the managed files that the pass saw. `watched` is `None` if the pass checked nothing.
+    /// The versions of the managed files that the pass saw. `watched` is `None` if the pass checked no managed file.
     watched: Option<Watched>,
     /// True if the pass was preempted. After a preempted pass, the main loop starts a new pass immediately.
     is_preempted: bool,
@@ -111,7 +111,7 @@ pub enum RunResult {
     Rejected,
     /// At least one task failed.
     Failed,
-    /// At least one change is held, for example by a maintenance window.
+    /// At least one change is held, for example because the maintenance window is closed.
     Held,
 }
 

@@ -109,7 +109,7 @@ impl StateWriter {
         Arc::clone(&self.journal)
     }
 
-    /// Writes the results of a stage, in their order.
+    /// Writes the results of a stage in the given order.
     pub(super) fn write(&mut self, effects: Effects<'_>) {
         for effect in effects.0 {
             match effect {
@@ -169,7 +169,7 @@ impl StateWriter {
         self.status.events()
     }
 
-    /// Records events in the event log. An error of the event log is only logged.
+    /// Records events in the event log. If the event log cannot store the events, the agent only logs the error.
     pub(super) fn record_events(&self, events: Vec<NewEvent>) {
         if let Err(error) = self.status.events().record(self.clock.wall(), events) {
             tracing::warn!(%error, "cannot record an event");
@@ -183,7 +183,7 @@ impl StateWriter {
         }
     }
 
-    /// Saves the newest record number of each writer. The agent calls this function before it ends.
+    /// Saves the newest record number of each writer. The agent calls this function before the agent stops.
     pub(super) fn keep_heard(&self) {
         let mut changes = Changes::default();
         self.identity.keep(&mut changes, self.clock.monotonic(), true);

@@ -17,8 +17,8 @@ use super::{
     runs::Run,
 };
 
-/// The proof that a change may be made now. A change consumes its permit, and only a permit gives access to the file
-/// writer.
+/// The proof that the agent is allowed to make a change now. A change consumes its permit, and only a permit gives
+/// access to the file writer.
 #[derive(Debug)]
 #[must_use = "a permit must be passed to the code that makes the change"]
 pub(crate) struct Permit<'a>(&'a FsWriter);
@@ -50,7 +50,7 @@ pub(super) struct AdmissionControl<'a> {
     admitted: Mutex<Admitted>,
 }
 
-/// The changes and the slot that the gates have admitted so far.
+/// The changes and the slot that the gates have admitted up to now.
 #[derive(Debug, Default)]
 struct Admitted {
     /// True if the changes of the active segment are admitted.
@@ -89,7 +89,8 @@ impl<'a> AdmissionControl<'a> {
     }
 
     /// Admits changes if the maintenance window is open and the node holds a slot. If the node's lease may have
-    /// expired, a held slot is checked again (P48). Other nodes may have written off the slot.
+    /// expired, a held slot is checked again (P48). After the lease has expired, other nodes may have written off the
+    /// slot.
     pub(super) fn admit(&self, admit: Admit) -> Answer {
         let windows = &self.pass.windows;
         if !(admit.began && windows.finish())

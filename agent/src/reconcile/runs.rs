@@ -39,11 +39,11 @@ pub(crate) fn of_node(revision: &Revision) -> Vec<(String, String, String)> {
 /// The run of a TaskBook: its segments, and the budget of each segment.
 #[derive(Debug, Clone)]
 pub(crate) struct Run {
-    /// The definition of the run, with the budget of the TaskBook.
+    /// The rollout definition of the run, with the budget of the TaskBook.
     pub(crate) spec: RolloutSpec,
     /// The segments of the TaskBook.
     pub(crate) segments: Vec<Segment>,
-    /// The definitions of the run for segments whose task sets `serialize`, by index of the segment.
+    /// The rollout definitions of segments whose task sets `serialize`, by index of the segment.
     own: BTreeMap<usize, RolloutSpec>,
 }
 
@@ -137,7 +137,7 @@ impl Run {
         Self { spec, segments: vec![segment], own: BTreeMap::new() }
     }
 
-    /// Returns the slot settings of the last segment, in which the run removes items.
+    /// Returns the slot settings of the last segment. The run removes items in this segment.
     pub(crate) fn last_slots(&self) -> LastSlots {
         let spec = self.spec_of(self.segments.len().saturating_sub(1));
         LastSlots {
@@ -149,7 +149,8 @@ impl Run {
         }
     }
 
-    /// Returns the definition of the run for each budget. The first definition uses the budget of the TaskBook.
+    /// Returns one rollout definition for each budget of the run. The first rollout definition uses the budget of the
+    /// TaskBook.
     pub(crate) fn budgets(&self) -> Vec<&RolloutSpec> {
         [&self.spec].into_iter().chain(self.own.values()).collect()
     }
@@ -180,7 +181,7 @@ pub(crate) fn rights(set: &ObjectSet, generation: u64, manifest: &RevisionManife
     set.books.values().filter_map(|book| of(book)).collect()
 }
 
-/// Returns whether a target node may be elected for a task (P79).
+/// Returns true if a target node is eligible for the election of a task (P79).
 pub(crate) fn may_be_elected(set: &ObjectSet, task: &Task, node: &str) -> bool {
     let Some(elect) = &task.elect else { return false };
     elect.nodes.is_empty() && elect.node_groups.is_empty()

@@ -23,7 +23,8 @@ struct Turns {
     waiting: Arc<Semaphore>,
 }
 
-/// The right of a caller to run one expensive call. The right to run an expensive call ends when this value is dropped.
+/// The permission of a caller to run one expensive call. The permission to run an expensive call ends when this value
+/// is dropped.
 #[derive(Debug)]
 pub(super) struct Turn {
     _running: OwnedSemaphorePermit,

@@ -62,13 +62,13 @@ impl ConditionReason {
     }
 }
 
-/// A reason that holds back the changes of a TaskBook, or of one of its tasks.
+/// The reason why changes of a TaskBook, or of one of its tasks, are held.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Hold {
     /// The held TaskBook, as `namespace/name`.
     pub book: String,
-    /// The run of the held TaskBook. `run` is empty for a TaskBook without a run.
+    /// The run of the held TaskBook. `run` is empty if the TaskBook has no run.
     pub run: String,
     /// The held TaskBook (`namespace/name`) or task (`namespace/name/task`).
     pub subject: String,
@@ -78,7 +78,7 @@ pub struct Hold {
     pub opens: String,
     /// The action by which an administrator can end the wait.
     pub action: Option<String>,
-    /// True if every node can read the reason in the data store.
+    /// True if every node can read the reason of the hold in the data store.
     pub is_shared: bool,
     /// The time at which the hold began, in milliseconds since 1970. A new run resets the start time of the hold.
     pub since: i64,
@@ -128,7 +128,8 @@ pub struct Passed {
     pub worst: Outcome,
     /// A message that lists the failed tasks. `failed` is `None` if no task failed.
     pub failed: Option<String>,
-    /// The holds that the pass found, in the order of the TaskBooks. The state machine sets the time of each hold.
+    /// The holds that the pass found, in the order of the TaskBooks. The state machine sets the start time of each
+    /// hold.
     pub held: Vec<Hold>,
     /// The problem of a full or read-only disk, if the pass found such a disk.
     pub disk: Option<ConditionReason>,

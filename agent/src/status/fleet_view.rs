@@ -69,8 +69,8 @@ impl FleetView {
     /// template calls `nodes()`.
     ///
     /// While the data store does not answer, the last known state is used, even after a restart of the agent. Rendered
-    /// files therefore continue to list nodes while the data store is unreachable (P92, P93). Even without the data
-    /// store, liveness comes from gossip.
+    /// files therefore continue to list nodes while the data store is unreachable (P92, P93). Liveness comes from
+    /// gossip, even while the data store is unreachable.
     pub(crate) fn others(&self, revision: &Revision) -> BTreeMap<String, Other> {
         let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.store().shared() && revision.reads_nodes()) else {
             return BTreeMap::new();
@@ -92,7 +92,7 @@ impl FleetView {
         known.joined.iter().map(other).collect()
     }
 
-    /// Returns the last known state of other nodes. Returns `None` if the state was never read.
+    /// Returns the last known state of other nodes. Returns `None` if the node has never read the state of other nodes.
     fn last_others(&self) -> Option<OtherNodes> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         known.or_else(|| self.journal.as_ref()?.get_readable(&()).ok().flatten())

@@ -189,8 +189,8 @@ impl Queries {
     /// Returns the changes that a revision would make on the node.
     ///
     /// # Errors
-    /// This version of the function returns no error. The return type is a `Result`, because a future version may need
-    /// answers from peers.
+    /// The function currently always succeeds. The return type is a `Result`, because a future version may need answers
+    /// from peers.
     pub fn plan_of(&self, revision: &Revision) -> Result<pb::PlanReply, QueryError> {
         let cancel = Cancel::default();
         // A plan runs no task. Values that a task computes are therefore unknown.

@@ -17,7 +17,7 @@ pub enum RunMode {
 /// The result of comparing the node with a rendered task.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Check {
-    /// The node has the desired state. The value is the data that the module returned, if any.
+    /// The node has the desired state. The value is the data that the check returned, if the check returned data.
     InSync(Option<Value>),
     /// The node differs from the desired state; the value is the needed change.
     Differs(Preview),
@@ -84,16 +84,17 @@ pub enum Cause {
 pub enum Admission {
     /// The change needs neither a slot nor an open window (P90).
     Free,
-    /// The change needs an open window and, in a book with slots, a slot (P91).
+    /// The change needs an open maintenance window and, in a book with slots, a slot (P91).
     SlotAndWindow,
 }
 
-/// The decision about a task after its check.
+/// The decision about a task, after the check of the task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Assessment {
     /// The task has nothing to do.
     InSync {
-        /// True if the run must record the item. The journal does not contain the current definition of the item yet.
+        /// True if the run must write a record of the item to the journal. The journal does not contain the current
+        /// definition of the item yet.
         record: bool,
     },
     /// The task has to make a change. The values are the cause of the change, and the permission that the change needs.
@@ -109,7 +110,7 @@ pub enum Assessment {
     Failed(String),
 }
 
-/// Decides what a run does with a task, from the result of its check.
+/// Decides what a run does with a task, from the result of the task's check.
 pub fn assess(facts: &Facts, checked: &Checked, policy: Drift, mode: RunMode, notifies: bool) -> Assessment {
     let last = checked.last.as_ref();
     let finished = last.is_some_and(|last| last.finished);

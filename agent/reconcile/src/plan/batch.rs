@@ -21,7 +21,7 @@ pub enum ChangeSet {
 }
 
 impl ChangeSet {
-    /// Returns the rendered tasks whose changes are in the set.
+    /// Returns the rendered tasks that need the changes in the set.
     pub fn instances(&self) -> &[InstanceId] {
         match self {
             Self::Files(all) | Self::Direct(all) => all,
@@ -41,7 +41,7 @@ pub struct Queued {
     /// The paths that the change writes.
     pub writes: Vec<String>,
     /// The key of the transaction that the change can join. Changes with the same key can share a transaction. `batch`
-    /// is `None` if the change is made alone.
+    /// is `None` if the change cannot share a transaction.
     pub batch: Option<BatchKey>,
 }
 
@@ -111,12 +111,12 @@ impl Queue {
     }
 }
 
-/// Returns the change set for queued file changes.
+/// Converts queued file changes into a set of changes.
 pub fn files(changes: &[Queued]) -> ChangeSet {
     ChangeSet::Files(changes.iter().map(|change| change.instance.id).collect())
 }
 
-/// Returns the change set for queued direct changes.
+/// Converts queued direct changes into a set of changes.
 pub fn direct(changes: &[Queued]) -> ChangeSet {
     ChangeSet::Direct(changes.iter().map(|change| change.instance.id).collect())
 }
@@ -144,8 +144,8 @@ pub fn split_free(changes: Vec<Queued>) -> (Vec<Queued>, Vec<Queued>) {
     (free, others)
 }
 
-/// Returns true if a task's change can wait for a transaction. A change cannot wait if its task registers the result,
-/// or evaluates the result with an expression.
+/// Returns true if a task's change can wait until its transaction runs. A change cannot wait if its task registers the
+/// result, or evaluates the result with an expression.
 pub fn can_wait(task: &towpath_render::objects::task::Task, facts: &Facts) -> bool {
     let judged = task.success.is_some() || task.changed.is_some() || task.until.is_some();
     facts.batch.is_some() && !judged && task.register.is_none() && task.elect.is_none()

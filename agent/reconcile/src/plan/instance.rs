@@ -44,7 +44,7 @@ pub struct Facts {
     /// The path that the task manages. `path` is `None` if the task manages several paths, or no path.
     pub path: Option<String>,
     /// The key of the transaction that the change can join. Changes with the same key can share a transaction. `batch`
-    /// is `None` if the change is made alone.
+    /// is `None` if the change cannot share a transaction.
     pub batch: Option<BatchKey>,
 }
 

@@ -1,4 +1,5 @@
-//! Removals: the items that a book no longer mentions, the order of their removal, and the budget of one pass.
+//! Decides which items a pass removes, in which order, and how many. A pass removes items that a book no longer
+//! mentions.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,13 +27,13 @@ pub struct Removal {
 pub struct Inventory {
     /// The items that the journal records for the book.
     pub recorded: BTreeSet<Managed>,
-    /// The items that any book of the node manages now.
+    /// All items that the books of the node manage now.
     pub managed_anywhere: Arc<BTreeSet<Managed>>,
     /// The position of each module in the removal order, by the module's name. Items of modules with lower positions
     /// are removed first.
     pub order: BTreeMap<String, u32>,
     /// True if the book removes items that it no longer mentions. If `prune` is false, the agent only deletes the
-    /// records of unmentioned items.
+    /// records of items that the book no longer mentions.
     pub prune: bool,
     /// The maximum number of removals in one pass (D33).
     pub budget: PruneBudget,

@@ -24,7 +24,7 @@ use crate::{
 /// The error message for an answer whose type does not fit the command.
 const UNEXPECTED: &str = "internal error: a command got the answer of another command; please report this with the log";
 
-/// The unanswered commands of a run, and flags that its concurrent parts share.
+/// The unanswered commands of a run, and the state that concurrent parts of the run share.
 #[derive(Default)]
 pub(super) struct Channel {
     pub(super) new: RefCell<Vec<(CommandId, Command)>>,
@@ -100,7 +100,7 @@ impl Channel {
     }
 
     /// # Errors
-    /// Fails if the executor cannot ask for admission.
+    /// Fails if the executor cannot find out whether the changes are admitted.
     pub(super) async fn admit(&self, admit: Admit) -> Result<Answer, String> {
         self.answer(Command::Admit(admit)).await
     }

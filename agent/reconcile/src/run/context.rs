@@ -105,7 +105,7 @@ pub(super) struct ActiveSegment {
     pub(super) admitted: bool,
     /// True if changes of this run have begun in an open maintenance window.
     pub(super) in_window: bool,
-    /// True if the `before` tasks have run, or if the book has none.
+    /// True if the `before` tasks have run, or if the book has no `before` tasks.
     pub(super) prepared: bool,
     /// True while a lane asks for admission, or runs the `before` tasks.
     pub(super) beginning: bool,
@@ -213,7 +213,7 @@ pub(super) struct Steps {
 }
 
 impl Steps {
-    /// Returns the results of a step that failed and ends its lane.
+    /// Returns the results of a failed step, which ends the lane (sequence of tasks).
     pub(super) fn failed(report: TaskReport) -> Self {
         Self { reports: vec![report], stop: Some(Stop::Failed), unsteady: false }
     }
@@ -243,7 +243,7 @@ impl Steps {
         self.stop = Some(stop.after(self.stop.take()));
     }
 
-    /// Returns true if the steps end their lane.
+    /// Returns true if a step has ended the lane (sequence of tasks).
     pub(super) fn stopped(&self) -> bool {
         self.stop.is_some()
     }
@@ -257,7 +257,7 @@ impl Steps {
         }
     }
 
-    /// Returns the reports of the steps.
+    /// Returns the reports of steps such as handlers and votes.
     pub(super) fn reports(&self) -> impl Iterator<Item = &TaskReport> {
         self.reports.iter()
     }

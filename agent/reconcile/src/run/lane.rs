@@ -154,7 +154,7 @@ impl Lane {
         self.reports_from(0).any(|report| report.outcome == Outcome::Failed)
     }
 
-    /// Returns the worst outcome of the lane so far. With closed gates, the worst outcome is at least held.
+    /// Returns the worst outcome of the lane so far. If a gate is closed, the worst outcome is `Held` or worse.
     pub(super) fn worst(&self) -> Outcome {
         let worst = self.reports_from(0).map(|report| report.outcome).max().unwrap_or(Outcome::Unchanged);
         let blocked = matches!(self.stop, Some(Stop::Blocked(_)));
@@ -169,7 +169,8 @@ impl Lane {
         failed.map(message).collect::<Vec<_>>().join("; ")
     }
 
-    /// Records that the run has reached a task. Tasks that the run does not reach are reported as not run.
+    /// Records that the run has reached a task. A task that the run does not reach has a report that the task did not
+    /// run.
     pub(super) fn reach(&mut self, task: &Task) {
         self.reached.entry(task.id.clone()).or_default();
     }
@@ -277,8 +278,8 @@ impl Lane {
         !self.stopped()
     }
 
-    /// Makes the queued changes of files. Corrections of file content are made even if the gates refuse admission
-    /// (P90). Returns true if the lane (sequence of tasks) may run another task.
+    /// Makes the queued file changes. Corrections of file content are made even if the gates refuse admission (P90).
+    /// Returns true if the lane (sequence of tasks) may run another task.
     pub(super) async fn flush_files(&mut self, run: &Run) -> bool {
         let mut changes = self.queue.take_files();
         if batch::admission(&changes) != Admission::Free

@@ -25,7 +25,7 @@ pub(in crate::cli) struct Plan {
     source: SourceArgs,
     #[command(flatten)]
     as_node: AsNode,
-    /// Exit with status 5 when something would change, and with 3 when a task would fail
+    /// Exit with status 5 if a task would change something, and with status 3 if a task would fail
     #[arg(long)]
     exit_code: bool,
     #[command(flatten)]

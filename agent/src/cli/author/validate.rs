@@ -22,10 +22,10 @@ use crate::{
 /// Reports all mistakes of a state repository.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Validate {
-    /// The folders of the first source; several folders are checked one after another
+    /// The folders to check; each folder is a working tree of the first source
     #[arg(required = true)]
     folders: Vec<PathBuf>,
-    /// The working tree of a further source
+    /// The working tree of an additional source
     #[arg(long = "source", value_name = "NAME=DIR")]
     sources: Vec<String>,
     #[command(flatten)]

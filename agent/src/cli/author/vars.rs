@@ -18,7 +18,7 @@ pub(in crate::cli) struct Vars {
     /// The node. Default: this node
     #[arg(long)]
     node: Option<String>,
-    /// Also show the overridden values, with the reason
+    /// Also show the overridden values, and the reason for each override
     #[arg(long)]
     explain: bool,
     #[command(flatten)]

@@ -41,7 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Shows a fleet of three nodes on this machine.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Demo {
-    /// Push a change, show that all three nodes follow, and exit
+    /// Push a commit, show that all three nodes apply the commit, and exit
     #[arg(long)]
     once: bool,
     /// The etcd of the nodes. Default: a store in this process

@@ -1,4 +1,4 @@
-//! The accepted revision in the data store that a node does not adopt, with the reason (P25).
+//! The accepted revision in the data store, if a node does not adopt the revision (P25).
 
 use std::time::Instant;
 
@@ -29,8 +29,8 @@ impl Adoption {
         self.unfollowed.is_some()
     }
 
-    /// Returns true if this node must not propose a revision, because it does not adopt the accepted revision. The
-    /// candidate of the node may be older than the accepted revision of the fleet.
+    /// Returns true if this node must not propose a revision, because it does not adopt the accepted revision. A node
+    /// that does not adopt the accepted revision might propose an older candidate.
     pub(super) fn blocks(&self) -> bool {
         self.unfollowed.is_some() && self.rejected().is_none()
     }

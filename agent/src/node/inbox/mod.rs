@@ -50,7 +50,7 @@ impl PendingWork {
 #[derive(Debug, Clone, Default)]
 pub struct Inbox {
     slot: Arc<(Mutex<PendingWork>, Condvar)>,
-    /// A counter of loop iterations and preemption checks, which shows that the agent is not stuck.
+    /// A counter that shows that the agent is not stuck. The counter counts loop iterations and preemption checks.
     progress: Arc<AtomicU64>,
     /// The number of reported changes on git servers.
     news: Arc<AtomicU64>,

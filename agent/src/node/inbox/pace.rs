@@ -16,8 +16,8 @@ pub(in crate::node) struct Retry {
 }
 
 impl Retry {
-    /// Records whether the error persists. The pauses between refreshes grow from 2 to 15 s. A due refresh stays due
-    /// until the main loop runs the refresh, because a pass can take longer than the pause.
+    /// Records whether the error still exists. The pauses between refreshes grow from 2 to 15 s. A due refresh stays
+    /// due until the main loop runs it, because a pass can take longer than the pause between refreshes.
     pub(in crate::node) fn noted(&mut self, failing: bool, now: Instant) {
         if !failing {
             *self = Self::default();

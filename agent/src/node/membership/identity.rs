@@ -23,11 +23,11 @@ use crate::{
     reconcile::{Revision, runs},
 };
 
-/// The count of record numbers that one journal commit reserves for signing (P110).
+/// The number of record numbers that one journal commit reserves for signing (P110).
 const RESERVED: u64 = 1 << 24;
 
 /// The maximum number of writers whose record numbers each journal commit saves. If the record numbers of more writers
-/// have changed, the node saves the numbers only at an interval.
+/// have changed, the node saves these numbers only at an interval.
 const FEW: usize = 32;
 /// The interval at which the record numbers of many writers are saved.
 const KEPT: Duration = Duration::from_secs(10);
@@ -50,7 +50,7 @@ pub(in crate::node) struct NodeIdentity {
     kept: Mutex<Kept>,
 }
 
-/// The values of the identity that the journal already contains.
+/// The parts of the identity that are already in the journal.
 #[derive(Debug)]
 struct Kept {
     /// The first record number after the reserved record numbers. The node must reserve more record numbers before it

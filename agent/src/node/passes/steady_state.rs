@@ -1,7 +1,8 @@
 //! The steady state: the record of a pass that found all TaskBooks in sync. In the steady state, the agent loads,
-//! renders and applies nothing until an input changes.
+//! renders and applies nothing, until an input changes.
 //!
-//! The agent deletes the steady state from disk before any change, so a crash leaves no outdated record.
+//! The agent deletes the record of the steady state before it changes anything. After a crash, the journal therefore
+//! contains no outdated record.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -73,8 +74,8 @@ impl SteadyState {
         Self { settings, sources, journal, machine, cancel, settled: None, is_on_disk: true }
     }
 
-    /// Returns true if all inputs and checks of the steady state are unchanged. If the steady state is unchanged, the
-    /// pass renders nothing.
+    /// Returns true if the inputs and the results of the checks are unchanged since the steady state was recorded. If
+    /// the steady state is unchanged, the pass renders nothing.
     pub(in crate::node) fn holds(&self, revision: &Revision, state: &State, facts: &PassFacts<'_>) -> bool {
         let same =
             |settled: &&SettledPass| settled.generation == revision.generation && settled.commits == revision.commits;
@@ -85,9 +86,9 @@ impl SteadyState {
             && pass::still_settled(&self.machine, &settled.checks, &self.cancel)
     }
 
-    /// Returns whether the steady state of the previous agent process still holds: sources, settings, facts and files
-    /// are unchanged. The node loads no objects to check the steady state of the previous agent process. `now` is the
-    /// time in milliseconds since 1970.
+    /// Returns true if the steady state of the previous agent process is still valid: sources, settings, facts and
+    /// files are unchanged. The node loads no objects to check the steady state of the previous agent process. `now` is
+    /// the time in milliseconds since 1970.
     pub(in crate::node) fn held_before(&self, state: &State, now: i64, facts: &PassFacts<'_>) -> bool {
         let coordinated = self.settings.coordinated();
         let quiet = state.is_applied() && state.troubles.is_empty() && state.stalls.is_empty();

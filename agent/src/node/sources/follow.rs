@@ -26,7 +26,7 @@ pub(in crate::node) enum AdoptionError {
     /// then rejects the revision. The wait counts only the time in which the supplier (git server or data store)
     /// answers.
     Missing {
-        /// The cause, as text for messages.
+        /// The text of the cause, for messages.
         why: String,
         /// True if the git server or data store that supplies the missing part has answered.
         answered: bool,
@@ -62,7 +62,7 @@ const PEER: Duration = Duration::from_secs(60);
 /// A function that prepares a request to peers for a git pack.
 type AskPeers<'a> = &'a dyn Fn(PackRequest) -> WritePack;
 
-/// One commit that other nodes have accepted, with the state of its source on this node.
+/// A commit that other nodes have accepted, and the state of the commit's source on this node.
 struct Step<'a> {
     source: &'a Source,
     requests: &'a Requests,
@@ -262,7 +262,7 @@ impl Step<'_> {
     }
 
     /// Fetches from other nodes a commit that the git server does not supply (P33). `git` is the error of the git
-    /// server, and `answered` states whether the git server answered.
+    /// server; `answered` is true if the git server answered.
     fn fetch_from_peers(&self, git: &str, answered: bool) -> Result<(), AdoptionError> {
         let options = self.mirror.options();
         let wanted = PackRequest {

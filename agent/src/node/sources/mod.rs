@@ -56,7 +56,8 @@ impl SourceState {
     }
 }
 
-/// A function that loads objects from source trees: `load`, or `load_holding`, which leaves out objects with problems.
+/// A function that loads objects from source trees. The function `load_holding` leaves out objects with problems, and
+/// `load` does not.
 type Load = fn(&[SourceTree], &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded;
 
 /// The snapshot of each source in a candidate revision, by name of the source.
@@ -297,7 +298,7 @@ impl Sources {
         Ok(())
     }
 
-    /// Loads the sources of the bootstrap file, and the sources that the chosen commits declare.
+    /// Loads the sources of the bootstrap file, and the sources that Config objects in the chosen commits declare.
     fn load_declared(&self, chosen: &Chosen) -> Result<(Vec<Source>, Loaded), RequestError> {
         let mut sources = self.first.clone();
         loop {
@@ -338,8 +339,8 @@ impl Sources {
         standing
     }
 
-    /// Returns the snapshot of the head of a source. Returns `None` if the head must not be followed. A source whose
-    /// head must not be followed stays at its accepted commit.
+    /// Returns the snapshot of the head of a source. Returns `None` if the node must not follow the head. If the node
+    /// must not follow the head of a source, the source stays at its accepted commit.
     fn head(
         &self,
         journal: &Journal,

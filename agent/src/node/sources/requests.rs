@@ -29,7 +29,7 @@ pub(in crate::node) const PATIENCE: Duration = Duration::from_secs(2);
 /// The time for which later refreshes can use a late answer, unless a git server reports a change.
 const VALID: Duration = Duration::from_secs(60);
 
-/// The key of the requests to other nodes in the map of all requests. No source can have the same name as this key.
+/// The key of the map entry that contains the requests to other nodes. The name of a source never equals this key.
 const PEERS: &str = "/peers";
 
 /// A function that writes a git pack of another node to a file.

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::reconcile::{admission::Permit, pass::batch};
 
-/// A pending direct change of a task, with the records for its undo.
+/// A direct change (by a tool or daemon) that a task needs, with the records to undo the change.
 struct Effect<'t> {
     position: usize,
     rendered: Arc<RenderedTask>,
@@ -128,7 +128,7 @@ fn record_in_advance<'t>(session: &Session<'_>, effect: Effect<'t>, before: &mut
     Effect { recorded: vec![effect.key.clone()], applied, ..effect }
 }
 
-/// Records the undo of each new item of a task that manages several items. Returns the keys of the new items.
+/// Records the undo of each new item of a task that manages several items. Returns the keys of the undo records.
 fn record_parts(
     session: &Session<'_>,
     resource: &dyn Resource,
@@ -267,7 +267,7 @@ fn is_done(session: &Session<'_>, effect: &Effect<'_>) -> bool {
 }
 
 /// Discards changes that were recorded in advance but did not run. The undo and the notifications of the discarded
-/// changes are removed. A notification stays if another task has notified the same handler.
+/// changes are removed. The notification of a handler is kept if another task has notified the same handler.
 fn never_ran(session: &Session<'_>, effects: Vec<Effect<'_>>, notified: &BTreeSet<String>) {
     let names: BTreeSet<String> = effects.iter().map(|effect| effect.rendered.instance.name.clone()).collect();
     let mut changes = Changes::default();
@@ -290,8 +290,8 @@ fn never_ran(session: &Session<'_>, effects: Vec<Effect<'_>>, notified: &BTreeSe
     }
 }
 
-/// Returns the undo keys of the items that do not exist on the node. An existing item keeps its undo record, so that
-/// the item can be pruned later.
+/// Returns the keys of the undo records for items that do not exist on the node. An existing item keeps its undo
+/// record, so that the item can be pruned later.
 fn missing(session: &Session<'_>, effect: &Effect<'_>) -> Vec<Managed> {
     let undo = effect.resource().undo(&session.context(effect.task));
     let missing = undo.as_ref().and_then(|undo| undo.get("names")?.as_array().cloned()).unwrap_or_default();

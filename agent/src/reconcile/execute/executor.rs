@@ -1,4 +1,4 @@
-//! Executes the commands of a run, one after another. Some commands run in parallel if the TaskBook is parallel.
+//! Executes the commands of a run, one after another. If the TaskBook is parallel, some commands run in parallel.
 
 use std::{
     any::Any,
@@ -33,7 +33,7 @@ use towpath_reconcile::plan::batch::ChangeSet;
 
 /// An executor that carries out the commands of a run.
 pub(in crate::reconcile) trait CarryOut<'a>: Sync + Sized {
-    /// The outcome of a task that needs a missing result of another task.
+    /// The outcome of a task that needs the result of another task, if this result is missing.
     const LACKING: Outcome;
 
     /// The data that an executor needs in addition to its session.
@@ -48,10 +48,10 @@ pub(in crate::reconcile) trait CarryOut<'a>: Sync + Sized {
     /// Returns the inputs for the run of the TaskBook.
     fn inputs(&self) -> BookInputs;
 
-    /// Carries out a command of the run, and returns the observation.
+    /// Carries out a command of the run, and returns the answer.
     fn carry_out(&self, command: &Command) -> Observation;
 
-    /// Returns the deleted TaskBooks that keep this node out of service.
+    /// Returns the deleted TaskBooks whose removal keeps this node out of service.
     fn out_of_service(pass: &PassContext<'_>) -> BTreeSet<BookId>;
 
     /// Deletes the records of a deleted TaskBook after all its items are removed. Returns whether the removal has
@@ -222,7 +222,7 @@ impl<'a> Executor<'a> {
 }
 
 impl Executor<'_> {
-    /// Returns the rollout for the removal of the TaskBook's items after its deletion (D32).
+    /// Returns the rollout in which the items of the TaskBook are removed after its deletion (D32).
     fn last_rollout(&self, known: Option<LastRollout>) -> Option<LastRollout> {
         let session = &self.session;
         let rollout = &session.book.rollout;
@@ -241,8 +241,8 @@ impl Executor<'_> {
         Some(LastRollout { slots, before, after })
     }
 
-    /// Records the inventory of the TaskBook, and the items that were in sync. Items of the old inventory stay
-    /// recorded, because the new list may be incomplete.
+    /// Records the inventory of the TaskBook, and the items that were in sync. The items of the previous inventory stay
+    /// recorded, because the new inventory may be incomplete.
     fn record(&self, findings: &Findings) -> Result<(), String> {
         let session = &self.session;
         let machine = session.machine();

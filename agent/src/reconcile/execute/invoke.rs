@@ -136,8 +136,8 @@ fn unconditional(session: &Session<'_>, task: &Task, writer: &FsWriter) -> Attem
     attempted
 }
 
-/// Runs a pending handler. Deletes the notification of the handler if the handler succeeds. A notification that arrives
-/// while the handler runs is kept.
+/// Runs a pending handler. Deletes the notification of the handler if the handler succeeds. If a task notifies the
+/// handler while the handler runs, the notification is kept.
 fn handler(session: &Session<'_>, pending: &PendingHandler, writer: &FsWriter) -> Attempted {
     let key = session.id.task(pending.id.as_str());
     let notified: Option<HandlerRecord> = session.machine().record(&key);

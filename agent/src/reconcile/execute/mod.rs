@@ -131,7 +131,7 @@ pub(in crate::reconcile) struct Session<'a> {
     pub(super) book: Arc<Book>,
     pub(super) id: BookId,
     pub(in crate::reconcile) renderer: Renderer,
-    /// The outcome of a task that needs a missing result of another task.
+    /// The outcome of a task that needs the result of another task, if this result is missing.
     pub(super) lacking: Outcome,
     /// The rollout that a deleted TaskBook had before its deletion.
     pub(super) last: Option<LastRollout>,
@@ -141,7 +141,8 @@ pub(in crate::reconcile) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Creates a session. `lacking` is the outcome of a task that needs a missing result of another task.
+    /// Creates a session. `lacking` is the outcome of a task that needs the result of another task, if this result is
+    /// missing.
     pub(in crate::reconcile) fn new(
         pass: &'a PassContext<'a>,
         book: Arc<Book>,
@@ -196,12 +197,12 @@ impl<'a> Session<'a> {
         lock(&self.tasks).remove(&id);
     }
 
-    /// Returns whether the status shows the activity of this session. The activity of a plan is not shown.
+    /// Returns true if the status of the node shows the activity of this session. The activity of a plan is not shown.
     pub(super) fn shows_activity(&self) -> bool {
         self.lacking == Outcome::Failed
     }
 
-    /// Returns the context for a call of a module.
+    /// Returns the data that a module receives in each call.
     pub(super) fn context<'t>(&'t self, task: &'t Task) -> Context<'t> {
         instance::context(self.machine(), &self.renderer, task, self.pass.cancel)
     }

@@ -225,8 +225,8 @@ fn forget_one(session: &Session<'_>, managed: &Managed, changes: &mut Changes) {
     }
 }
 
-/// Returns the deleted TaskBooks that keep this node out of service. A deleted TaskBook keeps the node out of service
-/// if its removal failed or has begun. A TaskBook that keeps the node out of service also keeps its slot.
+/// Returns the deleted TaskBooks whose removal keeps this node out of service. A deleted TaskBook keeps the node out of
+/// service if its removal failed or has begun. A TaskBook that keeps the node out of service also keeps its slot.
 pub(super) fn out_of_service(pass: &PassContext<'_>) -> BTreeSet<BookId> {
     let is_present = |id: &BookId| pass.view.books.iter().any(|book| book_id(book) == *id);
     let books = pass.machine.records::<BookRecord>().into_iter();

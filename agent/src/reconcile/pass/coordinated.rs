@@ -20,12 +20,12 @@ pub(in crate::reconcile) fn remember_store_position(fleet: &Fleet, changes: &mut
     changes.set(&StorePosition::from(fleet.known()));
 }
 
-/// Returns the slot that a node needs in a rollout, before the node claims the slot.
+/// Returns the slot that a node must claim in a rollout.
 pub(in crate::reconcile) fn slot_of(spec: &RolloutSpec, node: &str) -> SlotRef {
     SlotRef { budget: spec.group.clone(), partition: spec.part(node).to_owned(), claim: None }
 }
 
-/// Returns a minimal rollout definition, which is sufficient to release a slot.
+/// Returns a rollout definition with only the data that the release of a slot needs.
 pub(in crate::reconcile) fn spec_of(slot: &SlotRef, book: &BookId, node: &str) -> RolloutSpec {
     RolloutSpec {
         book: book.to_string(),
@@ -59,8 +59,8 @@ fn remember_slot(machine: &HostContext, fleet: &Fleet, book: &BookId, slot: Opti
     }
 }
 
-/// Returns true if this node holds a slot, or waits for a slot. A node that holds or awaits a slot stays in the fleet
-/// when its agent stops.
+/// Returns true if this node holds a slot, or waits for a slot. If the node holds or awaits a slot, the node stays a
+/// member of the fleet when its agent stops.
 pub fn holds_slots(journal: &Journal) -> bool {
     journal.all::<BookRecord>().is_ok_and(|books| books.iter().any(|(_, book)| book.slot.is_some()))
 }

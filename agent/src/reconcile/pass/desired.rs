@@ -32,7 +32,7 @@ pub struct DesiredTask {
     pub module: String,
     /// True for a task that runs again only if its definition changes.
     pub is_action: bool,
-    /// True for a task that never changes anything.
+    /// True for a task that never changes the node.
     pub is_probe: bool,
     /// True if the condition of the task is false.
     pub skipped: bool,

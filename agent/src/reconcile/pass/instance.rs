@@ -46,7 +46,7 @@ impl Ready {
     }
 }
 
-/// Returns the name of a task, with its loop item in brackets.
+/// Returns the name of a task, followed by the loop item in brackets.
 pub(in crate::reconcile) fn name(task: &Task, item: Option<&Item>) -> String {
     match item {
         None => task.id.clone(),
@@ -159,7 +159,7 @@ fn shown(error: &RenderError) -> String {
     error.to_string()
 }
 
-/// Returns the context for a call of a module.
+/// Returns the data that a module receives in each call.
 pub(in crate::reconcile) fn context<'a>(
     machine: &'a HostContext,
     renderer: &Renderer,

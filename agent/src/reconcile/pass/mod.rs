@@ -129,7 +129,7 @@ impl HostContext {
     }
 }
 
-/// The paths whose original content is saved in the journal.
+/// The paths of files whose original content is in the journal.
 #[derive(Debug)]
 struct Originals(Arc<Journal>);
 
@@ -161,7 +161,8 @@ pub struct PassContext<'a> {
     pub inputs: Inputs,
     /// The generation of the revision.
     pub generation: u64,
-    /// True if the revision is not yet fully applied on the node. Probes run while the revision is not fully applied.
+    /// True if the revision is not yet fully applied on the node. Until the revision is fully applied, every pass runs
+    /// the probes.
     pub fresh: bool,
     /// The drift policy of tasks that do not set a drift policy.
     pub drift: Drift,
@@ -175,9 +176,9 @@ pub struct PassContext<'a> {
     pub shares_store: bool,
     /// The flag that cancels running commands.
     pub cancel: &'a Cancel,
-    /// A function that returns whether the agent must stop.
+    /// A function that returns true if the agent must stop.
     pub stops: &'a (dyn Fn() -> bool + Sync),
-    /// A function that returns whether the run should be preempted before the next task.
+    /// A function that returns true if the run should be preempted before its next task.
     pub make_way: &'a (dyn Fn() -> bool + Sync),
 }
 
@@ -242,8 +243,8 @@ pub fn still_settled(machine: &HostContext, settled: &[Settled], cancel: &Cancel
 
 impl PassContext<'_> {
     /// Returns the items that tasks manage, as far as the items are known before the pass. With these items, the agent
-    /// can find two tasks with the same item before it applies one of the tasks. Items that depend on a task result are
-    /// compared later, once the result is known.
+    /// can find two tasks with the same item before it applies one of the tasks. Items that depend on the result of a
+    /// task are compared later, when the result is known.
     pub(in crate::reconcile) fn claims(&self) -> Claims {
         Claims::ahead(self.set, self.view, &self.inputs, &kept_identities)
     }
