@@ -18,7 +18,7 @@ pub enum Outcome {
     Changed,
     /// The outcome of the task is not known yet, because the task depends on the result of an earlier task.
     Unknown,
-    /// The task waits for a closed gate or a missing input.
+    /// The task waits until a gate opens, or until a missing input is available.
     Held,
     /// The task failed.
     Failed,
@@ -125,7 +125,7 @@ pub fn result_of(outcome: Outcome, fields: impl IntoIterator<Item = (String, Val
 pub struct BookReport {
     /// The reports of the tasks, in the order in which the tasks ran.
     pub tasks: Vec<TaskReport>,
-    /// The closed gates for which the book waits.
+    /// The closed gates that must open before the book can continue.
     pub gates: Vec<Gate>,
     /// True if the run was preempted by a newer revision.
     pub preempted: bool,

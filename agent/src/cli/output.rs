@@ -1,4 +1,4 @@
-//! Output to stdout: one JSON or YAML document, or text for people. All output is escaped by the module [`terminal`].
+//! Output to stdout: one JSON or YAML document, or text for people. The module [`terminal`] escapes all output.
 
 use std::{
     borrow::Cow,

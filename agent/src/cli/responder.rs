@@ -76,7 +76,7 @@ pub(super) enum Responder {
     Local(Box<LocalAnswer>),
 }
 
-/// The data with which this process answers a command.
+/// The data that this process uses to answer a command.
 pub(super) struct LocalAnswer {
     pub(super) queries: Queries,
     pub(super) revision: Option<Arc<Revision>>,
@@ -188,7 +188,7 @@ pub(super) fn parsed(text: &str) -> Result<serde_json::Value, Failure> {
     serde_json::from_str(text).map_err(|error| Failure::error(&error))
 }
 
-/// Prints a note if the answer is from a working tree.
+/// Prints a note if the answer is about a working tree, and not about the accepted revision.
 pub(super) fn note_working_tree(folder: Option<&PathBuf>) {
     if let Some(folder) = folder {
         output::progress(&format!("from the working tree {}", folder.display()));

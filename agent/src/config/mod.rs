@@ -309,7 +309,7 @@ pub fn source_warnings(source: &Source, coordinated: bool) -> Vec<String> {
     warnings
 }
 
-/// Resolves a data store as written in the bootstrap file.
+/// Converts a data store, as written in the bootstrap file, into settings.
 fn data_store(written: &pb::DataStore) -> Result<DataStore, Finding> {
     if written.r#type.as_deref() != Some("etcd") {
         return Ok(DataStore::Local);
@@ -333,7 +333,7 @@ fn data_store(written: &pb::DataStore) -> Result<DataStore, Finding> {
         let endpoint = etcd::endpoint(written)
             .map_err(|why| Finding::new(format!("the endpoint {written:?} {why}")).hint("write https://HOST:2379"))?;
         if tls && endpoint.plain {
-            return Err(Finding::new(format!("the endpoint {written:?} has no TLS, but caFile or certFile is given"))
+            return Err(Finding::new(format!("the endpoint {written:?} does not use TLS, but caFile or certFile is set"))
                 .hint("write https://, or leave the files out"));
         }
         if !seen.insert(endpoint.authority) {
@@ -373,7 +373,7 @@ fn time(text: Option<&str>, otherwise: Duration) -> Duration {
     text.and_then(|text| words::duration(text).ok()).unwrap_or(otherwise)
 }
 
-/// Resolves a source as written in a bootstrap file or in a Config object in git.
+/// Converts a source, as written in a bootstrap file or in a Config object in git, into settings.
 ///
 /// # Errors
 /// Fails with the first mistake in the source.

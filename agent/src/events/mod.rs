@@ -21,8 +21,8 @@ pub use event_type::EventType;
 pub use new_event::{AlarmState, NewEvent};
 use resolution::resolution;
 
-/// The number of events that remain after old events are deleted. Up to 500 more events accumulate before the next
-/// deletion.
+/// The number of events that remain after the agent has deleted old events. Up to 500 more events accumulate before the
+/// next deletion.
 const MAX_EVENTS: usize = 5000;
 
 /// The event log of one node.
@@ -92,7 +92,7 @@ impl Events {
     /// Ends the alarms that `matches` selects, and records one event for each alarm.
     ///
     /// # Errors
-    /// Fails if the journal cannot store the events. After an error, the alarms remain firing.
+    /// Fails if the journal cannot store the events. If the journal cannot store the events, the alarms remain firing.
     pub fn resolve(&self, now: i64, matches: impl Fn(&NewEvent) -> bool) -> Result<(), JournalError> {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let over = log.alarms.resolve(matches);

@@ -37,7 +37,7 @@ pub struct NewEvent {
     pub reason: Option<String>,
     /// The object of the event: `Kind/namespace/name`, or `Kind/name`.
     pub object: Option<String>,
-    /// The message of the event, one sentence.
+    /// The message of the event, as one sentence.
     pub message: String,
     /// Additional data of the event, for programs.
     pub data: BTreeMap<String, Value>,

@@ -94,7 +94,7 @@ struct PassEnd {
 /// The errors that keep the node from following the fleet.
 #[derive(Debug, Default)]
 struct Errors {
-    /// The time of the next refresh that finds out whether an error has ended.
+    /// The time of the next refresh, which finds out whether an error has ended.
     retry: Retry,
     /// The number of consecutive passes with an error.
     count: u32,

@@ -1,5 +1,5 @@
 //! The main loop of a node, and the stages of its work: the sources, the accepted revision, and the passes. Each stage
-//! returns values, which the main loop writes.
+//! returns its results, and the main loop writes the results to the journal.
 
 mod acceptance;
 mod error;

@@ -24,8 +24,8 @@ use super::{
 pub(crate) struct Permit<'a>(&'a FsWriter);
 
 impl<'a> Permit<'a> {
-    /// Returns the permit to clean up after a crash, before the first pass. The interrupted change was admitted before
-    /// the crash, so it needs no new admission.
+    /// Returns the permit for the cleanup after a crash. The cleanup runs before the first pass. The interrupted change
+    /// was admitted before the crash, so it needs no new admission.
     pub(crate) fn after_a_crash(writer: &'a FsWriter) -> Self {
         Self(writer)
     }
@@ -65,7 +65,7 @@ impl Admitted {
         self.changes = false;
     }
 
-    /// Returns whether a change may be made now.
+    /// Returns true if a change is permitted now.
     fn permits(&self, needs: Admission) -> bool {
         needs == Admission::Free || self.changes
     }

@@ -1,4 +1,4 @@
-//! An accepted revision as one node sees it.
+//! An accepted revision, with the parts that concern one node.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ use towpath_render::{
 
 use crate::config::{Reconcile, WrittenReconcile};
 
-/// An accepted revision as one node sees it, with all objects loaded.
+/// An accepted revision, with all objects, and with the parts that concern one node.
 #[derive(Debug)]
 pub struct Revision {
     /// The generation of the revision, or 0 for a working tree.
@@ -34,7 +34,7 @@ pub struct Revision {
 }
 
 impl Revision {
-    /// Creates a revision as one node sees it. For a working tree, the record has default values.
+    /// Creates a revision, with the parts that concern one node. For a working tree, the record has default values.
     pub fn new(record: Accepted, manifest: RevisionManifest, set: Arc<ObjectSet>, node: &str) -> Self {
         let view = NodeView::new(&set, node);
         let (generation, commits) = (record.generation, record.commits.clone());

@@ -1,4 +1,4 @@
-//! Limits for each caller: expensive API calls of one caller run one at a time.
+//! Limits the API calls of each caller: the expensive calls of one caller run one at a time.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use super::tls::Caller;
 /// The maximum number of waiting calls of one caller.
 const WAITING: usize = 4;
 
-/// The queues of expensive calls, by caller.
+/// The queues of expensive API calls; each caller has a separate queue.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Callers(Arc<Mutex<BTreeMap<String, Arc<Turns>>>>);
 

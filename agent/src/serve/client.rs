@@ -176,7 +176,7 @@ impl Client {
     /// Returns one view as JSON: rendered tasks, variables or facts.
     ///
     /// # Errors
-    /// Fails if the agent does not answer, or does not know this view.
+    /// Fails if the agent does not answer, or does not know the requested view.
     pub async fn view(
         &self,
         view: &str,

@@ -14,7 +14,7 @@ use crate::{
     reconcile::pass::{BookOutcome, Origin, Outcome, PassOutcome, TaskOutcome},
 };
 
-/// Returns whether an alarm is derived from the state of the node by [`of_state`].
+/// Returns true if [`of_state`] derives the alarm from the state of the node.
 pub(crate) fn is_of_state(event: &NewEvent) -> bool {
     use EventType as T;
     matches!(
@@ -75,7 +75,7 @@ fn of_trouble(subject: &str, trouble: &ConditionReason) -> Option<NewEvent> {
     })
 }
 
-/// Returns the events for a start of the agent. `last` is the event data of the previous start.
+/// Returns the events that a start of the agent causes. `last` is the event data of the previous start.
 pub(crate) fn of_start(last: Option<&BTreeMap<String, Value>>, version: &str, boot: &str) -> Vec<NewEvent> {
     let fact = |name: &str| last.and_then(|last| last.get(name)?.as_str()).filter(|value| !value.is_empty());
     let mut events = Vec::new();
@@ -165,7 +165,7 @@ pub(crate) fn of_acceptance(generation: u64, manifest: &RevisionManifest) -> Vec
     .collect()
 }
 
-/// Returns whether an alarm is derived from the TaskBooks by [`of_books`].
+/// Returns true if [`of_books`] derives the alarm from the state of the TaskBooks.
 pub(crate) fn is_of_books(event: &NewEvent) -> bool {
     use EventType as T;
     matches!(event.event_type, T::TaskFailed | T::TaskHeld | T::TaskHandlerFailed | T::DriftReported | T::PruneHeld)

@@ -145,8 +145,8 @@ impl PeerService {
         }
     }
 
-    /// Ends the alarms of lost nodes that have returned or left. The node may have missed the gossip message about the
-    /// return of a lost node.
+    /// Ends the alarms of lost nodes that have returned or left. This node may not have received the gossip message
+    /// about the return of a lost node.
     pub(crate) fn end_lost(&self, now: i64) {
         let Some(gossip) = self.gossip.get() else { return };
         let is_over = |alarm: &NewEvent| {

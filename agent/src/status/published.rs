@@ -22,7 +22,7 @@ pub(crate) struct PublishedState {
     pub(super) version: String,
     /// The generation that the node has loaded.
     accepted: Option<u64>,
-    /// The closed gates of the node, by TaskBook. Gates that the data store shows are left out.
+    /// The closed gates of the node, by TaskBook. The map omits the gates that are visible in the data store.
     held: BTreeMap<String, Vec<PublishedGate>>,
 }
 
@@ -38,8 +38,8 @@ impl PublishedState {
         }
     }
 
-    /// Returns the part of the state that concerns one TaskBook. Returns `None` if an older agent published the state,
-    /// because an older agent does not publish its loaded generation.
+    /// Returns the part of the published state that concerns one TaskBook. Returns `None` if an older agent published
+    /// the state, because an older agent does not publish its loaded generation.
     pub(super) fn report(&self, book: &str) -> Option<NodeReport> {
         let gates = self.held.get(book).into_iter().flatten().cloned().map(PublishedGate::read).collect();
         Some(NodeReport { generation: self.accepted?, gates })
@@ -62,7 +62,7 @@ impl PublishedGate {
     }
 }
 
-/// Returns the closed gates of a node, by TaskBook. Gates that the data store shows are left out.
+/// Returns the closed gates of a node, by TaskBook. The result omits the gates that are visible in the data store.
 fn gates(state: &State) -> BTreeMap<String, Vec<PublishedGate>> {
     let mut shown: BTreeMap<String, Vec<PublishedGate>> = BTreeMap::new();
     for hold in state.holds.values().filter(|hold| !hold.is_shared && !hold.book.is_empty()).take(GATES) {

@@ -1,4 +1,4 @@
-//! The status of a node as a read model: the main loop sets it, and queries read it.
+//! The status of a node. The main loop sets the status, and queries read the status.
 
 use std::{collections::BTreeMap, sync::Arc};
 

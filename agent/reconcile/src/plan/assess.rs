@@ -82,7 +82,7 @@ pub enum Cause {
 /// The permission that a change needs before it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Admission {
-    /// The change needs neither a slot nor an open window (P90).
+    /// The change needs no slot and no open maintenance window (P90).
     Free,
     /// The change needs an open maintenance window and, in a book with slots, a slot (P91).
     SlotAndWindow,
@@ -101,8 +101,8 @@ pub enum Assessment {
     Change(Cause, Admission),
     /// The action of the task has to run.
     Run,
-    /// The state has drifted, and the drift policy does not correct it. The value is true if the drift policy reports
-    /// the drift.
+    /// The state has drifted, and the drift policy does not correct the drift. The value is true if the drift policy
+    /// reports the drift.
     Left(bool),
     /// The state of the item is not known yet; the text gives the reason.
     Unknown(String),
@@ -144,7 +144,8 @@ pub fn assess(facts: &Facts, checked: &Checked, policy: Drift, mode: RunMode, no
     }
 }
 
-/// Returns the cause of a change. The cause depends on the task's most recent run and on the mode of the current run.
+/// Returns the cause of a change. The cause of a change depends on the task's most recent run, and on the mode of the
+/// current run.
 fn cause(last: Option<&LastRun>, mode: RunMode) -> Cause {
     match last {
         Some(last) if last.same_definition => Cause::Drift,

@@ -89,7 +89,7 @@ impl Run {
     }
 }
 
-/// The state of the segment that runs now.
+/// The state of the segment that is running.
 #[derive(Debug)]
 pub(super) struct ActiveSegment {
     /// The mode in which the segment's tasks run: apply a new revision, or look for drift.
@@ -147,7 +147,7 @@ pub(super) enum Stop {
     Preempted,
     /// A missing input holds a task.
     Held,
-    /// The book waits for closed gates; the value lists the gates.
+    /// The book waits until gates open; the value lists the closed gates.
     Blocked(Vec<Gate>),
     /// A task failed.
     Failed,
@@ -174,7 +174,7 @@ impl Stop {
 /// The reason why a change cannot begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum NotBegun {
-    /// The change waits for a closed gate; the value is the gate.
+    /// The change waits until a gate opens; the value is the closed gate.
     Held(Gate),
     /// A step before the change failed; the text is the error message.
     Failed(String),
@@ -228,7 +228,7 @@ impl Steps {
         }
     }
 
-    /// Returns the results of a step that the next pass must repeat.
+    /// Returns the results of a step, and records that the next pass must repeat the step.
     pub(super) fn unsteady() -> Self {
         Self { unsteady: true, ..Self::default() }
     }

@@ -50,7 +50,7 @@ pub(super) struct Lane {
     /// The result of an elected task that this node ran.
     elected: Option<Value>,
     /// The results of loop items, by the position of the item's report. `results` omits items with the default result.
-    /// A result is `None` for an item that a dry run would change.
+    /// In a dry run, the result is `None` for an item that would change.
     results: BTreeMap<usize, Option<Value>>,
 }
 
@@ -161,7 +161,7 @@ impl Lane {
         if blocked { worst.max(Outcome::Held) } else { worst.max(Outcome::Unchanged) }
     }
 
-    /// Returns the names and messages of the tasks that failed in the lane and in later steps, as one text.
+    /// Returns one text with the names and messages of the failed tasks, including tasks in later steps.
     pub(super) fn failure_message(&self, later: &Steps) -> String {
         let failed = self.reports_from(0).chain(later.reports()).filter(|report| report.outcome == Outcome::Failed);
         let message =

@@ -37,9 +37,9 @@ pub(super) async fn persist_or_stop(run: &Run, what: &str, change: impl FnOnce(&
     }
 }
 
-/// Prepares the node for changes: asks for admission, and runs the `before` tasks. Interrupted or failed `before` tasks
-/// run again in the next pass. Returns the results of the `before` tasks. A closed gate or a failed `before` task is
-/// returned as an error, which ends the lane.
+/// Prepares the node for changes: asks for admission, and runs the `before` tasks. If the `before` tasks fail or are
+/// interrupted, they run again in the next pass. Returns the results of the `before` tasks. A closed gate or a failed
+/// `before` task is returned as an error, which ends the lane.
 pub(super) async fn begin(run: &Run) -> (Steps, Result<(), NotBegun>) {
     // One lane asks for admission, and its answer applies to all lanes.
     run.channel.until(|| !run.segment.borrow().beginning).await;

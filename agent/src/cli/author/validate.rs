@@ -76,7 +76,7 @@ fn untrusted(set: &ObjectSet) -> Vec<Problem> {
     uses.map(note).collect()
 }
 
-/// Returns the problems that modules find in parameters without templates.
+/// Checks the parameters that contain no templates, and returns the problems that modules find.
 fn module_problems(set: &ObjectSet) -> Vec<Problem> {
     let mut problems = Vec::new();
     for book in set.books.values() {

@@ -59,7 +59,7 @@ struct Issue {
     /// The validity in days
     #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
     days: u32,
-    /// The two public keys of an identity of the node, as in Node.publicKeys. Default: a new identity
+    /// The two public keys of the node's identity, as in Node.publicKeys. Default: a new identity
     #[arg(long = "public-key", value_name = "KIND:KEY")]
     public_keys: Vec<String>,
     /// The folder for NAME.crt and NAME.key. Default: the folder of the authority

@@ -49,8 +49,8 @@ impl Acceptance {
     }
 
     /// Adopts a revision that the data store does not contain, but that peers supply. A data store can lack an accepted
-    /// revision, for example after a rollback. Without a record in the data store, a failed adoption does not block the
-    /// node (P103).
+    /// revision, for example after a rollback. If the data store has no record of the revision, a failed adoption does
+    /// not block the node (P103).
     pub(in crate::node) fn adopt_from_peers(&self, own: &Accepted, stored: u64, looked: i64) -> Option<Adopted> {
         let (record, manifest) = self.newer_of_peers(stored.max(own.generation))?;
         let adopted = match accept::judge_announced(&record, own) {

@@ -120,7 +120,8 @@ impl Acceptance {
         }
     }
 
-    /// Returns the record of the accepted revision in the data store, compared with the record of this node.
+    /// Reads the record of the accepted revision from the data store, and compares the record with the record of this
+    /// node.
     ///
     /// # Errors
     /// Fails if the data store does not answer.

@@ -1,5 +1,5 @@
 //! The queue of pending work of the main loop. Timers, webhooks, file events and new commits only record that the main
-//! loop has work. Work that arrives while the main loop is busy is merged into one entry.
+//! loop has work. If more work arrives while the main loop is busy, the work is merged into one entry.
 
 pub(super) mod pace;
 pub(super) mod poller;

@@ -13,7 +13,7 @@ use towpath_host::{Clock, process::Cancel};
 use super::Inbox;
 use crate::config::Source;
 
-/// The sources and their heads, as found by the last refresh.
+/// The sources and their heads, as found by the most recent refresh.
 #[derive(Debug, Clone, Default)]
 pub(in crate::node) struct Polled(Arc<Mutex<Known>>);
 

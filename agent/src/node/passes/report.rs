@@ -176,7 +176,7 @@ pub(in crate::node) fn of_changes(journal: &Journal, outcome: &PassOutcome) -> E
     Effects::default().events(outcome.books.iter().flat_map(|book| happenings::of_changes(book, &runs)).collect())
 }
 
-/// Starts the runs of the TaskBooks of a revision. Returns the events, and the changes of the journal with the progress
+/// Starts the runs of the TaskBooks of a revision. Returns the events, and the journal changes that record the progress
 /// of the runs.
 pub(in crate::node) fn begin_runs(journal: &Journal, revision: &Revision) -> Effects<'static> {
     let mut runs = run_progress(journal);

@@ -20,7 +20,8 @@ use crate::{config::Source, error_chain::chain};
 pub(in crate::node) enum AdoptionError {
     /// A temporary failure: the node cannot use the data store, a mirror or a source at the moment.
     Behind(String),
-    /// A git server has not answered yet. Until the answer, the node keeps its previous decision about the revision.
+    /// A git server has not answered a request yet. Until the answer, the node keeps its previous decision about the
+    /// revision.
     Pending(String),
     /// The node lacks a commit, a manifest, a valid record or a newer agent. The node waits for a limited time, and
     /// then rejects the revision. The wait counts only the time in which the supplier (git server or data store)
@@ -28,7 +29,7 @@ pub(in crate::node) enum AdoptionError {
     Missing {
         /// The text of the cause, for messages.
         why: String,
-        /// True if the git server or data store that supplies the missing part has answered.
+        /// True if the supplier of the missing part (git server or data store) has answered.
         answered: bool,
         /// The kind of the missing part.
         what: Lacking,

@@ -87,7 +87,7 @@ pub(in crate::node) struct RefreshReport {
     /// The head commits on the git servers, by source.
     pub(in crate::node) heads: BTreeMap<String, String>,
     tags: BTreeMap<String, Option<String>>,
-    /// The rejected candidate revisions. Each revision is a map from sources to commits.
+    /// The rejected candidate revisions. Each rejected candidate is a map from sources to commits.
     pub(in crate::node) refused: BTreeSet<BTreeMap<String, String>>,
     /// True if a commit was rejected.
     pub(in crate::node) rejected: bool,

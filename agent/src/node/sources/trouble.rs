@@ -132,8 +132,8 @@ pub(super) fn invalid(source: &Source, errors: &[Problem]) -> ConditionReason {
     )
 }
 
-/// Returns the reason `DiskFull` or `ReadOnly` if a disk problem caused the error. Returns `None` if another problem
-/// caused the error.
+/// Returns the reason `DiskFull` or `ReadOnly` if a disk problem caused the error. Returns `None` if the cause of the
+/// error is not a disk problem.
 fn disk_in(error: &SourceError) -> Option<&'static str> {
     let mut at: Option<&dyn std::error::Error> = Some(error);
     while let Some(inner) = at {

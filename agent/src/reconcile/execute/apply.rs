@@ -23,7 +23,8 @@ use crate::reconcile::{
     },
 };
 
-/// Applies the file changes of several tasks as one batch. Returns the results in the order of `ids`.
+/// Applies the file changes of several tasks as one batch. Returns one result for each task in `ids`, in the same
+/// order.
 pub(super) fn files(session: &Session<'_>, ids: &[InstanceId], permit: Permit<'_>) -> Vec<Applied> {
     let machine = session.machine();
     let mut results: Vec<Applied> = ids.iter().map(|_| failed(UNKNOWN)).collect();

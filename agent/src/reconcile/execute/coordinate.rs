@@ -29,7 +29,8 @@ use crate::reconcile::{
     runs::{Run, may_be_elected},
 };
 
-/// The maximum length of a text in a published result, in bytes. Only the end of a longer text is published.
+/// The maximum length of a text in a published result, in bytes. If a text is longer than this maximum, the node
+/// publishes only the end of the text.
 const PASSED_ON: usize = 16 << 10;
 
 /// Returns a result with its long texts shortened for publication.

@@ -42,10 +42,10 @@ impl Effect<'_> {
     }
 }
 
-/// The results of a set of changes, each with its position in the set.
+/// The results of the changes in a set. Each result has the position of its change in the set.
 type Results = Vec<(usize, Applied)>;
 
-/// Applies direct changes. Returns the results in the order of `ids`.
+/// Applies direct changes. Returns one result for each task in `ids`, in the same order.
 pub(super) fn changes(session: &Session<'_>, ids: &[InstanceId], permit: Permit<'_>) -> Vec<Applied> {
     let mut effects = Vec::new();
     for (position, id) in ids.iter().enumerate() {
@@ -266,8 +266,9 @@ fn is_done(session: &Session<'_>, effect: &Effect<'_>) -> bool {
     matches!(effect.resource().check(&session.context(effect.task)), Ok(Checked::InSync))
 }
 
-/// Discards changes that were recorded in advance but did not run. The undo and the notifications of the discarded
-/// changes are removed. The notification of a handler is kept if another task has notified the same handler.
+/// Discards changes that were recorded in advance but did not run. The function removes the undo records and the
+/// notifications of the discarded changes. The notification of a handler is kept if another task has notified the same
+/// handler.
 fn never_ran(session: &Session<'_>, effects: Vec<Effect<'_>>, notified: &BTreeSet<String>) {
     let names: BTreeSet<String> = effects.iter().map(|effect| effect.rendered.instance.name.clone()).collect();
     let mut changes = Changes::default();

@@ -91,8 +91,8 @@ impl<'a, E: CarryOut<'a>> Started<E> {
         self.run.preempt();
     }
 
-    /// Continues a run that has waited for the other TaskBooks. `inventory` is `None` if nothing may be removed in this
-    /// pass.
+    /// Continues a run that has waited for the other TaskBooks. `inventory` is `None` if this pass must not remove any
+    /// item.
     pub(in crate::reconcile) fn remove(&mut self, inventory: Option<Inventory>) -> Stage {
         if let Some(id) = self.asked.take() {
             self.run.observe(id, Observation::Inventory(inventory));
@@ -100,7 +100,7 @@ impl<'a, E: CarryOut<'a>> Started<E> {
         self.advance()
     }
 
-    /// Carries out commands until the run waits for the other TaskBooks, or ends.
+    /// Carries out commands until the run ends, or waits for the other TaskBooks.
     pub(in crate::reconcile) fn advance(&mut self) -> Stage {
         let Self { run, executor, asked } = self;
         let executor = &*executor;

@@ -75,7 +75,7 @@ impl RenderedTask {
 pub(super) enum Found {
     /// The state of an item differs from the desired state.
     Change {
-        /// The change that brings the item in sync.
+        /// The change that brings the item into the desired state.
         change: Change,
         /// The key of the item in the journal.
         key: Managed,
@@ -164,7 +164,7 @@ impl<'a> Session<'a> {
         self.pass.machine
     }
 
-    /// Returns a task of the TaskBook by its position.
+    /// Returns the task at a position of the TaskBook.
     ///
     /// # Errors
     /// Fails if the TaskBook has no task at this position.
@@ -197,7 +197,8 @@ impl<'a> Session<'a> {
         lock(&self.tasks).remove(&id);
     }
 
-    /// Returns true if the status of the node shows the activity of this session. The activity of a plan is not shown.
+    /// Returns true if the status of the node shows the activity of this session. The status does not show the activity
+    /// of a plan.
     pub(super) fn shows_activity(&self) -> bool {
         self.lacking == Outcome::Failed
     }

@@ -24,7 +24,7 @@ pub(in crate::reconcile) struct Waiting {
     pub(in crate::reconcile) handlers: Changes,
 }
 
-/// Applies a batch of changes. Returns the result of each task.
+/// Applies a batch of changes. Returns one result for each task.
 pub(in crate::reconcile) fn carry_out(
     machine: &HostContext,
     journal: &Journal,

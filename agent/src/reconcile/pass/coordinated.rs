@@ -66,8 +66,8 @@ pub fn holds_slots(journal: &Journal) -> bool {
 }
 
 /// Releases the slots of TaskBooks that no longer run on this node, after the new revision is applied (P66). The
-/// TaskBooks in `removing` keep their slots, because their removal needs a slot (D32). Returns whether all slots of
-/// TaskBooks outside `removing` are released.
+/// TaskBooks in `removing` keep their slots, because their removal needs a slot (D32). Returns true if the slots of all
+/// TaskBooks, except the TaskBooks in `removing`, are released.
 pub(in crate::reconcile) fn leave_gone_books(pass: &PassContext<'_>, removing: &BTreeSet<BookId>) -> bool {
     let Some(with) = pass.coordination else { return true };
     let mut released = true;

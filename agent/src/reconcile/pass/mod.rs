@@ -51,7 +51,7 @@ pub use towpath_reconcile::{Origin, Outcome};
 pub struct HostContext {
     /// The name of the node.
     pub node: String,
-    /// The reader for files below the root directory.
+    /// The reader of files below the root directory.
     pub reader: FsReader,
     /// The journal of the node. `journal` is `None` for a plan that runs beside an agent, or without a state directory.
     pub journal: Option<Arc<Journal>>,
@@ -63,7 +63,7 @@ pub struct HostContext {
     pub memory: ModuleCache,
     /// The files that the agent has written, and has not checked after the write.
     pub written: Arc<WrittenFiles>,
-    /// The records of the applied items, read from the journal once.
+    /// The records of the applied items. The pass reads the records from the journal once.
     applied: Mutex<Option<BTreeMap<Managed, AppliedItem>>>,
 }
 

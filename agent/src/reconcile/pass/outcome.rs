@@ -107,7 +107,7 @@ impl BookOutcome {
     }
 }
 
-/// The status of each TaskBook after the last pass.
+/// The status of each TaskBook after the most recent pass.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct BookStatuses(pub Vec<pb::TaskBookStatus>);
