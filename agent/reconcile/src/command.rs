@@ -56,7 +56,7 @@ pub enum Call {
         /// True if the node was allowed to make changes in the segment. A node that was not admitted has changed
         /// nothing.
         admitted: bool,
-        /// The messages of the failed tasks, which other nodes show.
+        /// The messages of the failed tasks. Other nodes show these messages.
         message: String,
     },
     /// The node releases its slot of the segment with the given number.
@@ -66,8 +66,8 @@ pub enum Call {
     /// The node announces its absence for a reboot (P59). The values are the number of the active segment, the number
     /// of the segment for which the node holds a slot, and the task that reboots the node.
     Absent(u32, u32, InstanceId),
-    /// The node publishes its votes and results again if the data store has lost them. The node publishes only the
-    /// votes and results of segments below the given number.
+    /// If the data store has lost the node's votes and results, the node publishes the votes and results again. The
+    /// node publishes only the votes and results of segments below the given number.
     RepeatVotes(u32),
     /// The node helps to end the run. The fleet answers a request to end the run with [`Answer::Ended`].
     EndRun,
@@ -133,14 +133,14 @@ pub struct ElectedResult {
     pub ok: bool,
     /// The result that the elected task registers.
     pub result: Value,
-    /// The message of the elected task, if it has one.
+    /// The message of the elected task, if the task has a message.
     pub message: Option<String>,
 }
 
 /// The state of a book run whose tasks have ended and whose removals have not begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interim {
-    /// All items on the node that the book manages. `managed` is `None` if not all managed items are known.
+    /// All items on the node that the book manages. `managed` is `None` if some managed items are not known.
     pub managed: Option<Arc<BTreeSet<Managed>>>,
     /// The worst outcome of all tasks that have run so far.
     pub worst: Outcome,
@@ -301,7 +301,7 @@ pub struct Removed {
     pub item: Managed,
     /// The outcome of the removal: changed, held or failed.
     pub outcome: Outcome,
-    /// The message of the removal, if it has one.
+    /// The message of the removal, if the removal has a message.
     pub message: Option<String>,
 }
 

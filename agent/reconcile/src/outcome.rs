@@ -54,7 +54,7 @@ pub enum Origin {
     NotRun,
 }
 
-/// The report of a task, or of one item of its loop.
+/// The report of a task. If a task has a loop, each loop item has a separate report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskReport {
     /// The name of the task and, for a task with a loop, the loop item.
@@ -63,7 +63,7 @@ pub struct TaskReport {
     pub module: String,
     /// The outcome of the task.
     pub outcome: Outcome,
-    /// The message of the task, if it has one.
+    /// The message of the task, if the task has a message.
     pub message: Option<String>,
     /// The planned action: none, create, update, remove, run or unknown.
     pub action: &'static str,
@@ -129,7 +129,7 @@ pub struct BookReport {
     pub gates: Vec<Gate>,
     /// True if the run was preempted by a newer revision.
     pub preempted: bool,
-    /// All items that the book manages. `managed` is `None` if not all managed items are known.
+    /// All items that the book manages. `managed` is `None` if some managed items are not known.
     pub managed: Option<Arc<BTreeSet<Managed>>>,
     /// True if the book is in a steady state, so the next pass only checks the tasks of the book.
     pub steady: bool,

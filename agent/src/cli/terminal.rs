@@ -85,7 +85,7 @@ pub(super) fn screen(text: &str) -> String {
     shown
 }
 
-/// Writes a message to stderr. A failed write to stderr is ignored, because it cannot be reported.
+/// Writes a message to stderr. The function ignores a failed write to stderr, because it cannot report the failure.
 pub(super) fn message(text: &str) {
     let mut stderr = io::stderr().lock();
     let _ = writeln!(stderr, "{}", escape(text));

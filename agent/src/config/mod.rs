@@ -1,4 +1,4 @@
-//! Reads the bootstrap file of a node, which is a Config object, and resolves it into [`Settings`].
+//! Reads the bootstrap file of a node, and converts the file into [`Settings`]. The bootstrap file is a Config object.
 
 mod etcd;
 
@@ -164,7 +164,7 @@ pub fn read(file: &Path) -> Result<Vec<u8>, ConfigError> {
     files::read(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })
 }
 
-/// Reads a bootstrap file, and resolves its settings.
+/// Reads a bootstrap file, and fills in defaults for settings that the file does not contain.
 ///
 /// # Errors
 /// Fails if the file cannot be read or has mistakes. The error lists all mistakes of the object. If the object has no
@@ -333,8 +333,10 @@ fn data_store(written: &pb::DataStore) -> Result<DataStore, Finding> {
         let endpoint = etcd::endpoint(written)
             .map_err(|why| Finding::new(format!("the endpoint {written:?} {why}")).hint("write https://HOST:2379"))?;
         if tls && endpoint.plain {
-            return Err(Finding::new(format!("the endpoint {written:?} does not use TLS, but caFile or certFile is set"))
-                .hint("write https://, or leave the files out"));
+            return Err(Finding::new(format!(
+                "the endpoint {written:?} does not use TLS, but caFile or certFile is set"
+            ))
+            .hint("write https://, or leave the files out"));
         }
         if !seen.insert(endpoint.authority) {
             return Err(Finding::new(format!("the endpoint {written:?} is given twice")).hint("keep one of them"));

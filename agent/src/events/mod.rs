@@ -174,7 +174,7 @@ impl Events {
         NewEvent::read(standing.event)
     }
 
-    /// Returns the recorded events, oldest first.
+    /// Returns the recorded events. The oldest event is first.
     pub fn recorded(&self) -> Vec<pb::EventRecord> {
         let all = self.journal.as_ref().and_then(|journal| journal.all::<StoredEvent>().ok()).unwrap_or_default();
         all.iter().map(|(uuid, stored)| self.as_record(uuid, stored)).collect()

@@ -33,7 +33,7 @@ pub struct NewEvent {
     pub namespace: String,
     /// The type of the event.
     pub event_type: EventType,
-    /// The reason of the event, in one word.
+    /// The reason of the event, as one word.
     pub reason: Option<String>,
     /// The object of the event: `Kind/namespace/name`, or `Kind/name`.
     pub object: Option<String>,

@@ -1,5 +1,5 @@
 //! The main loop of a node, and the stages of its work: the sources, the accepted revision, and the passes. Each stage
-//! returns its results, and the main loop writes the results to the journal.
+//! returns its results, and the main loop writes these results.
 
 mod acceptance;
 mod error;

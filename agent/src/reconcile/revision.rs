@@ -29,7 +29,7 @@ pub struct Revision {
     pub manifest: RevisionManifest,
     /// The record of the acceptance of the revision.
     pub record: Accepted,
-    /// True if an object or template calls `nodes()`. The value is computed at its first use.
+    /// True if an object or a template calls `nodes()`. The value is computed at its first use.
     reads_nodes: OnceLock<bool>,
 }
 
@@ -41,7 +41,7 @@ impl Revision {
         Self { generation, commits, set, view, manifest, record, reads_nodes: OnceLock::new() }
     }
 
-    /// Returns whether an object or template calls `nodes()`.
+    /// Returns true if an object or a template calls `nodes()`.
     pub fn reads_nodes(&self) -> bool {
         *self.reads_nodes.get_or_init(|| reads_nodes(&self.set))
     }
@@ -94,7 +94,7 @@ pub(crate) fn object_id(key: &Key) -> String {
     format!("{}/{}/{}", key.kind, key.namespace, key.name)
 }
 
-/// Returns whether an object or template calls `nodes()`.
+/// Returns true if an object or a template calls `nodes()`.
 fn reads_nodes(set: &ObjectSet) -> bool {
     let named = |text: &str| text.contains("nodes(");
     set.objects.values().any(|object| named(&object.spec.to_string()))

@@ -155,7 +155,7 @@ impl Run {
         [&self.spec].into_iter().chain(self.own.values()).collect()
     }
 
-    /// Returns the definition of the run with the budget of one segment.
+    /// Returns the rollout definition with the budget of one segment.
     pub(crate) fn spec_of(&self, segment: usize) -> &RolloutSpec {
         self.own.get(&segment).unwrap_or(&self.spec)
     }

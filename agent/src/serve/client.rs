@@ -194,7 +194,7 @@ impl Client {
         Ok(self.status_service().get_view(request).await?.into_inner().json)
     }
 
-    /// Returns the events of the node. With `follow`, the stream also delivers new events.
+    /// Returns the recorded events of the node. With `follow`, the stream also delivers new events.
     ///
     /// # Errors
     /// Fails if the agent does not answer.

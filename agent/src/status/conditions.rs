@@ -32,7 +32,7 @@ pub struct State {
     pub stalls: BTreeMap<String, ConditionReason>,
     /// The reasons that hold changes back, by subject and reason.
     pub holds: BTreeMap<String, Hold>,
-    /// The TaskBooks that ask for slots, waves or barriers although the data store is local.
+    /// The TaskBooks that ask for slots, waves or barriers, although the data store is local.
     pub uncoordinated: Vec<String>,
     /// The reason and the status of each condition, with the time of the most recent change.
     since: BTreeMap<String, (String, bool, i64)>,
@@ -49,7 +49,7 @@ impl Record for State {
 /// A problem that a condition of the status shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConditionReason {
-    /// The reason of the condition, in one word.
+    /// The reason of the condition, as one word.
     pub reason: String,
     /// The message of the condition: a sentence with the remedy.
     pub message: String,
@@ -135,7 +135,7 @@ pub struct Passed {
     pub disk: Option<ConditionReason>,
     /// True if the pass was preempted.
     pub interrupted: bool,
-    /// The TaskBooks that ask for slots, waves or barriers although the data store is local.
+    /// The TaskBooks that ask for slots, waves or barriers, although the data store is local.
     pub uncoordinated: Vec<String>,
 }
 

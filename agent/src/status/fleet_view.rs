@@ -24,7 +24,7 @@ use crate::reconcile::{Revision, pass::Other, runs::Run};
 #[derive(Debug, Clone)]
 pub struct FleetView {
     status: StatusSnapshot,
-    /// The fleet that the node belongs to. `fleet` is `None` in a command that only makes a plan.
+    /// The fleet of the node. `fleet` is `None` in a command that only makes a plan.
     fleet: Option<Arc<Fleet>>,
     journal: Option<Arc<Journal>>,
     /// The gossip of the node. `gossip` is empty if the node does not take part in gossip.

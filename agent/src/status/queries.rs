@@ -129,7 +129,7 @@ impl Queries {
         Ok(self.fleet.rollouts(&*self.revision()?))
     }
 
-    /// Returns the runs that are recorded in the journal, newest first.
+    /// Returns the runs that the journal records. The newest run is first.
     pub fn runs(&self) -> Vec<pb::RunSummary> {
         let journal = self.machine.journal.as_ref();
         let records = journal.and_then(|journal| journal.all::<RunRecord>().ok()).unwrap_or_default();
@@ -266,7 +266,7 @@ impl Queries {
         Inputs { facts, nodes: Arc::new(nodes), computed: BTreeMap::new(), unknown: BTreeSet::new(), event: None }
     }
 
-    /// Returns the tasks of another node, as a revision renders them.
+    /// Returns the tasks of another node, rendered from a revision.
     ///
     /// # Errors
     /// Fails if a TaskBook of the node cannot be rendered.

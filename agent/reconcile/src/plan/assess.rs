@@ -62,7 +62,7 @@ pub struct LastRun {
 pub struct Checked {
     /// The result of the comparison.
     pub check: Check,
-    /// The last run of the task. `last` is `None` if the journal has no record of the task.
+    /// The most recent run of the task. `last` is `None` if the journal has no record of the task.
     pub last: Option<LastRun>,
     /// A readable description of an action, such as its command line.
     pub shown: Option<String>,

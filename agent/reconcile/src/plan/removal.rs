@@ -16,9 +16,9 @@ pub use crate::names::Managed;
 pub struct Removal {
     /// The items to remove from the node, in the order of removal.
     pub remove: Vec<Managed>,
-    /// The items that stay on the node, although the agent deletes their records.
+    /// The items that stay on the node, although the agent deletes the records of these items.
     pub forget: Vec<Managed>,
-    /// The items that another book manages now. The agent keeps their records.
+    /// The items that another book manages now. The agent keeps the records of these items.
     pub moved: Vec<Managed>,
 }
 

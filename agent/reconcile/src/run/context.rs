@@ -96,7 +96,7 @@ pub(super) struct ActiveSegment {
     pub(super) mode: RunMode,
     /// The number of the segment. `number` is `None` in a book without coordination.
     pub(super) number: Option<u32>,
-    /// The purpose for which the segment uses its slot.
+    /// The purpose for which the node uses the slot of the segment.
     pub(super) slot_use: SlotUse,
     /// The slot that a change needs; the second value is true if `serialize` limits the number of slots. `slot` is
     /// `None` in a book without coordination.
@@ -107,12 +107,12 @@ pub(super) struct ActiveSegment {
     pub(super) in_window: bool,
     /// True if the `before` tasks have run, or if the book has no `before` tasks.
     pub(super) prepared: bool,
-    /// True while a lane asks for admission, or runs the `before` tasks.
+    /// True while a lane (sequence of tasks) asks for admission, or runs the `before` tasks.
     pub(super) beginning: bool,
     /// The reason why changes of this segment cannot begin. A refusal applies to all lanes (parallel tasks) of the
     /// segment.
     pub(super) refused: Option<NotBegun>,
-    /// True while a lane runs the pending handlers.
+    /// True while a lane (sequence of tasks) runs the pending handlers.
     pub(super) handling: bool,
     /// True if probes without a registered result run in this segment.
     pub(super) probes: bool,
@@ -203,7 +203,7 @@ impl NotBegun {
     }
 }
 
-/// The results of steps of a lane that are not tasks, such as handlers, removals and votes.
+/// The results of steps that are not tasks, such as handlers, removals and votes.
 #[derive(Debug, Default)]
 #[must_use]
 pub(super) struct Steps {
@@ -262,7 +262,8 @@ impl Steps {
         self.reports.iter()
     }
 
-    /// Returns the reports, the reason to end the lane, and true if the next pass must repeat a step.
+    /// Returns the reports, the reason to end the lane (sequence of tasks), and true if the next pass must repeat a
+    /// step.
     pub(super) fn into_parts(self) -> (Vec<TaskReport>, Option<Stop>, bool) {
         (self.reports, self.stop, self.unsteady)
     }

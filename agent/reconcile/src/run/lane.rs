@@ -1,5 +1,5 @@
-//! A lane of a book run: a sequence of tasks with its findings and its queue of changes. A lane makes the queued file
-//! changes first, then the queued direct changes.
+//! A lane of a book run: a sequence of tasks with its findings and its queue of changes. A lane first makes the queued
+//! file changes, and then the queued direct changes (by tools or daemons).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,23 +29,23 @@ use crate::{
 /// task; any other book has a single lane.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
-    /// The queue of changes that the lane has not made yet.
+    /// The queue of changes that the lane (sequence of tasks) has not made yet.
     queue: Queue,
     /// The reports, in the order in which the tasks ran. The report of a dropped change is `None`.
     reports: Vec<Option<TaskReport>>,
     /// The tasks that the run has reached. The value in `reached` is true if the task failed or is held, or if a task
     /// that it requires failed or is held.
     reached: BTreeMap<String, bool>,
-    /// The items that the tasks of the lane manage.
+    /// The items that the tasks of this lane (sequence of tasks) manage.
     managed: BTreeSet<Managed>,
     /// The rendered tasks that are in sync but not recorded in the journal yet.
     observed: Vec<InstanceId>,
-    /// True if not all managed items are known.
+    /// True if some managed items are not known.
     incomplete: bool,
     /// True if the book is not in a steady state, so the next pass must run the book again.
     unsteady: bool,
-    /// The reason why the lane (sequence of tasks) must not run another task. `stop` is `None` while the lane still
-    /// runs tasks.
+    /// The reason why the lane (sequence of tasks) must not run another task. `stop` is `None` while the lane (sequence
+    /// of tasks) still runs tasks.
     stop: Option<Stop>,
     /// The result of an elected task that this node ran.
     elected: Option<Value>,
@@ -55,8 +55,8 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// Returns a lane for a task that runs at the same time as other tasks. The new lane starts with a list of the
-    /// tasks that have failed.
+    /// Returns a lane (sequence of tasks) for a task that runs in parallel with other tasks. The new lane starts with a
+    /// list of the tasks that have failed.
     pub(super) fn beside(&self) -> Self {
         Self { reached: self.reached.clone(), ..Self::default() }
     }
@@ -108,12 +108,12 @@ impl Lane {
     }
 
     /// Returns the reason why the lane (sequence of tasks) must not run another task. Returns `None` while the lane
-    /// still runs tasks.
+    /// (sequence of tasks) still runs tasks.
     pub(super) fn why_stopped(&self) -> Option<&Stop> {
         self.stop.as_ref()
     }
 
-    /// Returns the queue of changes that the lane has not made yet.
+    /// Returns the queue of changes that the lane (sequence of tasks) has not made yet.
     pub(super) fn queue(&self) -> &Queue {
         &self.queue
     }
@@ -123,7 +123,7 @@ impl Lane {
         self.queue.push_files(change)
     }
 
-    /// Adds a direct change to the queue.
+    /// Adds a direct change (by a tool or daemon) to the queue.
     pub(super) fn queue_direct(&mut self, change: Queued) {
         self.queue.push_direct(change);
     }
@@ -139,7 +139,7 @@ impl Lane {
         self.reports.len()
     }
 
-    /// Returns the reports of the lane, starting at a position.
+    /// Returns the reports of the lane (sequence of tasks) from a position to the end.
     pub(super) fn reports_from(&self, position: usize) -> impl Iterator<Item = &TaskReport> {
         self.reports.iter().skip(position).flatten()
     }
@@ -149,12 +149,13 @@ impl Lane {
         self.reports.get(position)?.as_ref().map(|report| report.outcome)
     }
 
-    /// Returns true if any task of the lane has failed.
+    /// Returns true if a task of the lane (sequence of tasks) has failed.
     pub(super) fn any_failed(&self) -> bool {
         self.reports_from(0).any(|report| report.outcome == Outcome::Failed)
     }
 
-    /// Returns the worst outcome of the lane so far. If a gate is closed, the worst outcome is `Held` or worse.
+    /// Returns the worst outcome of the tasks that the lane (sequence of tasks) has run. If a gate is closed, the worst
+    /// outcome is `Held` or worse.
     pub(super) fn worst(&self) -> Outcome {
         let worst = self.reports_from(0).map(|report| report.outcome).max().unwrap_or(Outcome::Unchanged);
         let blocked = matches!(self.stop, Some(Stop::Blocked(_)));
@@ -185,13 +186,13 @@ impl Lane {
         task.requires.iter().find(|name| self.reached.get(*name) == Some(&true)).map(String::as_str)
     }
 
-    /// Adds the items that a task manages. `items` is `None` if the items are not known.
+    /// Adds the items that a task manages. `items` is `None` if the items of the task are not known.
     pub(super) fn manage(&mut self, items: Option<Vec<Managed>>) {
         self.incomplete |= items.is_none();
         self.managed.extend(items.unwrap_or_default());
     }
 
-    /// Records that not all managed items are known.
+    /// Records that some managed items are not known.
     pub(super) fn note_unknown_items(&mut self) {
         self.incomplete = true;
     }
@@ -206,7 +207,7 @@ impl Lane {
         self.observed.push(instance);
     }
 
-    /// Takes the findings of the lane that the journal must record.
+    /// Removes and returns the findings that the journal must record.
     pub(super) fn take_findings(&mut self) -> Findings {
         Findings { managed: Arc::new(std::mem::take(&mut self.managed)), observed: std::mem::take(&mut self.observed) }
     }
@@ -216,7 +217,7 @@ impl Lane {
         self.unsteady = true;
     }
 
-    /// Takes the result of an elected task that this node ran.
+    /// Removes and returns the result of an elected task that this node ran.
     pub(super) fn take_elected(&mut self) -> Option<Value> {
         self.elected.take()
     }
@@ -227,7 +228,7 @@ impl Lane {
     }
 
     /// Returns the result that a loop registers: the results of all items, true if an item changed, and the worst
-    /// outcome. Returns `None` if a dry run cannot know the result.
+    /// outcome. Returns `None` in a dry run, if an item of the loop would change.
     pub(super) fn loop_result(&self, items: &[usize]) -> Option<Value> {
         let reports = || items.iter().filter_map(|at| Some((at, self.reports.get(*at)?.as_ref()?)));
         let changed = reports().any(|(_, report)| report.outcome == Outcome::Changed);
@@ -243,8 +244,8 @@ impl Lane {
         Some(json!({ "results": results, "changed": changed, "outcome": worst.as_str() }))
     }
 
-    /// Returns the report of the book whose tasks the lane ran. `managed` contains all items that the book manages. If
-    /// `unrun_of` names a book, the report also lists the tasks that did not run.
+    /// Returns the report of the book, from the tasks that the lane (sequence of tasks) ran. `managed` contains all
+    /// items that the book manages. If `unrun_of` names a book, the report also lists the tasks that did not run.
     pub(super) fn into_report(self, managed: Option<Arc<BTreeSet<Managed>>>, unrun_of: Option<&Book>) -> BookReport {
         let mut tasks: Vec<TaskReport> = self.reports.into_iter().flatten().collect();
         let changed = tasks.iter().any(|task| task.outcome > Outcome::Unchanged);
@@ -303,7 +304,7 @@ impl Lane {
         !self.stopped()
     }
 
-    /// Makes the queued direct changes in one transaction.
+    /// Makes the queued direct changes (by tools or daemons) in one transaction.
     async fn flush_direct(&mut self, run: &Run) {
         let changes = self.queue.take_direct();
         if changes.is_empty() {

@@ -78,7 +78,7 @@ impl BookRun {
         self.channel.side_by_side.get()
     }
 
-    /// Asks the run to end before its next task.
+    /// Asks the run to end before the run starts its next task.
     pub fn preempt(&mut self) {
         self.channel.preempted.set(true);
     }

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Removes the items that the book no longer mentions, after the tasks of the book have ended. `managed` is `None` if
-/// not all managed items are known.
+/// some managed items are not known.
 pub(super) async fn remove(run: &Run, lane: &Lane, managed: Option<Arc<BTreeSet<Managed>>>) -> Steps {
     let waits = run.record.borrow().removal_failed;
     let interim = Interim { managed: managed.clone(), worst: lane.worst() };

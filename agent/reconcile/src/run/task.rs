@@ -98,8 +98,8 @@ async fn all_items(run: &Run, lane: &mut Lane, at: TaskRef, task: &Task, items: 
     }
 }
 
-/// Runs a task, or one item of its loop. Returns the position of the task's report. Returns `None` if the item has no
-/// result.
+/// Runs a task, or one item of its loop. Returns the position of the task's report. Returns `None` if the task or loop
+/// item has no result.
 async fn item(run: &Run, lane: &mut Lane, at: TaskRef, task: &Task, item: Option<Item>) -> Option<usize> {
     let name = instance::name(task, item.as_ref());
     let instance = Arc::new(Instance { id: run.channel.new_instance(), task: at, item, name });
@@ -121,7 +121,8 @@ async fn item(run: &Run, lane: &mut Lane, at: TaskRef, task: &Task, item: Option
     }
 }
 
-/// Reports a task that cannot be rendered. A task with a missing input is held, and no further task of the lane runs.
+/// Reports a task that cannot be rendered. A task with a missing input is held, and the remaining tasks of the lane
+/// (sequence of tasks) do not run.
 async fn not_ready(
     run: &Run,
     lane: &mut Lane,
@@ -477,7 +478,8 @@ fn report(task: &Task, instance: Option<&Instance>, outcome: Outcome) -> TaskRep
     report
 }
 
-/// Ends a task or a loop item: adds its report, registers its result, and stops the lane after a failure.
+/// Ends a task or a loop item: adds the report, registers the result, and stops the lane (sequence of tasks) after a
+/// failure.
 async fn finish_item(
     run: &Run,
     lane: &mut Lane,
@@ -504,7 +506,7 @@ async fn finish(run: &Run, lane: &mut Lane, task: &Task, report: TaskReport, res
     lane.register(run, task, result).await;
 }
 
-/// Adds a report, and stops the lane after a failure. Returns the position of the report.
+/// Adds a report, and stops the lane (sequence of tasks) after a failure. Returns the position of the report.
 fn conclude(run: &Run, lane: &mut Lane, task: &Task, report: TaskReport) -> usize {
     let outcome = report.outcome;
     let position = lane.push(report);

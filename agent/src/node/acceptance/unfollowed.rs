@@ -29,8 +29,8 @@ impl Adoption {
         self.unfollowed.is_some()
     }
 
-    /// Returns true if this node must not propose a revision, because it does not adopt the accepted revision. A node
-    /// that does not adopt the accepted revision might propose an older candidate.
+    /// Returns true if this node must not propose a revision, because the node does not adopt the accepted revision. A
+    /// node that does not adopt the accepted revision might propose an older candidate.
     pub(super) fn blocks(&self) -> bool {
         self.unfollowed.is_some() && self.rejected().is_none()
     }

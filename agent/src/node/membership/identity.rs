@@ -84,8 +84,8 @@ impl NodeIdentity {
         Ok(Self { bearer, signer: Arc::new(signer), first, kept })
     }
 
-    /// Wraps a shared data store in a store that signs records. A local store is returned unchanged, because no other
-    /// process writes to it.
+    /// Wraps a shared data store in a store that signs records. The function returns a local store unchanged, because
+    /// no other process writes to a local store.
     pub(in crate::node) fn signed_store(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
         if store.shared() { Arc::new(SignedStore::new(store, Arc::clone(&self.signer))) } else { store }
     }
@@ -113,7 +113,7 @@ impl NodeIdentity {
         self.bearer.is_certified()
     }
 
-    /// Sets the trusted keys of nodes and the rights in TaskBooks, as a revision defines them.
+    /// Sets the trusted keys of nodes, and the rights of nodes in TaskBooks. A revision defines the keys and rights.
     pub(in crate::node) fn follow(&self, revision: &Revision, settings: &Settings) {
         let revoked = revision.set.configs.values().flat_map(|config| &config.revoked);
         if self.signer.revoked().set(settings.revoked.iter().chain(revoked).cloned()) {

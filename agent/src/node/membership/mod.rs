@@ -73,7 +73,7 @@ impl Membership {
         &self.fleet
     }
 
-    /// Returns whether the node shares its data store with other nodes.
+    /// Returns true if the node shares its data store with other nodes.
     pub(super) fn is_shared(&self) -> bool {
         self.store.shared()
     }

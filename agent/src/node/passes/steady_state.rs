@@ -27,7 +27,7 @@ use crate::{
 struct SettledPass {
     generation: u64,
     commits: BTreeMap<String, String>,
-    /// The values of the facts that the pass read.
+    /// The names and values of the facts that the pass read.
     facts: BTreeMap<String, Value>,
     checks: Vec<Settled>,
 }

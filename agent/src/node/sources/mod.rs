@@ -493,10 +493,10 @@ impl Sources {
         }
     }
 
-    /// Records the accepted commit of each source as a checkpoint. Checkpoints are in the journal, so they survive the
-    /// loss of a mirror. The checkpoint of a newly fetched commit contains the tag that selected the commit. The
-    /// checkpoint of an unchanged commit keeps its tag. The checkpoint of a commit that other nodes accepted contains
-    /// the highest tag of the commit.
+    /// Records the accepted commit of each source as a checkpoint. Checkpoints are in the journal, so a checkpoint
+    /// survives the loss of a mirror. The checkpoint of a newly fetched commit contains the tag that selected the
+    /// commit. The checkpoint of an unchanged commit keeps its tag. The checkpoint of a commit that other nodes
+    /// accepted contains the highest tag of the commit.
     pub(in crate::node) fn remember(
         &self,
         report: &RefreshReport,

@@ -93,7 +93,7 @@ pub(super) enum Found {
 /// The findings of a run that are not part of its report.
 #[derive(Debug, Default)]
 pub(in crate::reconcile) struct Notes {
-    /// The versions of the managed files before the checks of the files.
+    /// The version of each managed file before the check of the file.
     pub(in crate::reconcile) watched: Watched,
     /// The full or read-only disk that the run found, with the error message.
     pub(in crate::reconcile) disk: Option<(Disk, String)>,
@@ -222,7 +222,7 @@ impl<'a> Session<'a> {
         self.notes().took_by_name.insert(name.to_owned(), begun.elapsed());
     }
 
-    /// Records a full disk or a concurrent change, if it caused an error. Returns the message of the error.
+    /// Records a full disk or a concurrent change, if one of the two caused an error. Returns the message of the error.
     pub(super) fn failed(&self, error: ModuleError) -> String {
         let mut notes = self.notes();
         if let (None, Some(disk)) = (&notes.disk, error.disk) {
@@ -238,9 +238,9 @@ impl<'a> Session<'a> {
         parts.find_map(|part| self.claims.take(&part.module, &part.identity, owner, keeps_state))
     }
 
-    /// Records the versions of the files that a task manages, before the check of the task. With the recorded version,
-    /// the agent detects a change that another program makes during the pass. If several tasks manage a file, the
-    /// version before the first of these tasks is recorded.
+    /// Records the versions of the files that a task manages. The check of the task follows this call. With the
+    /// recorded version, the agent detects a change that another program makes during the pass. If several tasks manage
+    /// a file, the version before the first of these tasks is recorded.
     pub(super) fn watch(&self, options: &dyn Resource, context: &Context<'_>) {
         let machine = self.machine();
         for path in options.watched_paths(context) {

@@ -1,4 +1,4 @@
-//! Removes items that a TaskBook no longer mentions, and restores their original state.
+//! Removes items that a TaskBook no longer mentions, and restores the original state of these items.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -32,7 +32,7 @@ struct Course<E> {
     outcome: BookOutcome,
     /// The run of the TaskBook. `run` is `None` after the end of the run, or if the run could not start.
     run: Option<Started<E>>,
-    /// The items that the TaskBook manages. `managed` is `None` if some items are not known.
+    /// The items that the TaskBook manages. `managed` is `None` if some managed items are not known.
     managed: Option<Arc<BTreeSet<ManagedItem>>>,
     begun: Instant,
 }
@@ -112,8 +112,8 @@ impl<'a, E: CarryOut<'a>> Books<E> {
         }
     }
 
-    /// Returns the items that the TaskBooks of this node manage. Returns `None` if some items are not known, or if an
-    /// object is held. Nothing is pruned while an object is held, because the object is still in git.
+    /// Returns the items that the TaskBooks of this node manage. Returns `None` if some managed items are not known, or
+    /// if an object is held. Nothing is pruned while an object is held, because the object is still in git.
     fn all_managed(&self, pass: &PassContext<'_>) -> Option<Arc<BTreeSet<ManagedItem>>> {
         let is_complete = self.courses.len() == pass.view.books.len() && pass.set.held.is_empty();
         let known = self.courses.iter().map(|course| course.managed.as_ref()).collect::<Option<Vec<_>>>();
@@ -237,7 +237,7 @@ fn book_of(id: &BookId, record: &InventoryRecord) -> Arc<Book> {
 }
 
 /// Returns a task that runs before or after the removal of a deleted TaskBook. The returned task has no parameters,
-/// because the executor reads them from the journal.
+/// because the executor reads the parameters from the journal.
 fn task_of(kept: KeptTask, place: &Place) -> Task {
     let module = towpath_proto::module(&kept.module);
     Task {

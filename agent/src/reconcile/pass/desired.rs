@@ -20,13 +20,13 @@ use towpath_render::{
 use super::instance;
 use crate::reconcile::revision::Revision;
 
-/// A task of a node, or one item of its loop, as a revision renders it.
+/// A task of a node, rendered from a revision. If a task has a loop, each loop item is a separate task.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DesiredTask {
     /// The book, as namespace/name.
     pub task_book: String,
-    /// The name of the task, with the item of its loop.
+    /// The name of the task and, for a task with a loop, the loop item.
     pub name: String,
     /// The module.
     pub module: String,
@@ -36,9 +36,9 @@ pub struct DesiredTask {
     pub is_probe: bool,
     /// True if the condition of the task is false.
     pub skipped: bool,
-    /// The identities of the managed items. `items` is `None` if the items are not known.
+    /// The identities of the managed items. `items` is `None` if the items of the task are not known.
     pub items: Option<Vec<String>>,
-    /// The parameters, or null if the parameters are not known.
+    /// The parameters of the task, or null if the parameters are not known.
     pub params: Value,
     /// A digest of the files that the task copies or runs.
     pub source: Option<String>,
@@ -153,7 +153,7 @@ fn render(renderer: &Renderer, task: &Task, item: Option<&Item>) -> Result<Rende
 }
 
 /// Returns the identities of the items that a task manages, for example each package of a list. Returns `None` if the
-/// items are not known.
+/// items of the task are not known.
 fn items_of(module: &ModuleUse, params: &Value) -> Option<Vec<String>> {
     if module.schema.kind != ModuleKind::State {
         return Some(Vec::new());
@@ -234,8 +234,8 @@ impl<'t> Base<'t> {
     }
 }
 
-/// Returns the managed items, by module and identity, each with its task. If several tasks have the same item, the item
-/// belongs to the task whose condition is true.
+/// Returns the managed items by module and identity. Each item has the task that manages the item. If several tasks
+/// have the same item, the item belongs to the task whose condition is true.
 fn owners(tasks: &[DesiredTask]) -> BTreeMap<(&str, &str), &DesiredTask> {
     let mut owners: BTreeMap<(&str, &str), &DesiredTask> = BTreeMap::new();
     for task in tasks {

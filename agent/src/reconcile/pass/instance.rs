@@ -105,7 +105,7 @@ pub(in crate::reconcile) fn prepare(
 }
 
 /// Returns the items that a skipped task would manage. The items of a skipped task must not be pruned. Returns `None`
-/// if the items are not known.
+/// if the items of the task are not known.
 pub(in crate::reconcile) fn skipped(
     machine: &HostContext,
     renderer: &Renderer,

@@ -187,7 +187,7 @@ pub struct PassContext<'a> {
 pub struct PassOutcome {
     /// The outcomes of the TaskBooks, in the order in which the TaskBooks ran.
     pub books: Vec<BookOutcome>,
-    /// The versions of the managed files before their checks, for comparison with file events.
+    /// The version of each managed file before the check of the file. Later file events are compared with this version.
     pub watched: Watched,
     /// The full or read-only disk that the pass found, with the error message.
     pub disk: Option<(Disk, String)>,
@@ -202,7 +202,7 @@ pub struct PassOutcome {
     pub settled: Option<Vec<Settled>>,
 }
 
-/// The managed files, each with the version that the pass saw before its check.
+/// The managed files. Each file has the version that the pass read before the check of the file.
 pub type Watched = BTreeMap<PathBuf, Seen>;
 
 /// One check that confirms the steady state.
@@ -257,7 +257,7 @@ impl PassOutcome {
     }
 }
 
-/// The state of another node, as templates see it.
+/// The state of another node, in the form that templates read.
 #[derive(Debug, Clone)]
 pub struct Other {
     /// The liveness of the node, such as `alive`, from gossip or from the node's lease.
