@@ -63,8 +63,8 @@ pub enum Call {
     Leave(u32),
     /// The node releases a slot that an earlier revision or segment acquired.
     LeaveOld,
-    /// The node announces its absence for a reboot (P59). The values are the number of the active segment, the number
-    /// of the segment for which the node holds a slot, and the task that reboots the node.
+    /// The node announces its absence for a reboot (P59). The values are the active segment, the segment whose slot the
+    /// node holds, and the task that reboots the node.
     Absent(u32, u32, InstanceId),
     /// If the data store has lost the node's votes and results, the node publishes the votes and results again. The
     /// node publishes only the votes and results of segments below the given number.

@@ -301,7 +301,8 @@ impl Queries {
         facts
     }
 
-    /// Returns one view as JSON: the rendered tasks of a TaskBook, the variables of a node, or the facts of the host.
+    /// Returns one view as JSON. A view contains the rendered tasks of a TaskBook, the variables of a node, or the
+    /// facts of the host.
     ///
     /// # Errors
     /// Fails if the view, the TaskBook or the node does not exist, or if no revision has been accepted.

@@ -33,8 +33,8 @@ pub(super) struct Lane {
     queue: Queue,
     /// The reports, in the order in which the tasks ran. The report of a dropped change is `None`.
     reports: Vec<Option<TaskReport>>,
-    /// The tasks that the run has reached. The value in `reached` is true if the task failed or is held, or if a task
-    /// that it requires failed or is held.
+    /// The tasks that the run has reached. The value of a task in `reached` is true if the task, or a required task,
+    /// failed or is held.
     reached: BTreeMap<String, bool>,
     /// The items that the tasks of this lane (sequence of tasks) manage.
     managed: BTreeSet<Managed>,

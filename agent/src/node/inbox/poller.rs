@@ -38,8 +38,8 @@ impl Polled {
         known.heads.extend(heads.iter().map(|(name, head)| (name.clone(), head.clone())));
     }
 
-    /// Records a polled head. Polls a source, and wakes the main loop if the head has changed or if the poll fails for
-    /// the first time. Returns the number of consecutive failed polls of the source.
+    /// Records a polled head. Polls a source. Wakes the main loop if the head has changed, or if the poll fails for the
+    /// first time. Returns the number of consecutive failed polls of the source.
     fn head(&self, inbox: &Inbox, name: &str, head: Result<String, towpath_git::SourceError>, failures: u32) -> u32 {
         match head {
             Ok(head) => {

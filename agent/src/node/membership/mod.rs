@@ -169,8 +169,8 @@ impl Membership {
         }
     }
 
-    /// Returns an event for each rejected record of the data store. A record is rejected if its writer has no
-    /// permission to write the record, or is not an agent of the fleet.
+    /// Returns an event for each rejected record of the data store. A record is rejected if the writer has no
+    /// permission for it, or is not an agent of the fleet.
     pub(super) fn rejected_records(&self) -> Effects<'static> {
         let event = |(key, why): (String, String)| {
             let message = format!("ignored the record {key} in the data store: {why}");
