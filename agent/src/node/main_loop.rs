@@ -241,7 +241,7 @@ impl Node {
         self.passes.cancel().clone()
     }
 
-    /// Records the events that a start causes: the start of the agent, a new agent version, and a reboot of the node.
+    /// Records events for a start of the agent, a new version of the agent, and a reboot of the node.
     fn record_start(&self) {
         let last = self.writer.events().last_start().map(|event| event.data);
         let (version, boot) = (env!("CARGO_PKG_VERSION"), facts::boot_id().unwrap_or_default());

@@ -45,8 +45,8 @@ pub struct Queued {
     pub batch: Option<BatchKey>,
 }
 
-/// The changes that one lane (a sequence of tasks) has not made yet. The queue never contains file changes and direct
-/// changes (by tools or daemons) at the same time.
+/// The changes that one lane of tasks has not made yet. The queue never contains file changes and direct changes by
+/// tools or daemons at the same time.
 #[derive(Debug, Clone, Default)]
 pub struct Queue {
     files: Vec<Queued>,
@@ -82,7 +82,7 @@ impl Queue {
         self.held.iter().any(|held| writes.iter().any(|path| overlaps(held, path)))
     }
 
-    /// Returns true if a direct change (by a tool or daemon) with the given key can join the queued changes.
+    /// Returns true if a direct change by a tool or daemon with the given key can join the queued changes.
     pub fn accepts(&self, batch: Option<&BatchKey>) -> bool {
         self.direct.iter().all(|waiting| waiting.batch.is_some() && waiting.batch.as_ref() == batch)
     }
@@ -94,7 +94,7 @@ impl Queue {
         self.files.len() >= MAX_FILES
     }
 
-    /// Adds a direct change (by a tool or daemon) to the queue.
+    /// Adds a direct change by a tool or daemon to the queue.
     pub fn push_direct(&mut self, change: Queued) {
         self.direct.push(change);
     }
@@ -105,7 +105,7 @@ impl Queue {
         std::mem::take(&mut self.files)
     }
 
-    /// Removes and returns all direct changes (by tools or daemons) in the queue.
+    /// Removes and returns all direct changes by tools or daemons in the queue.
     pub fn take_direct(&mut self) -> Vec<Queued> {
         std::mem::take(&mut self.direct)
     }
@@ -116,7 +116,7 @@ pub fn files(changes: &[Queued]) -> ChangeSet {
     ChangeSet::Files(changes.iter().map(|change| change.instance.id).collect())
 }
 
-/// Converts queued direct changes (by tools or daemons) into a set of changes.
+/// Converts queued direct changes by tools or daemons into a set of changes.
 pub fn direct(changes: &[Queued]) -> ChangeSet {
     ChangeSet::Direct(changes.iter().map(|change| change.instance.id).collect())
 }

@@ -107,12 +107,12 @@ pub(super) struct ActiveSegment {
     pub(super) in_window: bool,
     /// True if the `before` tasks have run, or if the book has no `before` tasks.
     pub(super) prepared: bool,
-    /// True while a lane (sequence of tasks) asks for admission, or runs the `before` tasks.
+    /// True while a lane of tasks asks for admission, or runs the `before` tasks.
     pub(super) beginning: bool,
-    /// The reason why changes of this segment cannot begin. A refusal applies to all lanes (parallel tasks) of the
+    /// The reason why changes of this segment cannot begin. A refusal applies to all lanes of parallel tasks of the
     /// segment.
     pub(super) refused: Option<NotBegun>,
-    /// True while a lane (sequence of tasks) runs the pending handlers.
+    /// True while a lane of tasks runs the pending handlers.
     pub(super) handling: bool,
     /// True if probes without a registered result run in this segment.
     pub(super) probes: bool,
@@ -140,7 +140,7 @@ impl ActiveSegment {
     }
 }
 
-/// The reason why a lane (a sequence of tasks) ends early.
+/// The reason why a lane of tasks ends early.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Stop {
     /// A newer revision preempted the run.
@@ -213,7 +213,7 @@ pub(super) struct Steps {
 }
 
 impl Steps {
-    /// Returns the results of a failed step, which ends the lane (sequence of tasks).
+    /// Returns the results of a failed step, which ends the lane of tasks.
     pub(super) fn failed(report: TaskReport) -> Self {
         Self { reports: vec![report], stop: Some(Stop::Failed), unsteady: false }
     }
@@ -243,7 +243,7 @@ impl Steps {
         self.stop = Some(stop.after(self.stop.take()));
     }
 
-    /// Returns true if a step has ended the lane (sequence of tasks).
+    /// Returns true if a step has ended the lane of tasks.
     pub(super) fn stopped(&self) -> bool {
         self.stop.is_some()
     }
@@ -262,8 +262,7 @@ impl Steps {
         self.reports.iter()
     }
 
-    /// Returns the reports, the reason to end the lane (sequence of tasks), and true if the next pass must repeat a
-    /// step.
+    /// Returns the reports, the reason to end the lane of tasks, and true if the next pass must repeat a step.
     pub(super) fn into_parts(self) -> (Vec<TaskReport>, Option<Stop>, bool) {
         (self.reports, self.stop, self.unsteady)
     }

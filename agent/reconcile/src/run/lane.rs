@@ -1,5 +1,5 @@
 //! A lane of a book run: a sequence of tasks with its findings and its queue of changes. A lane first makes the queued
-//! file changes, and then the queued direct changes (by tools or daemons).
+//! file changes, and then the queued direct changes by tools or daemons.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -29,14 +29,14 @@ use crate::{
 /// task; any other book has a single lane.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
-    /// The queue of changes that the lane (sequence of tasks) has not made yet.
+    /// The queue of changes that the lane of tasks has not made yet.
     queue: Queue,
     /// The reports, in the order in which the tasks ran. The report of a dropped change is `None`.
     reports: Vec<Option<TaskReport>>,
     /// The tasks that the run has reached. The value of a task in `reached` is true if the task, or a required task,
     /// failed or is held.
     reached: BTreeMap<String, bool>,
-    /// The items that the tasks of this lane (sequence of tasks) manage.
+    /// The items that the tasks of this lane manage.
     managed: BTreeSet<Managed>,
     /// The rendered tasks that are in sync but not recorded in the journal yet.
     observed: Vec<InstanceId>,
@@ -44,8 +44,8 @@ pub(super) struct Lane {
     incomplete: bool,
     /// True if the book is not in a steady state, so the next pass must run the book again.
     unsteady: bool,
-    /// The reason why the lane (sequence of tasks) must not run another task. `stop` is `None` while the lane (sequence
-    /// of tasks) still runs tasks.
+    /// The reason why the lane of tasks must not run another task. `stop` is `None` while the lane may run another
+    /// task.
     stop: Option<Stop>,
     /// The result of an elected task that this node ran.
     elected: Option<Value>,
@@ -55,14 +55,14 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// Returns a lane (sequence of tasks) for a task that runs in parallel with other tasks. The new lane starts with a
-    /// list of the tasks that have failed.
+    /// Returns a lane of tasks for a task that runs in parallel with other tasks. The new lane starts with a list of
+    /// the tasks that have failed.
     pub(super) fn beside(&self) -> Self {
         Self { reached: self.reached.clone(), ..Self::default() }
     }
 
-    /// Adds the findings of parallel lanes to this lane (sequence of tasks). The reports that `is_first` selects come
-    /// before all other reports.
+    /// Adds the findings of parallel lanes to this lane of tasks. The reports that `is_first` selects come before all
+    /// other reports.
     pub(super) fn merge(&mut self, mut others: Vec<Self>, is_first: impl Fn(&TaskReport) -> bool) {
         for other in &mut others {
             let (first, own) = std::mem::take(&mut other.reports)
@@ -102,18 +102,18 @@ impl Lane {
         self.stop = Some(stop.after(self.stop.take()));
     }
 
-    /// Returns true if the lane (sequence of tasks) must not run another task.
+    /// Returns true if the lane of tasks must not run another task.
     pub(super) fn stopped(&self) -> bool {
         self.stop.is_some()
     }
 
-    /// Returns the reason why the lane (sequence of tasks) must not run another task. Returns `None` while the lane
-    /// (sequence of tasks) still runs tasks.
+    /// Returns the reason why the lane of tasks must not run another task. Returns `None` while the lane may run
+    /// another task.
     pub(super) fn why_stopped(&self) -> Option<&Stop> {
         self.stop.as_ref()
     }
 
-    /// Returns the queue of changes that the lane (sequence of tasks) has not made yet.
+    /// Returns the queue of changes that the lane of tasks has not made yet.
     pub(super) fn queue(&self) -> &Queue {
         &self.queue
     }
@@ -123,7 +123,7 @@ impl Lane {
         self.queue.push_files(change)
     }
 
-    /// Adds a direct change (by a tool or daemon) to the queue.
+    /// Adds a direct change by a tool or daemon to the queue.
     pub(super) fn queue_direct(&mut self, change: Queued) {
         self.queue.push_direct(change);
     }
@@ -139,7 +139,7 @@ impl Lane {
         self.reports.len()
     }
 
-    /// Returns the reports of the lane (sequence of tasks) from a position to the end.
+    /// Returns the reports of the lane of tasks from a position to the end.
     pub(super) fn reports_from(&self, position: usize) -> impl Iterator<Item = &TaskReport> {
         self.reports.iter().skip(position).flatten()
     }
@@ -149,13 +149,13 @@ impl Lane {
         self.reports.get(position)?.as_ref().map(|report| report.outcome)
     }
 
-    /// Returns true if a task of the lane (sequence of tasks) has failed.
+    /// Returns true if a task of this lane has failed.
     pub(super) fn any_failed(&self) -> bool {
         self.reports_from(0).any(|report| report.outcome == Outcome::Failed)
     }
 
-    /// Returns the worst outcome of the tasks that the lane (sequence of tasks) has run. If a gate is closed, the worst
-    /// outcome is `Held` or worse.
+    /// Returns the worst outcome of the tasks that this lane has run. If a gate is closed, the worst outcome is `Held`
+    /// or worse.
     pub(super) fn worst(&self) -> Outcome {
         let worst = self.reports_from(0).map(|report| report.outcome).max().unwrap_or(Outcome::Unchanged);
         let blocked = matches!(self.stop, Some(Stop::Blocked(_)));
@@ -244,8 +244,8 @@ impl Lane {
         Some(json!({ "results": results, "changed": changed, "outcome": worst.as_str() }))
     }
 
-    /// Returns the report of the book, from the tasks that the lane (sequence of tasks) ran. `managed` contains all
-    /// items that the book manages. If `unrun_of` names a book, the report also lists the tasks that did not run.
+    /// Returns the report of the book, from the tasks that this lane ran. `managed` contains all items that the book
+    /// manages. If `unrun_of` names a book, the report also lists the tasks that did not run.
     pub(super) fn into_report(self, managed: Option<Arc<BTreeSet<Managed>>>, unrun_of: Option<&Book>) -> BookReport {
         let mut tasks: Vec<TaskReport> = self.reports.into_iter().flatten().collect();
         let changed = tasks.iter().any(|task| task.outcome > Outcome::Unchanged);
@@ -272,7 +272,7 @@ impl Lane {
         begun
     }
 
-    /// Makes all queued changes. Returns true if the lane (sequence of tasks) may run another task.
+    /// Makes all queued changes. Returns true if the lane of tasks may run another task.
     pub(super) async fn flush(&mut self, run: &Run) -> bool {
         self.flush_files(run).await;
         self.flush_direct(run).await;
@@ -280,7 +280,7 @@ impl Lane {
     }
 
     /// Makes the queued file changes. Corrections of file content are made even if the gates refuse admission (P90).
-    /// Returns true if the lane (sequence of tasks) may run another task.
+    /// Returns true if the lane of tasks may run another task.
     pub(super) async fn flush_files(&mut self, run: &Run) -> bool {
         let mut changes = self.queue.take_files();
         if batch::admission(&changes) != Admission::Free
@@ -304,7 +304,7 @@ impl Lane {
         !self.stopped()
     }
 
-    /// Makes the queued direct changes (by tools or daemons) in one transaction.
+    /// Makes the queued direct changes by tools or daemons in one transaction.
     async fn flush_direct(&mut self, run: &Run) {
         let changes = self.queue.take_direct();
         if changes.is_empty() {

@@ -29,7 +29,7 @@ pub(super) async fn persist(run: &Run, change: impl FnOnce(&mut BookRecord)) -> 
 }
 
 /// Changes the record of the book, and writes the record to the journal. If the journal write fails, the report shows a
-/// failed task, and the lane (sequence of tasks) ends.
+/// failed task, and the lane of tasks ends.
 pub(super) async fn persist_or_stop(run: &Run, what: &str, change: impl FnOnce(&mut BookRecord)) -> Steps {
     match persist(run, change).await {
         Ok(()) => Steps::default(),
@@ -39,7 +39,7 @@ pub(super) async fn persist_or_stop(run: &Run, what: &str, change: impl FnOnce(&
 
 /// Prepares the node for changes: asks for admission, and runs the `before` tasks. If the `before` tasks fail or are
 /// interrupted, the next pass runs the `before` tasks again. Returns the results of the `before` tasks. A closed gate
-/// or a failed `before` task causes an error, which ends the lane (sequence of tasks).
+/// or a failed `before` task causes an error, which ends the lane of tasks.
 pub(super) async fn begin(run: &Run) -> (Steps, Result<(), NotBegun>) {
     // One lane asks for admission, and its answer applies to all lanes.
     run.channel.until(|| !run.segment.borrow().beginning).await;

@@ -121,8 +121,8 @@ async fn item(run: &Run, lane: &mut Lane, at: TaskRef, task: &Task, item: Option
     }
 }
 
-/// Reports a task that cannot be rendered. A task with a missing input is held, and the remaining tasks of the lane
-/// (sequence of tasks) do not run.
+/// Reports a task that cannot be rendered. A task with a missing input is held, and the remaining tasks of the lane do
+/// not run.
 async fn not_ready(
     run: &Run,
     lane: &mut Lane,
@@ -478,8 +478,7 @@ fn report(task: &Task, instance: Option<&Instance>, outcome: Outcome) -> TaskRep
     report
 }
 
-/// Ends a task or a loop item: adds the report, registers the result, and stops the lane (sequence of tasks) after a
-/// failure.
+/// Ends a task or a loop item: adds the report, registers the result, and stops the lane of tasks after a failure.
 async fn finish_item(
     run: &Run,
     lane: &mut Lane,
@@ -506,7 +505,7 @@ async fn finish(run: &Run, lane: &mut Lane, task: &Task, report: TaskReport, res
     lane.register(run, task, result).await;
 }
 
-/// Adds a report, and stops the lane (sequence of tasks) after a failure. Returns the position of the report.
+/// Adds a report, and stops the lane of tasks after a failure. Returns the position of the report.
 fn conclude(run: &Run, lane: &mut Lane, task: &Task, report: TaskReport) -> usize {
     let outcome = report.outcome;
     let position = lane.push(report);

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::reconcile::{admission::Permit, pass::batch};
 
-/// A direct change (by a tool or daemon) that a task needs, with the records to undo the change.
+/// A direct change by a tool or daemon that a task needs, with the records to undo the change.
 struct Effect<'t> {
     position: usize,
     rendered: Arc<RenderedTask>,

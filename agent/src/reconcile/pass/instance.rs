@@ -138,7 +138,7 @@ pub(in crate::reconcile) fn managed(options: &dyn Resource, identity: &str, cont
     all
 }
 
-/// Returns the part of a definition that a source file provides: the bytes of a script, or the id of a copied file.
+/// Returns the part of a definition that comes from a source file: a script's bytes, or a copied file's id.
 fn source_id(renderer: &Renderer, task: &Task, options: &dyn Resource, params: &Value) -> Option<Vec<u8>> {
     let source = params.get("source").and_then(Value::as_str)?;
     let tree = renderer.tree(task)?;
