@@ -56,7 +56,7 @@ pub enum Call {
         /// True if the node was allowed to make changes in the segment. A node that was not admitted has changed
         /// nothing.
         admitted: bool,
-        /// The messages of the failed tasks. Other nodes show these messages.
+        /// The messages of the failed tasks. Other nodes show the messages of the failed tasks.
         message: String,
     },
     /// The node releases its slot of the segment with the given number.

@@ -47,7 +47,7 @@ impl Alarms {
         is_news.then_some(before)
     }
 
-    /// Restores an alarm to its state before a change that could not be recorded.
+    /// Restores the previous state of an alarm, if a change of the alarm could not be recorded.
     pub(super) fn put_back(&mut self, key: AlarmKey, before: Option<NewEvent>) {
         match before {
             Some(before) => drop(self.0.insert(key, before)),

@@ -1,4 +1,4 @@
-//! The closed list of event types.
+//! The complete list of event types.
 
 /// Declares the event types: documentation, variant and name of each type. `alarm` marks an event type that reports the
 /// beginning and the end of a condition.

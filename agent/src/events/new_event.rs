@@ -44,7 +44,7 @@ pub struct NewEvent {
 }
 
 impl NewEvent {
-    /// Creates an event of the whole node.
+    /// Creates an event that concerns the whole node.
     pub fn new(event_type: EventType, message: impl Into<String>) -> Self {
         Self {
             namespace: "system".to_owned(),

@@ -137,7 +137,7 @@ impl Run {
         Self { spec, segments: vec![segment], own: BTreeMap::new() }
     }
 
-    /// Returns the slot settings of the last segment. The run removes items in this segment.
+    /// Returns the slot settings of the last segment. The run removes items in the last segment.
     pub(crate) fn last_slots(&self) -> LastSlots {
         let spec = self.spec_of(self.segments.len().saturating_sub(1));
         LastSlots {

@@ -30,7 +30,7 @@ pub struct State {
     pending: Vec<String>,
     /// The problems that only a new commit can end, by subject.
     pub stalls: BTreeMap<String, ConditionReason>,
-    /// The reasons that hold changes back, by subject and reason.
+    /// The reasons why changes are held, by subject and reason.
     pub holds: BTreeMap<String, Hold>,
     /// The TaskBooks that ask for slots, waves or barriers, although the data store is local.
     pub uncoordinated: Vec<String>,

@@ -124,7 +124,7 @@ impl PeerService {
         self.status.mirror_at(source, commit).ok_or_else(foreign)
     }
 
-    /// Records events for changes of membership that gossip reports.
+    /// Records events for nodes that join, leave or are lost, as gossip reports.
     pub fn heard(&self, heard: &Heard, now: i64) {
         let (event_type, reason, node, message) = match heard {
             Heard::Joined(node) => (EventType::NodeJoined, "Joined", node, format!("{node} has joined")),

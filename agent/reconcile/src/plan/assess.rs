@@ -17,7 +17,7 @@ pub enum RunMode {
 /// The result of comparing the node with a rendered task.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Check {
-    /// The node has the desired state. The value is the data that the check returned, if the check returned data.
+    /// The node has the desired state. The value is optional data that the check returned.
     InSync(Option<Value>),
     /// The node differs from the desired state; the value is the needed change.
     Differs(Preview),

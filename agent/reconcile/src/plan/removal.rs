@@ -18,7 +18,7 @@ pub struct Removal {
     pub remove: Vec<Managed>,
     /// The items that stay on the node, although the agent deletes the records of these items.
     pub forget: Vec<Managed>,
-    /// The items that another book manages now. The agent keeps the records of these items.
+    /// The items that another book manages now. The agent keeps the records of items that another book manages.
     pub moved: Vec<Managed>,
 }
 
@@ -44,7 +44,7 @@ pub struct Inventory {
     pub total: u64,
 }
 
-/// The removal position of a module without an entry in the removal order.
+/// The removal position of modules that the removal order does not list.
 pub const MIDDLE: u32 = 200;
 
 /// The decision about the items that a book no longer mentions.

@@ -170,8 +170,8 @@ impl Lane {
         failed.map(message).collect::<Vec<_>>().join("; ")
     }
 
-    /// Records that the run has reached a task. A task that the run does not reach has a report that the task did not
-    /// run.
+    /// Records that the run has reached a task. If the run does not reach a task, the report states that the task did
+    /// not run.
     pub(super) fn reach(&mut self, task: &Task) {
         self.reached.entry(task.id.clone()).or_default();
     }

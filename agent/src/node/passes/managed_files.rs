@@ -14,7 +14,7 @@ use crate::{
     reconcile::pass::{HostContext, Watched},
 };
 
-/// The managed files of a running agent. The agent watches the directories of these files.
+/// The managed files of a running agent. The agent watches the directories of the managed files.
 #[derive(Debug)]
 pub(in crate::node) struct ManagedFiles {
     machine: Arc<HostContext>,

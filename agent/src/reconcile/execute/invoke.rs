@@ -302,7 +302,7 @@ fn run_kept(session: &Session<'_>, task: &KeptTask, writer: &FsWriter) -> Attemp
     }
 }
 
-/// Runs a task that the TaskBook no longer contains, with the parameters that the journal recorded for the task.
+/// Runs a task that the TaskBook no longer contains. The parameters of the task come from the journal.
 fn run_without_book(session: &Session<'_>, record: &KeptTask, writer: &FsWriter) -> Attempted {
     let pass = session.pass;
     let (mut params, mut source) = (record.params.clone(), None);

@@ -238,9 +238,9 @@ impl<'a> Session<'a> {
         parts.find_map(|part| self.claims.take(&part.module, &part.identity, owner, keeps_state))
     }
 
-    /// Records the versions of the files that a task manages. The check of the task follows this call. With the
-    /// recorded version, the agent detects a change that another program makes during the pass. If several tasks manage
-    /// a file, the version before the first of these tasks is recorded.
+    /// Records the versions of the files that a task manages. The caller checks the task after the versions are
+    /// recorded. With the recorded version, the agent detects a change that another program makes during the pass. If
+    /// several tasks manage a file, the version before the first of these tasks is recorded.
     pub(super) fn watch(&self, options: &dyn Resource, context: &Context<'_>) {
         let machine = self.machine();
         for path in options.watched_paths(context) {

@@ -223,8 +223,8 @@ impl<'t> Base<'t> {
             .find(|old| !old.skipped)
     }
 
-    /// Returns true if the base revision may already provide the state of a task. This is possible if the base revision
-    /// has a task of the same module that cannot be rendered.
+    /// Returns true if the base revision has a task of the same module that cannot be rendered. A task that cannot be
+    /// rendered may already provide the desired state.
     fn may_have(&self, task: &DesiredTask) -> bool {
         self.tasks.iter().any(|old| {
             let is_unknown = old.unknown.is_some() || old.error.is_some() || old.items.is_none() && !old.skipped;
@@ -234,8 +234,8 @@ impl<'t> Base<'t> {
     }
 }
 
-/// Returns the managed items by module and identity. Each item has the task that manages the item. If several tasks
-/// have the same item, the item belongs to the task whose condition is true.
+/// Returns the managed items by module and identity. Each entry contains the task that manages the item. If several
+/// tasks have the same item, the item belongs to the task whose condition is true.
 fn owners(tasks: &[DesiredTask]) -> BTreeMap<(&str, &str), &DesiredTask> {
     let mut owners: BTreeMap<(&str, &str), &DesiredTask> = BTreeMap::new();
     for task in tasks {

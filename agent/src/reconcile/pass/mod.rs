@@ -57,7 +57,7 @@ pub struct HostContext {
     pub journal: Option<Arc<Journal>>,
     /// The wall clock and the monotonic clock.
     pub clock: Arc<dyn Clock>,
-    /// The secret key for keyed digests. The digests are used only on this node.
+    /// The secret key for keyed digests. Keyed digests are used only on this node.
     pub digest_key: [u8; 32],
     /// The caches of modules, which all tasks share.
     pub memory: ModuleCache,
@@ -187,7 +187,8 @@ pub struct PassContext<'a> {
 pub struct PassOutcome {
     /// The outcomes of the TaskBooks, in the order in which the TaskBooks ran.
     pub books: Vec<BookOutcome>,
-    /// The version of each managed file before the check of the file. Later file events are compared with this version.
+    /// The version of each managed file before the check of the file. The agent compares later file events with the
+    /// recorded version.
     pub watched: Watched,
     /// The full or read-only disk that the pass found, with the error message.
     pub disk: Option<(Disk, String)>,

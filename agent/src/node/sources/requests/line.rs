@@ -64,7 +64,7 @@ pub(super) struct Kept {
     /// The number of changes on git servers that the poller had reported when the request began.
     pub(super) news: u64,
     pub(super) is_slow: bool,
-    /// The number that identifies the first refresh that may use the answer. `refresh` is `None` until this refresh
+    /// The number that identifies the first refresh that may use the answer. `refresh` is `None` until the refresh
     /// begins.
     pub(super) refresh: Option<u64>,
 }
