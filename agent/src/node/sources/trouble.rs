@@ -34,7 +34,7 @@ pub(super) fn of_error(error: &SourceError, name: &str) -> ConditionReason {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => (
                 "DiskFull",
                 format!(
-                    "{shown}; provide more space on the disk of the state directory; the agent then continues without a restart"
+                    "{shown}; create free space on the disk of the state directory; the agent then continues without a restart"
                 ),
             ),
             _ => (
@@ -47,7 +47,7 @@ pub(super) fn of_error(error: &SourceError, name: &str) -> ConditionReason {
         (
             reason,
             format!(
-                "{shown}; provide more space on the disk of the state directory, or remount the disk writable; the agent then continues without a restart"
+                "{shown}; create free space on the disk of the state directory, or remount the disk writable; the agent then continues without a restart"
             ),
         )
     });
