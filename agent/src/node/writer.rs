@@ -141,7 +141,8 @@ impl StateWriter {
                 _ => "DiskFull",
             };
             let message = format!(
-                "{error}; create free space on the disk of the state directory; the agent then continues without a restart"
+                "{error}; create free space on the disk of the state directory; \
+                the agent then continues without a restart"
             );
             self.step(Input::Own("journal", Some(ConditionReason::new(reason, message))));
         } else if self.state.troubles.contains_key("node journal") {

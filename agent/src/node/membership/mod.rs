@@ -115,7 +115,8 @@ impl Membership {
         let revoked = || {
             let why = self.identity.is_revoked()?;
             Some(format!(
-                "this node is rejected: {why}; create a new identity for this node, or correct the revocation or the key in git"
+                "this node is rejected: {why}; create a new identity for this node, or \
+                correct the revocation or the key in git"
             ))
         };
         self.fleet.refused().or_else(revoked)

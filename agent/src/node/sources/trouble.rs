@@ -34,7 +34,8 @@ pub(super) fn of_error(error: &SourceError, name: &str) -> ConditionReason {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => (
                 "DiskFull",
                 format!(
-                    "{shown}; create free space on the disk of the state directory; the agent then continues without a restart"
+                    "{shown}; create free space on the disk of the state directory; \
+                    the agent then continues without a restart"
                 ),
             ),
             _ => (
@@ -47,7 +48,8 @@ pub(super) fn of_error(error: &SourceError, name: &str) -> ConditionReason {
         (
             reason,
             format!(
-                "{shown}; create free space on the disk of the state directory, or remount the disk writable; the agent then continues without a restart"
+                "{shown}; create free space on the disk of the state directory, or remount the disk writable; \
+                the agent then continues without a restart"
             ),
         )
     });

@@ -185,7 +185,10 @@ fn restore(session: &Session<'_>, managed: &Managed, task: &str, writer: &FsWrit
         Some(Original::File { content, mode, uid, gid, attributes }) => {
             let journal = session.machine().journal.as_ref().ok_or("there is no journal")?;
             let bytes = journal.original(&content).ok_or_else(|| {
-                format!("cannot restore {path}: the journal no longer contains the original content; the file stays unchanged")
+                format!(
+                    "cannot restore {path}: the journal no longer contains the original content; \
+                    the file stays unchanged"
+                )
             })?;
             let access = Access { mode, uid: Some(uid), gid: Some(gid) };
             writer.restore(path, &bytes, access, &attributes).map_err(failed)?;
