@@ -28,10 +28,12 @@ pub enum SlotUse {
     Correct,
 }
 
-/// A request of a run to admit changes. Changes need an open maintenance window and, in a rollout, a slot.
+/// A request of a book run for permission to change the node. Changes need an open maintenance window and, in a
+/// rollout, a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admit {
-    /// The index of the segment whose budget limits the changes. `segment` is `None` in a book without coordination.
+    /// The index of the segment. The budget of the segment limits the number of nodes that change at the same time.
+    /// `segment` is `None` in a book without coordination.
     pub segment: Option<u32>,
     /// The purpose for which the node uses the slot.
     pub slot: SlotUse,
@@ -54,18 +56,18 @@ pub enum Call {
         /// True if the node was allowed to make changes in the segment. A node that was not admitted has changed
         /// nothing.
         admitted: bool,
-        /// The messages of the failed tasks, which other nodes show.
+        /// The messages of the failed tasks. Other nodes show the messages of the failed tasks.
         message: String,
     },
     /// The node releases its slot of the segment with the given number.
     Leave(u32),
-    /// The node releases an old slot in its record, which an earlier revision or segment acquired.
+    /// The node releases a slot that an earlier revision or segment acquired.
     LeaveOld,
-    /// The node announces its absence for a reboot (P59). The values are the active segment, the segment of the node's
-    /// claim, and the task.
+    /// The node announces its absence for a reboot (P59). The values are the active segment, the segment whose slot the
+    /// node holds, and the task that reboots the node.
     Absent(u32, u32, InstanceId),
-    /// The node publishes its votes and results again if the data store has lost them. The call covers segments with a
-    /// lower number than the given number.
+    /// If the data store has lost the node's votes and results, the node publishes the votes and results again. The
+    /// node publishes only the votes and results of segments below the given number.
     RepeatVotes(u32),
     /// The node helps to end the run. The fleet answers a request to end the run with [`Answer::Ended`].
     EndRun,
@@ -76,9 +78,9 @@ pub enum Call {
 pub enum Answer {
     /// The fleet grants the request.
     Go,
-    /// The request waits for a closed gate; the value is the gate.
+    /// The request waits until a gate opens; the value is the closed gate.
     Hold(Gate),
-    /// The answer to [`Call::EndRun`], which is true if the run has ended on all nodes.
+    /// The answer to [`Call::EndRun`]: true if the run has ended on all nodes.
     Ended(bool),
 }
 
@@ -89,8 +91,7 @@ pub enum ElectionState {
     Adopted(Value),
     /// This node is elected, so it runs the task.
     Elected,
-    /// The elected nodes have published their results, which are the first value. The second value lists the names of
-    /// the elected nodes.
+    /// The elected nodes have published their results. The values are the results, and the names of the elected nodes.
     Results(Value, Vec<String>),
     /// The elected nodes have not published all results yet, so the task waits at a gate.
     Hold(Gate),
@@ -108,7 +109,7 @@ pub struct PendingHandler {
     pub task: Option<TaskRef>,
 }
 
-/// A task that the executor runs without comparing the state of the node first.
+/// A task that the executor runs without a check of the node's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Invocation {
     /// A probe, which reads the node.
@@ -132,25 +133,26 @@ pub struct ElectedResult {
     pub ok: bool,
     /// The result that the elected task registers.
     pub result: Value,
-    /// The message of the elected task, if it has one.
+    /// The message of the elected task, if the task has a message.
     pub message: Option<String>,
 }
 
 /// The state of a book run whose tasks have ended and whose removals have not begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interim {
-    /// All items on the node that the book manages. `managed` is `None` if not all managed items are known.
+    /// All items on the node that the book manages. `managed` is `None` if some managed items are not known.
     pub managed: Option<Arc<BTreeSet<Managed>>>,
-    /// The worst outcome of the tasks so far.
+    /// The worst outcome of all tasks that have run so far.
     pub worst: Outcome,
 }
 
 /// The findings of a book run: the managed items, and the items that were already in sync.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Findings {
-    /// All managed items of the book that the run has found.
+    /// The items that the book manages, as found by the run.
     pub managed: Arc<BTreeSet<Managed>>,
-    /// The rendered tasks that were already in sync. The executor records the items of a task in sync as applied.
+    /// The rendered tasks that were already in sync. If a task is in sync, the executor records the items of the task
+    /// as applied.
     pub observed: Vec<InstanceId>,
 }
 
@@ -167,17 +169,16 @@ pub enum Command {
     Admit(Admit),
     /// Send a request to the fleet.
     Coordinate(Call),
-    /// Ask which nodes are elected to run a task. The second value is true if this node has completed the task's
-    /// segment.
+    /// Ask which nodes are elected to run a task. `true` means that this node has completed the segment of the task.
     Elect(TaskRef, bool),
     /// Publish the result of an elected task to the fleet.
     PublishResult(ElectedResult),
-    /// Make a set of changes on the node, for which the run has obtained permission.
+    /// Make a set of changes on the node. The run has permission for these changes.
     Apply(ChangeSet, Admission),
     /// Run a probe, an action or a handler.
     Execute(Invocation),
-    /// Check whether a reboot is due. If the flag is true, the executor reboots the node when a reboot is due. If the
-    /// flag is false, the executor only reports whether a reboot is due.
+    /// Check whether a reboot is due. `true` means that the executor reboots the node when a reboot is due. `false`
+    /// means that the executor only reports whether a reboot is due.
     Reboot(InstanceId, bool),
     /// Make a registered result available to later tasks under the given name.
     Register(String, Value),
@@ -186,9 +187,9 @@ pub enum Command {
     /// List the book's items that the journal records. The executor answers `ListInventory` after all books have run
     /// their tasks.
     ListInventory(Interim),
-    /// Remove items from the node in the given order, and delete the records of items that stay.
+    /// Remove items from the node in the given order. If an item stays on the node, only delete its record.
     Remove(Removal),
-    /// Record the managed items and the items in sync in the journal.
+    /// Write the managed items, and the items that were already in sync, to the journal.
     Record(Findings),
     /// Write the record of the book to the journal.
     Persist(BookRecord),
@@ -215,8 +216,8 @@ impl std::fmt::Debug for Items {
 /// The result of rendering a task.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rendered {
-    /// The `when` condition is false, so the task is skipped. The value lists the items that the task would manage. The
-    /// value is `None` if the items are not known.
+    /// The `when` condition is false, so the task is skipped. The value lists the items that the skipped task would
+    /// manage. The value is `None` if the items of the skipped task are not known.
     Skipped(Option<Vec<Managed>>),
     /// The `when` condition is true, and the task can be compared with the node.
     Ready(Facts),
@@ -245,18 +246,18 @@ impl NotReady {
     }
 }
 
-/// The result of one change in a set of changes.
+/// The result of a single change from a set of changes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Applied {
     /// The change was made; the value is the result of the module.
     Changed(Finished),
-    /// The change was made, but the task's own `changed` condition reports it as unchanged.
+    /// The change was made, but the `changed` condition of the task is false.
     Unchanged(Finished),
     /// The change failed; the value contains the error message.
     Failed(Finished),
     /// The change was not started. The report of the run does not mention a change that was not started.
     NotStarted,
-    /// The change was only planned, because the executor is a dry run.
+    /// The change was only planned, because the executor makes a dry run.
     Planned,
 }
 
@@ -274,7 +275,7 @@ pub struct Finished {
 pub enum Executed {
     /// The probe, action or handler ran; the values are its outcome and its result.
     Ran(Outcome, Finished),
-    /// Nothing ran, because the executor is a dry run.
+    /// Nothing ran, because the executor makes a dry run.
     Planned,
 }
 
@@ -296,11 +297,11 @@ pub enum Rebooted {
 /// The result of the removal of one item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removed {
-    /// The item that was to be removed.
+    /// The item that the executor had to remove.
     pub item: Managed,
     /// The outcome of the removal: changed, held or failed.
     pub outcome: Outcome,
-    /// The message of the removal, if it has one.
+    /// The message of the removal, if the removal has a message.
     pub message: Option<String>,
 }
 
@@ -325,11 +326,11 @@ pub enum Observation {
     Rebooted(Rebooted),
     /// The answer to [`Command::ListHandlers`].
     Handlers(Vec<PendingHandler>),
-    /// The answer to [`Command::ListInventory`]. The value is `None` if nothing may be removed in this pass.
+    /// The answer to [`Command::ListInventory`]. The inventory is `None` if this pass must not remove any item.
     Inventory(Option<Inventory>),
     /// The answer to [`Command::Remove`], with one result for each item.
     Removed(Vec<Removed>),
-    /// The executor has carried out a command that only records something.
+    /// The executor has carried out a command that writes a record and returns no data.
     Done,
     /// The executor could not carry out the command; the text gives the cause.
     Failed(String),

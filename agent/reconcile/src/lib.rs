@@ -1,7 +1,7 @@
 //! Runs TaskBooks as a state machine without I/O, which exchanges values with an executor.
 //!
 //! A [`BookRun`] decides. The executor of a run reads and changes the node. The state machine uses no files, clock or
-//! threads, so a dry run or a test only needs another executor.
+//! threads. A dry run or a test uses the same state machine with a different executor.
 
 pub mod command;
 pub mod names;

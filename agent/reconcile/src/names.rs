@@ -2,11 +2,11 @@
 
 use towpath_render::rendering::Item;
 
-/// The number of a command in its run.
+/// The number that identifies a command within a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CommandId(pub u64);
 
-/// The number of a rendered task in its run.
+/// The number that identifies a rendered task within a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InstanceId(pub u64);
 
@@ -26,22 +26,22 @@ pub enum List {
 /// The position of a task in a book.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskRef {
-    /// The list that contains the task.
+    /// The task list of the book that contains the task.
     pub list: List,
-    /// The position of the task in its list.
+    /// The position of the task in its task list.
     pub index: usize,
 }
 
-/// A rendered task, or one rendered item of its loop.
+/// A rendered task. If a task has a loop, each loop item is a separate rendered task.
 #[derive(Clone, PartialEq)]
 pub struct Instance {
-    /// The number of the rendered task in its run.
+    /// The number that identifies the rendered task within its run.
     pub id: InstanceId,
     /// The position of the task in the book.
     pub task: TaskRef,
     /// The item of the loop. `item` is `None` for a task without a loop.
     pub item: Option<Item>,
-    /// The name of the task, followed by the item of the loop.
+    /// The name of the task and, for a task with a loop, the loop item.
     pub name: String,
 }
 

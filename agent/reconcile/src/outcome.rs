@@ -16,9 +16,9 @@ pub enum Outcome {
     Unchanged,
     /// The task changed the node.
     Changed,
-    /// The outcome of the task cannot be known yet.
+    /// The outcome of the task is not known yet, because the task depends on the result of an earlier task.
     Unknown,
-    /// The task waits for a closed gate or a missing input.
+    /// The task waits until a gate opens, or until a missing input is available.
     Held,
     /// The task failed.
     Failed,
@@ -44,30 +44,30 @@ pub enum Origin {
     /// The report is about a task of a book.
     #[default]
     Task,
-    /// The report is about drift. Drift with the outcome `Unchanged` was found but not corrected.
+    /// The report is about drift. With the outcome `Unchanged`, the task found drift and did not correct the drift.
     Drift,
     /// The report is about a handler.
     Handler,
     /// The report is about the removal of an item that is no longer in git.
     Removal,
-    /// The report is about a task that did not run, because the run ended before it.
+    /// The report is about a task that did not run, because the run ended early.
     NotRun,
 }
 
-/// The report of a task, or of one item of its loop.
+/// The report of a task. If a task has a loop, each loop item has a separate report.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskReport {
-    /// The name of the task, followed by the item of its loop.
+    /// The name of the task and, for a task with a loop, the loop item.
     pub name: String,
     /// The module that the task uses.
     pub module: String,
     /// The outcome of the task.
     pub outcome: Outcome,
-    /// The message of the task, if it has one.
+    /// The message of the task, if the task has a message.
     pub message: Option<String>,
     /// The planned action: none, create, update, remove, run or unknown.
     pub action: &'static str,
-    /// The change of the task as a readable diff.
+    /// The change that the task makes, as a readable diff.
     pub diff: Option<String>,
     /// The origin of the report.
     pub origin: Origin,
@@ -125,13 +125,13 @@ pub fn result_of(outcome: Outcome, fields: impl IntoIterator<Item = (String, Val
 pub struct BookReport {
     /// The reports of the tasks, in the order in which the tasks ran.
     pub tasks: Vec<TaskReport>,
-    /// The closed gates for which the book waits.
+    /// The closed gates that must open before the book can continue.
     pub gates: Vec<Gate>,
     /// True if the run was preempted by a newer revision.
     pub preempted: bool,
-    /// All items that the book manages. `managed` is `None` if not all managed items are known.
+    /// All items that the book manages. `managed` is `None` if some managed items are not known.
     pub managed: Option<Arc<BTreeSet<Managed>>>,
-    /// True if the next pass only has to check the tasks of the book.
+    /// True if the book is in a steady state, so the next pass only checks the tasks of the book.
     pub steady: bool,
 }
 

@@ -16,7 +16,8 @@ pub struct BookRecord {
     pub slot: Option<SlotRef>,
     /// The progress of a segment that has begun to change the node. `frame` is `None` if no segment has begun.
     pub frame: Option<Frame>,
-    /// True if the last removal failed. After a failed removal, the node stays out of service until a removal succeeds.
+    /// True if the most recent removal of items failed. After a failed removal, the node stays out of service until a
+    /// removal succeeds.
     pub removal_failed: bool,
 }
 

@@ -5,7 +5,8 @@ use std::{error::Error, process::ExitCode};
 use super::terminal;
 use crate::{config::ConfigError, error_chain::chain, node::NodeError, serve::CallError};
 
-/// The exit status for an error, and for an unreachable source after the last good revision was applied.
+/// The exit status for an error. The status is also used if a source was unreachable and the last good revision was
+/// applied.
 pub(super) const ERROR: u8 = 1;
 /// The exit status for invalid objects or arguments, and for a rejected commit.
 pub(super) const INVALID: u8 = 2;
@@ -16,7 +17,7 @@ pub(super) const HELD: u8 = 4;
 /// The exit status of `towpath plan --exit-code` for pending changes.
 pub(super) const CHANGES: u8 = 5;
 
-/// The failure of a command, with its exit status and a hint.
+/// The failure of a command, with the exit status and a hint for the user.
 #[derive(Debug)]
 pub(super) struct Failure {
     code: u8,

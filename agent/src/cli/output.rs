@@ -1,4 +1,4 @@
-//! Output to stdout: one JSON or YAML document, or text for people. All output is escaped by the module [`terminal`].
+//! Output to stdout: one JSON or YAML document, or text for people. The module [`terminal`] escapes all output.
 
 use std::{
     borrow::Cow,
@@ -39,7 +39,7 @@ pub(super) fn print<T: Serialize>(format: Format, document: &T, text: impl FnOnc
     }
 }
 
-/// Prints one of several documents: JSON as one line, YAML after a `---` line.
+/// Prints one document of a sequence of documents: JSON as one line, or YAML after a `---` line.
 pub(super) fn print_record<T: Serialize>(
     format: Format,
     document: &T,
@@ -130,7 +130,7 @@ pub(super) enum Colour {
     Odd,
 }
 
-/// Colours the word of an outcome.
+/// Returns the name of an outcome with a colour that shows success or failure.
 pub(super) fn outcome(word: &str) -> String {
     let colour = match word {
         "failed" => Colour::Bad,

@@ -1,5 +1,5 @@
-//! Selects the process that answers plan, render and vars: a running agent, or else this process. Without an agent,
-//! this process reads the state directory or a working tree.
+//! Selects the process that answers the commands `plan`, `render` and `vars`: a running agent, or this process. Without
+//! an agent, this process reads the state directory or a working tree.
 
 use std::{
     path::{Path, PathBuf},
@@ -28,10 +28,10 @@ pub(super) struct SourceArgs {
     /// The node's bootstrap file
     #[arg(long, default_value = "/etc/towpath/agent.yaml")]
     pub(super) config: PathBuf,
-    /// A working tree, instead of the accepted revision
+    /// Use a working tree instead of the accepted revision
     #[arg(long)]
     pub(super) source_dir: Option<PathBuf>,
-    /// The working tree of a further source
+    /// The working tree of an additional source
     #[arg(long = "source", value_name = "NAME=DIR")]
     pub(super) sources: Vec<String>,
 }
@@ -42,13 +42,13 @@ pub(super) struct AsNode {
     /// Render as another node. Requires --facts
     #[arg(long, requires = "facts")]
     node: Option<String>,
-    /// The file with the facts of the other node, printed there by `towpath facts`, as YAML or JSON
+    /// The file with the facts of the other node as YAML or JSON, printed by `towpath facts` on that node
     #[arg(long, requires = "node", value_name = "FILE")]
     facts: Option<PathBuf>,
 }
 
 impl AsNode {
-    /// Reads the facts of the other node. Returns `None` if no node is given.
+    /// Reads the facts of the other node from the given file. Returns `None` if no node is given.
     pub(super) fn read(&self) -> Result<Option<OtherNode>, Failure> {
         let (Some(name), Some(file)) = (&self.node, &self.facts) else { return Ok(None) };
         let shown = file.display();
@@ -76,12 +76,12 @@ pub(super) enum Responder {
     Local(Box<LocalAnswer>),
 }
 
-/// The data with which this process answers a command.
+/// The data that this process uses to answer a command.
 pub(super) struct LocalAnswer {
     pub(super) queries: Queries,
     pub(super) revision: Option<Arc<Revision>>,
     _node: Option<Node>,
-    /// The lock of the state directory, held while this process reads the journal.
+    /// The lock of the state directory. This process holds the lock while it reads the journal.
     _state: Option<StateDir>,
 }
 
@@ -94,7 +94,7 @@ impl SourceArgs {
         self.accepted().await
     }
 
-    /// Selects the process that answers about the accepted revision, even if a working tree is given.
+    /// Selects the process that answers about the accepted revision, and ignores a given working tree.
     pub(super) async fn accepted(&self) -> Result<Responder, Failure> {
         let settings = self.settings()?;
         match Client::connect(&settings.socket).await {
@@ -165,7 +165,7 @@ impl SourceArgs {
     }
 }
 
-/// Opens the journal of this node, which contains the items that would be removed. Returns `None` if an agent holds the
+/// Opens the journal of this node, which lists the items that the agent manages. Returns `None` if an agent holds the
 /// lock, or if there is no journal.
 fn own_state(settings: &Settings) -> Option<(StateDir, Arc<Journal>, [u8; 32])> {
     if !settings.state_dir.exists() {
@@ -188,7 +188,7 @@ pub(super) fn parsed(text: &str) -> Result<serde_json::Value, Failure> {
     serde_json::from_str(text).map_err(|error| Failure::error(&error))
 }
 
-/// Prints a note if the answer is from a working tree.
+/// Prints a note if the answer is about a working tree, and not about the accepted revision.
 pub(super) fn note_working_tree(folder: Option<&PathBuf>) {
     if let Some(folder) = folder {
         output::progress(&format!("from the working tree {}", folder.display()));

@@ -11,7 +11,7 @@ pub(super) fn block_on<T>(future: impl Future<Output = T>) -> Result<T, Failure>
     Ok(runtime.block_on(future))
 }
 
-/// Runs a future on a runtime with one worker thread, to keep an idle agent small.
+/// Runs a future on a runtime with one worker thread, so that an idle agent uses little memory.
 pub(super) fn block_on_small<T>(future: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

@@ -63,8 +63,8 @@ pub(super) fn escape_json(document: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Returns the mark that represents a colour in text. The mark contains a random number, so that text from outside
-/// cannot contain a valid mark.
+/// Returns the mark that represents a colour in text. The mark contains a random number, so that text from git or the
+/// network cannot contain a valid mark.
 pub(super) fn colour_mark(code: u8) -> String {
     format!("\u{fdd0}{}:{code}\u{fdd1}", nonce())
 }
@@ -74,7 +74,7 @@ fn nonce() -> &'static str {
     NONCE.get_or_init(|| uuid::Uuid::new_v4().simple().to_string())
 }
 
-/// Returns text for a terminal: escaped, and with escape sequences in place of the colour marks.
+/// Returns escaped text for a terminal. Escape sequences replace the colour marks.
 pub(super) fn screen(text: &str) -> String {
     let mut shown = escape(text).into_owned();
     if shown.contains('\u{fdd0}') {
@@ -85,14 +85,14 @@ pub(super) fn screen(text: &str) -> String {
     shown
 }
 
-/// Writes a message to stderr. A failed write to stderr is ignored, because it cannot be reported.
+/// Writes a message to stderr. The function ignores a failed write to stderr, because it cannot report the failure.
 pub(super) fn message(text: &str) {
     let mut stderr = io::stderr().lock();
     let _ = writeln!(stderr, "{}", escape(text));
 }
 
-/// The output of the log. Each event is escaped, and continued lines are indented, so that no line can imitate an
-/// event. A closed stderr never ends the agent.
+/// The output of the log. Each event is escaped, and all lines except its first line are indented, so that no line can
+/// imitate an event. A closed stderr never ends the agent.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Log;
 

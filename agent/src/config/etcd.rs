@@ -28,7 +28,7 @@ pub(super) struct Endpoint {
     pub(super) authority: String,
 }
 
-/// Checks the URL of an etcd member. The error text completes the sentence "the endpoint …".
+/// Checks the URL of an etcd member. The error text is the end of a sentence that begins with "the endpoint".
 pub(super) fn endpoint(text: &str) -> Result<Endpoint, &'static str> {
     let (plain, rest) = match text.split_once("://") {
         Some(("http", rest)) => (true, rest),

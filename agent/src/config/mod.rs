@@ -1,4 +1,4 @@
-//! Reads the bootstrap file of a node, which is a Config object, and resolves it into [`Settings`].
+//! Reads the bootstrap file of a node, and converts the file into [`Settings`]. The bootstrap file is a Config object.
 
 mod etcd;
 
@@ -48,8 +48,8 @@ pub struct Settings {
     pub facts_d: Vec<PathBuf>,
     /// The data store of the fleet.
     pub data_store: DataStore,
-    /// The revoked certificates and keys of the bootstrap file, in addition to the revocations in git. The revocations
-    /// of the bootstrap file apply from the start of the agent.
+    /// The certificates and keys that the bootstrap file revokes, in addition to the revocations in git. The
+    /// revocations of the bootstrap file apply from the start of the agent.
     pub revoked: Vec<String>,
     /// The warnings about the bootstrap file.
     pub warnings: Vec<String>,
@@ -58,7 +58,7 @@ pub struct Settings {
 /// The data store of the fleet.
 #[derive(Debug, Clone, Default)]
 pub enum DataStore {
-    /// A local store of this process, without other nodes.
+    /// A local data store, which only this process uses.
     #[default]
     Local,
     /// An etcd cluster, which all nodes of the fleet share.
@@ -81,7 +81,7 @@ pub struct Source {
     pub interval: Duration,
     /// True if the source contains only files for includes and templates.
     pub library: bool,
-    /// True if the source may define objects of global kinds.
+    /// True if the source is permitted to define objects of global kinds.
     pub globals: bool,
 }
 
@@ -93,12 +93,13 @@ pub struct WrittenReconcile {
     pub interval: Option<Duration>,
     /// The jitter of the interval, in percent.
     pub jitter: Option<u64>,
-    /// The drift policy of tasks without a drift policy of their own.
+    /// The drift policy of tasks that do not set a drift policy.
     pub drift: Option<Drift>,
 }
 
 impl WrittenReconcile {
-    /// The shortest interval between passes. A shorter interval in git would keep all nodes of a fleet busy.
+    /// The shortest interval between passes. The limit protects the fleet: with a very short interval in git, all nodes
+    /// would always be busy.
     const SHORTEST: Duration = Duration::from_secs(1);
 
     fn read(written: &pb::Reconcile) -> Self {
@@ -135,7 +136,7 @@ pub struct Reconcile {
     pub interval: Duration,
     /// The jitter of the interval, in percent.
     pub jitter: u64,
-    /// The drift policy of tasks without a drift policy of their own.
+    /// The drift policy of tasks that do not set a drift policy.
     pub drift: Drift,
 }
 
@@ -163,11 +164,11 @@ pub fn read(file: &Path) -> Result<Vec<u8>, ConfigError> {
     files::read(file).map_err(|source| ConfigError::Unreadable { file: file.to_owned(), source })
 }
 
-/// Reads a bootstrap file, and resolves its settings.
+/// Reads a bootstrap file, and fills in defaults for settings that the file does not contain.
 ///
 /// # Errors
-/// Fails if the file cannot be read or has mistakes. The error lists all mistakes of the object, or else the first
-/// invalid setting.
+/// Fails if the file cannot be read or has mistakes. The error lists all mistakes of the object. If the object has no
+/// mistakes, the error names the first invalid setting.
 pub fn load(file: &Path, host_name: &str) -> Result<Settings, ConfigError> {
     let bytes = read(file)?;
     let shown = file.display().to_string();
@@ -308,7 +309,7 @@ pub fn source_warnings(source: &Source, coordinated: bool) -> Vec<String> {
     warnings
 }
 
-/// Resolves a data store as written in the bootstrap file.
+/// Converts a data store, as written in the bootstrap file, into settings.
 fn data_store(written: &pb::DataStore) -> Result<DataStore, Finding> {
     if written.r#type.as_deref() != Some("etcd") {
         return Ok(DataStore::Local);
@@ -322,7 +323,8 @@ fn data_store(written: &pb::DataStore) -> Result<DataStore, Finding> {
     ];
     for (one, other, first, second) in pairs {
         if first.is_some() != second.is_some() {
-            return Err(Finding::new(format!("{one} and {other} must be given together")).hint("give both, or neither"));
+            return Err(Finding::new(format!("only one of {one} and {other} is set"))
+                .hint("set both, or delete the one that is set"));
         }
     }
     let tls = written.ca_file.is_some() || written.cert_file.is_some();
@@ -331,8 +333,10 @@ fn data_store(written: &pb::DataStore) -> Result<DataStore, Finding> {
         let endpoint = etcd::endpoint(written)
             .map_err(|why| Finding::new(format!("the endpoint {written:?} {why}")).hint("write https://HOST:2379"))?;
         if tls && endpoint.plain {
-            return Err(Finding::new(format!("the endpoint {written:?} has no TLS, but caFile or certFile is given"))
-                .hint("write https://, or leave the files out"));
+            return Err(Finding::new(format!(
+                "the endpoint {written:?} does not use TLS, but caFile or certFile is set"
+            ))
+            .hint("write https://, or leave the files out"));
         }
         if !seen.insert(endpoint.authority) {
             return Err(Finding::new(format!("the endpoint {written:?} is given twice")).hint("keep one of them"));
@@ -371,7 +375,7 @@ fn time(text: Option<&str>, otherwise: Duration) -> Duration {
     text.and_then(|text| words::duration(text).ok()).unwrap_or(otherwise)
 }
 
-/// Resolves a source as written in a bootstrap file or in a Config object in git.
+/// Converts a source, as written in a bootstrap file or in a Config object in git, into settings.
 ///
 /// # Errors
 /// Fails with the first mistake in the source.

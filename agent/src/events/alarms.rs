@@ -1,4 +1,4 @@
-//! The firing alarms of a node. An alarm is an announced condition that has not ended.
+//! The firing alarms of a node. An alarm is a condition that an event has reported and that has not ended.
 
 use std::collections::BTreeMap;
 
@@ -38,8 +38,8 @@ impl Alarms {
         self.0.insert(AlarmKey::of(&event), event);
     }
 
-    /// Starts an alarm. Returns `Some` if the alarm is new, or if its reason or its data has changed. The inner value
-    /// is the previous event of the alarm, if any.
+    /// Starts an alarm. Returns `Some` if the alarm is new, or if its reason or its data has changed. The value in
+    /// `Some` is the previous event of the alarm, if the alarm was already firing.
     pub(super) fn fire(&mut self, event: &NewEvent) -> Option<Option<NewEvent>> {
         let before = self.0.insert(AlarmKey::of(event), event.clone());
         let of = |event: &NewEvent| (event.reason.clone(), event.data.clone());
@@ -47,7 +47,7 @@ impl Alarms {
         is_news.then_some(before)
     }
 
-    /// Restores an alarm to its state before a change that could not be recorded.
+    /// Restores the previous state of an alarm, if a change of the alarm could not be recorded.
     pub(super) fn put_back(&mut self, key: AlarmKey, before: Option<NewEvent>) {
         match before {
             Some(before) => drop(self.0.insert(key, before)),
@@ -55,7 +55,7 @@ impl Alarms {
         }
     }
 
-    /// Ends the alarms that `matches` selects, and returns their last events.
+    /// Ends the alarms that `matches` selects, and returns the most recent event of each ended alarm.
     pub(super) fn resolve(&mut self, matches: impl Fn(&NewEvent) -> bool) -> Vec<NewEvent> {
         self.0.extract_if(.., |_, event| matches(event)).map(|(_, event)| event).collect()
     }

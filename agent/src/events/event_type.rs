@@ -1,7 +1,7 @@
-//! The closed list of event types.
+//! The complete list of event types.
 
-/// Declares the event types: documentation, variant and name of each type. `alarm` marks a condition that begins and
-/// ends.
+/// Declares the event types: documentation, variant and name of each type. `alarm` marks an event type that reports the
+/// beginning and the end of a condition.
 macro_rules! event_types {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal $($alarm:ident)?;)+) => {
         /// The type of an event.
@@ -50,8 +50,8 @@ event_types! {
     RevisionRejected = "revision.rejected" alarm;
     /// This node does not adopt the revision that the fleet accepted.
     RevisionRejectedLocally = "revision.rejected-locally" alarm;
-    /// An object is not valid together with the other objects, and is held. Nodes keep the last version of the held
-    /// object.
+    /// An object is not valid together with the other objects, and is held. Nodes keep the last valid version of the
+    /// held object.
     RevisionObjectHeld = "revision.object-held" alarm;
     /// A run of a TaskBook has started.
     RunStarted = "run.started";
@@ -61,11 +61,11 @@ event_types! {
     RunFailed = "run.failed";
     /// A TaskBook was changed or deleted before its run had succeeded.
     RunSuperseded = "run.superseded";
-    /// A rollout has started: this node has accepted the revision that contains it.
+    /// A rollout has started: this node has accepted the revision that contains the rollout.
     RolloutStarted = "rollout.started";
     /// This node has opened a wave of a rollout.
     RolloutWaveOpened = "rollout.wave-opened";
-    /// This node has opened a barrier of a rollout, because all nodes have completed the segment before it.
+    /// This node has opened a barrier of a rollout, because all nodes have completed the segment before the barrier.
     RolloutBarrierOpened = "rollout.barrier-opened";
     /// This node was elected for a task.
     RolloutElected = "rollout.elected";
@@ -74,7 +74,7 @@ event_types! {
     RolloutHalted = "rollout.halted" alarm;
     /// All nodes have completed a rollout.
     RolloutFinished = "rollout.finished";
-    /// A lost node was written off, so that a rollout continues without it.
+    /// A lost node was written off, so that a rollout continues without this node.
     RolloutNodeWrittenOff = "rollout.node-written-off";
     /// A task has changed something.
     TaskChanged = "task.changed";
@@ -110,9 +110,9 @@ event_types! {
     AgentStarted = "agent.started";
     /// The agent was stopped.
     AgentStopped = "agent.stopped";
-    /// The agent has started in another version.
+    /// The agent has started with another version than before.
     AgentUpgraded = "agent.upgraded";
-    /// The agent cannot write its files. In most cases, a file system is full or read-only.
+    /// The agent cannot write to a file system, because the file system is full or read-only.
     AgentDiskFull = "agent.disk-full" alarm;
     /// The clock of the node went back.
     AgentClockJumped = "agent.clock-jumped" alarm;
@@ -124,7 +124,7 @@ event_types! {
     StoreUnreachable = "store.unreachable" alarm;
     /// The data store was restored from a backup, and this node has published its claims again.
     StoreRestored = "store.restored" alarm;
-    /// A record in the data store is ignored, because its writer had no permission to write it.
+    /// A record in the data store is ignored, because its writer had no permission to write this record.
     StoreRecordRejected = "store.record-rejected";
     /// The data store is full.
     StoreFull = "store.full" alarm;

@@ -21,8 +21,8 @@ pub use event_type::EventType;
 pub use new_event::{AlarmState, NewEvent};
 use resolution::resolution;
 
-/// The number of events that remain after old events are deleted. Up to 500 more events accumulate before the next
-/// deletion.
+/// The number of events that remain after the agent has deleted old events. Up to 500 more events accumulate before the
+/// next deletion.
 const MAX_EVENTS: usize = 5000;
 
 /// The event log of one node.
@@ -42,13 +42,14 @@ struct Log {
     /// The UUID of the last event.
     last: Uuid,
     alarms: Alarms,
-    /// The UUIDs of events that are never deleted, by identity of the alarm. The map contains the events of firing
-    /// alarms, and the last start of the agent.
+    /// The UUIDs of events that are never deleted. The key of the map is the identity of the alarm. The map contains
+    /// the events of firing alarms, and the event of the most recent start of the agent.
     standing: BTreeMap<String, String>,
 }
 
 impl Events {
-    /// Opens the event log of a node. Without a journal, events only reach followers.
+    /// Opens the event log of a node. Without a journal, events are not recorded, and only readers of the event stream
+    /// receive them.
     pub fn new(node: String, journal: Option<Arc<Journal>>) -> Self {
         let mut log = Log::default();
         if let Some(journal) = &journal {
@@ -67,7 +68,8 @@ impl Events {
     /// Records events in one journal commit. An alarm that is already firing for the same reason is not recorded again.
     ///
     /// # Errors
-    /// Fails if the journal cannot store the events. Alarms that were not stored are recorded when they are set again.
+    /// Fails if the journal cannot store the events. An alarm that was not stored is recorded when the alarm is set
+    /// again.
     pub fn record(&self, now: i64, events: Vec<NewEvent>) -> Result<(), JournalError> {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let mut undo = Vec::new();
@@ -90,7 +92,7 @@ impl Events {
     /// Ends the alarms that `matches` selects, and records one event for each alarm.
     ///
     /// # Errors
-    /// Fails if the journal cannot store the events. After an error, the alarms remain firing.
+    /// Fails if the journal cannot store the events. If the journal cannot store the events, the alarms remain firing.
     pub fn resolve(&self, now: i64, matches: impl Fn(&NewEvent) -> bool) -> Result<(), JournalError> {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let over = log.alarms.resolve(matches);
@@ -104,7 +106,7 @@ impl Events {
     }
 
     /// Replaces the firing alarms that the predicate `covers` selects. A selected alarm ends if `firing` does not
-    /// contain it.
+    /// contain the alarm.
     ///
     /// # Errors
     /// Fails if the journal cannot store the events.
@@ -156,7 +158,7 @@ impl Events {
         stored
     }
 
-    /// Deletes the oldest events if there are too many. Events in `standing` are never deleted.
+    /// Deletes the oldest events if there are too many. Events whose UUIDs are in `standing` are never deleted.
     fn make_room(&self, standing: &BTreeMap<String, String>, changes: &mut Changes) {
         let Some(journal) = &self.journal else { return };
         let keys = journal.keys::<StoredEvent>().unwrap_or_default();
@@ -165,14 +167,14 @@ impl Events {
         keys.iter().take(old).filter(|uuid| !kept.contains(uuid)).for_each(|uuid| changes.delete::<kinds::Event>(uuid));
     }
 
-    /// Returns the last recorded start of the agent.
+    /// Returns the event of the most recent start of the agent.
     pub fn last_start(&self) -> Option<NewEvent> {
         let identity = AlarmKey::of(&NewEvent::new(EventType::AgentStarted, "")).text();
         let standing: StandingEvent = self.journal.as_ref()?.get_readable(&identity).ok()??;
         NewEvent::read(standing.event)
     }
 
-    /// Returns the recorded events, oldest first.
+    /// Returns the recorded events. The oldest event is first.
     pub fn recorded(&self) -> Vec<pb::EventRecord> {
         let all = self.journal.as_ref().and_then(|journal| journal.all::<StoredEvent>().ok()).unwrap_or_default();
         all.iter().map(|(uuid, stored)| self.as_record(uuid, stored)).collect()

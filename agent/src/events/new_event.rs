@@ -10,14 +10,14 @@ use super::event_type::EventType;
 /// The state of an alarm in an event: firing or resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AlarmState {
-    /// The condition of the alarm has begun, or has another reason now.
+    /// The condition of the alarm has begun, or its reason has changed.
     Firing,
     /// The condition has ended.
     Resolved,
 }
 
 impl AlarmState {
-    /// Returns the word for the alarm state that events show.
+    /// Returns the word by which events show the state of the alarm.
     pub fn word(self) -> &'static str {
         match self {
             Self::Firing => "firing",
@@ -29,22 +29,22 @@ impl AlarmState {
 /// An event that is not recorded yet.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewEvent {
-    /// The namespace of the event. Events of the whole cluster have the namespace `system`.
+    /// The namespace of the event. Events that concern the whole cluster have the namespace `system`.
     pub namespace: String,
     /// The type of the event.
     pub event_type: EventType,
-    /// The reason of the event, in one word.
+    /// The reason of the event, as one word.
     pub reason: Option<String>,
     /// The object of the event: `Kind/namespace/name`, or `Kind/name`.
     pub object: Option<String>,
-    /// The message of the event, one sentence.
+    /// The message of the event, as one sentence.
     pub message: String,
-    /// Further data of the event, for programs.
+    /// Additional data of the event, for programs.
     pub data: BTreeMap<String, Value>,
 }
 
 impl NewEvent {
-    /// Creates an event of the whole node.
+    /// Creates an event that concerns the whole node.
     pub fn new(event_type: EventType, message: impl Into<String>) -> Self {
         Self {
             namespace: "system".to_owned(),
@@ -63,8 +63,8 @@ impl NewEvent {
         self
     }
 
-    /// Sets the object of the event, and the namespace of the object. If the given namespace is empty, the event keeps
-    /// its own namespace.
+    /// Sets the object of the event, and the namespace of the object. If the given namespace is empty, the namespace of
+    /// the event does not change.
     #[must_use]
     pub fn about(mut self, object: impl Into<String>, namespace: &str) -> Self {
         self.object = Some(object.into());
@@ -94,7 +94,7 @@ impl NewEvent {
         }
     }
 
-    /// Converts a stored event. Returns `None` if an agent with another list of event types stored the event.
+    /// Converts a stored event. Returns `None` if this version of the agent does not know the type of the event.
     pub(super) fn read(stored: StoredEvent) -> Option<Self> {
         Some(Self {
             namespace: stored.namespace,

@@ -18,8 +18,8 @@ pub(super) fn resolution(alarm: &NewEvent) -> String {
     };
     match alarm.event_type {
         T::SourceUnreachable => format!("the source {} can be fetched again", name()),
-        T::SourceUnverified => format!("the head of the source {} is signed as required again", name()),
-        T::SourceRewound => format!("the source {} continues from the accepted commit again", name()),
+        T::SourceUnverified => format!("the head of the source {} has a valid signature again", name()),
+        T::SourceRewound => format!("the head of the source {} descends from the accepted commit again", name()),
         T::RevisionRejected => format!("the head of the source {} is no longer rejected", name()),
         T::RevisionRejectedLocally => "this node follows the accepted revision again".to_owned(),
         T::RevisionObjectHeld => format!("{} is no longer held", alarm.object.as_deref().unwrap_or("the object")),

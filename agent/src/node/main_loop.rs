@@ -46,10 +46,11 @@ use crate::{
     },
 };
 
-/// The maximum number of immediate repetitions of a pass. A pass is repeated if files change while it runs.
+/// The maximum number of times that a pass is repeated immediately. A pass is repeated if managed files change while
+/// the pass runs.
 const LOOKS: usize = 10;
 
-/// The longest time that `towpath agent --once` waits for a gate to open.
+/// The longest time that `towpath agent --once` waits until a gate opens.
 const SOON: Duration = Duration::from_secs(5);
 
 /// The arguments for opening a node.
@@ -84,7 +85,7 @@ pub struct Node {
 #[derive(Debug)]
 struct PassEnd {
     worst: Outcome,
-    /// The versions of the managed files that the pass saw. `watched` is `None` if the pass checked nothing.
+    /// The versions of the managed files that the pass saw. `watched` is `None` if the pass checked no managed file.
     watched: Option<Watched>,
     /// True if the pass was preempted. After a preempted pass, the main loop starts a new pass immediately.
     is_preempted: bool,
@@ -93,7 +94,7 @@ struct PassEnd {
 /// The errors that keep the node from following the fleet.
 #[derive(Debug, Default)]
 struct Errors {
-    /// The time of the next refresh that finds out whether an error has ended.
+    /// The time of the next refresh, which finds out whether an error has ended.
     retry: Retry,
     /// The number of consecutive passes with an error.
     count: u32,
@@ -110,7 +111,7 @@ pub enum RunResult {
     Rejected,
     /// At least one task failed.
     Failed,
-    /// At least one change is held, for example by a maintenance window.
+    /// At least one change is held, for example because the maintenance window is closed.
     Held,
 }
 
@@ -240,7 +241,7 @@ impl Node {
         self.passes.cancel().clone()
     }
 
-    /// Records events for the start of the agent, for a new version of the agent, and for a reboot of the node.
+    /// Records events for a start of the agent, a new version of the agent, and a reboot of the node.
     fn record_start(&self) {
         let last = self.writer.events().last_start().map(|event| event.data);
         let (version, boot) = (env!("CARGO_PKG_VERSION"), facts::boot_id().unwrap_or_default());
@@ -311,7 +312,7 @@ impl Node {
     }
 
     /// Reports the outcome of a pass. The status of the TaskBooks is published before the conditions. A reader that
-    /// sees the end of a pass therefore also sees the TaskBooks of the pass.
+    /// sees the end of a pass in the conditions therefore also sees the TaskBooks of the pass.
     fn report(&mut self, revision: &Revision, outcome: &PassOutcome, fresh: bool) {
         self.writer.show_books(report::statuses(outcome));
         self.writer.step(report::passed(revision, outcome));
@@ -326,14 +327,14 @@ impl Node {
         self.writer.write(effects);
     }
 
-    /// Deletes the steady state. The node deletes the steady state before any change.
+    /// Deletes the steady state. The node deletes the record of its steady state before it changes anything.
     pub(super) fn invalidate_steady_state(&mut self) {
         let effects = self.steady_state.invalidate();
         self.writer.write(effects);
     }
 
-    /// Refreshes the sources, runs the TaskBooks, and returns the result. The pass is repeated for a newer commit, and
-    /// for a gate that opens within seconds.
+    /// Refreshes the sources, runs the TaskBooks, and returns the result. The pass is repeated if a newer commit
+    /// arrives, or if a gate opens within seconds.
     pub fn once(&mut self) -> RunResult {
         let queries = self.queries();
         let gather = || queries.facts();
@@ -457,8 +458,8 @@ impl Node {
         }
     }
 
-    /// Returns whether a source or the node has a problem that only a refresh can end. The poller reports only changed
-    /// heads, so the main loop must repeat a failed fetch itself.
+    /// Returns true if only a refresh can end a problem of a source or of the node. The poller reports only changed
+    /// heads, so the main loop must repeat a failed fetch.
     fn is_behind(&self) -> bool {
         let of_refresh = |troubles: &BTreeMap<String, ConditionReason>| {
             troubles.keys().any(|key| key.starts_with("source ") || key.starts_with("node "))

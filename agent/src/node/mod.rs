@@ -1,5 +1,5 @@
-//! A node: its main loop, and the stages between a commit and a pass. Each stage returns values, which the main loop
-//! writes.
+//! The main loop of a node, and the stages of its work: the sources, the accepted revision, and the passes. Each stage
+//! returns its results, and the main loop writes these results.
 
 mod acceptance;
 mod error;

@@ -60,7 +60,7 @@ impl Node {
         }
     }
 
-    /// Returns whether the state directory was lost, and shows the loss in the state of the node.
+    /// Returns true if the state directory was lost. The state of the node then shows the loss.
     pub(super) fn has_lost_its_state(&mut self) -> bool {
         let lost = self.membership.has_lost_its_state();
         if lost || self.writer.state().troubles.contains_key("node state") {

@@ -1,4 +1,4 @@
-//! Writes what the stages of the node return: the state of the node, its status, its events and its journal.
+//! Writes the results of the node's stages: the state of the node, the status, the events and the journal.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// A function that selects alarms.
+/// A function that returns true for the alarms that it selects.
 type Covers<'a> = Box<dyn Fn(&NewEvent) -> bool + 'a>;
 
 /// The results of a stage of the node, in the order in which the node writes them. A stage itself writes nothing.
@@ -28,7 +28,7 @@ pub(super) struct Effects<'a>(Vec<Effect<'a>>);
 enum Effect<'a> {
     Input(Input),
     Events(Vec<NewEvent>),
-    /// Replaces the firing alarms that the function selects.
+    /// Replaces the firing alarms for which the given function returns true.
     Alarms(Covers<'a>, Vec<NewEvent>),
     Changes(Changes),
 }
@@ -57,7 +57,8 @@ impl<'a> Effects<'a> {
         self
     }
 
-    /// Adds firing alarms to the results. An alarm that `covers` selects ends if it is not among the firing alarms.
+    /// Adds firing alarms to the results. An alarm that `covers` selects ends if the alarm is not among the firing
+    /// alarms.
     pub(super) fn alarms(mut self, covers: impl Fn(&NewEvent) -> bool + 'a, firing: Vec<NewEvent>) -> Self {
         self.0.push(Effect::Alarms(Box::new(covers), firing));
         self
@@ -108,7 +109,7 @@ impl StateWriter {
         Arc::clone(&self.journal)
     }
 
-    /// Writes the results of a stage, in their order.
+    /// Writes the results of a stage in the given order.
     pub(super) fn write(&mut self, effects: Effects<'_>) {
         for effect in effects.0 {
             match effect {
@@ -129,8 +130,8 @@ impl StateWriter {
         self.status.set_state(&self.state);
     }
 
-    /// Commits changes to the journal, together with the state of the node. A failed commit becomes a problem in the
-    /// state of the node.
+    /// Commits changes to the journal, together with the state of the node. If the journal cannot store the changes,
+    /// the state of the node shows the problem.
     pub(super) fn save(&mut self, mut changes: Changes) {
         changes.set(&self.state);
         self.identity.keep(&mut changes, self.clock.monotonic(), false);
@@ -161,7 +162,7 @@ impl StateWriter {
         self.status.events()
     }
 
-    /// Records events in the event log. An error of the event log is only logged.
+    /// Records events in the event log. If the event log cannot store the events, the agent only logs the error.
     pub(super) fn record_events(&self, events: Vec<NewEvent>) {
         if let Err(error) = self.status.events().record(self.clock.wall(), events) {
             tracing::warn!(%error, "cannot record an event");
@@ -175,7 +176,7 @@ impl StateWriter {
         }
     }
 
-    /// Saves the last seen record number of each writer when the agent ends.
+    /// Saves the newest record number of each writer. The agent calls this function before the agent stops.
     pub(super) fn keep_heard(&self) {
         let mut changes = Changes::default();
         self.identity.keep(&mut changes, self.clock.monotonic(), true);

@@ -17,15 +17,15 @@ use super::{
     runs::Run,
 };
 
-/// The proof that a change may be made now. A change consumes its permit, and only a permit gives access to the file
-/// writer.
+/// The proof that the agent is allowed to make a change now. A change consumes its permit, and only a permit gives
+/// access to the file writer.
 #[derive(Debug)]
 #[must_use = "a permit must be passed to the code that makes the change"]
 pub(crate) struct Permit<'a>(&'a FsWriter);
 
 impl<'a> Permit<'a> {
-    /// Returns the permit to clean up after a crash, before the first pass. The interrupted change was admitted before
-    /// the crash, so it needs no new admission.
+    /// Returns the permit for the cleanup after a crash. The cleanup runs before the first pass. The interrupted change
+    /// was admitted before the crash, so it needs no new admission.
     pub(crate) fn after_a_crash(writer: &'a FsWriter) -> Self {
         Self(writer)
     }
@@ -42,7 +42,7 @@ pub(super) struct BookRollout<'a> {
     pub(super) run: Run,
 }
 
-/// The admission of changes of one TaskBook that is not suspended and waits for no dependency.
+/// The admission of changes of one TaskBook. The TaskBook is not suspended, and its dependencies are met.
 pub(super) struct AdmissionControl<'a> {
     pass: &'a PassContext<'a>,
     writer: &'a FsWriter,
@@ -50,22 +50,22 @@ pub(super) struct AdmissionControl<'a> {
     admitted: Mutex<Admitted>,
 }
 
-/// The changes and the slot that the gates have admitted so far.
+/// The changes and the slot that the gates have admitted up to now.
 #[derive(Debug, Default)]
 struct Admitted {
     /// True if the changes of the active segment are admitted.
     changes: bool,
-    /// The segment for which the node holds a slot, and the use of the slot.
+    /// The segment for which the node holds a slot, and the purpose of the slot.
     slot: Option<(u32, SlotUse)>,
 }
 
 impl Admitted {
-    /// Begins another segment. The slot is remembered, because a correction in the next segment may use it.
+    /// Begins another segment. The node remembers the slot, because a correction in the next segment may use the slot.
     fn enter(&mut self) {
         self.changes = false;
     }
 
-    /// Returns whether a change may be made now.
+    /// Returns true if a change is permitted now.
     fn permits(&self, needs: Admission) -> bool {
         needs == Admission::Free || self.changes
     }
@@ -89,7 +89,8 @@ impl<'a> AdmissionControl<'a> {
     }
 
     /// Admits changes if the maintenance window is open and the node holds a slot. If the node's lease may have
-    /// expired, a held slot is checked again (P48). Other nodes may have written off the slot.
+    /// expired, a held slot is checked again (P48). After the lease has expired, other nodes may have written off the
+    /// slot.
     pub(super) fn admit(&self, admit: Admit) -> Answer {
         let windows = &self.pass.windows;
         if !(admit.began && windows.finish())
@@ -104,7 +105,7 @@ impl<'a> AdmissionControl<'a> {
         answer
     }
 
-    /// Acquires the slot for changes. A TaskBook without a rollout needs no slot, so the answer is positive.
+    /// Acquires the slot for changes. A TaskBook without a rollout needs no slot, so its changes are admitted.
     fn slot(&self, admit: Admit) -> Answer {
         let (Some(rollout), Some(segment)) = (&self.rollout, admit.segment) else { return Answer::Go };
         let is_held = lock(&self.admitted).slot == Some((segment, admit.slot));
@@ -127,13 +128,13 @@ impl<'a> AdmissionControl<'a> {
         *lock(&self.admitted) = Admitted::default();
     }
 
-    /// Forgets the slot that the node held. The next admission asks for a slot again.
+    /// Records that the node no longer holds a slot. The next admission asks for a new slot.
     pub(super) fn forget_slot(&self) {
         lock(&self.admitted).slot = None;
     }
 
     /// Sends a request about a segment to the fleet. A TaskBook without a rollout needs no permission of the fleet, so
-    /// the answer is positive.
+    /// its request is granted.
     pub(super) fn ask(&self, segment: u32, request: Request) -> Answer {
         let Some(BookRollout { coordination, run }) = &self.rollout else { return Answer::Go };
         let segment = usize::try_from(segment).unwrap_or(usize::MAX);

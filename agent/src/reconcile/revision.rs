@@ -1,4 +1,4 @@
-//! An accepted revision as one node sees it.
+//! An accepted revision, with the parts that concern one node.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ use towpath_render::{
 
 use crate::config::{Reconcile, WrittenReconcile};
 
-/// An accepted revision as one node sees it, with all objects loaded.
+/// An accepted revision, with all objects, and with the parts that concern one node.
 #[derive(Debug)]
 pub struct Revision {
     /// The acceptance of the revision, by number and digest. The number is 0 for a working tree.
@@ -29,19 +29,19 @@ pub struct Revision {
     pub manifest: RevisionManifest,
     /// The record of the acceptance of the revision.
     pub record: Accepted,
-    /// True if an object or template calls `nodes()`, computed at first use.
+    /// True if an object or a template calls `nodes()`. The value is computed at its first use.
     reads_nodes: OnceLock<bool>,
 }
 
 impl Revision {
-    /// Creates a revision as one node sees it. For a working tree, the record has default values.
+    /// Creates a revision, with the parts that concern one node. For a working tree, the record has default values.
     pub fn new(record: Accepted, manifest: RevisionManifest, set: Arc<ObjectSet>, node: &str) -> Self {
         let view = NodeView::new(&set, node);
         let (id, commits) = (record.id(), record.commits.clone());
         Self { id, commits, set, view, manifest, record, reads_nodes: OnceLock::new() }
     }
 
-    /// Returns whether an object or template calls `nodes()`.
+    /// Returns true if an object or a template calls `nodes()`.
     pub fn reads_nodes(&self) -> bool {
         *self.reads_nodes.get_or_init(|| reads_nodes(&self.set))
     }
@@ -94,7 +94,7 @@ pub(crate) fn object_id(key: &Key) -> String {
     format!("{}/{}/{}", key.kind, key.namespace, key.name)
 }
 
-/// Returns whether an object or template calls `nodes()`.
+/// Returns true if an object or a template calls `nodes()`.
 fn reads_nodes(set: &ObjectSet) -> bool {
     let named = |text: &str| text.contains("nodes(");
     set.objects.values().any(|object| named(&object.spec.to_string()))

@@ -22,7 +22,8 @@ use towpath_state::LastSlots;
 
 use super::revision::Revision;
 
-/// Returns the run of each TaskBook of a node, as (TaskBook, run, digest of the TaskBook).
+/// Returns the run of each TaskBook of a node. Each entry contains the TaskBook, the run, and the digest of the
+/// TaskBook.
 pub(crate) fn of_node(revision: &Revision) -> Vec<(String, String, String)> {
     let run = |book: &Book| {
         let id = book.id();
@@ -40,11 +41,11 @@ pub(crate) fn of_node(revision: &Revision) -> Vec<(String, String, String)> {
 /// The run of a TaskBook: its segments, and the budget of each segment.
 #[derive(Debug, Clone)]
 pub(crate) struct Run {
-    /// The definition of the run, with the budget of the TaskBook.
+    /// The rollout definition of the run, with the budget of the TaskBook.
     pub(crate) spec: RolloutSpec,
     /// The segments of the TaskBook.
     pub(crate) segments: Vec<Segment>,
-    /// The definition of the run for each segment whose task has its own `serialize`, by index of the segment.
+    /// The rollout definitions of segments whose task sets `serialize`, by index of the segment.
     own: BTreeMap<usize, RolloutSpec>,
 }
 
@@ -109,8 +110,8 @@ impl Run {
         Some(Self { spec, segments, own })
     }
 
-    /// Returns the run that removes the items of a deleted TaskBook. The run has one segment without tasks, and uses
-    /// the last budget of the TaskBook.
+    /// Returns the run that removes the items of a deleted TaskBook. The removal run has one segment, which contains no
+    /// tasks. The slot of the removal run belongs to the budget that the TaskBook had before its deletion.
     pub(crate) fn of_gone(
         set: &ObjectSet,
         accepted: &AcceptedId,
@@ -138,7 +139,7 @@ impl Run {
         Self { spec, segments: vec![segment], own: BTreeMap::new() }
     }
 
-    /// Returns the slot settings of the last segment, in which the run removes items.
+    /// Returns the slot settings of the last segment. The run removes items in the last segment.
     pub(crate) fn last_slots(&self) -> LastSlots {
         let spec = self.spec_of(self.segments.len().saturating_sub(1));
         LastSlots {
@@ -150,12 +151,13 @@ impl Run {
         }
     }
 
-    /// Returns the definition of the run for each budget. The first definition uses the TaskBook's own budget.
+    /// Returns one rollout definition for each budget of the run. The first rollout definition uses the budget of the
+    /// TaskBook.
     pub(crate) fn budgets(&self) -> Vec<&RolloutSpec> {
         [&self.spec].into_iter().chain(self.own.values()).collect()
     }
 
-    /// Returns the definition of the run with the budget of one segment.
+    /// Returns the rollout definition with the budget of one segment.
     pub(crate) fn spec_of(&self, segment: usize) -> &RolloutSpec {
         self.own.get(&segment).unwrap_or(&self.spec)
     }
@@ -185,7 +187,7 @@ pub(crate) fn rights(
     set.books.values().filter_map(|book| of(book)).collect()
 }
 
-/// Returns whether a target node may be elected for a task (P79).
+/// Returns true if a target node is eligible for the election of a task (P79).
 pub(crate) fn may_be_elected(set: &ObjectSet, task: &Task, node: &str) -> bool {
     let Some(elect) = &task.elect else { return false };
     elect.nodes.is_empty() && elect.node_groups.is_empty()
@@ -199,8 +201,8 @@ pub(crate) fn digests(set: &ObjectSet) -> BTreeMap<String, String> {
     coordinated.map(|book| (book.id(), book_digest(set, book))).collect()
 }
 
-/// Returns whether a TaskBook needs a run. A TaskBook needs a run for coordination, or if another TaskBook depends on
-/// it on all nodes.
+/// Returns whether a TaskBook needs a run. A TaskBook needs a run if it is coordinated, or if another TaskBook waits
+/// for it on all nodes.
 fn needs_run(set: &ObjectSet, book: &Book) -> bool {
     let waited_for = |other: &Book| {
         other.namespace == book.namespace
@@ -209,8 +211,8 @@ fn needs_run(set: &ObjectSet, book: &Book) -> bool {
     book.coordinated() || set.books.values().any(|other| waited_for(other))
 }
 
-/// Sorts nodes into the order in which waves take them. The order of the nodes is the same on all nodes, but differs
-/// between TaskBooks (P68).
+/// Sorts nodes into the order in which they join the waves of a rollout. All nodes compute the same order, but each
+/// TaskBook has a different order (P68).
 fn in_order(book: &str, mut nodes: Vec<String>) -> Vec<String> {
     nodes.sort_by_cached_key(|node| sha2::Sha256::digest(format!("{book}\0{node}")).to_vec());
     nodes
@@ -229,7 +231,7 @@ fn max_failures(book: &Book, of: u64) -> u64 {
     }
 }
 
-/// Returns the target nodes that a run waits for, and the target nodes that joined later.
+/// Returns the target nodes that a run waits for, and the target nodes that joined after the run began.
 fn members(set: &ObjectSet, manifest: &RevisionManifest, book: &Book) -> Option<(Vec<String>, Vec<String>)> {
     let entry = manifest.books.get(&book.id())?;
     let joined: BTreeSet<&str> = manifest.joined.get(&entry.since).into_iter().flatten().map(String::as_str).collect();

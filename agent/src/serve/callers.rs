@@ -1,4 +1,4 @@
-//! Limits for each caller: expensive API calls of one caller run one at a time.
+//! Limits the API calls of each caller: the expensive calls of one caller run one at a time.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use super::tls::Caller;
 /// The maximum number of waiting calls of one caller.
 const WAITING: usize = 4;
 
-/// The queues of expensive calls, by caller.
+/// The queues of expensive API calls; each caller has a separate queue.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Callers(Arc<Mutex<BTreeMap<String, Arc<Turns>>>>);
 
@@ -23,7 +23,8 @@ struct Turns {
     waiting: Arc<Semaphore>,
 }
 
-/// The right of a caller to run one expensive call. The right to run an expensive call ends when this value is dropped.
+/// The permission of a caller to run one expensive call. The permission to run an expensive call ends when this value
+/// is dropped.
 #[derive(Debug)]
 pub(super) struct Turn {
     _running: OwnedSemaphorePermit,

@@ -33,7 +33,7 @@ pub enum CallError {
     /// The certificate of the caller cannot be used.
     #[error("cannot use the certificate")]
     Credentials(#[from] IdentityError),
-    /// The remote agent cannot be reached, or is not a node of the expected cluster.
+    /// The remote agent cannot be reached, or belongs to a different cluster.
     #[error("cannot reach {address}: {why}")]
     Remote {
         /// The address of the remote agent.
@@ -176,7 +176,7 @@ impl Client {
     /// Returns one view as JSON: rendered tasks, variables or facts.
     ///
     /// # Errors
-    /// Fails if the agent does not answer, or does not know this view.
+    /// Fails if the agent does not answer, or does not know the requested view.
     pub async fn view(
         &self,
         view: &str,
@@ -194,7 +194,7 @@ impl Client {
         Ok(self.status_service().get_view(request).await?.into_inner().json)
     }
 
-    /// Returns the events of the node. With `follow`, the stream also delivers new events.
+    /// Returns the recorded events of the node. With `follow`, the stream also delivers new events.
     ///
     /// # Errors
     /// Fails if the agent does not answer.

@@ -22,11 +22,11 @@ struct Handshake<E> {
     origin: IpAddr,
     /// True if the peer has sent at least one byte.
     heard: bool,
-    /// The value that ends the handshake when the value is dropped.
+    /// The handshake ends when this value is dropped.
     end: E,
 }
 
-/// The handshakes in progress, in the order of their start. Dropping a value of type `E` ends its handshake.
+/// The handshakes in progress, in the order of their start. A handshake ends when its value of type `E` is dropped.
 #[derive(Debug)]
 pub(super) struct Handshakes<E> {
     next: Number,
@@ -40,8 +40,8 @@ impl<E> Default for Handshakes<E> {
 }
 
 impl<E> Handshakes<E> {
-    /// Adds a handshake, and returns the number of the handshake. If a limit is reached, also returns the value of an
-    /// older handshake, which the caller drops.
+    /// Adds a handshake, and returns the number of the handshake. If a limit is reached, the function also returns the
+    /// value of an older handshake. The caller drops this value.
     pub(super) fn begin(&mut self, address: IpAddr, end: E) -> (Number, Option<E>) {
         let origin = origin(address);
         let ended = if self.count(origin) >= SHARE {
@@ -74,8 +74,8 @@ impl<E> Handshakes<E> {
         self.running.values().filter(|handshake| handshake.origin == origin).count()
     }
 
-    /// Returns the oldest handshake of an origin whose peer has sent nothing. If all peers of the origin have sent
-    /// data, returns the oldest handshake of the origin.
+    /// Returns the oldest handshake of an origin (address or network) whose peer has sent nothing. If all peers of the
+    /// origin have sent data, returns the oldest handshake of the origin.
     fn oldest_of(&self, origin: IpAddr) -> Option<Number> {
         let of_origin = || self.running.iter().filter(move |(_, handshake)| handshake.origin == origin);
         let silent = of_origin().find(|(_, handshake)| !handshake.heard);
@@ -112,12 +112,12 @@ pub(super) struct Refusals {
     last: String,
 }
 
-/// A summary of rejected connections for one log line.
+/// A summary of rejected connections, which the agent writes as one log line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Summary {
     /// The number of rejected connections.
     pub(super) count: u64,
-    /// The address of the last rejected connection, with the reason.
+    /// The address of the most recently rejected connection, with the reason.
     pub(super) last: String,
 }
 

@@ -24,7 +24,7 @@ use crate::error_chain::chain;
 const KEPT: usize = 32;
 /// The time limit of one query to a peer.
 const ANSWER: Duration = Duration::from_secs(10);
-/// The time limit for sending a gossip message, because an older message has no value.
+/// The time limit for sending a gossip message. An older message is out of date.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A pool of connections to peers.
@@ -41,7 +41,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// The open connections by node and address, each with a counter of its last use.
+    /// The open connections by node and address, each with the number of its most recent use.
     open: BTreeMap<(String, String), (PeerClient<Channel>, u64)>,
     used: u64,
     /// The version of the revocation list when the connections were opened.
@@ -169,7 +169,7 @@ fn describe(status: &tonic::Status) -> String {
     }
 }
 
-/// Returns whether an error means that one side rejected the certificate of the other side.
+/// Returns true if an error means that a side of the connection rejected the certificate of the other side.
 fn is_refusal(why: &str) -> bool {
     let why = why.to_ascii_lowercase();
     why.contains("certificate") || why.contains("received fatal alert") || why.contains("not a node of this cluster")

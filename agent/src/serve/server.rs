@@ -137,9 +137,9 @@ pub async fn serve(
     Ok(served?)
 }
 
-/// Admits calls of persons, and calls of nodes that the revision names and that use their known key. A node is checked
-/// by name, because a certificate can outlive its node. Every call is checked, so that a revocation also affects open
-/// connections.
+/// Admits calls of persons, and calls of nodes. The revision must name the node, and the node must use its trusted key.
+/// The name of a node is checked, because a certificate can stay valid after git no longer names its node. Every call
+/// is checked, so that a revocation also affects open connections.
 fn admit(peers: &PeerService, request: Request<()>) -> Result<Request<()>, Status> {
     match request.extensions().get::<Caller>() {
         Some(caller) => admit_caller(peers, caller).map(|()| request),
@@ -160,7 +160,8 @@ fn admit_caller(peers: &PeerService, Caller(caller, serial): &Caller) -> Result<
 /// The stream of results of a streaming call.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Returns a stream of results. The stream ends before its next item once its caller is no longer admitted.
+/// Returns a stream of results. Before each item, the stream checks its caller, and ends if the caller is no longer
+/// admitted.
 fn while_admitted<T: Send + 'static>(
     peers: PeerService,
     caller: Option<Caller>,
@@ -305,7 +306,7 @@ impl Api {
         Self { queries, peers, packs: Arc::new(Semaphore::new(PACKS)), callers: Callers::default() }
     }
 
-    /// Runs blocking work, such as reading files, outside the threads of the async runtime.
+    /// Runs blocking work in a separate thread, so that the work does not block the async runtime.
     async fn blocking<T: Send + 'static>(&self, work: impl FnOnce(Queries) -> T + Send + 'static) -> Result<T, Status> {
         let queries = self.queries.clone();
         tokio::task::spawn_blocking(move || work(queries)).await.map_err(|error| Status::internal(error.to_string()))

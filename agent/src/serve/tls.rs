@@ -1,5 +1,5 @@
 //! Mutual TLS 1.3 for connections from and to other machines. Both sides of a connection present a certificate of the
-//! cluster's authority. Renewed certificates on disk are used from the next connection.
+//! cluster's authority. A new connection uses the newest certificates on disk.
 
 use std::{
     io,
@@ -154,8 +154,8 @@ async fn secure(stream: TcpStream, credentials: &Credentials) -> io::Result<Secu
     Ok(Secured { stream: stream.into(), caller: Caller(caller, serial) })
 }
 
-/// Returns the subject of the peer's certificate. The TLS handshake has already verified the authority of the
-/// certificate.
+/// Returns the subject of the peer's certificate. The TLS handshake has already verified that the cluster's authority
+/// signed the certificate.
 fn subject(shown: Option<&[rustls::pki_types::CertificateDer<'_>]>, cluster: &str) -> io::Result<Subject> {
     let subject = shown.and_then(|chain| chain.first()).and_then(|first| Subject::of(first));
     match subject {

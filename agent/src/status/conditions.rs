@@ -16,27 +16,27 @@ use towpath_state::{Acceptance, Record, kinds};
 pub struct State {
     /// The revision that the node has accepted.
     pub accepted: Acceptance,
-    /// The revision that the node attempted to apply last.
+    /// The revision that the node most recently attempted to apply.
     pub attempted: Option<Acceptance>,
     /// True until the first pass of the attempted revision ends. While `attempting` is true, the stalls and holds
     /// belong to an earlier revision.
     attempting: bool,
-    /// The revision that was last applied in full.
+    /// The revision that the node most recently applied in full.
     pub applied: Option<Acceptance>,
     /// The problems that can end without a new commit, by source or subject.
     pub troubles: BTreeMap<String, ConditionReason>,
-    /// The requests that git servers have not answered yet, as messages. The requests end when the agent stops.
+    /// The messages about requests that git servers have not answered yet. The requests end when the agent stops.
     #[serde(skip)]
     pending: Vec<String>,
     /// The problems that only a new commit can end, by subject.
     pub stalls: BTreeMap<String, ConditionReason>,
-    /// The reasons that hold changes back, by subject and reason.
+    /// The reasons why changes are held, by subject and reason.
     pub holds: BTreeMap<String, Hold>,
-    /// The TaskBooks that ask for slots, waves or barriers although the data store is local.
+    /// The TaskBooks that ask for slots, waves or barriers, although the data store is local.
     pub uncoordinated: Vec<String>,
-    /// The reason and the status of each condition, with the time of the last change.
+    /// The reason and the status of each condition, with the time of the most recent change.
     since: BTreeMap<String, (String, bool, i64)>,
-    /// The time of the last tick of the wall clock (`Input::Looked`), in milliseconds since 1970.
+    /// The time of the most recent tick of the wall clock (`Input::Looked`), in milliseconds since 1970.
     pub looked: i64,
     /// The number of passes that ended after the clock went back.
     passes_since_jump: u32,
@@ -49,7 +49,7 @@ impl Record for State {
 /// A problem that a condition of the status shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConditionReason {
-    /// The reason of the condition, in one word.
+    /// The reason of the condition, as one word.
     pub reason: String,
     /// The message of the condition: a sentence with the remedy.
     pub message: String,
@@ -62,23 +62,23 @@ impl ConditionReason {
     }
 }
 
-/// A reason that holds back the changes of a TaskBook, or of one of its tasks.
+/// The reason why changes of a TaskBook, or of one of its tasks, are held.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Hold {
     /// The held TaskBook, as `namespace/name`.
     pub book: String,
-    /// The run of the held TaskBook. `run` is empty for a TaskBook without a run.
+    /// The run of the held TaskBook. `run` is empty if the TaskBook has no run.
     pub run: String,
     /// The held TaskBook (`namespace/name`) or task (`namespace/name/task`).
     pub subject: String,
-    /// The reason of the hold, in one word.
+    /// The reason of the hold, as one word.
     pub reason: String,
     /// The message of the hold: the reason to wait, and the event that ends the wait.
     pub opens: String,
     /// The action by which an administrator can end the wait.
     pub action: Option<String>,
-    /// True if every node can read the reason in the data store.
+    /// True if every node can read the reason of the hold in the data store.
     pub is_shared: bool,
     /// The time at which the hold began, in milliseconds since 1970. A new run resets the start time of the hold.
     pub since: i64,
@@ -99,7 +99,7 @@ impl Hold {
 pub enum Input {
     /// A source failed, or works again (`None`).
     Source(String, Option<ConditionReason>),
-    /// A refresh ended before the git servers answered these requests. Each request is a message.
+    /// A refresh ended before the git servers answered the listed requests. Each request is a message.
     Pending(Vec<String>),
     /// A part of the node failed, or works again (`None`). The parts of the node include the journal, the fleet and the
     /// data store.
@@ -108,8 +108,8 @@ pub enum Input {
     Rejected(String, Option<ConditionReason>),
     /// Local policy rejects the revision that the fleet accepted, or no longer rejects it (`None`).
     RejectedLocally(Option<ConditionReason>),
-    /// The fleet accepted a revision that only a newer agent can read (P12). The value is `None` if the agent can read
-    /// the revision again.
+    /// The fleet accepted a revision that only a newer agent can read (P12). The value is `None` if this agent can read
+    /// the accepted revision again.
     TooOld(Option<String>),
     /// A revision was accepted.
     Accepted(Acceptance),
@@ -128,17 +128,18 @@ pub struct Passed {
     pub worst: Outcome,
     /// A message that lists the failed tasks. `failed` is `None` if no task failed.
     pub failed: Option<String>,
-    /// The holds that the pass found, in the order of the TaskBooks. The state machine sets the time of each hold.
+    /// The holds that the pass found, in the order of the TaskBooks. The state machine sets the start time of each
+    /// hold.
     pub held: Vec<Hold>,
-    /// The problem of a full or read-only disk, if the pass met one.
+    /// The problem of a full or read-only disk, if the pass found such a disk.
     pub disk: Option<ConditionReason>,
     /// True if the pass was preempted.
     pub interrupted: bool,
-    /// The TaskBooks that ask for slots, waves or barriers although the data store is local.
+    /// The TaskBooks that ask for slots, waves or barriers, although the data store is local.
     pub uncoordinated: Vec<String>,
 }
 
-/// The key of a hold of the whole node: only a newer agent can read the accepted revision.
+/// The key of the hold that affects the whole node: only a newer agent can read the accepted revision.
 const TOO_OLD: &str = "agent AgentTooOld";
 
 /// The largest backward step of the clock that is not reported, in milliseconds.
@@ -214,7 +215,7 @@ fn note(map: &mut BTreeMap<String, ConditionReason>, key: &str, trouble: Option<
     }
 }
 
-/// Returns the holds of a pass. A hold that the previous pass had for the same run keeps its start time.
+/// Returns the holds of a pass. If the previous pass had the same hold for the same run, the hold keeps its start time.
 fn holds(before: &BTreeMap<String, Hold>, held: Vec<Hold>, now: i64) -> BTreeMap<String, Hold> {
     let mut holds: BTreeMap<String, Hold> = BTreeMap::new();
     for hold in held {

@@ -24,10 +24,10 @@ use crate::reconcile::{Revision, pass::Other, runs::Run};
 #[derive(Debug, Clone)]
 pub struct FleetView {
     status: StatusSnapshot,
-    /// The fleet that the node belongs to. `fleet` is `None` in a command that only makes a plan.
+    /// The fleet of the node. `fleet` is `None` in a command that only makes a plan.
     fleet: Option<Arc<Fleet>>,
     journal: Option<Arc<Journal>>,
-    /// The gossip of the node. `gossip` is unset if the node does not take part in gossip.
+    /// The gossip of the node. `gossip` is empty if the node does not take part in gossip.
     gossip: Arc<OnceLock<Gossip>>,
     /// The last known state of the other nodes, which templates can read.
     known: Arc<Mutex<Option<OtherNodes>>>,
@@ -69,8 +69,8 @@ impl FleetView {
     /// template calls `nodes()`.
     ///
     /// While the data store does not answer, the last known state is used, even after a restart of the agent. Rendered
-    /// files therefore continue to list nodes while the data store is unreachable (P92, P93). Even without the data
-    /// store, liveness comes from gossip.
+    /// files therefore continue to list nodes while the data store is unreachable (P92, P93). Liveness comes from
+    /// gossip, even while the data store is unreachable.
     pub(crate) fn others(&self, revision: &Revision) -> BTreeMap<String, Other> {
         let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.store().shared() && revision.reads_nodes()) else {
             return BTreeMap::new();
@@ -92,7 +92,7 @@ impl FleetView {
         known.joined.iter().map(other).collect()
     }
 
-    /// Returns the last known state of other nodes. Returns `None` if the state was never read.
+    /// Returns the last known state of other nodes. Returns `None` if the node has never read the state of other nodes.
     fn last_others(&self) -> Option<OtherNodes> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         known.or_else(|| self.journal.as_ref()?.get_readable(&()).ok().flatten())
@@ -192,7 +192,7 @@ impl FleetView {
     }
 }
 
-/// Returns the parts of the published states that concern one TaskBook, by node.
+/// Returns, for each node, the part of the published state that concerns one TaskBook.
 fn reports(states: &BTreeMap<String, PublishedState>, book: &str) -> BTreeMap<String, NodeReport> {
     states.iter().filter_map(|(node, state)| Some((node.clone(), state.report(book)?))).collect()
 }

@@ -14,7 +14,7 @@ use crate::{
     reconcile::pass::{BookOutcome, Origin, Outcome, PassOutcome, TaskOutcome},
 };
 
-/// Returns whether an alarm is derived from the state of the node by [`of_state`].
+/// Returns true if [`of_state`] derives the alarm from the state of the node.
 pub(crate) fn is_of_state(event: &NewEvent) -> bool {
     use EventType as T;
     matches!(
@@ -75,7 +75,7 @@ fn of_trouble(subject: &str, trouble: &ConditionReason) -> Option<NewEvent> {
     })
 }
 
-/// Returns the events for a start of the agent. `last` is the event data of the previous start.
+/// Returns the events that a start of the agent causes. `last` is the event data of the previous start.
 pub(crate) fn of_start(last: Option<&BTreeMap<String, Value>>, version: &str, boot: &str) -> Vec<NewEvent> {
     let fact = |name: &str| last.and_then(|last| last.get(name)?.as_str()).filter(|value| !value.is_empty());
     let mut events = Vec::new();
@@ -165,13 +165,13 @@ pub(crate) fn of_acceptance(generation: u64, manifest: &RevisionManifest) -> Vec
     .collect()
 }
 
-/// Returns whether an alarm is derived from the TaskBooks by [`of_books`].
+/// Returns true if [`of_books`] derives the alarm from the state of the TaskBooks.
 pub(crate) fn is_of_books(event: &NewEvent) -> bool {
     use EventType as T;
     matches!(event.event_type, T::TaskFailed | T::TaskHeld | T::TaskHandlerFailed | T::DriftReported | T::PruneHeld)
 }
 
-/// Returns whether a pass has found out if an alarm of a TaskBook is still valid. A task that did not run keeps its
+/// Returns true if a pass has checked whether an alarm of a TaskBook is still valid. A task that did not run keeps its
 /// alarms. Handlers also keep their alarms if any task of their TaskBook did not run.
 pub(crate) fn is_judged(event: &NewEvent, outcome: &PassOutcome) -> bool {
     if !is_of_books(event) || outcome.interrupted {
@@ -211,7 +211,7 @@ fn task_alarm(task: &TaskOutcome) -> Option<EventType> {
 }
 
 /// Returns the kind of a hold: `prune` if the prune budget holds removals, otherwise `task`. A halted rollout also has
-/// the reason Budget, but counts as a `task` hold.
+/// the reason `Budget`, but its hold is of the kind `task`.
 fn kind_of(hold: &Hold) -> &'static str {
     let is_prune = hold.reason == "Budget" && hold.subject == format!("{}/prune", hold.book);
     if is_prune { "prune" } else { "task" }
@@ -251,7 +251,7 @@ fn of_holds(state: &State) -> Vec<NewEvent> {
     alarms
 }
 
-/// Returns the one-time events of a pass: the changes, and the ends of runs.
+/// Returns the one-time events of a pass, which report changes and ended runs.
 pub(crate) fn of_pass(outcome: &PassOutcome, runs: &mut RunProgress) -> Vec<NewEvent> {
     let mut events = Vec::new();
     for book in &outcome.books {

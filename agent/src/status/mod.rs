@@ -1,4 +1,4 @@
-//! The parts of a node that others can see: status, queries, the view of the fleet, and the peer service.
+//! The parts of a node that are visible from outside: status, queries, the view of the fleet, and the peer service.
 
 pub mod conditions;
 mod fleet_view;

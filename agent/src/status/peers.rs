@@ -1,4 +1,4 @@
-//! The service of a node for the other nodes of its fleet, and its reactions to gossip.
+//! The service that a node offers to the other nodes of its fleet, and the receiver of gossip messages.
 
 use std::sync::{Arc, OnceLock};
 
@@ -27,7 +27,7 @@ pub struct PeerService {
     signer: Arc<RecordSigner>,
     /// The incarnation of the node: a number that grows with each start of the agent.
     life: u64,
-    /// The gossip of the node. `gossip` is unset if the node does not take part in gossip.
+    /// The gossip of the node. `gossip` is empty if the node does not take part in gossip.
     gossip: Arc<OnceLock<Gossip>>,
 }
 
@@ -54,7 +54,7 @@ impl PeerService {
     }
 
     /// Returns the reason to reject a caller. Returns `None` if the caller is admitted. A caller is rejected if its
-    /// certificate is revoked, or if a node does not use its known key.
+    /// certificate is revoked, or if a node does not use its trusted key.
     pub fn refuses(&self, caller: &Subject, serial: Option<&str>) -> Option<String> {
         self.signer.refuses(&caller.name, caller.role == Role::Node, &caller.keys.sign, serial)
     }
@@ -123,7 +123,7 @@ impl PeerService {
         self.status.mirror_at(source, commit).ok_or_else(foreign)
     }
 
-    /// Records events for changes of membership that gossip reports.
+    /// Records events for nodes that join, leave or are lost, as gossip reports.
     pub fn heard(&self, heard: &Heard, now: i64) {
         let (event_type, reason, node, message) = match heard {
             Heard::Joined(node) => (EventType::NodeJoined, "Joined", node, format!("{node} has joined")),
@@ -144,8 +144,8 @@ impl PeerService {
         }
     }
 
-    /// Ends the alarms of lost nodes that have returned or left. The node may have missed the gossip about the return
-    /// of a lost node.
+    /// Ends the alarms of lost nodes that have returned or left. This node may not have received the gossip message
+    /// about the return of a lost node.
     pub(crate) fn end_lost(&self, now: i64) {
         let Some(gossip) = self.gossip.get() else { return };
         let is_over = |alarm: &NewEvent| {

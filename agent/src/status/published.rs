@@ -13,7 +13,7 @@ const GATES: usize = 16;
 /// The maximum length of the message of a published gate, in characters.
 const MESSAGE: usize = 300;
 
-/// The state that a node publishes for other nodes.
+/// The state of a node, which the node publishes for other nodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct PublishedState {
@@ -24,7 +24,7 @@ pub(crate) struct PublishedState {
     accepted: Option<u64>,
     /// The digest of the acceptance of that generation.
     digest: String,
-    /// The closed gates of the node that the data store does not show, by TaskBook.
+    /// The closed gates of the node, by TaskBook. The map omits the gates that are visible in the data store.
     held: BTreeMap<String, Vec<PublishedGate>>,
 }
 
@@ -41,8 +41,8 @@ impl PublishedState {
         }
     }
 
-    /// Returns the part of the state that concerns one TaskBook. Returns `None` for the state of an older agent, which
-    /// does not publish its loaded generation.
+    /// Returns the part of the published state that concerns one TaskBook. Returns `None` if an older agent published
+    /// the state, because an older agent does not publish its loaded generation.
     pub(super) fn report(&self, book: &str) -> Option<NodeReport> {
         let gates = self.held.get(book).into_iter().flatten().cloned().map(PublishedGate::read).collect();
         let accepted = AcceptedId { generation: self.accepted?, digest: self.digest.clone() };
@@ -66,7 +66,7 @@ impl PublishedGate {
     }
 }
 
-/// Returns the closed gates of a node that the data store does not show, by TaskBook.
+/// Returns the closed gates of a node, by TaskBook. The result omits the gates that are visible in the data store.
 fn gates(state: &State) -> BTreeMap<String, Vec<PublishedGate>> {
     let mut shown: BTreeMap<String, Vec<PublishedGate>> = BTreeMap::new();
     for hold in state.holds.values().filter(|hold| !hold.is_shared && !hold.book.is_empty()).take(GATES) {
@@ -80,7 +80,7 @@ fn gates(state: &State) -> BTreeMap<String, Vec<PublishedGate>> {
     shown
 }
 
-/// Returns the facts that other nodes may read, selected by name.
+/// Returns the facts with the given names, which other nodes may read.
 pub(crate) fn shared_facts(facts: &Value, names: &[String]) -> Value {
     Value::Object(names.iter().filter_map(|name| Some((name.clone(), facts.get(name)?.clone()))).collect::<Map<_, _>>())
 }

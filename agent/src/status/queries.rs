@@ -129,7 +129,7 @@ impl Queries {
         Ok(self.fleet.rollouts(&*self.revision()?))
     }
 
-    /// Returns the runs that are recorded in the journal, newest first.
+    /// Returns the runs that the journal records. The newest run is first.
     pub fn runs(&self) -> Vec<pb::RunSummary> {
         let journal = self.machine.journal.as_ref();
         let records = journal.and_then(|journal| journal.all::<RunRecord>().ok()).unwrap_or_default();
@@ -189,8 +189,8 @@ impl Queries {
     /// Returns the changes that a revision would make on the node.
     ///
     /// # Errors
-    /// This version of the function returns no error. The return type is a `Result` because a later plan may need
-    /// answers from peers.
+    /// The function currently always succeeds. The return type is a `Result`, because a future version may need answers
+    /// from peers.
     pub fn plan_of(&self, revision: &Revision) -> Result<pb::PlanReply, QueryError> {
         let cancel = Cancel::default();
         // A plan runs no task. Values that a task computes are therefore unknown.
@@ -266,7 +266,7 @@ impl Queries {
         Inputs { facts, nodes: Arc::new(nodes), computed: BTreeMap::new(), unknown: BTreeSet::new(), event: None }
     }
 
-    /// Returns the tasks of another node, as a revision renders them.
+    /// Returns the tasks of another node, rendered from a revision.
     ///
     /// # Errors
     /// Fails if a TaskBook of the node cannot be rendered.
@@ -301,7 +301,8 @@ impl Queries {
         facts
     }
 
-    /// Returns one view as JSON: the rendered tasks of a TaskBook, the variables of a node, or the facts of the host.
+    /// Returns one view as JSON. A view contains the rendered tasks of a TaskBook, the variables of a node, or the
+    /// facts of the host.
     ///
     /// # Errors
     /// Fails if the view, the TaskBook or the node does not exist, or if no revision has been accepted.
@@ -338,7 +339,7 @@ impl Queries {
             [one] => *one,
             [] => {
                 return Err(QueryError(format!(
-                    "there is no TaskBook {subject:?}; there are: {}",
+                    "there is no TaskBook {subject:?}; the TaskBooks are: {}",
                     revision.set.books.keys().cloned().collect::<Vec<_>>().join(", ")
                 )));
             }

@@ -1,4 +1,4 @@
-//! The status of a node as a read model: the main loop sets it, and queries read it.
+//! The status of a node. The main loop sets the status, and queries read the status.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -74,14 +74,14 @@ impl StatusSnapshot {
         self.0.view.borrow().state.clone()
     }
 
-    /// Returns the mirror of a source if the accepted revision has the source at this commit.
+    /// Returns the mirror of a source, if the accepted revision contains the given commit of the source.
     pub fn mirror_at(&self, source: &str, commit: &str) -> Option<Arc<Mirror>> {
         let view = self.0.view.borrow();
         let accepted = view.revision.as_ref()?.commits.get(source)?;
         view.mirrors.get(source).filter(|_| accepted == commit).cloned()
     }
 
-    /// Returns the status of the node for people and scripts. `activity` describes what the node does at this moment.
+    /// Returns the status of the node, for people and scripts. `activity` describes the current activity of the node.
     pub fn status(&self, activity: Option<String>) -> pb::NodeStatus {
         let view = self.0.view.borrow().clone();
         let status = view.state.status(&self.0.node, &self.0.cluster, view.books, activity);

@@ -1,11 +1,11 @@
-//! Rules that decide what a run does with a task whose state was compared with the node.
+//! Rules that decide what a run does with a task after the check of the task.
 
 use serde_json::Value;
 use towpath_render::objects::task::Drift;
 
 use super::instance::{Facts, ModuleKind};
 
-/// The mode of a run or segment: apply a new revision, or look for drift.
+/// The mode of a run or of a segment: apply a new revision, or look for drift.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RunMode {
     /// The node applies a revision for the first time.
@@ -17,7 +17,7 @@ pub enum RunMode {
 /// The result of comparing the node with a rendered task.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Check {
-    /// The node has the desired state. The value is the data that the module returned, if any.
+    /// The node has the desired state. The value is optional data that the check returned.
     InSync(Option<Value>),
     /// The node differs from the desired state; the value is the needed change.
     Differs(Preview),
@@ -37,34 +37,34 @@ pub struct Preview {
     pub diff: String,
     /// True if the change only writes files, so it can be batched with other file changes.
     pub plain: bool,
-    /// The paths that the change writes. Directories that the change only creates are not listed.
+    /// The paths that the change writes. The list omits directories that the change only creates.
     pub writes: Vec<String>,
-    /// True if the task's own `changed` condition is false. A change with a false `changed` condition notifies no
+    /// True if the `changed` condition of the task is false. A change with a false `changed` condition notifies no
     /// handler.
     pub quiet: bool,
 }
 
-/// The last run of a task, from the journal.
+/// The most recent run of a task, as the journal records it.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LastRun {
-    /// True if the task had the same definition in its last run.
+    /// True if the definition of the task has not changed since the task's most recent run.
     pub same_definition: bool,
     /// True if an action with the current definition has finished.
     pub finished: bool,
     /// The number of interrupted runs of an action with the current definition.
     pub interrupted: u32,
-    /// The result fields of the last finished run of the action.
+    /// The result fields of the action's most recent finished run.
     pub fields: Value,
 }
 
-/// The result of a check, with the last run of the task.
+/// The result of a check, and the record of the task's most recent run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Checked {
     /// The result of the comparison.
     pub check: Check,
-    /// The last run of the task. `last` is `None` if the journal has no record of the task.
+    /// The most recent run of the task. `last` is `None` if the journal has no record of the task.
     pub last: Option<LastRun>,
-    /// A readable description of the run of an action, such as its command line.
+    /// A readable description of an action, such as its command line.
     pub shown: Option<String>,
 }
 
@@ -73,43 +73,44 @@ pub struct Checked {
 pub enum Cause {
     /// A commit changed the definition of the task.
     Commit,
-    /// The commit is the same, but an input changed: facts, variables or other nodes (D30).
+    /// The commit is the same, but an input of the task changed: facts, variables or the state of other nodes (D30).
     Input,
-    /// Something other than the agent changed the node (D29).
+    /// A person or a program other than the agent changed the node (D29).
     Drift,
 }
 
 /// The permission that a change needs before it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Admission {
-    /// The change needs neither a slot nor an open window (P90).
+    /// The change needs no slot and no open maintenance window (P90).
     Free,
-    /// The change needs an open window and, in a book with slots, a slot (P91).
+    /// The change needs an open maintenance window and, in a book with slots, a slot (P91).
     SlotAndWindow,
 }
 
-/// The decision about a task after its check.
+/// The decision about a task, after the check of the task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Assessment {
     /// The task has nothing to do.
     InSync {
-        /// True if the run must record the item, because the journal lacks its current definition.
+        /// True if the run must write a record of the item to the journal. The journal does not contain the current
+        /// definition of the item yet.
         record: bool,
     },
-    /// The task has to make a change. The values are the cause of the change and the permission that it needs.
+    /// The task has to make a change. The values are the cause of the change, and the permission that the change needs.
     Change(Cause, Admission),
     /// The action of the task has to run.
     Run,
-    /// The state has drifted, and the drift policy does not correct it. The value is true if the drift policy reports
-    /// the drift.
+    /// The state has drifted, and the drift policy does not correct the drift. The value is true if the drift policy
+    /// reports the drift.
     Left(bool),
-    /// The state cannot be known yet; the text gives the reason.
+    /// The state of the item is not known yet; the text gives the reason.
     Unknown(String),
     /// The check failed; the text is the error message.
     Failed(String),
 }
 
-/// Decides what a run does with a task, from the result of its check.
+/// Decides what a run does with a task, from the result of the task's check.
 pub fn assess(facts: &Facts, checked: &Checked, policy: Drift, mode: RunMode, notifies: bool) -> Assessment {
     let last = checked.last.as_ref();
     let finished = last.is_some_and(|last| last.finished);
@@ -143,7 +144,8 @@ pub fn assess(facts: &Facts, checked: &Checked, policy: Drift, mode: RunMode, no
     }
 }
 
-/// Returns the cause of a change, from the last run of the task and the mode of the run.
+/// Returns the cause of a change. The cause of a change depends on the task's most recent run, and on the mode of the
+/// current run.
 fn cause(last: Option<&LastRun>, mode: RunMode) -> Cause {
     match last {
         Some(last) if last.same_definition => Cause::Drift,

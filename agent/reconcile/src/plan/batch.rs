@@ -21,7 +21,7 @@ pub enum ChangeSet {
 }
 
 impl ChangeSet {
-    /// Returns the rendered tasks whose changes are in the set.
+    /// Returns the rendered tasks that need the changes in the set.
     pub fn instances(&self) -> &[InstanceId] {
         match self {
             Self::Files(all) | Self::Direct(all) => all,
@@ -40,12 +40,13 @@ pub struct Queued {
     pub admission: Admission,
     /// The paths that the change writes.
     pub writes: Vec<String>,
-    /// The key of the transaction that the change can join. `batch` is `None` if the change is made alone.
+    /// The key of the transaction that the change can join. Changes with the same key can share a transaction. `batch`
+    /// is `None` if the change cannot share a transaction.
     pub batch: Option<BatchKey>,
 }
 
-/// The changes that one lane (a sequence of tasks) has not made yet. At any time, the queue holds only file changes or
-/// only direct changes.
+/// The changes that one lane of tasks has not made yet. The queue never contains file changes and direct changes by
+/// tools or daemons at the same time.
 #[derive(Debug, Clone, Default)]
 pub struct Queue {
     files: Vec<Queued>,
@@ -61,8 +62,8 @@ impl Queue {
         self.files.is_empty() && self.direct.is_empty()
     }
 
-    /// Returns true if a queued change affects the check of a path. A change affects the check of its own path and of
-    /// paths above or below that path.
+    /// Returns true if a queued change affects the check of a path. A change affects the checks of the changed path,
+    /// and of all paths above or below the changed path.
     pub fn affects(&self, path: &str) -> bool {
         let path = path.trim_end_matches('/');
         let below = format!("{path}/");
@@ -81,53 +82,53 @@ impl Queue {
         self.held.iter().any(|held| writes.iter().any(|path| overlaps(held, path)))
     }
 
-    /// Returns true if a direct change with the given key can join the queued direct changes.
+    /// Returns true if a direct change by a tool or daemon with the given key can join the queued changes.
     pub fn accepts(&self, batch: Option<&BatchKey>) -> bool {
         self.direct.iter().all(|waiting| waiting.batch.is_some() && waiting.batch.as_ref() == batch)
     }
 
-    /// Adds a file change to the queue. Returns true if the added change fills the batch.
+    /// Adds a file change to the queue. Returns true if the batch is full after the change is added.
     pub fn push_files(&mut self, change: Queued) -> bool {
         self.written.extend(change.writes.iter().map(|path| path.trim_end_matches('/').to_owned()));
         self.files.push(change);
         self.files.len() >= MAX_FILES
     }
 
-    /// Adds a direct change to the queue.
+    /// Adds a direct change by a tool or daemon to the queue.
     pub fn push_direct(&mut self, change: Queued) {
         self.direct.push(change);
     }
 
-    /// Removes all file changes from the queue, and returns them.
+    /// Removes and returns all file changes in the queue.
     pub fn take_files(&mut self) -> Vec<Queued> {
         self.written.clear();
         std::mem::take(&mut self.files)
     }
 
-    /// Removes all direct changes from the queue, and returns them.
+    /// Removes and returns all direct changes by tools or daemons in the queue.
     pub fn take_direct(&mut self) -> Vec<Queued> {
         std::mem::take(&mut self.direct)
     }
 }
 
-/// Returns the change set for queued file changes.
+/// Converts queued file changes into a set of changes.
 pub fn files(changes: &[Queued]) -> ChangeSet {
     ChangeSet::Files(changes.iter().map(|change| change.instance.id).collect())
 }
 
-/// Returns the change set for queued direct changes.
+/// Converts queued direct changes by tools or daemons into a set of changes.
 pub fn direct(changes: &[Queued]) -> ChangeSet {
     ChangeSet::Direct(changes.iter().map(|change| change.instance.id).collect())
 }
 
-/// Returns the permission that the queued changes need as a group.
+/// Returns the permission that all queued changes together need.
 pub fn admission(changes: &[Queued]) -> Admission {
     let is_free = changes.iter().all(|change| change.admission == Admission::Free);
     if is_free { Admission::Free } else { Admission::SlotAndWindow }
 }
 
 /// Splits file changes into changes that may begin without admission, and changes that must wait. A change must wait if
-/// it needs admission, or if it overlaps a path of an earlier waiting change.
+/// it needs admission, or if an earlier change of an overlapping path must wait.
 pub fn split_free(changes: Vec<Queued>) -> (Vec<Queued>, Vec<Queued>) {
     let (mut free, mut others): (Vec<Queued>, Vec<Queued>) = (Vec::new(), Vec::new());
     for change in changes {
@@ -143,14 +144,14 @@ pub fn split_free(changes: Vec<Queued>) -> (Vec<Queued>, Vec<Queued>) {
     (free, others)
 }
 
-/// Returns true if a task's change can wait for a transaction. The change of a task that evaluates or registers its own
-/// result cannot wait.
+/// Returns true if a task's change can wait until its transaction runs. A change cannot wait if its task registers the
+/// result, or evaluates the result with an expression.
 pub fn can_wait(task: &towpath_render::objects::task::Task, facts: &Facts) -> bool {
     let judged = task.success.is_some() || task.changed.is_some() || task.until.is_some();
     facts.batch.is_some() && !judged && task.register.is_none() && task.elect.is_none()
 }
 
-/// Returns true if both paths are equal, or if one path is below the other one.
+/// Returns true if two paths are equal, or if one path is below the other path.
 fn overlaps(one: &str, other: &str) -> bool {
     let (one, other) = (one.trim_end_matches('/'), other.trim_end_matches('/'));
     let below = |path: &str, folder: &str| path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));

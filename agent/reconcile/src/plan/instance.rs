@@ -15,10 +15,10 @@ pub enum ModuleKind {
     State,
     /// A probe, which reads the node and changes nothing.
     Probe,
-    /// An action without conditions, which runs once for each definition.
+    /// An action without conditions, which runs again only if its definition changes.
     Action,
-    /// An action with conditions of its own, such as `unless`. The conditions of an action are compared with the node
-    /// like a desired state.
+    /// An action with conditions, such as `unless`. The agent checks the conditions of the action on the node, as it
+    /// checks a desired state.
     ConditionalAction,
     /// An action that runs in every pass (`run: always`).
     UnconditionalAction,
@@ -26,7 +26,7 @@ pub enum ModuleKind {
     Reboot,
 }
 
-/// The key of a transaction. Changes with an equal key can be made in one transaction.
+/// The key of a transaction. Changes with the same key can share a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BatchKey(pub String);
 
@@ -43,7 +43,8 @@ pub struct Facts {
     pub managed: Vec<Managed>,
     /// The path that the task manages. `path` is `None` if the task manages several paths, or no path.
     pub path: Option<String>,
-    /// The key of the transaction that the change can join. `batch` is `None` if the change is made alone.
+    /// The key of the transaction that the change can join. Changes with the same key can share a transaction. `batch`
+    /// is `None` if the change cannot share a transaction.
     pub batch: Option<BatchKey>,
 }
 

@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, ops::Range};
 
 use towpath_render::objects::task::{Book, Task};
 
-/// Returns the positions of tasks in execution order, in groups. Each group has one task, unless the book is parallel.
-/// Tasks of a parallel book share a group if they do not require each other.
+/// Returns the positions of tasks in execution order, in groups. If the book is not parallel, each group contains one
+/// task. Tasks of a parallel book share a group if they do not require each other.
 pub fn waves(book: &Book, range: Range<usize>) -> Vec<Vec<usize>> {
     let tasks: Vec<(usize, &Task)> = book.tasks.iter().enumerate().skip(range.start).take(range.len()).collect();
     if !book.parallel {

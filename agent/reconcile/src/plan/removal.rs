@@ -1,4 +1,5 @@
-//! Removals: the items that a book no longer mentions, the order of their removal, and the budget of one pass.
+//! Decides which items a pass removes, in which order, and how many. A pass removes items that a book no longer
+//! mentions.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,29 +10,30 @@ use towpath_render::view::PruneBudget;
 
 pub use crate::names::Managed;
 
-/// The items that leave a book's inventory: removed, forgotten, or moved to another book.
+/// The items that leave a book's inventory. An item is removed, only its record is deleted, or another book manages the
+/// item now.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Removal {
     /// The items to remove from the node, in the order of removal.
     pub remove: Vec<Managed>,
-    /// The items that stay on the node, although the agent deletes their records.
+    /// The items that stay on the node, although the agent deletes the records of these items.
     pub forget: Vec<Managed>,
-    /// The items that moved to another book, so their records stay.
+    /// The items that another book manages now. The agent keeps the records of items that another book manages.
     pub moved: Vec<Managed>,
 }
 
 /// The recorded items of a book, with the settings for their removal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inventory {
-    /// The items that the book managed until now, from the journal.
+    /// The items that the journal records for the book.
     pub recorded: BTreeSet<Managed>,
-    /// The items that any book of the node manages now.
+    /// All items that the books of the node manage now.
     pub managed_anywhere: Arc<BTreeSet<Managed>>,
     /// The position of each module in the removal order, by the module's name. Items of modules with lower positions
     /// are removed first.
     pub order: BTreeMap<String, u32>,
     /// True if the book removes items that it no longer mentions. If `prune` is false, the agent only deletes the
-    /// records of unmentioned items.
+    /// records of items that the book no longer mentions.
     pub prune: bool,
     /// The maximum number of removals in one pass (D33).
     pub budget: PruneBudget,
@@ -42,19 +44,19 @@ pub struct Inventory {
     pub total: u64,
 }
 
-/// The removal position of a module without an entry in the removal order.
+/// The removal position of modules that the removal order does not list.
 pub const MIDDLE: u32 = 200;
 
 /// The decision about the items that a book no longer mentions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// The node has nothing to remove or forget.
+    /// The book has no items to remove, and no records to delete.
     Nothing,
     /// The items stay on the node: the book does not prune, or another book manages the items.
     Forget(Removal),
     /// The items are removed from the node.
     Remove(Removal),
-    /// The removal is held, because the number of items exceeds the budget of one pass.
+    /// The removal is held, because the number of items exceeds the prune budget of one pass.
     OverBudget {
         /// The message with the number of items, the budget, and the object that sets the budget.
         message: String,

@@ -6,8 +6,8 @@ use towpath_render::objects::task::{Book, Task};
 use super::instance;
 use crate::outcome::{Origin, Outcome, TaskReport};
 
-/// Returns the reports of the tasks that a run did not reach. Each message names the cause: a closed gate, or the last
-/// failed or held task.
+/// Returns the reports of the tasks that a run did not reach. The message of each report names the cause: a closed
+/// gate, or the failed or held task that ended the run.
 pub fn unrun(
     book: &Book,
     is_reached: impl Fn(&Task) -> bool,

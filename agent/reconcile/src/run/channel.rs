@@ -1,4 +1,4 @@
-//! The channel through which a run gives commands to its executor and waits for observations.
+//! The channel through which a run gives commands to its executor and waits for the answers.
 
 use std::{
     cell::{Cell, RefCell},
@@ -21,10 +21,10 @@ use crate::{
     },
 };
 
-/// The error message for an answer that does not fit the command of the run.
+/// The error message for an answer whose type does not fit the command.
 const UNEXPECTED: &str = "internal error: a command got the answer of another command; please report this with the log";
 
-/// The unanswered commands of a run, and flags that its concurrent parts share.
+/// The unanswered commands of a run, and the state that concurrent parts of the run share.
 #[derive(Default)]
 pub(super) struct Channel {
     pub(super) new: RefCell<Vec<(CommandId, Command)>>,
@@ -34,7 +34,7 @@ pub(super) struct Channel {
     pub(super) preempted: Cell<bool>,
     /// True while tasks of a parallel book run at the same time.
     pub(super) side_by_side: Cell<bool>,
-    /// True if one part of the run has met a condition for which another part waits.
+    /// True if a part of the run has met a condition that another part waits for.
     pub(super) progress: Cell<bool>,
 }
 
@@ -50,7 +50,7 @@ impl Channel {
         InstanceId(self.instances.get())
     }
 
-    /// Waits until another part of the run has met a condition.
+    /// Waits until `condition` returns true. A different part of the run makes `condition` true.
     pub(super) async fn until(&self, condition: impl Fn() -> bool) {
         poll_fn(|_| if condition() { Poll::Ready(()) } else { Poll::Pending }).await;
     }
@@ -100,7 +100,7 @@ impl Channel {
     }
 
     /// # Errors
-    /// Fails if the executor cannot ask for admission.
+    /// Fails if the executor cannot find out whether the changes are admitted.
     pub(super) async fn admit(&self, admit: Admit) -> Result<Answer, String> {
         self.answer(Command::Admit(admit)).await
     }
@@ -125,7 +125,7 @@ impl Channel {
     }
 
     /// # Errors
-    /// Fails if the executor cannot ask for the election.
+    /// Fails if the executor cannot find out which nodes are elected.
     pub(super) async fn elect(&self, command: Command) -> Result<ElectionState, String> {
         match self.ask(command).await {
             Observation::Election(state) => Ok(state),
@@ -213,10 +213,10 @@ fn not_ready(seen: Observation) -> NotReady {
     NotReady::failed(failure(seen))
 }
 
-/// One part of a run, as a future that runs at the same time as other parts.
+/// A part of a run, as a future that runs at the same time as the other parts of the run.
 pub(super) type Part<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
-/// Runs several parts of a book run at the same time. Returns the results of the parts in the given order.
+/// Runs several parts of a book run at the same time. Returns the results in the order of the given parts.
 pub(super) async fn join<T>(parts: Vec<Part<'_, T>>) -> Vec<T> {
     let mut parts: Vec<(Part<'_, T>, Option<T>)> = parts.into_iter().map(|part| (part, None)).collect();
     poll_fn(|context| {

@@ -23,17 +23,17 @@ pub struct BookInputs {
     pub book: Arc<Book>,
     /// The rollout of a coordinated book. `rollout` is `None` for a book without a rollout, and in a dry run.
     pub rollout: Option<RolloutPlan>,
-    /// The mode of a book without a rollout. Each segment of a rollout has its own mode.
+    /// The mode of a book without a rollout. In a rollout, each segment has a separate mode.
     pub mode: RunMode,
-    /// The drift policy of tasks that set no policy of their own.
+    /// The drift policy of tasks that do not set a drift policy.
     pub drift: Drift,
     /// True if the run ends at the first failure. A dry run continues after a failure.
     pub ends_at_failure: bool,
-    /// The record of the book from the journal.
+    /// The record of the book, as the journal contains it.
     pub record: BookRecord,
 }
 
-/// The rollout of a book, from the view of one node.
+/// The rollout of a book, as one node sees it.
 #[derive(Debug, Clone)]
 pub struct RolloutPlan {
     /// The id of the rollout's run.
@@ -89,30 +89,30 @@ impl Run {
     }
 }
 
-/// The state of the segment that runs now.
+/// The state of the segment that is running.
 #[derive(Debug)]
 pub(super) struct ActiveSegment {
-    /// The mode of the segment's tasks.
+    /// The mode in which the segment's tasks run: apply a new revision, or look for drift.
     pub(super) mode: RunMode,
     /// The number of the segment. `number` is `None` in a book without coordination.
     pub(super) number: Option<u32>,
-    /// The purpose for which the segment uses its slot.
+    /// The purpose for which the node uses the slot of the segment.
     pub(super) slot_use: SlotUse,
-    /// The slot for changes, and a flag that is true if the number of slots is limited. `slot` is `None` in a book
-    /// without coordination.
+    /// The slot that a change needs; the second value is true if `serialize` limits the number of slots. `slot` is
+    /// `None` in a book without coordination.
     pub(super) slot: Option<(Slot, bool)>,
     /// True if the node may make changes in this segment.
     pub(super) admitted: bool,
-    /// True if changes of this run have begun in an open window.
+    /// True if changes of this run have begun in an open maintenance window.
     pub(super) in_window: bool,
-    /// True if the `before` tasks have run, or if the book has none.
+    /// True if the `before` tasks have run, or if the book has no `before` tasks.
     pub(super) prepared: bool,
-    /// True while a lane asks for admission, or runs the `before` tasks.
+    /// True while a lane of tasks asks for admission, or runs the `before` tasks.
     pub(super) beginning: bool,
-    /// The reason why changes of this segment cannot begin. A refusal applies to all lanes (parallel tasks) of the
+    /// The reason why changes of this segment cannot begin. A refusal applies to all lanes of parallel tasks of the
     /// segment.
     pub(super) refused: Option<NotBegun>,
-    /// True while a lane runs the pending handlers.
+    /// True while a lane of tasks runs the pending handlers.
     pub(super) handling: bool,
     /// True if probes without a registered result run in this segment.
     pub(super) probes: bool,
@@ -140,14 +140,14 @@ impl ActiveSegment {
     }
 }
 
-/// The reason why a lane (a sequence of tasks) ends early.
+/// The reason why a lane of tasks ends early.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Stop {
     /// A newer revision preempted the run.
     Preempted,
     /// A missing input holds a task.
     Held,
-    /// The book waits for closed gates; the value lists the gates.
+    /// The book waits until gates open; the value lists the closed gates.
     Blocked(Vec<Gate>),
     /// A task failed.
     Failed,
@@ -155,7 +155,7 @@ pub(super) enum Stop {
 
 impl Stop {
     /// Combines two reasons to stop, and returns the reason that takes precedence. A preemption takes precedence over
-    /// all reasons, and closed gates over a failure.
+    /// all other reasons. Closed gates take precedence over a failure.
     pub(super) fn after(self, first: Option<Self>) -> Self {
         match (first, self) {
             (Some(Self::Preempted), _) | (_, Self::Preempted) => Self::Preempted,
@@ -174,7 +174,7 @@ impl Stop {
 /// The reason why a change cannot begin.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum NotBegun {
-    /// The change waits for a closed gate; the value is the gate.
+    /// The change waits until a gate opens; the value is the closed gate.
     Held(Gate),
     /// A step before the change failed; the text is the error message.
     Failed(String),
@@ -203,7 +203,7 @@ impl NotBegun {
     }
 }
 
-/// The results of the steps of a lane other than tasks, such as handlers, removals and votes.
+/// The results of steps that are not tasks, such as handlers, removals and votes.
 #[derive(Debug, Default)]
 #[must_use]
 pub(super) struct Steps {
@@ -213,12 +213,12 @@ pub(super) struct Steps {
 }
 
 impl Steps {
-    /// Returns the results of a step that failed and ends its lane.
+    /// Returns the results of a failed step, which ends the lane of tasks.
     pub(super) fn failed(report: TaskReport) -> Self {
         Self { reports: vec![report], stop: Some(Stop::Failed), unsteady: false }
     }
 
-    /// Returns the results of a request to the fleet that was not granted. The request ends its lane.
+    /// Returns the results of a step whose request the fleet has not granted. The request ends its lane.
     pub(super) fn refused(why: &NotBegun) -> Self {
         match why {
             NotBegun::Failed(message) => {
@@ -228,7 +228,7 @@ impl Steps {
         }
     }
 
-    /// Returns the results of a step that the next pass must repeat.
+    /// Returns the results of a step, and records that the next pass must repeat the step.
     pub(super) fn unsteady() -> Self {
         Self { unsteady: true, ..Self::default() }
     }
@@ -243,12 +243,12 @@ impl Steps {
         self.stop = Some(stop.after(self.stop.take()));
     }
 
-    /// Returns true if the steps end their lane.
+    /// Returns true if a step has ended the lane of tasks.
     pub(super) fn stopped(&self) -> bool {
         self.stop.is_some()
     }
 
-    /// Adds the results of later steps.
+    /// Appends the results of later steps to these results.
     pub(super) fn add(&mut self, later: Self) {
         self.reports.extend(later.reports);
         self.unsteady |= later.unsteady;
@@ -257,12 +257,12 @@ impl Steps {
         }
     }
 
-    /// Returns the reports of the steps.
+    /// Returns the reports of steps such as handlers and votes.
     pub(super) fn reports(&self) -> impl Iterator<Item = &TaskReport> {
         self.reports.iter()
     }
 
-    /// Returns the reports, the reason to end the lane, and true if the next pass must repeat a step.
+    /// Returns the reports, the reason to end the lane of tasks, and true if the next pass must repeat a step.
     pub(super) fn into_parts(self) -> (Vec<TaskReport>, Option<Stop>, bool) {
         (self.reports, self.stop, self.unsteady)
     }

@@ -1,5 +1,5 @@
-//! A lane of a book run: a sequence of tasks with its findings and its queue of changes. A lane makes the queued file
-//! changes first, then the queued direct changes.
+//! A lane of a book run: a sequence of tasks with its findings and its queue of changes. A lane first makes the queued
+//! file changes, and then the queued direct changes by tools or daemons.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,42 +25,44 @@ use crate::{
     },
 };
 
-/// A sequence of tasks with its reports and its queue of changes. A parallel book has one lane for each task; any other
-/// book has a single lane.
+/// A sequence of tasks, with the reports and the queued changes of these tasks. A parallel book has one lane for each
+/// task; any other book has a single lane.
 #[derive(Debug, Default)]
 pub(super) struct Lane {
-    /// The queue of changes that the lane has not made yet.
+    /// The queue of changes that the lane of tasks has not made yet.
     queue: Queue,
-    /// The reports, in the order in which the tasks ran. An entry is `None` for a change that was dropped.
+    /// The reports, in the order in which the tasks ran. The report of a dropped change is `None`.
     reports: Vec<Option<TaskReport>>,
-    /// The tasks that the run has reached. The map value is true if the task, or a task that it requires, failed or is
-    /// held.
+    /// The tasks that the run has reached. The value of a task in `reached` is true if the task, or a required task,
+    /// failed or is held.
     reached: BTreeMap<String, bool>,
-    /// The items that the tasks of the lane manage.
+    /// The items that the tasks of this lane manage.
     managed: BTreeSet<Managed>,
     /// The rendered tasks that are in sync but not recorded in the journal yet.
     observed: Vec<InstanceId>,
-    /// True if not all managed items are known.
+    /// True if some managed items are not known.
     incomplete: bool,
-    /// True if the next pass must do more than check the tasks of the book.
+    /// True if the book is not in a steady state, so the next pass must run the book again.
     unsteady: bool,
-    /// The reason why the lane runs no further tasks. `stop` is `None` while the lane still runs tasks.
+    /// The reason why the lane of tasks must not run another task. `stop` is `None` while the lane may run another
+    /// task.
     stop: Option<Stop>,
     /// The result of an elected task that this node ran.
     elected: Option<Value>,
-    /// The results of loop items, by the position of the item's report. The map omits items with the default result. A
-    /// result is `None` for an item that a dry run would change.
+    /// The results of loop items, by the position of the item's report. `results` omits items with the default result.
+    /// In a dry run, the result is `None` for an item that would change.
     results: BTreeMap<usize, Option<Value>>,
 }
 
 impl Lane {
-    /// Returns a lane for a task that runs at the same time as other tasks. The new lane knows which tasks have failed.
+    /// Returns a lane of tasks for a task that runs in parallel with other tasks. The new lane starts with a list of
+    /// the tasks that have failed.
     pub(super) fn beside(&self) -> Self {
         Self { reached: self.reached.clone(), ..Self::default() }
     }
 
-    /// Adds the findings of lanes that ran at the same time. The reports that `is_first` selects come before all other
-    /// reports.
+    /// Adds the findings of parallel lanes to this lane of tasks. The reports that `is_first` selects come before all
+    /// other reports.
     pub(super) fn merge(&mut self, mut others: Vec<Self>, is_first: impl Fn(&TaskReport) -> bool) {
         for other in &mut others {
             let (first, own) = std::mem::take(&mut other.reports)
@@ -100,27 +102,28 @@ impl Lane {
         self.stop = Some(stop.after(self.stop.take()));
     }
 
-    /// Returns true if the lane runs no further tasks.
+    /// Returns true if the lane of tasks must not run another task.
     pub(super) fn stopped(&self) -> bool {
         self.stop.is_some()
     }
 
-    /// Returns the reason why the lane runs no further tasks. Returns `None` while the lane still runs tasks.
+    /// Returns the reason why the lane of tasks must not run another task. Returns `None` while the lane may run
+    /// another task.
     pub(super) fn why_stopped(&self) -> Option<&Stop> {
         self.stop.as_ref()
     }
 
-    /// Returns the queue of changes that the lane has not made yet.
+    /// Returns the queue of changes that the lane of tasks has not made yet.
     pub(super) fn queue(&self) -> &Queue {
         &self.queue
     }
 
-    /// Adds a file change to the queue. Returns true if the added change fills the batch.
+    /// Adds a file change to the queue. Returns true if the batch is full after the change is added.
     pub(super) fn queue_files(&mut self, change: Queued) -> bool {
         self.queue.push_files(change)
     }
 
-    /// Adds a direct change to the queue.
+    /// Adds a direct change by a tool or daemon to the queue.
     pub(super) fn queue_direct(&mut self, change: Queued) {
         self.queue.push_direct(change);
     }
@@ -131,34 +134,35 @@ impl Lane {
         self.reports.len().saturating_sub(1)
     }
 
-    /// Returns the position of the next report.
+    /// Returns the position that the next added report will have.
     pub(super) fn next_position(&self) -> usize {
         self.reports.len()
     }
 
-    /// Returns the reports of the lane, starting at a position.
+    /// Returns the reports of the lane of tasks from a position to the end.
     pub(super) fn reports_from(&self, position: usize) -> impl Iterator<Item = &TaskReport> {
         self.reports.iter().skip(position).flatten()
     }
 
-    /// Returns the outcome of the report at a position. Returns `None` for a change that was dropped.
+    /// Returns the outcome of the report at a position. Returns `None` if the change of the report was dropped.
     pub(super) fn outcome(&self, position: usize) -> Option<Outcome> {
         self.reports.get(position)?.as_ref().map(|report| report.outcome)
     }
 
-    /// Returns true if any task of the lane has failed.
+    /// Returns true if a task of this lane has failed.
     pub(super) fn any_failed(&self) -> bool {
         self.reports_from(0).any(|report| report.outcome == Outcome::Failed)
     }
 
-    /// Returns the worst outcome of the lane so far. With closed gates, the worst outcome is at least held.
+    /// Returns the worst outcome of the tasks that this lane has run. If a gate is closed, the worst outcome is `Held`
+    /// or worse.
     pub(super) fn worst(&self) -> Outcome {
         let worst = self.reports_from(0).map(|report| report.outcome).max().unwrap_or(Outcome::Unchanged);
         let blocked = matches!(self.stop, Some(Stop::Blocked(_)));
         if blocked { worst.max(Outcome::Held) } else { worst.max(Outcome::Unchanged) }
     }
 
-    /// Returns the names and messages of the tasks that failed in the lane and in later steps, as one text.
+    /// Returns one text with the names and messages of the failed tasks, including tasks in later steps.
     pub(super) fn failure_message(&self, later: &Steps) -> String {
         let failed = self.reports_from(0).chain(later.reports()).filter(|report| report.outcome == Outcome::Failed);
         let message =
@@ -166,7 +170,8 @@ impl Lane {
         failed.map(message).collect::<Vec<_>>().join("; ")
     }
 
-    /// Records that the run has reached a task. Tasks that the run does not reach are reported as not run.
+    /// Records that the run has reached a task. If the run does not reach a task, the report states that the task did
+    /// not run.
     pub(super) fn reach(&mut self, task: &Task) {
         self.reached.entry(task.id.clone()).or_default();
     }
@@ -176,18 +181,18 @@ impl Lane {
         self.reached.insert(task.id.clone(), true);
     }
 
-    /// Returns the first required task whose failure or hold keeps a task from running.
+    /// Checks the tasks that a task requires, and returns the first one that failed or is held.
     pub(super) fn unmet_by<'t>(&self, task: &'t Task) -> Option<&'t str> {
         task.requires.iter().find(|name| self.reached.get(*name) == Some(&true)).map(String::as_str)
     }
 
-    /// Adds items that a task manages. The argument is `None` if the items are not known.
+    /// Adds the items that a task manages. `items` is `None` if the items of the task are not known.
     pub(super) fn manage(&mut self, items: Option<Vec<Managed>>) {
         self.incomplete |= items.is_none();
         self.managed.extend(items.unwrap_or_default());
     }
 
-    /// Records that not all managed items are known.
+    /// Records that some managed items are not known.
     pub(super) fn note_unknown_items(&mut self) {
         self.incomplete = true;
     }
@@ -202,17 +207,17 @@ impl Lane {
         self.observed.push(instance);
     }
 
-    /// Takes the findings of the lane that the journal must record.
+    /// Removes and returns the findings that the journal must record.
     pub(super) fn take_findings(&mut self) -> Findings {
         Findings { managed: Arc::new(std::mem::take(&mut self.managed)), observed: std::mem::take(&mut self.observed) }
     }
 
-    /// Records that the next pass must do more than check the tasks of the book.
+    /// Records that the book is not in a steady state, so the next pass must run the book again.
     pub(super) fn note_unsteady(&mut self) {
         self.unsteady = true;
     }
 
-    /// Takes the result of an elected task that this node ran.
+    /// Removes and returns the result of an elected task that this node ran.
     pub(super) fn take_elected(&mut self) -> Option<Value> {
         self.elected.take()
     }
@@ -222,8 +227,8 @@ impl Lane {
         self.results.insert(position, Some(result));
     }
 
-    /// Returns the result that a loop registers: all results, a flag for changed items, and the worst outcome. Returns
-    /// `None` if a dry run cannot know the result.
+    /// Returns the result that a loop registers: the results of all items, true if an item changed, and the worst
+    /// outcome. Returns `None` in a dry run, if an item of the loop would change.
     pub(super) fn loop_result(&self, items: &[usize]) -> Option<Value> {
         let reports = || items.iter().filter_map(|at| Some((at, self.reports.get(*at)?.as_ref()?)));
         let changed = reports().any(|(_, report)| report.outcome == Outcome::Changed);
@@ -239,8 +244,8 @@ impl Lane {
         Some(json!({ "results": results, "changed": changed, "outcome": worst.as_str() }))
     }
 
-    /// Returns the report of the book whose tasks the lane ran. `managed` contains all items that the book manages. If
-    /// `unrun_of` names a book, the report also lists the tasks that did not run.
+    /// Returns the report of the book, from the tasks that this lane ran. `managed` contains all items that the book
+    /// manages. If `unrun_of` names a book, the report also lists the tasks that did not run.
     pub(super) fn into_report(self, managed: Option<Arc<BTreeSet<Managed>>>, unrun_of: Option<&Book>) -> BookReport {
         let mut tasks: Vec<TaskReport> = self.reports.into_iter().flatten().collect();
         let changed = tasks.iter().any(|task| task.outcome > Outcome::Unchanged);
@@ -267,15 +272,15 @@ impl Lane {
         begun
     }
 
-    /// Makes all queued changes. Returns true if the lane may run further tasks.
+    /// Makes all queued changes. Returns true if the lane of tasks may run another task.
     pub(super) async fn flush(&mut self, run: &Run) -> bool {
         self.flush_files(run).await;
         self.flush_direct(run).await;
         !self.stopped()
     }
 
-    /// Makes the queued changes of files. Corrections of file content are made even if the gates refuse admission
-    /// (P90). Returns true if the lane may run further tasks.
+    /// Makes the queued file changes. Corrections of file content are made even if the gates refuse admission (P90).
+    /// Returns true if the lane of tasks may run another task.
     pub(super) async fn flush_files(&mut self, run: &Run) -> bool {
         let mut changes = self.queue.take_files();
         if batch::admission(&changes) != Admission::Free
@@ -299,7 +304,7 @@ impl Lane {
         !self.stopped()
     }
 
-    /// Makes the queued direct changes in one transaction.
+    /// Makes the queued direct changes by tools or daemons in one transaction.
     async fn flush_direct(&mut self, run: &Run) {
         let changes = self.queue.take_direct();
         if changes.is_empty() {

@@ -65,7 +65,7 @@ impl BookRun {
         }
     }
 
-    /// Passes the executor's answer for a command to the run. An observation for an unknown command is ignored.
+    /// Gives the run the executor's answer to a command. An answer to an unknown command is ignored.
     pub fn observe(&mut self, id: CommandId, seen: Observation) {
         if let Some(open) = self.channel.open.borrow_mut().get_mut(&id) {
             *open = Some(seen);
@@ -78,7 +78,7 @@ impl BookRun {
         self.channel.side_by_side.get()
     }
 
-    /// Asks the run to end before its next task.
+    /// Asks the run to end before the run starts its next task.
     pub fn preempt(&mut self) {
         self.channel.preempted.set(true);
     }

@@ -1,10 +1,9 @@
 //! The state machine of a book run.
 //!
-//! The run of a book consists of async functions that wait only for answers of the executor. No async runtime polls the
-//! functions of a run. [`BookRun::advance`] polls the functions, and returns the commands of the run.
-//! [`BookRun::advance`] polls the functions of a run, and returns the commands of the run. Async code keeps the rules
-//! in reading order, and lets the tasks of a parallel book overlap. The state machine is deterministic: the same
-//! observations lead to the same commands.
+//! The run of a book consists of async functions, which wait only for answers of the executor. Instead of an async
+//! runtime, [`BookRun::advance`] polls the functions of a run, and returns the commands of the run. In async code, the
+//! rules are written in the order of execution, and the tasks of a parallel book can overlap. The state machine is
+//! deterministic: the same answers lead to the same commands.
 
 mod channel;
 mod context;

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Removes the items that the book no longer mentions, after the tasks of the book have ended. `managed` is `None` if
-/// not all managed items are known.
+/// some managed items are not known.
 pub(super) async fn remove(run: &Run, lane: &Lane, managed: Option<Arc<BTreeSet<Managed>>>) -> Steps {
     let waits = run.record.borrow().removal_failed;
     let interim = Interim { managed: managed.clone(), worst: lane.worst() };
@@ -54,7 +54,7 @@ pub(super) async fn remove(run: &Run, lane: &Lane, managed: Option<Arc<BTreeSet<
     }
 }
 
-/// Removes items under the rules of the book's rollout.
+/// Removes items from the node. In a rollout, the removal needs an open maintenance window and a slot.
 async fn all(run: &Run, lane: &Lane, removal: Removal) -> Steps {
     let waits = run.record.borrow().removal_failed;
     // The removal needs an open window of its own, even if changes of this run began in an open window.

@@ -51,8 +51,8 @@ pub(super) async fn book(run: &Run) -> BookReport {
     lane.into_report(managed, unrun_of)
 }
 
-/// The main lane of a run, for tasks that run one after another. Tasks that run at the same time have one lane each,
-/// beside the main lane.
+/// The main lane of a run, for tasks that run one after another. Each task that runs in parallel with other tasks has a
+/// separate lane.
 struct MainLane<'r> {
     run: &'r Run,
     lane: Lane,
@@ -306,7 +306,7 @@ fn is_before(run: &Run, report: &TaskReport) -> bool {
     report.instance.is_none() && before.iter().any(|task| task.id == report.name)
 }
 
-/// Runs one task of a group of parallel tasks, in a lane of its own.
+/// Runs one task of a group of parallel tasks, in a separate lane.
 fn beside(run: &Run, mut lane: Lane, index: usize) -> Part<'_, Lane> {
     Box::pin(async move {
         task::task(run, &mut lane, index).await;
@@ -319,7 +319,7 @@ async fn has_pending(run: &Run) -> bool {
     run.channel.handlers().await.map_or(true, |pending| !pending.is_empty())
 }
 
-/// Returns the items that a task would manage on this node. Returns `None` if the items are not known.
+/// Returns the items that a task would manage on this node. Returns `None` if the items of the task are not known.
 async fn managed_by(run: &Run, at: TaskRef, of: &Task) -> Option<Vec<Managed>> {
     if of.module.as_ref().is_none_or(|module| !module.schema.is_state()) {
         return Some(Vec::new());

@@ -9,10 +9,10 @@ use crate::{
     record::{BookRecord, Frame, Slot, SlotRef, SlotState},
 };
 
-/// Changes the record of the book, and writes the record to the journal if it differs.
+/// Changes the record of the book, and writes a changed record to the journal.
 ///
 /// # Errors
-/// Fails if the record cannot be written.
+/// Fails if the node cannot write the record to the journal.
 pub(super) async fn persist(run: &Run, change: impl FnOnce(&mut BookRecord)) -> Result<(), String> {
     let mut record = run.record.borrow().clone();
     change(&mut record);
@@ -28,8 +28,8 @@ pub(super) async fn persist(run: &Run, change: impl FnOnce(&mut BookRecord)) -> 
     persisted
 }
 
-/// Changes the record of the book, and writes it to the journal. A failed journal write is reported as a failed task,
-/// and ends the lane.
+/// Changes the record of the book, and writes the record to the journal. If the journal write fails, the report shows a
+/// failed task, and the lane of tasks ends.
 pub(super) async fn persist_or_stop(run: &Run, what: &str, change: impl FnOnce(&mut BookRecord)) -> Steps {
     match persist(run, change).await {
         Ok(()) => Steps::default(),
@@ -37,9 +37,9 @@ pub(super) async fn persist_or_stop(run: &Run, what: &str, change: impl FnOnce(&
     }
 }
 
-/// Prepares the node for changes: asks for admission, and runs the `before` tasks. Interrupted or failed `before` tasks
-/// run again in the next pass. Returns the results of the `before` tasks. A closed gate or a failed `before` task is
-/// returned as an error, which ends the lane.
+/// Prepares the node for changes: asks for admission, and runs the `before` tasks. If the `before` tasks fail or are
+/// interrupted, the next pass runs the `before` tasks again. Returns the results of the `before` tasks. A closed gate
+/// or a failed `before` task causes an error, which ends the lane of tasks.
 pub(super) async fn begin(run: &Run) -> (Steps, Result<(), NotBegun>) {
     // One lane asks for admission, and its answer applies to all lanes.
     run.channel.until(|| !run.segment.borrow().beginning).await;
@@ -84,8 +84,8 @@ async fn prepare(run: &Run) -> (Steps, Result<(), NotBegun>) {
     (steps, prepared.map_err(NotBegun::Failed))
 }
 
-/// Asks for admission. The journal records the slot before and after the request, so that a deleted book can release
-/// the slot.
+/// Asks for admission. The node writes the slot to the journal before and after the request. If the book is deleted,
+/// the node can still release the slot.
 async fn admit(run: &Run) -> Result<(), NotBegun> {
     let (slot, admit) = {
         let (segment, record) = (run.segment.borrow(), run.record.borrow());
@@ -120,8 +120,8 @@ async fn admit(run: &Run) -> Result<(), NotBegun> {
     Ok(())
 }
 
-/// Releases a slot of another budget that an earlier revision or segment acquired. The record names a slot until the
-/// slot is released. In one budget, a node has one slot record for all partitions.
+/// Releases a slot that an earlier revision or segment acquired in a different budget. The record of the book names a
+/// slot until the slot is released. In one budget, a node has one slot record for all partitions.
 async fn leave_other_slot(run: &Run, slot: &Slot) -> Result<(), NotBegun> {
     let is_other = run.record.borrow().slot.as_ref().is_some_and(|known| known.slot.budget != slot.budget);
     if !is_other {

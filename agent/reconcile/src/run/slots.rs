@@ -22,7 +22,7 @@ pub(super) struct Position {
     pub(super) settled: bool,
     /// True if this node has completed all segments.
     pub(super) whole: bool,
-    /// True if the segment is the last one of the run.
+    /// True if the segment is the last segment of the run.
     pub(super) last: bool,
 }
 
@@ -44,8 +44,8 @@ pub(super) fn activate(run: &Run, plan: &SegmentPlan, at: Position, kept_out: bo
     });
 }
 
-/// Publishes this node's vote on a segment whose tasks have ended, and releases the slot. The returned flag is true if
-/// the next segment may run.
+/// Publishes this node's vote on a segment whose tasks have ended, and releases the slot. The second returned value is
+/// true if the next segment may run.
 pub(super) async fn vote(run: &Run, lane: &Lane, at: Position) -> (Steps, bool) {
     let failed = lane.stopped();
     let admitted = run.segment.borrow().admitted || !at.settled && holds_other_slot(run);
@@ -68,7 +68,7 @@ pub(super) async fn vote(run: &Run, lane: &Lane, at: Position) -> (Steps, bool) 
     (released(run, failed.then_some((at.number, admitted))).await, !failed)
 }
 
-/// Returns true if a completed segment uses the slot of the interrupted segment. The result is also true once the
+/// Returns true if a completed segment uses the slot of the interrupted segment. The function also returns true if the
 /// interrupted segment has begun to change the node.
 pub(super) fn shares_slot(run: &Run, number: u32) -> bool {
     let Some(plan) = &run.inputs.rollout else { return true };
@@ -78,8 +78,8 @@ pub(super) fn shares_slot(run: &Run, number: u32) -> bool {
     record.frame.is_some() || slots.is_none_or(|(one, other)| one.slot == other.slot)
 }
 
-/// Returns true if a claim or a failure of the node uses the slot of another budget. A claim or failure in another
-/// budget shows that the node may be only partly changed.
+/// Returns true if the node has a claim or a failure record in a different budget. A node with a claim or a failure
+/// record in a different budget may be only partly changed.
 fn holds_other_slot(run: &Run) -> bool {
     let (record, segment) = (run.record.borrow(), run.segment.borrow());
     let active = segment.slot.as_ref().map(|(slot, _)| slot);
@@ -89,8 +89,8 @@ fn holds_other_slot(run: &Run) -> bool {
     record.slot.as_ref().filter(disrupted).is_some_and(is_other)
 }
 
-/// Releases the failure record of an earlier run, or of a budget that this run does not use. The node failed before
-/// admission and changed nothing, so the record must not halt other runs.
+/// Releases the failure record of an earlier run, or of a budget that this run does not use. A node that failed before
+/// admission changed nothing, so its failure record must not halt other runs.
 pub(super) async fn leave_old_failure(run: &Run) -> Steps {
     let Some(plan) = &run.inputs.rollout else { return Steps::default() };
     let is_old = run.record.borrow().slot.as_ref().is_some_and(|known| {
@@ -103,10 +103,10 @@ pub(super) async fn leave_old_failure(run: &Run) -> Steps {
     persist_or_stop(run, "slot", |record| record.slot = None).await
 }
 
-/// Records in the journal that the slot was released, or is kept after a failure. A slot in a budget that the run no
-/// longer uses is released, too.
+/// Records in the journal that the slot was released, or is kept after a failure. The node also releases a slot in a
+/// budget that the run no longer uses.
 ///
-/// `failed` contains the segment in which the node failed, and true if its changes were admitted.
+/// `failed` contains the segment in which the node failed, and true if the changes of the segment were admitted.
 async fn released(run: &Run, failed: Option<(u32, bool)>) -> Steps {
     let Some(plan) = &run.inputs.rollout else { return Steps::default() };
     let active = run.segment.borrow().slot.clone();
@@ -133,14 +133,14 @@ async fn released(run: &Run, failed: Option<(u32, bool)>) -> Steps {
     persist_or_stop(run, "slot", |record| record.slot = now).await
 }
 
-/// Releases a slot of an earlier pass, after all segments are completed without a failure. The position in a slot queue
-/// is kept, because a removal may wait for the slot.
+/// Releases a slot that an earlier pass acquired, after all segments are completed without a failure. The node keeps
+/// its position in the slot queue, because a removal may wait for the slot.
 pub(super) async fn leave_old_slot(run: &Run, lane: &Lane) -> Steps {
     let holds = run.record.borrow().slot.is_some() && !is_queued(run);
     if holds { leave(run, lane).await } else { Steps::default() }
 }
 
-/// Leaves the queue for a slot if no removal waits for the slot.
+/// Removes the node from the queue for a slot, if no removal waits for the slot.
 pub(super) async fn leave_queue(run: &Run, lane: &Lane) -> Steps {
     if is_queued(run) && !lane.stopped() { leave(run, lane).await } else { Steps::default() }
 }
@@ -161,7 +161,7 @@ async fn leave(run: &Run, lane: &Lane) -> Steps {
 /// Announces to the fleet that this node will reboot, and names the slot that it holds (P59).
 ///
 /// # Errors
-/// Fails if a gate is closed, or the record cannot be written.
+/// Fails if a gate is closed, or if the node cannot write the record to the journal.
 pub(super) async fn announce_absence(run: &Run, instance: InstanceId) -> Result<(), NotBegun> {
     let (slot, active, number) = {
         let segment = run.segment.borrow();
@@ -178,7 +178,8 @@ pub(super) async fn announce_absence(run: &Run, instance: InstanceId) -> Result<
     recorded.map_err(NotBegun::Failed)
 }
 
-/// Enters the last segment of the rollout for a removal of items. The removal acquires its own slot.
+/// Enters the last segment of the rollout, so that items can be removed. The node acquires a separate slot for the
+/// removal.
 ///
 /// # Errors
 /// Fails if a gate is closed.
@@ -191,7 +192,7 @@ pub(super) async fn enter_removal(run: &Run) -> Result<(), NotBegun> {
     refused(run.channel.coordinate(Call::Enter(at.number)).await).map_or(Ok(()), Err)
 }
 
-/// Leaves the rollout after a removal: releases the slot, or reports a failure of the run with its message.
+/// Leaves the rollout after a removal: releases the slot, or reports the failure of the run.
 pub(super) async fn leave_removal(run: &Run, failure: Option<String>) -> Steps {
     let Some((_, at)) = last_segment(run) else { return Steps::default() };
     if !run.segment.borrow().admitted || run.record.borrow().slot.is_none() && failure.is_none() {

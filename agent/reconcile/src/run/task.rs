@@ -98,8 +98,8 @@ async fn all_items(run: &Run, lane: &mut Lane, at: TaskRef, task: &Task, items: 
     }
 }
 
-/// Runs a task, or one item of its loop. Returns the position of the task's report. Returns `None` if the item has no
-/// result.
+/// Runs a task, or one item of its loop. Returns the position of the task's report. Returns `None` if the task or loop
+/// item has no result.
 async fn item(run: &Run, lane: &mut Lane, at: TaskRef, task: &Task, item: Option<Item>) -> Option<usize> {
     let name = instance::name(task, item.as_ref());
     let instance = Arc::new(Instance { id: run.channel.new_instance(), task: at, item, name });
@@ -121,7 +121,8 @@ async fn item(run: &Run, lane: &mut Lane, at: TaskRef, task: &Task, item: Option
     }
 }
 
-/// Reports a task that cannot be rendered. A task with a missing input is held, and no further task of the lane runs.
+/// Reports a task that cannot be rendered. A task with a missing input is held, and the remaining tasks of the lane do
+/// not run.
 async fn not_ready(
     run: &Run,
     lane: &mut Lane,
@@ -205,7 +206,7 @@ fn as_unchanged(mut result: Value, outcome: Outcome) -> Value {
     result
 }
 
-/// Runs an action if its definition is new, or if its conditions require a run.
+/// Runs an action if its definition is new, or if the conditions of the action require a run.
 async fn action(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance>, facts: &Facts) -> Option<usize> {
     if facts.kind != ModuleKind::Action {
         lane.note_unsteady();
@@ -477,7 +478,7 @@ fn report(task: &Task, instance: Option<&Instance>, outcome: Outcome) -> TaskRep
     report
 }
 
-/// Ends a task or a loop item: adds its report, registers its result, and stops the lane after a failure.
+/// Ends a task or a loop item: adds the report, registers the result, and stops the lane of tasks after a failure.
 async fn finish_item(
     run: &Run,
     lane: &mut Lane,
@@ -504,7 +505,7 @@ async fn finish(run: &Run, lane: &mut Lane, task: &Task, report: TaskReport, res
     lane.register(run, task, result).await;
 }
 
-/// Adds a report, and stops the lane after a failure. Returns the position of the report.
+/// Adds a report, and stops the lane of tasks after a failure. Returns the position of the report.
 fn conclude(run: &Run, lane: &mut Lane, task: &Task, report: TaskReport) -> usize {
     let outcome = report.outcome;
     let position = lane.push(report);
@@ -517,7 +518,7 @@ fn conclude(run: &Run, lane: &mut Lane, task: &Task, report: TaskReport) -> usiz
     position
 }
 
-/// Returns true if one of the tasks would change something, or cannot be checked before an earlier change. A probe with
+/// Returns true if a task would change something, or if a task cannot be checked before an earlier change. A probe with
 /// a registered result runs, because later tasks read the result.
 pub(super) async fn would_change(run: &Run, indices: impl Iterator<Item = usize>) -> bool {
     for index in indices {

@@ -61,7 +61,7 @@ impl Explain {
 }
 
 /// Returns the description of all event types, of one area (`events.task`), or of one type (`task.failed`). Returns
-/// `None` for another path.
+/// `None` if the path does not name an event type or an area.
 fn event_text(path: &str) -> Option<String> {
     if let Some(event_type) = EventType::named(path) {
         let state = if event_type.is_alarm() { "firing when it begins, resolved when it ends" } else { "none" };

@@ -16,16 +16,16 @@ use crate::{
 
 /// Shows what would change on this node, or on another node.
 ///
-/// The plan for another node compares the working tree with the accepted revision, as rendered for that node. Without a
-/// working tree, the plan assumes that nothing is applied on the other node. If the accepted revision does not name the
-/// node, the plan also assumes that nothing is applied.
+/// The plan renders the working tree and the accepted revision for the other node, and compares the two results.
+/// Without a working tree, the plan assumes that nothing is applied on the other node. If the accepted revision does
+/// not name the node, the plan assumes that nothing is applied on the node.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Plan {
     #[command(flatten)]
     source: SourceArgs,
     #[command(flatten)]
     as_node: AsNode,
-    /// Exit with status 5 when something would change, and with 3 when a task would fail
+    /// Exit with status 5 if a task would change something, and with status 3 if a task would fail
     #[arg(long)]
     exit_code: bool,
     #[command(flatten)]
@@ -61,7 +61,7 @@ impl Plan {
         plan.map_err(|error| Failure::failed(error.to_string()))
     }
 
-    /// Makes the plan for another node, without reading the files of that node.
+    /// Makes the plan for another node. The plan does not read the files of that node.
     fn plan_for(&self, other: &OtherNode) -> Result<pb::PlanReply, Failure> {
         let (before, after) = block_on(async {
             Ok::<_, Failure>(if self.source.source_dir.is_some() {
@@ -85,12 +85,12 @@ impl Plan {
             Some(_) => "the accepted revision",
             None => "a node on which nothing is applied",
         };
-        output::progress(&format!("compared with {base}; the files of {} are not read", other.name));
+        output::progress(&format!("compared with {base}; the plan does not read the files on {}", other.name));
         Ok(pb::PlanReply { generation: after.generation, tasks: compare(&before, &after) })
     }
 }
 
-/// Returns the tasks of another node, as the agent or this process renders them.
+/// Returns the rendered tasks of another node. The agent or this process renders the tasks.
 async fn desired(responder: Responder, other: &OtherNode) -> Result<Desired, Failure> {
     let view = match responder {
         Responder::Agent(client) => responder::parsed(&client.view("desired", "", false, Some(other)).await?)?,

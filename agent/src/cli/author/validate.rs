@@ -22,10 +22,10 @@ use crate::{
 /// Reports all mistakes of a state repository.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Validate {
-    /// The folders of the first source; several folders are checked one after another
+    /// The folders to check; each folder is a working tree of the first source
     #[arg(required = true)]
     folders: Vec<PathBuf>,
-    /// The working tree of a further source
+    /// The working tree of an additional source
     #[arg(long = "source", value_name = "NAME=DIR")]
     sources: Vec<String>,
     #[command(flatten)]
@@ -66,7 +66,7 @@ impl Validate {
     }
 }
 
-/// Returns a note for each parameter in which untrusted data is present and allowed.
+/// Returns a note for each parameter that is allowed to contain untrusted data, and contains such data.
 fn untrusted(set: &ObjectSet) -> Vec<Problem> {
     let uses = untrusted_uses(set).into_iter().filter(|found| found.allowed);
     let note = |found: UntrustedUse| {
@@ -76,7 +76,7 @@ fn untrusted(set: &ObjectSet) -> Vec<Problem> {
     uses.map(note).collect()
 }
 
-/// Returns the problems that modules find in parameters without templates.
+/// Checks the parameters that contain no templates, and returns the problems that modules find.
 fn module_problems(set: &ObjectSet) -> Vec<Problem> {
     let mut problems = Vec::new();
     for book in set.books.values() {

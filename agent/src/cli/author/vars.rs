@@ -1,4 +1,4 @@
-//! `towpath vars`: the variables of a node and where they come from.
+//! `towpath vars`: the variables of a node, and the object that defines each variable.
 
 use clap::Args;
 use serde_json::Value;
@@ -10,7 +10,7 @@ use crate::cli::{
     runtime::block_on,
 };
 
-/// Shows the variables of a node and where they come from.
+/// Shows the variables of a node, and the object that defines each variable.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Vars {
     #[command(flatten)]
@@ -18,7 +18,7 @@ pub(in crate::cli) struct Vars {
     /// The node. Default: this node
     #[arg(long)]
     node: Option<String>,
-    /// Also show the overridden values, with the reason
+    /// Also show the overridden values, and the reason for each override
     #[arg(long)]
     explain: bool,
     #[command(flatten)]

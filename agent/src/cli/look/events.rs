@@ -38,7 +38,8 @@ impl Events {
     }
 }
 
-/// Returns an event as one line. Further lines of the message are indented, so that no line can imitate an event.
+/// Returns an event as one line. All lines of the message except the first are indented, so that no line can imitate an
+/// event.
 fn line(event: &pb::EventRecord) -> String {
     let state = event.state.as_ref().map(|state| format!(" {state}")).unwrap_or_default();
     format!("{} {}{state}: {}\n", event.time, event.r#type, event.message.replace('\n', "\n    "))

@@ -16,7 +16,7 @@ use crate::{
 /// Shows the facts of this node.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Facts {
-    /// The node's bootstrap file; custom facts are in facts.d beside it
+    /// The bootstrap file of the node; the folder facts.d beside the bootstrap file contains custom facts
     #[arg(long, default_value = "/etc/towpath/agent.yaml")]
     config: PathBuf,
     #[command(flatten)]

@@ -24,7 +24,7 @@ use crate::{
     status::PeerService,
 };
 
-/// The time in which the current task may finish after the agent is asked to stop.
+/// The time that the current task has to finish after the agent is asked to stop.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// Runs the agent.
@@ -100,7 +100,7 @@ fn credentials(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Option<Arc
     Ok(Some(Arc::new(credentials)))
 }
 
-/// The time after its start in which the agent records no events for joining nodes.
+/// The time after the start of the agent in which joining nodes cause no events.
 const SETTLING: Duration = Duration::from_secs(15);
 
 /// Starts the gossip of the node.
@@ -217,8 +217,8 @@ fn watchdog(inbox: Inbox) {
     });
 }
 
-/// Reports readiness and the state to systemd. The status message is one line, because systemd reads each line as an
-/// assignment.
+/// Reports the readiness and the state of the agent to systemd. The status message is one line, because systemd reads
+/// each line as an assignment.
 fn alive(message: &str) {
     let line = terminal::escape(message).replace('\n', "; ");
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(&line)]);

@@ -24,7 +24,7 @@ pub(super) fn open(settings: &Settings) -> Result<Arc<dyn Store>, Failure> {
     })
 }
 
-/// Returns the options of the etcd store. The certificate and password files are read at once, so that mistakes are
+/// Returns the options of the etcd store. The certificate and password files are read immediately, so that mistakes are
 /// reported early. The certificate and password files are read again for each connection, so renewed files need no
 /// restart.
 fn options(etcd: &EtcdSettings, node: &str, cluster: &str) -> Result<EtcdOptions, ConfigError> {

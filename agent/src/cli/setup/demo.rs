@@ -35,13 +35,13 @@ const FILES: [(&str, &str); 3] = [
     ("hello.yaml", include_str!("../../../../repos-example/quickstart/hello.yaml")),
     ("templates/hello.txt.j2", include_str!("../../../../repos-example/quickstart/templates/hello.txt.j2")),
 ];
-/// The time limit for all nodes to apply a push.
+/// The time in which all nodes must apply a pushed commit.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Shows a fleet of three nodes on this machine.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Demo {
-    /// Push a change, show that all three nodes follow, and exit
+    /// Push a commit, show that all three nodes apply the commit, and exit
     #[arg(long)]
     once: bool,
     /// The etcd of the nodes. Default: a store in this process
@@ -75,7 +75,7 @@ impl Demo {
         result
     }
 
-    /// Opens the data store of the demo. Each demo uses its own key prefix.
+    /// Opens the data store of the demo. Each demo uses a separate key prefix in the data store.
     fn store(&self) -> Result<Arc<dyn Store>, Failure> {
         let Some(endpoint) = &self.etcd else { return Ok(Arc::new(LocalStore::default())) };
         let endpoint = if endpoint.contains("://") { endpoint.clone() } else { format!("http://{endpoint}") };
@@ -119,7 +119,7 @@ impl Demo {
     }
 }
 
-/// Runs git in a folder, without the user's own name and signing settings.
+/// Runs git in a folder, without the name and signing settings of the user.
 fn git_in(folder: &Path, arguments: &[&str]) -> Result<String, Failure> {
     let mut argv = vec![
         "git".to_owned(),
@@ -209,7 +209,7 @@ impl Fleet {
             if begin.elapsed() > PATIENCE {
                 let messages: Vec<String> = statuses.iter().map(status::text).collect();
                 return Err(Failure::failed(format!(
-                    "the nodes did not follow within {} s:\n{}",
+                    "not all nodes applied the commit within {} s:\n{}",
                     PATIENCE.as_secs(),
                     messages.join("\n")
                 )));

@@ -53,13 +53,13 @@ struct Issue {
     /// The role of the certificate
     #[arg(long, value_enum, default_value = "node")]
     role: Role,
-    /// A further name or address of the node; may be given several times
+    /// An additional name or address of the node; the option can be repeated
     #[arg(long = "address", value_name = "HOST")]
     addresses: Vec<String>,
     /// The validity in days
     #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
     days: u32,
-    /// The two public keys of an identity of the node, as in Node.publicKeys. Default: a new identity
+    /// The two public keys of the node's identity, as in Node.publicKeys. Default: a new identity
     #[arg(long = "public-key", value_name = "KIND:KEY")]
     public_keys: Vec<String>,
     /// The folder for NAME.crt and NAME.key. Default: the folder of the authority
@@ -86,11 +86,11 @@ struct Renew {
 /// The rights of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Role {
-    /// Act as a node, and read
+    /// Act as a node, and read the state of the fleet
     Node,
     /// Read
     Viewer,
-    /// Read, and start runs that a commit defines
+    /// Read the state of the fleet, and start runs that a commit defines
     Operator,
 }
 
@@ -104,7 +104,7 @@ impl From<Role> for identity::Role {
     }
 }
 
-/// The output of a command: the written files, and the contents of the certificate.
+/// The output of a `pki` command: the written files, and the contents of the certificate.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Written {

@@ -21,8 +21,8 @@ use crate::{
 };
 
 impl Acceptance {
-    /// Adopts the accepted revision `found` of the data store. Returns the reason if the node cannot adopt the
-    /// revision. `looked` is the time of the refresh.
+    /// Adopts `found`, the accepted revision in the data store. If the node cannot adopt the revision, the function
+    /// returns the reason. `looked` is the time of the refresh.
     pub(in crate::node) fn adopt_found(
         &self,
         own: &Accepted,
@@ -54,8 +54,9 @@ impl Acceptance {
         self.adoption.note(found, why, self.clock.monotonic(), is_sure)
     }
 
-    /// Adopts a revision of peers that the data store does not contain. A data store can lack an accepted revision, for
-    /// example after a rollback. Without a record in the data store, a failed adoption does not block the node (P103).
+    /// Adopts a revision that the data store does not contain, but that peers supply. A data store can lack an accepted
+    /// revision, for example after a rollback. If the data store has no record of the revision, a failed adoption does
+    /// not block the node (P103).
     pub(in crate::node) fn adopt_from_peers(&self, own: &Accepted, stored: u64, looked: i64) -> Option<Adopted> {
         let (record, manifest) = self.newer_of_peers(stored.max(own.generation))?;
         let adopted = match accept::judge_announced(&record, own) {

@@ -31,7 +31,7 @@ use crate::{
     },
 };
 
-/// The accepted revision of a node, and the means to accept a newer revision.
+/// The accepted revision of a node, and the data that the node needs to accept a newer revision.
 #[derive(Debug)]
 pub(super) struct Acceptance {
     settings: Arc<Settings>,
@@ -56,7 +56,7 @@ pub(super) struct Adopted {
 #[derive(Debug)]
 pub(super) enum Proposed {
     Accepted(Adopted),
-    /// Another node proposed a revision first.
+    /// Another node proposed a revision before this node did.
     Lost,
     /// The node proposes nothing: the fleet rejects the node, or the node must first adopt a newer revision.
     Blocked,
@@ -89,7 +89,7 @@ impl Acceptance {
         self.revision = Some(revision);
     }
 
-    /// Returns whether the data store contains a record of acceptance that the node does not adopt.
+    /// Returns true if the data store contains an accepted revision that this node does not adopt.
     pub(super) fn is_unfollowed(&self) -> bool {
         self.adoption.is_unfollowed()
     }
@@ -105,7 +105,7 @@ impl Acceptance {
     }
 
     /// Returns the identity of the fleet, which is equal on all its nodes. Without a shared data store, the identity is
-    /// empty, so the bootstrap file may change freely (P18).
+    /// empty, so every change of the bootstrap file is permitted (P18).
     fn origin(&self) -> FleetIdentity {
         let Some(first) = self.settings.sources.first().filter(|_| self.store.shared()) else {
             return FleetIdentity::default();
@@ -120,7 +120,8 @@ impl Acceptance {
         }
     }
 
-    /// Returns the record of the accepted revision in the data store, compared with the record of this node.
+    /// Reads the record of the accepted revision from the data store, and compares the record with the record of this
+    /// node.
     ///
     /// # Errors
     /// Fails if the data store does not answer.
@@ -131,7 +132,7 @@ impl Acceptance {
     /// Proposes the candidate revision of a refresh to the fleet. `is_rejected` is true if the fleet rejects this node.
     ///
     /// # Errors
-    /// Fails if the data store does not answer, or if the node may not write its record.
+    /// Fails if the data store does not answer, or if the node has no permission to write its record.
     pub(super) fn propose(
         &self,
         report: &RefreshReport,
@@ -172,7 +173,7 @@ impl Acceptance {
         }
     }
 
-    /// Returns an accepted candidate, with the changes that the node must write first.
+    /// Returns an accepted candidate, with the journal changes to write before the node uses the candidate.
     fn of_accepted(
         &self,
         report: &RefreshReport,
@@ -198,7 +199,7 @@ impl Acceptance {
         Adopted { revision, effects }
     }
 
-    /// Returns the changes of the journal for an accepted revision.
+    /// Returns the journal changes that record an accepted revision.
     fn kept(
         &self,
         accepted: &Accepted,
@@ -214,7 +215,7 @@ impl Acceptance {
     }
 
     /// Loads the last good revision from the mirrors, without contacting the sources. Returns `None` if a revision is
-    /// loaded already, or if the node has accepted none.
+    /// already loaded, or if the node has not accepted a revision.
     ///
     /// # Errors
     /// Fails if a mirror cannot be read.

@@ -1,4 +1,4 @@
-//! The accepted revision in the data store that a node does not adopt, with the reason (P25).
+//! The accepted revision in the data store, if a node does not adopt the revision (P25).
 
 use std::time::Instant;
 
@@ -16,11 +16,11 @@ use crate::{
     status::conditions::{ConditionReason, Input},
 };
 
-/// The accepted revision that this node does not adopt, and the wait for its missing part.
+/// The accepted revision that this node does not adopt, with the reason and the time that the node has waited.
 #[derive(Debug, Default)]
 pub(super) struct Adoption {
     unfollowed: Option<Unfollowed>,
-    /// The wait for the thing that the node lacks to adopt this revision.
+    /// The time that the node has waited for a missing commit, manifest, record or agent.
     lacking: LackingWait,
 }
 
@@ -37,13 +37,13 @@ impl Adoption {
         self.unfollowed.is_some()
     }
 
-    /// Returns whether the reason for not adopting a revision also forbids proposals of this node. The candidate of the
-    /// node may be older than the accepted revision of the fleet.
+    /// Returns true if this node must not propose a revision, because the node does not adopt the accepted revision. A
+    /// node that does not adopt the accepted revision might propose an older candidate.
     pub(super) fn blocks(&self) -> bool {
         self.unfollowed.is_some() && self.rejected().is_none()
     }
 
-    /// Returns the record of acceptance if this node may overwrite it in the data store.
+    /// Returns the acceptance record in the data store if this node may overwrite the record.
     pub(super) fn rejected(&self) -> Option<&Rejected> {
         self.unfollowed.as_ref().filter(|unfollowed| unfollowed.is_replaceable).map(|unfollowed| &unfollowed.record)
     }
@@ -72,9 +72,9 @@ impl Adoption {
                     (true, Lacking::Commit) => AdoptionError::Rejected(format!(
                         "for 10 minutes neither the git server nor another node supplied the commit: {why}"
                     )),
-                    (true, Lacking::Agent) => {
-                        AdoptionError::Rejected(format!("{why}; this node has waited 10 minutes for a newer agent"))
-                    }
+                    (true, Lacking::Agent) => AdoptionError::Rejected(format!(
+                        "{why}; upgrade the agent: this node has waited 10 minutes for a newer agent"
+                    )),
                     (true, Lacking::Manifest) => AdoptionError::Rejected(why),
                 })
             }

@@ -1,11 +1,12 @@
-//! The wait for missing parts of an accepted revision. All functions are pure: the time is a parameter.
+//! Measures the time that a node waits for missing parts of an accepted revision. All functions are pure: the time is a
+//! parameter.
 
 use std::time::{Duration, Instant};
 
 use crate::node::sources::follow::Lacking;
 
-/// The maximum time that one interval between refreshes adds to a wait. During a longer interval, the git server may
-/// have been unreachable.
+/// The longest interval between two refreshes that counts in full as waiting time. If two refreshes are further apart,
+/// the git server may have been unreachable between them.
 const STEP: Duration = Duration::from_secs(60);
 
 impl Lacking {
@@ -21,20 +22,21 @@ impl Lacking {
     }
 }
 
-/// The wait of a node for a missing part of one accepted revision.
+/// The time that a node has waited for a missing part of an accepted revision.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LackingWait {
-    /// The id of the record of the revision.
+    /// The id of the acceptance record of the revision.
     id: String,
     /// The total time in which the supplier answered, but did not supply the missing part.
     waited: Duration,
-    /// The time of the last answer of the supplier. `answered` is `None` if the last refresh had no answer.
+    /// The time of the supplier's most recent answer. `answered` is `None` if the supplier did not answer the most
+    /// recent refresh.
     answered: Option<Instant>,
 }
 
 impl LackingWait {
-    /// Records that a refresh found a part of the revision missing. Returns whether the wait has expired. After the
-    /// wait, the record is rejected as long as the part is missing.
+    /// Records that a part of the revision was missing at a refresh. Returns whether the wait has expired. After the
+    /// wait, the node rejects the record as long as the part is missing.
     pub(super) fn look(&mut self, id: &str, what: Lacking, answered: bool, now: Instant) -> bool {
         if self.id != id {
             *self = Self { id: id.to_owned(), ..Self::default() };
@@ -46,7 +48,7 @@ impl LackingWait {
         self.waited >= what.patience()
     }
 
-    /// Ends the wait, because the record was adopted or replaced.
+    /// Ends the wait, because the node has adopted the record or the fleet has replaced it.
     pub(super) fn end(&mut self) {
         *self = Self::default();
     }

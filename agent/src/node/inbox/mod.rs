@@ -1,5 +1,5 @@
-//! The queue of pending work of the main loop. Timers, webhooks, file events and new commits only record that there is
-//! work. Work that arrives while the main loop is busy is merged into one entry.
+//! The queue of pending work of the main loop. Timers, webhooks, file events and new commits only record that the main
+//! loop has work. If more work arrives while the main loop is busy, the work is merged into one entry.
 
 pub(super) mod pace;
 pub(super) mod poller;
@@ -21,7 +21,7 @@ pub struct PendingWork {
     pub poll: bool,
     /// True if a source has changed.
     pub moved: bool,
-    /// True if a request that a refresh did not wait for has ended.
+    /// True if a request to a git server has ended after its refresh stopped waiting.
     pub answered: bool,
     /// True if another node has accepted a revision.
     pub accepted: bool,
@@ -50,13 +50,14 @@ impl PendingWork {
 #[derive(Debug, Clone, Default)]
 pub struct Inbox {
     slot: Arc<(Mutex<PendingWork>, Condvar)>,
-    /// A counter of loop iterations and preemption checks, which shows that the agent is not stuck.
+    /// A counter that shows that the agent is not stuck. The counter counts loop iterations and preemption checks.
     progress: Arc<AtomicU64>,
-    /// The number of changes on git servers that were reported.
+    /// The number of reported changes on git servers.
     news: Arc<AtomicU64>,
 }
 
-/// The maximum number of touched paths in the queue. If more paths change, the node checks all TaskBooks instead.
+/// The maximum number of touched paths in the queue. If more paths change than this maximum, the node checks all
+/// TaskBooks.
 const TOUCHED: usize = 1000;
 
 impl Inbox {
@@ -75,18 +76,20 @@ impl Inbox {
         self.slot.1.notify_all();
     }
 
-    /// Adds the work that follows a change on a git server. Requests that began before the change are stale.
+    /// Records a change on a git server, and adds the work that the change requires. Answers to requests that began
+    /// before the change are out of date.
     pub fn notify_news(&self, add: impl FnOnce(&mut PendingWork)) {
         self.news.fetch_add(1, Ordering::SeqCst);
         self.notify(add);
     }
 
-    /// Returns the number of changes on git servers that were reported.
+    /// Returns the number of reported changes on git servers.
     pub fn news(&self) -> u64 {
         self.news.load(Ordering::SeqCst)
     }
 
-    /// Waits for pending work and takes it from the queue. The result is empty if no work arrives within `patience`.
+    /// Waits for pending work and takes it from the queue. The returned work is empty if no work arrives within
+    /// `patience`.
     pub fn take(&self, patience: Duration) -> PendingWork {
         self.progress.fetch_add(1, Ordering::Relaxed);
         let (mut work, _) = self
@@ -97,7 +100,7 @@ impl Inbox {
         std::mem::take(&mut *work)
     }
 
-    /// Returns whether a newer revision, or the end of the agent, should preempt the current run.
+    /// Returns true if the current run should be preempted, because of a newer revision or the end of the agent.
     pub fn wants_way(&self) -> bool {
         self.progress.fetch_add(1, Ordering::Relaxed);
         let work = self.lock();

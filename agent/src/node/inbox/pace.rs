@@ -16,8 +16,8 @@ pub(in crate::node) struct Retry {
 }
 
 impl Retry {
-    /// Records whether the error persists. The pauses between refreshes grow from 2 to 15 s. A refresh stays due until
-    /// the main loop takes it, because a pass may outlast the pause.
+    /// Records whether the error still exists. The pauses between refreshes grow from 2 to 15 s. A due refresh stays
+    /// due until the main loop runs it, because a pass can delay the refresh.
     pub(in crate::node) fn noted(&mut self, failing: bool, now: Instant) {
         if !failing {
             *self = Self::default();
@@ -27,7 +27,7 @@ impl Retry {
         }
     }
 
-    /// Takes the refresh if it is due. Returns whether the refresh was due.
+    /// Removes the refresh from the schedule if the refresh is due. Returns whether the refresh was due.
     pub(in crate::node) fn take(&mut self, now: Instant) -> bool {
         self.due.take_if(|due| *due <= now).is_some()
     }
@@ -38,19 +38,19 @@ impl Retry {
     }
 }
 
-/// The time after a pass in which a change of a managed file counts as a result of the pass.
+/// A change of a managed file in this time after a pass counts as a result of the pass.
 const ECHO: Duration = Duration::from_secs(2);
 
-/// The number of consecutive passes that may follow changes of managed files without a pause.
+/// The number of consecutive passes that start without a pause after changes of managed files.
 const AT_ONCE: u32 = 8;
 
-/// Limits the number of passes that changes of managed files cause. The limit matters if a task changes a managed file
-/// in each pass.
+/// Limits the number of passes that changes of managed files cause. Without this limit, a task that changes a managed
+/// file in each pass would start endless passes.
 #[derive(Debug, Clone, Default)]
 pub(in crate::node) struct TouchPace {
-    /// The number of consecutive passes, each started by a change during or directly after the previous pass.
+    /// The number of consecutive passes that were started by changes of managed files.
     rounds: u32,
-    /// The end of the last pass, and true if a change after the pass was counted.
+    /// The end of the most recent pass; the second value is true if a file change after this pass was counted.
     ended: Option<(Instant, bool)>,
 }
 

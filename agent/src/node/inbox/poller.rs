@@ -13,7 +13,7 @@ use towpath_host::{Clock, process::Cancel};
 use super::Inbox;
 use crate::config::Source;
 
-/// The sources and their heads, as found by the last refresh.
+/// The sources and their heads, as found by the most recent refresh.
 #[derive(Debug, Clone, Default)]
 pub(in crate::node) struct Polled(Arc<Mutex<Known>>);
 
@@ -28,18 +28,18 @@ impl Polled {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sets the sources to poll, and the heads that a refresh found. A polled head wakes the node only if it differs
-    /// from the known head. An incomplete refresh removes no source.
-    pub(in crate::node) fn set(&self, sources: &[Source], heads: &BTreeMap<String, String>, is_complete: bool) {
+    /// Sets the sources to poll, and the heads that a refresh found. The poller wakes the node only if a head differs
+    /// from the head that the refresh found. After an incomplete refresh, the poller still polls all its sources.
+    pub(in crate::node) fn set(&self, sources: &[Source], heads: BTreeMap<String, String>, is_complete: bool) {
         let mut known = self.lock();
         let named = |source: &Source| sources.iter().any(|other| other.git.name == source.git.name);
         known.sources.retain(|source| !is_complete && !named(source));
         known.sources.extend(sources.iter().cloned());
-        known.heads.extend(heads.iter().map(|(name, head)| (name.clone(), head.clone())));
+        known.heads.extend(heads);
     }
 
-    /// Records a polled head. Wakes the main loop if the head has changed, or at the first failure. Returns the number
-    /// of consecutive failures.
+    /// Records a polled head. Polls a source. Wakes the main loop if the head has changed, or if the poll fails for the
+    /// first time. Returns the number of consecutive failed polls of the source.
     fn head(&self, inbox: &Inbox, name: &str, head: Result<String, towpath_git::SourceError>, failures: u32) -> u32 {
         match head {
             Ok(head) => {
@@ -135,7 +135,7 @@ mod tests {
             polled.head(&inbox, "fleet", Ok(head.into()), 0);
             inbox.take(Duration::ZERO).moved
         };
-        let looked = |head: &str| polled.set(&[], &BTreeMap::from([("fleet".to_owned(), head.to_owned())]), true);
+        let looked = |head: &str| polled.set(&[], BTreeMap::from([("fleet".to_owned(), head.to_owned())]), true);
         assert!(moved("a"), "no look has found it");
         looked("b");
         assert!(!moved("b"));

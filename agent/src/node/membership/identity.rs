@@ -23,16 +23,16 @@ use crate::{
     reconcile::{Revision, runs},
 };
 
-/// The count of record numbers that one journal commit reserves for signing (P110).
+/// The number of record numbers that one journal commit reserves for signing (P110).
 const RESERVED: u64 = 1 << 24;
 
-/// The maximum number of writers whose record numbers each journal commit saves. If more record numbers have changed,
-/// the node saves them at an interval.
+/// The maximum number of writers whose record numbers each journal commit saves. If the record numbers of more writers
+/// have changed, the node saves these numbers only at an interval.
 const FEW: usize = 32;
 /// The interval at which the record numbers of many writers are saved.
 const KEPT: Duration = Duration::from_secs(10);
 
-/// The rights of nodes in the TaskBooks of the last revisions, in the form that the journal stores.
+/// The rights of nodes in the TaskBooks of the most recent revisions, in the form that the journal stores.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 struct KnownRights(BTreeMap<String, BookRights>);
@@ -51,10 +51,11 @@ pub(in crate::node) struct NodeIdentity {
     kept: Mutex<Kept>,
 }
 
-/// The values of the identity that the journal already contains.
+/// The parts of the identity that are already in the journal.
 #[derive(Debug)]
 struct Kept {
-    /// The first record number that the node may not sign without a new reservation.
+    /// The first record number after the reserved record numbers. The node must reserve more record numbers before it
+    /// signs a record with this number.
     reserved: u64,
     rights: BTreeMap<String, BookRights>,
     /// The time at which the record numbers of all writers were last saved.
@@ -84,8 +85,8 @@ impl NodeIdentity {
         Ok(Self { name: settings.node.clone(), bearer, signer: Arc::new(signer), first, kept })
     }
 
-    /// Wraps a shared data store in a store that signs records. A local store is returned unchanged, because no other
-    /// process writes to it.
+    /// Wraps a shared data store in a store that signs records. The function returns a local store unchanged, because
+    /// no other process writes to a local store.
     pub(in crate::node) fn signed_store(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
         if store.shared() { Arc::new(SignedStore::new(store, Arc::clone(&self.signer))) } else { store }
     }
@@ -98,7 +99,7 @@ impl NodeIdentity {
         Arc::clone(&self.signer)
     }
 
-    /// Returns the identity that opens results sealed to this node.
+    /// Returns the identity that decrypts results that other nodes encrypted for this node.
     pub(in crate::node) fn bearer(&self) -> SigningIdentity {
         self.bearer.clone()
     }
@@ -113,7 +114,7 @@ impl NodeIdentity {
         self.bearer.is_certified()
     }
 
-    /// Sets the trusted keys of nodes and the rights in TaskBooks, as a revision defines them.
+    /// Sets the trusted keys of nodes, and the rights of nodes in TaskBooks. A revision defines the keys and rights.
     pub(in crate::node) fn follow(&self, revision: &Revision, settings: &Settings) {
         let revoked = revision.set.configs.values().flat_map(|config| &config.revoked);
         if self.signer.revoked().set(settings.revoked.iter().chain(revoked).cloned()) {
@@ -129,8 +130,8 @@ impl NodeIdentity {
         });
     }
 
-    /// Adds the changed record numbers, the reservation and the rights to a journal commit. Record numbers of many
-    /// writers are saved only at an interval, or if `all` is set at the end of the agent.
+    /// Adds the changed record numbers, the reservation and the rights to a journal commit. If the record numbers of
+    /// many writers have changed, the numbers are saved only at an interval, unless `all` is true.
     pub(in crate::node) fn keep(&self, changes: &mut Changes, now: Instant, all: bool) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         if all || self.signer.changed() <= FEW || now.duration_since(kept.at) >= KEPT {
@@ -171,7 +172,7 @@ impl NodeIdentity {
         self.signer.revoked().take_used()
     }
 
-    /// Returns the data store records that were rejected since the last call, with the reasons.
+    /// Returns the data store records that were rejected since the previous call of this function, with the reasons.
     pub(in crate::node) fn refused(&self) -> BTreeMap<String, String> {
         self.signer.refused()
     }

@@ -50,7 +50,7 @@ pub(super) struct Membership {
     identity: Arc<NodeIdentity>,
     clock: Arc<dyn Clock>,
     state_dir: StateDir,
-    /// The state and the shared facts that this node last published to the other nodes.
+    /// The state and the shared facts that this node most recently published to the other nodes.
     published: Option<Published>,
     /// The time at which the node was opened. `alone_since` is `None` with a local data store, or if another node has
     /// joined.
@@ -76,7 +76,7 @@ impl Membership {
         &self.fleet
     }
 
-    /// Returns whether the node shares its data store with other nodes.
+    /// Returns true if the node shares its data store with other nodes.
     pub(super) fn is_shared(&self) -> bool {
         self.store.shared()
     }
@@ -86,8 +86,8 @@ impl Membership {
         accept::answers(self.store.as_ref())
     }
 
-    /// Joins the fleet, and wakes the main loop for broadcasts of the fleet. Without a shared data store, the fleet is
-    /// only this process.
+    /// Joins the fleet. After the node has joined, each broadcast of the fleet wakes the main loop. Without a shared
+    /// data store, the fleet consists only of this process.
     pub(super) fn join(&self, inbox: &Inbox) -> Effects<'static> {
         let joined = Joined {
             node: self.settings.node.clone(),
@@ -118,13 +118,14 @@ impl Membership {
         let revoked = || {
             let why = self.identity.is_revoked()?;
             Some(format!(
-                "this node is rejected: {why}; create a new identity for this node, or remove the entry from git"
+                "this node is rejected: {why}; create a new identity for this node, or \
+                correct the revocation or the key in git"
             ))
         };
         self.fleet.refused().or_else(revoked)
     }
 
-    /// Uses the keys and rights of a revision that this node has adopted.
+    /// Sets the trusted keys and the rights that an adopted revision defines.
     pub(super) fn follow(&self, revision: &Revision) -> Effects<'static> {
         self.identity.follow(revision, &self.settings);
         let node = revision.set.nodes.get(&self.settings.node);
@@ -172,8 +173,8 @@ impl Membership {
         }
     }
 
-    /// Returns an event for each rejected record of the data store. A record is rejected if its writer lacks the
-    /// permission, or is not an agent of the fleet.
+    /// Returns an event for each rejected record of the data store. A record is rejected if the writer has no
+    /// permission for it, or is not an agent of the fleet.
     pub(super) fn rejected_records(&self) -> Effects<'static> {
         let event = |(key, why): (String, String)| {
             let message = format!("ignored the record {key} in the data store: {why}");
@@ -199,8 +200,8 @@ impl Membership {
         effects.alarms(is_about, firing.into_iter().collect())
     }
 
-    /// Returns whether the state directory was deleted while the agent runs. A node without its state directory changes
-    /// nothing.
+    /// Returns true if the state directory was deleted while the agent was running. A node without its state directory
+    /// changes nothing.
     pub(super) fn has_lost_its_state(&self) -> bool {
         !self.state_dir.is_there()
     }
@@ -241,7 +242,7 @@ impl Membership {
         Effects::default().alarms(is_about, firing)
     }
 
-    /// Returns the state machine input that shows why the data store cannot be used for agreement.
+    /// Returns the state machine input that shows why the nodes cannot agree through the data store.
     pub(super) fn of_store_error(error: &AcceptError) -> Input {
         let (reason, rest) = match error {
             AcceptError::Store(StoreError::Full { .. }) => (
@@ -259,7 +260,7 @@ impl Membership {
         Input::Own("store", Some(ConditionReason::new(reason, format!("{error}; {rest}"))))
     }
 
-    /// Publishes the state and the shared facts of this node, if either has changed.
+    /// Publishes the state and the shared facts of this node, if the state or a fact has changed.
     pub(super) fn publish(&mut self, state: &State, revision: &Revision, facts: &PassFacts<'_>) {
         if !self.store.shared() {
             return;
@@ -287,13 +288,13 @@ impl Membership {
         }
     }
 
-    /// Returns whether this node has published its state since the data store last lost writes.
+    /// Returns false if this node must publish its state, for example because the data store has lost the state.
     pub(super) fn has_published(&self) -> bool {
         self.published.is_some()
     }
 
-    /// Forgets the published state of the node, because the data store has lost it. The next pass publishes the state
-    /// of the node again.
+    /// Marks the state of the node as not published, because the data store has lost the state. The next pass publishes
+    /// the state of the node again.
     pub(super) fn forget_published(&mut self) {
         self.published = None;
     }

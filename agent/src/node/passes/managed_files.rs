@@ -1,4 +1,4 @@
-//! The managed files, and the changes that other programs make to them.
+//! Watches the managed files for changes by other programs.
 
 use std::{
     collections::BTreeSet,
@@ -14,18 +14,18 @@ use crate::{
     reconcile::pass::{HostContext, Watched},
 };
 
-/// The managed files of a running agent, whose directories the agent watches.
+/// The managed files of a running agent. The agent watches the directories of the managed files.
 #[derive(Debug)]
 pub(in crate::node) struct ManagedFiles {
     machine: Arc<HostContext>,
     watch: Option<FileWatch>,
-    /// The versions of the managed files, each read before the last pass checked the file.
+    /// The version of each managed file, read before the most recent pass checked the file.
     versions: Watched,
     pace: TouchPace,
 }
 
 impl ManagedFiles {
-    /// Begins to watch. Events of files wake the main loop through the inbox.
+    /// Begins to watch. A change of a managed file wakes the main loop.
     pub(in crate::node) fn new(machine: Arc<HostContext>, inbox: Inbox) -> Self {
         let watch = FileWatch::new(move |touched| {
             inbox.notify(|work| match touched {
@@ -56,7 +56,7 @@ impl ManagedFiles {
         self.versions.keys().filter(|path| path.parent().is_some_and(|folder| new.contains(folder))).cloned().collect()
     }
 
-    /// Returns whether another program may have changed one of the files since the last pass checked the file.
+    /// Returns true if another program may have changed a managed file since the most recent pass checked the file.
     pub(in crate::node) fn are_touched(&self, paths: &BTreeSet<PathBuf>) -> bool {
         let machine = &self.machine;
         paths.iter().any(|real| {

@@ -24,12 +24,12 @@ use crate::{
     status::Queries,
 };
 
-/// The passes of a node, with the computed values that they share.
+/// The passes of a node, and the computed values that all passes share.
 #[derive(Debug)]
 pub(super) struct Passes {
     settings: Arc<Settings>,
     machine: Arc<HostContext>,
-    /// The only write access to managed files, which the agent gives to admitted changes.
+    /// The writer of managed files, which only admitted changes can use.
     writer: FsWriter,
     fleet: Arc<Fleet>,
     queries: Queries,

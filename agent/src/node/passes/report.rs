@@ -139,7 +139,7 @@ impl<'a> Report<'a> {
     }
 
     /// Returns whether the alarm of a halted rollout is out of date. The alarm is out of date if the rollout has
-    /// resumed, or if its run is not the current run.
+    /// resumed, or if a newer run has replaced the halted run.
     fn is_halt_over(self, alarm: &NewEvent) -> bool {
         if alarm.event_type != EventType::RolloutHalted {
             return false;
@@ -169,14 +169,14 @@ fn run_progress(journal: &Journal) -> RunProgress {
     journal.get_readable(&()).ok().flatten().unwrap_or_default()
 }
 
-/// Returns the events for the changes of a pass that will be repeated. The repeated pass does not report changes of the
-/// first pass again.
+/// Returns the events for the changes of a pass, if the pass will be repeated. The repeated pass does not report the
+/// changes that the first pass made.
 pub(in crate::node) fn of_changes(journal: &Journal, outcome: &PassOutcome) -> Effects<'static> {
     let runs = run_progress(journal);
     Effects::default().events(outcome.books.iter().flat_map(|book| happenings::of_changes(book, &runs)).collect())
 }
 
-/// Starts the runs of the TaskBooks of a revision. Returns the events, and the changes of the journal with the progress
+/// Starts the runs of the TaskBooks of a revision. Returns the events, and the journal changes that record the progress
 /// of the runs.
 pub(in crate::node) fn begin_runs(journal: &Journal, revision: &Revision) -> Effects<'static> {
     let mut runs = run_progress(journal);
@@ -221,7 +221,7 @@ fn holds(revision: &Revision, book: &pass::BookOutcome) -> Vec<Hold> {
     gates.chain(tasks).collect()
 }
 
-/// Returns the full name of a task with its message.
+/// Returns the full name of a task, followed by the message of the task.
 fn said(book: &pass::BookOutcome, task: &pass::TaskOutcome) -> String {
     let message = task.message.as_deref().unwrap_or_default();
     format!("{}/{}/{}: {message}", book.namespace, book.name, task.name)

@@ -1,7 +1,8 @@
 //! The steady state: the record of a pass that found all TaskBooks in sync. In the steady state, the agent loads,
-//! renders and applies nothing until an input changes.
+//! renders and applies nothing, until an input changes.
 //!
-//! The agent deletes the steady state from disk before any change, so a crash leaves no outdated record.
+//! The agent deletes the record of the steady state before it changes anything. After a crash, the journal therefore
+//! contains no outdated record.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -26,7 +27,7 @@ use crate::{
 #[derive(Debug)]
 struct SettledPass {
     accepted: AcceptedId,
-    /// The values of the facts that the pass read.
+    /// The names and values of the facts that the pass read.
     facts: BTreeMap<String, Value>,
     checks: Vec<Settled>,
 }
@@ -40,7 +41,7 @@ struct SteadyRecord {
     generation: u64,
     commits: BTreeMap<String, String>,
     facts: BTreeMap<String, Value>,
-    /// The fingerprints of the mirrors at the end of the pass.
+    /// The fingerprints of the git mirrors at the end of the pass.
     mirrors: BTreeMap<String, String>,
     expectations: Vec<Expectation>,
 }
@@ -73,8 +74,8 @@ impl SteadyState {
         Self { settings, sources, journal, machine, cancel, settled: None, is_on_disk: true }
     }
 
-    /// Returns whether the inputs and the checks of the steady state are unchanged. With an unchanged steady state, the
-    /// pass renders nothing.
+    /// Returns true if the inputs and the results of the checks are unchanged since the steady state was recorded. If
+    /// the steady state is unchanged, the pass renders nothing.
     pub(in crate::node) fn holds(&self, revision: &Revision, state: &State, facts: &PassFacts<'_>) -> bool {
         let same = |settled: &&SettledPass| settled.accepted == revision.id;
         let Some(settled) = self.settled.as_ref().filter(same) else { return false };
@@ -84,9 +85,9 @@ impl SteadyState {
             && pass::still_settled(&self.machine, &settled.checks, &self.cancel)
     }
 
-    /// Returns whether the steady state of the previous agent process still holds: sources, settings, facts and files
-    /// are unchanged. The check of an earlier steady state loads no objects. `now` is the time in milliseconds since
-    /// 1970.
+    /// Returns true if the steady state of the previous agent process is still valid: sources, settings, facts and
+    /// files are unchanged. The node loads no objects to check the steady state of the previous agent process. `now` is
+    /// the time in milliseconds since 1970.
     pub(in crate::node) fn held_before(&self, state: &State, now: i64, facts: &PassFacts<'_>) -> bool {
         let coordinated = self.settings.coordinated();
         let quiet = state.is_applied() && state.troubles.is_empty() && state.stalls.is_empty();
@@ -113,7 +114,7 @@ impl SteadyState {
         keyed_digest(&self.machine.digest_key, text.as_bytes())
     }
 
-    /// Forgets the steady state. The node writes the returned effects before any change.
+    /// Forgets the steady state. The node writes the returned effects before it changes anything.
     pub(in crate::node) fn invalidate(&mut self) -> Effects<'static> {
         self.settled = None;
         if !std::mem::take(&mut self.is_on_disk) {
@@ -145,8 +146,8 @@ impl SteadyState {
         Effects::default().changes(changes)
     }
 
-    /// Returns the steady state record for the next start of the agent. Returns `None` if the journal already has the
-    /// record, or if a check cannot be stored.
+    /// Returns the record of the steady state, which the agent reads at its next start. Returns `None` if the journal
+    /// already has the record, or if a check cannot be stored.
     fn record(&self, revision: &Revision, facts: &BTreeMap<String, Value>, checks: &[Settled]) -> Option<SteadyRecord> {
         let mut expectations = Vec::new();
         for check in checks {

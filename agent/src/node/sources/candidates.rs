@@ -62,7 +62,8 @@ impl Candidates {
         while self.rejected.len() > REJECTED {
             self.rejected.pop_first();
         }
-        self.polled.set(&report.sources, &report.heads, report.pending.is_empty());
+        let heads = report.heads.iter().map(|(name, (head, _))| (name.clone(), head.clone())).collect();
+        self.polled.set(&report.sources, heads, report.pending.is_empty());
         let mut changes = Changes::default();
         if is_news {
             changes.set(&RejectedCandidates(self.rejected.clone()));

@@ -18,58 +18,59 @@ use crate::{config::Source, error_chain::chain};
 /// The reason for which a node does not adopt an accepted revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::node) enum AdoptionError {
-    /// A temporary failure: the data store, a mirror or a source is not usable yet.
+    /// A temporary failure: the node cannot use the data store, a mirror or a source at the moment.
     Behind(String),
-    /// A git server has not answered yet, so the verdict on the revision does not change.
+    /// A git server has not answered a request yet. Until the answer, the node keeps its previous decision about the
+    /// revision.
     Pending(String),
-    /// The node lacks a commit, a manifest, a valid record or a newer agent. The node waits for the missing part for a
-    /// limited time. Only time in which the supplier answered counts as waiting.
+    /// The node lacks a commit, a manifest, a valid record or a newer agent. The node waits for a limited time, and
+    /// then rejects the revision. The wait counts only the time in which the supplier (git server or data store)
+    /// answers.
     Missing {
-        /// The cause, as text for messages.
+        /// The text of the cause, for messages.
         why: String,
-        /// True if the supplier of the missing part has answered. The supplier of a missing part is the git server or
-        /// the data store.
+        /// True if the supplier of the missing part (git server or data store) has answered.
         answered: bool,
         /// The kind of the missing part.
         what: Lacking,
     },
-    /// The bootstrap file of this node contradicts the record. The node adopts no revision until the conflict is
-    /// resolved.
+    /// The bootstrap file of this node contradicts the acceptance record of the revision. The node adopts no revision
+    /// until an administrator resolves the conflict.
     Refused(String),
     /// The rules of this node reject the revision. The node ignores the record of a revision that its rules reject.
     Rejected(String),
-    /// The record of the revision is invalid on every node.
+    /// The acceptance record of the revision is invalid, and every node rejects it.
     Void(String),
 }
 
-/// The kind of part that a node lacks to adopt a revision.
+/// A part that a node needs to adopt a revision, and that is missing on the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::node) enum Lacking {
     /// A commit that is not in the mirror.
     Commit,
     /// The manifest that the record of the revision names.
     Manifest,
-    /// A newer agent, which knows the schema of the record.
+    /// A newer version of the agent, because this version does not know the schema of the record.
     Agent,
     /// A valid record of acceptance, for a node that has not accepted a revision yet. Other nodes overwrite an invalid
     /// record with their own valid record.
     Record,
 }
 
-/// The longest time in which one other node must send a git pack. During this time, no other request uses the mirror.
+/// The time limit for one peer to send a git pack. While a peer sends the git pack, no other request uses the mirror.
 const PEER: Duration = Duration::from_secs(60);
 
-/// A function that prepares the request of a git pack from peers.
+/// A function that prepares a request to peers for a git pack.
 type AskPeers<'a> = &'a dyn Fn(PackRequest) -> WritePack;
 
-/// One commit that other nodes have accepted, with the state of its source on this node.
+/// A commit that other nodes have accepted, and the state of the commit's source on this node.
 struct Step<'a> {
     source: &'a Source,
     requests: &'a Requests,
     mirror: Mirror,
     commit: &'a str,
-    /// The commit from which the accepted commit must descend. `floor` is `None` if this node knows no commit of the
-    /// source.
+    /// The commit from which the accepted commit must descend. `floor` is `None` if this node has not accepted a commit
+    /// of the source yet.
     floor: Option<String>,
     /// The git tag of the commit from which the accepted commit must descend.
     tag: Option<String>,
@@ -78,8 +79,8 @@ struct Step<'a> {
 }
 
 impl Sources {
-    /// Fetches and loads a revision that other nodes have accepted. Each commit must descend from the last commit of
-    /// its source that this node knows. Each commit must be signed as the settings of this node require.
+    /// Fetches and loads a revision that other nodes have accepted. Each commit must descend from the newest commit of
+    /// its source that this node has accepted. Each commit must be signed as the settings of this node require.
     ///
     /// # Errors
     /// Fails with the reason for which this node cannot adopt the revision.
@@ -126,7 +127,7 @@ impl Sources {
                 let unknown = commits.keys().find(|name| report.sources.iter().all(|source| source.git.name != **name));
                 return match unknown.filter(|_| report.set.is_some()) {
                     Some(name) => Err(AdoptionError::Rejected(format!(
-                        "the revision has a commit of {name:?}, which is not a source"
+                        "the revision has a commit of {name:?}, which is not a source of this node"
                     ))),
                     None => Ok(report),
                 };
@@ -174,7 +175,7 @@ impl Step<'_> {
         Err(AdoptionError::Missing { why: format!("{}: {why}", self.source.git.name), answered, what: Lacking::Commit })
     }
 
-    /// Fetches a commit whose id alone is sufficient proof: a pinned commit, or a commit that this node has accepted.
+    /// Fetches a commit that needs no proof except its id: a pinned commit, or a commit that this node has accepted.
     fn fetch(&self) -> Result<(), AdoptionError> {
         if self.mirror.contains(self.commit) {
             return Ok(());
@@ -215,7 +216,7 @@ impl Step<'_> {
     /// Fails if the git server has not answered yet.
     fn not_shown(&self, error: Option<RequestError>) -> Result<String, AdoptionError> {
         match error {
-            None => Ok(format!("the git server does not show the commit {} at the source's ref", self.commit)),
+            None => Ok(format!("the source's ref on the git server does not contain the commit {}", self.commit)),
             Some(error) => self.settled(&error),
         }
     }
@@ -232,15 +233,16 @@ impl Step<'_> {
         Ok(text)
     }
 
-    /// Fetches the commit of a tag into the mirror. A tag of the git server that matches the source's pattern must
-    /// point to the commit. The version of the tag must not be lower than the accepted version. If the git server does
-    /// not answer, a signed commit may come from another node.
+    /// Fetches the commit of a tag into the mirror. The git server must have a tag that points to the commit and
+    /// matches the source's pattern. The version of the tag must not be lower than the accepted version. If the git
+    /// server does not answer, a signed commit may come from another node.
     fn fetch_tag(&self, signed: bool) -> Result<(), AdoptionError> {
         let Answer { result: tags, answered } = self.requests.tags_at(&self.mirror, self.commit);
         match tags {
             Ok(tags) => {
                 let Some(tag) = tags.first() else {
-                    return self.missing(format!("the git server shows no matching tag at {}", self.commit), true);
+                    return self
+                        .missing(format!("the git server has no matching tag for the commit {}", self.commit), true);
                 };
                 let version = |tag: &str| towpath_git::version(tag);
                 let lower = self.tag.as_deref().and_then(version).zip(version(tag)).is_some_and(|(old, new)| new < old);
@@ -261,7 +263,7 @@ impl Step<'_> {
     }
 
     /// Fetches from other nodes a commit that the git server does not supply (P33). `git` is the error of the git
-    /// server, and `answered` states whether the git server answered.
+    /// server; `answered` is true if the git server answered.
     fn fetch_from_peers(&self, git: &str, answered: bool) -> Result<(), AdoptionError> {
         let options = self.mirror.options();
         let wanted = PackRequest {
@@ -280,7 +282,7 @@ impl Step<'_> {
         }
     }
 
-    /// Checks that the commit does not rewind the source without permission (P28).
+    /// Checks that the commit does not rewind the source, unless a rewind is permitted (P28).
     fn check_movement(&self) -> Result<(), AdoptionError> {
         let Some(floor) = &self.floor else { return Ok(()) };
         let movement = self.mirror.movement(floor, self.commit);
@@ -314,9 +316,9 @@ impl Step<'_> {
         Ok(())
     }
 
-    /// Checks that a signed tag points to the commit, if the source follows tags and verifies signatures. At the first
-    /// contact with a source, a lightweight tag is sufficient. Tags come only from the git server, so that another node
-    /// cannot turn a commit into a release.
+    /// Checks that a signed tag points to the commit, if the source follows tags and verifies signatures. If the node
+    /// has not accepted a commit of the source yet, a lightweight tag is sufficient. Tags come only from the git
+    /// server, so that another node cannot turn a commit into a release.
     fn check_tag(&self) -> Result<(), AdoptionError> {
         let verified = self.source.git.verify.mode != VerifyMode::None;
         if !verified || !matches!(self.source.git.reference, Reference::Tag(_)) {

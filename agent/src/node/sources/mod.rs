@@ -56,7 +56,8 @@ impl SourceState {
     }
 }
 
-/// A function that loads objects from source trees: `load`, or `load_holding`, which leaves out objects with problems.
+/// A function that loads objects from source trees. The function `load_holding` leaves out objects with problems, and
+/// `load` does not.
 type Load = fn(&[SourceTree], &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded;
 
 /// The snapshot of each source in a candidate revision, by name of the source.
@@ -87,24 +88,24 @@ pub(in crate::node) enum RefreshResult {
 pub(in crate::node) struct RefreshReport {
     /// The commits of the valid candidate revision, by source.
     pub(in crate::node) commits: BTreeMap<String, String>,
-    /// The objects at the commits of the candidate revision. `set` is `None` without a valid candidate.
+    /// The objects of the candidate revision. `set` is `None` without a valid candidate.
     pub(in crate::node) set: Option<Arc<ObjectSet>>,
-    /// The inputs for the state machine of the node.
+    /// The inputs that the refresh adds to the state machine of the node.
     pub(in crate::node) inputs: Vec<Input>,
     /// The errors and warnings of a rejected candidate revision.
     pub(in crate::node) problems: Vec<Problem>,
     /// The sources of the bootstrap file, and the sources that the candidate revision adds.
     pub(in crate::node) sources: Vec<Source>,
-    /// The head commits on the git servers, by source.
-    pub(in crate::node) heads: BTreeMap<String, String>,
-    tags: BTreeMap<String, Option<String>>,
+    /// The head commits on the git servers, by source. The tag of a head is present if the candidate revision contains
+    /// the head, and a tag selected the head.
+    pub(in crate::node) heads: BTreeMap<String, (String, Option<String>)>,
     /// The checkpoints of accepted commits that the git server has shown for the first time, by source.
     pub(in crate::node) seen: BTreeMap<String, SourceCheckpoint>,
-    /// The rejected candidate revisions, each as a map from sources to commits.
+    /// The rejected candidate revisions. Each rejected candidate is a map from sources to commits.
     pub(in crate::node) refused: BTreeSet<BTreeMap<String, String>>,
     /// The worst result of all sources.
     pub(in crate::node) worst: RefreshResult,
-    /// The requests that the git servers have not answered yet, as messages, by source.
+    /// One message for each request that a git server has not answered yet, by source.
     pub(in crate::node) pending: BTreeMap<String, String>,
 }
 
@@ -113,12 +114,13 @@ impl Sources {
         Self { folder, first, requests }
     }
 
-    /// Limits the time for which the main loop waits for a git server. Longer requests run beside the main loop.
+    /// Limits the time that the main loop waits for answers of a git server. A request that takes longer continues in
+    /// its own thread, and does not block the main loop.
     pub(in crate::node) fn limit(&self, patience: Duration) {
         self.requests.limit(patience);
     }
 
-    /// Begins a refresh. All calls of one refresh for the same request receive the same answer.
+    /// Begins a refresh. If one refresh makes the same request several times, each call receives the same answer.
     pub(in crate::node) fn begin_refresh(&self) {
         self.requests.begin_refresh();
     }
@@ -128,8 +130,8 @@ impl Sources {
         &self.requests
     }
 
-    /// Returns whether the git servers of all sources of the bootstrap file answer. `None` if a git server has not
-    /// answered yet.
+    /// Returns whether the git servers of all sources of the bootstrap file answer. Returns `None` if a git server has
+    /// not answered yet.
     pub(in crate::node) fn answer(&self) -> Option<bool> {
         let answers: Vec<_> = self.first.iter().map(|source| self.requests.answers(&self.mirror(source))).collect();
         let all: Option<Vec<bool>> = answers.into_iter().collect();
@@ -140,7 +142,7 @@ impl Sources {
         Mirror::new(source.git.clone(), &self.folder)
     }
 
-    /// Returns the sources that only the revision names, and not the bootstrap file.
+    /// Returns the sources that the revision names but the bootstrap file does not name.
     pub(in crate::node) fn further(&self, set: &ObjectSet) -> Vec<Source> {
         further_sources(set, &self.first)
     }
@@ -204,9 +206,10 @@ impl Sources {
         Ok(report)
     }
 
-    /// Refreshes all sources. The first candidate consists of the heads of all sources. If the heads do not load
-    /// together, the sources advance to their heads one at a time. A source without a head and without an accepted
-    /// commit blocks the candidate (P20). A node with a blocked candidate keeps its last generation.
+    /// Refreshes all sources. The function first tries a candidate that consists of the heads of all sources. If the
+    /// objects of all heads are not valid together, the sources advance to their heads one at a time. A source without
+    /// a head and without an accepted commit blocks the candidate (P20). A node with a blocked candidate keeps its
+    /// accepted generation.
     pub(in crate::node) fn refresh(
         &self,
         journal: &Journal,
@@ -259,8 +262,9 @@ impl Sources {
         report
     }
 
-    /// Advances the sources one at a time. A source advances to its head if the head loads together with all earlier
-    /// sources. If objects of later sources become invalid, they are held, and do not block the advance (P21).
+    /// Advances the sources to their heads, one source at a time. A source advances to its head if the objects of the
+    /// head and of all earlier sources are valid together. Objects of later sources that become invalid are held, and
+    /// do not block the advance (P21).
     fn step_by_step(
         &self,
         standings: BTreeMap<String, SourceState>,
@@ -307,7 +311,7 @@ impl Sources {
         Ok(())
     }
 
-    /// Loads the sources of the bootstrap file, and the sources that the chosen commits declare.
+    /// Loads the sources of the bootstrap file, and the sources that Config objects in the chosen commits declare.
     fn load_declared(&self, chosen: &Chosen) -> Result<(Vec<Source>, Loaded), RequestError> {
         let mut sources = self.first.clone();
         loop {
@@ -348,8 +352,8 @@ impl Sources {
         standing
     }
 
-    /// Returns the snapshot of the head of a source. Returns `None` if the head must not be followed. A source whose
-    /// head must not be followed stays at its accepted commit.
+    /// Returns the snapshot of the head of a source. Returns `None` if the node must not follow the head. If the node
+    /// must not follow the head of a source, the source stays at its accepted commit.
     fn head(
         &self,
         journal: &Journal,
@@ -442,7 +446,7 @@ impl Sources {
         }
     }
 
-    /// Reports that the mirror of a source is damaged and is rebuilt.
+    /// Reports that the mirror of a source is damaged, and that the node rebuilds it.
     fn say_damaged(name: &str, report: &mut RefreshReport) {
         tracing::warn!(source = name, "the mirror is damaged; rebuilding it");
         let message = format!(
@@ -470,7 +474,7 @@ impl Sources {
         match result {
             Ok(fetched) => {
                 report.inputs.push(Input::Source(name.to_owned(), None));
-                report.heads.insert(name.to_owned(), fetched.commit.clone());
+                report.heads.insert(name.to_owned(), (fetched.commit.clone(), None));
                 Some(fetched)
             }
             Err(error) => {
@@ -507,9 +511,10 @@ impl Sources {
         }
     }
 
-    /// Records a checkpoint of the accepted commit of each source. Checkpoints are in the journal, so they survive the
-    /// loss of a mirror. A newly fetched commit is recorded with the tag that selected the commit. An unchanged commit
-    /// keeps its recorded tag. A commit that other nodes accepted is recorded with its highest tag.
+    /// Records the accepted commit of each source as a checkpoint. Checkpoints are in the journal, so a checkpoint
+    /// survives the loss of a mirror. The checkpoint of a newly fetched commit contains the tag that selected the
+    /// commit. The checkpoint of an unchanged commit keeps its tag. The checkpoint of a commit that other nodes
+    /// accepted contains the highest tag of the commit.
     pub(in crate::node) fn remember(
         &self,
         report: &RefreshReport,
@@ -523,7 +528,7 @@ impl Sources {
             let Some(commit) = accepted.get(name) else { continue };
             let known: Option<SourceCheckpoint> = journal.get_readable(name).ok().flatten();
             let known = known.filter(|guard| guard.origin == origin(source));
-            let tag = match (report.tags.get(name).cloned().flatten(), &known) {
+            let tag = match (report.heads.get(name).and_then(|(_, tag)| tag.clone()), &known) {
                 (Some(tag), _) => Some(tag),
                 (None, Some(guard)) if guard.commit == *commit => guard.tag.clone(),
                 (None, _) => {
@@ -555,7 +560,7 @@ fn commits(chosen: &Chosen) -> BTreeMap<String, String> {
 }
 
 impl RefreshReport {
-    /// Records that the candidate cannot be loaded before the git server of an include has answered.
+    /// Records that the candidate waits for an answer of an include's git server.
     fn wait_for_include(&mut self, error: &SourceError) {
         self.worst = self.worst.max(RefreshResult::Unreachable);
         self.pending.insert("include".to_owned(), chain(error));
@@ -569,8 +574,8 @@ impl RefreshReport {
             let head = standings
                 .get(name)
                 .filter(|standing| standing.new.as_ref().is_some_and(|new| new.commit == snapshot.commit));
-            if let Some(standing) = head {
-                self.tags.insert(name.clone(), standing.tag.clone());
+            if let Some((standing, (_, tag))) = head.zip(self.heads.get_mut(name)) {
+                tag.clone_from(&standing.tag);
             }
         }
     }

@@ -1,5 +1,5 @@
-//! Requests to git servers and to other nodes. The requests run beside the main loop, so that a server that answers
-//! slowly, or never, does not keep the node from correcting drift.
+//! Requests to git servers and to other nodes. The requests run in threads beside the main loop. A server that does not
+//! answer therefore does not delay the correction of drift.
 
 mod answers;
 mod line;
@@ -30,7 +30,7 @@ use crate::node::inbox::Inbox;
 /// The longest time for which one refresh waits for answers.
 pub(in crate::node) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The name of the line for questions to other nodes. A source cannot have this name.
+/// The key of the map entry that contains the requests to other nodes. The name of a source never equals this key.
 const PEERS: &str = "/peers";
 
 /// A function that writes a git pack of another node to a file.
@@ -39,14 +39,14 @@ pub(in crate::node) type WritePack = Box<dyn FnOnce(&Path) -> Result<(), String>
 /// An acceptance record of another node, with its manifest.
 pub(in crate::node) type Announced = Result<(Accepted, RevisionManifest), String>;
 
-/// An error of a request that several callers in one refresh receive.
+/// The error of a failed request. Several callers in one refresh can receive the same error.
 pub(in crate::node) type RequestError = Arc<SourceError>;
 
 /// The result of a request to a git server.
 #[derive(Debug)]
 pub(in crate::node) struct Answer<T> {
     pub(in crate::node) result: Result<T, RequestError>,
-    /// True if the git server answered. A refusal of a pinned commit counts as an answer.
+    /// True if the git server answered. If the git server refuses a pinned commit, the refusal counts as an answer.
     pub(in crate::node) answered: bool,
 }
 
@@ -61,7 +61,8 @@ impl<T: Clone> Clone for Answer<T> {
 pub(in crate::node) struct Requests {
     inbox: Inbox,
     clock: Arc<dyn Clock>,
-    /// The longest time for which one refresh waits. Without a value, each request lasts until its end.
+    /// The longest time for which one refresh waits for answers. If `patience` is not set, a refresh waits until each
+    /// request ends.
     patience: OnceLock<Duration>,
     state: Mutex<State>,
 }
@@ -70,13 +71,13 @@ pub(in crate::node) struct Requests {
 struct State {
     /// The requests of each mirror, by name of the mirror.
     lines: BTreeMap<String, Line>,
-    /// The number of the current refresh.
+    /// The number that identifies the current refresh.
     refresh: u64,
-    /// The time for which the current refresh may still wait.
+    /// The time that the current refresh has left to wait for answers.
     left: Duration,
 }
 
-/// The error that a request has not ended. `since` is the start of the request, in milliseconds since 1970.
+/// The error for a request that has not ended. `since` is the start of the request, in milliseconds since 1970.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Unanswered {
     since: i64,
@@ -87,12 +88,12 @@ impl Requests {
         Self { inbox, clock, patience: OnceLock::new(), state: Mutex::default() }
     }
 
-    /// Limits the time for which each refresh waits for answers from now on.
+    /// Sets the longest time for which each later refresh waits for answers.
     pub(in crate::node) fn limit(&self, patience: Duration) {
         let _ = self.patience.set(patience);
     }
 
-    /// Begins a refresh. All calls of one refresh for the same request receive the same answer.
+    /// Begins a refresh. If one refresh makes the same request several times, each call receives the same answer.
     pub(in crate::node) fn begin_refresh(&self) {
         let mut state = self.lock();
         state.refresh += 1;
@@ -111,7 +112,7 @@ impl Requests {
         self.ask_git(mirror, name, |fetched| Some(&fetched.commit), move |mirror| mirror.fetch(accepted.as_deref()))
     }
 
-    /// Returns the tags of a source that lead to a commit, and fetches the first tag.
+    /// Returns the tags of a source that point to a commit, and fetches the first of these tags.
     pub(in crate::node) fn tags_at(&self, mirror: &Mirror, commit: &str) -> Answer<Vec<String>> {
         let commit = commit.to_owned();
         let name = Name::Tags { origin: origin(mirror), commit: commit.clone() };
@@ -133,7 +134,7 @@ impl Requests {
         }
     }
 
-    /// Takes a commit from the git pack of another node.
+    /// Adds a commit from another node's git pack to the mirror.
     pub(in crate::node) fn take_pack(
         &self,
         mirror: &Mirror,
@@ -183,10 +184,11 @@ impl Requests {
         asked.unwrap_or_else(|unanswered| Answer { result: Err(pending(mirror, unanswered)), answered: false })
     }
 
-    /// Sends a request, and waits for its answer while the refresh may wait. A later refresh receives a late answer.
+    /// Sends a request, and waits for the answer until the time limit of the refresh. If the answer arrives later, a
+    /// later refresh receives it.
     ///
     /// # Errors
-    /// Fails if this request, or another request of the line, has not ended.
+    /// Fails if this request, or another request for the same mirror, has not ended.
     fn ask<T: Clone + Send + Sync + 'static>(
         &self,
         line: &str,
@@ -231,7 +233,7 @@ impl Requests {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a request. `known` is the last head of the line.
+    /// Starts a request. `known` is the head commit that the previous fetch found.
     fn start<T: Send + Sync + 'static>(
         &self,
         name: Name,
@@ -258,7 +260,8 @@ impl Requests {
     }
 }
 
-/// The end of a request. When the value is dropped, also by a panic, a late request wakes the main loop.
+/// Wakes the main loop when a late request ends. The main loop also wakes if the request panics, because the value is
+/// then dropped.
 struct End {
     inbox: Inbox,
     is_late: Arc<AtomicBool>,
@@ -287,7 +290,7 @@ fn pending(mirror: &Mirror, Unanswered { since }: Unanswered) -> RequestError {
     Arc::new(SourceError::Pending { url: mirror.options().shown_url(), since: rfc3339(since) })
 }
 
-/// Returns whether an error only states that a request has not ended.
+/// Returns true if an error means that a request has not ended.
 pub(in crate::node) fn is_pending(error: &SourceError) -> bool {
     matches!(error, SourceError::Pending { .. })
 }

@@ -23,7 +23,9 @@ pub(super) fn of_error(error: &SourceError, name: &str) -> ConditionReason {
         }
         SourceError::Corrupt { .. } | SourceError::Pack { .. } => (
             "MirrorCorrupt",
-            format!("{shown}; the mirror is rebuilt when the source can be reached; check the disk (dmesg, smartctl)"),
+            format!(
+                "{shown}; the node rebuilds the mirror when the git server answers; check the disk (dmesg, smartctl)"
+            ),
         ),
         SourceError::Refused { .. } => {
             ("InvalidObjects", format!("{shown}; push a commit without the rejected content"))
@@ -31,7 +33,10 @@ pub(super) fn of_error(error: &SourceError, name: &str) -> ConditionReason {
         SourceError::Disk { source, .. } => match source.kind() {
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => (
                 "DiskFull",
-                format!("{shown}; free space below the state directory; the agent then continues without a restart"),
+                format!(
+                    "{shown}; create free space on the disk of the state directory; \
+                    the agent then continues without a restart"
+                ),
             ),
             _ => (
                 "ReadOnly",
@@ -43,7 +48,8 @@ pub(super) fn of_error(error: &SourceError, name: &str) -> ConditionReason {
         (
             reason,
             format!(
-                "{shown}; free space below the state directory, or remount it writable; the agent then continues without a restart"
+                "{shown}; create free space on the disk of the state directory, or remount the disk writable; \
+                the agent then continues without a restart"
             ),
         )
     });
@@ -135,8 +141,8 @@ pub(super) fn invalid(source: &Source, errors: &[Problem]) -> ConditionReason {
     )
 }
 
-/// Returns the reason `DiskFull` or `ReadOnly` if a disk problem caused the error. Returns `None` if another problem
-/// caused the error.
+/// Returns the reason `DiskFull` or `ReadOnly` if a disk problem caused the error. Returns `None` if the cause of the
+/// error is not a disk problem.
 fn disk_in(error: &SourceError) -> Option<&'static str> {
     let mut at: Option<&dyn std::error::Error> = Some(error);
     while let Some(inner) = at {

@@ -23,7 +23,8 @@ use crate::reconcile::{
     },
 };
 
-/// Applies the file changes of several tasks as one batch. Returns the results in the order of `ids`.
+/// Applies the file changes of several tasks as one batch. Returns one result for each task in `ids`, in the same
+/// order.
 pub(super) fn files(session: &Session<'_>, ids: &[InstanceId], permit: Permit<'_>) -> Vec<Applied> {
     let machine = session.machine();
     let mut results: Vec<Applied> = ids.iter().map(|_| failed(UNKNOWN)).collect();
@@ -110,7 +111,7 @@ pub(super) fn kept_task(session: &Session<'_>, task: &Task) -> Option<Option<Kep
     Some(Some(KeptTask { name: task.id.clone(), module: module.name.to_owned(), params, script }))
 }
 
-/// Saves the script of a task in the journal, because the revision of the script may be deleted before the task runs.
+/// Saves the script of a task in the journal. The revision of the script may be deleted before the task runs.
 fn kept_script(session: &Session<'_>, task: &Task, params: &Value) -> Option<String> {
     let runs_source = task.module.as_ref().is_some_and(|module| module.schema.runs_source);
     let journal = session.machine().journal.as_ref().filter(|_| runs_source)?;

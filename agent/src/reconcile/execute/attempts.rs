@@ -17,7 +17,7 @@ use towpath_render::{
 
 use super::Session;
 
-/// The result of the last attempt of a task.
+/// The result of the final attempt of a task.
 #[derive(Debug)]
 pub(super) struct Attempted {
     pub(super) outcome: Outcome,
@@ -122,7 +122,7 @@ pub(super) fn holds(
 ) -> Result<bool, String> {
     match session.renderer.judge(task, item, key, expression, result) {
         Ok(Rendered::Ready(holds)) => Ok(holds),
-        Ok(Rendered::Missing(_)) => Err(format!("{key}: the expression uses a value that is not known")),
+        Ok(Rendered::Missing(_)) => Err(format!("{key}: the expression uses a value that is not known yet")),
         Err(error) => Err(error.to_string()),
     }
 }

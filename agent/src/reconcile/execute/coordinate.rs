@@ -29,7 +29,8 @@ use crate::reconcile::{
     runs::{Run, may_be_elected},
 };
 
-/// The maximum length of a text in a published result, in bytes. Only the end of a longer text is published.
+/// The maximum length of a text in a published result, in bytes. If a text is longer than this maximum, the node
+/// publishes only the end of the text.
 const PASSED_ON: usize = 16 << 10;
 
 /// Returns a result with its long texts shortened for publication.
@@ -75,7 +76,7 @@ pub(super) fn plan(rollout: &BookRollout<'_>, node: &str) -> RolloutPlan {
 
 /// The record of a TaskBook in the journal.
 pub(super) struct Coordinator {
-    /// The record of the TaskBook as last written to the journal.
+    /// The record of the TaskBook, as the journal contains it.
     record: Mutex<state::BookRecord>,
 }
 
@@ -168,8 +169,7 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Converts the record of the run for the journal. A run in which the node has completed nothing has no progress
-    /// yet.
+    /// Converts the record of the run for the journal. A run has no progress until the node has completed a segment.
     fn journal_record(
         &self,
         session: &Session<'_>,
@@ -367,7 +367,8 @@ fn unreachable(with: Coordination<'_>, error: &StoreError) -> Gate {
     Gate::unreachable(error)
 }
 
-/// Carries out due maintenance of a run in the data store. Returns whether the run has ended on all nodes.
+/// Runs the maintenance transaction of a run in the data store, if the transaction is due. Returns whether the run has
+/// ended on all nodes.
 fn end_run(with: Coordination<'_>, run: &Run) -> bool {
     match with.fleet.run_maintenance(&run.spec) {
         Ok(true) => return true,

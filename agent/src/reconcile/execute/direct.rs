@@ -24,7 +24,7 @@ use super::{
 };
 use crate::reconcile::{admission::Permit, pass::batch};
 
-/// A pending direct change of a task, with the records for its undo.
+/// A direct change by a tool or daemon that a task needs, with the records to undo the change.
 struct Effect<'t> {
     position: usize,
     rendered: Arc<RenderedTask>,
@@ -32,7 +32,7 @@ struct Effect<'t> {
     key: Managed,
     applied: AppliedItem,
     is_first: bool,
-    /// The recorded items that did not exist before the change.
+    /// The items that did not exist on the node before the change.
     recorded: Vec<Managed>,
 }
 
@@ -42,10 +42,10 @@ impl Effect<'_> {
     }
 }
 
-/// The results of a set of changes, each with its position in the set.
+/// The results of the changes in a set. Each result has the position of its change in the set.
 type Results = Vec<(usize, Applied)>;
 
-/// Applies direct changes. Returns the results in the order of `ids`.
+/// Applies direct changes. Returns one result for each task in `ids`, in the same order.
 pub(super) fn changes(session: &Session<'_>, ids: &[InstanceId], permit: Permit<'_>) -> Vec<Applied> {
     let mut effects = Vec::new();
     for (position, id) in ids.iter().enumerate() {
@@ -105,7 +105,7 @@ fn pending_names(session: &Session<'_>) -> BTreeSet<String> {
     pending.into_iter().map(|(id, _)| id).collect()
 }
 
-/// Records the notifications and the undo before a change, so that a crash does not lose them.
+/// Records the handler notifications and the undo before a change, because a crash during the change could lose both.
 fn record_in_advance<'t>(session: &Session<'_>, effect: Effect<'t>, before: &mut Changes) -> Effect<'t> {
     let (task, ready) = (effect.task, &effect.rendered.ready);
     let context = session.context(task);
@@ -128,7 +128,7 @@ fn record_in_advance<'t>(session: &Session<'_>, effect: Effect<'t>, before: &mut
     Effect { recorded: vec![effect.key.clone()], applied, ..effect }
 }
 
-/// Records the undo of each new item of a task that manages several items. Returns the keys of the new items.
+/// Records the undo of each new item of a task that manages several items. Returns the keys of the undo records.
 fn record_parts(
     session: &Session<'_>,
     resource: &dyn Resource,
@@ -266,8 +266,9 @@ fn is_done(session: &Session<'_>, effect: &Effect<'_>) -> bool {
     matches!(effect.resource().check(&session.context(effect.task)), Ok(Checked::InSync))
 }
 
-/// Discards changes that were recorded in advance but did not run. The undo and the notifications of the discarded
-/// changes are removed. A notification stays if another task has notified the same handler.
+/// Discards changes that were recorded in advance but did not run. The function removes the undo records and the
+/// notifications of the discarded changes. The notification of a handler is kept if another task has notified the same
+/// handler.
 fn never_ran(session: &Session<'_>, effects: Vec<Effect<'_>>, notified: &BTreeSet<String>) {
     let names: BTreeSet<String> = effects.iter().map(|effect| effect.rendered.instance.name.clone()).collect();
     let mut changes = Changes::default();
@@ -290,8 +291,8 @@ fn never_ran(session: &Session<'_>, effects: Vec<Effect<'_>>, notified: &BTreeSe
     }
 }
 
-/// Returns the undo keys of the items that do not exist on the node. Existing items keep their undo, so that they can
-/// be pruned later.
+/// Returns the keys of the undo records for items that do not exist on the node. An existing item keeps its undo
+/// record, so that the item can be pruned later.
 fn missing(session: &Session<'_>, effect: &Effect<'_>) -> Vec<Managed> {
     let undo = effect.resource().undo(&session.context(effect.task));
     let missing = undo.as_ref().and_then(|undo| undo.get("names")?.as_array().cloned()).unwrap_or_default();

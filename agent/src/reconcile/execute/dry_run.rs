@@ -22,7 +22,7 @@ use crate::reconcile::pass::PassContext;
 /// The executor of a plan, which reads the node and changes nothing.
 pub(in crate::reconcile) struct DryRun<'a> {
     session: Session<'a>,
-    /// True if a change was planned, on which a later probe may depend.
+    /// True if a change was planned. A later probe may depend on this change.
     has_changes: AtomicBool,
 }
 
@@ -41,7 +41,7 @@ impl DryRun<'_> {
         resource::check(&self.session, id)
     }
 
-    /// Runs a probe if it only shows a message, or if no change is planned before it.
+    /// Runs a probe if the probe only shows a message, or if no change is planned before the probe.
     fn probe(&self, id: InstanceId) -> Executed {
         match self.session.rendered(id) {
             Ok((rendered, task)) => {

@@ -1,4 +1,4 @@
-//! Executes the commands of a run, one after another. Some commands run in parallel if the TaskBook is parallel.
+//! Executes the commands of a run, one after another. If the TaskBook is parallel, some commands run in parallel.
 
 use std::{
     any::Any,
@@ -33,10 +33,10 @@ use towpath_reconcile::plan::batch::ChangeSet;
 
 /// An executor that carries out the commands of a run.
 pub(in crate::reconcile) trait CarryOut<'a>: Sync + Sized {
-    /// The outcome of a task that needs a missing result of another task.
+    /// The outcome of a task that needs the result of another task, if this result is missing.
     const LACKING: Outcome;
 
-    /// The values that the executor needs in addition to its session.
+    /// The data that an executor needs in addition to its session.
     type Tools: Copy;
 
     /// Creates the executor for one TaskBook.
@@ -48,13 +48,14 @@ pub(in crate::reconcile) trait CarryOut<'a>: Sync + Sized {
     /// Returns the inputs for the run of the TaskBook.
     fn inputs(&self) -> BookInputs;
 
-    /// Carries out a command of the run, and returns the observation.
+    /// Carries out a command of the run, and returns the answer.
     fn carry_out(&self, command: &Command) -> Observation;
 
-    /// Returns the deleted TaskBooks that keep this node out of service.
+    /// Returns the deleted TaskBooks whose removal keeps this node out of service.
     fn out_of_service(pass: &PassContext<'_>) -> BTreeSet<BookId>;
 
-    /// Deletes the records of a deleted TaskBook once its removal has ended. Returns whether the removal has ended.
+    /// Deletes the records of a deleted TaskBook after all its items are removed. Returns whether the removal has
+    /// ended.
     fn forget_gone(pass: &PassContext<'_>, book: &BookId) -> bool;
 }
 
@@ -90,8 +91,8 @@ impl<'a, E: CarryOut<'a>> Started<E> {
         self.run.preempt();
     }
 
-    /// Continues a run that has waited for the other TaskBooks. `inventory` is `None` if nothing may be removed in this
-    /// pass.
+    /// Continues a run that has waited for the other TaskBooks. `inventory` is `None` if this pass must not remove any
+    /// item.
     pub(in crate::reconcile) fn remove(&mut self, inventory: Option<Inventory>) -> Stage {
         if let Some(id) = self.asked.take() {
             self.run.observe(id, Observation::Inventory(inventory));
@@ -99,7 +100,7 @@ impl<'a, E: CarryOut<'a>> Started<E> {
         self.advance()
     }
 
-    /// Carries out commands until the run waits for the other TaskBooks, or ends.
+    /// Carries out commands until the run ends, or waits for the other TaskBooks.
     pub(in crate::reconcile) fn advance(&mut self) -> Stage {
         let Self { run, executor, asked } = self;
         let executor = &*executor;
@@ -139,7 +140,7 @@ impl<'a, E: CarryOut<'a>> Started<E> {
     }
 }
 
-/// Carries out a command in a separate thread, parallel to other commands.
+/// Carries out a command in a separate thread, in parallel with other commands.
 fn beside<'scope, 'env, 'a: 'scope, E: CarryOut<'a>>(
     scope: &'scope Scope<'scope, 'env>,
     executor: &'scope E,
@@ -157,7 +158,7 @@ fn panicked(_: &(dyn Any + Send)) -> Observation {
     Observation::Failed("internal error: the task panicked; please report it with the log of this run".to_owned())
 }
 
-/// Returns the error report of a run that waits although no command is in progress.
+/// Returns the report of an internal error: a run waits, although no command is in progress.
 fn stuck() -> BookReport {
     let message =
         "internal error: the run waits although no command is in progress; please report this error with the log"
@@ -166,7 +167,7 @@ fn stuck() -> BookReport {
     BookReport { tasks: vec![report], ..BookReport::default() }
 }
 
-/// Returns whether a command may take long. Commands that cannot take long are answered immediately, even while tasks
+/// Returns true if a command may take a long time. The executor answers short commands immediately, even while tasks
 /// run in parallel.
 fn takes_time(command: &Command) -> bool {
     matches!(command, Command::Check(_) | Command::Apply(..) | Command::Execute(_) | Command::Reboot(..))
@@ -221,7 +222,7 @@ impl<'a> Executor<'a> {
 }
 
 impl Executor<'_> {
-    /// Returns the rollout for the removal of the TaskBook's items after its deletion (D32).
+    /// Returns the rollout in which the items of the TaskBook are removed after its deletion (D32).
     fn last_rollout(&self, known: Option<LastRollout>) -> Option<LastRollout> {
         let session = &self.session;
         let rollout = &session.book.rollout;
@@ -240,8 +241,8 @@ impl Executor<'_> {
         Some(LastRollout { slots, before, after })
     }
 
-    /// Records the inventory of the TaskBook, and the items that were in sync. Items of the old inventory stay
-    /// recorded, because the new list may be incomplete.
+    /// Records the inventory of the TaskBook, and the items that were in sync. The items of the previous inventory stay
+    /// recorded, because the new inventory may be incomplete.
     fn record(&self, findings: &Findings) -> Result<(), String> {
         let session = &self.session;
         let machine = session.machine();

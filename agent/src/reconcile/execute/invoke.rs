@@ -136,8 +136,8 @@ fn unconditional(session: &Session<'_>, task: &Task, writer: &FsWriter) -> Attem
     attempted
 }
 
-/// Runs a pending handler. Deletes the notification of the handler if the handler succeeds. A notification that arrives
-/// while the handler runs is kept.
+/// Runs a pending handler. Deletes the notification of the handler if the handler succeeds. If a task notifies the
+/// handler while the handler runs, the notification is kept.
 fn handler(session: &Session<'_>, pending: &PendingHandler, writer: &FsWriter) -> Attempted {
     let key = session.id.task(pending.id.as_str());
     let notified: Option<HandlerRecord> = session.machine().record(&key);
@@ -302,7 +302,7 @@ fn run_kept(session: &Session<'_>, task: &KeptTask, writer: &FsWriter) -> Attemp
     }
 }
 
-/// Runs a task that the TaskBook no longer contains, with the last recorded parameters of the task.
+/// Runs a task that the TaskBook no longer contains. The parameters of the task come from the journal.
 fn run_without_book(session: &Session<'_>, record: &KeptTask, writer: &FsWriter) -> Attempted {
     let pass = session.pass;
     let (mut params, mut source) = (record.params.clone(), None);
@@ -368,7 +368,7 @@ pub(super) fn execute(
     }
 }
 
-/// Returns a result as the journal keeps it: without `changed` and `outcome`, and with shortened texts.
+/// Returns a result in the form that the journal stores: without `changed` and `outcome`, and with shortened texts.
 fn remembered(result: Option<&Value>) -> Value {
     let Some(Value::Object(map)) = result else { return Value::Null };
     let kept = map.iter().filter(|(key, _)| !matches!(key.as_str(), "changed" | "outcome")).map(|(key, value)| {

@@ -64,7 +64,7 @@ impl RenderedTask {
         *lock(&self.found) = Some(found);
     }
 
-    /// Takes the findings of the last check.
+    /// Removes and returns the findings of the most recent check.
     pub(super) fn take_found(&self) -> Option<Found> {
         lock(&self.found).take()
     }
@@ -75,7 +75,7 @@ impl RenderedTask {
 pub(super) enum Found {
     /// The state of an item differs from the desired state.
     Change {
-        /// The change that brings the item in sync.
+        /// The change that brings the item into the desired state.
         change: Change,
         /// The key of the item in the journal.
         key: Managed,
@@ -86,14 +86,14 @@ pub(super) enum Found {
         /// True if the `changed` expression of the task is false for this change.
         is_quiet: bool,
     },
-    /// An action must run. The value is the record of the action's last run.
+    /// An action must run. The value is the record of the action's previous run.
     Action(Option<ActionRecord>),
 }
 
 /// The findings of a run that are not part of its report.
 #[derive(Debug, Default)]
 pub(in crate::reconcile) struct Notes {
-    /// The versions of the managed files before the checks of the files.
+    /// The version of each managed file before the check of the file.
     pub(in crate::reconcile) watched: Watched,
     /// The full or read-only disk that the run found, with the error message.
     pub(in crate::reconcile) disk: Option<(Disk, String)>,
@@ -101,7 +101,7 @@ pub(in crate::reconcile) struct Notes {
     pub(in crate::reconcile) moved: bool,
     /// The checks that confirm the steady state, by task and item.
     pub(super) settled: BTreeMap<(TaskRef, usize), Settled>,
-    /// The items in sync that the journal does not record with their current definition.
+    /// The items that are in sync, but whose current definition is not in the journal.
     pub(super) in_sync: BTreeMap<InstanceId, (Managed, AppliedItem)>,
     /// The duration of each rendered task.
     took: BTreeMap<InstanceId, Duration>,
@@ -131,9 +131,9 @@ pub(in crate::reconcile) struct Session<'a> {
     pub(super) book: Arc<Book>,
     pub(super) id: BookId,
     pub(in crate::reconcile) renderer: Renderer,
-    /// The outcome of a task that needs a missing result of another task.
+    /// The outcome of a task that needs the result of another task, if this result is missing.
     pub(super) lacking: Outcome,
-    /// The last rollout of the TaskBook, if the TaskBook was deleted.
+    /// The rollout that a deleted TaskBook had before its deletion.
     pub(super) last: Option<LastRollout>,
     claims: &'a Claims,
     tasks: Mutex<BTreeMap<InstanceId, Arc<RenderedTask>>>,
@@ -141,7 +141,8 @@ pub(in crate::reconcile) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Creates a session. `lacking` is the outcome of a task that needs a missing result of another task.
+    /// Creates a session. `lacking` is the outcome of a task that needs the result of another task, if this result is
+    /// missing.
     pub(in crate::reconcile) fn new(
         pass: &'a PassContext<'a>,
         book: Arc<Book>,
@@ -154,7 +155,7 @@ impl<'a> Session<'a> {
         Self { pass, book, id, renderer, lacking, last: None, claims, tasks, notes }
     }
 
-    /// Sets the last rollout of a deleted TaskBook.
+    /// Sets the rollout that a deleted TaskBook had before its deletion.
     pub(in crate::reconcile) fn of_gone(self, last: LastRollout) -> Self {
         Self { last: Some(last), ..self }
     }
@@ -163,7 +164,7 @@ impl<'a> Session<'a> {
         self.pass.machine
     }
 
-    /// Returns a task of the TaskBook by its position.
+    /// Returns the task at a position of the TaskBook.
     ///
     /// # Errors
     /// Fails if the TaskBook has no task at this position.
@@ -196,12 +197,13 @@ impl<'a> Session<'a> {
         lock(&self.tasks).remove(&id);
     }
 
-    /// Returns whether the status shows the activity of this session. The activity of a plan is not shown.
+    /// Returns true if the status of the node shows the activity of this session. The status does not show the activity
+    /// of a plan.
     pub(super) fn shows_activity(&self) -> bool {
         self.lacking == Outcome::Failed
     }
 
-    /// Returns the context for a call of a module.
+    /// Returns the data that a module receives in each call.
     pub(super) fn context<'t>(&'t self, task: &'t Task) -> Context<'t> {
         instance::context(self.machine(), &self.renderer, task, self.pass.cancel)
     }
@@ -220,7 +222,7 @@ impl<'a> Session<'a> {
         self.notes().took_by_name.insert(name.to_owned(), begun.elapsed());
     }
 
-    /// Records whether an error means a full disk or a concurrent change. Returns the message of the error.
+    /// Records a full disk or a concurrent change, if one of the two caused an error. Returns the message of the error.
     pub(super) fn failed(&self, error: ModuleError) -> String {
         let mut notes = self.notes();
         if let (None, Some(disk)) = (&notes.disk, error.disk) {
@@ -236,9 +238,9 @@ impl<'a> Session<'a> {
         parts.find_map(|part| self.claims.take(&part.module, &part.identity, owner, keeps_state))
     }
 
-    /// Records the versions of the files that a task manages, before the check of the task. With the recorded version,
-    /// a later change during the pass is not mistaken for a result of the pass. For a file of several tasks, the
-    /// version before the first task is recorded.
+    /// Records the versions of the files that a task manages. The caller checks the task after the versions are
+    /// recorded. With the recorded version, the agent detects a change that another program makes during the pass. If
+    /// several tasks manage a file, the version before the first of these tasks is recorded.
     pub(super) fn watch(&self, options: &dyn Resource, context: &Context<'_>) {
         let machine = self.machine();
         for path in options.watched_paths(context) {

@@ -182,7 +182,7 @@ fn state(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Checked
     Checked { check, last, shown: None }
 }
 
-/// Ends the check of an item in sync. The check of an item in sync can later confirm the steady state.
+/// Ends the check of an item that is in sync. A later pass can repeat the check to confirm the steady state.
 fn in_sync(session: &Session<'_>, task: &Task, rendered: &RenderedTask, data: Option<Value>) -> Check {
     let options = &rendered.ready.options;
     let context = session.context(task);

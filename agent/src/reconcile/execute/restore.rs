@@ -1,4 +1,4 @@
-//! Removes items that a TaskBook no longer mentions, and restores their original state.
+//! Removes items that a TaskBook no longer mentions, and restores the original state of these items.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -97,10 +97,11 @@ fn remove_one<'m>(
     restore(session, item, &name, writer)
 }
 
-/// The message for an item that was removed by its undo.
+/// The message for an item that the agent removed with the item's undo record.
 const TAKEN_OUT: &str = "the item was removed, because the agent had added it";
 
-/// Returns the resource that removes an item. Returns `None` if the record of the item has no undo.
+/// Returns the desired state in which an item is removed, from the undo record of the item. Returns `None` if the
+/// record of the item has no undo.
 fn undo(session: &Session<'_>, managed: &Managed) -> Result<Option<Arc<dyn Resource>>, String> {
     let Some(params) = session.machine().applied(managed).and_then(|applied| applied.undo) else { return Ok(None) };
     let said = |problems: Vec<Problem>| problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>();
@@ -184,7 +185,10 @@ fn restore(session: &Session<'_>, managed: &Managed, task: &str, writer: &FsWrit
         Some(Original::File { content, mode, uid, gid, attributes }) => {
             let journal = session.machine().journal.as_ref().ok_or("there is no journal")?;
             let bytes = journal.original(&content).ok_or_else(|| {
-                format!("cannot restore {path}: the journal has lost its original content; the file stays unchanged")
+                format!(
+                    "cannot restore {path}: the journal no longer contains the original content; \
+                    the file stays unchanged"
+                )
             })?;
             let access = Access { mode, uid: Some(uid), gid: Some(gid) };
             writer.restore(path, &bytes, access, &attributes).map_err(failed)?;
@@ -224,8 +228,8 @@ fn forget_one(session: &Session<'_>, managed: &Managed, changes: &mut Changes) {
     }
 }
 
-/// Returns the deleted TaskBooks that keep this node out of service. A deleted TaskBook keeps the node out of service
-/// if its removal failed or has begun. A TaskBook that keeps the node out of service also keeps its slot.
+/// Returns the deleted TaskBooks whose removal keeps this node out of service. A deleted TaskBook keeps the node out of
+/// service if its removal failed or has begun. A TaskBook that keeps the node out of service also keeps its slot.
 pub(super) fn out_of_service(pass: &PassContext<'_>) -> BTreeSet<BookId> {
     let is_present = |id: &BookId| pass.view.books.iter().any(|book| book_id(book) == *id);
     let books = pass.machine.records::<BookRecord>().into_iter();
@@ -242,7 +246,7 @@ fn is_out_of_service(pass: &PassContext<'_>, id: &BookId, book: &BookRecord) -> 
     book.removal_failed || book.segment.is_some() && has_tasks()
 }
 
-/// Deletes the inventory of a deleted TaskBook, once all its items are removed and the node is in service. Returns
+/// Deletes the inventory of a deleted TaskBook, after all items are removed and the node is in service again. Returns
 /// whether the removal has ended.
 pub(super) fn forget_gone(pass: &PassContext<'_>, id: &BookId) -> bool {
     if is_out_of_service(pass, id, &pass.machine.book(id)) {

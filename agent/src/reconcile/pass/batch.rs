@@ -1,5 +1,5 @@
-//! Applies adjacent file tasks as one batch. Intents and notifications are written to the journal before the files are
-//! written.
+//! Applies adjacent file tasks as one batch. The agent writes intents and notifications to the journal before it writes
+//! the files.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -24,7 +24,7 @@ pub(in crate::reconcile) struct Waiting {
     pub(in crate::reconcile) handlers: Changes,
 }
 
-/// Applies a batch of changes. Returns the result of each task.
+/// Applies a batch of changes. Returns one result for each task.
 pub(in crate::reconcile) fn carry_out(
     machine: &HostContext,
     journal: &Journal,
@@ -76,8 +76,8 @@ pub(in crate::reconcile) fn carry_out(
     refused
 }
 
-/// Saves the original content of each path before the first change of the path. A path whose content cannot be saved is
-/// not changed.
+/// Saves the original content of each path before the agent changes the path for the first time. The agent does not
+/// change a path if it cannot save the content of the path.
 fn remember_originals(
     machine: &HostContext,
     journal: &Journal,
@@ -97,8 +97,8 @@ fn remember_originals(
     Ok(())
 }
 
-/// Records the files that can only be validated in their final location. After a crash, the agent validates the
-/// recorded files at its next start.
+/// Records the files that must be validated after the write, because they are only valid in their final location. After
+/// a crash, the agent validates the recorded files at its next start.
 fn mark_unchecked(
     machine: &HostContext,
     journal: &Journal,
@@ -118,7 +118,7 @@ fn mark_unchecked(
     Ok(())
 }
 
-/// Validates the files that a crash left without validation. Invalid files are restored to their earlier content.
+/// Validates the files that a crash left without validation. The agent restores the earlier content of invalid files.
 pub(in crate::reconcile) fn check_unchecked(journal: &Journal, writer: &FsWriter) -> Result<(), JournalError> {
     let cancel = towpath_host::process::Cancel::default();
     for (path, record) in journal.all::<Unchecked>()? {
@@ -194,13 +194,17 @@ fn original(reader: &FsReader, journal: &Journal, path: &str) -> Result<Original
     })
 }
 
-/// Returns the error of a change whose intent cannot be written to the journal. A change without a recorded intent is
-/// not made.
+/// Returns the error of a change, if the agent cannot write the intent of the change to the journal. The agent makes no
+/// change without a recorded intent.
 pub(in crate::reconcile) fn journal_failed(error: &JournalError) -> ModuleError {
     let disk = match error {
         JournalError::DiskFull { .. } => Some(towpath_modules::Disk::Full),
         JournalError::ReadOnly { .. } => Some(towpath_modules::Disk::ReadOnly),
         JournalError::Damaged { .. } | JournalError::Unreadable { .. } | JournalError::Failed { .. } => None,
     };
-    ModuleError { message: format!("{error}; nothing is changed without the journal"), disk, moved: false }
+    ModuleError {
+        message: format!("{error}; the agent changes nothing until it can write the journal"),
+        disk,
+        moved: false,
+    }
 }

@@ -32,7 +32,7 @@ struct Course<E> {
     outcome: BookOutcome,
     /// The run of the TaskBook. `run` is `None` after the end of the run, or if the run could not start.
     run: Option<Started<E>>,
-    /// The items that the TaskBook manages. `managed` is `None` if some items are not known.
+    /// The items that the TaskBook manages. `managed` is `None` if some managed items are not known.
     managed: Option<Arc<BTreeSet<ManagedItem>>>,
     begun: Instant,
 }
@@ -43,8 +43,8 @@ struct Books<E> {
     outcome: PassOutcome,
 }
 
-/// Runs a pass with one type of executor and its tools. `computed_failures` contains messages about values that could
-/// not be computed.
+/// Runs a pass with an executor of type `E`, which changes the node or makes a dry run. `computed_failures` contains
+/// messages about values that could not be computed.
 pub(in crate::reconcile) fn run<'a, E: CarryOut<'a>>(
     pass: &'a PassContext<'a>,
     tools: E::Tools,
@@ -112,8 +112,8 @@ impl<'a, E: CarryOut<'a>> Books<E> {
         }
     }
 
-    /// Returns the items that the TaskBooks of this node manage. Returns `None` if some items are not known, or if an
-    /// object is held. Nothing is pruned while an object is held, because the object is still in git.
+    /// Returns the items that the TaskBooks of this node manage. Returns `None` if some managed items are not known, or
+    /// if an object is held. Nothing is pruned while an object is held, because the object is still in git.
     fn all_managed(&self, pass: &PassContext<'_>) -> Option<Arc<BTreeSet<ManagedItem>>> {
         let is_complete = self.courses.len() == pass.view.books.len() && pass.set.held.is_empty();
         let known = self.courses.iter().map(|course| course.managed.as_ref()).collect::<Option<Vec<_>>>();
@@ -201,7 +201,7 @@ fn dependencies(book: &Book, done: &BTreeMap<String, Outcome>) -> Vec<String> {
 }
 
 /// Returns the deleted TaskBooks of this node with their inventories. The result includes TaskBooks without items,
-/// because they may have left a pending handler.
+/// because a deleted TaskBook may have a pending handler.
 fn gone(pass: &PassContext<'_>) -> BTreeMap<BookId, InventoryRecord> {
     let present: BTreeSet<BookId> = pass.view.books.iter().map(|book| book_id(book)).collect();
     let mut inventories: BTreeMap<BookId, InventoryRecord> = pass.machine.records().into_iter().collect();
@@ -213,7 +213,7 @@ fn gone(pass: &PassContext<'_>) -> BTreeMap<BookId, InventoryRecord> {
 }
 
 /// Returns a TaskBook without tasks, which removes the remaining items of a deleted TaskBook. The `before` and `after`
-/// tasks come from the last rollout of the deleted TaskBook.
+/// tasks come from the rollout that the TaskBook had before its deletion.
 fn book_of(id: &BookId, record: &InventoryRecord) -> Arc<Book> {
     // A deleted TaskBook has no location in git.
     let place = Place::new(Arc::new(SourceFile::new("", "", "")), 0, Path::default());
@@ -237,7 +237,7 @@ fn book_of(id: &BookId, record: &InventoryRecord) -> Arc<Book> {
 }
 
 /// Returns a task that runs before or after the removal of a deleted TaskBook. The returned task has no parameters,
-/// because the executor reads them from the journal.
+/// because the executor reads the parameters from the journal.
 fn task_of(kept: KeptTask, place: &Place) -> Task {
     let module = towpath_proto::module(&kept.module);
     Task {
@@ -264,8 +264,8 @@ fn task_of(kept: KeptTask, place: &Place) -> Task {
     }
 }
 
-/// Starts the run of a TaskBook, or reports the reason why the TaskBook cannot run. `last` is the last rollout of a
-/// deleted TaskBook.
+/// Starts the run of a TaskBook, or reports the reason why the TaskBook cannot run. `last` is the rollout that a
+/// deleted TaskBook had before its deletion.
 fn begin<'a, E: CarryOut<'a>>(
     pass: &'a PassContext<'a>,
     tools: E::Tools,
@@ -346,7 +346,7 @@ fn inventory(pass: &PassContext<'_>, book: &Book, everything: &Arc<BTreeSet<Mana
     }
 }
 
-/// Returns the prune budget of a TaskBook. `last` is the limit in the last version of a deleted TaskBook.
+/// Returns the prune budget of a TaskBook. `last` is the limit that a deleted TaskBook had before its deletion.
 fn budget_of(pass: &PassContext<'_>, id: &BookId, last: Option<&str>) -> PruneBudget {
     PruneBudget::of(pass.set, &id.namespace, &id.name, last)
 }

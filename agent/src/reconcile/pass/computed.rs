@@ -18,7 +18,8 @@ pub struct ComputedCache {
     values: BTreeMap<(String, String), (Tainted<Value>, Instant)>,
 }
 
-/// Computes the values that are missing or outdated. Returns the inputs with all computed values, and the failures.
+/// Computes the values that are missing or outdated. Returns the template inputs with all computed values, and a
+/// message for each value that could not be computed.
 pub(in crate::reconcile) fn evaluate(pass: &PassContext<'_>, cache: &mut ComputedCache) -> (Inputs, Vec<String>) {
     let (mut inputs, mut failures) = (pass.inputs.clone(), Vec::new());
     for pending in pending_tasks(pass.set, pass.view) {

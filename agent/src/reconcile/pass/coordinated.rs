@@ -10,8 +10,8 @@ use towpath_state::{BookId, BookRecord, Changes, ClaimState, Journal, SlotClaim,
 
 use super::{HostContext, PassContext, book_id};
 
-/// Returns the position in the data store from the journal: the store revision, and the number of the last write of
-/// this node.
+/// Returns the position in the data store, as the journal records it. The position contains the store revision and the
+/// number of this node's most recent write.
 pub fn store_position(journal: &Journal) -> (u64, u64) {
     journal.get_readable::<StorePosition>(&()).ok().flatten().unwrap_or_default().into()
 }
@@ -20,12 +20,12 @@ pub(in crate::reconcile) fn remember_store_position(fleet: &Fleet, changes: &mut
     changes.set(&StorePosition::from(fleet.known()));
 }
 
-/// Returns the slot that a node needs in a rollout, before the node claims the slot.
+/// Returns the slot that a node must claim in a rollout.
 pub(in crate::reconcile) fn slot_of(spec: &RolloutSpec, node: &str) -> SlotRef {
     SlotRef { budget: spec.group.clone(), partition: spec.part(node).to_owned(), claim: None }
 }
 
-/// Returns a minimal rollout definition, which is sufficient to release a slot.
+/// Returns a rollout definition with only the data that the release of a slot needs.
 pub(in crate::reconcile) fn spec_of(slot: &SlotRef, book: &BookId, node: &str) -> RolloutSpec {
     RolloutSpec {
         book: book.to_string(),
@@ -36,7 +36,7 @@ pub(in crate::reconcile) fn spec_of(slot: &SlotRef, book: &BookId, node: &str) -
     }
 }
 
-/// Converts a claim of the journal into the form that rollouts use.
+/// Converts a claim in the journal into a claim of a rollout.
 pub(in crate::reconcile) fn known_claim(claim: SlotClaim) -> (SlotState, String, u32) {
     let state = match claim.state {
         ClaimState::Claim => SlotState::Claim,
@@ -59,15 +59,15 @@ fn remember_slot(machine: &HostContext, fleet: &Fleet, book: &BookId, slot: Opti
     }
 }
 
-/// Returns whether this node holds a slot or waits for a slot. A node that holds or awaits a slot stays in the fleet
-/// when its agent stops.
+/// Returns true if this node holds a slot, or waits for a slot. If the node holds or awaits a slot, the node stays a
+/// member of the fleet when its agent stops.
 pub fn holds_slots(journal: &Journal) -> bool {
     journal.all::<BookRecord>().is_ok_and(|books| books.iter().any(|(_, book)| book.slot.is_some()))
 }
 
 /// Releases the slots of TaskBooks that no longer run on this node, after the new revision is applied (P66). The
-/// TaskBooks in `removing` keep their slots, because their removal needs a slot (D32). Returns whether all slots of
-/// TaskBooks outside `removing` are released.
+/// TaskBooks in `removing` keep their slots, because their removal needs a slot (D32). Returns true if the slots of all
+/// TaskBooks, except the TaskBooks in `removing`, are released.
 pub(in crate::reconcile) fn leave_gone_books(pass: &PassContext<'_>, removing: &BTreeSet<BookId>) -> bool {
     let Some(with) = pass.coordination else { return true };
     let mut released = true;

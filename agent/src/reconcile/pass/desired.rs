@@ -1,5 +1,5 @@
-//! The plan for another node. The state of another node is not known here, so the plan compares two revisions rendered
-//! for that node.
+//! The plan for another node. This process cannot read the files of another node, so the plan compares two revisions
+//! that are rendered for that node.
 
 use std::collections::BTreeMap;
 
@@ -20,25 +20,25 @@ use towpath_render::{
 use super::instance;
 use crate::reconcile::revision::Revision;
 
-/// A task of a node, or one item of its loop, as a revision renders it.
+/// A task of a node, rendered from a revision. If a task has a loop, each loop item is a separate task.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DesiredTask {
     /// The book, as namespace/name.
     pub task_book: String,
-    /// The name of the task, with the item of its loop.
+    /// The name of the task and, for a task with a loop, the loop item.
     pub name: String,
     /// The module.
     pub module: String,
-    /// True for a task that runs once per definition.
+    /// True for a task that runs again only if its definition changes.
     pub is_action: bool,
-    /// True for a task that never changes anything.
+    /// True for a task that never changes the node.
     pub is_probe: bool,
     /// True if the condition of the task is false.
     pub skipped: bool,
-    /// The identities of the managed items. `items` is `None` if the items are not known.
+    /// The identities of the managed items. `items` is `None` if the items of the task are not known.
     pub items: Option<Vec<String>>,
-    /// The parameters, or null if the parameters are not known.
+    /// The parameters of the task, or null if the parameters are not known.
     pub params: Value,
     /// A digest of the files that the task copies or runs.
     pub source: Option<String>,
@@ -56,12 +56,12 @@ pub struct Desired {
     pub generation: u64,
     /// The tasks. `tasks` is `None` if there is no revision, or if the revision does not name the node.
     pub tasks: Option<Vec<DesiredTask>>,
-    /// The books of the node. The value is true if the book removes the items that it no longer mentions.
+    /// The books of the node. The value is true if the book removes the items that the book no longer mentions.
     pub prunes: BTreeMap<String, bool>,
 }
 
 impl Desired {
-    /// Renders the tasks of the node for which a view was made.
+    /// Renders the tasks of one node. The view contains the parts of the revision that concern the node.
     pub(crate) fn of(revision: &Revision, view: &NodeView, inputs: &Inputs) -> Result<Self, RenderError> {
         let generation = revision.id.generation;
         if !revision.set.all_nodes().contains(&view.node) {
@@ -153,7 +153,7 @@ fn render(renderer: &Renderer, task: &Task, item: Option<&Item>) -> Result<Rende
 }
 
 /// Returns the identities of the items that a task manages, for example each package of a list. Returns `None` if the
-/// items are not known.
+/// items of the task are not known.
 fn items_of(module: &ModuleUse, params: &Value) -> Option<Vec<String>> {
     if module.schema.kind != ModuleKind::State {
         return Some(Vec::new());
@@ -181,7 +181,8 @@ fn digest(tree: &dyn Tree, path: &str) -> std::io::Result<Option<String>> {
     Ok(Some(hex::encode(hasher.finalize())))
 }
 
-/// Compares the tasks of a node in two revisions. An empty `before` represents a node on which nothing is applied.
+/// Compares the tasks that two revisions define for a node. An empty `before` represents a node on which nothing is
+/// applied.
 pub fn compare(before: &Desired, after: &Desired) -> Vec<pb::PlannedTask> {
     let (before_tasks, after_tasks) = (tasks_of(before), tasks_of(after));
     let base = Base { owners: owners(before_tasks), tasks: before_tasks };
@@ -213,8 +214,8 @@ struct Base<'t> {
 }
 
 impl<'t> Base<'t> {
-    /// Returns the task that manages one of the items of another task. Returns `None` if no task manages the item, or
-    /// if the condition of the task is false.
+    /// Returns the task of the base revision that manages an item of another task. Returns `None` if no task manages
+    /// the item, or if the condition of the task is false.
     fn owner(&self, task: &DesiredTask) -> Option<&'t DesiredTask> {
         let items = task.items.iter().flatten();
         items
@@ -222,7 +223,8 @@ impl<'t> Base<'t> {
             .find(|old| !old.skipped)
     }
 
-    /// Returns whether an unknown task of the base revision may already provide the state of a task.
+    /// Returns true if the base revision has a task of the same module that cannot be rendered. A task that cannot be
+    /// rendered may already provide the desired state.
     fn may_have(&self, task: &DesiredTask) -> bool {
         self.tasks.iter().any(|old| {
             let is_unknown = old.unknown.is_some() || old.error.is_some() || old.items.is_none() && !old.skipped;
@@ -232,8 +234,8 @@ impl<'t> Base<'t> {
     }
 }
 
-/// Returns the managed items, by module and identity, each with its task. If several tasks have the same item, the item
-/// belongs to the task whose condition is true.
+/// Returns the managed items by module and identity. Each entry contains the task that manages the item. If several
+/// tasks have the same item, the item belongs to the task whose condition is true.
 fn owners(tasks: &[DesiredTask]) -> BTreeMap<(&str, &str), &DesiredTask> {
     let mut owners: BTreeMap<(&str, &str), &DesiredTask> = BTreeMap::new();
     for task in tasks {

@@ -17,8 +17,8 @@ use super::HostContext;
 
 /// The result of preparing a task.
 pub(in crate::reconcile) enum Prepared {
-    /// The condition of the task is false. The value contains the items that the task would manage. The value is `None`
-    /// if the items are not known.
+    /// The condition of the task is false. The value contains the items that the skipped task would manage. The value
+    /// is `None` if the items of the skipped task are not known.
     Skipped(Option<Vec<Managed>>),
     /// Inputs of the task are missing.
     Missing(Vec<MissingInput>),
@@ -46,7 +46,7 @@ impl Ready {
     }
 }
 
-/// Returns the name of a task, with its loop item in brackets.
+/// Returns the name of a task, followed by the loop item in brackets.
 pub(in crate::reconcile) fn name(task: &Task, item: Option<&Item>) -> String {
     match item {
         None => task.id.clone(),
@@ -105,7 +105,7 @@ pub(in crate::reconcile) fn prepare(
 }
 
 /// Returns the items that a skipped task would manage. The items of a skipped task must not be pruned. Returns `None`
-/// if the items are not known.
+/// if the items of the task are not known.
 pub(in crate::reconcile) fn skipped(
     machine: &HostContext,
     renderer: &Renderer,
@@ -138,7 +138,7 @@ pub(in crate::reconcile) fn managed(options: &dyn Resource, identity: &str, cont
     all
 }
 
-/// Returns the part of a definition that comes from the source: the bytes of a script, or the id of a copied file.
+/// Returns the part of a definition that comes from a source file: a script's bytes, or a copied file's id.
 fn source_id(renderer: &Renderer, task: &Task, options: &dyn Resource, params: &Value) -> Option<Vec<u8>> {
     let source = params.get("source").and_then(Value::as_str)?;
     let tree = renderer.tree(task)?;
@@ -159,7 +159,7 @@ fn shown(error: &RenderError) -> String {
     error.to_string()
 }
 
-/// Returns the context for a call of a module.
+/// Returns the data that a module receives in each call.
 pub(in crate::reconcile) fn context<'a>(
     machine: &'a HostContext,
     renderer: &Renderer,

@@ -1,4 +1,5 @@
-//! One pass over the TaskBooks of a node. The pass finds differences and, with a permit, corrects them.
+//! One pass over the TaskBooks of a node. The pass finds differences from the desired state, and corrects the
+//! differences for which it has a permit.
 
 pub(in crate::reconcile) mod batch;
 pub(in crate::reconcile) mod books;
@@ -50,19 +51,19 @@ pub use towpath_reconcile::{Origin, Outcome};
 pub struct HostContext {
     /// The name of the node.
     pub node: String,
-    /// The reader for files below the root directory.
+    /// The reader of files below the root directory.
     pub reader: FsReader,
     /// The journal of the node. `journal` is `None` for a plan that runs beside an agent, or without a state directory.
     pub journal: Option<Arc<Journal>>,
     /// The wall clock and the monotonic clock.
     pub clock: Arc<dyn Clock>,
-    /// The key of keyed digests, which are used only on this node.
+    /// The secret key for keyed digests. Keyed digests are used only on this node.
     pub digest_key: [u8; 32],
     /// The caches of modules, which all tasks share.
     pub memory: ModuleCache,
-    /// The files that the agent has written since the last check of each file.
+    /// The files that the agent has written, and has not checked after the write.
     pub written: Arc<WrittenFiles>,
-    /// The records of the applied items, read from the journal once.
+    /// The records of the applied items. The pass reads the records from the journal once.
     applied: Mutex<Option<BTreeMap<Managed, AppliedItem>>>,
 }
 
@@ -128,7 +129,7 @@ impl HostContext {
     }
 }
 
-/// The paths whose original content is saved in the journal.
+/// The paths of files whose original content is in the journal.
 #[derive(Debug)]
 struct Originals(Arc<Journal>);
 
@@ -138,13 +139,13 @@ impl towpath_modules::Origins for Originals {
     }
 }
 
-/// The access of a pass to the fleet.
+/// The data store and the rollouts of the fleet, as a pass uses them.
 #[derive(Debug, Clone, Copy)]
 pub struct Coordination<'a> {
     /// The fleet of the node.
     pub fleet: &'a Fleet,
-    /// The manifest of the revision. For each TaskBook, the manifest contains the generation of the last change, and
-    /// the nodes that had joined by then.
+    /// The manifest of the revision. For each TaskBook, the manifest contains the newest generation that changed the
+    /// TaskBook, and the nodes at that time.
     pub manifest: &'a RevisionManifest,
 }
 
@@ -156,15 +157,16 @@ pub struct PassContext<'a> {
     pub set: &'a ObjectSet,
     /// The parts of the revision that concern this node.
     pub view: &'a NodeView,
-    /// The facts and the other nodes, which templates can read.
+    /// The facts, and the state of other nodes, which templates can read.
     pub inputs: Inputs,
     /// The acceptance of the revision.
     pub accepted: AcceptedId,
-    /// True if the revision is not yet fully applied on the node. In this case, probes run.
+    /// True if the revision is not yet fully applied on the node. Until the revision is fully applied, every pass runs
+    /// the probes.
     pub fresh: bool,
-    /// The drift policy of tasks without a drift policy of their own.
+    /// The drift policy of tasks that do not set a drift policy.
     pub drift: Drift,
-    /// The suspensions of the whole fleet.
+    /// The suspensions that apply to the whole fleet.
     pub suspended: Vec<pb::Suspend>,
     /// The maintenance windows in which changes may begin.
     pub windows: Windows,
@@ -174,18 +176,19 @@ pub struct PassContext<'a> {
     pub shares_store: bool,
     /// The flag that cancels running commands.
     pub cancel: &'a Cancel,
-    /// A function that returns whether the agent must stop.
+    /// A function that returns true if the agent must stop.
     pub stops: &'a (dyn Fn() -> bool + Sync),
-    /// A function that returns whether the run should be preempted before the next task.
+    /// A function that returns true if the run should be preempted before its next task.
     pub make_way: &'a (dyn Fn() -> bool + Sync),
 }
 
 /// The result of a pass.
 #[derive(Debug, Default)]
 pub struct PassOutcome {
-    /// The outcomes of the TaskBooks, in the order in which they ran.
+    /// The outcomes of the TaskBooks, in the order in which the TaskBooks ran.
     pub books: Vec<BookOutcome>,
-    /// The versions of the managed files before their checks, for comparison with file events.
+    /// The version of each managed file before the check of the file. The agent compares later file events with the
+    /// recorded version.
     pub watched: Watched,
     /// The full or read-only disk that the pass found, with the error message.
     pub disk: Option<(Disk, String)>,
@@ -195,20 +198,20 @@ pub struct PassOutcome {
     pub moved: bool,
     /// The names of the facts that the pass read.
     pub facts_read: BTreeSet<String>,
-    /// The checks that confirm the steady state without rendering. `settled` is `None` if the pass found no steady
+    /// The checks that confirm the steady state without rendering. `settled` is `None` if the node was not in a steady
     /// state.
     pub settled: Option<Vec<Settled>>,
 }
 
-/// The managed files, each with the version that the pass saw before its check.
+/// The managed files. Each file has the version that the pass read before the check of the file.
 pub type Watched = BTreeMap<PathBuf, Seen>;
 
 /// One check that confirms the steady state.
 #[derive(Debug)]
 pub enum Settled {
-    /// The expected inputs of a check, stored as data.
+    /// The values that a check reads in the steady state. The check succeeds if a later read returns the same values.
     Expectations(Vec<Expectation>),
-    /// The check of the module, for inputs that cannot be stored as data.
+    /// The check of the module, which runs again if its inputs cannot be stored as data.
     Check {
         /// The resolved parameters of the task.
         options: Arc<dyn Resource>,
@@ -240,9 +243,9 @@ pub fn still_settled(machine: &HostContext, settled: &[Settled], cancel: &Cancel
 }
 
 impl PassContext<'_> {
-    /// Returns the items that tasks manage, as far as the items are known before the pass. Two tasks that manage the
-    /// same item are therefore found before either task is applied. Items that depend on a task result are compared
-    /// later, once the result is known.
+    /// Returns the items that tasks manage, as far as the items are known before the pass. With these items, the agent
+    /// can find two tasks with the same item before it applies one of the tasks. Items that depend on the result of a
+    /// task are compared later, when the result is known.
     pub(in crate::reconcile) fn claims(&self) -> Claims {
         Claims::ahead(self.set, self.view, &self.inputs, &kept_identities)
     }
@@ -255,7 +258,7 @@ impl PassOutcome {
     }
 }
 
-/// The state of another node, as templates see it.
+/// The state of another node, in the form that templates read.
 #[derive(Debug, Clone)]
 pub struct Other {
     /// The liveness of the node, such as `alive`, from gossip or from the node's lease.
@@ -264,8 +267,8 @@ pub struct Other {
     pub facts: Option<Value>,
 }
 
-/// Returns the values of the template function `nodes()`: the Node objects in git, with the liveness and the shared
-/// facts of each node.
+/// Returns the values of the template function `nodes()`. The values are the Node objects in git, with the liveness and
+/// the shared facts of each node.
 pub fn known_nodes(
     set: &ObjectSet,
     view: &NodeView,

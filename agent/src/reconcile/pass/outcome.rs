@@ -7,10 +7,10 @@ use towpath_proto::v1alpha as pb;
 use towpath_reconcile::{Origin, Outcome};
 use towpath_state::{Record, kinds};
 
-/// The outcome of a task, or of one item of its loop.
+/// The outcome of a task. If a task has a loop, each loop item has a separate outcome.
 #[derive(Debug, Clone)]
 pub struct TaskOutcome {
-    /// The name of the task, with its loop item.
+    /// The name of the task and, for a task with a loop, the loop item.
     pub name: String,
     /// The module of the task.
     pub module: String,
@@ -54,7 +54,7 @@ impl TaskOutcome {
         self
     }
 
-    /// Returns the outcome of the task as the status shows it.
+    /// Converts the outcome of the task into the form that the status shows.
     pub fn status(&self) -> pb::TaskStatus {
         pb::TaskStatus {
             name: self.name.clone(),
@@ -74,7 +74,7 @@ pub struct BookOutcome {
     pub namespace: String,
     /// The name of the TaskBook.
     pub name: String,
-    /// The outcomes of the tasks, in the order in which they ran.
+    /// The outcomes of the tasks, in the order in which the tasks ran.
     pub tasks: Vec<TaskOutcome>,
     /// The closed gates of the TaskBook.
     pub held: Vec<towpath_coordination::Gate>,
@@ -84,7 +84,7 @@ pub struct BookOutcome {
     pub took: Duration,
     /// True if the run of the TaskBook was preempted.
     pub interrupted: bool,
-    /// True if the TaskBook asks for slots, waves or barriers although the data store is local.
+    /// True if the TaskBook asks for slots, waves or barriers, but the data store is local.
     pub uncoordinated: bool,
 }
 
@@ -96,7 +96,7 @@ impl BookOutcome {
         if self.held.is_empty() { tasks } else { tasks.max(Outcome::Held) }
     }
 
-    /// Returns the outcome of the TaskBook as the status shows it.
+    /// Converts the outcome of the TaskBook into the form that the status shows.
     pub fn status(&self) -> pb::TaskBookStatus {
         pb::TaskBookStatus {
             namespace: self.namespace.clone(),
@@ -107,7 +107,7 @@ impl BookOutcome {
     }
 }
 
-/// The status of each TaskBook after the last pass.
+/// The status of each TaskBook after the most recent pass.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct BookStatuses(pub Vec<pb::TaskBookStatus>);

@@ -32,8 +32,8 @@ pub(crate) fn recover(journal: &Journal, permit: Permit<'_>) -> Result<Option<In
     Ok(Some(intent))
 }
 
-/// Republishes the records of this node: votes, claims, failures, and elections that have begun or ended. Returns
-/// whether the records had to be republished.
+/// Republishes the records of this node: votes, claims, failures and elections. Returns whether the records had to be
+/// republished.
 ///
 /// # Errors
 /// Fails if the data store does not answer.

@@ -13,7 +13,7 @@ use std::{
 
 use super::answers::{Answers, Kept, Name};
 
-/// The number of refreshes after which a line without requests is forgotten.
+/// The number of refreshes without a request after which the agent deletes the stored answers of a mirror.
 const FORGOTTEN: u64 = 16;
 
 /// The requests of one mirror. At most one request runs at a time, because two requests could write the mirror.
@@ -21,11 +21,12 @@ const FORGOTTEN: u64 = 16;
 pub(super) struct Line {
     running: Option<Running>,
     answers: Answers,
-    /// True if the last request took longer than a refresh waits. A refresh does not wait for a slow line.
+    /// True if the most recent request took longer than a refresh waits. A refresh does not wait for requests to a slow
+    /// server.
     is_slow: bool,
-    /// The head commit of the last fetch.
+    /// The head commit that the most recent fetch found.
     head: Option<String>,
-    /// The number of the last refresh that used the line.
+    /// The number that identifies the most recent refresh with a request for the mirror.
     refresh: u64,
 }
 
@@ -37,12 +38,12 @@ pub(super) struct Running {
     pub(super) since: i64,
     pub(super) answer: Receiver<Kept>,
     pub(super) thread: JoinHandle<()>,
-    /// True if the end of the request wakes the main loop.
+    /// True if the request wakes the main loop when the request ends.
     pub(super) is_late: Arc<AtomicBool>,
 }
 
 impl Line {
-    /// Records that a refresh uses the line, and takes the answer of a request that has ended.
+    /// Records that a refresh makes a request for the mirror, and stores the answer of an ended request.
     pub(super) fn asked(&mut self, refresh: u64) {
         self.refresh = refresh;
         self.collect();
@@ -56,7 +57,7 @@ impl Line {
         self.head.as_ref()
     }
 
-    /// Returns true if no request and no recent refresh uses the line.
+    /// Returns true if no request for the mirror is running, and no recent refresh made a request.
     pub(super) fn is_forgotten(&self, refresh: u64) -> bool {
         self.running.is_none() && self.answers.is_empty() && refresh.saturating_sub(self.refresh) > FORGOTTEN
     }
@@ -82,7 +83,8 @@ impl Line {
         self.answers.begin_refresh(refresh, now, news);
     }
 
-    /// Takes the answer of a request that has ended. A panic of the request continues here.
+    /// Stores the answer of a request that has ended. If the thread of the request panicked, the panic continues in the
+    /// caller.
     pub(super) fn collect(&mut self) {
         let Some(running) = self.running.take() else { return };
         match running.answer.try_recv() {
@@ -92,7 +94,7 @@ impl Line {
         }
     }
 
-    /// Waits for the answer of a new request.
+    /// Waits up to `patience` for the answer of a new request.
     pub(super) fn wait(&mut self, running: Running, patience: Duration, refresh: u64) {
         match running.answer.recv_timeout(patience) {
             Ok(kept) => self.keep(running.name, Kept { refresh: Some(refresh), ..kept }),
@@ -106,7 +108,7 @@ impl Line {
         }
     }
 
-    /// Lets a request run. The end of the request wakes the main loop.
+    /// Lets a request run. The request wakes the main loop when the request ends.
     pub(super) fn run(&mut self, running: Running) {
         running.is_late.store(true, Ordering::SeqCst);
         self.running = Some(running);
