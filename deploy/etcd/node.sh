@@ -16,12 +16,12 @@ has() { etcdctl "$1" list | grep -qxF -e "$2"; }
 has role "$role" || etcdctl role add "$role"
 etcdctl role grant-permission "$role" read "$keys/" --prefix
 # The node's own records: no other node can write or delete them.
-for kind in joined alive mark fence facts state; do
-  etcdctl role grant-permission "$role" readwrite "$keys/book/$kind/$node"
+for kind in joined alive sequence fence facts state; do
+  etcdctl role grant-permission "$role" readwrite "$keys/fleet/$kind/$node"
 done
 # Records that several nodes write or remove. Their names begin with the book: etcd cannot tell the nodes apart here, and
 # the signatures do.
-for prefix in board book/held book/queue book/vote book/elect book/anew book/accepted inbox; do
+for prefix in shared fleet/held fleet/queue fleet/vote fleet/elect fleet/recovery fleet/accepted inbox; do
   etcdctl role grant-permission "$role" readwrite "$keys/$prefix/" --prefix
 done
 has user root || etcdctl user add root --no-password

@@ -26,7 +26,7 @@ impl<T> Ended<T> {
     /// Returns the result of the request. If the request timed out or panicked, returns an error with the URL of the
     /// remote.
     pub(crate) fn within(self, options: &Options, time: Duration) -> Result<T, SourceError> {
-        let url = options.shown_url();
+        let url = options.display_url();
         match self {
             Self::Done(done) => Ok(done),
             Self::TimedOut => Err(SourceError::TimedOut { url, seconds: time.as_secs() }),

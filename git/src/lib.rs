@@ -19,7 +19,7 @@ mod verify;
 pub use error::SourceError;
 pub use mirror::{Fetched, Mirror, VerifyError};
 pub use objects::{Ancestry, Blob, BlobKind, Snapshot};
-pub use options::{Auth, Limits, Options, Reference, VerifyMode, VerifyOptions, shown_url, without_secrets};
+pub use options::{Auth, Limits, Options, Reference, VerifyMode, VerifyOptions, display_url, without_secrets};
 pub use receive::{isolate, worker};
 pub use transport::version;
 pub use verify::{Signers, Unverified};

@@ -36,7 +36,7 @@ pub struct Fetched {
     /// The id of the head's commit.
     pub commit: String,
     /// The relation of the head to the accepted commit.
-    pub movement: Ancestry,
+    pub ancestry: Ancestry,
     /// The name of the tag that leads to the head; `None` if the source does not follow tags.
     pub tag: Option<String>,
     /// The id of the object that the tag names: a tag object, or a commit.
@@ -91,7 +91,7 @@ impl Mirror {
         let tag = wanted.name.strip_prefix("refs/tags/").map(str::to_owned);
         Ok(Fetched {
             commit: wanted.commit.to_string(),
-            movement: history::movement(&repository, accepted, wanted.commit),
+            ancestry: history::ancestry(&repository, accepted, wanted.commit),
             tag_object: tag.is_some().then_some(wanted.object),
             tag,
         })
@@ -138,9 +138,9 @@ impl Mirror {
     ///
     /// # Errors
     /// Returns an error if the mirror is damaged.
-    pub fn movement(&self, accepted: &str, commit: &str) -> Result<Ancestry, SourceError> {
+    pub fn ancestry(&self, accepted: &str, commit: &str) -> Result<Ancestry, SourceError> {
         let repository = self.repo.open()?;
-        Ok(history::movement(&repository, Some(commit_id(accepted)?), commit_id(commit)?))
+        Ok(history::ancestry(&repository, Some(commit_id(accepted)?), commit_id(commit)?))
     }
 
     /// Returns true if the mirror has the commit.

@@ -120,8 +120,8 @@ impl Default for Limits {
 
 impl Options {
     /// Returns the URL for messages, without user, password, query and fragment.
-    pub fn shown_url(&self) -> String {
-        shown_url(&self.url)
+    pub fn display_url(&self) -> String {
+        display_url(&self.url)
     }
 
     /// Returns true if the protocol of the URL protects the transferred files against changes in the network.
@@ -131,7 +131,7 @@ impl Options {
 }
 
 /// Returns a URL without user, password, query and fragment, because each of these parts may contain a token.
-pub fn shown_url(url: &str) -> String {
+pub fn display_url(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         // The scp form of ssh, or a local path.
         return url.to_owned();
@@ -142,7 +142,7 @@ pub fn shown_url(url: &str) -> String {
     format!("{scheme}://{host}{path}")
 }
 
-/// Applies [`shown_url`] to each URL in a text, because errors of libraries may contain URLs.
+/// Applies [`display_url`] to each URL in a text, because errors of libraries may contain URLs.
 pub fn without_secrets(text: &str) -> String {
     let mut shown = String::new();
     let mut rest = text;
@@ -159,7 +159,7 @@ pub fn without_secrets(text: &str) -> String {
         shown.push_str(&rest[..begin]);
         let url = &rest[begin..end];
         let shorter = url.trim_end_matches([':', '.']);
-        shown.push_str(&shown_url(shorter));
+        shown.push_str(&display_url(shorter));
         shown.push_str(&url[shorter.len()..]);
         rest = &rest[end..];
     }
@@ -184,7 +184,7 @@ mod tests {
             ("/srv/a.git", "/srv/a.git"),
             ("file:///srv/a.git", "file:///srv/a.git"),
         ] {
-            assert_eq!(shown_url(url), shown);
+            assert_eq!(display_url(url), shown);
         }
     }
 

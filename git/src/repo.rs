@@ -92,12 +92,12 @@ impl BareRepo {
 
     /// Creates the error for a remote that sent more data than a limit allows.
     pub(crate) fn too_much(&self, limit: String) -> SourceError {
-        SourceError::TooMuch { url: self.options.shown_url(), limit }
+        SourceError::TooMuch { url: self.options.display_url(), limit }
     }
 
     /// Creates the error for a remote that cannot be reached.
     pub(crate) fn unreachable(&self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> SourceError {
-        SourceError::Unreachable { url: self.options.shown_url(), source: source.into() }
+        SourceError::Unreachable { url: self.options.display_url(), source: source.into() }
     }
 }
 

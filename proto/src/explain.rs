@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn follows_a_path_to_a_field() {
+    fn explain_follows_a_path_to_a_field() {
         let text = explain("TaskBook.spec.tasks.file.mode").unwrap();
         assert!(text.starts_with("TaskBook.spec.tasks.file.mode  mode"), "{text}");
         assert!(text.contains("quoted octal"));

@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_option_fits_the_shape_of_its_field() {
+    fn list_option_fits_the_shape_of_its_field() {
         for module in modules() {
             for field in module.message.fields {
                 let fits = match field.untrusted {

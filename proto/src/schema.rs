@@ -285,7 +285,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn thirteen_kinds() {
+    fn schema_has_thirteen_kinds() {
         let names: Vec<_> = kinds().map(|kind| kind.name).collect();
         assert_eq!(
             names,

@@ -15,7 +15,7 @@ use std::{
 
 use towpath_coordination::gossip::{
     Gossip, Options, PackRequest, Peers,
-    core::{Heard, Liveness},
+    core::{Liveness, MembershipEvent},
 };
 use towpath_host::SystemClock;
 use towpath_tests::{etcd::Etcd, fleet::Fleet, output, towpath};
@@ -51,7 +51,7 @@ impl Peers for Door {
         Err("no node accepts a revision in this measurement".into())
     }
 
-    fn pack(&self, _: &str, _: &str, _: &PackRequest, _: &Path) -> Result<(), String> {
+    fn fetch_pack(&self, _: &str, _: &str, _: &PackRequest, _: &Path) -> Result<(), String> {
         Err("no node has a repository in this measurement".into())
     }
 }
@@ -98,13 +98,13 @@ fn memory(count: usize, seconds: u64) {
     let begin = |number: usize| {
         let peers = Arc::new(Door { room: Arc::clone(&room), number });
         let lost = Arc::clone(&lost);
-        let tell = move |heard| {
-            if let Heard::Lost(node) = heard {
+        let notify = move |heard| {
+            if let MembershipEvent::Lost(node) = heard {
                 lost.lock().unwrap().push(node);
             }
         };
         let clock = Arc::new(SystemClock);
-        Gossip::begin(Options { node: format!("n{number}"), life: 1, port: 1, clock, peers }, tell).unwrap()
+        Gossip::begin(Options { node: format!("n{number}"), incarnation: 1, port: 1, clock, peers }, notify).unwrap()
     };
     room.members.set((0..count).map(begin).collect()).unwrap();
     let members = room.members.get().unwrap();
@@ -116,7 +116,7 @@ fn memory(count: usize, seconds: u64) {
     }
     let all = |liveness: Liveness, of: usize| {
         let name = format!("n{of}");
-        members.iter().enumerate().all(|(number, member)| number == of || member.opinion(&name) == liveness)
+        members.iter().enumerate().all(|(number, member)| number == of || member.liveness_of(&name) == liveness)
     };
     let joined = until(Duration::from_secs(300), || (0..count).step_by(50).all(|of| all(Liveness::Alive, of)));
     println!("{count} members in one process: every 50th known to all after {joined:.1?}");
@@ -138,7 +138,7 @@ fn memory(count: usize, seconds: u64) {
 
 fn processes(count: usize, seconds: u64) {
     let mut fleet = Fleet::secured(count, |folder| Etcd::single(folder, "etcd"));
-    let opinion = |fleet: &Fleet, of: usize, by: &str, about: usize| {
+    let liveness_of = |fleet: &Fleet, of: usize, by: &str, about: usize| {
         let nodes = fleet.nodes[of].ask(&["nodes"]).unwrap_or_default();
         let name = format!("n{about}");
         let found = nodes.as_array().and_then(|nodes| nodes.iter().find(|node| node["name"] == name.as_str()).cloned());
@@ -162,7 +162,7 @@ fn processes(count: usize, seconds: u64) {
     let asked: Vec<usize> = (0..count - 1).step_by(10).collect();
     for by in ["gossip", "lease"] {
         let after =
-            until(Duration::from_secs(90), || asked.iter().all(|of| opinion(&fleet, *of, by, count - 1) == "lost"));
+            until(Duration::from_secs(90), || asked.iter().all(|of| liveness_of(&fleet, *of, by, count - 1) == "lost"));
         println!("a crash, still under load: lost by {by} {:.1?} after it ({})", begin.elapsed(), after.is_some());
     }
     drop(load);

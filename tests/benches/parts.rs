@@ -23,7 +23,7 @@ fn main() {
 /// A repository, and how it is asked: by the agent's own poll, and by git.
 struct Asked {
     _folder: tempfile::TempDir,
-    _server: Option<towpath_tests::servers::Https>,
+    _server: Option<towpath_tests::git_servers::Https>,
     mirror: towpath_git::Mirror,
     ls_remote: Vec<String>,
 }
@@ -34,7 +34,7 @@ fn asked(https: bool) -> Asked {
     repository.write("a", "a");
     repository.publish("one");
     let server =
-        https.then(|| towpath_tests::servers::Https::start_with(&folder.path().join("https"), folder.path(), ""));
+        https.then(|| towpath_tests::git_servers::Https::start_with(&folder.path().join("https"), folder.path(), ""));
     let ca = server.as_ref().map(|server| server.authority.certificate());
     let url = server.as_ref().map_or_else(|| repository.bare.display().to_string(), |server| server.url("fleet"));
     let options = towpath_git::Options {

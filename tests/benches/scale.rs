@@ -92,7 +92,7 @@ fn record() -> Accepted {
 fn spec(nodes: usize) -> RolloutSpec {
     RolloutSpec {
         book: "n/b".into(),
-        group: "n/b".into(),
+        budget: "n/b".into(),
         run: "n/b@1".into(),
         accepted: record().id(),
         members: (0..nodes).map(|node| (format!("n{node}"), 0)).collect(),
@@ -106,18 +106,18 @@ fn spec(nodes: usize) -> RolloutSpec {
 
 type Bell = Arc<(Mutex<bool>, Condvar)>;
 
-fn wait(bell: &Bell, patience: Duration) {
+fn wait(bell: &Bell, timeout: Duration) {
     let (rung, condvar) = &**bell;
     let guard = rung.lock().unwrap();
-    let (mut guard, _) = condvar.wait_timeout_while(guard, patience, |rung| !*rung).unwrap();
+    let (mut guard, _) = condvar.wait_timeout_while(guard, timeout, |rung| !*rung).unwrap();
     *guard = false;
 }
 
 /// The store as a node has it: what it writes is signed.
 fn signed(store: Arc<dyn Store>, node: &str) -> Arc<dyn Store> {
-    let bearer = SigningIdentity::Bare(Arc::new(Identity::make().unwrap()));
-    let notary = RecordSigner::new("scale".into(), node.into(), bearer, 1);
-    Arc::new(SignedStore::new(store, Arc::new(notary)))
+    let signing_identity = SigningIdentity::Bare(Arc::new(Identity::make().unwrap()));
+    let signer = RecordSigner::new("scale".into(), node.into(), signing_identity, 1);
+    Arc::new(SignedStore::new(store, Arc::new(signer)))
 }
 
 /// The records that a node writes before its first change, and after its vote.
@@ -145,8 +145,8 @@ fn node(
     let accepted: Bell = Arc::default();
     let (ring, tell) = (Arc::clone(&bell), Arc::clone(&accepted));
     let joined = Joined { node: format!("n{number}"), machine_id: "one".into(), ..Joined::default() };
-    fleet.join(joined, move |poke| {
-        let bell = if poke == Wakeup::Accepted { &tell } else { &ring };
+    fleet.join(joined, move |wakeup| {
+        let bell = if wakeup == Wakeup::Accepted { &tell } else { &ring };
         *bell.0.lock().unwrap() = true;
         bell.1.notify_all();
     });
@@ -166,7 +166,7 @@ fn node(
             minutes += u64::from(begin.elapsed() >= Duration::from_secs(59));
         }
         let claim = Some(SlotClaim { state: ClaimState::Claim, run: spec.run.clone(), segment });
-        let slot = SlotRef { budget: spec.group.clone(), partition: "-".into(), claim };
+        let slot = SlotRef { budget: spec.budget.clone(), partition: "-".into(), claim };
         remember(journal, |changes, book| changes.set_slot(book, Some(slot)));
         std::thread::sleep(Duration::from_millis(200));
         while fleet.ask(&spec, Request::Done(segment)) != Answer::Go {

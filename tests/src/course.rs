@@ -172,16 +172,16 @@ impl Course {
 
     /// Advances the run to its next turn. Begins a run if none is open. `found` returns what the check of a segment finds
     /// before the node has changed something in this run.
-    pub fn advance(&mut self, spec: &RolloutSpec, me: &str, found: impl Fn(u32) -> Found) -> Turn {
+    pub fn advance(&mut self, spec: &RolloutSpec, own_node: &str, found: impl Fn(u32) -> Found) -> Turn {
         let elected = spec.elected.first().copied();
-        self.advance_with(spec, me, elected, found)
+        self.advance_with(spec, own_node, elected, found)
     }
 
     /// Advances the run, in which the task of a segment is elected, to its next turn.
     pub fn advance_with(
         &mut self,
         spec: &RolloutSpec,
-        me: &str,
+        own_node: &str,
         elected: Option<u32>,
         found: impl Fn(u32) -> Found,
     ) -> Turn {
@@ -193,7 +193,7 @@ impl Course {
         let open = self.open.clone().unwrap_or_else(began);
         let (record, in_sync) = (open.record.clone(), open.in_sync.clone());
         let mut world = World { spec, elected, found: &found, record, in_sync, instances: BTreeMap::new() };
-        let turn = world.replay(me, &open.replies);
+        let turn = world.replay(own_node, &open.replies);
         (self.record, self.in_sync) = (world.record, world.in_sync);
         if let Turn::Ask(Request::Done(segment)) = turn {
             self.finished.insert((spec.run.clone(), segment));
@@ -221,10 +221,10 @@ struct World<'a> {
 
 impl World<'_> {
     /// Runs the machine with the replies so far. Returns the first turn without a reply.
-    fn replay(&mut self, me: &str, replies: &[Reply]) -> Turn {
+    fn replay(&mut self, own_node: &str, replies: &[Reply]) -> Turn {
         let inputs = BookInputs {
             book: book(),
-            rollout: Some(plan(self.spec, me, self.elected)),
+            rollout: Some(plan(self.spec, own_node, self.elected)),
             mode: RunMode::NewRevision,
             drift: Drift::Correct,
             ends_at_failure: true,
@@ -364,14 +364,14 @@ fn gate(reason: BlockReason) -> Gate {
 }
 
 /// Returns the rollout of a spec as the machine runs it: one task for each segment.
-fn plan(spec: &RolloutSpec, me: &str, elected: Option<u32>) -> RolloutPlan {
+fn plan(spec: &RolloutSpec, own_node: &str, elected: Option<u32>) -> RolloutPlan {
     let segment = |number: u32| {
         let at = usize::try_from(number).expect("a small book");
         let elected = elected == Some(number);
         SegmentPlan {
             tasks: at..at + 1,
             kind: if elected { SegmentKind::Elected } else { SegmentKind::Tasks },
-            slot: Slot { budget: spec.group.clone(), partition: spec.part(me).to_owned() },
+            slot: Slot { budget: spec.budget.clone(), partition: spec.partition(own_node).to_owned() },
             limited: spec.count.is_some(),
         }
     };

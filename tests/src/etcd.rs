@@ -9,7 +9,7 @@ use std::{
 
 use rustix::process::Signal;
 
-use crate::{Running, ok, proxy::Proxy, servers::Authority, servers::free_port, wait_until};
+use crate::{Running, git_servers::Authority, git_servers::free_port, ok, proxy::Proxy, wait_until};
 
 /// The etcd of the distribution (3.4), and a newer one (3.5).
 pub fn programs() -> Vec<String> {

@@ -11,10 +11,9 @@ use crate::{
     Running,
     etcd::Etcd,
     git::{Repository, SshSigner},
+    git_servers::free_port,
     node::{Node, Secured},
-    ok,
-    servers::free_port,
-    towpath, wait_until,
+    ok, towpath, wait_until,
 };
 
 /// A fleet: agents as processes, over one etcd and one repository.

@@ -4,18 +4,18 @@ pub mod course;
 pub mod etcd;
 pub mod fleet;
 pub mod git;
-pub mod machines;
+pub mod git_servers;
 pub mod node;
+pub mod nspawn;
 pub mod proxy;
 mod running;
-pub mod servers;
 
 use std::{
     process::{Command, Output},
     time::{Duration, Instant},
 };
 
-pub use machines::{image, server, site};
+pub use nspawn::{image, server, site};
 pub use running::Running;
 
 /// The program under test.
@@ -88,14 +88,14 @@ pub fn package(program: &str) -> &'static str {
 
 /// Waits until something holds, and gives how long it took; fails with what is said when it takes too long. Without
 /// TOWPATH_LONG, which measures the limits, a slow or busy machine has three times as long.
-pub fn wait_until(patience: Duration, mut holds: impl FnMut() -> bool, what: impl Fn() -> String) -> Duration {
+pub fn wait_until(timeout: Duration, mut holds: impl FnMut() -> bool, what: impl Fn() -> String) -> Duration {
     let begin = Instant::now();
-    let patience = if long() { patience } else { patience * 3 };
+    let timeout = if long() { timeout } else { timeout * 3 };
     loop {
         if holds() {
             return begin.elapsed();
         }
-        assert!(begin.elapsed() < patience, "not within {patience:?}: {}", what());
+        assert!(begin.elapsed() < timeout, "not within {timeout:?}: {}", what());
         std::thread::sleep(Duration::from_millis(10));
     }
 }

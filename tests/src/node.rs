@@ -201,9 +201,9 @@ pub fn task<'a>(status: &'a Value, name: &str) -> &'a Value {
 
 /// A file that can't be removed, as something is mounted on it.
 #[derive(Debug)]
-pub struct Kept(PathBuf);
+pub struct BusyMount(PathBuf);
 
-impl Kept {
+impl BusyMount {
     /// Mounts it on itself, until this is dropped.
     pub fn new(file: &Path) -> Self {
         ok(Command::new("mount").arg("--bind").args([file, file]));
@@ -211,7 +211,7 @@ impl Kept {
     }
 }
 
-impl Drop for Kept {
+impl Drop for BusyMount {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg(&self.0).status();
     }

@@ -25,7 +25,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::package;
 
 /// The longest time for which a process may take to end.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Commands whose output was read. Processes that they left run until the test ends.
 static LEFT: Mutex<Vec<Running>> = Mutex::new(Vec::new());
@@ -126,7 +126,7 @@ impl Running {
         }
         let begin = Instant::now();
         while self.ended().is_none() {
-            assert!(begin.elapsed() < PATIENCE, "{} does not end when it is asked to", self.id);
+            assert!(begin.elapsed() < TIMEOUT, "{} does not end when it is asked to", self.id);
             thread::sleep(Duration::from_millis(20));
         }
         self.wait().code().unwrap_or(-1)
@@ -151,7 +151,7 @@ impl Drop for Running {
         let _ = self.control.shutdown(Shutdown::Both);
         let begin = Instant::now();
         while matches!(self.supervisor.try_wait(), Ok(None)) {
-            if begin.elapsed() > PATIENCE {
+            if begin.elapsed() > TIMEOUT {
                 eprintln!("processes of {} cannot be ended", self.id);
                 return;
             }

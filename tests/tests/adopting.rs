@@ -113,8 +113,8 @@ impl Fleet {
         let store = Arc::<Shared>::default();
         let clock = Arc::new(TestClock(Instant::now(), Mutex::default()));
         let key = Identity::open(&folder.path().join("n2.key")).unwrap();
-        let notary = RecordSigner::new("default".into(), "n2".into(), SigningIdentity::Bare(Arc::new(key)), 1 << 60);
-        let insider = SignedStore::new(Arc::clone(&store) as Arc<dyn Store>, Arc::new(notary));
+        let signer = RecordSigner::new("default".into(), "n2".into(), SigningIdentity::Bare(Arc::new(key)), 1 << 60);
+        let insider = SignedStore::new(Arc::clone(&store) as Arc<dyn Store>, Arc::new(signer));
         let mut fleet = Self { folder, repository, alice, store, clock, nodes: Vec::new(), insider };
         for name in ["n0", "n1"] {
             let node = fleet.open(name, &source);
@@ -421,7 +421,7 @@ fn record_that_goes_back_or_names_other_sources_is_rejected() {
 }
 
 #[test]
-fn table_that_is_missing_or_differs_from_the_commits_is_rejected() {
+fn manifest_that_is_missing_or_differs_from_the_commits_is_rejected() {
     let mut fleet = Fleet::signed();
     // A table without pages: the wait is short.
     fleet.forge_next(|record| record.manifest = "0".repeat(32));
@@ -436,7 +436,7 @@ fn table_that_is_missing_or_differs_from_the_commits_is_rejected() {
             manifest.joined = [(next, vec!["n0".to_owned()])].into();
         },
         |manifest, _| manifest.books.clear(),
-        |manifest, _| manifest.births.values_mut().for_each(|birth| *birth = u64::MAX),
+        |manifest, _| manifest.created_in.values_mut().for_each(|created| *created = u64::MAX),
     ];
     for (round, change) in changes.into_iter().enumerate() {
         let last = fleet.stored();
@@ -467,7 +467,7 @@ fn smuggle(fleet: &Fleet, commit: &str) {
 }
 
 #[test]
-fn without_verify_a_commit_counts_only_from_the_own_git_server() {
+fn unverified_commit_counts_only_from_the_own_git_server() {
     for (name, source, refspec) in [
         ("branch", "branch: main", "HEAD:main"),
         ("tag", "tag: \"v*\"", "HEAD:refs/tags/v2"),

@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use serde_json::json;
 use towpath_tests::{
     git::{FLEET, Repository, book},
-    node::{Kept, Node, condition, task},
+    node::{BusyMount, Node, condition, task},
     ok, towpath,
 };
 
@@ -99,7 +99,7 @@ fn failed_removal_keeps_the_node_out_until_it_succeeds_or_is_not_needed() {
     for way in ["it can be", "it need not"] {
         framed(&f, GOES);
         let _ = fs::remove_file(f.path("/log"));
-        let kept = Kept::new(&f.path("/goes"));
+        let kept = BusyMount::new(&f.path("/goes"));
         let once = framed(&f, "");
         assert_eq!((once.code, log().as_str()), (3, "out\n"), "{:#}", once.status);
         assert_eq!(f.node.once().code, 3);
@@ -123,7 +123,7 @@ fn removal_that_cannot_be_tried_does_not_keep_the_node_out() {
     let log = || f.node.read("/log").unwrap_or_default();
     framed(&f, GOES);
     let _ = fs::remove_file(f.path("/log"));
-    let kept = Kept::new(&f.path("/goes"));
+    let kept = BusyMount::new(&f.path("/goes"));
     assert_eq!((framed(&f, "").code, log().as_str()), (3, "out\n"));
     // Book z fails, so its managed files are unknown. Nothing is removed meanwhile.
     f.repository.write("z.yaml", book("z", "  tasks:\n    - {name: z, command: {argv: [\"false\"]}}\n"));
@@ -158,7 +158,7 @@ fn removals_above_the_budget_are_held() {
 }
 
 #[test]
-fn a_file_that_moves_to_another_book_stays() {
+fn file_that_moves_to_another_book_stays() {
     let f = Fixture::new();
     let file = "  prune: true\n  tasks:\n    - name: moved\n      file: {path: /etc/moved, content: x}\n";
     f.repository.write("z.yaml", book("z", "  prune: true\n  tasks:\n    - name: other\n      debug: {message: x}\n"));
@@ -268,7 +268,7 @@ fn actions_run_once_per_definition() {
 }
 
 #[test]
-fn before_and_after_frame_a_change() {
+fn tasks_before_and_after_surround_a_change() {
     let f = Fixture::new();
     let spec = |content: &str, drain: &str| {
         format!(
@@ -346,7 +346,7 @@ fn file_task_may_define_its_success() {
 }
 
 #[test]
-fn a_file_that_was_not_checked_before_a_kill_is_checked_by_the_next_agent() {
+fn unchecked_file_of_a_killed_agent_is_checked_by_the_next_agent() {
     let f = Fixture::new();
     write(&f.path("/etc/site"), "good\n");
     let marker = f.node.folder.join("marker");
@@ -371,7 +371,7 @@ fn a_file_that_was_not_checked_before_a_kill_is_checked_by_the_next_agent() {
 }
 
 #[test]
-fn a_script_that_is_pending_outlives_its_revision() {
+fn pending_script_survives_its_revision() {
     let f = Fixture::new();
     f.repository.write(
         "files/restart.sh",
@@ -524,7 +524,7 @@ fn plan_lists_changes_without_making_them() {
 }
 
 #[test]
-fn a_root_keeps_everything_below_it() {
+fn root_contains_all_managed_paths() {
     let f = Fixture::new();
     let outside = f.node.folder.join("outside");
     write(&outside.join("secret"), "keep");
@@ -547,7 +547,7 @@ fn own_facts_and_computed_values() {
 }
 
 #[test]
-fn a_user_leads_no_key_out_of_their_home() {
+fn link_of_a_user_leads_no_key_out_of_the_home() {
     const OLD: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOld old";
     let f = Fixture::new();
     write(&f.path("/etc/passwd"), "web:x:0:0::/home/web:/bin/sh\n");

@@ -13,10 +13,9 @@ use sha2::{Digest as _, Sha256};
 use towpath_tests::{
     Running,
     git::{FLEET, Repository, book},
+    git_servers::Https,
     node::{Node, OnceResult, condition, task},
-    ok,
-    servers::Https,
-    wait_until,
+    ok, wait_until,
 };
 
 struct Fixture {
@@ -51,7 +50,7 @@ impl Fixture {
     }
 
     /// Runs the agent again, and expects no change.
-    fn is_settled(&self) {
+    fn assert_in_sync(&self) {
         let once = self.node.once();
         let tasks = once.status["taskBooks"][0]["tasks"].as_array().unwrap();
         assert!(tasks.iter().all(|task| task["outcome"] == "unchanged"), "{:#}\n{}", once.status, once.log);
@@ -67,7 +66,7 @@ fn said(once: &OnceResult, name: &str) -> String {
 }
 
 #[test]
-fn a_download_is_gone_on_with_where_it_broke_off() {
+fn interrupted_download_is_resumed() {
     let f = Fixture::new();
     let mut server = Https::start_with(&f.folder.path().join("https"), f.folder.path(), "limit_rate 300k;");
     let bytes: Vec<u8> = (0..1_200_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
@@ -103,7 +102,7 @@ fn a_download_is_gone_on_with_where_it_broke_off() {
     assert!(server.log().contains("\" 206 "), "it did not go on:\n{}", server.log());
     assert_eq!(fs::read(f.path("/srv/in/big")).unwrap(), bytes);
     assert_eq!(fs::read_dir(f.path("/srv/in")).unwrap().count(), 1, "something is left beside it");
-    f.is_settled();
+    f.assert_in_sync();
     // A file with other bytes is drift.
     fs::write(f.path("/srv/in/big"), "mine").unwrap();
     assert_eq!(f.node.once().code, 0);
@@ -161,7 +160,7 @@ fn pack(f: &Fixture, line: &str, name: &str) {
 }
 
 #[test]
-fn an_archive_is_unpacked_and_kept_so() {
+fn archive_is_unpacked_and_kept_in_sync() {
     let f = Fixture::new();
     fs::create_dir_all(&f.repository.work).unwrap();
     let one = "mkdir -p app-1/bin app-1/doc && echo one > app-1/doc/text && echo run > app-1/bin/tool && chmod 755 app-1/bin/tool && ln -s bin/tool app-1/link && ln app-1/doc/text app-1/doc/same";
@@ -178,7 +177,7 @@ fn an_archive_is_unpacked_and_kept_so() {
     use std::os::unix::fs::PermissionsExt as _;
     let mode = |path: &str| fs::metadata(f.path(path)).unwrap().permissions().mode() & 0o777;
     assert_eq!((mode("/opt/app/bin/tool"), mode("/opt/app/doc/text")), (0o755, 0o644));
-    f.is_settled();
+    f.assert_in_sync();
     // Drift of content, mode and link is corrected. A file that is not in the archive stays.
     fs::write(f.path("/opt/app/doc/text"), "two\n").unwrap();
     fs::set_permissions(f.path("/opt/app/bin/tool"), fs::Permissions::from_mode(0o644)).unwrap();
@@ -233,7 +232,7 @@ fn nothing_of_an_archive_leads_out_of_its_directory() {
 }
 
 #[test]
-fn a_repository_at_one_commit_is_a_tree_of_files() {
+fn repository_at_one_commit_is_unpacked_as_files() {
     let f = Fixture::new();
     let site = Repository::new(f.folder.path(), "site");
     site.write("public/index.html", "one\n");
@@ -315,7 +314,7 @@ fn custom_programs_of_the_example_correct_drift() {
     let once = f.apply(&pager("/usr/bin/less"));
     assert_eq!(once.code, 0, "{:#}\n{}", once.status, once.log);
     assert_eq!(fs::read_link(f.path("/etc/alternatives/pager")).unwrap(), Path::new("/usr/bin/less"));
-    f.is_settled();
+    f.assert_in_sync();
     let once = f.apply(&pager("/usr/bin/nothing"));
     assert!(said(&once, "pager").contains("there is no /usr/bin/nothing"), "{:#}", once.status);
     // Programs that violate the protocol.
@@ -336,7 +335,7 @@ fn custom_programs_of_the_example_correct_drift() {
 }
 
 #[test]
-fn one_value_of_a_file_is_kept_and_given_back() {
+fn value_of_a_file_is_kept_in_sync_and_restored() {
     let f = Fixture::new();
     let was = [
         ("/etc/a.ini", "; head\n[one]\nkey = old ; why\n"),
@@ -366,7 +365,7 @@ fn one_value_of_a_file_is_kept_and_given_back() {
     assert_eq!(now("/etc/a.yaml"), "# head\nnet:\n  dhcp: true # why\n");
     assert_eq!(now("/etc/a.toml"), "# head\n[grpc]\nsize = 16 # why\n");
     assert!(now("/etc/a.json").contains("// why") && now("/etc/a.json").contains("\"9m\""), "{}", now("/etc/a.json"));
-    f.is_settled();
+    f.assert_in_sync();
     fs::write(f.path("/etc/a.yaml"), "# head\nnet:\n  dhcp: false # mine\n").unwrap();
     assert_eq!(f.node.once().code, 0);
     assert_eq!(now("/etc/a.yaml"), "# head\nnet:\n  dhcp: true # mine\n");

@@ -5,10 +5,9 @@ use std::fs;
 use serde_json::Value;
 use towpath_tests::{
     git::{FLEET, Repository, book},
+    git_servers::Https,
     node::{Node, condition},
-    ok,
-    servers::Https,
-    towpath,
+    ok, towpath,
 };
 
 fn text(arguments: &[&str]) -> String {
@@ -16,7 +15,7 @@ fn text(arguments: &[&str]) -> String {
 }
 
 #[test]
-fn explain_and_schema_come_from_the_words() {
+fn explain_and_schema_show_the_documented_fields() {
     insta::assert_snapshot!("explain-taskbook", text(&["explain", "TaskBook"]));
     insta::assert_snapshot!("explain-mode", text(&["explain", "TaskBook.spec.tasks.file.mode"]));
     assert_eq!(text(&["explain", "file.mode"]), text(&["explain", "TaskBook.spec.tasks.file.mode"]));
@@ -185,7 +184,7 @@ fn json_has_the_fields_that_scripts_read() {
 }
 
 #[test]
-fn an_include_is_pinned_and_fetched_without_credentials() {
+fn include_is_pinned_and_fetched_without_credentials() {
     let folder = tempfile::tempdir().unwrap();
     let library = Repository::new(folder.path(), "library");
     library.write("tasks.yaml", "tasks:\n  - name: from afar\n    file: {path: /afar, template: t.j2}\n");
@@ -215,7 +214,7 @@ fn an_include_is_pinned_and_fetched_without_credentials() {
 }
 
 #[test]
-fn a_source_that_vanishes_takes_nothing_with_it() {
+fn unreachable_source_removes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let other = Repository::new(folder.path(), "other");
     other.write("o.yaml", "metadata: {apiVersion: v1alpha, kind: TaskBook, name: o, namespace: apps}\nspec:\n  targets: {nodeGroups: [web]}\n  prune: true\n  tasks:\n    - name: o\n      file: {path: /o, content: x}\n");

@@ -104,7 +104,7 @@ fn began(node: &Node) -> SystemTime {
 }
 
 #[test]
-fn nothing_is_torn_or_lost_by_kill_9() {
+fn killed_agent_loses_and_truncates_no_file() {
     let kills = if long() { 1000 } else { 120 };
     let folder = tempfile::tempdir().unwrap();
     let repository = Repository::new(folder.path(), "fleet");

@@ -5,9 +5,9 @@ use std::{fs, path::Path, thread, time::Duration};
 use towpath_tests::{
     Running,
     git::Repository,
+    git_servers::Https,
     node::{Node, condition},
     proxy::Proxy,
-    servers::Https,
     wait_until,
 };
 

@@ -49,7 +49,7 @@ impl Example {
 }
 
 #[test]
-fn nothing_is_wrong_with_the_examples() {
+fn examples_have_no_problems() {
     for example in &EXAMPLES {
         let output = towpath()
             .arg("validate")
@@ -92,7 +92,7 @@ fn plan(example: &Example, node: &str) -> String {
 }
 
 #[test]
-fn plans_of_the_examples() {
+fn examples_have_the_expected_plans() {
     for example in &EXAMPLES {
         for node in example.nodes {
             insta::assert_snapshot!(format!("plan-{}-{node}", example.name), plan(example, node));
@@ -101,7 +101,7 @@ fn plans_of_the_examples() {
 }
 
 #[test]
-fn variables_and_where_they_come_from() {
+fn variables_show_their_origin() {
     let tour = &EXAMPLES[2];
     let output = towpath()
         .args(["vars", "--node", "web2", "--explain", "--config", "/nonexistent", "--source-dir"])
@@ -112,7 +112,7 @@ fn variables_and_where_they_come_from() {
 }
 
 #[test]
-fn the_examples_apply_and_stay_applied() {
+fn examples_apply_and_stay_in_sync() {
     for example in EXAMPLES.iter().filter(|example| !example.machine) {
         let folder = tempfile::tempdir().unwrap();
         let publish = |name: &str, source: &str| {

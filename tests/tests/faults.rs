@@ -9,13 +9,12 @@ use std::{
 
 use towpath_tests::{
     git::{FLEET, Repository, book},
+    git_servers::Https,
     node::{Node, condition, task},
-    ok,
-    servers::Https,
-    wait_until,
+    ok, wait_until,
 };
 
-const PATIENCE: Duration = Duration::from_secs(40);
+const TIMEOUT: Duration = Duration::from_secs(40);
 
 fn files(text: &str, size: usize) -> String {
     book(
@@ -57,7 +56,7 @@ impl Drop for Mounted {
 
 fn reason(node: &Node, kind: &str, wanted: &str) -> String {
     wait_until(
-        PATIENCE,
+        TIMEOUT,
         || condition(&node.status(), kind)["reason"] == wanted,
         || format!("{:#}\n{}", node.status(), node.log()),
     );
@@ -85,7 +84,7 @@ fn full_disk_is_reported_and_recovered_from() {
     assert!(message.contains("free space"), "{message}");
     assert_eq!(node.read("/srv/data").unwrap(), "a".repeat(10), "the old file stays");
     disk.remount("size=16m");
-    wait_until(PATIENCE, || node.applied(&large), || format!("{:#}", node.status()));
+    wait_until(TIMEOUT, || node.applied(&large), || format!("{:#}", node.status()));
     assert_eq!(node.read("/srv/data").unwrap().len(), 3_000_000);
     assert_ne!(condition(&node.status(), "Reconciling")["reason"], "DiskFull");
     drop(agent);
@@ -106,7 +105,7 @@ fn read_only_directory_is_reported_and_recovered_from() {
     let message = reason(&node, "Reconciling", "ReadOnly");
     assert!(message.contains("remount"), "{message}");
     disk.remount("rw");
-    wait_until(PATIENCE, || node.applied(&second), || format!("{:#}", node.status()));
+    wait_until(TIMEOUT, || node.applied(&second), || format!("{:#}", node.status()));
     assert_eq!(node.read("/srv/data").unwrap(), "b".repeat(10));
     drop(agent);
 }
@@ -137,7 +136,7 @@ fn full_state_directory_is_reported_and_recovered_from() {
     assert!(message.contains("free space"), "{message}");
     fs::remove_file(&ballast).unwrap();
     disk.remount("size=64m");
-    wait_until(PATIENCE, || node.applied(&second), || format!("{:#}\n{}", node.status(), node.log()));
+    wait_until(TIMEOUT, || node.applied(&second), || format!("{:#}\n{}", node.status(), node.log()));
     drop(agent);
 }
 
@@ -160,7 +159,7 @@ fn vanished_git_server_is_reported_and_recovered_from() {
     assert!(message.contains("keeps applying the last good revision"), "{message}");
     assert_eq!(condition(&node.status(), "Ready")["status"], true, "what is applied stays applied");
     fs::write(node.root.join("srv/data"), "drift").unwrap();
-    wait_until(PATIENCE, || node.read("/srv/data").unwrap() == "a".repeat(10), || node.log());
+    wait_until(TIMEOUT, || node.read("/srv/data").unwrap() == "a".repeat(10), || node.log());
     // An agent that starts without its git server applies the last good revision.
     agent.terminate();
     fs::remove_file(node.root.join("srv/data")).unwrap();
@@ -171,7 +170,7 @@ fn vanished_git_server_is_reported_and_recovered_from() {
     repository.write("data.yaml", files("c", 10));
     let second = repository.publish("two");
     server.up();
-    wait_until(PATIENCE, || node.applied(&second), || format!("{:#}\n{}", node.status(), node.log()));
+    wait_until(TIMEOUT, || node.applied(&second), || format!("{:#}\n{}", node.status(), node.log()));
     assert_eq!(condition(&node.status(), "Reconciling")["status"], false);
 }
 

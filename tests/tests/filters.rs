@@ -161,7 +161,7 @@ fn filters_match_ansible() {
 }
 
 #[test]
-fn the_listed_differences_are_there() {
+fn listed_differences_from_ansible_exist() {
     let cases: Vec<&str> = DIFFERENCES.iter().map(|(case, _)| *case).collect();
     let theirs = python(ANSIBLE, &json!(cases));
     for ((case, why), theirs) in DIFFERENCES.iter().zip(theirs.as_array().unwrap()) {
@@ -179,7 +179,7 @@ fn the_listed_differences_are_there() {
 }
 
 #[test]
-fn addresses_are_as_python_has_them() {
+fn addresses_match_those_of_python() {
     let expressions: Vec<&str> = ADDRESSES.iter().map(|(_, python)| *python).collect();
     let theirs = python(
         "import json, sys, ipaddress; print(json.dumps([eval(e) for e in json.loads(sys.argv[1])]))",

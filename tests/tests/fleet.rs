@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use towpath_tests::{etcd::Etcd, fleet::Fleet, node::Kept, ok, wait_until};
+use towpath_tests::{etcd::Etcd, fleet::Fleet, node::BusyMount, ok, wait_until};
 
 /// Returns a task that logs its start and its end.
 fn stamped(fleet: &Fleet, name: &str, word: &str, seconds: &str, more: &str) -> String {
@@ -100,7 +100,7 @@ fn check(fleet: &Fleet, count: usize, most: usize, cut_off: bool) {
 }
 
 #[test]
-fn two_at_once_a_barrier_and_one_elected() {
+fn rollout_with_two_slots_a_barrier_and_an_election_completes() {
     let fleet = Fleet::secured(12, Etcd::three);
     let head = fleet.publish(&book(&fleet, "{serialize: {count: 2}}"));
     fleet.wait_for(&head, 180);
@@ -129,7 +129,7 @@ fn result_is_sealed_to_the_targets_and_reaches_a_later_node() {
     let result = fleet.nodes[0].read("/result").unwrap();
     let stored = ok(fleet.etcd.ctl().args(["get", "", "--prefix"])).stdout;
     let stored = String::from_utf8_lossy(&stored);
-    assert!(stored.contains("book/elect/app/web/migrate") && stored.contains("/key/app/web/migrate/"), "{stored}");
+    assert!(stored.contains("fleet/elect/app/web/migrate") && stored.contains("/key/app/web/migrate/"), "{stored}");
     assert!(!stored.contains(result.trim()), "who reads etcd reads the result: {stored}");
 
     let objects = std::fs::read_to_string(fleet.repository.work.join("fleet.yaml")).unwrap();
@@ -187,7 +187,7 @@ spec:
     fleet.wait(60, |fleet| fleet.nodes.iter().all(held));
     assert_eq!(fleet.happened(), []);
     // While a removal fails on one node, no other node starts.
-    let kept: Vec<Kept> = fleet.nodes.iter().map(|node| Kept::new(&node.root.join("goes"))).collect();
+    let kept: Vec<BusyMount> = fleet.nodes.iter().map(|node| BusyMount::new(&node.root.join("goes"))).collect();
     let head = fleet.publish(&book("100%", ""));
     let stuck = |node: &towpath_tests::node::Node| {
         node.ask(&["status"]).is_some_and(|status| status["taskBooks"].to_string().contains("Device or resource busy"))
@@ -219,7 +219,7 @@ spec:
     // No node keeps its slot.
     let held = ok(fleet.etcd.ctl().args(["get", "/towpath/", "--prefix", "--keys-only"])).stdout;
     let held = String::from_utf8_lossy(&held);
-    assert!(!held.contains("/book/held/") && !held.contains("/book/queue/"), "{held}");
+    assert!(!held.contains("/fleet/held/") && !held.contains("/fleet/queue/"), "{held}");
 }
 
 #[test]
@@ -249,12 +249,12 @@ impl Chance {
 /// Returns the phase of a killed node according to the store.
 fn phase(keys: &str, node: &str) -> &'static str {
     let has = |part: &str| keys.lines().any(|key| key.contains(part) && key.ends_with(&format!("/{node}")));
-    if has("/book/held/") {
+    if has("/fleet/held/") {
         "holding"
-    } else if has("/book/queue/") {
+    } else if has("/fleet/queue/") {
         "queued"
-    } else if has("/book/vote/app/web") {
-        if keys.contains("/book/elect/") { "electing" } else { "at a cut" }
+    } else if has("/fleet/vote/app/web") {
+        if keys.contains("/fleet/elect/") { "electing" } else { "at a cut" }
     } else {
         "before"
     }
@@ -321,7 +321,7 @@ fn received(fleet: &Fleet) -> BTreeMap<String, f64> {
 }
 
 #[test]
-fn an_idle_node_keeps_its_lease_and_asks_nothing_else() {
+fn idle_node_renews_its_lease_and_sends_no_other_request() {
     let fleet = Fleet::secured(2, |folder| Etcd::single(folder, "etcd"));
     // By then the work after the first pass is done.
     std::thread::sleep(Duration::from_secs(10));

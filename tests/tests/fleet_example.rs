@@ -34,7 +34,7 @@ fn most_down(service: &[(u64, bool, String)]) -> usize {
 }
 
 #[test]
-fn a_version_goes_through_the_example_fleet() {
+fn example_fleet_rolls_out_a_new_version() {
     let folder = tempfile::tempdir().unwrap();
     let etcd = Etcd::single(folder.path(), "etcd");
     let repository = Repository::new(folder.path(), "fleet");

@@ -75,7 +75,7 @@ fn kill_working(fleet: &mut Fleet, round: u32) -> usize {
 }
 
 #[test]
-fn under_hold_the_others_wait_for_a_node_that_died_in_its_slot() {
+fn rollout_under_hold_waits_for_a_lost_holder() {
     let mut fleet = Fleet::new(3, single);
     flag(&fleet, "block");
     let head = fleet.publish(&book(&fleet, "{serialize: {count: 1}}", 1));
@@ -105,7 +105,7 @@ fn rollout_continues_under_skip_and_a_returning_node_needs_a_new_slot() {
 }
 
 #[test]
-fn under_fail_a_lost_node_halts_the_run_until_it_is_back() {
+fn lost_node_halts_the_run_under_fail_until_it_returns() {
     let mut fleet = Fleet::new(3, single);
     flag(&fleet, "block");
     let head = fleet.publish(&book(&fleet, "{serialize: {count: 1}, onLostNode: fail}", 1));
@@ -120,7 +120,7 @@ fn under_fail_a_lost_node_halts_the_run_until_it_is_back() {
 }
 
 #[test]
-fn a_fix_gets_into_a_halted_rollout_and_a_commit_elsewhere_restarts_nothing() {
+fn halted_rollout_takes_a_fix_and_ignores_other_commits() {
     let fleet = Fleet::new(3, single);
     flag(&fleet, "block");
     let _ = fleet.publish(&book(&fleet, "{serialize: {count: 1}}", 1));
@@ -208,7 +208,7 @@ fn content_is_corrected_while_etcd_is_away_and_the_rollout_continues_afterwards(
 }
 
 #[test]
-fn a_revert_goes_through_its_own_waves() {
+fn revert_is_rolled_out_in_its_own_waves() {
     let fleet = Fleet::new(3, single);
     let rollout = "{serialize: {count: 3}, waves: [1, 100%]}";
     for number in [1, 2, 1] {
@@ -258,7 +258,7 @@ fn rollout_continues_after_the_record_of_acceptance_was_deleted_or_replaced() {
         let head = fleet.publish(&book(&fleet, "{serialize: {count: 1}}", round));
         let _ = working(&fleet, round);
         let value = (ruin == ["put"]).then_some("{}");
-        ok(fleet.etcd.ctl().args(ruin).arg("/towpath/default/board/accepted").args(value));
+        ok(fleet.etcd.ctl().args(ruin).arg("/towpath/default/shared/accepted").args(value));
         unflag(&fleet, "block");
         fleet.wait_for(&head, 60);
         assert_eq!(seen(&fleet, &format!("end{round}")).len(), 3, "{:?}", fleet.happened());
@@ -388,8 +388,12 @@ spec:
     ));
     let inside = working(&fleet, 1);
     let claim = |fleet: &Fleet| {
-        let output =
-            fleet.etcd.ctl().args(["get", "/towpath/default/book/held/", "--prefix", "-w", "fields"]).output().unwrap();
+        let output = fleet
+            .etcd
+            .ctl()
+            .args(["get", "/towpath/default/fleet/held/", "--prefix", "-w", "fields"])
+            .output()
+            .unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         text.lines().filter(|line| line.starts_with("\"CreateRevision\"")).map(str::to_owned).collect::<Vec<_>>()
     };

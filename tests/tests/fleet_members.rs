@@ -40,18 +40,18 @@ spec:
 }
 
 /// Runs a rollout and returns its duration. No node may report the store unreachable meanwhile.
-fn roll(fleet: &mut Fleet, number: u32, patience: Duration) -> Duration {
-    roll_while(fleet, number, patience, |_| {})
+fn roll(fleet: &mut Fleet, number: u32, timeout: Duration) -> Duration {
+    roll_while(fleet, number, timeout, |_| {})
 }
 
 /// Runs a rollout as [`roll`] does, and calls `act` once the first node works.
-fn roll_while(fleet: &mut Fleet, number: u32, patience: Duration, act: impl FnOnce(&mut Fleet)) -> Duration {
+fn roll_while(fleet: &mut Fleet, number: u32, timeout: Duration, act: impl FnOnce(&mut Fleet)) -> Duration {
     let begin = Instant::now();
     let head = fleet.publish(&book(fleet, number));
     let work = format!("work{number}");
-    fleet.wait(patience.as_secs(), |fleet| fleet.happened().iter().any(|(_, what, _)| *what == work));
+    fleet.wait(timeout.as_secs(), |fleet| fleet.happened().iter().any(|(_, what, _)| *what == work));
     act(fleet);
-    fleet.wait(patience.as_secs(), |fleet| {
+    fleet.wait(timeout.as_secs(), |fleet| {
         for node in &fleet.nodes {
             let Some(status) = node.ask(&["status"]) else { continue };
             for kind in ["Held", "Reconciling", "Stalled"] {
@@ -73,18 +73,18 @@ fn roll_while(fleet: &mut Fleet, number: u32, patience: Duration, act: impl FnOn
 fn rollout_with_a_failed_member_takes_seconds_more() {
     let mut fleet = Fleet::new(if long() { 6 } else { 3 }, Etcd::three_behind_proxies);
     let undisturbed = roll(&mut fleet, 1, Duration::from_secs(90));
-    let patience = undisturbed + MORE;
+    let timeout = undisturbed + MORE;
     fleet.etcd.kill(0);
-    let dead = roll(&mut fleet, 2, patience);
+    let dead = roll(&mut fleet, 2, timeout);
     fleet.etcd.begin(0);
     fleet.etcd.healthy();
     fleet.etcd.pause_member(1, true);
-    let stopped = roll(&mut fleet, 3, patience);
+    let stopped = roll(&mut fleet, 3, timeout);
     fleet.etcd.pause_member(1, false);
     fleet.etcd.healthy();
     let silent = if long() {
         fleet.etcd.proxies()[2].hold(true, true);
-        roll(&mut fleet, 4, patience)
+        roll(&mut fleet, 4, timeout)
     } else {
         Duration::ZERO
     };
@@ -95,15 +95,15 @@ fn rollout_with_a_failed_member_takes_seconds_more() {
 #[test]
 fn maintenance_of_the_members_disturbs_no_rollout() {
     let mut fleet = Fleet::new(3, Etcd::three);
-    let patience = Duration::from_secs(90);
-    roll(&mut fleet, 1, patience);
+    let timeout = Duration::from_secs(90);
+    roll(&mut fleet, 1, timeout);
     let compact = |fleet: &mut Fleet| {
         let read = ok(fleet.etcd.ctl().args(["get", "x", "-w=json"]));
         let read: serde_json::Value = serde_json::from_slice(&read.stdout).unwrap();
         ok(fleet.etcd.ctl().args(["compact", &read["header"]["revision"].to_string()]));
         ok(fleet.etcd.ctl().arg("defrag"));
     };
-    roll_while(&mut fleet, 2, patience, compact);
+    roll_while(&mut fleet, 2, timeout, compact);
     let restart = |fleet: &mut Fleet| {
         for member in 0..3 {
             fleet.etcd.kill(member);
@@ -111,9 +111,9 @@ fn maintenance_of_the_members_disturbs_no_rollout() {
             fleet.etcd.healthy();
         }
     };
-    roll_while(&mut fleet, 3, patience, restart);
+    roll_while(&mut fleet, 3, timeout, restart);
     // All watches have moved to other members, and still receive changes.
-    roll_while(&mut fleet, 4, patience, compact);
+    roll_while(&mut fleet, 4, timeout, compact);
 }
 
 /// Wipes the only member of an etcd. Other clients then write to the new one.
@@ -139,7 +139,7 @@ fn waits_after_a_restore(fleet: &Fleet, node: usize) -> bool {
 }
 
 /// A wiped etcd does not contain the slot of a dead holder. No other node may get this slot.
-fn wiped_etcd_is_taken_for_a_restore(new: impl FnOnce(usize, fn(&Path) -> Etcd) -> Fleet) {
+fn wiped_etcd_counts_as_restored(new: impl FnOnce(usize, fn(&Path) -> Etcd) -> Fleet) {
     let mut fleet = new(3, |folder| Etcd::single(folder, "etcd"));
     roll(&mut fleet, 1, Duration::from_secs(90));
     for agent in &mut fleet.agents {
@@ -158,11 +158,11 @@ fn wiped_etcd_is_taken_for_a_restore(new: impl FnOnce(usize, fn(&Path) -> Etcd) 
 }
 
 #[test]
-fn etcd_wiped_while_agents_are_down_is_taken_for_a_restore() {
-    wiped_etcd_is_taken_for_a_restore(|count, etcd| Fleet::new(count, etcd));
+fn etcd_wiped_while_agents_are_down_counts_as_restored() {
+    wiped_etcd_counts_as_restored(|count, etcd| Fleet::new(count, etcd));
 }
 
 #[test]
-fn etcd_of_nodes_with_certificates_that_was_wiped_is_taken_for_a_restore() {
-    wiped_etcd_is_taken_for_a_restore(|count, etcd| Fleet::secured(count, etcd));
+fn wiped_etcd_of_nodes_with_certificates_counts_as_restored() {
+    wiped_etcd_counts_as_restored(|count, etcd| Fleet::secured(count, etcd));
 }

@@ -10,9 +10,9 @@ use std::{
 
 use towpath_tests::{
     git::{FLEET, GpgSigner, Repository, SshSigner, book, change, git, one_file as fleet},
+    git_servers::{Https, Ssh},
     node::{Node, OnceResult, condition},
     ok,
-    servers::{Https, Ssh},
 };
 
 fn reason(once: &OnceResult, kind: &str) -> String {
@@ -56,7 +56,7 @@ fn lock_of_a_killed_agent_is_removed() {
 }
 
 #[test]
-fn heads_signed_by_ssh_keys() {
+fn head_signed_by_an_ssh_key_is_accepted() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
     let (alice, mallory) = (SshSigner::new(folder.path(), "alice"), SshSigner::new(folder.path(), "mallory"));
@@ -80,7 +80,7 @@ fn heads_signed_by_ssh_keys() {
 }
 
 #[test]
-fn a_signer_outside_its_time_or_namespace_does_not_count() {
+fn signer_outside_its_time_or_namespace_does_not_count() {
     let folder = tempfile::tempdir().unwrap();
     for (options, why) in [
         ("valid-before=\"20200101\" ", "no longer valid"),
@@ -100,7 +100,7 @@ fn a_signer_outside_its_time_or_namespace_does_not_count() {
 }
 
 #[test]
-fn heads_signed_by_gpg() {
+fn head_signed_by_gpg_is_accepted() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
     let (alice, mallory) =
@@ -253,7 +253,7 @@ fn rewritten_history_is_refused_and_a_lagging_mirror_is_not() {
 }
 
 #[test]
-fn tags_go_up_alone_and_commits_stay() {
+fn tag_moves_only_to_a_higher_version_and_commit_stays() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
     let first = repository.publish("one");
@@ -278,7 +278,7 @@ fn tags_go_up_alone_and_commits_stay() {
 }
 
 #[test]
-fn ways_to_prove_oneself_over_https() {
+fn each_https_credential_authenticates() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
     repository.publish("one");
@@ -321,14 +321,14 @@ fn ways_to_prove_oneself_over_https() {
     );
 
     let token = write("token", "t0ken\n");
-    let bearer = Https::start_with(
+    let signing_identity = Https::start_with(
         &folder.path().join("bearer"),
         folder.path(),
         "if ($http_authorization != \"Bearer t0ken\") { return 401; }",
     );
-    let ca = bearer.authority.certificate().display().to_string();
-    assert_eq!(node("bearer", &bearer.url("fleet"), &format!("tokenFile: {token}, caFile: {ca}")).code, 0);
-    assert_eq!(node("no-bearer", &bearer.url("fleet"), &format!("caFile: {ca}")).code, 1);
+    let ca = signing_identity.authority.certificate().display().to_string();
+    assert_eq!(node("bearer", &signing_identity.url("fleet"), &format!("tokenFile: {token}, caFile: {ca}")).code, 0);
+    assert_eq!(node("no-bearer", &signing_identity.url("fleet"), &format!("caFile: {ca}")).code, 1);
 
     let mutual = Https::start_with(
         &folder.path().join("mutual"),
@@ -344,7 +344,7 @@ fn ways_to_prove_oneself_over_https() {
 }
 
 #[test]
-fn ssh_wants_the_pinned_host_key_and_takes_scp_urls() {
+fn ssh_requires_the_pinned_host_key_and_accepts_scp_urls() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
     repository.publish("one");
@@ -458,7 +458,7 @@ fn malformed_or_truncated_answer_of_a_remote_is_reported() {
 }
 
 #[test]
-fn a_remote_that_sends_too_much_is_stopped() {
+fn remote_that_sends_too_much_is_stopped() {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
@@ -516,7 +516,7 @@ fn pack_with_missing_objects_is_rejected() {
 }
 
 #[test]
-fn the_mirror_keeps_its_packs_in_bounds() {
+fn mirror_bounds_its_packs() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
     repository.publish("one");

@@ -11,7 +11,7 @@ use towpath_coordination::{
     gossip::{
         MemberId,
         broadcast::Announced,
-        core::{Heard, Liveness, Member},
+        core::{Liveness, Member, MembershipEvent},
     },
 };
 
@@ -50,7 +50,7 @@ struct World {
     lossy: u64,
     /// The pairs that cannot reach each other.
     cut: BTreeSet<(usize, usize)>,
-    heard: Vec<(Instant, usize, Heard)>,
+    heard: Vec<(Instant, usize, MembershipEvent)>,
 }
 
 impl World {
@@ -89,7 +89,7 @@ impl World {
     /// Sends the messages of a member, and records its next timer.
     fn after(&mut self, number: usize) {
         let Some(member) = &mut self.members[number] else { return };
-        let (sends, heard, next) = (member.sends(), member.heard(), member.next());
+        let (sends, heard, next) = (member.sends(), member.take_events(), member.next());
         self.heard.extend(heard.into_iter().map(|heard| (self.now, number, heard)));
         for (to, bytes) in sends {
             self.messages += 1;
@@ -137,7 +137,7 @@ impl World {
     fn all_think(&self, of: &str, liveness: Liveness) -> bool {
         self.members.iter().enumerate().all(|(number, member)| {
             format!("n{number}") == of
-                || member.as_ref().is_none_or(|member| member.opinions().get(of) == Some(&liveness))
+                || member.as_ref().is_none_or(|member| member.liveness_by_node().get(of) == Some(&liveness))
         })
     }
 
@@ -147,9 +147,9 @@ impl World {
     }
 
     fn lost(&self) -> BTreeSet<&str> {
-        let lost = |(_, _, heard): &'_ (Instant, usize, Heard)| matches!(heard, Heard::Lost(_));
-        let name = |(_, _, heard): &'_ (Instant, usize, Heard)| match heard {
-            Heard::Lost(name) => self.numbers.get_key_value(name).map(|(name, _)| name.as_str()),
+        let lost = |(_, _, heard): &'_ (Instant, usize, MembershipEvent)| matches!(heard, MembershipEvent::Lost(_));
+        let name = |(_, _, heard): &'_ (Instant, usize, MembershipEvent)| match heard {
+            MembershipEvent::Lost(name) => self.numbers.get_key_value(name).map(|(name, _)| name.as_str()),
             _ => None,
         };
         self.heard.iter().filter(|heard| lost(heard)).filter_map(name).collect()
@@ -161,7 +161,7 @@ fn seed() -> u64 {
 }
 
 #[test]
-fn all_hear_of_a_crash_within_ten_seconds_and_of_nothing_that_was_none() {
+fn crash_is_known_to_all_members_within_ten_seconds() {
     let count = if towpath_tests::long() { 1000 } else { 150 };
     let mut world = World::new(count, seed(), 10);
     let joined = world.run(Duration::from_secs(60), World::know_all).expect("not all have heard of all");
@@ -185,7 +185,7 @@ fn all_hear_of_a_crash_within_ten_seconds_and_of_nothing_that_was_none() {
 }
 
 #[test]
-fn two_that_do_not_reach_each_other_and_a_partition_that_heals() {
+fn unconnected_pair_and_healed_partition_lose_no_member() {
     let mut world = World::new(12, seed(), 10);
     world.run(Duration::from_secs(30), World::know_all).expect("not all have heard of all");
     // A separated pair: the other members probe each of them.
@@ -204,7 +204,7 @@ fn two_that_do_not_reach_each_other_and_a_partition_that_heals() {
 }
 
 #[test]
-fn late_member_hears_an_earlier_acceptance() {
+fn late_member_receives_an_earlier_acceptance() {
     let mut world = World::new(20, seed(), 10);
     let late = world.members[9].take();
     let all_others = |world: &World| world.members.iter().flatten().all(|member| member.others() == 18);
@@ -224,14 +224,14 @@ fn late_member_hears_an_earlier_acceptance() {
     world.after(9);
     let informed = |world: &World| {
         world.heard.iter().any(|(_, member, heard)| {
-            *member == 9 && matches!(heard, Heard::Accepted(accepted) if accepted.id == seventh())
+            *member == 9 && matches!(heard, MembershipEvent::Accepted(accepted) if accepted.id == seventh())
         })
     };
     world.run(Duration::from_secs(20), informed).expect("the late member has not heard of the acceptance");
 }
 
 #[test]
-fn all_members_hear_an_acceptance_and_a_departure() {
+fn acceptance_and_departure_reach_all_members() {
     let mut world = World::new(50, seed(), 10);
     world.run(Duration::from_secs(30), World::know_all).expect("not all have heard of all");
     let now = world.now;
@@ -241,7 +241,7 @@ fn all_members_hear_an_acceptance_and_a_departure() {
     world.after(3);
     let heard = world.run(Duration::from_secs(10), |world| {
         let announced = Announced { id: seventh(), by: "n3".into() };
-        world.heard.iter().filter(|(_, _, heard)| *heard == Heard::Accepted(announced.clone())).count() == 49
+        world.heard.iter().filter(|(_, _, heard)| *heard == MembershipEvent::Accepted(announced.clone())).count() == 49
     });
     assert!(heard.is_some(), "not all have heard of the acceptance");
     let now = world.now;

@@ -76,7 +76,7 @@ fn paths_that_leave_the_source_are_refused() {
 }
 
 #[test]
-fn a_hostile_repository_does_not_cost_memory() {
+fn hostile_repository_uses_little_memory() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("fleet.yaml"), FLEET).unwrap();
     for number in 0..2 {

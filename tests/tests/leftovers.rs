@@ -16,8 +16,8 @@ use towpath_tests::{
     Running,
     etcd::Etcd,
     git::{FLEET, GpgSigner, Repository, book},
+    git_servers::{Https, Ssh, free_port},
     node::Node,
-    servers::{Https, Ssh, free_port},
     wait_until,
 };
 

@@ -57,8 +57,8 @@ fn node_cut_off_in_its_slot_is_awaited_and_finishes_after_its_return() {
     let others: Vec<usize> = (0..3).filter(|number| *number != cut).collect();
     site.wait(60, |site| {
         others.iter().all(|of| {
-            let opinion = site.opinion(*of, cut);
-            opinion["gossip"] == "lost" && opinion["lease"] == "lost"
+            let liveness = site.liveness_of(*of, cut);
+            liveness["gossip"] == "lost" && liveness["lease"] == "lost"
         })
     });
     std::thread::sleep(Duration::from_secs(10));
@@ -85,7 +85,7 @@ fn rollout_under_skip_continues_without_as_many_nodes_as_slots_and_then_halts() 
     let second = *working(&site, 4).iter().find(|number| **number != first).unwrap();
     site.machines.cut(second);
     let other = (0..4).find(|number| *number != first && *number != second).unwrap();
-    site.wait(90, |site| site.opinion(other, second)["lease"] == "lost");
+    site.wait(90, |site| site.liveness_of(other, second)["lease"] == "lost");
     let phase = |site: &NspawnFleet| site.ask(other, &["rollouts"]).map(|rollouts| rollouts[0]["phase"].clone());
     site.wait(90, |site| phase(site) == Some("halted".into()));
     std::thread::sleep(Duration::from_secs(15));
@@ -97,7 +97,7 @@ fn rollout_under_skip_continues_without_as_many_nodes_as_slots_and_then_halts() 
 }
 
 #[test]
-fn under_fail_a_machine_that_is_cut_off_halts_the_run_until_it_is_back() {
+fn unreachable_machine_halts_the_run_under_fail_until_it_returns() {
     let site = NspawnFleet::new(3);
     let (cut, head) = cut_off_in_its_slot(&site, "{serialize: {count: 1}, onLostNode: fail}", 3);
     let other = (cut + 1) % 3;
@@ -111,14 +111,15 @@ fn under_fail_a_machine_that_is_cut_off_halts_the_run_until_it_is_back() {
 #[test]
 fn machines_without_a_connection_are_not_lost_and_a_rebooted_one_continues() {
     let site = NspawnFleet::new(3);
-    let alive = |site: &NspawnFleet| (0..3).all(|of| (0..3).all(|about| site.opinion(of, about)["gossip"] == "alive"));
+    let alive =
+        |site: &NspawnFleet| (0..3).all(|of| (0..3).all(|about| site.liveness_of(of, about)["gossip"] == "alive"));
     site.wait(30, alive);
     site.machines.part(0, 1);
     for _ in 0..20 {
         std::thread::sleep(Duration::from_secs(1));
         for (of, about) in [(0, 1), (1, 0), (2, 0), (2, 1)] {
-            let opinion = site.opinion(of, about);
-            assert!(opinion["gossip"] != "lost" && opinion["lease"] == "alive", "{opinion:#}\n{}", site.shown());
+            let liveness = site.liveness_of(of, about);
+            assert!(liveness["gossip"] != "lost" && liveness["lease"] == "alive", "{liveness:#}\n{}", site.shown());
         }
     }
     site.machines.join(0, 1);

@@ -4,10 +4,9 @@ use std::{fs, process::Command, time::Duration};
 
 use towpath_tests::{
     git::{FLEET, Repository, book, git},
+    git_servers::{Https, Ssh},
     node::{Node, condition, task},
-    ok,
-    servers::{Https, Ssh},
-    towpath, wait_until,
+    ok, towpath, wait_until,
 };
 
 /// The time within which a hand edit is corrected. The tests wait ten times as long.
@@ -55,7 +54,7 @@ fn follows(node: &Node, repository: &Repository, push: &mut Command) {
 }
 
 #[test]
-fn a_push_over_https_is_followed() {
+fn push_over_https_is_applied() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
     repository.publish("one");
@@ -80,7 +79,7 @@ fn a_push_over_https_is_followed() {
 }
 
 #[test]
-fn a_push_over_ssh_is_followed() {
+fn push_over_ssh_is_applied() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
     repository.publish("one");
@@ -99,7 +98,7 @@ fn a_push_over_ssh_is_followed() {
 }
 
 #[test]
-fn a_push_to_a_local_path_is_followed() {
+fn push_to_a_local_path_is_applied() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
     repository.publish("one");
@@ -110,14 +109,14 @@ fn a_push_to_a_local_path_is_followed() {
 }
 
 #[test]
-fn the_demo_follows_a_push() {
+fn demo_applies_a_push() {
     let output = ok(towpath().args(["demo", "--once"]));
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.ends_with("all three nodes have followed\n"), "{text}");
 }
 
 #[test]
-fn once_applies_reports_and_exits() {
+fn agent_once_applies_reports_and_exits() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
     let commit = repository.publish("one");
@@ -132,7 +131,7 @@ fn once_applies_reports_and_exits() {
 }
 
 #[test]
-fn a_rejected_commit_leaves_the_last_good_one() {
+fn rejected_commit_keeps_the_last_good_one() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
     let good = repository.publish("good");
@@ -193,7 +192,7 @@ fn second_agent_names_the_process_that_holds_the_state_directory() {
 }
 
 #[test]
-fn a_newer_commit_supersedes_a_run_at_a_task_boundary() {
+fn newer_commit_supersedes_a_run_at_a_task_boundary() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
     let slow = |count: usize| {
@@ -218,7 +217,7 @@ fn a_newer_commit_supersedes_a_run_at_a_task_boundary() {
 }
 
 #[test]
-fn the_agent_ends_when_it_is_asked_to() {
+fn agent_ends_at_a_signal() {
     let folder = tempfile::tempdir().unwrap();
     let repository = fleet(folder.path());
     let commit = repository.publish("one");

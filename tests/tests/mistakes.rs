@@ -117,7 +117,7 @@ const DOCUMENTS: [(&str, &str); 16] = [
         "selects everything",
     ),
     ("metadata: {apiVersion: v1alpha, kind: NodeGroup, name: x}", "selects nothing"),
-    ("metadata: {apiVersion: v1alpha, kind: Config, name: x}\nspec: {stateDir: /x}", "bootstrap file only"),
+    ("metadata: {apiVersion: v1alpha, kind: Config, name: x}\nspec: {stateDir: /x}", "bootstrap file of a node"),
     ("metadata: {apiVersion: v1alpha, kind: Config, name: x}\nspec: {suspend: {reason: y}}", "suspend needs until"),
     (
         "metadata: {apiVersion: v1alpha, kind: ClusterVariablesBinding, name: x}\nspec: {clusterVariables: [nothing], namespaces: [nowhere]}",

@@ -19,7 +19,7 @@ fn outcomes(server: &Server) -> Vec<(String, String)> {
 }
 
 #[test]
-fn a_server_is_set_up_kept_so_and_cleared_again() {
+fn server_is_set_up_kept_in_sync_and_cleared() {
     let server = Server::new();
     server.publish(&whole(""));
     let all = |wanted: &'static str| {
@@ -161,7 +161,7 @@ fn value_that_the_kernel_or_systemd_rejects_is_reported_and_not_written() {
 }
 
 #[test]
-fn a_reboot_that_does_not_come_fails_and_is_made_when_it_can_be() {
+fn reboot_that_does_not_happen_fails_and_is_repeated() {
     let server = Server::new();
     let boot = || server.says(&["cat", "/proc/sys/kernel/random/boot_id"]);
     let before = boot();
@@ -324,7 +324,7 @@ fn every_module_checks_without_changes_and_is_in_sync_after_its_run() {
 }
 
 #[test]
-fn a_sudoers_file_that_locks_out_is_never_put_in_place() {
+fn sudoers_file_that_locks_out_is_never_installed() {
     let server = Server::new();
     server
         .publish("  tasks:\n    - name: rights\n      sudoers: {name: web, content: \"web ALL=(root NOPASSWD\\n\"}\n");

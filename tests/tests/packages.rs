@@ -19,7 +19,7 @@ fn installed(server: &Server, name: &str) -> bool {
 }
 
 #[test]
-fn packages_come_go_and_fail_with_their_reasons() {
+fn packages_are_installed_removed_and_fail_with_reasons() {
     let server = Server::new();
     let package = |task: &str| server.publish(&format!("  tasks:\n    - name: it\n      package: {{{task}}}\n"));
     let version = || server.says(&["dpkg-query", "-W", "-f", "${Version} ${db:Status-Want}", "probeapp"]);
@@ -119,7 +119,7 @@ fn killed_packagekit_is_reported_and_the_next_pass_recovers() {
 }
 
 #[test]
-fn a_packagekit_that_does_not_answer_is_left_alone_and_apt_does_it() {
+fn packagekit_that_does_not_answer_is_replaced_by_apt() {
     let server = Server::new();
     ok(&mut server.machines.command(0, &["systemctl", "start", "packagekit"]));
     ok(&mut server.machines.command(0, &["pkill", "-STOP", "packagekitd"]));
@@ -257,7 +257,7 @@ fn one_of_adjacent_packages_that_fails_is_the_failure_of_its_own_task() {
 }
 
 #[test]
-fn without_a_network_it_fails_in_time_and_the_next_pass_recovers() {
+fn package_without_a_network_fails_in_time_and_the_next_pass_recovers() {
     let server = Server::new();
     ok(Command::new("cp").arg("-r").arg(&server.packages).arg(server.https.files().join("repo")));
     server.machines.put(0, "/etc/apt/sources.list", "");

@@ -42,7 +42,7 @@ impl Fixture {
     }
 
     /// Runs the agent again, and expects no change.
-    fn is_settled(&self) {
+    fn assert_in_sync(&self) {
         let once = self.node.once();
         let tasks = once.status["taskBooks"][0]["tasks"].as_array().unwrap();
         assert!(tasks.iter().all(|task| task["outcome"] == "unchanged"), "{:#}\n{}", once.status, once.log);
@@ -216,7 +216,7 @@ fn directory_that_a_link_leads_to_is_managed_and_given_back() {
     }
     let once = f.apply(&[&www, &own, other]);
     assert_eq!((outcome(&once, "www"), outcome(&once, "own")), (&json!("changed"), &json!("changed")), "{}", once.log);
-    f.is_settled();
+    f.assert_in_sync();
 
     // A task that is removed gives back the mode and owner, and the link stays.
     let once = f.apply(&[other]);
@@ -242,7 +242,7 @@ fn members_of_a_tree_change_their_kind_and_no_link_is_followed() {
     let once = f.apply(&[tree]);
     assert_eq!(outcome(&once, "tree"), &json!("changed"), "{}", once.log);
     assert_eq!(fs::read_link(f.path("/srv/real/way")).unwrap(), Path::new("../../etc"));
-    f.is_settled();
+    f.assert_in_sync();
 
     // Each member becomes another kind of file.
     for name in ["folder/conf", "plain", "way", "end"] {
@@ -257,7 +257,7 @@ fn members_of_a_tree_change_their_kind_and_no_link_is_followed() {
     fs::write(work.join("end"), "file").unwrap();
     let once = f.apply(&[tree]);
     assert_eq!(outcome(&once, "tree"), &json!("changed"), "{}", once.log);
-    f.is_settled();
+    f.assert_in_sync();
     assert_eq!(fs::read_link(f.path("/srv/real/folder")).unwrap(), Path::new("../../etc"));
     assert_eq!(f.text("/srv/real/plain/conf").as_deref(), Some("theirs\n"));
     assert_eq!(f.text("/srv/real/way/conf").as_deref(), Some("theirs\n"));

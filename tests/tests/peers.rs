@@ -40,7 +40,7 @@ fn shown(fleet: &Fleet, of: usize) -> Value {
 }
 
 #[test]
-fn a_commit_that_git_does_not_give_comes_from_another_node() {
+fn commit_that_git_lacks_is_fetched_from_another_node() {
     let mut fleet = signed(3);
     fleet.crash(2);
     let head = fleet.publish(&says("two"));
@@ -60,7 +60,7 @@ fn a_commit_that_git_does_not_give_comes_from_another_node() {
 }
 
 #[test]
-fn an_acceptance_that_the_store_does_not_show_comes_from_another_node() {
+fn acceptance_that_the_store_lacks_is_fetched_from_another_node() {
     let mut fleet = signed(2);
     let first = fleet.nodes[1].status()["generation"].as_u64().unwrap();
     // This node is connected to another etcd, which does not have the later records.
@@ -87,7 +87,7 @@ fn an_acceptance_that_the_store_does_not_show_comes_from_another_node() {
 }
 
 #[test]
-fn a_slot_whose_claim_the_store_hides_is_not_given_again() {
+fn slot_with_a_hidden_claim_is_not_granted_again() {
     let fleet = signed(2);
     fleet.wait(20, |fleet| {
         (0..2).all(|of| {
@@ -112,9 +112,9 @@ spec:
     let other = usize::from(holder == "n0");
     // The other node has received the claim by now. The store loses all records of it.
     std::thread::sleep(Duration::from_secs(2));
-    let removed = ok(fleet.etcd.ctl().args(["del", "/towpath/default/book/held/", "--prefix"]));
+    let removed = ok(fleet.etcd.ctl().args(["del", "/towpath/default/fleet/held/", "--prefix"]));
     assert_eq!(String::from_utf8_lossy(&removed.stdout).trim(), "1");
-    ok(fleet.etcd.ctl().args(["del", &format!("/towpath/default/book/mark/{holder}")]));
+    ok(fleet.etcd.ctl().args(["del", &format!("/towpath/default/fleet/sequence/{holder}")]));
     let held = || condition(&shown(&fleet, other), "Held")["message"].as_str().unwrap_or_default().to_owned();
     let reported = format!("a slot that gossip reports for {holder}, and that etcd does not contain");
     wait_until(Duration::from_secs(20), || held().contains(&reported), || format!("{} {}", held(), fleet.shown()));

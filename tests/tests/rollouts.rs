@@ -76,7 +76,7 @@ fn pass(node: &mut Node) {
         inbox.take(Duration::ZERO);
         node.refresh_and_propose();
         node.pass();
-        if !inbox.wants_way() || inbox.stops() {
+        if !inbox.should_preempt() || inbox.stops() {
             break;
         }
     }

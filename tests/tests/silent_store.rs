@@ -183,42 +183,42 @@ fn slot_of_a_correction_is_released_when_the_store_answers_again() {
     let mut fixture = Fixture::new(&[("web", SLOT)]);
     fixture.follow();
     let file = fixture.folder.path().join("root/a");
-    assert_eq!((fs::read_to_string(&file).unwrap().as_str(), fixture.store.rows("book/held/").len()), ("ours", 0));
+    assert_eq!((fs::read_to_string(&file).unwrap().as_str(), fixture.store.rows("fleet/held/").len()), ("ours", 0));
     fs::write(&file, "drift").unwrap();
-    *fixture.store.after.lock().unwrap() = Some("book/held/");
+    *fixture.store.after.lock().unwrap() = Some("fleet/held/");
     fixture.pass();
     assert_eq!(
         (fs::read_to_string(&file).unwrap().as_str(), fixture.reason("Held").as_str()),
         ("ours", "StoreUnreachable")
     );
     fixture.settle_without_the_store();
-    assert_eq!(fixture.store.rows("book/held/").len(), 1);
+    assert_eq!(fixture.store.rows("fleet/held/").len(), 1);
     fixture.store.set_away(false);
     fixture.pass();
-    assert_eq!(fixture.store.rows("book/held/"), [""; 0]);
+    assert_eq!(fixture.store.rows("fleet/held/"), [""; 0]);
 }
 
 #[test]
 fn slot_of_a_removed_book_is_released_when_the_store_answers_again() {
     let mut fixture = Fixture::new(&[("base", BASE), ("web", FAILS)]);
     fixture.follow();
-    assert_eq!(fixture.store.rows("book/held/").len(), 1, "the record of the failure");
+    assert_eq!(fixture.store.rows("fleet/held/").len(), 1, "the record of the failure");
     fs::remove_file(fixture.repository.work.join("web.yaml")).unwrap();
     fixture.repository.publish("without the book");
     fixture.clock.advance(1000);
     fixture.node.refresh_and_propose();
     fixture.settle_without_the_store();
-    assert_eq!(fixture.store.rows("book/held/").len(), 1);
+    assert_eq!(fixture.store.rows("fleet/held/").len(), 1);
     fixture.store.set_away(false);
     fixture.pass();
-    assert_eq!(fixture.store.rows("book/held/"), [""; 0]);
+    assert_eq!(fixture.store.rows("fleet/held/"), [""; 0]);
 }
 
 #[test]
 fn state_of_a_node_is_published_when_the_store_answers_again() {
     let mut fixture = Fixture::new(&[("base", BASE)]);
     fixture.follow();
-    let published = |fixture: &Fixture| fixture.store.rows("book/state/n1")[0].clone();
+    let published = |fixture: &Fixture| fixture.store.rows("fleet/state/n1")[0].clone();
     assert!(published(&fixture).contains("\"generation\":1"), "{}", published(&fixture));
     fixture.repository.write("base.yaml", book("base", &BASE.replace("content: base", "content: next")));
     fixture.repository.publish("next");

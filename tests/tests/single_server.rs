@@ -10,7 +10,7 @@ fn unchanged(server: &Server) -> bool {
 }
 
 #[test]
-fn one_web_server_from_its_packages_to_its_pages() {
+fn web_server_is_set_up_from_packages_to_pages() {
     let server = Server::new();
     let head = server.publish_single_server();
     server.wait(|server| server.status()["lastApplied"]["commits"]["fleet"] == *head);

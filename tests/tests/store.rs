@@ -66,7 +66,7 @@ fn then(operations: Vec<Op>) -> Txn {
 }
 
 #[test]
-fn a_read_in_a_transaction_sees_the_put_before_it() {
+fn read_in_a_transaction_sees_the_put_before_it() {
     for store in stores() {
         done(store.commit(&then(vec![put("a/1", "x")])).unwrap());
         let (_, rows) = done(store.commit(&then(vec![put("a/2", "y"), Op::Read("a/".into())])).unwrap());
@@ -94,7 +94,7 @@ fn compares_are_all_or_nothing() {
 }
 
 #[test]
-fn a_range_compare_sees_newer_keys() {
+fn range_compare_sees_newer_keys() {
     for store in stores() {
         let (revision, _) = done(store.commit(&then(vec![put("c/1", "")])).unwrap());
         let none_newer = |revision| Txn {
@@ -109,7 +109,7 @@ fn a_range_compare_sees_newer_keys() {
 }
 
 #[test]
-fn a_watch_misses_nothing_since_its_revision() {
+fn watch_misses_nothing_since_its_revision() {
     for store in stores() {
         done(store.commit(&then(vec![put("w/0", "")])).unwrap());
         let from = store.read("w/", &Page::default()).unwrap().revision + 1;
@@ -144,7 +144,7 @@ fn pages_follow_one_another() {
 }
 
 #[test]
-fn the_oldest_come_first_and_counts_need_no_rows() {
+fn oldest_rows_are_first_and_counts_need_no_rows() {
     for store in stores() {
         for key in ["q/c", "q/a", "q/b"] {
             done(store.commit(&then(vec![put(key, "")])).unwrap());
@@ -166,7 +166,7 @@ fn the_oldest_come_first_and_counts_need_no_rows() {
 }
 
 #[test]
-fn an_absent_range_is_not_newer() {
+fn absent_range_is_not_newer() {
     for store in stores() {
         let txn =
             Txn { compare: vec![Compare::NoneNewer("none/".into(), 0)], then: vec![put("x", "")], otherwise: vec![] };
@@ -175,7 +175,7 @@ fn an_absent_range_is_not_newer() {
 }
 
 #[test]
-fn keys_go_with_their_lease() {
+fn keys_are_deleted_with_their_lease() {
     for store in stores() {
         let lease = store.lease(Duration::from_secs(1)).unwrap();
         let bound = Op::Put { key: "l".into(), value: vec![], lease: Some(lease) };
@@ -229,7 +229,7 @@ fn is_confined_to_its_node(key: &Key<'_>) -> bool {
         | Key::Agent { .. }
         | Key::OfferNotice { .. }
         | Key::ResultKey { .. }
-        | Key::ResultWant { .. }
+        | Key::ResultRequest { .. }
         | Key::Slot { .. }
         | Key::Queue { .. }
         | Key::Vote { .. }
@@ -279,7 +279,7 @@ fn role_of_a_node_confines_it_to_the_keys_that_it_writes() {
             keys::agent(node),
             keys::offer_notice(node, "n/b"),
             keys::result_key(node, "n/b", "t", "n1"),
-            keys::result_want(node, "n/b", "t", "n2", "n1"),
+            keys::result_request(node, "n/b", "t", "n2", "n1"),
             keys::held("n/b", "-", "n/b", node),
             keys::queue("n/b", "-", "n/b", node),
             keys::vote("n/b@1", 0, true, node),
@@ -310,11 +310,11 @@ fn role_of_a_node_confines_it_to_the_keys_that_it_writes() {
     }
     let lease = own.lease(Duration::from_secs(5)).unwrap();
     own.keep_alive(lease).unwrap();
-    assert!(denied(store("/towpath/test/").commit(&then(vec![put("board/accepted", "x")]))), "another cluster");
+    assert!(denied(store("/towpath/test/").commit(&then(vec![put("shared/accepted", "x")]))), "another cluster");
     for (node, cluster, refused) in
         [("b", "prod-a", false), ("b", "prod", true), ("a-b", "prod", false), ("a-b", "prod-a", true)]
     {
-        let wrote = store_of(node, &format!("/towpath/{cluster}/")).commit(&then(vec![put("board/accepted", "{}")]));
+        let wrote = store_of(node, &format!("/towpath/{cluster}/")).commit(&then(vec![put("shared/accepted", "{}")]));
         assert_eq!(denied(wrote), refused, "{node} in {cluster}");
     }
     let wrote = store_of("n.1", "/towpath/prod/").commit(&then(vec![put(&keys::write_sequence("n.1"), "{}")]));
@@ -324,7 +324,7 @@ fn role_of_a_node_confines_it_to_the_keys_that_it_writes() {
 /// The script in deploy/etcd confines nodes to the keys of their cluster. The common name of the certificate is the
 /// user.
 #[test]
-fn a_role_confines_nodes_to_their_cluster() {
+fn role_confines_nodes_to_their_cluster() {
     let folder = tempfile::tempdir().unwrap();
     let etcd = Etcd::three(folder.path());
     let (ca, (root, root_key)) = (etcd.ca().unwrap(), etcd.client("root").unwrap());
@@ -352,7 +352,7 @@ fn a_role_confines_nodes_to_their_cluster() {
         })
         .unwrap()
     };
-    done(store("/towpath/prod/").commit(&then(vec![put("board/accepted", "x")])).unwrap());
-    let elsewhere = store("/towpath/test/").commit(&then(vec![put("board/accepted", "x")]));
+    done(store("/towpath/prod/").commit(&then(vec![put("shared/accepted", "x")])).unwrap());
+    let elsewhere = store("/towpath/test/").commit(&then(vec![put("shared/accepted", "x")]));
     assert!(matches!(&elsewhere, Err(StoreError::Denied(said)) if said.contains("permission denied")), "{elsewhere:?}");
 }

@@ -40,10 +40,10 @@ fn value(store: &dyn Store, key: &str) -> Option<String> {
 }
 
 /// Returns the keys that a watch receives up to and including `last`, in order.
-fn until(watch: &mut UnboundedReceiver<Change>, last: &str, patience: Duration) -> Vec<String> {
+fn until(watch: &mut UnboundedReceiver<Change>, last: &str, timeout: Duration) -> Vec<String> {
     let mut seen = Vec::new();
     let begin = Instant::now();
-    while begin.elapsed() < patience {
+    while begin.elapsed() < timeout {
         match watch.try_recv() {
             Ok(Change::Put(row)) => seen.push(row.key),
             _ => std::thread::sleep(Duration::from_millis(10)),
@@ -52,7 +52,7 @@ fn until(watch: &mut UnboundedReceiver<Change>, last: &str, patience: Duration) 
             return seen;
         }
     }
-    panic!("the watch does not give {last} within {patience:?}: {seen:?}");
+    panic!("the watch does not give {last} within {timeout:?}: {seen:?}");
 }
 
 /// Returns six nodes, so that each member is probably the first choice of one.
@@ -132,7 +132,7 @@ fn requests_and_watches_move_from_a_dead_a_stopped_and_a_silent_member() {
 
 /// A store that only watches has no request that could reveal the silence.
 #[test]
-fn watch_alone_leaves_a_silent_member() {
+fn watch_without_requests_moves_from_a_silent_member() {
     let folder = tempfile::tempdir().unwrap();
     let etcd = Etcd::single(folder.path(), "etcd");
     let direct = etcd.endpoints().remove(0);
@@ -325,8 +325,8 @@ fn refused_certificates_are_distinguished() {
     for program in programs() {
         let folder = tempfile::tempdir().unwrap();
         let etcd = Etcd::start(folder.path(), &program, 1, true, &[]);
-        let foreign = towpath_tests::servers::Authority::new(&folder.path().join("foreign"));
-        let own = towpath_tests::servers::Authority::of(&folder.path().join("etcd/pki"));
+        let foreign = towpath_tests::git_servers::Authority::new(&folder.path().join("foreign"));
+        let own = towpath_tests::git_servers::Authority::of(&folder.path().join("etcd/pki"));
         let client = "extendedKeyUsage=clientAuth\n";
         let read = |file: &Path| std::fs::read(file).unwrap();
         let pair = |(certificate, key): (std::path::PathBuf, std::path::PathBuf)| (read(&certificate), read(&key));
@@ -355,7 +355,7 @@ fn refused_certificates_are_distinguished() {
 fn renewed_client_certificate_counts_without_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let mut etcd = Etcd::start(folder.path(), "etcd", 1, true, &[]);
-    let own = towpath_tests::servers::Authority::of(&folder.path().join("etcd/pki"));
+    let own = towpath_tests::git_servers::Authority::of(&folder.path().join("etcd/pki"));
     let read = |(certificate, key): (std::path::PathBuf, std::path::PathBuf)| {
         (std::fs::read(certificate).unwrap(), std::fs::read(key).unwrap())
     };

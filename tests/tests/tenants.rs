@@ -97,7 +97,7 @@ fn object_of_a_later_source_that_no_longer_fits_is_held_alone() {
 }
 
 #[test]
-fn a_later_source_that_does_not_fit_stays_where_it_was() {
+fn later_source_that_does_not_fit_stays_at_its_commit() {
     let folder = tempfile::tempdir().unwrap();
     let (fleet, shop, node) = world(folder.path());
     shop.write("shop.yaml", format!("{}---\n{}", book("site", "absent", "two"), book("till", "all", "two")));

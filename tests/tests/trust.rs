@@ -18,7 +18,7 @@ fn secured(count: usize) -> Fleet {
 }
 
 /// Returns the entry of one node in the output of `nodes` of another.
-fn opinion(fleet: &Fleet, of: usize, about: &str) -> Value {
+fn liveness_of(fleet: &Fleet, of: usize, about: &str) -> Value {
     let nodes = fleet.nodes[of].ask(&["nodes"]).unwrap_or_default();
     let found = nodes.as_array().and_then(|nodes| nodes.iter().find(|node| node["name"] == about).cloned());
     found.unwrap_or_default()
@@ -122,14 +122,14 @@ fn calls_require_a_certificate_and_peer_calls_that_of_a_node() {
 fn lost_and_departed_nodes_are_known_to_all() {
     let mut fleet = secured(4);
     fleet.wait(20, |fleet| {
-        (0..4).all(|of| (0..4).all(|about| opinion(fleet, of, &format!("n{about}"))["gossip"] == "alive"))
+        (0..4).all(|of| (0..4).all(|about| liveness_of(fleet, of, &format!("n{about}"))["gossip"] == "alive"))
     });
     let killed = Instant::now();
     fleet.crash(3);
-    let lost = |fleet: &Fleet, by: &str| (0..3).all(|of| opinion(fleet, of, "n3")[by] == "lost");
+    let lost = |fleet: &Fleet, by: &str| (0..3).all(|of| liveness_of(fleet, of, "n3")[by] == "lost");
     fleet.wait(30, |fleet| lost(fleet, "gossip"));
     let gossip = killed.elapsed();
-    assert_eq!(opinion(&fleet, 0, "n3")["lease"], "alive", "the store says so later");
+    assert_eq!(liveness_of(&fleet, 0, "n3")["lease"], "alive", "the store says so later");
     fleet.wait(60, |fleet| lost(fleet, "lease"));
     println!("lost: by gossip after {gossip:.1?}, by its lease after {:.1?}", killed.elapsed());
     assert!(
@@ -141,19 +141,19 @@ fn lost_and_departed_nodes_are_known_to_all() {
     assert!(events(&fleet, 1).lines().any(of_n3), "{}", events(&fleet, 1));
 
     fleet.begin(3);
-    fleet.wait(30, |fleet| (0..3).all(|of| opinion(fleet, of, "n3")["liveness"] == "alive"));
+    fleet.wait(30, |fleet| (0..3).all(|of| liveness_of(fleet, of, "n3")["liveness"] == "alive"));
     fleet.agents[3].as_mut().unwrap().terminate();
-    fleet.wait(30, |fleet| (0..3).all(|of| opinion(fleet, of, "n3")["gossip"] == "left"));
+    fleet.wait(30, |fleet| (0..3).all(|of| liveness_of(fleet, of, "n3")["gossip"] == "left"));
 
     // While the data store is paused, gossip still works.
     fleet.etcd.pause(true);
     fleet.crash(2);
-    fleet.wait(30, |fleet| (0..2).all(|of| opinion(fleet, of, "n2")["gossip"] == "lost"));
+    fleet.wait(30, |fleet| (0..2).all(|of| liveness_of(fleet, of, "n2")["gossip"] == "lost"));
     fleet.etcd.pause(false);
 }
 
 #[test]
-fn a_renewed_certificate_is_taken_up_and_the_identity_stays() {
+fn renewed_certificate_is_loaded_and_the_identity_stays() {
     let fleet = secured(2);
     let secured = fleet.nodes[0].secured.clone().unwrap();
     let shown = || {
@@ -222,7 +222,7 @@ spec:
     fleet.wait(30, |fleet| fleet.nodes[0].read("/list").is_some_and(|list| !list.contains('?')));
     let list = fleet.nodes[0].read("/list").unwrap();
 
-    let key = "/towpath/default/book/facts/n1";
+    let key = "/towpath/default/fleet/facts/n1";
     let shown = ok(fleet.etcd.ctl().args(["get", "--print-value-only", key])).stdout;
     let signed: Value = serde_json::from_slice(&shown).unwrap();
     assert!(signed["signed"]["sig"].is_string(), "{signed}");
@@ -230,7 +230,7 @@ spec:
     forged["hostname"] = "evil".into();
     ok(fleet.etcd.ctl().args(["put", key, &forged.to_string()]));
     // Nodes ignore an unsigned record of acceptance.
-    let accepted = "/towpath/default/board/accepted";
+    let accepted = "/towpath/default/shared/accepted";
     let real = ok(fleet.etcd.ctl().args(["get", "--print-value-only", accepted])).stdout;
     let mut bad: Value = serde_json::from_slice(&real).unwrap();
     bad["generation"] = 99.into();

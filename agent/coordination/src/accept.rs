@@ -18,7 +18,7 @@ use crate::{
 };
 
 pub use self::{
-    chain::{FARTHEST, KEPT, Standing},
+    chain::{FARTHEST, LINKS_KEPT, Relation},
     id::AcceptedId,
     link::Link,
     manifest::{Made, ManifestEntry, RevisionManifest, joined, manifest_of},
@@ -186,7 +186,7 @@ fn writing(stored: Option<&Row>, accepted: &Accepted, newest: &Accepted) -> Resu
     let mut then = vec![Op::put(KEY, value)];
     then.extend(accepted.link().put());
     then.extend(accepted.before.as_ref().and_then(Link::put));
-    if let Some(oldest) = accepted.generation.checked_sub(KEPT).filter(|oldest| *oldest > 0) {
+    if let Some(oldest) = accepted.generation.checked_sub(LINKS_KEPT).filter(|oldest| *oldest > 0) {
         then.push(Op::Delete(keys::link(oldest)));
     }
     let old = &newest.manifest_before;
@@ -285,7 +285,7 @@ pub struct Found {
     /// The identifier of the record. Two records with the same identifier are equal.
     pub id: String,
     /// The result of the comparison with the acceptance record on the node's disk.
-    pub standing: Standing,
+    pub relation: Relation,
     /// The store revision at which the record was read.
     pub revision: u64,
 }
@@ -298,12 +298,12 @@ pub fn current(store: &dyn Store, disk: &Accepted) -> Result<Found, AcceptError>
     let read = store.read(KEY, &Page { after: None, limit: 1 })?;
     let row = read.rows.into_iter().find(|row| row.key == KEY);
     let Stored { record, id, unreadable } = Stored::of(row.as_ref());
-    let standing = match (&record, unreadable) {
-        (_, Some(why)) => Standing::Void(format!("cannot parse the record: {why}")),
-        (None, None) => Standing::Nothing,
-        (Some(record), None) => chain::standing(record, &chain::links(store, record, disk.generation)?, disk),
+    let relation = match (&record, unreadable) {
+        (_, Some(why)) => Relation::Void(format!("cannot parse the record: {why}")),
+        (None, None) => Relation::Nothing,
+        (Some(record), None) => chain::relation(record, &chain::links(store, record, disk.generation)?, disk),
     };
-    Ok(Found { record: record.unwrap_or_default(), id, standing, revision: read.revision })
+    Ok(Found { record: record.unwrap_or_default(), id, relation, revision: read.revision })
 }
 
 /// Returns whether the data store answers a read.
@@ -324,9 +324,9 @@ impl Accepted {
 /// Checks an acceptance record that another node has sent. The message contains no chain links, so a record is sound
 /// only if its parent is the node's own acceptance. A node does not trust the generation number of a record alone
 /// (P103).
-pub fn judge_announced(record: &Accepted, disk: &Accepted) -> Standing {
-    match chain::standing(record, &BTreeMap::new(), disk) {
-        Standing::Apart => Standing::Void(format!(
+pub fn judge_announced(record: &Accepted, disk: &Accepted) -> Relation {
+    match chain::relation(record, &BTreeMap::new(), disk) {
+        Relation::Apart => Relation::Void(format!(
             "the record of generation {} does not follow directly after generation {} of this node, and another node cannot send the chain",
             record.generation, disk.generation
         )),

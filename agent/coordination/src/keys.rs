@@ -1,7 +1,7 @@
 //! The keys of the data store. Every store key is built from a [`Key`], and can be parsed into a [`Key`] again.
 //!
-//! Every node watches `board/`. Only node NODE watches `inbox/NODE/`, and no node watches `book/` (P3). ARCHITECTURE.md
-//! lists the keys, and `signed::writers` defines which nodes may write each key.
+//! Every node watches `shared/`. Only node NODE watches `inbox/NODE/`, and no node watches `fleet/` (P3).
+//! ARCHITECTURE.md lists the keys, and `signed::writers` defines which nodes may write each key.
 
 use std::{borrow::Cow, fmt};
 
@@ -23,7 +23,7 @@ pub enum Key<'a> {
     /// The key of the notice that slots of a budget may be free, although no node has offered them.
     Freed {
         /// The budget that has free slots.
-        group: &'a str,
+        budget: &'a str,
     },
     /// The key of the notice that an elected task has a result.
     ResultNotice {
@@ -43,7 +43,7 @@ pub enum Key<'a> {
         /// The node that was offered the slot.
         node: &'a str,
         /// The budget of the offered slot.
-        group: &'a str,
+        budget: &'a str,
     },
     /// The store key of a sealing key, which decrypts the result of an elected task and is wrapped for one node.
     ResultKey {
@@ -57,7 +57,7 @@ pub enum Key<'a> {
         by: &'a str,
     },
     /// The store key of a request for the sealing key of an elected task's result.
-    ResultWant {
+    ResultRequest {
         /// The node that receives the request.
         node: &'a str,
         /// The book that contains the task.
@@ -72,9 +72,9 @@ pub enum Key<'a> {
     /// The key of a slot record: a claim, offer, failure, loss or write-off of one node in a budget.
     Slot {
         /// The budget of the slot.
-        group: &'a str,
+        budget: &'a str,
         /// The partition of the budget.
-        part: &'a str,
+        partition: &'a str,
         /// The book for which the node holds the slot.
         book: &'a str,
         /// The node that the slot record is about.
@@ -83,9 +83,9 @@ pub enum Key<'a> {
     /// The key of a node's entry in the queue for a slot.
     Queue {
         /// The budget of the slot.
-        group: &'a str,
+        budget: &'a str,
         /// The partition of the budget.
-        part: &'a str,
+        partition: &'a str,
         /// The book for which the node waits.
         book: &'a str,
         /// The node that waits.
@@ -130,7 +130,7 @@ pub enum Key<'a> {
     /// The key of a node's acknowledgement that it has republished its claims in a recovery.
     RecoveryAck {
         /// The identifier of the recovery.
-        restored: &'a str,
+        recovery: &'a str,
         /// The node that acknowledges the recovery.
         node: &'a str,
     },
@@ -169,27 +169,29 @@ impl fmt::Display for Key<'_> {
         match self {
             Self::Accepted => f.write_str(ACCEPTED),
             Self::Recovery { node } => write!(f, "{ALL_RECOVERIES}{node}"),
-            Self::Progress { book } => write!(f, "board/open/{book}"),
-            Self::Freed { group } => write!(f, "{ALL_FREED}{group}"),
-            Self::ResultNotice { book, task } => write!(f, "board/result/{book}/{}", escaped(task)),
+            Self::Progress { book } => write!(f, "shared/progress/{book}"),
+            Self::Freed { budget } => write!(f, "{ALL_FREED}{budget}"),
+            Self::ResultNotice { book, task } => write!(f, "shared/result/{book}/{}", escaped(task)),
             Self::Agent { node } => write!(f, "inbox/{node}/agent"),
-            Self::OfferNotice { node, group } => write!(f, "inbox/{node}/slot/{group}"),
+            Self::OfferNotice { node, budget } => write!(f, "inbox/{node}/slot/{budget}"),
             Self::ResultKey { node, book, task, by } => write!(f, "inbox/{node}/key/{book}/{}/{by}", escaped(task)),
-            Self::ResultWant { node, book, task, by, from } => {
-                write!(f, "inbox/{node}/want/{book}/{}/{by}/{from}", escaped(task))
+            Self::ResultRequest { node, book, task, by, from } => {
+                write!(f, "inbox/{node}/request/{book}/{}/{by}/{from}", escaped(task))
             }
-            Self::Slot { group, part, book, node } => write!(f, "book/held/{group}/{part}/{book}/{node}"),
-            Self::Queue { group, part, book, node } => write!(f, "book/queue/{group}/{part}/{book}/{node}"),
+            Self::Slot { budget, partition, book, node } => write!(f, "fleet/held/{budget}/{partition}/{book}/{node}"),
+            Self::Queue { budget, partition, book, node } => {
+                write!(f, "fleet/queue/{budget}/{partition}/{book}/{node}")
+            }
             Self::Vote { run, segment, member, node } => {
-                write!(f, "book/vote/{run}/{segment}/{}/{node}", if *member { MEMBER } else { LATE })
+                write!(f, "fleet/vote/{run}/{segment}/{}/{node}", if *member { MEMBER } else { LATE })
             }
-            Self::Elected { book, task, node } => write!(f, "book/elect/{book}/{}/{node}", escaped(task)),
+            Self::Elected { book, task, node } => write!(f, "fleet/elect/{book}/{}/{node}", escaped(task)),
             Self::Joined { node } => write!(f, "{ALL_JOINED}{node}"),
-            Self::Sequence { node } => write!(f, "book/mark/{node}"),
-            Self::Fence { node } => write!(f, "book/fence/{node}"),
-            Self::RecoveryAck { restored, node } => write!(f, "book/anew/{restored}/{node}"),
+            Self::Sequence { node } => write!(f, "fleet/sequence/{node}"),
+            Self::Fence { node } => write!(f, "fleet/fence/{node}"),
+            Self::RecoveryAck { recovery, node } => write!(f, "fleet/recovery/acks/{recovery}/{node}"),
             Self::Alive { node } => write!(f, "{ALL_ALIVE}{node}"),
-            Self::Manifest { digest, page } => write!(f, "book/accepted/{digest}/{page:03}"),
+            Self::Manifest { digest, page } => write!(f, "fleet/accepted/{digest}/{page:03}"),
             Self::Link { generation } => write!(f, "{LINKS}{generation:020}"),
             Self::Facts { node } => write!(f, "{ALL_FACTS}{node}"),
             Self::State { node } => write!(f, "{ALL_STATES}{node}"),
@@ -235,20 +237,20 @@ impl<'a> Key<'a> {
     pub fn parse(key: &'a str) -> Option<Self> {
         let mut parts = Parts(Some(key));
         let found = match parts.one()? {
-            "board" => Self::on_board(&mut parts)?,
+            "shared" => Self::in_shared(&mut parts)?,
             "inbox" => Self::in_inbox(&mut parts)?,
-            "book" => Self::in_book(&mut parts)?,
+            "fleet" => Self::in_fleet(&mut parts)?,
             _ => return None,
         };
         parts.0.is_none().then_some(found)
     }
 
-    fn on_board(parts: &mut Parts<'a>) -> Option<Self> {
+    fn in_shared(parts: &mut Parts<'a>) -> Option<Self> {
         Some(match parts.one()? {
             "accepted" => Self::Accepted,
-            "restored" => Self::Recovery { node: parts.one()? },
-            "open" => Self::Progress { book: parts.pair()? },
-            "freed" => Self::Freed { group: parts.pair()? },
+            "recovery" => Self::Recovery { node: parts.one()? },
+            "progress" => Self::Progress { book: parts.pair()? },
+            "freed" => Self::Freed { budget: parts.pair()? },
             "result" => Self::ResultNotice { book: parts.pair()?, task: parts.task()? },
             _ => return None,
         })
@@ -258,9 +260,9 @@ impl<'a> Key<'a> {
         let node = parts.one()?;
         Some(match parts.one()? {
             "agent" => Self::Agent { node },
-            "slot" => Self::OfferNotice { node, group: parts.pair()? },
+            "slot" => Self::OfferNotice { node, budget: parts.pair()? },
             "key" => Self::ResultKey { node, book: parts.pair()?, task: parts.task()?, by: parts.one()? },
-            "want" => Self::ResultWant {
+            "request" => Self::ResultRequest {
                 node,
                 book: parts.pair()?,
                 task: parts.task()?,
@@ -271,11 +273,13 @@ impl<'a> Key<'a> {
         })
     }
 
-    fn in_book(parts: &mut Parts<'a>) -> Option<Self> {
+    fn in_fleet(parts: &mut Parts<'a>) -> Option<Self> {
         Some(match parts.one()? {
-            "held" => Self::Slot { group: parts.pair()?, part: parts.one()?, book: parts.pair()?, node: parts.one()? },
+            "held" => {
+                Self::Slot { budget: parts.pair()?, partition: parts.one()?, book: parts.pair()?, node: parts.one()? }
+            }
             "queue" => {
-                Self::Queue { group: parts.pair()?, part: parts.one()?, book: parts.pair()?, node: parts.one()? }
+                Self::Queue { budget: parts.pair()?, partition: parts.one()?, book: parts.pair()?, node: parts.one()? }
             }
             "vote" => Self::Vote {
                 run: parts.pair()?,
@@ -289,9 +293,9 @@ impl<'a> Key<'a> {
             },
             "elect" => Self::Elected { book: parts.pair()?, task: parts.task()?, node: parts.one()? },
             "joined" => Self::Joined { node: parts.one()? },
-            "mark" => Self::Sequence { node: parts.one()? },
+            "sequence" => Self::Sequence { node: parts.one()? },
             "fence" => Self::Fence { node: parts.one()? },
-            "anew" => Self::RecoveryAck { restored: parts.one()?, node: parts.one()? },
+            "recovery" if parts.one()? == "acks" => Self::RecoveryAck { recovery: parts.one()?, node: parts.one()? },
             "alive" => Self::Alive { node: parts.one()? },
             "accepted" => match parts.one()? {
                 "chain" => {
@@ -308,10 +312,10 @@ impl<'a> Key<'a> {
 }
 
 /// The key of the acceptance record.
-pub const ACCEPTED: &str = "board/accepted";
+pub const ACCEPTED: &str = "shared/accepted";
 
 /// The prefix of the keys of all reports that the store was restored from a backup.
-pub const ALL_RECOVERIES: &str = "board/restored/";
+pub const ALL_RECOVERIES: &str = "shared/recovery/";
 
 /// Returns the key of a node's report that the store was restored from a backup.
 pub fn recovery(node: &str) -> String {
@@ -329,12 +333,12 @@ pub fn result_notice(book: &str, task: &str) -> String {
 }
 
 /// Returns the key of the notice that slots of a budget may be free, although no node has offered them.
-pub fn freed(group: &str) -> String {
-    Key::Freed { group }.to_string()
+pub fn freed(budget: &str) -> String {
+    Key::Freed { budget }.to_string()
 }
 
 /// The prefix of the notices of free slots in all budgets.
-pub const ALL_FREED: &str = "board/freed/";
+pub const ALL_FREED: &str = "shared/freed/";
 
 /// Returns the prefix of a node's inbox. A new key in the inbox wakes the node.
 pub fn inbox(node: &str) -> String {
@@ -347,8 +351,8 @@ pub fn agent(node: &str) -> String {
 }
 
 /// Returns the key of the notice that a node was offered a slot of a budget.
-pub fn offer_notice(node: &str, group: &str) -> String {
-    Key::OfferNotice { node, group }.to_string()
+pub fn offer_notice(node: &str, budget: &str) -> String {
+    Key::OfferNotice { node, budget }.to_string()
 }
 
 /// Returns the store key of the sealing key of a task result, wrapped for one node. `by` is the node that published the
@@ -358,13 +362,13 @@ pub fn result_key(node: &str, book: &str, task: &str, by: &str) -> String {
 }
 
 /// Returns the prefix of all requests for sealing keys that were sent to a node.
-pub fn result_wants(node: &str) -> String {
-    format!("inbox/{node}/want/")
+pub fn result_requests(node: &str) -> String {
+    format!("inbox/{node}/request/")
 }
 
 /// Returns the key of a request that `from` sends to `node`, for the sealing key of the result that `by` published.
-pub fn result_want(node: &str, book: &str, task: &str, by: &str, from: &str) -> String {
-    Key::ResultWant { node, book, task: task.into(), by, from }.to_string()
+pub fn result_request(node: &str, book: &str, task: &str, by: &str, from: &str) -> String {
+    Key::ResultRequest { node, book, task: task.into(), by, from }.to_string()
 }
 
 /// Escapes the id of a task, so that it contains no `/` and can be one segment of a key.
@@ -383,38 +387,38 @@ fn unescape(part: &str) -> Cow<'_, str> {
 
 /// Returns the prefix of all slot records of a budget. All slot records of a budget have the same prefix, so a
 /// transaction can compare all of them at once.
-pub fn all_held(group: &str) -> String {
-    format!("book/held/{group}/")
+pub fn all_held(budget: &str) -> String {
+    format!("fleet/held/{budget}/")
 }
 
-/// Returns the key of the slot record of one node for one book. `part` is the value of the budget's `per` label.
-pub fn held(group: &str, part: &str, book: &str, node: &str) -> String {
-    Key::Slot { group, part, book, node }.to_string()
+/// Returns the key of the slot record of one node for one book. `partition` is the value of the budget's `per` label.
+pub fn held(budget: &str, partition: &str, book: &str, node: &str) -> String {
+    Key::Slot { budget, partition, book, node }.to_string()
 }
 
 /// Returns the prefix of all queue entries of a budget.
-pub fn whole_queue(group: &str) -> String {
-    format!("book/queue/{group}/")
+pub fn whole_queue(budget: &str) -> String {
+    format!("fleet/queue/{budget}/")
 }
 
 /// Returns the prefix of all queue entries of one partition of a budget.
-pub fn partition_queue(group: &str, part: &str) -> String {
-    format!("book/queue/{group}/{part}/")
+pub fn partition_queue(budget: &str, partition: &str) -> String {
+    format!("fleet/queue/{budget}/{partition}/")
 }
 
 /// Returns the key of a node's queue entry.
-pub fn queue(group: &str, part: &str, book: &str, node: &str) -> String {
-    Key::Queue { group, part, book, node }.to_string()
+pub fn queue(budget: &str, partition: &str, book: &str, node: &str) -> String {
+    Key::Queue { budget, partition, book, node }.to_string()
 }
 
 /// Returns the prefix of all votes of a run.
 pub fn run_votes(run: &str) -> String {
-    format!("book/vote/{run}/")
+    format!("fleet/vote/{run}/")
 }
 
 /// Returns the prefix of the votes of a run's members in one segment.
 pub fn member_votes(run: &str, segment: u32) -> String {
-    format!("book/vote/{run}/{segment}/{MEMBER}/")
+    format!("fleet/vote/{run}/{segment}/{MEMBER}/")
 }
 
 /// Returns the key of a node's vote for a segment.
@@ -429,12 +433,12 @@ pub fn elected(book: &str, task: &str, node: &str) -> String {
 
 /// Returns the prefix of the election records of all tasks of a book.
 pub fn book_elections(book: &str) -> String {
-    format!("book/elect/{book}/")
+    format!("fleet/elect/{book}/")
 }
 
 /// Returns the prefix of the election records of all nodes for a task.
 pub fn all_elected(book: &str, task: &str) -> String {
-    format!("book/elect/{book}/{}/", escaped(task))
+    format!("fleet/elect/{book}/{}/", escaped(task))
 }
 
 /// Returns the key of a node's join record.
@@ -443,7 +447,7 @@ pub fn joined(node: &str) -> String {
 }
 
 /// The prefix of the join records of all nodes.
-pub const ALL_JOINED: &str = "book/joined/";
+pub const ALL_JOINED: &str = "fleet/joined/";
 
 /// Returns the key of a node's fence. Each commit of the node compares the revision of its fence. An etcd member that
 /// was stopped may run an old commit later. The old commit fails if the node has written its fence in the meantime.
@@ -458,13 +462,13 @@ pub fn write_sequence(node: &str) -> String {
 }
 
 /// Returns the key of a node's acknowledgement that it has republished its claims in a recovery.
-pub fn recovery_ack(restored: &str, node: &str) -> String {
-    Key::RecoveryAck { restored, node }.to_string()
+pub fn recovery_ack(recovery: &str, node: &str) -> String {
+    Key::RecoveryAck { recovery, node }.to_string()
 }
 
 /// Returns the prefix of the acknowledgements of all nodes in a recovery.
-pub fn all_recovery_acks(restored: &str) -> String {
-    format!("book/anew/{restored}/")
+pub fn all_recovery_acks(recovery: &str) -> String {
+    format!("fleet/recovery/acks/{recovery}/")
 }
 
 /// Returns the key that is bound to a node's lease.
@@ -473,7 +477,7 @@ pub fn alive(node: &str) -> String {
 }
 
 /// The prefix of the lease keys of all nodes.
-pub const ALL_ALIVE: &str = "book/alive/";
+pub const ALL_ALIVE: &str = "fleet/alive/";
 
 /// Returns the key of one page of a revision manifest. `digest` is the digest of the whole manifest.
 pub fn manifest(digest: &str, page: usize) -> String {
@@ -482,7 +486,7 @@ pub fn manifest(digest: &str, page: usize) -> String {
 
 /// Returns the prefix of all pages of a manifest.
 pub fn whole_manifest(digest: &str) -> String {
-    format!("book/accepted/{digest}/")
+    format!("fleet/accepted/{digest}/")
 }
 
 /// Returns the key of a generation's link in the chain of acceptances.
@@ -491,7 +495,7 @@ pub fn link(generation: u64) -> String {
 }
 
 /// The prefix of all links in the chain of acceptances. The keys sort by generation.
-pub const LINKS: &str = "book/accepted/chain/";
+pub const LINKS: &str = "fleet/accepted/chain/";
 
 /// Returns the key of the facts that a node shares.
 pub fn facts(node: &str) -> String {
@@ -499,7 +503,7 @@ pub fn facts(node: &str) -> String {
 }
 
 /// The prefix of the facts of all nodes.
-pub const ALL_FACTS: &str = "book/facts/";
+pub const ALL_FACTS: &str = "fleet/facts/";
 
 /// Returns the key of the state that a node publishes for other nodes.
 pub fn state(node: &str) -> String {
@@ -507,7 +511,7 @@ pub fn state(node: &str) -> String {
 }
 
 /// The prefix of the states of all nodes.
-pub const ALL_STATES: &str = "book/state/";
+pub const ALL_STATES: &str = "fleet/state/";
 
 /// Returns the segments of a key after a prefix. The result is empty if the key does not begin with the prefix.
 pub fn parts<'a>(key: &'a str, prefix: &str) -> Vec<&'a str> {
@@ -530,7 +534,7 @@ mod tests {
             agent("a"),
             offer_notice("a", "n/slot=x"),
             result_key("a", "n/b", "a/b", "c"),
-            result_want("a", "n/b", "t", "c", "d"),
+            result_request("a", "n/b", "t", "c", "d"),
             held("n/b", "-", "n/b", "a"),
             queue("n/b", "=3=x", "n/b", "a"),
             vote("n/b@7", 2, true, "a"),
@@ -552,10 +556,11 @@ mod tests {
 
     #[test]
     fn key_of_no_kind_is_not_read() {
-        for key in ["", "board", "board/restored", "board/restored/", "board/accepted/x", "book/held/n/b/-/n/b"] {
+        for key in ["", "shared", "shared/recovery", "shared/recovery/", "shared/accepted/x", "fleet/held/n/b/-/n/b"] {
             assert_eq!(Key::parse(key), None, "{key}");
         }
-        for key in ["book/vote/n/b@1/x/member/a", "book/vote/n/b@1/1/other/a", "inbox/a/what", "book/alive/a/b", "x/y"]
+        for key in
+            ["fleet/vote/n/b@1/x/member/a", "fleet/vote/n/b@1/1/other/a", "inbox/a/what", "fleet/alive/a/b", "x/y"]
         {
             assert_eq!(Key::parse(key), None, "{key}");
         }

@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_over_midnight_belongs_to_the_day_it_begins_on() {
+    fn window_over_midnight_belongs_to_the_day_it_begins_on() {
         let windows = windows(&["mon", "tue"], "22:00", "04:00");
         // 2026-11-23 is a Monday, and local time in Berlin is one hour ahead of UTC.
         assert!(windows.open(at("2026-11-23T20:59:59Z")).is_err());
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hour_that_is_missing_and_the_hour_that_comes_twice() {
+    fn window_in_a_missing_or_repeated_hour_opens_once() {
         // On 2026-03-29 the local clock jumps from 2:00 to 3:00. On 2026-10-25 it returns from 3:00 to 2:00.
         let windows = windows(&[], "02:30", "03:30");
         assert!(windows.open(at("2026-03-29T00:59:00Z")).is_err());

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn writes_rfc3339() {
+    fn time_is_formatted_as_rfc3339() {
         assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(rfc3339(951_782_400_123), "2000-02-29T00:00:00.123Z");
         assert_eq!(rfc3339(1_795_413_600_000), "2026-11-23T06:00:00.000Z");

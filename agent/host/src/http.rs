@@ -19,7 +19,7 @@ use thiserror::Error;
 use crate::{Clock as _, SystemClock};
 
 /// The maximum number of bytes that the agent keeps of a response body.
-const KEPT: u64 = 1 << 20;
+const BODY_KEPT: u64 = 1 << 20;
 /// The maximum time that a download waits for the server's response, and then for each part of its body.
 const SILENCE: Duration = Duration::from_secs(60);
 /// The maximum number of redirects of one request.
@@ -77,7 +77,7 @@ pub fn send(request: &Request) -> Result<Response, HttpError> {
         &request.url,
         &request.headers,
         deadline,
-        Sent { method, body: request.body.as_deref(), from: 0, patience: request.timeout },
+        Sent { method, body: request.body.as_deref(), from: 0, timeout: request.timeout },
     )?;
     let headers = response
         .headers()
@@ -87,8 +87,10 @@ pub fn send(request: &Request) -> Result<Response, HttpError> {
     let status = response.status().as_u16();
     let mut bytes = Vec::new();
     // `Fetched` checks the deadline on each read. A server that sends single bytes slowly cannot delay the task.
-    let body = Fetched { goes_on: false, deadline, response };
-    body.take(KEPT).read_to_end(&mut bytes).map_err(|error| failed(format!("cannot read the response: {error}")))?;
+    let body = Fetched { resumes: false, deadline, response };
+    body.take(BODY_KEPT)
+        .read_to_end(&mut bytes)
+        .map_err(|error| failed(format!("cannot read the response: {error}")))?;
     Ok(Response { status, body: String::from_utf8_lossy(&bytes).into_owned(), headers })
 }
 
@@ -101,7 +103,7 @@ fn client(ca_file: Option<&str>, timeout: Duration) -> Result<reqwest::blocking:
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("towpath/", env!("CARGO_PKG_VERSION")))
         .build()
-        .map_err(|error| failed(chain(&error)))
+        .map_err(|error| failed(error_chain(&error)))
 }
 
 /// The error message for a request that reached its deadline.
@@ -126,7 +128,7 @@ pub struct Fetch<'a> {
 #[derive(Debug)]
 pub struct Fetched {
     /// True if the server sends only the missing rest of the file; false if the server sends the whole file.
-    pub goes_on: bool,
+    pub resumes: bool,
     deadline: Instant,
     response: reqwest::blocking::Response,
 }
@@ -157,24 +159,24 @@ pub fn fetch(fetch: &Fetch<'_>) -> Result<Fetched, HttpError> {
     if !fetch.url.starts_with("https://") {
         return Err(failed("files are fetched only over https; use an https URL"));
     }
-    let patience = fetch.timeout.min(SILENCE);
-    let client = client(fetch.ca_file, patience)?;
+    let timeout = fetch.timeout.min(SILENCE);
+    let client = client(fetch.ca_file, timeout)?;
     let deadline = SystemClock.monotonic() + fetch.timeout;
     let get = |from| {
-        let sent = Sent { method: reqwest::Method::GET, body: None, from, patience };
+        let sent = Sent { method: reqwest::Method::GET, body: None, from, timeout };
         follow(&client, fetch.url, fetch.headers, deadline, sent)
     };
     let mut response = get(fetch.from)?;
-    let mut goes_on = fetch.from > 0 && is_rest(&response, fetch.from);
-    if fetch.from > 0 && !goes_on && response.status() != reqwest::StatusCode::OK {
+    let mut resumes = fetch.from > 0 && is_rest(&response, fetch.from);
+    if fetch.from > 0 && !resumes && response.status() != reqwest::StatusCode::OK {
         // The file on the server has changed since the earlier attempt, or the server does not support ranges.
         response = get(0)?;
-        goes_on = false;
+        resumes = false;
     }
-    if !response.status().is_success() || response.status() == reqwest::StatusCode::PARTIAL_CONTENT && !goes_on {
+    if !response.status().is_success() || response.status() == reqwest::StatusCode::PARTIAL_CONTENT && !resumes {
         return Err(failed(format!("the server answered with status {}", response.status().as_u16())));
     }
-    Ok(Fetched { goes_on, deadline, response })
+    Ok(Fetched { resumes, deadline, response })
 }
 
 /// Returns true if the response contains only the requested rest of the file.
@@ -191,7 +193,7 @@ struct Sent<'a> {
     /// The offset of the first requested byte.
     from: u64,
     /// The maximum time to wait for the response, and then for each part of its body.
-    patience: Duration,
+    timeout: Duration,
 }
 
 /// Sends a request, and follows at most ten redirects. A redirect to a URL that is not permitted is an error.
@@ -221,9 +223,9 @@ fn follow(
             return Err(failed(LATE));
         }
         // reqwest applies a request's time limit to the whole transfer, and the client's time limit to each read.
-        let builder = if left < sent.patience { builder.timeout(left) } else { builder };
+        let builder = if left < sent.timeout { builder.timeout(left) } else { builder };
         // The URL may contain a secret, so the error must not repeat it.
-        let response = builder.send().map_err(|error| failed(chain(&error.without_url())))?;
+        let response = builder.send().map_err(|error| failed(error_chain(&error.without_url())))?;
         let Some(next) = next_url(&response, &url)? else { return Ok(response) };
         left_origin |= next.origin() != first.origin();
         url = target(next, (!left_origin).then_some(&first));
@@ -303,7 +305,7 @@ fn tls(ca_file: Option<&str>) -> Result<rustls::ClientConfig, HttpError> {
 }
 
 /// Returns the text of an error, followed by the texts of its causes.
-fn chain(error: &dyn std::error::Error) -> String {
+fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {
@@ -446,18 +448,18 @@ mod tests {
                 stream.write_all(b"x").unwrap();
             }
         });
-        let patience = Duration::from_secs(3);
-        let sent = Sent { method: reqwest::Method::GET, body: None, from: 0, patience };
+        let timeout = Duration::from_secs(3);
+        let sent = Sent { method: reqwest::Method::GET, body: None, from: 0, timeout };
         let deadline = SystemClock.monotonic() + Duration::from_secs(600);
-        let client = client(None, patience).unwrap();
+        let client = client(None, timeout).unwrap();
         let response = follow(&client, &format!("http://127.0.0.1:{port}/"), &BTreeMap::new(), deadline, sent).unwrap();
         let mut bytes = Vec::new();
-        Fetched { goes_on: false, deadline, response }.read_to_end(&mut bytes).unwrap();
+        Fetched { resumes: false, deadline, response }.read_to_end(&mut bytes).unwrap();
         assert_eq!(bytes.len(), 12);
     }
 
     #[test]
-    fn location_leads_never_down_to_http_nor_to_another_scheme() {
+    fn redirect_to_http_or_another_scheme_is_refused() {
         let https = reqwest::Url::parse("https://host/a/b").unwrap();
         for location in ["http://host/", "http://other/", "file:///etc/passwd", "ftp://host/", "data:x", "http:///"] {
             assert!(allowed(&https, location).is_err(), "{location}");

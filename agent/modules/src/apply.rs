@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, io};
 use towpath_host::{
     FsWriter,
     attributes::Attributes,
-    files::{Access, Placed, Staged},
+    files::{Access, Committed, Staged},
     process::{Cancel, Invocation, Sealed},
     systemd::{Job, Systemd, SystemdError},
 };
@@ -90,7 +90,7 @@ pub fn batch(tasks: Vec<Vec<Step>>, writer: &FsWriter, cancel: &Cancel, before: 
         refuse(&mut outcomes, &error);
         return outcomes;
     }
-    place_all(synced, pending, writer, cancel, &mut outcomes);
+    commit_all(synced, pending, writer, cancel, &mut outcomes);
     reload_units(&reloads, &mut outcomes);
     outcomes
 }
@@ -154,11 +154,11 @@ fn carry_out(step: Step, writer: &FsWriter, cancel: &Cancel) -> Result<Option<(S
             // that task.
             let made = writer.make_directory(&path, 0o755).map_err(failed(&path))?;
             if made.contains(&path.trim_end_matches('/').to_owned()) {
-                writer.grant(&path, access).map_err(failed(&path))?;
+                writer.set_permissions(&path, access).map_err(failed(&path))?;
             }
         }
         Step::Grant { path, access, expects } => {
-            writer.grant_if(&path, access, Some(expects)).map_err(failed(&path))?
+            writer.set_permissions_if(&path, access, Some(expects)).map_err(failed(&path))?
         }
         Step::Link { path, target } => writer.link(&path, &target).map_err(failed(&path))?,
         Step::Remove { path } => writer.remove(&path).map_err(failed(&path))?,
@@ -210,14 +210,14 @@ fn judged(line: &str, staged: &Staged, bytes: &[u8], writer: &FsWriter, cancel: 
     validated(&line.replace("%s", &quoted(&path)), cancel)
 }
 
-fn place_all(
+fn commit_all(
     staged: Vec<Staged>,
     pending: Vec<(usize, Pending)>,
     writer: &FsWriter,
     cancel: &Cancel,
     outcomes: &mut [Outcome],
 ) {
-    let mut placed: Vec<Placed> = Vec::new();
+    let mut committed: Vec<Committed> = Vec::new();
     let mut undo: BTreeMap<usize, Vec<Undo>> = BTreeMap::new();
     let mut validations: Vec<(usize, String)> = Vec::new();
     for (staged, (task, pending)) in staged.into_iter().zip(pending) {
@@ -238,8 +238,8 @@ fn place_all(
                 continue;
             }
         }
-        match writer.place(staged) {
-            Ok(done) => placed.push(done),
+        match writer.commit(staged) {
+            Ok(done) => committed.push(done),
             Err(error) => {
                 outcomes[task] = Err(ModuleError::io(&path, &error));
                 continue;
@@ -249,7 +249,7 @@ fn place_all(
             validations.push((task, line));
         }
     }
-    if let Err(error) = writer.settle(&placed) {
+    if let Err(error) = writer.sync_directories(&committed) {
         let error = ModuleError::new(format!("cannot sync the changed directories to disk: {error}"));
         outcomes.iter_mut().filter(|outcome| outcome.is_ok()).for_each(|outcome| *outcome = Err(error.clone()));
     }
@@ -286,7 +286,7 @@ fn prepare(path: &str, pending: &Pending, writer: &FsWriter) -> Result<Undo, Mod
         let message = format!(
             "cannot change {path}: another program has changed the path after the check; checking {path} again now"
         );
-        return Err(ModuleError { message, disk: None, moved: true });
+        return Err(ModuleError { message, disk: None, conflict: true });
     }
     if pending.validate_after.is_none() && !pending.backup {
         return Ok(Undo { path: path.to_owned(), old: None });

@@ -96,7 +96,7 @@ pub struct ModuleError {
     /// The reason why the disk rejected a write; `None` if the error has another cause.
     pub disk: Option<Disk>,
     /// True if another program changed the resource after the check. The agent then checks the resource again at once.
-    pub moved: bool,
+    pub conflict: bool,
 }
 
 /// The reason why the disk rejected a write.
@@ -111,7 +111,7 @@ pub enum Disk {
 impl ModuleError {
     /// Creates an error from a message.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), disk: None, moved: false }
+        Self { message: message.into(), disk: None, conflict: false }
     }
 
     /// Converts an I/O error at a path to a module error.
@@ -133,6 +133,6 @@ impl ModuleError {
             ),
             _ => (format!("{path}: {error}"), None),
         };
-        Self { message, disk, moved: false }
+        Self { message, disk, conflict: false }
     }
 }

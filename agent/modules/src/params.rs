@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use towpath_render::words;
+use towpath_render::scalars;
 
 /// A problem of a task parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub(crate) fn one_line(key: &str, text: &str, problems: &mut Vec<Problem>) {
 
 /// Parses the mode of a file.
 pub(crate) fn mode(key: &str, mode: Option<&str>, problems: &mut Vec<Problem>) -> Option<u32> {
-    match words::mode(mode?) {
+    match scalars::mode(mode?) {
         Ok(mode) => Some(mode),
         Err(finding) => {
             problems.push(Problem { key: key.to_owned(), message: finding.message, hint: finding.hint });

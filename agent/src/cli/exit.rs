@@ -3,7 +3,7 @@
 use std::{error::Error, process::ExitCode};
 
 use super::terminal;
-use crate::{config::ConfigError, error_chain::chain, node::NodeError, serve::CallError};
+use crate::{config::ConfigError, error_chain::error_chain, node::NodeError, serve::CallError};
 
 /// The exit status for an error. The status is also used if a source was unreachable and the last good revision was
 /// applied.
@@ -28,7 +28,7 @@ pub(super) struct Failure {
 impl Failure {
     /// Creates a failure from an error and its causes.
     pub(super) fn error(error: &dyn Error) -> Self {
-        Self { code: ERROR, message: chain(error), hint: None }
+        Self { code: ERROR, message: error_chain(error), hint: None }
     }
 
     /// Creates a failure for invalid arguments or objects.

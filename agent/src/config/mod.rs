@@ -18,7 +18,7 @@ use towpath_render::{
     document::{Limits, check_object, parse, typed},
     objects::task::Drift,
     problem::{Finding, Problem},
-    words,
+    scalars,
 };
 
 pub use self::etcd::EtcdSettings;
@@ -105,7 +105,7 @@ impl WrittenReconcile {
     fn read(written: &pb::Reconcile) -> Self {
         let percent = |text: &str| text.trim().trim_end_matches('%').trim_end().parse().ok();
         Self {
-            interval: written.interval.as_deref().and_then(|text| words::duration(text).ok()),
+            interval: written.interval.as_deref().and_then(|text| scalars::duration(text).ok()),
             jitter: written.jitter.as_deref().and_then(percent),
             drift: written.drift.as_deref().map(Drift::read),
         }
@@ -291,7 +291,7 @@ pub fn source_warnings(source: &Source, coordinated: bool) -> Vec<String> {
     if unverified && !source.git.transport_is_trusted() {
         warnings.push(format!(
             "the source {name} is fetched from {} without TLS and without verify: anyone on the network path can run any command on this node",
-            source.git.shown_url()
+            source.git.display_url()
         ));
     }
     if unverified && coordinated {
@@ -303,7 +303,7 @@ pub fn source_warnings(source: &Source, coordinated: bool) -> Vec<String> {
     if secret && source.git.url.to_ascii_lowercase().starts_with("http://") {
         warnings.push(format!(
             "the source {name} sends its password or token to {} without TLS: anyone on the network path can read it; use https",
-            source.git.shown_url()
+            source.git.display_url()
         ));
     }
     warnings
@@ -372,7 +372,7 @@ fn api(written: &str) -> Result<SocketAddr, Finding> {
 }
 
 fn time(text: Option<&str>, otherwise: Duration) -> Duration {
-    text.and_then(|text| words::duration(text).ok()).unwrap_or(otherwise)
+    text.and_then(|text| scalars::duration(text).ok()).unwrap_or(otherwise)
 }
 
 /// Converts a source, as written in a bootstrap file or in a Config object in git, into settings.

@@ -13,7 +13,7 @@ use std::{
 use tokio::sync::broadcast;
 use towpath_host::clock::rfc3339;
 use towpath_proto::{plain, v1alpha as pb};
-use towpath_state::{Changes, Journal, JournalError, StandingEvent, StoredEvent, kinds};
+use towpath_state::{ActiveEvent, Changes, Journal, JournalError, StoredEvent, kinds};
 use uuid::Uuid;
 
 use alarms::{AlarmKey, Alarms};
@@ -44,7 +44,7 @@ struct Log {
     alarms: Alarms,
     /// The UUIDs of events that are never deleted. The key of the map is the identity of the alarm. The map contains
     /// the events of firing alarms, and the event of the most recent start of the agent.
-    standing: BTreeMap<String, String>,
+    active: BTreeMap<String, String>,
 }
 
 impl Events {
@@ -55,9 +55,9 @@ impl Events {
         if let Some(journal) = &journal {
             let newest = journal.last_key::<StoredEvent>().ok().flatten();
             log.last = newest.and_then(|uuid| Uuid::parse_str(&uuid).ok()).unwrap_or_default();
-            for (identity, standing) in journal.all::<StandingEvent>().unwrap_or_default() {
-                log.standing.insert(identity, standing.uuid);
-                if let Some(event) = NewEvent::read(standing.event).filter(|event| event.event_type.is_alarm()) {
+            for (identity, active) in journal.all::<ActiveEvent>().unwrap_or_default() {
+                log.active.insert(identity, active.uuid);
+                if let Some(event) = NewEvent::read(active.event).filter(|event| event.event_type.is_alarm()) {
                     log.alarms.restore(event);
                 }
             }
@@ -127,7 +127,7 @@ impl Events {
         }
         let mut changes = Changes::default();
         let mut records = Vec::new();
-        let mut standing = log.standing.clone();
+        let mut active = log.active.clone();
         for (event, state) in news {
             // UUIDs increase with each event, even if the clock goes back.
             log.last = Uuid::now_v7().max(Uuid::from_u128(log.last.as_u128().saturating_add(1)));
@@ -138,40 +138,40 @@ impl Events {
             records.push(self.as_record(&uuid, &stored));
             changes.put(&uuid, &stored);
             if is_start || state == Some(AlarmState::Firing) {
-                changes.put(&identity, &StandingEvent { uuid: uuid.clone(), event: stored });
-                standing.insert(identity, uuid);
+                changes.put(&identity, &ActiveEvent { uuid: uuid.clone(), event: stored });
+                active.insert(identity, uuid);
             } else if state == Some(AlarmState::Resolved) {
-                changes.delete::<kinds::StandingEvent>(&identity);
-                standing.remove(&identity);
+                changes.delete::<kinds::ActiveEvent>(&identity);
+                active.remove(&identity);
             }
             log.count += 1;
             if log.count % 500 == 1 {
-                self.make_room(&standing, &mut changes);
+                self.make_room(&active, &mut changes);
             }
         }
         let stored = self.journal.as_ref().map_or(Ok(()), |journal| journal.commit(changes));
         if stored.is_ok() {
-            log.standing = standing;
+            log.active = active;
         }
         // Sending an event fails if there are no followers.
         records.into_iter().for_each(|record| drop(self.live.send(record)));
         stored
     }
 
-    /// Deletes the oldest events if there are too many. Events whose UUIDs are in `standing` are never deleted.
-    fn make_room(&self, standing: &BTreeMap<String, String>, changes: &mut Changes) {
+    /// Deletes the oldest events if there are too many. Events whose UUIDs are in `active` are never deleted.
+    fn make_room(&self, active: &BTreeMap<String, String>, changes: &mut Changes) {
         let Some(journal) = &self.journal else { return };
         let keys = journal.keys::<StoredEvent>().unwrap_or_default();
         let old = keys.len().saturating_sub(MAX_EVENTS);
-        let kept: BTreeSet<&String> = standing.values().collect();
+        let kept: BTreeSet<&String> = active.values().collect();
         keys.iter().take(old).filter(|uuid| !kept.contains(uuid)).for_each(|uuid| changes.delete::<kinds::Event>(uuid));
     }
 
     /// Returns the event of the most recent start of the agent.
     pub fn last_start(&self) -> Option<NewEvent> {
         let identity = AlarmKey::of(&NewEvent::new(EventType::AgentStarted, "")).text();
-        let standing: StandingEvent = self.journal.as_ref()?.get_readable(&identity).ok()??;
-        NewEvent::read(standing.event)
+        let active: ActiveEvent = self.journal.as_ref()?.get_readable(&identity).ok()??;
+        NewEvent::read(active.event)
     }
 
     /// Returns the recorded events. The oldest event is first.
@@ -312,8 +312,8 @@ mod tests {
         let mut changes = Changes::default();
         let stored = failed("t").stored(1, Some(AlarmState::Firing));
         changes.put(&later.to_string(), &stored);
-        let standing = StandingEvent { uuid: later.to_string(), event: stored };
-        changes.put(&AlarmKey::of(&failed("t")).text(), &standing);
+        let active = ActiveEvent { uuid: later.to_string(), event: stored };
+        changes.put(&AlarmKey::of(&failed("t")).text(), &active);
         journal.commit(changes).unwrap();
         let events = Events::new("n".into(), Some(journal));
         events.set_alarms(2, |_| true, Vec::new()).unwrap();

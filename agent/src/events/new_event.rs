@@ -18,7 +18,7 @@ pub enum AlarmState {
 
 impl AlarmState {
     /// Returns the word by which events show the state of the alarm.
-    pub fn word(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Firing => "firing",
             Self::Resolved => "resolved",
@@ -86,7 +86,7 @@ impl NewEvent {
             namespace: self.namespace,
             time,
             r#type: self.event_type.name().to_owned(),
-            state: state.map(|state| state.word().to_owned()),
+            state: state.map(|state| state.as_str().to_owned()),
             reason: self.reason,
             object: self.object,
             message: towpath_git::without_secrets(&self.message),

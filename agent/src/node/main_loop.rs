@@ -48,10 +48,10 @@ use crate::{
 
 /// The maximum number of times that a pass is repeated immediately. A pass is repeated if managed files change while
 /// the pass runs.
-const LOOKS: usize = 10;
+const MAX_REPETITIONS: usize = 10;
 
 /// The longest time that `towpath agent --once` waits until a gate opens.
-const SOON: Duration = Duration::from_secs(5);
+const GATE_WAIT: Duration = Duration::from_secs(5);
 
 /// The arguments for opening a node.
 #[derive(Debug)]
@@ -148,7 +148,7 @@ impl Node {
         store.keep_in(&journal)?;
         let store = identity.signed_store(store);
         let fleet = Arc::new(Fleet::new(Arc::clone(&store), own.clone(), Arc::clone(&clock)));
-        fleet.read_as(identity.bearer());
+        fleet.read_as(identity.signing_identity());
         let (revision, mark) = pass::store_position(&journal);
         fleet.resume(revision, mark);
         let insecure = store.shared() && !identity.is_certified();
@@ -169,7 +169,8 @@ impl Node {
             settings.reconcile,
             settings.coordinated(),
         );
-        let peers = PeerService::new(status.clone(), Arc::clone(&fleet), identity.signer(), identity.life(), gossip);
+        let peers =
+            PeerService::new(status.clone(), Arc::clone(&fleet), identity.signer(), identity.incarnation(), gossip);
         let (settings, inbox) = (Arc::new(settings), Inbox::default());
         let requests = Requests::new(inbox.clone(), Arc::clone(&clock));
         let sources = Sources::new(settings.state_dir.join("mirrors"), settings.sources.clone(), requests);
@@ -260,7 +261,7 @@ impl Node {
         if self.has_lost_its_state() {
             return None;
         }
-        self.writer.step(Input::Looked(self.clock.wall()));
+        self.writer.step(Input::Tick(self.clock.wall()));
         self.acceptance.peers().end_lost(self.clock.wall());
         let certificates = self.membership.certificate_events();
         self.writer.write(certificates);
@@ -285,8 +286,8 @@ impl Node {
             self.writer.write(report::begin_runs(&self.writer.journal(), &revision));
         }
         let mut outcome = self.run_pass(&revision, &facts, fresh);
-        for _ in 0..LOOKS {
-            if !outcome.moved || self.inbox.wants_way() {
+        for _ in 0..MAX_REPETITIONS {
+            if !outcome.conflict || self.inbox.should_preempt() {
                 break;
             }
             thread::sleep(Duration::from_millis(50));
@@ -294,8 +295,8 @@ impl Node {
             outcome = self.run_pass(&revision, &facts, fresh);
         }
         let watched = std::mem::take(&mut outcome.watched);
-        let settled = self.steady_state.remember(&revision, &mut outcome, &facts);
-        self.writer.write(settled);
+        let steady_checks = self.steady_state.remember(&revision, &mut outcome, &facts);
+        self.writer.write(steady_checks);
         self.report(&revision, &outcome, fresh);
         // The node publishes its facts as they are after the changes of the pass.
         let after = PassFacts::new(&gather);
@@ -341,28 +342,32 @@ impl Node {
         if self.steady_state.held_before(self.writer.state(), self.clock.wall(), &PassFacts::new(&gather)) {
             return RunResult::Done;
         }
-        let looked = self.refresh_and_propose();
+        let refreshed = self.refresh_and_propose();
         let Some(mut worst) = self.pass() else {
-            return if looked == RunResult::Done { RunResult::Rejected } else { looked };
+            return if refreshed == RunResult::Done { RunResult::Rejected } else { refreshed };
         };
-        if self.inbox.wants_way() && !self.inbox.stops() {
+        if self.inbox.should_preempt() && !self.inbox.stops() {
             self.inbox.take(Duration::ZERO);
             worst = self.pass().unwrap_or(worst);
         }
         // Waits for gates that open soon, such as the gates of a data store that has just become reachable.
         for _ in 0..3 {
             let now = self.clock.monotonic();
-            let soon =
-                self.membership.fleet().due().map(|due| due.saturating_duration_since(now)).filter(|wait| *wait < SOON);
+            let soon = self
+                .membership
+                .fleet()
+                .due()
+                .map(|due| due.saturating_duration_since(now))
+                .filter(|wait| *wait < GATE_WAIT);
             // An error rarely ends within seconds, so the node does not wait for the end of an error.
-            let opens = worst == Outcome::Held && !self.membership.fleet().is_troubled() && !self.inbox.stops();
+            let opens = worst == Outcome::Held && !self.membership.fleet().has_error() && !self.inbox.stops();
             let Some(wait) = soon.filter(|_| opens) else { break };
             thread::sleep(wait);
             worst = self.pass().unwrap_or(worst);
         }
-        match (worst, looked) {
+        match (worst, refreshed) {
             (Outcome::Failed, _) => RunResult::Failed,
-            (_, RunResult::Rejected | RunResult::Unreachable) => looked,
+            (_, RunResult::Rejected | RunResult::Unreachable) => refreshed,
             (Outcome::Held, _) => RunResult::Held,
             _ => RunResult::Done,
         }
@@ -406,7 +411,7 @@ impl Node {
                 self.note_errors(&mut errors.retry);
                 files.pass_ended(end.and_then(|end| end.watched), self.clock.monotonic());
                 let unseen = files.watch();
-                next = self.clock.monotonic() + self.patience(&mut errors.count);
+                next = self.clock.monotonic() + self.next_interval(&mut errors.count);
                 // A change causes no file event if its directory was not yet watched.
                 if files.are_touched(&unseen) {
                     next = next.min(files.next_pass(self.clock.monotonic(), self.reconcile().interval));
@@ -429,7 +434,7 @@ impl Node {
                 break;
             }
             let again = errors.retry.take(self.clock.monotonic()) && self.store_answers();
-            let is_news = work.moved || work.poll || work.accepted || again;
+            let is_news = work.source_changed || work.poll || work.accepted || again;
             if is_news || work.answered {
                 let before = self.writer.state().accepted.clone();
                 self.refresh_and_propose();
@@ -450,7 +455,7 @@ impl Node {
         drop(poller);
         let stopped = NewEvent::new(EventType::AgentStopped, "the agent was stopped").because("Stopped");
         self.writer.record_events(vec![stopped]);
-        self.writer.keep_heard();
+        self.writer.save_known_writers();
         if !pass::holds_slots(&self.writer.journal()) {
             // A node that holds a slot stays a member of the fleet: it restarts soon, or its lease expires.
             self.membership.fleet().leave();
@@ -461,11 +466,11 @@ impl Node {
     /// Returns true if only a refresh can end a problem of a source or of the node. The poller reports only changed
     /// heads, so the main loop must repeat a failed fetch.
     fn is_behind(&self) -> bool {
-        let of_refresh = |troubles: &BTreeMap<String, ConditionReason>| {
-            troubles.keys().any(|key| key.starts_with("source ") || key.starts_with("node "))
+        let of_refresh = |problems: &BTreeMap<String, ConditionReason>| {
+            problems.keys().any(|key| key.starts_with("source ") || key.starts_with("node "))
         };
         let state = self.writer.state();
-        of_refresh(&state.troubles) || of_refresh(&state.stalls)
+        of_refresh(&state.problems) || of_refresh(&state.stalled)
     }
 
     /// Schedules the next refresh if an error keeps the node from agreeing with the fleet. Only a refresh can find out
@@ -473,18 +478,18 @@ impl Node {
     fn note_errors(&self, retry: &mut Retry) {
         // A conflict with the settings of this node ends only with a restart of the agent, so the node does not retry.
         let passing =
-            |key: &&str| self.writer.state().troubles.get(*key).is_some_and(|trouble| trouble.reason != "Refused");
+            |key: &&str| self.writer.state().problems.get(*key).is_some_and(|problem| problem.reason != "Refused");
         let failing = ["node store", "node accepted"].iter().any(passing);
         // The data store has lost the record of the accepted revision, or the announcement of the record did not
         // arrive.
-        let behind = self.membership.fleet().is_behind() && !self.acceptance.is_unfollowed();
+        let behind = self.membership.fleet().is_behind() && !self.acceptance.has_adoption_error();
         retry.noted(failing || behind, self.clock.monotonic());
     }
 
     /// Returns whether the data store answers. A refresh of the sources has no effect while the data store is
     /// unreachable.
     fn store_answers(&self) -> bool {
-        let away = self.writer.state().troubles.contains_key("node store");
+        let away = self.writer.state().problems.contains_key("node store");
         !away || self.membership.store_answers()
     }
 
@@ -495,9 +500,9 @@ impl Node {
     }
 
     /// Returns the time until the next pass. The pause is short while an error keeps the node from following the fleet.
-    fn patience(&self, errors: &mut u32) -> Duration {
+    fn next_interval(&self, errors: &mut u32) -> Duration {
         let Reconcile { interval, jitter, .. } = self.reconcile();
-        let waits = |key: &&str| self.writer.state().troubles.contains_key(*key);
+        let waits = |key: &&str| self.writer.state().problems.contains_key(*key);
         if ["node store", "node accepted", "node fleet"].iter().any(waits) {
             let name = self.settings.node.bytes();
             let spread = name.fold(7_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)));
@@ -509,9 +514,9 @@ impl Node {
         let soon = self
             .writer
             .state()
-            .troubles
+            .problems
             .values()
-            .any(|trouble| ["DiskFull", "ReadOnly", "JournalDamaged", "JournalFailed"].contains(&&*trouble.reason));
+            .any(|problem| ["DiskFull", "ReadOnly", "JournalDamaged", "JournalFailed"].contains(&&*problem.reason));
         let interval = if soon {
             interval.min(Duration::from_secs(15))
         } else if self.writer.state().is_applied() {

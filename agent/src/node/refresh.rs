@@ -23,7 +23,7 @@ impl Node {
     /// Refreshes the sources, and accepts a new valid candidate revision. Returns the result of the refresh.
     pub fn refresh_and_propose(&mut self) -> RunResult {
         let now = self.clock.wall();
-        self.writer.step(Input::Looked(now));
+        self.writer.step(Input::Tick(now));
         if self.has_lost_its_state() {
             return RunResult::Held;
         }
@@ -63,7 +63,7 @@ impl Node {
     /// Returns true if the state directory was lost. The state of the node then shows the loss.
     pub(super) fn has_lost_its_state(&mut self) -> bool {
         let lost = self.membership.has_lost_its_state();
-        if lost || self.writer.state().troubles.contains_key("node state") {
+        if lost || self.writer.state().problems.contains_key("node state") {
             self.writer.step(self.membership.of_lost_state(lost));
         }
         lost
@@ -86,29 +86,29 @@ impl Node {
             }
         };
         self.membership.fleet().seen(before, found.revision);
-        self.writer.step(Input::Own("store", None));
+        self.writer.step(Input::Node("store", None));
         if self.membership.fleet().needs_republish() {
             // The data store has lost writes of this node. The node therefore leaves the steady state, and publishes
             // its state again.
             self.invalidate_steady_state();
             self.membership.forget_published();
         }
-        let looked = self.writer.state().looked;
-        let own = match self.acceptance.adopt_from_peers(&own, found.record.generation, looked) {
+        let tick = self.writer.state().tick;
+        let own = match self.acceptance.adopt_from_peers(&own, found.record.generation, tick) {
             Some(adopted) => {
                 self.adopt(adopted);
                 self.acceptance.accepted()
             }
             None => own,
         };
-        let why = match self.acceptance.adopt_found(&own, &found, looked) {
+        let why = match self.acceptance.adopt_found(&own, &found, tick) {
             Ok(adopted) => {
                 adopted.into_iter().for_each(|adopted| self.adopt(adopted));
                 None
             }
             Err(why) => Some(why),
         };
-        let effects = self.acceptance.note_unfollowed(&own, &found, why);
+        let effects = self.acceptance.note_adoption_error(&own, &found, why);
         self.writer.write(effects);
         let now = self.acceptance.accepted();
         now.id() != own.id() && now.id() == found.record.id()
@@ -118,7 +118,7 @@ impl Node {
         let is_rejected = self.membership.is_rejected().is_some();
         match self.acceptance.propose(report, set, self.writer.state(), is_rejected) {
             Ok(Proposed::Accepted(adopted)) => self.adopt(adopted),
-            Ok(Proposed::Lost) => self.inbox.notify(|work| work.moved = true),
+            Ok(Proposed::Lost) => self.inbox.notify(|work| work.source_changed = true),
             Ok(Proposed::Blocked) => self.load_last_good(),
             Err(error) => {
                 self.writer.step(Membership::of_store_error(&error));
@@ -145,7 +145,7 @@ impl Node {
         let gone = |event: &NewEvent| event.event_type == EventType::NodeLost && !known.contains(&name(event));
         self.writer.write(Effects::default().alarms(gone, Vec::new()));
         self.writer.show_revision(&revision, self.sources.mirrors(&revision.set));
-        self.acceptance.peers().tell_gossip();
+        self.acceptance.peers().update_gossip();
         self.warn(&revision);
         self.acceptance.set_revision(revision);
     }

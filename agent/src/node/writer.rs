@@ -136,9 +136,9 @@ impl StateWriter {
         changes.set(&self.state);
         self.identity.keep(&mut changes, self.clock.monotonic(), false);
         if let Err(error) = self.journal.commit(changes) {
-            self.step(Input::Own("journal", Some(journal_trouble(&error))));
-        } else if self.state.troubles.contains_key("node journal") {
-            self.step(Input::Own("journal", None));
+            self.step(Input::Node("journal", Some(journal_trouble(&error))));
+        } else if self.state.problems.contains_key("node journal") {
+            self.step(Input::Node("journal", None));
         }
     }
 
@@ -177,7 +177,7 @@ impl StateWriter {
     }
 
     /// Saves the newest record number of each writer. The agent calls this function before the agent stops.
-    pub(super) fn keep_heard(&self) {
+    pub(super) fn save_known_writers(&self) {
         let mut changes = Changes::default();
         self.identity.keep(&mut changes, self.clock.monotonic(), true);
         if let Err(error) = self.journal.commit(changes) {

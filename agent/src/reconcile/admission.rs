@@ -112,11 +112,11 @@ impl<'a> AdmissionControl<'a> {
         if is_held && !rollout.coordination.fleet.lease_may_be_gone() {
             return Answer::Go;
         }
-        let want = match admit.slot {
+        let request = match admit.slot {
             SlotUse::Change(number) => Request::Change(number),
             SlotUse::Correct => Request::Correct,
         };
-        let answer = self.ask(segment, want);
+        let answer = self.ask(segment, request);
         if matches!(answer, Answer::Go) {
             lock(&self.admitted).slot = Some((segment, admit.slot));
         }
@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_free_change_is_permitted_before_the_admission() {
+    fn change_without_a_slot_is_permitted_before_the_admission() {
         let admitted = Admitted::default();
         assert!(admitted.permits(Admission::Free));
         assert!(!admitted.permits(Admission::SlotAndWindow));

@@ -16,7 +16,7 @@ use towpath_render::{
         ObjectSet, Segment, SegmentKind, book_digest, segments,
         task::{Book, Task},
     },
-    words::Count,
+    scalars::Count,
 };
 use towpath_state::LastSlots;
 
@@ -63,20 +63,20 @@ impl Run {
         let segments = segments(book);
         let cuts = segments.iter().skip(1).map(|segment| if segment.barrier { Cut::Barrier } else { Cut::Passage });
         let serialize = book.rollout.serialize.as_ref();
-        let (group, parts) =
-            serialize.map_or((id.clone(), BTreeMap::new()), |serialize| budget(set, book, &id, serialize));
+        let (budget, partitions) =
+            serialize.map_or((id.clone(), BTreeMap::new()), |serialize| budget_of(set, book, &id, serialize));
         let spec = RolloutSpec {
             book: id.clone(),
-            group,
+            budget,
             run: entry.run(&id),
             accepted: accepted.clone(),
             members: members.iter().map(|node| (node.clone(), wave_of(&waves, node))).collect(),
             late,
             known,
-            parts,
+            partitions,
             count: serialize.map(count_of),
             max_failures: max_failures(book, members.len() as u64),
-            after_all: book.rollout.after_all,
+            fail_after_all: book.rollout.fail_after_all,
             slot_failures: serialize.and_then(|serialize| slot_limit(set, manifest, book, serialize)),
             shared: serialize.is_some_and(|serialize| serialize.slot.is_some())
                 || book.tasks.iter().any(|task| task.serialize.as_ref().is_some_and(|own| own.slot.is_none())),
@@ -95,16 +95,17 @@ impl Run {
             .filter_map(|(index, segment)| {
                 let task = book.tasks.get(segment.tasks.start)?;
                 let serialize = task.serialize.as_ref()?;
-                let (group, mut parts) = budget(set, book, &id, serialize);
-                if group == id {
+                let (budget, mut partitions) = budget_of(set, book, &id, serialize);
+                if budget == id {
                     // The partition is added to the budget of the TaskBook, so that failures in the partition count for
                     // the TaskBook.
-                    let of = |node: &String| parts.get(node).cloned().unwrap_or_else(|| "-".to_owned());
-                    parts = spec.known.iter().map(|node| (node.clone(), format!("={index}{}", of(node)))).collect();
+                    let of = |node: &String| partitions.get(node).cloned().unwrap_or_else(|| "-".to_owned());
+                    partitions =
+                        spec.known.iter().map(|node| (node.clone(), format!("={index}{}", of(node)))).collect();
                 }
                 let slot_failures = slot_limit(set, manifest, book, serialize);
                 let count = Some(count_of(serialize));
-                Some((index, RolloutSpec { group, parts, count, slot_failures, shared: true, ..spec.clone() }))
+                Some((index, RolloutSpec { budget, partitions, count, slot_failures, shared: true, ..spec.clone() }))
             })
             .collect();
         Some(Self { spec, segments, own })
@@ -122,12 +123,12 @@ impl Run {
         let named = slots.budget.split_once("/slot=");
         let spec = RolloutSpec {
             book: book.to_owned(),
-            group: slots.budget.clone(),
+            budget: slots.budget.clone(),
             run: format!("{book}@gone"),
             accepted: accepted.clone(),
             members: slots.targets.iter().map(|node| (node.clone(), 0)).collect(),
             known: set.all_nodes().into_iter().chain(slots.targets.iter().cloned()).collect(),
-            parts: slots.partitions.clone(),
+            partitions: slots.partitions.clone(),
             count: slots.count,
             max_failures: slots.max_failures,
             slot_failures: named.and_then(|(namespace, slot)| slot_failures(set, manifest, namespace, slot)),
@@ -143,8 +144,8 @@ impl Run {
     pub(crate) fn last_slots(&self) -> LastSlots {
         let spec = self.spec_of(self.segments.len().saturating_sub(1));
         LastSlots {
-            budget: spec.group.clone(),
-            partitions: spec.parts.clone(),
+            budget: spec.budget.clone(),
+            partitions: spec.partitions.clone(),
             targets: spec.members.keys().chain(&spec.late).cloned().collect(),
             count: spec.count,
             max_failures: spec.max_failures,
@@ -181,8 +182,8 @@ pub(crate) fn rights(
                 (task.id.clone(), targets.iter().filter(may).cloned().collect())
             })
             .collect();
-        let groups = run.own.values().chain([&run.spec]).map(|spec| spec.group.clone()).collect();
-        Some((book.id(), BookRights { groups, targets, eligible }))
+        let budgets = run.own.values().chain([&run.spec]).map(|spec| spec.budget.clone()).collect();
+        Some((book.id(), BookRights { budgets, targets, eligible }))
     };
     set.books.values().filter_map(|book| of(book)).collect()
 }
@@ -249,7 +250,7 @@ fn slot_failures(set: &ObjectSet, manifest: &RevisionManifest, namespace: &str, 
     let shares = |other: &&Book| {
         let own = other.tasks.iter().filter_map(|task| task.serialize.as_ref()).chain(&other.rollout.serialize);
         other.namespace == namespace
-            && !other.rollout.after_all
+            && !other.rollout.fail_after_all
             && own.into_iter().any(|serialize| serialize.slot.as_deref() == Some(slot))
     };
     let limit = |other: &Book| {
@@ -260,8 +261,8 @@ fn slot_failures(set: &ObjectSet, manifest: &RevisionManifest, namespace: &str, 
 }
 
 /// Returns the name of a budget, and the partition of each node in the budget (P67).
-fn budget(set: &ObjectSet, book: &Book, own: &str, serialize: &pb::Serialize) -> (String, BTreeMap<String, String>) {
-    let group = match &serialize.slot {
+fn budget_of(set: &ObjectSet, book: &Book, own: &str, serialize: &pb::Serialize) -> (String, BTreeMap<String, String>) {
+    let budget = match &serialize.slot {
         Some(slot) => format!("{}/slot={slot}", book.namespace),
         None => own.to_owned(),
     };
@@ -280,7 +281,7 @@ fn budget(set: &ObjectSet, book: &Book, own: &str, serialize: &pb::Serialize) ->
             })
             .collect()
     };
-    (group, serialize.per.as_ref().map(value).unwrap_or_default())
+    (budget, serialize.per.as_ref().map(value).unwrap_or_default())
 }
 
 /// Returns the members of each wave. Each wave includes the members of all earlier waves (P68).

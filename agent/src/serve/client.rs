@@ -17,7 +17,7 @@ use towpath_host::{
 use towpath_proto::v1alpha::{self as pb, events_client::EventsClient, status_client::StatusClient};
 
 use super::tls;
-use crate::{error_chain::chain, status::OtherNode};
+use crate::{error_chain::error_chain, status::OtherNode};
 
 /// The error of a failed call to an agent.
 #[derive(Debug, Error)]
@@ -50,7 +50,7 @@ impl From<tonic::Status> for CallError {
     fn from(status: tonic::Status) -> Self {
         // The cause of a gRPC status is more precise than the message of the status.
         Self::Refused(match std::error::Error::source(&status) {
-            Some(cause) => chain(cause),
+            Some(cause) => error_chain(cause),
             None => status.message().to_owned(),
         })
     }
@@ -104,7 +104,7 @@ impl Client {
         let (address, cluster) = (remote.address.clone(), present.subject.cluster.clone());
         // tonic hides the cause of a failed connection, so the first connection is made here.
         let first = tls::dial(&address, &host, Arc::clone(&present.client), Some(&cluster)).await;
-        let mut first = Some(first.map_err(|error| failed(chain(&error)))?);
+        let mut first = Some(first.map_err(|error| failed(error_chain(&error)))?);
         let connector = service_fn(move |_: Uri| {
             let (address, host, cluster) = (address.clone(), host.clone(), cluster.clone());
             let (present, first) = (Arc::clone(&present), first.take());
@@ -117,7 +117,7 @@ impl Client {
             }
         });
         let endpoint = Endpoint::from_static("http://agent.invalid");
-        let channel = endpoint.connect_with_connector(connector).await.map_err(|error| failed(chain(&error)))?;
+        let channel = endpoint.connect_with_connector(connector).await.map_err(|error| failed(error_chain(&error)))?;
         Ok(Self { channel })
     }
 

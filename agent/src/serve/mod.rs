@@ -3,10 +3,10 @@
 mod callers;
 mod client;
 mod handshakes;
-mod links;
+mod peer_connections;
 mod server;
 mod tls;
 
 pub use client::{CallError, Client, Remote};
-pub use links::PeerConnections;
+pub use peer_connections::PeerConnections;
 pub use server::{Endpoints, ServeError, Shared, serve};

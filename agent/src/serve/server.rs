@@ -33,7 +33,7 @@ use super::{
     tls::{self, Caller},
 };
 use crate::{
-    error_chain::chain,
+    error_chain::error_chain,
     status::{OtherNode, PeerService, Queries},
 };
 
@@ -100,10 +100,10 @@ impl Shared {
 pub async fn serve(
     queries: Queries,
     peers: PeerService,
-    doors: Endpoints,
+    endpoints: Endpoints,
     until: impl Future<Output = ()> + Send,
 ) -> Result<(), ServeError> {
-    let Endpoints { socket, shared } = doors;
+    let Endpoints { socket, shared } = endpoints;
     let listener = bind(&socket)?;
     let remote = match shared {
         Some(shared) => {
@@ -247,7 +247,7 @@ impl pb::peer_server::Peer for Api {
             let written = mirror.write_pack(&commit, have.as_deref(), &mut out);
             let flushed = out.flush();
             if let Err(error) = written {
-                let _ = parts.blocking_send(Err(Status::internal(chain(&error))));
+                let _ = parts.blocking_send(Err(Status::internal(error_chain(&error))));
             } else if let Err(error) = flushed {
                 tracing::debug!(%error, "a node closed the connection before its pack was written");
             }

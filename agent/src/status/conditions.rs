@@ -24,20 +24,20 @@ pub struct State {
     /// The revision that the node most recently applied in full.
     pub applied: Option<Acceptance>,
     /// The problems that can end without a new commit, by source or subject.
-    pub troubles: BTreeMap<String, ConditionReason>,
+    pub problems: BTreeMap<String, ConditionReason>,
     /// The messages about requests that git servers have not answered yet. The requests end when the agent stops.
     #[serde(skip)]
     pending: Vec<String>,
     /// The problems that only a new commit can end, by subject.
-    pub stalls: BTreeMap<String, ConditionReason>,
+    pub stalled: BTreeMap<String, ConditionReason>,
     /// The reasons why changes are held, by subject and reason.
-    pub holds: BTreeMap<String, Hold>,
+    pub held: BTreeMap<String, Hold>,
     /// The TaskBooks that ask for slots, waves or barriers, although the data store is local.
     pub uncoordinated: Vec<String>,
     /// The reason and the status of each condition, with the time of the most recent change.
     since: BTreeMap<String, (String, bool, i64)>,
-    /// The time of the most recent tick of the wall clock (`Input::Looked`), in milliseconds since 1970.
-    pub looked: i64,
+    /// The time of the most recent tick of the wall clock (`Input::Tick`), in milliseconds since 1970.
+    pub tick: i64,
     /// The number of passes that ended after the clock went back.
     passes_since_jump: u32,
 }
@@ -103,7 +103,7 @@ pub enum Input {
     Pending(Vec<String>),
     /// A part of the node failed, or works again (`None`). The parts of the node include the journal, the fleet and the
     /// data store.
-    Own(&'static str, Option<ConditionReason>),
+    Node(&'static str, Option<ConditionReason>),
     /// The head of a source was rejected, or is valid again (`None`).
     Rejected(String, Option<ConditionReason>),
     /// Local policy rejects the revision that the fleet accepted, or no longer rejects it (`None`).
@@ -118,7 +118,7 @@ pub enum Input {
     /// A pass ended.
     Passed(Passed),
     /// A tick of the wall clock, in milliseconds since 1970.
-    Looked(i64),
+    Tick(i64),
 }
 
 /// The parts of the result of a pass that change the state of the node.
@@ -149,48 +149,48 @@ const JUMP: i64 = 5_000;
 #[must_use]
 pub fn step(mut state: State, input: Input) -> State {
     match input {
-        Input::Source(name, trouble) => {
-            note(&mut state.troubles, &format!("source {name}"), trouble);
+        Input::Source(name, problem) => {
+            note(&mut state.problems, &format!("source {name}"), problem);
         }
         Input::Pending(requests) => {
             state.pending = requests.iter().map(|request| towpath_git::without_secrets(request)).collect();
         }
-        Input::Own(what, trouble) => note(&mut state.troubles, &format!("node {what}"), trouble),
-        Input::RejectedLocally(trouble) => note(&mut state.stalls, "node accepted", trouble),
-        Input::Rejected(name, trouble) => {
-            note(&mut state.stalls, &format!("source {name}"), trouble);
+        Input::Node(what, problem) => note(&mut state.problems, &format!("node {what}"), problem),
+        Input::RejectedLocally(problem) => note(&mut state.stalled, "node accepted", problem),
+        Input::Rejected(name, problem) => {
+            note(&mut state.stalled, &format!("source {name}"), problem);
         }
         Input::TooOld(why) => {
-            let since = state.holds.remove(TOO_OLD).map_or(state.looked, |hold| hold.since);
+            let since = state.held.remove(TOO_OLD).map_or(state.tick, |hold| hold.since);
             if let Some(opens) = why {
                 let reason = GateReason::AgentTooOld.name().to_owned();
                 let action = Some("Upgrade the agent of this node".to_owned());
                 let hold = Hold { subject: "agent".into(), reason, opens, action, since, ..Hold::default() };
-                state.holds.insert(TOO_OLD.to_owned(), hold);
+                state.held.insert(TOO_OLD.to_owned(), hold);
             }
         }
         Input::Accepted(acceptance) => {
             state.accepted = acceptance;
         }
         Input::Began => {
-            state.attempted = Some(Acceptance { at: state.looked, ..state.accepted.clone() });
+            state.attempted = Some(Acceptance { at: state.tick, ..state.accepted.clone() });
             state.attempting = true;
         }
         Input::Passed(passed) => state = pass(state, passed),
-        Input::Looked(now) => {
-            let back = state.looked - now;
+        Input::Tick(now) => {
+            let back = state.tick - now;
             if back > JUMP {
                 let message = format!(
                     "the clock went back by {} s; times in the status may overlap, but reconciliation is not affected; check the time service (chronyc tracking, timedatectl)",
                     back / 1000
                 );
                 state.passes_since_jump = 0;
-                note(&mut state.troubles, "clock", Some(ConditionReason::new("ClockJumped", message)));
+                note(&mut state.problems, "clock", Some(ConditionReason::new("ClockJumped", message)));
             }
-            state.looked = now;
+            state.tick = now;
         }
     }
-    let now = state.looked;
+    let now = state.tick;
     for condition in current(&state) {
         let key = condition.r#type.clone();
         let value = (condition.reason.clone(), condition.status);
@@ -205,18 +205,18 @@ pub fn step(mut state: State, input: Input) -> State {
     state
 }
 
-fn note(map: &mut BTreeMap<String, ConditionReason>, key: &str, trouble: Option<ConditionReason>) {
-    match trouble {
-        Some(mut trouble) => {
-            trouble.message = towpath_git::without_secrets(&trouble.message);
-            map.insert(key.to_owned(), trouble);
+fn note(map: &mut BTreeMap<String, ConditionReason>, key: &str, problem: Option<ConditionReason>) {
+    match problem {
+        Some(mut problem) => {
+            problem.message = towpath_git::without_secrets(&problem.message);
+            map.insert(key.to_owned(), problem);
         }
         None => drop(map.remove(key)),
     }
 }
 
 /// Returns the holds of a pass. If the previous pass had the same hold for the same run, the hold keeps its start time.
-fn holds(before: &BTreeMap<String, Hold>, held: Vec<Hold>, now: i64) -> BTreeMap<String, Hold> {
+fn with_start_times(before: &BTreeMap<String, Hold>, held: Vec<Hold>, now: i64) -> BTreeMap<String, Hold> {
     let mut holds: BTreeMap<String, Hold> = BTreeMap::new();
     for hold in held {
         // A TaskBook may be held twice for the same reason, for example by two suspensions.
@@ -231,30 +231,30 @@ fn holds(before: &BTreeMap<String, Hold>, held: Vec<Hold>, now: i64) -> BTreeMap
 
 fn pass(mut state: State, passed: Passed) -> State {
     state.attempting &= passed.interrupted;
-    note(&mut state.troubles, "disk", passed.disk.clone());
+    note(&mut state.problems, "disk", passed.disk.clone());
     let failed =
         passed.failed.filter(|_| passed.disk.is_none()).map(|message| ConditionReason::new("TaskFailed", message));
-    note(&mut state.stalls, "tasks", failed);
-    let mut held = holds(&state.holds, passed.held, state.looked);
-    held.extend(state.holds.remove_entry(TOO_OLD));
+    note(&mut state.stalled, "tasks", failed);
+    let mut held = with_start_times(&state.held, passed.held, state.tick);
+    held.extend(state.held.remove_entry(TOO_OLD));
     if passed.interrupted {
         // The TaskBooks that an interrupted pass did not reach keep their holds.
-        for (key, hold) in std::mem::take(&mut state.holds) {
+        for (key, hold) in std::mem::take(&mut state.held) {
             held.entry(key).or_insert(hold);
         }
     }
-    state.holds = held;
+    state.held = held;
     state.uncoordinated = passed.uncoordinated;
     // The problem of the clock ends after the second pass that follows the jump.
-    if state.troubles.contains_key("clock") {
+    if state.problems.contains_key("clock") {
         state.passes_since_jump += 1;
         if state.passes_since_jump > 1 {
-            note(&mut state.troubles, "clock", None);
+            note(&mut state.problems, "clock", None);
         }
     }
     let in_full = !passed.interrupted && passed.worst < Outcome::Unknown;
     if in_full && !state.is_at(state.applied.as_ref()) {
-        state.applied = Some(Acceptance { at: state.looked, ..state.accepted.clone() });
+        state.applied = Some(Acceptance { at: state.tick, ..state.accepted.clone() });
     }
     state
 }
@@ -272,8 +272,8 @@ impl State {
     pub fn is_applied(&self) -> bool {
         self.accepted.generation > 0
             && self.is_at(self.applied.as_ref())
-            && !self.stalls.contains_key("tasks")
-            && self.holds.keys().all(|key| key == TOO_OLD)
+            && !self.stalled.contains_key("tasks")
+            && self.held.keys().all(|key| key == TOO_OLD)
     }
 
     /// Returns the message of the Ready condition.
@@ -304,8 +304,8 @@ impl State {
             conditions: current(self)
                 .into_iter()
                 .map(|condition| {
-                    let changed = self.since.get(&condition.r#type).map_or(self.looked, |(_, _, since)| *since);
-                    let held = self.holds.values().map(|hold| hold.since).min();
+                    let changed = self.since.get(&condition.r#type).map_or(self.tick, |(_, _, since)| *since);
+                    let held = self.held.values().map(|hold| hold.since).min();
                     let is_held = condition.r#type == "Held" && condition.status;
                     let since = held.filter(|_| is_held).unwrap_or(changed);
                     let message = match &at_work {
@@ -345,15 +345,15 @@ fn current(state: &State) -> Vec<pb::Condition> {
         message,
         since: String::new(),
     };
-    let all = |troubles: &BTreeMap<String, ConditionReason>| {
-        troubles.values().map(|trouble| trouble.message.clone()).collect::<Vec<_>>().join("; ")
+    let all = |problems: &BTreeMap<String, ConditionReason>| {
+        problems.values().map(|problem| problem.message.clone()).collect::<Vec<_>>().join("; ")
     };
     let applied = state.is_applied();
     let ready = applied
         && state
-            .troubles
+            .problems
             .values()
-            .all(|trouble| trouble.reason == "SourceUnreachable" || trouble.reason == "ClockJumped");
+            .all(|problem| problem.reason == "SourceUnreachable" || problem.reason == "ClockJumped");
     let ready_message = match (applied, state.accepted.generation) {
         (true, generation) => format!("generation {generation} is applied"),
         (false, 0) => "no revision has been accepted yet".into(),
@@ -361,27 +361,27 @@ fn current(state: &State) -> Vec<pb::Condition> {
     };
     let mut conditions = vec![condition("Ready", ready, if ready { "Applied" } else { "NotApplied" }, ready_message)];
     // A full disk also causes errors of sources, so the problem of the disk is shown first.
-    let rank = |trouble: &&ConditionReason| {
+    let rank = |problem: &&ConditionReason| {
         ["DiskFull", "ReadOnly", "MirrorCorrupt", "SourceUnreachable", "ClockJumped"]
             .iter()
-            .position(|reason| *reason == trouble.reason)
+            .position(|reason| *reason == problem.reason)
     };
-    match state.troubles.values().min_by_key(rank) {
-        Some(trouble) => conditions.push(condition("Reconciling", true, &trouble.reason, all(&state.troubles))),
+    match state.problems.values().min_by_key(rank) {
+        Some(problem) => conditions.push(condition("Reconciling", true, &problem.reason, all(&state.problems))),
         None if !state.pending.is_empty() => {
             let message = format!("{}; the request continues", state.pending.join("; "));
             conditions.push(condition("Reconciling", true, "Progressing", message));
         }
-        None if state.attempting || !applied && state.stalls.is_empty() && state.holds.is_empty() => conditions
+        None if state.attempting || !applied && state.stalled.is_empty() && state.held.is_empty() => conditions
             .push(condition("Reconciling", true, "Progressing", "the accepted revision is being applied".into())),
         None => conditions.push(condition("Reconciling", false, "Settled", "nothing is going on".into())),
     }
-    match state.stalls.values().next() {
-        Some(stall) => conditions.push(condition("Stalled", true, &stall.reason, all(&state.stalls))),
+    match state.stalled.values().next() {
+        Some(stall) => conditions.push(condition("Stalled", true, &stall.reason, all(&state.stalled))),
         None => conditions.push(condition("Stalled", false, "None", "nothing needs a commit".into())),
     }
-    match state.holds.values().next() {
-        Some(hold) => conditions.push(condition("Held", true, &hold.reason, all_holds(&state.holds))),
+    match state.held.values().next() {
+        Some(hold) => conditions.push(condition("Held", true, &hold.reason, all_holds(&state.held))),
         None if !state.uncoordinated.is_empty() => {
             let message = format!(
                 "{} asked for slots, waves or barriers, but dataStore is local: this node does not wait for other nodes",
@@ -432,7 +432,7 @@ mod tests {
 
     #[test]
     fn pending_request_shows_as_progress_and_ends_with_the_next_refresh() {
-        let applied = run(vec![Input::Looked(1), accepted(1), Input::Began, Input::Passed(passed(Outcome::Changed))]);
+        let applied = run(vec![Input::Tick(1), accepted(1), Input::Began, Input::Passed(passed(Outcome::Changed))]);
         let pending = step(applied.clone(), Input::Pending(vec!["git.example has not answered since noon".into()]));
         assert_eq!(reasons(&pending)[0], ("Ready".into(), true, "Applied".into()));
         assert_eq!(reasons(&pending)[1], ("Reconciling".into(), true, "Progressing".into()));
@@ -456,7 +456,7 @@ mod tests {
     #[test]
     fn held_condition_is_not_older_than_the_run() {
         let of_run = |run: &str| Hold { run: run.into(), ..hold("a/b", "Slot", "x") };
-        let state = run(vec![Input::Looked(1_000), accepted(1), held(vec![of_run("a/b@1")]), Input::Looked(9_000)]);
+        let state = run(vec![Input::Tick(1_000), accepted(1), held(vec![of_run("a/b@1")]), Input::Tick(9_000)]);
         let state = step(state, held(vec![of_run("a/b@1")]));
         assert_eq!(held_since(&state), rfc3339(1_000), "the same hold");
         let state = step(state, held(vec![of_run("a/b@2")]));
@@ -472,8 +472,8 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_is_applied_and_ready() {
-        let state = run(vec![Input::Looked(1), accepted(1), Input::Began]);
+    fn applied_revision_makes_the_node_ready() {
+        let state = run(vec![Input::Tick(1), accepted(1), Input::Began]);
         assert_eq!(reasons(&state)[1], ("Reconciling".into(), true, "Progressing".into()));
         let state = step(state, Input::Passed(passed(Outcome::Changed)));
         assert_eq!(reasons(&state)[0], ("Ready".into(), true, "Applied".into()));
@@ -486,7 +486,7 @@ mod tests {
             let status = state.status("n", "c", Vec::new(), at_work.map(str::to_owned));
             status.conditions[1].message.clone()
         };
-        let state = run(vec![Input::Looked(1), accepted(1), Input::Began]);
+        let state = run(vec![Input::Tick(1), accepted(1), Input::Began]);
         assert_eq!(message(&state, None), "the accepted revision is being applied");
         assert_eq!(message(&state, Some("a/b")), "the accepted revision is being applied; at work: a/b");
         let state = step(state, Input::Passed(passed(Outcome::Changed)));
@@ -494,7 +494,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_task_stalls_until_it_succeeds() {
+    fn failed_task_stalls_the_node_until_it_succeeds() {
         let state = run(vec![accepted(1), Input::Began, Input::Passed(passed(Outcome::Failed))]);
         assert_eq!(reasons(&state)[2], ("Stalled".into(), true, "TaskFailed".into()));
         assert!(state.applied.is_none());
@@ -518,12 +518,12 @@ mod tests {
     }
 
     #[test]
-    fn an_unreachable_source_leaves_the_node_ready() {
-        let trouble = ConditionReason::new("SourceUnreachable", "gone");
+    fn unreachable_source_keeps_the_node_ready() {
+        let problem = ConditionReason::new("SourceUnreachable", "gone");
         let state = run(vec![
             accepted(1),
             Input::Passed(passed(Outcome::Unchanged)),
-            Input::Source("fleet".into(), Some(trouble)),
+            Input::Source("fleet".into(), Some(problem)),
         ]);
         assert_eq!(
             reasons(&state)[..2],
@@ -533,13 +533,13 @@ mod tests {
 
     #[test]
     fn clock_that_goes_back_is_shown_for_two_passes() {
-        let state = run(vec![Input::Looked(1_000_000), accepted(1), Input::Looked(900_000)]);
+        let state = run(vec![Input::Tick(1_000_000), accepted(1), Input::Tick(900_000)]);
         assert_eq!(reasons(&state)[1].2, "ClockJumped");
         let state = run_on(
             state,
             vec![
                 Input::Passed(passed(Outcome::Unchanged)),
-                Input::Looked(901_000),
+                Input::Tick(901_000),
                 Input::Passed(passed(Outcome::Unchanged)),
             ],
         );

@@ -48,7 +48,7 @@ impl LivenessReport {
 }
 
 /// Reads the state of the other nodes from the data store, for the template function `nodes()`.
-fn read_others(fleet: &Fleet) -> Result<OtherNodes, StoreError> {
+fn read_other_nodes(fleet: &Fleet) -> Result<OtherNodes, StoreError> {
     let facts = fleet.rows(keys::ALL_FACTS)?.into_iter();
     let facts = facts.filter_map(|(node, facts)| Some((node, serde_json::from_slice(&facts).ok()?)));
     Ok(OtherNodes { alive: fleet.alive()?, joined: fleet.joined()?, facts: facts.collect() })
@@ -75,32 +75,32 @@ impl FleetView {
         let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.store().shared() && revision.reads_nodes()) else {
             return BTreeMap::new();
         };
-        let known = match read_others(fleet) {
+        let known = match read_other_nodes(fleet) {
             Ok(known) => {
-                self.keep_others(&known);
+                self.save_other_nodes(&known);
                 known
             }
             Err(error) => {
                 tracing::debug!(%error, "cannot read the state of other nodes; using the last known state");
-                self.last_others().unwrap_or_default()
+                self.last_other_nodes().unwrap_or_default()
             }
         };
         let other = |node: &String| {
-            let liveness = self.opinions(node, Some(&known.alive), &known.joined).liveness();
+            let liveness = self.liveness_report(node, Some(&known.alive), &known.joined).liveness();
             (node.clone(), Other { liveness, facts: known.facts.get(node).cloned() })
         };
         known.joined.iter().map(other).collect()
     }
 
     /// Returns the last known state of other nodes. Returns `None` if the node has never read the state of other nodes.
-    fn last_others(&self) -> Option<OtherNodes> {
+    fn last_other_nodes(&self) -> Option<OtherNodes> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         known.or_else(|| self.journal.as_ref()?.get_readable(&()).ok().flatten())
     }
 
     /// Remembers the state of other nodes in memory, and in the journal if the state has changed.
-    fn keep_others(&self, known: &OtherNodes) {
-        if self.last_others().as_ref() != Some(known)
+    fn save_other_nodes(&self, known: &OtherNodes) {
+        if self.last_other_nodes().as_ref() != Some(known)
             && let Some(journal) = &self.journal
         {
             let mut changes = Changes::default();
@@ -113,7 +113,12 @@ impl FleetView {
     }
 
     /// Returns the liveness of a node, as seen by its lease and by gossip.
-    fn opinions(&self, node: &str, alive: Option<&BTreeSet<String>>, joined: &BTreeSet<String>) -> LivenessReport {
+    fn liveness_report(
+        &self,
+        node: &str,
+        alive: Option<&BTreeSet<String>>,
+        joined: &BTreeSet<String>,
+    ) -> LivenessReport {
         let mine = node == self.status.node();
         let lease = match alive {
             _ if mine => Liveness::Alive,
@@ -121,7 +126,7 @@ impl FleetView {
             Some(_) if joined.contains(node) => Liveness::Lost,
             _ => Liveness::Unknown,
         };
-        let heard = |gossip: &Gossip| if mine { Liveness::Alive } else { gossip.opinion(node) };
+        let heard = |gossip: &Gossip| if mine { Liveness::Alive } else { gossip.liveness_of(node) };
         LivenessReport { lease, gossip: self.gossip.get().map(heard) }
     }
 
@@ -137,18 +142,18 @@ impl FleetView {
             let mine = name == self.status.node();
             let published: Option<PublishedState> =
                 states.get(name).and_then(|state| serde_json::from_slice(state).ok());
-            let opinions = self.opinions(name, alive.as_ref(), joined);
+            let report = self.liveness_report(name, alive.as_ref(), joined);
             let shown = if mine { Some(PublishedState::of(&state)) } else { published };
             pb::NodeSummary {
                 name: name.to_owned(),
                 labels,
-                liveness: opinions.liveness().into(),
+                liveness: report.liveness().into(),
                 generation: shown.as_ref().map(|shown| shown.generation),
                 ready: shown.as_ref().map(|shown| shown.ready),
                 address,
                 version: shown.map(|shown| shown.version),
-                lease: fleet.map(|_| opinions.lease.name().to_owned()),
-                gossip: opinions.gossip.map(|opinion| opinion.name().to_owned()),
+                lease: fleet.map(|_| report.lease.name().to_owned()),
+                gossip: report.gossip.map(|liveness| liveness.name().to_owned()),
             }
         };
         let mut nodes: Vec<pb::NodeSummary> = revision
@@ -168,7 +173,7 @@ impl FleetView {
         let Some(fleet) = &self.fleet else { return Vec::new() };
         let alive = fleet.alive().ok();
         let joined = fleet.joined().unwrap_or_default();
-        let liveness = |node: &str| self.opinions(node, alive.as_ref(), &joined).liveness();
+        let liveness = |node: &str| self.liveness_report(node, alive.as_ref(), &joined).liveness();
         let states = self.states(fleet);
         let own = self.status.state().accepted.clone();
         let accepted = (own.generation == revision.id.generation).then_some(own.at);

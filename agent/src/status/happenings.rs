@@ -38,9 +38,9 @@ pub(crate) fn is_of_state(event: &NewEvent) -> bool {
 /// alarm.
 pub(crate) fn of_state(state: &State) -> Vec<NewEvent> {
     // Failed tasks are left out here, because each failed task has an alarm of its own.
-    let stalls = state.stalls.iter().filter(|(subject, _)| *subject != "tasks");
+    let stalled = state.stalled.iter().filter(|(subject, _)| *subject != "tasks");
     let mut alarms: Vec<NewEvent> = Vec::new();
-    for alarm in state.troubles.iter().chain(stalls).filter_map(|(subject, trouble)| of_trouble(subject, trouble)) {
+    for alarm in state.problems.iter().chain(stalled).filter_map(|(subject, problem)| of_problem(subject, problem)) {
         if !alarms.iter().any(|known| (known.event_type, &known.object) == (alarm.event_type, &alarm.object)) {
             alarms.push(alarm);
         }
@@ -48,10 +48,10 @@ pub(crate) fn of_state(state: &State) -> Vec<NewEvent> {
     alarms
 }
 
-fn of_trouble(subject: &str, trouble: &ConditionReason) -> Option<NewEvent> {
+fn of_problem(subject: &str, problem: &ConditionReason) -> Option<NewEvent> {
     use EventType as T;
     let source = subject.strip_prefix("source ");
-    let event_type = match (trouble.reason.as_str(), subject) {
+    let event_type = match (problem.reason.as_str(), subject) {
         ("DiskFull" | "ReadOnly", _) | (_, "node journal") => T::AgentDiskFull,
         ("ClockJumped", _) => T::AgentClockJumped,
         ("StateLost", _) => T::AgentStateLost,
@@ -68,7 +68,7 @@ fn of_trouble(subject: &str, trouble: &ConditionReason) -> Option<NewEvent> {
         _ if source.is_some() => T::SourceUnreachable,
         _ => return None,
     };
-    let alarm = NewEvent::new(event_type, &trouble.message).because(&trouble.reason);
+    let alarm = NewEvent::new(event_type, &problem.message).because(&problem.reason);
     Some(match source.filter(|_| event_type != T::AgentDiskFull) {
         Some(source) => alarm.about(format!("Source/{source}"), "").with("source", source),
         None => alarm,
@@ -96,8 +96,8 @@ pub(crate) fn of_start(last: Option<&BTreeMap<String, Value>>, version: &str, bo
 /// Returns the one-time events that a change of the state causes. One-time events are not alarms.
 pub(crate) fn of_change(before: &State, input: &Input) -> Vec<NewEvent> {
     let Input::Source(name, None) = input else { return Vec::new() };
-    let was = before.troubles.get(&format!("source {name}"));
-    if was.is_none_or(|trouble| trouble.reason != "MirrorCorrupt") {
+    let was = before.problems.get(&format!("source {name}"));
+    if was.is_none_or(|problem| problem.reason != "MirrorCorrupt") {
         return Vec::new();
     }
     let message = format!("the mirror of {name} was damaged, and was fetched again");
@@ -221,7 +221,7 @@ fn kind_of(hold: &Hold) -> &'static str {
 fn of_holds(state: &State) -> Vec<NewEvent> {
     let mut alarms: Vec<NewEvent> = Vec::new();
     let mut subjects: Vec<(&str, &str)> = Vec::new();
-    for hold in state.holds.values().filter(|hold| !hold.book.is_empty()) {
+    for hold in state.held.values().filter(|hold| !hold.book.is_empty()) {
         let kind = kind_of(hold);
         if !subjects.contains(&(hold.subject.as_str(), kind)) {
             subjects.push((&hold.subject, kind));
@@ -229,7 +229,7 @@ fn of_holds(state: &State) -> Vec<NewEvent> {
     }
     for (subject, kind) in subjects {
         let all: Vec<&Hold> =
-            state.holds.values().filter(|hold| hold.subject == subject && kind_of(hold) == kind).collect();
+            state.held.values().filter(|hold| hold.subject == subject && kind_of(hold) == kind).collect();
         let Some(first) = all.first() else { continue };
         let event_type = if kind == "prune" { EventType::PruneHeld } else { EventType::TaskHeld };
         let message = all.iter().map(|hold| hold.message()).collect::<Vec<_>>().join("; ");
@@ -258,7 +258,7 @@ pub(crate) fn of_pass(outcome: &PassOutcome, runs: &mut RunProgress) -> Vec<NewE
         events.extend(of_changes(book, runs));
         if !book.interrupted {
             let failed = book.tasks.iter().find(|task| task.outcome == Outcome::Failed);
-            let message = failed.map(said).unwrap_or_default();
+            let message = failed.map(message_of).unwrap_or_default();
             events.extend(runs.end(&id(book), book.worst(), &message));
         }
     }
@@ -282,7 +282,7 @@ pub(crate) fn of_changes(book: &BookOutcome, runs: &RunProgress) -> Vec<NewEvent
 fn of_task(event_type: EventType, book: &BookOutcome, task: &TaskOutcome, runs: &RunProgress) -> NewEvent {
     let id = id(book);
     let message = match task.message {
-        Some(_) => format!("{id}/{}", said(task)),
+        Some(_) => format!("{id}/{}", message_of(task)),
         None => format!("{id}/{}: {}", task.name, task.outcome.as_str()),
     };
     let event = NewEvent::new(event_type, message)
@@ -299,7 +299,7 @@ fn id(book: &BookOutcome) -> String {
     format!("{}/{}", book.namespace, book.name)
 }
 
-fn said(task: &TaskOutcome) -> String {
+fn message_of(task: &TaskOutcome) -> String {
     format!("{}: {}", task.name, task.message.as_deref().unwrap_or_default())
 }
 
@@ -344,9 +344,9 @@ mod tests {
     }
 
     #[test]
-    fn each_trouble_has_the_type_of_the_contract() {
+    fn each_problem_has_the_event_type_of_the_contract() {
         let rejected = |reason: &str| Input::Rejected("fleet".into(), Some(ConditionReason::new(reason, "m")));
-        let own = |what: &'static str, reason: &str| Input::Own(what, Some(ConditionReason::new(reason, "m")));
+        let own = |what: &'static str, reason: &str| Input::Node(what, Some(ConditionReason::new(reason, "m")));
         for (input, name) in [
             (source("SourceUnreachable"), "source.unreachable"),
             (source("MirrorCorrupt"), "source.unreachable"),
@@ -370,12 +370,12 @@ mod tests {
             assert!(is_of_state(&alarms[0]) && alarms[0].event_type.is_alarm(), "{name}");
         }
         assert!(troubled(vec![own("accepted", "Progressing")]).is_empty());
-        assert_eq!(names(&troubled(vec![Input::Looked(1_000_000), Input::Looked(0)])), ["agent.clock-jumped"]);
+        assert_eq!(names(&troubled(vec![Input::Tick(1_000_000), Input::Tick(0)])), ["agent.clock-jumped"]);
     }
 
     #[test]
     fn full_disk_is_one_alarm_although_it_breaks_several_things() {
-        let full = |what: &'static str| Input::Own(what, Some(ConditionReason::new("DiskFull", "m")));
+        let full = |what: &'static str| Input::Node(what, Some(ConditionReason::new("DiskFull", "m")));
         assert_eq!(names(&troubled(vec![source("DiskFull"), full("journal"), full("store")])), ["agent.disk-full"]);
     }
 

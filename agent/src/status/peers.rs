@@ -7,7 +7,7 @@ use towpath_coordination::{
     fleet::Fleet,
     gossip::{
         Gossip,
-        core::{Heard, Liveness},
+        core::{Liveness, MembershipEvent},
     },
     signed::RecordSigner,
 };
@@ -26,7 +26,7 @@ pub struct PeerService {
     /// The signer of the node's records. The signer also decides which callers of the API are rejected.
     signer: Arc<RecordSigner>,
     /// The incarnation of the node: a number that grows with each start of the agent.
-    life: u64,
+    incarnation: u64,
     /// The gossip of the node. `gossip` is empty if the node does not take part in gossip.
     gossip: Arc<OnceLock<Gossip>>,
 }
@@ -37,15 +37,15 @@ impl PeerService {
         status: StatusSnapshot,
         fleet: Arc<Fleet>,
         signer: Arc<RecordSigner>,
-        life: u64,
+        incarnation: u64,
         gossip: Arc<OnceLock<Gossip>>,
     ) -> Self {
-        Self { status, fleet, signer, life, gossip }
+        Self { status, fleet, signer, incarnation, gossip }
     }
 
     /// Returns the incarnation of the node: a number that grows with each start of the agent.
-    pub fn life(&self) -> u64 {
-        self.life
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
     }
 
     /// Returns whether the accepted revision defines a node with this name. Returns `None` before the first revision.
@@ -65,14 +65,14 @@ impl PeerService {
     }
 
     /// Attaches a gossip service to this node and to its view of the fleet.
-    pub fn hear(&self, gossip: Gossip) {
-        self.fleet.hear(gossip.clone());
+    pub fn attach_gossip(&self, gossip: Gossip) {
+        self.fleet.attach_gossip(gossip.clone());
         let _ = self.gossip.set(gossip);
-        self.tell_gossip();
+        self.update_gossip();
     }
 
     /// Passes the addresses of the other nodes and the accepted revision to the gossip.
-    pub(crate) fn tell_gossip(&self) {
+    pub(crate) fn update_gossip(&self) {
         let (Some(gossip), Some(revision)) = (self.gossip.get(), self.status.revision()) else { return };
         let others = revision.set.nodes.iter().filter(|(name, _)| *name != self.status.node());
         gossip.seeds(others.filter_map(|(name, node)| Some((name.clone(), node.address.clone()?))).collect());
@@ -124,18 +124,20 @@ impl PeerService {
     }
 
     /// Records events for nodes that join, leave or are lost, as gossip reports.
-    pub fn heard(&self, heard: &Heard, now: i64) {
-        let (event_type, reason, node, message) = match heard {
-            Heard::Joined(node) => (EventType::NodeJoined, "Joined", node, format!("{node} has joined")),
-            Heard::Left(node) => (EventType::NodeLeft, "Left", node, format!("{node} has stopped")),
-            Heard::Lost(node) => (EventType::NodeLost, "Lost", node, format!("{node} does not answer any other node")),
-            Heard::Accepted(_) | Heard::Slots => return,
+    pub fn record_membership(&self, change: &MembershipEvent, now: i64) {
+        let (event_type, reason, node, message) = match change {
+            MembershipEvent::Joined(node) => (EventType::NodeJoined, "Joined", node, format!("{node} has joined")),
+            MembershipEvent::Left(node) => (EventType::NodeLeft, "Left", node, format!("{node} has stopped")),
+            MembershipEvent::Lost(node) => {
+                (EventType::NodeLost, "Lost", node, format!("{node} does not answer any other node"))
+            }
+            MembershipEvent::Accepted(_) | MembershipEvent::Slots => return,
         };
         let object = format!("Node/{node}");
         let event = NewEvent::new(event_type, message).because(reason).about(object.clone(), "");
         let over = |alarm: &NewEvent| alarm.event_type == EventType::NodeLost && alarm.object.as_ref() == Some(&object);
-        let ended = match heard {
-            Heard::Lost(_) => Ok(()),
+        let ended = match change {
+            MembershipEvent::Lost(_) => Ok(()),
             _ => self.status.events().resolve(now, over),
         };
         let recorded = self.status.events().record(now, vec![event.with("node", node.as_str())]);
@@ -150,7 +152,8 @@ impl PeerService {
         let Some(gossip) = self.gossip.get() else { return };
         let is_over = |alarm: &NewEvent| {
             let node = alarm.data.get("node").and_then(Value::as_str).unwrap_or_default();
-            alarm.event_type == EventType::NodeLost && matches!(gossip.opinion(node), Liveness::Alive | Liveness::Left)
+            alarm.event_type == EventType::NodeLost
+                && matches!(gossip.liveness_of(node), Liveness::Alive | Liveness::Left)
         };
         if let Err(error) = self.status.events().resolve(now, is_over) {
             tracing::warn!(%error, "cannot record an event");

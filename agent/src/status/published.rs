@@ -69,7 +69,7 @@ impl PublishedGate {
 /// Returns the closed gates of a node, by TaskBook. The result omits the gates that are visible in the data store.
 fn gates(state: &State) -> BTreeMap<String, Vec<PublishedGate>> {
     let mut shown: BTreeMap<String, Vec<PublishedGate>> = BTreeMap::new();
-    for hold in state.holds.values().filter(|hold| !hold.is_shared && !hold.book.is_empty()).take(GATES) {
+    for hold in state.held.values().filter(|hold| !hold.is_shared && !hold.book.is_empty()).take(GATES) {
         shown.entry(hold.book.clone()).or_default().push(PublishedGate {
             gate: hold.reason.clone(),
             since: Some(hold.since),

@@ -113,7 +113,7 @@ impl Queries {
 
     /// Returns the status of the node.
     pub fn status(&self) -> pb::NodeStatus {
-        self.status.status(self.machine.memory.activity.now(self.machine.clock.monotonic()))
+        self.status.status(self.machine.module_cache.activity.now(self.machine.clock.monotonic()))
     }
 
     /// Returns a summary of each node that the revision names, and of this node.
@@ -210,7 +210,7 @@ impl Queries {
             shares_store: self.shares_store,
             cancel: &cancel,
             stops: &|| false,
-            make_way: &|| false,
+            should_preempt: &|| false,
         };
         let outcome = reconcile::plan(&pass);
         let mut tasks = Vec::new();
@@ -365,8 +365,8 @@ impl Queries {
             let items = match renderer.items(task) {
                 Ok(Rendered::Ready(Some(items))) => items.into_iter().map(Some).collect(),
                 Ok(Rendered::Ready(None)) => vec![None],
-                Ok(Rendered::Missing(wants)) => {
-                    tasks.push(json!({ "name": task.id, "unknown": wants.iter().map(ToString::to_string).collect::<Vec<_>>() }));
+                Ok(Rendered::Missing(missing)) => {
+                    tasks.push(json!({ "name": task.id, "unknown": missing.iter().map(ToString::to_string).collect::<Vec<_>>() }));
                     continue;
                 }
                 Err(error) => return Err(QueryError(error.to_string())),
@@ -398,8 +398,8 @@ fn rendered(
 ) -> Result<Value, QueryError> {
     let mut value = json!({ "name": task.id, "item": item.map(|item| item.value.clone()) });
     let Some(map) = value.as_object_mut() else { return Ok(value) };
-    let unknown = |wants: Vec<towpath_render::template::MissingInput>| {
-        json!(wants.iter().map(ToString::to_string).collect::<Vec<_>>())
+    let unknown = |missing: Vec<towpath_render::template::MissingInput>| {
+        json!(missing.iter().map(ToString::to_string).collect::<Vec<_>>())
     };
     match renderer.condition(task, item).map_err(|error| QueryError(error.to_string()))? {
         Rendered::Ready(true) => {}
@@ -407,8 +407,8 @@ fn rendered(
             map.insert("skipped".into(), true.into());
             return Ok(value);
         }
-        Rendered::Missing(wants) => {
-            map.insert("unknown".into(), unknown(wants));
+        Rendered::Missing(missing) => {
+            map.insert("unknown".into(), unknown(missing));
             return Ok(value);
         }
     }
@@ -417,8 +417,8 @@ fn rendered(
             let module = task.module.as_ref().map_or("sync", |module| module.name);
             map.insert(module.into(), params.into_value());
         }
-        Rendered::Missing(wants) => {
-            map.insert("unknown".into(), unknown(wants));
+        Rendered::Missing(missing) => {
+            map.insert("unknown".into(), unknown(missing));
         }
     }
     Ok(value)
@@ -473,7 +473,7 @@ fn why_lost(won: &towpath_render::view::Candidate, lost: &towpath_render::view::
 /// again gets a new UUID.
 fn uuid(cluster: &str, key: &Key, manifest: &RevisionManifest) -> String {
     let id = object_id(key);
-    let birth = manifest.births.get(&id).copied().unwrap_or_default();
-    let text = format!("{cluster}/{id}/{birth}");
+    let created = manifest.created_in.get(&id).copied().unwrap_or_default();
+    let text = format!("{cluster}/{id}/{created}");
     ::uuid::Uuid::new_v5(&::uuid::Uuid::NAMESPACE_URL, text.as_bytes()).to_string()
 }

@@ -116,7 +116,7 @@ kinds! {
         Event(String) = "event/";
         /// An event that is still in effect: a firing alarm, or the newest start of the agent. The key of the record is
         /// the identity of the event.
-        StandingEvent(String) = "standing-event/";
+        ActiveEvent(String) = "active-event/";
         /// A run of a TaskBook. The key of the record is the start time of the run and the id of the TaskBook.
         Run(RunId) = "run/";
         /// The task definition that the agent has applied to a managed object, and the way to undo it.

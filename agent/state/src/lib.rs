@@ -28,7 +28,7 @@ pub use journal::Journal;
 pub use keys::{BookId, Managed, RunId, TaskId};
 pub use kinds::{KeyOf, Kind, Record};
 pub use records::{
-    Acceptance, ActionRecord, ActionState, AppliedItem, FinishedAction, HandlerRecord, Intent, Inventory, KeptTask,
-    LastRollout, LastSlots, Original, OtherNodes, Phase, PresentedCertificates, RecordNumbers, RejectedCandidates,
-    RunRecord, SourceCheckpoint, StandingEvent, StorePosition, StoreRevision, StoreRow, StoredEvent, Unchecked,
+    Acceptance, ActionRecord, ActionState, ActiveEvent, AppliedItem, FinishedAction, HandlerRecord, Intent, Inventory,
+    KeptTask, LastRollout, LastSlots, Original, OtherNodes, Phase, PresentedCertificates, RecordNumbers,
+    RejectedCandidates, RunRecord, SourceCheckpoint, StorePosition, StoreRevision, StoreRow, StoredEvent, Unchecked,
 };

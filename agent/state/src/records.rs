@@ -31,7 +31,7 @@ records! {
     PresentedCertificates: Certificates;
     SourceCheckpoint: Checkpoint;
     StoredEvent: Event;
-    StandingEvent: StandingEvent;
+    ActiveEvent: ActiveEvent;
     RunRecord: Run;
     AppliedItem: Applied;
     Original: Original;
@@ -150,7 +150,7 @@ pub struct StoredEvent {
 /// key of the record.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct StandingEvent {
+pub struct ActiveEvent {
     /// The UUID of the event.
     pub uuid: String,
     /// The event itself.

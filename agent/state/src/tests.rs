@@ -312,7 +312,7 @@ fn last_key_is_that_of_the_last_record_of_its_kind() {
     let mut changes = Changes::default();
     for uuid in ["b", "a", "c\u{10ffff}"] {
         changes.put(&uuid.to_owned(), &StoredEvent::default());
-        changes.put(&format!("z{uuid}"), &StandingEvent::default());
+        changes.put(&format!("z{uuid}"), &ActiveEvent::default());
     }
     journal.commit(changes).unwrap();
     assert_eq!(journal.last_key::<StoredEvent>().unwrap().as_deref(), Some("c\u{10ffff}"));

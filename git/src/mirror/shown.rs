@@ -36,7 +36,7 @@ pub(super) fn contains(repo: &BareRepo, commit: &str) -> Result<bool, SourceErro
             let (commit, head) = (commit_id(commit)?, remembered(&repository));
             Ok(head.is_some_and(|head| {
                 repository.has_object(commit)
-                    && matches!(history::movement(&repository, Some(commit), head), Ancestry::Same | Ancestry::Forward)
+                    && matches!(history::ancestry(&repository, Some(commit), head), Ancestry::Same | Ancestry::Forward)
             }))
         }
     }

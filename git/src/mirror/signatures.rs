@@ -144,7 +144,7 @@ impl Mirror {
             // After a permitted rewind, the first parents of the head do not lead to the accepted commit. So only the
             // head is verified.
             None if self.repo.options.allow_rewind
-                && history::movement(repository, Some(accepted), head) == Ancestry::Rewound =>
+                && history::ancestry(repository, Some(accepted), head) == Ancestry::Rewound =>
             {
                 Ok(vec![(Some(accepted), head)])
             }

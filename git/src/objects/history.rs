@@ -22,7 +22,7 @@ pub enum Ancestry {
 }
 
 /// Returns the relation of a source's head to the accepted commit.
-pub(crate) fn movement(repository: &Repository, accepted: Option<ObjectId>, head: ObjectId) -> Ancestry {
+pub(crate) fn ancestry(repository: &Repository, accepted: Option<ObjectId>, head: ObjectId) -> Ancestry {
     let Some(accepted) = accepted else { return Ancestry::First };
     if accepted == head {
         return Ancestry::Same;

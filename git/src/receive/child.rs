@@ -52,7 +52,7 @@ fn in_child(job: &Job, arguments: &[String]) -> Result<(), SourceError> {
     // The child enforces the deadline itself. The agent waits ten seconds longer, in case the child hangs.
     let time = options.limits.fetch.saturating_add(Duration::from_secs(10));
     let Some(answer) = child.answer(time) else {
-        return Err(SourceError::TimedOut { url: options.shown_url(), seconds: options.limits.fetch.as_secs() });
+        return Err(SourceError::TimedOut { url: options.display_url(), seconds: options.limits.fetch.as_secs() });
     };
     drop(input);
     match serde_json::from_slice::<Result<(), Reported>>(&answer) {

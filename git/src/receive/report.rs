@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn causes_and_codes_survive_the_way_from_the_child() {
+    fn causes_and_codes_of_the_child_are_kept() {
         let inner = SourceError::Disk { path: "/m".into(), source: io::Error::from_raw_os_error(28) };
         let error = SourceError::Unreachable { url: "https://h/r".into(), source: Box::new(inner) };
         let text = serde_json::to_string(&Reported::of(&error)).unwrap();

@@ -24,7 +24,7 @@ pub(crate) fn target(repo: &BareRepo) -> Result<Option<Ref>, SourceError> {
         ),
     };
     found.map(Some).ok_or_else(|| SourceError::Missing {
-        url: repo.options.shown_url(),
+        url: repo.options.display_url(),
         wanted: shown,
         empty: advertised.empty,
     })

@@ -229,7 +229,7 @@ mod tests {
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
 
     #[test]
-    fn reads_allowed_signers() {
+    fn allowed_signers_are_parsed() {
         let text = format!(
             "# comment\na@example.org {KEY} note\n\nb@x,c@x namespaces=\"git,file\",valid-before=\"20300101\" {KEY}\n"
         );
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn options_that_are_no_dates_or_twice_are_refused() {
+    fn options_that_are_not_dates_or_occur_twice_are_refused() {
         for options in [
             "valid-before=\"20249999\"",
             "valid-before=\"20240230\"",

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use towpath_proto::{Field, Message, Shape, Type, did_you_mean, kinds, message};
 
 use self::names::{described, kind_of, lower_first, not_a_boolean};
-use super::{At, Path, Trail, habits};
+use super::{At, Path, Trail, common_mistakes};
 use crate::problem::Finding;
 
 /// The result of a check of a value against the schema.
@@ -55,7 +55,7 @@ pub fn check_object(document: &Value) -> (Option<&'static Message>, Checked) {
     };
     for key in map.keys() {
         if key != "metadata" && key != "spec" {
-            let hint = habits::top_level(key);
+            let hint = common_mistakes::top_level(key);
             walk.key(
                 &Trail::Key(&root, key),
                 Finding { message: format!("{key:?} is not a part of an object"), hint: Some(hint) },
@@ -152,7 +152,7 @@ impl Walk {
             Value::Object(fields) => self.fields(trail, message, fields, templated),
             other => {
                 let mut finding = Finding::new(format!("{} must be a map, not {}", described(message), kind_of(other)));
-                finding.hint = habits::instead_of_a_map(message.name, other);
+                finding.hint = common_mistakes::instead_of_a_map(message.name, other);
                 self.value(trail, finding);
             }
         }
@@ -163,7 +163,7 @@ impl Walk {
             let here = Trail::Key(trail, key);
             let Some(field) = message.field(key) else {
                 let names: Vec<_> = message.fields.iter().map(|field| field.name).collect();
-                let hint = habits::unknown_key(message.name, key)
+                let hint = common_mistakes::unknown_key(message.name, key)
                     .or_else(|| did_you_mean(key, names.iter().copied()).map(|meant| format!("did you mean {meant}?")))
                     .unwrap_or_else(|| format!("known here: {}", names.join(", ")));
                 self.key(&here, Finding::new(format!("{} has no {key:?}", described(message))).hint(hint));
@@ -276,7 +276,7 @@ impl Walk {
             }
             (Shape::List(_), other) => {
                 let finding = Finding::new(format!("{} must be a list, not {}", field.name, kind_of(other)));
-                let hint = habits::instead_of_a_list(message.name, field.name, other);
+                let hint = common_mistakes::instead_of_a_list(message.name, field.name, other);
                 self.value(trail, finding.hint(hint));
             }
             (Shape::Map(_), other) => {

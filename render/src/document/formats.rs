@@ -5,16 +5,16 @@ use towpath_proto::Field;
 
 use crate::{
     problem::Finding,
+    scalars::{self, Count, Schedule},
     tree,
-    words::{self, Count, Schedule},
 };
 
 /// Checks a string against the format that the schema defines for its field.
 pub(super) fn format(field: &Field, text: &str) -> Result<(), Finding> {
     let Some(format) = field.format else { return Ok(()) };
     match format {
-        "duration" => words::duration(text).map(drop),
-        "mode" => words::mode(text).map(drop),
+        "duration" => scalars::duration(text).map(drop),
+        "mode" => scalars::mode(text).map(drop),
         "count" => Count::read(&Value::String(text.to_owned())).map(drop),
         "percent" => match Count::read(&Value::String(text.to_owned())) {
             Ok(Count::Percent(_)) => Ok(()),
@@ -75,7 +75,7 @@ fn identifier(text: &str) -> Result<(), Finding> {
 
 fn time(text: &str) -> Result<(), Finding> {
     let part =
-        |text: &str, limit: u32| text.len() == 2 && words::digits::<u32>(text).is_some_and(|number| number < limit);
+        |text: &str, limit: u32| text.len() == 2 && scalars::digits::<u32>(text).is_some_and(|number| number < limit);
     match text.split_once(':') {
         Some((hours, minutes)) if part(hours, 24) && part(minutes, 60) => Ok(()),
         _ => Err(Finding::new(format!("{text:?} is not a time of day")).hint("write it like \"22:00\"")),
@@ -94,7 +94,7 @@ fn time_zone(text: &str) -> Result<(), Finding> {
 
 fn port(text: &str) -> Result<(), Finding> {
     let number = text.rsplit_once(':').map_or(text, |(_, port)| port);
-    match words::digits::<u16>(number) {
+    match scalars::digits::<u16>(number) {
         Some(1..) => Ok(()),
         _ => Err(Finding::new(format!("{text:?} is not a port")).hint("write PORT or HOST:PORT")),
     }

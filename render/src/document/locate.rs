@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_keys_and_values() {
+    fn keys_and_values_are_located() {
         let text = "a: 1\n---\nb:\n  - c: x\n  - d: {e: 5, f: [1, 2]}\n";
         assert_eq!(at(text, 1, &["b", "1", "d", "f"], At::Key), (5, 15));
         assert_eq!(at(text, 1, &["b", "1", "d", "f", "1"], At::Value), (5, 22));

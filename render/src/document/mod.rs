@@ -1,8 +1,8 @@
 //! Parses YAML text into documents within limits, and checks the documents against the schema.
 
 mod check;
+mod common_mistakes;
 mod formats;
-mod habits;
 mod locate;
 mod parse;
 mod path;

@@ -110,7 +110,7 @@ impl<'a> Parts<'a> {
         let text = format!(
             "{} {module:?} {when:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
             task.id,
-            task.looped,
+            task.loop_items,
             task.vars,
             task.register,
             task.success,

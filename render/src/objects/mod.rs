@@ -17,7 +17,7 @@ pub(crate) mod variables;
 pub use check::{FACTS, UntrustedUse, untrusted_uses};
 pub use definition::{book_digest, task_digest};
 pub use ledger::{Budget, Cost};
-pub use load::{Loaded, Pinned, SourceTree, load, load_holding};
+pub use load::{Loaded, Pinned, SourceTree, load, load_partial};
 pub use nodes::{Group, Members, NodeObject};
 pub use object::{Key, Object};
 pub use segment::{Segment, SegmentKind, segments};

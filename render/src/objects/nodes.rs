@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{words::Selector, work};
+use crate::{scalars::Selector, work};
 
 /// A node that git names.
 #[derive(Debug, Clone, Default)]

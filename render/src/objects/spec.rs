@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use crate::{document::typed, words::duration};
+use crate::{document::typed, scalars::duration};
 
 /// Returns the value of a key as a string; `None` if the value is missing or is not a scalar.
 pub(super) fn text(value: &Value, key: &str) -> Option<String> {

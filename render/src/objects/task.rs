@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use towpath_proto::{ModuleSchema, v1alpha as pb};
 
 use super::targets::Targets;
-use crate::{document::Place, words::Count};
+use crate::{document::Place, scalars::Count};
 
 /// A TaskBook with includes expanded.
 #[derive(Debug, Clone)]
@@ -83,7 +83,7 @@ pub struct Rollout {
     /// The maximum number of failed nodes; the run is halted if more nodes fail.
     pub max_failures: Option<Count>,
     /// True if the rollout continues with all waves after failures, and counts the failed nodes only at the end.
-    pub after_all: bool,
+    pub fail_after_all: bool,
     /// The setting that decides how the rollout continues after a node is lost: `hold`, `skip` or `fail`.
     pub on_lost: String,
     /// The tasks that a node runs before its first change in the rollout.
@@ -113,7 +113,7 @@ pub struct Task {
     /// The conditions that must all be true for the task to run.
     pub when: Vec<Condition>,
     /// The list of the task's loop, or a template for the list. The task runs once for each member of the list.
-    pub looped: Option<Value>,
+    pub loop_items: Option<Value>,
     /// The variables of the task.
     pub vars: Map<String, Value>,
     /// The name under which the task registers its result.
@@ -125,7 +125,7 @@ pub struct Task {
     /// The settings with which the agent repeats the task; `None` for a task that runs once.
     pub until: Option<Until>,
     /// True if the TaskBook continues after a failure of the task.
-    pub go_on: bool,
+    pub continue_on_failure: bool,
     /// The time limit of one attempt of the task.
     pub timeout: Duration,
     /// The ids of the tasks that must succeed before the task runs.

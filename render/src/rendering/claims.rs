@@ -148,7 +148,7 @@ impl Lazy<'_> {
             );
         };
         let params = identity_params(module);
-        if task.looped.is_none() && !super::coerce::has_template(&params) {
+        if task.loop_items.is_none() && !super::coerce::has_template(&params) {
             return add(&params, None, 0);
         }
         let Some(renderer) = self.renderer(make) else { return };

@@ -90,7 +90,7 @@ pub(super) fn evaluate(
             let scope = Scope::new(common.clone(), Arc::new(vars));
             let expression = computed.expression.as_deref().unwrap_or_default();
             let value = engine.expression(expression, &scope.context());
-            if reads.take_wants().iter().any(|want| matches!(want, MissingInput::Computed(_))) {
+            if reads.take_missing_inputs().iter().any(|want| matches!(want, MissingInput::Computed(_))) {
                 unknown.names.insert(name.to_owned());
                 continue;
             }

@@ -7,9 +7,9 @@ use serde_json::Value;
 
 use crate::{
     document::Step,
+    scalars::Selector,
     taint::{Kind, Marks, Taint, Tainted},
     template::{MissingInput, ReadTrace, Slot},
-    words::Selector,
 };
 
 /// The template variable `loop`. Each field of `loop` is computed when a template reads the field.

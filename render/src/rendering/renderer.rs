@@ -35,7 +35,7 @@ pub struct Renderer {
     engines: Mutex<BTreeMap<(String, String), Arc<Engine>>>,
     /// The lock that allows only one rendering at a time, because all renderings write to the same list of missing
     /// inputs.
-    asking: Mutex<()>,
+    render_traced: Mutex<()>,
     /// The taint of each task's result; each key of the map is the registered name of a result.
     result_taints: Mutex<BTreeMap<String, Taint>>,
     /// The registered names of the results of elected tasks.
@@ -84,7 +84,7 @@ impl Renderer {
             steps,
             reads,
             engines: Mutex::default(),
-            asking: Mutex::default(),
+            render_traced: Mutex::default(),
             elected: elected.keys().cloned().collect(),
             result_taints: Mutex::new(elected),
         };
@@ -105,10 +105,10 @@ impl Renderer {
         for (name, value) in vars {
             let one = [(name.clone(), value.clone())].into_iter().collect();
             let extended = self.with_vars(own, scope.clone(), &one, place);
-            let wants = self.reads.take_wants();
-            let is_unknown = wants.iter().any(|want| matches!(want, MissingInput::Computed(_)));
+            let missing_inputs = self.reads.take_missing_inputs();
+            let is_unknown = missing_inputs.iter().any(|want| matches!(want, MissingInput::Computed(_)));
             scope = if is_unknown { scope.with_unknown(name, &self.reads) } else { extended? };
-            wants.into_iter().filter(|_| !is_unknown).for_each(|want| self.reads.want(want));
+            missing_inputs.into_iter().filter(|_| !is_unknown).for_each(|want| self.reads.want(want));
         }
         Ok(scope)
     }
@@ -148,9 +148,9 @@ impl Renderer {
     /// # Errors
     /// Returns an error if the value of `loop` cannot be rendered, or is not a list.
     pub fn items(&self, task: &Task) -> Result<Rendered<Option<Vec<Item>>>, RenderError> {
-        let Some(written) = &task.looped else { return Ok(Rendered::Ready(None)) };
+        let Some(written) = &task.loop_items else { return Ok(Rendered::Ready(None)) };
         let place = task.place.key("loop");
-        self.asking(|| {
+        self.render_traced(|| {
             // The loop can use only those variables of the task that do not use the loop's members.
             let vars = task.vars.iter().filter(|(_, value)| !coerce::uses_item(value));
             let vars = vars.map(|(name, value)| (name.clone(), value.clone())).collect();
@@ -180,7 +180,7 @@ impl Renderer {
     pub fn condition(&self, task: &Task, item: Option<&Item>) -> Result<Rendered<bool>, RenderError> {
         for condition in &task.when {
             let own = Arc::ptr_eq(&condition.within, &task.within);
-            let result = self.asking(|| {
+            let result = self.render_traced(|| {
                 let scope =
                     if own { self.task_scope(task, item)? } else { self.within_scope(&condition.within, &task.place)? };
                 self.holds(&condition.within, &scope, &condition.expression, &task.place.key("when"))
@@ -188,7 +188,7 @@ impl Renderer {
             match result {
                 Rendered::Ready(true) => {}
                 Rendered::Ready(false) => return Ok(Rendered::Ready(false)),
-                Rendered::Missing(wants) => return Ok(Rendered::Missing(wants)),
+                Rendered::Missing(missing_inputs) => return Ok(Rendered::Missing(missing_inputs)),
             }
         }
         Ok(Rendered::Ready(true))
@@ -202,7 +202,7 @@ impl Renderer {
     pub fn params(&self, task: &Task, item: Option<&Item>) -> Result<Rendered<Tainted<Value>>, RenderError> {
         let Some(module) = &task.module else { return Ok(Rendered::Ready(Tainted::default())) };
         let place = task.place.key(module.name);
-        self.asking(|| {
+        self.render_traced(|| {
             let scope = self.task_scope(task, item)?;
             if module.schema.expressions().next().is_some() {
                 return self.assertions(task, &scope, &module.params, &place);
@@ -244,7 +244,7 @@ impl Renderer {
     ) -> Result<Rendered<Value>, RenderError> {
         let Some(module) = &task.module else { return Ok(Rendered::Ready(Value::Null)) };
         let place = task.place.key(module.name);
-        self.asking(|| {
+        self.render_traced(|| {
             let scope = self.task_scope(task, item)?;
             let mut params = self.fill(&task.within, &scope, params, &place)?.into_value();
             coerce::to_schema(module.schema.message, &mut params);
@@ -293,7 +293,7 @@ impl Renderer {
         expression: &str,
         result: &Value,
     ) -> Result<Rendered<bool>, RenderError> {
-        self.asking(|| {
+        self.render_traced(|| {
             let scope = self.task_scope(task, item)?.with("result", Slot::clean(minijinja::Value::from(Serde(result))));
             self.holds(&task.within, &scope, expression, &task.place.key(key))
         })
@@ -310,7 +310,7 @@ impl Renderer {
         result: &Value,
         taint: &Taint,
     ) -> Result<Rendered<Tainted<Value>>, RenderError> {
-        self.asking(|| {
+        self.render_traced(|| {
             let scope = self.task_scope(task, None)?.with("result", Slot::new(&with_result_taint(result, taint)));
             let engine = self.engine(&task.within);
             engine.expression(expression, &scope.context()).map_err(|error| RenderError::at(&task.place, error))
@@ -318,12 +318,12 @@ impl Renderer {
     }
 
     /// Runs a rendering. If inputs are missing, returns the missing inputs instead of the result.
-    fn asking<T>(&self, render: impl FnOnce() -> Result<T, RenderError>) -> Result<Rendered<T>, RenderError> {
+    fn render_traced<T>(&self, render: impl FnOnce() -> Result<T, RenderError>) -> Result<Rendered<T>, RenderError> {
         // The lock separates the missing inputs of concurrent renderings.
-        let _alone = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.render_traced.lock().unwrap_or_else(PoisonError::into_inner);
         let result = render();
-        let wants = self.reads.take_wants();
-        if wants.is_empty() { result.map(Rendered::Ready) } else { Ok(Rendered::Missing(wants)) }
+        let missing_inputs = self.reads.take_missing_inputs();
+        if missing_inputs.is_empty() { result.map(Rendered::Ready) } else { Ok(Rendered::Missing(missing_inputs)) }
     }
 
     fn task_scope(&self, task: &Task, item: Option<&Item>) -> Result<Scope, RenderError> {

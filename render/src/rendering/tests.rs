@@ -53,7 +53,7 @@ fn renderer(set: &ObjectSet, view: &NodeView) -> (Renderer, Arc<Book>) {
 fn ready(rendered: Rendered<Tainted<Value>>) -> Value {
     match rendered {
         Rendered::Ready(value) => value.into_value(),
-        Rendered::Missing(wants) => panic!("wants {wants:?}"),
+        Rendered::Missing(missing_inputs) => panic!("wants {missing_inputs:?}"),
     }
 }
 
@@ -72,7 +72,7 @@ fn parameters_are_filled_and_typed() {
 }
 
 #[test]
-fn a_result_that_is_not_there_is_wanted() {
+fn missing_result_is_reported_as_a_missing_input() {
     let text = book(
         "    - name: a\n      command: {argv: [id]}\n      register: who\n    - name: b\n      when: steps.who.rc == 0\n      debug: {message: \"{{ steps.who.stdout }}\"}\n",
     );

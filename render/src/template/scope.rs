@@ -42,7 +42,7 @@ impl fmt::Display for MissingInput {
 /// The record of the facts that templates have read, and of the inputs that were missing.
 #[derive(Debug, Default)]
 pub struct ReadTrace {
-    wants: Mutex<Vec<MissingInput>>,
+    missing_inputs: Mutex<Vec<MissingInput>>,
     facts: Mutex<std::collections::BTreeSet<String>>,
     nodes: AtomicBool,
 }
@@ -50,8 +50,8 @@ pub struct ReadTrace {
 impl ReadTrace {
     /// Returns the missing inputs that templates have requested since the previous call of this function. Empties the
     /// list of missing inputs.
-    pub fn take_wants(&self) -> Vec<MissingInput> {
-        std::mem::take(&mut *self.wants.lock().unwrap_or_else(PoisonError::into_inner))
+    pub fn take_missing_inputs(&self) -> Vec<MissingInput> {
+        std::mem::take(&mut *self.missing_inputs.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Returns the names of the top-level facts that templates have read so far.
@@ -66,9 +66,9 @@ impl ReadTrace {
 
     /// Records a missing input, unless the same input is already recorded.
     pub fn want(&self, want: MissingInput) {
-        let mut wants = self.wants.lock().unwrap_or_else(PoisonError::into_inner);
-        if !wants.contains(&want) {
-            wants.push(want);
+        let mut missing_inputs = self.missing_inputs.lock().unwrap_or_else(PoisonError::into_inner);
+        if !missing_inputs.contains(&want) {
+            missing_inputs.push(want);
         }
     }
 

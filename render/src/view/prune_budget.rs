@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::{objects::ObjectSet, words::Count};
+use crate::{objects::ObjectSet, scalars::Count};
 
 /// The prune budget of a TaskBook if no object sets a budget.
 const DEFAULT: Count = Count::Percent(20);

@@ -13,7 +13,7 @@ use std::{
 use libfuzzer_sys::{fuzz_mutator, fuzz_target, fuzzer_mutate};
 use serde_json::json;
 use towpath_render::{
-    objects::{ObjectSet, SourceTree, book_digest, load_holding, segments, task::Book, untrusted_uses},
+    objects::{ObjectSet, SourceTree, book_digest, load_partial, segments, task::Book, untrusted_uses},
     problem::Problem,
     rendering::{Inputs, Rendered, Renderer, pending_tasks},
     tree::MemoryTree,
@@ -22,7 +22,7 @@ use towpath_render::{
 
 fuzz_target!(|bytes: &[u8]| {
     let sources = sources(bytes);
-    let loaded = load_holding(&sources, &BTreeMap::new());
+    let loaded = load_partial(&sources, &BTreeMap::new());
     let held = loaded.set.held.values().map(|held| &held.problem);
     for problem in loaded.errors.iter().chain(&loaded.warnings).chain(held) {
         check_place(problem, &sources);

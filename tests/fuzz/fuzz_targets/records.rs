@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use towpath_coordination::{
     Accepted, LocalStore, Store,
-    accept::{self, Link, SCHEMA, Standing, RevisionManifest},
+    accept::{self, Link, SCHEMA, Relation, RevisionManifest},
     fleet::{ElectedTask, Fleet},
     keys::{self, Key},
     rollout::{Cut, Election, OnLost, NodeClaims, RolloutSpec, Decision, RunSnapshot, Request, republish, report_rollback, decide, end_recovery, next_maintenance},
@@ -62,7 +62,7 @@ impl Store for Common {
 }
 
 /// The identity of a node, the same in each run.
-fn bearer(node: &str) -> SigningIdentity {
+fn signing_identity(node: &str) -> SigningIdentity {
     static ALL: OnceLock<BTreeMap<&str, Arc<Identity>>> = OnceLock::new();
     let identity = |node: &'static str| {
         let mut der = b"\x30\x2e\x02\x01\x00\x30\x05\x06\x03\x2b\x65\x70\x04\x22\x04\x20".to_vec();
@@ -79,18 +79,18 @@ fn set(names: &[&str]) -> BTreeSet<String> {
 
 fn rights() -> Rights {
     let book = BookRights {
-        groups: set(&[BOOK]),
+        budgets: set(&[BOOK]),
         targets: set(&["a", "b", "c"]),
         eligible: BTreeMap::from([("t".to_owned(), set(&["a", "b"]))]),
     };
-    let named = ["a", "b", "c", "z"].map(|node| (node.to_owned(), Some(bearer(node).keys())));
+    let named = ["a", "b", "c", "z"].map(|node| (node.to_owned(), Some(signing_identity(node).keys())));
     Rights { nodes: named.into(), books: BTreeMap::from([(BOOK.to_owned(), book)]) }
 }
 
 fn spec(on_lost: OnLost) -> RolloutSpec {
     RolloutSpec {
         book: BOOK.into(),
-        group: BOOK.into(),
+        budget: BOOK.into(),
         run: "n/b@1".into(),
         accepted: disk().id(),
         members: [("a", 0), ("b", 0), ("c", 1)].map(|(node, wave)| (node.to_owned(), wave)).into(),
@@ -105,8 +105,8 @@ fn spec(on_lost: OnLost) -> RolloutSpec {
 }
 
 fn store(common: &Arc<Common>, node: &str, first: u64) -> Arc<SignedStore> {
-    let signer = Arc::new(RecordSigner::new("c".into(), node.into(), bearer(node), first));
-    signer.give(rights());
+    let signer = Arc::new(RecordSigner::new("c".into(), node.into(), signing_identity(node), first));
+    signer.set_rights(rights());
     Arc::new(SignedStore::new(Arc::<Common>::clone(common), signer))
 }
 
@@ -125,7 +125,7 @@ fn key_of(kind: u8, node: u8) -> Option<String> {
         4 => keys::manifest("abc", 0),
         5 => keys::link(GENERATION),
         6 => keys::link(GENERATION + 1),
-        7 => keys::result_want("b", BOOK, "t", "a", node),
+        7 => keys::result_request("b", BOOK, "t", "a", node),
         8 => keys::result_key("b", BOOK, "t", node),
         9 => keys::held("n/other", "-", BOOK, node),
         10 => keys::recovery(node),
@@ -279,13 +279,13 @@ fn may(by: &str, key: &Key<'_>, record: &Value) -> bool {
             Key::Progress { book } | Key::ResultKey { book, .. } => target(book),
             Key::ResultNotice { book, task } => eligible(book, task),
             Key::Elected { book, task, node } => by == *node && eligible(book, task),
-            Key::OfferNotice { group, .. } | Key::Freed { group } => target(group),
-            Key::ResultWant { book, from, .. } => by == *from && target(book),
+            Key::OfferNotice { budget, .. } | Key::Freed { budget } => target(budget),
+            Key::ResultRequest { book, from, .. } => by == *from && target(book),
             Key::Queue { book, node, .. } => by == *node && target(book),
             Key::Vote { run, node, .. } => by == *node && target(run.split('@').next().unwrap_or_default()),
-            Key::Slot { group, book, node, .. } => match record["kind"].as_str() {
+            Key::Slot { budget, book, node, .. } => match record["kind"].as_str() {
                 _ if by == *node => target(book),
-                Some("offer") => target(group),
+                Some("offer") => target(budget),
                 Some("writtenoff" | "lost") => target(book),
                 Some("claim" | "failure") => record["lost"] == true && target(book),
                 _ => false,
@@ -296,11 +296,11 @@ fn may(by: &str, key: &Key<'_>, record: &Value) -> bool {
 /// Every decision of node b upon what it reads. What it writes has to count for the others.
 fn decisions(common: &Arc<Common>, reader: &Arc<SignedStore>) {
     let found = accept::current(&**reader, disk()).unwrap();
-    if found.standing == Standing::Sound {
+    if found.relation == Relation::Sound {
         assert!(found.record.generation >= GENERATION, "an older record is followed");
         assert!(found.record.commits.values().all(|id| id.bytes().all(|byte| byte.is_ascii_hexdigit())));
     }
-    assert!(!matches!(accept::judge_announced(&found.record, disk()), Standing::Own) || found.record.generation == GENERATION);
+    assert!(!matches!(accept::judge_announced(&found.record, disk()), Relation::Own) || found.record.generation == GENERATION);
     if let Ok(Some(manifest)) = accept::manifest_of(&**reader, &found.record) {
         assert_eq!(manifest.digest(), found.record.manifest, "a manifest of another digest is read");
     }
@@ -338,12 +338,12 @@ fn decisions(common: &Arc<Common>, reader: &Arc<SignedStore>) {
         ];
         more.iter().flatten().for_each(writes_its_own);
         let fleet = Fleet::new(Arc::<SignedStore>::clone(reader), "b".into(), Arc::new(SystemClock));
-        fleet.read_as(bearer("b"));
+        fleet.read_as(signing_identity("b"));
         let _ = fleet.rollout(&[&spec], &|_| "alive", &BTreeMap::new(), None);
-        let errand = ElectedTask { spec: &spec, task: "t", definition: "d" };
+        let elected_task = ElectedTask { spec: &spec, task: "t", definition: "d" };
         let _ = fleet.answer(|_| Some(spec.clone()));
-        if let Ok(Election::Results(results)) = fleet.elect(errand, false, 1) {
-            let _ = fleet.open(errand, &results);
+        if let Ok(Election::Results(results)) = fleet.elect(elected_task, false, 1) {
+            let _ = fleet.open(elected_task, &results);
         }
         let _ = fleet.run_maintenance(&spec);
     }

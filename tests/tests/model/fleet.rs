@@ -58,14 +58,18 @@ pub(crate) struct Fleet {
     pub ends: Mutex<HashSet<u64>>,
 }
 
-fn of_kind(store: &Memory, group: &str, wanted: &[SlotState]) -> u64 {
-    let held = store.below(group).filter_map(|row| serde_json::from_slice::<SlotRecord>(&row.value).ok());
+fn of_kind(store: &Memory, budget: &str, wanted: &[SlotState]) -> u64 {
+    let held = store.below(budget).filter_map(|row| serde_json::from_slice::<SlotRecord>(&row.value).ok());
     held.filter(|held| wanted.contains(&held.kind)).count() as u64
 }
 
 /// Returns the partitions of a budget.
-fn parts(spec: &RolloutSpec) -> BTreeSet<&str> {
-    if spec.parts.is_empty() { BTreeSet::from(["-"]) } else { spec.parts.values().map(String::as_str).collect() }
+fn partitions(spec: &RolloutSpec) -> BTreeSet<&str> {
+    if spec.partitions.is_empty() {
+        BTreeSet::from(["-"])
+    } else {
+        spec.partitions.values().map(String::as_str).collect()
+    }
 }
 
 impl Fleet {
@@ -96,12 +100,12 @@ impl Fleet {
             return;
         }
         state.nodes[node].wrote = true;
-        self.tell(state, &changes);
+        self.notify(state, &changes);
         for spec in self.accepted(state).to_vec() {
             // Records that are republished after a restore do not give a new slot.
             let recovers = state.store.below(keys::ALL_RECOVERIES).next().is_some() && !whole(&state.store, self.nodes);
-            for part in parts(&spec) {
-                let part = format!("{}{part}/", keys::all_held(&spec.group));
+            for part in partitions(&spec) {
+                let part = format!("{}{part}/", keys::all_held(&spec.budget));
                 let (old, new) = (of_kind(&before, &part, &slots), of_kind(&state.store, &part, &slots));
                 if new > old && spec.count.is_some_and(|count| new > count) && !recovers {
                     state.broken = Some("a slot was given beyond the count of the accepted revision");
@@ -124,12 +128,12 @@ impl Fleet {
                 }
             }
         }
-        let gone = |store: &Memory| of_kind(store, "book/held/", &[SlotState::WrittenOff]);
+        let gone = |store: &Memory| of_kind(store, "fleet/held/", &[SlotState::WrittenOff]);
         state.written_off += gone(&state.store).saturating_sub(gone(&before));
     }
 
     /// Wakes the nodes that the changes notify.
-    fn tell(&self, state: &mut State, changes: &[Change]) {
+    fn notify(&self, state: &mut State, changes: &[Change]) {
         for change in changes {
             let Change::Put(row) = change else { continue };
             for (number, node) in state.nodes.iter_mut().enumerate() {
@@ -137,7 +141,7 @@ impl Fleet {
                     let freed: Freed = serde_json::from_slice(&row.value).unwrap();
                     freed.nodes.is_empty() || freed.nodes.contains(&name(number))
                 } else {
-                    row.key.starts_with("board/") || row.key.starts_with(&keys::inbox(&name(number)))
+                    row.key.starts_with("shared/") || row.key.starts_with(&keys::inbox(&name(number)))
                 };
                 if wakes {
                     self.wake(node);
@@ -181,7 +185,7 @@ impl Fleet {
         let book = self.accepted(state).iter().position(|other| other.book == spec.book).unwrap();
         let missing = (0..self.nodes).filter(|node| spec.is_member(&name(*node))).any(|node| {
             let progress = &state.nodes[node].books[book];
-            let key = keys::held(&spec.group, spec.part(&name(node)), &spec.book, &name(node));
+            let key = keys::held(&spec.budget, spec.partition(&name(node)), &spec.book, &name(node));
             let excused = state.store.below(&key).any(|row| {
                 serde_json::from_slice::<SlotRecord>(&row.value).is_ok_and(|held| {
                     held.run == spec.run
@@ -198,9 +202,12 @@ impl Fleet {
     }
 
     /// Returns the number of nodes that may change at one time within a budget, over all its partitions.
-    pub fn allowed(&self, state: &State, group: &str) -> u64 {
-        let specs = self.revisions[..=state.accepted].iter().flatten().filter(|spec| spec.group == group);
-        specs.map(|spec| (spec.count.unwrap_or(99) + spec.max_failures) * parts(spec).len() as u64).max().unwrap_or(0)
+    pub fn allowed(&self, state: &State, budget: &str) -> u64 {
+        let specs = self.revisions[..=state.accepted].iter().flatten().filter(|spec| spec.budget == budget);
+        specs
+            .map(|spec| (spec.count.unwrap_or(99) + spec.max_failures) * partitions(spec).len() as u64)
+            .max()
+            .unwrap_or(0)
     }
 
     /// Returns the nodes that the accepted revision lists.
@@ -210,13 +217,13 @@ impl Fleet {
     }
 
     fn within_budget(&self, state: &State) -> bool {
-        let groups: BTreeSet<&str> = self.revisions.iter().flatten().map(|spec| spec.group.as_str()).collect();
-        groups.into_iter().all(|group| {
+        let budgets: BTreeSet<&str> = self.revisions.iter().flatten().map(|spec| spec.budget.as_str()).collect();
+        budgets.into_iter().all(|budget| {
             // A waiter writes off the slots of a removed node at once.
             let away = self.known(state).filter(|node| {
-                node.books.iter().zip(&self.revisions[0]).any(|(progress, spec)| progress.away && spec.group == group)
+                node.books.iter().zip(&self.revisions[0]).any(|(progress, spec)| progress.away && spec.budget == budget)
             });
-            away.count() as u64 <= self.allowed(state, group) + state.written_off
+            away.count() as u64 <= self.allowed(state, budget) + state.written_off
         })
     }
 
@@ -397,7 +404,7 @@ impl Fleet {
                     return None;
                 }
                 let (_, changes) = next.store.apply(&accept(&record)).unwrap();
-                self.tell(&mut next, &changes);
+                self.notify(&mut next, &changes);
             }
             Action::Follow(node) => self.follow(&mut next, node)?,
             Action::Backup => {
@@ -437,7 +444,7 @@ impl Fleet {
         next.store.apply(&Txn { then: vec![Op::Delete(key)], ..Txn::default() }).unwrap();
         if self.mutation == Some(Mutation::LeaseFreesTheSlot) {
             let spec = &self.accepted(next)[0];
-            let held = keys::held(&spec.group, "-", &spec.book, &name(node));
+            let held = keys::held(&spec.budget, "-", &spec.book, &name(node));
             next.store.apply(&Txn { then: vec![Op::Delete(held)], ..Txn::default() }).unwrap();
         }
         // The node's own clock shows that the lease may have expired, so it asks again before it continues.
@@ -501,7 +508,7 @@ pub(crate) fn go_down(own: &mut Node) {
 
 /// Returns true if all nodes have republished their claims.
 fn whole(store: &Memory, nodes: usize) -> bool {
-    store.below("book/anew/").count() >= nodes
+    store.below("fleet/recovery/acks/").count() >= nodes
 }
 
 impl Model for Fleet {
@@ -552,12 +559,12 @@ impl Model for Fleet {
         }
         let soaks = self.accepted(state).iter().any(|spec| !spec.soak.is_zero());
         let held = |wanted: fn(&SlotRecord) -> bool| {
-            let mut all = state.store.below("book/held/");
+            let mut all = state.store.below("fleet/held/");
             all.any(|row| serde_json::from_slice::<SlotRecord>(&row.value).is_ok_and(|held| wanted(&held)))
         };
         let late = soaks
             || held(|held| held.kind == SlotState::Offer || held.absent > 0)
-            || state.store.below("book/queue/").next().is_some();
+            || state.store.below("fleet/queue/").next().is_some();
         for node in 0..self.nodes {
             for book in 0..self.books() {
                 actions.push(Action::Look { node, book, late: false });

@@ -23,7 +23,7 @@ use crate::{
 /// The name of the elected task.
 const TASK: &str = "t";
 
-fn share(ok: bool) -> SealedResult {
+fn result(ok: bool) -> SealedResult {
     SealedResult { ok, body: String::new() }
 }
 
@@ -31,7 +31,7 @@ fn share(ok: bool) -> SealedResult {
 fn writes_off_absent(state: &State, txn: &Txn) -> bool {
     let held = |value: &[u8]| serde_json::from_slice::<SlotRecord>(value).ok();
     txn.then.iter().any(|operation| match operation {
-        Op::Put { key, value, .. } if key.starts_with("book/held/") => {
+        Op::Put { key, value, .. } if key.starts_with("fleet/held/") => {
             let before = state.store.below(key).find(|row| row.key == *key).and_then(|row| held(&row.value));
             held(value).is_some_and(|held| held.kind == SlotState::WrittenOff || held.lost)
                 && before.is_some_and(|held| held.absent > 0)
@@ -67,7 +67,7 @@ impl Fleet {
         if self.mutation == Some(Mutation::OldVoteCounts) {
             let segment = snapshot.names.as_ref().map_or(0, |(segment, _)| *segment);
             let part = format!("/{segment}/member/");
-            let votes = state.store.below("book/vote/").filter(|row| row.key.contains(&part));
+            let votes = state.store.below("fleet/vote/").filter(|row| row.key.contains(&part));
             snapshot.names =
                 Some((segment, votes.filter_map(|row| Some(row.key.rsplit('/').next()?.to_owned())).collect()));
         }
@@ -177,7 +177,7 @@ impl Fleet {
         let own = progress.course.claims(spec);
         let snapshot = self.snapshot(state, node, book, false);
         republish(spec, &snapshot, &name(node), &own).or_else(|| {
-            let ran = progress.elected?.map(share);
+            let ran = progress.elected?.map(result);
             republish_election(spec, &name(node), TASK, &spec.run, &self.record(state, spec), ran.as_ref())
         })
     }
@@ -189,7 +189,7 @@ impl Fleet {
     /// Advances the book run of a node until it writes to the store, changes the node, or ends. Each request of a pass
     /// checks everything that the requests before it have checked, so one snapshot serves the whole pass.
     fn pass(&self, next: &mut State, node: usize, book: usize, spec: &RolloutSpec, snapshot: &RunSnapshot) {
-        let me = name(node);
+        let own_node = name(node);
         let elected = self.elects_at(spec);
         loop {
             let progress = &mut next.nodes[node].books[book];
@@ -198,7 +198,7 @@ impl Fleet {
                 true => Found::Differs,
                 false => Found::InSync,
             };
-            let turn = progress.course.advance_with(spec, &me, elected, found);
+            let turn = progress.course.advance_with(spec, &own_node, elected, found);
             let reply = match turn {
                 Turn::Change(segment) => return self.change(next, node, book, spec, snapshot, segment),
                 Turn::Ask(want) => match self.decided(spec, snapshot, node, want) {
@@ -206,7 +206,7 @@ impl Fleet {
                     Decision::Go => Ok(Reply::Go),
                     Decision::Wait(hold) => {
                         let claims = snapshot.held.iter().any(|held| {
-                            held.node == me && held.book == spec.book && held.held.kind == SlotState::Claim
+                            held.node == own_node && held.book == spec.book && held.held.kind == SlotState::Claim
                         });
                         if claims && !matches!(hold, BlockReason::Behind | BlockReason::Lease | BlockReason::Recovery) {
                             next.broken = Some("a node waits while it holds a slot");
@@ -230,9 +230,9 @@ impl Fleet {
                     // The journal keeps the result before the store has it.
                     next.nodes[node].books[book].elected = Some(Some(ok));
                     let record = self.record(next, spec);
-                    match record.share_of(&spec.run, &me) == Some(&share(ok)) {
+                    match record.result_of(&spec.run, &own_node) == Some(&result(ok)) {
                         true => Ok(Reply::Go),
-                        false => Err(Some(publish(spec, &me, TASK, &spec.run, &record, &share(ok)))),
+                        false => Err(Some(publish(spec, &own_node, TASK, &spec.run, &record, &result(ok)))),
                     }
                 }
                 Turn::Ended { failed } => {
@@ -274,9 +274,9 @@ impl Fleet {
         next.nodes[node].books[book].away = true;
         let working = self.known(next).filter(|node| {
             let books = node.books.iter().zip(&self.revisions[node.at]);
-            books.into_iter().any(|(it, of)| it.course.changes() && it.away && of.group == spec.group)
+            books.into_iter().any(|(it, of)| it.course.changes() && it.away && of.budget == spec.budget)
         });
-        if working.count() as u64 > self.allowed(next, &spec.group) {
+        if working.count() as u64 > self.allowed(next, &spec.budget) {
             next.broken = Some("more nodes change at one time than there are slots and failures");
         }
     }
@@ -295,28 +295,28 @@ impl Fleet {
         if self.mutation == Some(Mutation::RemovedStaysElected) {
             of.late = (0..self.nodes).map(name).collect();
         }
-        let me = name(node);
-        let candidacy = ElectionContext {
+        let own_node = name(node);
+        let context = ElectionContext {
             spec: &of,
-            me: &me,
+            own_node: &own_node,
             task: TASK,
             definition: &spec.run,
             eligible: (self.eligible)(node),
             count: self.elects,
             lost: &snapshot.lost.iter().cloned().collect::<Vec<_>>(),
         };
-        match elect(&record, snapshot, &candidacy) {
+        match elect(&record, snapshot, &context) {
             ElectStep::Commit(txn) => Err(Some(txn)),
-            ElectStep::Settled(Election::Run) => {
+            ElectStep::Decided(Election::Run) => {
                 next.began.insert((spec.run.clone(), node));
                 next.nodes[node].books[book].elected = Some(None);
                 Ok(Reply::Elected)
             }
             // A failed result holds for all nodes. They wait until it is replaced.
-            ElectStep::Settled(Election::Results(results)) if results.values().all(|share| share.ok) => {
+            ElectStep::Decided(Election::Results(results)) if results.values().all(|result| result.ok) => {
                 Ok(Reply::Results)
             }
-            ElectStep::Behind | ElectStep::Settled(Election::Wait(_) | Election::Results(_)) => {
+            ElectStep::Behind | ElectStep::Decided(Election::Wait(_) | Election::Results(_)) => {
                 self.maintained(spec, snapshot, node).map_or(Ok(Reply::Hold(BlockReason::Slot)), |txn| Err(Some(txn)))
             }
         }

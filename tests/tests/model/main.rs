@@ -33,16 +33,16 @@ fn bound() -> usize {
 fn revision(generation: u64, since: u64, nodes: usize, count: u64) -> RolloutSpec {
     RolloutSpec {
         book: "b/k".into(),
-        group: "b/k".into(),
+        budget: "b/k".into(),
         run: format!("b/k@{since}"),
         accepted: AcceptedId { generation, digest: String::new() },
         members: (0..nodes).map(|node| (name(node), 0)).collect(),
         late: Vec::new(),
         known: (0..nodes).map(name).collect(),
-        parts: BTreeMap::new(),
+        partitions: BTreeMap::new(),
         count: Some(count),
         max_failures: 0,
-        after_all: false,
+        fail_after_all: false,
         slot_failures: None,
         shared: false,
         on_lost: OnLost::Hold,
@@ -442,11 +442,12 @@ const CASES: &[Case] = &[
     Case {
         name: "a slot freed without an offer: a relabelled holder",
         fleet: || {
-            let parts = |spec: RolloutSpec, first: &str| {
-                let parts = (0..3).map(|node| (name(node), if node == 0 { first } else { "a" }.to_owned())).collect();
-                RolloutSpec { parts, ..spec }
+            let partitions = |spec: RolloutSpec, first: &str| {
+                let partitions =
+                    (0..3).map(|node| (name(node), if node == 0 { first } else { "a" }.to_owned())).collect();
+                RolloutSpec { partitions, ..spec }
             };
-            waiters(vec![parts(revision(1, 1, 3, 1), "a"), parts(revision(2, 1, 3, 1), "b")])
+            waiters(vec![partitions(revision(1, 1, 3, 1), "a"), partitions(revision(2, 1, 3, 1), "b")])
         },
         mutations: &[Mutation::NothingOfferedOn],
     },
@@ -498,7 +499,7 @@ fn explore(fleet: Fleet, bound: usize) -> (usize, bool, Vec<(&'static str, usize
 }
 
 #[test]
-fn every_case_keeps_its_promises() {
+fn every_case_satisfies_the_invariants() {
     let mut wrong = Vec::new();
     for case in cases() {
         let begin = std::time::Instant::now();
@@ -514,7 +515,7 @@ fn every_case_keeps_its_promises() {
 }
 
 #[test]
-fn every_rule_left_out_is_found() {
+fn every_removed_rule_yields_a_counterexample() {
     let mut missed = Vec::new();
     for case in cases() {
         for mutation in case.mutations {

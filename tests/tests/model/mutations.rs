@@ -67,15 +67,15 @@ impl Mutation {
     }
 
     /// Changes the view of a node.
-    pub fn snapshot(self, spec: &RolloutSpec, me: &str, snapshot: &mut RunSnapshot) {
+    pub fn snapshot(self, spec: &RolloutSpec, own_node: &str, snapshot: &mut RunSnapshot) {
         match self {
             Self::OffersDoNotCount => {
-                snapshot.held.retain(|held| held.held.kind != SlotState::Offer || held.node == me)
+                snapshot.held.retain(|held| held.held.kind != SlotState::Offer || held.node == own_node)
             }
-            Self::NoBudget => snapshot.held.retain(|held| held.held.kind != SlotState::Claim || held.node == me),
-            Self::FailuresForgotten => snapshot
-                .held
-                .retain(|held| held.held.kind != SlotState::Failure || held.held.run == spec.run || held.node == me),
+            Self::NoBudget => snapshot.held.retain(|held| held.held.kind != SlotState::Claim || held.node == own_node),
+            Self::FailuresForgotten => snapshot.held.retain(|held| {
+                held.held.kind != SlotState::Failure || held.held.run == spec.run || held.node == own_node
+            }),
             Self::BarrierOneEarly => {
                 if let Some((_, names)) = &mut snapshot.names
                     && let Some(missing) = spec.members.keys().find(|node| !names.contains(*node))
@@ -86,19 +86,19 @@ impl Mutation {
             Self::WrittenOffGoesOn => snapshot
                 .held
                 .iter_mut()
-                .filter(|held| held.node == me && held.held.kind == SlotState::WrittenOff)
+                .filter(|held| held.node == own_node && held.held.kind == SlotState::WrittenOff)
                 .for_each(|held| held.held.kind = SlotState::Claim),
             Self::UnadmittedNeedsNoSlot => snapshot
                 .held
                 .iter_mut()
-                .filter(|held| held.node == me && held.held.kind == SlotState::Unadmitted)
+                .filter(|held| held.node == own_node && held.held.kind == SlotState::Unadmitted)
                 .for_each(|held| held.held.kind = SlotState::Failure),
             Self::NoRepublish => {
                 snapshot.recovery = None;
                 snapshot.rolled_back = false;
             }
             Self::AbsenceIsLoss => {
-                snapshot.held.iter_mut().filter(|held| held.node != me).for_each(|held| held.held.absent = 0);
+                snapshot.held.iter_mut().filter(|held| held.node != own_node).for_each(|held| held.held.absent = 0);
             }
             Self::DigestNotCompared => {
                 let held = snapshot.held.iter_mut().map(|held| &mut held.held.accepted);
@@ -107,27 +107,27 @@ impl Mutation {
                     id.digest.clone_from(&spec.accepted.digest);
                 }
             }
-            Self::LeaversKeep if !spec.selects(me) => snapshot.held.retain(|held| held.node != me),
+            Self::LeaversKeep if !spec.selects(own_node) => snapshot.held.retain(|held| held.node != own_node),
             _ => {}
         }
     }
 
     /// Changes the transaction of a node.
-    pub fn txn(self, me: &str, txn: &mut Txn) {
+    pub fn txn(self, own_node: &str, txn: &mut Txn) {
         match self {
             Self::NoGeneration => {
                 txn.compare.retain(|compare| !matches!(compare, Compare::Revision(key, _) if key == keys::ACCEPTED))
             }
             Self::NothingCompared => txn.compare.retain(|compare| match compare {
                 Compare::NoneNewer(..) => false,
-                Compare::Revision(key, _) => !key.starts_with("book/queue/"),
+                Compare::Revision(key, _) => !key.starts_with("fleet/queue/"),
                 Compare::Absent(_) => true,
             }),
             Self::NothingOfferedOn => {
                 let of_others = |key: &str| {
-                    (key.starts_with("book/held/") || key.starts_with("book/queue/") || key.starts_with("inbox/"))
-                        && !key.ends_with(me)
-                        && !key.starts_with(&keys::inbox(me))
+                    (key.starts_with("fleet/held/") || key.starts_with("fleet/queue/") || key.starts_with("inbox/"))
+                        && !key.ends_with(own_node)
+                        && !key.starts_with(&keys::inbox(own_node))
                 };
                 txn.then.retain(|op| match op {
                     Op::Put { key, .. } | Op::Delete(key) => !of_others(key) && !key.starts_with(keys::ALL_FREED),
@@ -135,16 +135,16 @@ impl Mutation {
                 });
             }
             Self::OtherSlotsNotCompared => txn.compare.retain(|compare| match compare {
-                Compare::Revision(key, _) => !key.starts_with("book/held/") || key.ends_with(me),
+                Compare::Revision(key, _) => !key.starts_with("fleet/held/") || key.ends_with(own_node),
                 _ => true,
             }),
             Self::NoneNewerNotCompared => txn.compare.retain(|compare| !matches!(compare, Compare::NoneNewer(..))),
             Self::OfferNotCompared => {
                 let claims = txn.then.iter().any(|op| matches!(op, Op::Put { key, value, .. }
-                    if key.ends_with(me) && serde_json::from_slice::<SlotRecord>(value).is_ok_and(|held| held.kind == SlotState::Claim)));
+                    if key.ends_with(own_node) && serde_json::from_slice::<SlotRecord>(value).is_ok_and(|held| held.kind == SlotState::Claim)));
                 if claims {
                     txn.compare.retain(
-                        |compare| !matches!(compare, Compare::Revision(key, _) if key.starts_with("book/held/")),
+                        |compare| !matches!(compare, Compare::Revision(key, _) if key.starts_with("fleet/held/")),
                     );
                 }
             }

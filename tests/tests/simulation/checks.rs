@@ -14,7 +14,7 @@ impl Simulation {
         let spec = &self.revisions[self.accepted];
         for change in changes {
             let Change::Put(row) = change else { continue };
-            if !row.key.starts_with("board/open/") {
+            if !row.key.starts_with("shared/progress/") {
                 continue;
             }
             let progress: RolloutProgress = serde_json::from_slice(&row.value).unwrap();
@@ -27,7 +27,7 @@ impl Simulation {
             for segment in opened {
                 for (node, own) in self.nodes.iter().enumerate() {
                     let came = own.course.record.run == progress.run && own.course.record.done >= segment;
-                    let key = keys::held(&spec.group, "-", &spec.book, &name(node));
+                    let key = keys::held(&spec.budget, "-", &spec.book, &name(node));
                     let excused = self.store.below(&key).any(|row| row.key == key);
                     let voted = keys::vote(&progress.run, segment - 1, true, &name(node));
                     let voted = self.store.below(&voted).any(|row| row.key == voted);
@@ -40,7 +40,7 @@ impl Simulation {
 
 /// Returns the open waves.
 pub fn opening(store: &Memory) -> RolloutProgress {
-    store.below("board/open/").find_map(|row| serde_json::from_slice(&row.value).ok()).unwrap_or_default()
+    store.below("shared/progress/").find_map(|row| serde_json::from_slice(&row.value).ok()).unwrap_or_default()
 }
 
 /// Returns the content of the store, for a failing seed.
@@ -50,5 +50,5 @@ pub fn shown(store: &Memory) -> String {
 
 /// Returns the records of slots.
 pub fn held(store: &Memory) -> Vec<SlotRecord> {
-    store.below("book/held/").filter_map(|row| serde_json::from_slice(&row.value).ok()).collect()
+    store.below("fleet/held/").filter_map(|row| serde_json::from_slice(&row.value).ok()).collect()
 }

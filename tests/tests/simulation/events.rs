@@ -35,7 +35,7 @@ impl Simulation {
             .map(|number| {
                 Arc::new(RolloutSpec {
                     book: "b/k".into(),
-                    group: "b/k".into(),
+                    budget: "b/k".into(),
                     run: format!("b/k@{}", if chance.percent(30) { 1 } else { number + 1 }),
                     accepted: record(number + 1).id(),
                     members: (0..count).map(|node| (name(node), u32::try_from(node).unwrap() % waves)).collect(),
@@ -62,7 +62,7 @@ impl Simulation {
             rolled_back: false,
             recovery_id: None,
             reached: None,
-            life: 0,
+            incarnation: 0,
             asks_until: 0,
             offers: BTreeMap::new(),
             idle: None,
@@ -157,8 +157,8 @@ impl Simulation {
             for node in woken {
                 // A wake-up may be lost. A restarted watch reads the restore again.
                 if row.key.starts_with(keys::ALL_RECOVERIES) || !self.chance.percent(5) {
-                    let (delay, life) = (1 + self.chance.below(50), self.nodes[node].life);
-                    self.after(delay, Event::Look(node, life));
+                    let (delay, incarnation) = (1 + self.chance.below(50), self.nodes[node].incarnation);
+                    self.after(delay, Event::Look(node, incarnation));
                 }
             }
         }
@@ -170,12 +170,16 @@ impl Simulation {
             println!("{:>9} {event:?}", self.now);
         }
         match event {
-            Event::Look(node, life) if self.nodes[node].up && self.nodes[node].life == life => self.look(node),
+            Event::Look(node, incarnation) if self.nodes[node].up && self.nodes[node].incarnation == incarnation => {
+                self.look(node)
+            }
             // Requests in transit fail when the store is replaced.
             Event::Commit(node, restores, txn) if restores == self.restores && !self.nodes[node].cut => {
                 self.commit(&txn);
             }
-            Event::Worked(node, life, well) if self.nodes[node].up && self.nodes[node].life == life => {
+            Event::Worked(node, incarnation, well)
+                if self.nodes[node].up && self.nodes[node].incarnation == incarnation =>
+            {
                 let own = &mut self.nodes[node];
                 own.course.reply(Reply::Changed(well));
                 own.away = !well;
@@ -184,7 +188,7 @@ impl Simulation {
             Event::Crash(node) if self.nodes[node].up => {
                 let own = &mut self.nodes[node];
                 own.up = false;
-                own.life += 1;
+                own.incarnation += 1;
                 own.asks_until = 0;
                 own.course.stop();
                 self.after(LEASE, Event::LeaseEnds(node));
@@ -197,8 +201,8 @@ impl Simulation {
                 if !self.nodes[node].cut {
                     self.put(&keys::alive(&name(node)));
                 }
-                let life = self.nodes[node].life;
-                self.after(1, Event::Look(node, life));
+                let incarnation = self.nodes[node].incarnation;
+                self.after(1, Event::Look(node, incarnation));
             }
             Event::Cut(node) if !self.nodes[node].cut => {
                 self.nodes[node].cut = true;
@@ -223,14 +227,14 @@ impl Simulation {
                         let own = &mut self.nodes[node];
                         own.reached = Some(self.now);
                         // Watches end, and their nodes look again.
-                        let (life, delay) = (own.life, 1 + self.chance.below(SECOND));
+                        let (incarnation, delay) = (own.incarnation, 1 + self.chance.below(SECOND));
                         let own = &self.nodes[node];
                         if own.up && !own.cut {
                             self.put(&keys::alive(&name(node)));
                         } else {
                             self.after(LEASE, Event::LeaseEnds(node));
                         }
-                        self.after(delay, Event::Look(node, life));
+                        self.after(delay, Event::Look(node, incarnation));
                     }
                 }
             }
@@ -242,8 +246,8 @@ impl Simulation {
                 // The accepting node has the newest revision on its disk, whatever the store contains.
                 self.accept(self.accepted + 1);
                 for node in 0..self.nodes.len() {
-                    let (delay, life) = (1 + self.chance.below(2 * SECOND), self.nodes[node].life);
-                    self.after(delay, Event::Look(node, life));
+                    let (delay, incarnation) = (1 + self.chance.below(2 * SECOND), self.nodes[node].incarnation);
+                    self.after(delay, Event::Look(node, incarnation));
                 }
             }
             _ => {}

@@ -2,7 +2,7 @@
 //!
 //! Requests, answers and wake-ups may be slow or lost. Nodes crash or are cut off from the store, the store is rolled
 //! back, and revisions overtake one another. To repeat a failing seed, run TOWPATH_SEED=N .ci/test -E
-//! 'test(rollouts_in_virtual_time)'.
+//! 'test(simulated_rollouts_keep_the_invariants)'.
 
 mod chance;
 mod checks;
@@ -14,7 +14,7 @@ use chance::Chance;
 use state::{SECOND, Simulation};
 
 #[test]
-fn rollouts_in_virtual_time() {
+fn simulated_rollouts_keep_the_invariants() {
     let only: Option<u64> = std::env::var("TOWPATH_SEED").ok().and_then(|seed| seed.parse().ok());
     let seeds = if towpath_tests::long() { 3000 } else { 150 };
     let seeds: Vec<u64> = only.map_or_else(|| (1..=seeds).collect(), |seed| vec![seed]);
@@ -29,7 +29,7 @@ fn rollouts_in_virtual_time() {
 }
 
 #[test]
-fn a_thousand_nodes_in_virtual_time() {
+fn simulated_rollout_of_a_thousand_nodes_completes() {
     let took = Simulation::new(8, 1000).run();
     println!("it took {} s of virtual time", took / SECOND);
 }

@@ -72,15 +72,15 @@ impl Simulation {
 
     /// Schedules the next look of a node: within 2 s if `soon`, else after about a minute.
     pub(super) fn again(&mut self, node: usize, soon: bool) {
-        let life = self.nodes[node].life;
+        let incarnation = self.nodes[node].incarnation;
         let delay = if soon { self.chance.below(2 * SECOND) } else { 50 * SECOND + self.chance.below(20 * SECOND) };
-        self.after(delay, Event::Look(node, life));
+        self.after(delay, Event::Look(node, incarnation));
     }
 
     fn send(&mut self, node: usize, mut txn: Txn) {
         let mark = WriteSequence { number: self.nodes[node].position.1 + 1 };
         txn.then.push(Op::put(keys::write_sequence(&name(node)), serde_json::to_vec(&mark).unwrap()));
-        let (life, restores) = (self.nodes[node].life, self.restores);
+        let (incarnation, restores) = (self.nodes[node].incarnation, self.restores);
         // A request may be lost. Its node looks again in any case.
         let delay = 1 + self.chance.below(30);
         if !self.chance.percent(2) {
@@ -89,7 +89,7 @@ impl Simulation {
         let answered = delay + 1 + self.chance.below(30);
         let delay = if self.chance.percent(3) { 5 * SECOND } else { answered };
         self.nodes[node].asks_until = self.now + delay;
-        self.after(delay, Event::Look(node, life));
+        self.after(delay, Event::Look(node, incarnation));
     }
 
     pub(super) fn look(&mut self, node: usize) {
@@ -173,9 +173,9 @@ impl Simulation {
         let work = SECOND + self.chance.below(20 * SECOND);
         let own = &mut self.nodes[node];
         own.away = true;
-        let life = own.life;
+        let incarnation = own.incarnation;
         self.failures -= u64::from(fails);
-        self.after(work, Event::Worked(node, life, !fails));
+        self.after(work, Event::Worked(node, incarnation, !fails));
     }
 
     /// Returns what a node must write first after a rollback of the store. `None` if there is nothing.

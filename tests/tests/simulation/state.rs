@@ -46,7 +46,7 @@ pub struct Node {
     /// The time of its last reconnection to the store.
     pub reached: Option<Time>,
     /// The incarnation of the node and its plan. Events of an earlier incarnation are ignored.
-    pub life: u64,
+    pub incarnation: u64,
     /// Until when a request is in flight: a node waits for its answer, or for the verdict that it has none.
     pub asks_until: Time,
     /// Offers and waits of others, since when it sees them.

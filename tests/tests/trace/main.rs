@@ -4,7 +4,8 @@
 //! The trace of a book is a file in tests/tests/snapshots/trace. A difference fails the test, which prints it. After an
 //! intended change, `INSTA_UPDATE=always` rewrites the files. Values that differ from run to run are numbered
 //! placeholders. `(as it was)` marks a record that is written with the value it had. `(not there)` marks a deleted key
-//! that the trace has not seen. A record `standing-event/` repeats an event of its commit and is not shown. `beside` marks a thread of a parallel book.
+//! that the trace has not seen. A record `relation-event/` repeats an event of its commit and is not shown. `beside`
+//! marks a thread of a parallel book.
 
 mod fleet;
 mod harness;

@@ -150,7 +150,7 @@ impl Inner {
 /// Returns whether the trace shows a key in another way: rows of the store by their keys, and an event that stands by
 /// the event of the same commit.
 fn is_summarized(key: &str) -> bool {
-    key.starts_with(ROWS) || key.starts_with("standing-event/")
+    key.starts_with(ROWS) || key.starts_with("active-event/")
 }
 
 /// Formats an event as one line.

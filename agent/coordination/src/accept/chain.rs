@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// The number of acceptance links that the store keeps (P24).
-pub const KEPT: u64 = 1000;
+pub const LINKS_KEPT: u64 = 1000;
 
 /// The maximum number of generations by which a record without a chain may be above the generation of the node. A fleet
 /// with one acceptance a second needs 136 years for 2^32 generations. Because of the maximum, a forged record can skip
@@ -26,7 +26,7 @@ pub const FARTHEST: u64 = 1 << 32;
 
 /// The result of the comparison between the acceptance record in the store and the acceptance record on a node's disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum Relation {
     /// The store has no acceptance record.
     Nothing,
     /// The record in the store is the same as the record on the node's disk.
@@ -44,16 +44,16 @@ pub enum Standing {
 
 /// Compares the acceptance record in the store with the record on a node's disk. The function uses the links in the
 /// store.
-pub(super) fn standing(record: &Accepted, links: &BTreeMap<u64, Link>, disk: &Accepted) -> Standing {
+pub(super) fn relation(record: &Accepted, links: &BTreeMap<u64, Link>, disk: &Accepted) -> Relation {
     if record.id() == disk.id() {
-        return Standing::Own;
+        return Relation::Own;
     }
     if let Some(why) = malformed(record, disk) {
-        return Standing::Void(why);
+        return Relation::Void(why);
     }
     let own = disk.generation;
     if record.generation < own {
-        return Standing::Older;
+        return Relation::Older;
     }
     let mut lowest = record.link();
     let mut below = record.before.clone();
@@ -72,22 +72,22 @@ pub(super) fn standing(record: &Accepted, links: &BTreeMap<u64, Link>, disk: &Ac
         below = lowest.generation.checked_sub(1).and_then(|number| links.get(&number)).cloned();
     }
     if lowest.parent <= own {
-        return Standing::Sound;
+        return Relation::Sound;
     }
     let kept = links.get(&own).is_some_and(|link| own > 0 && link.digest() == disk.digest());
     if kept {
-        return Standing::Void(format!(
+        return Relation::Void(format!(
             "no chain of acceptances leads from generation {} to generation {own}, although the data store still has the link of generation {own}",
             record.generation
         ));
     }
     if record.generation.saturating_sub(own) > FARTHEST {
-        return Standing::Void(format!(
+        return Relation::Void(format!(
             "generation {} is more than {FARTHEST} above generation {own} of this node",
             record.generation
         ));
     }
-    Standing::Apart
+    Relation::Apart
 }
 
 /// Returns the reason why the fields of a record are invalid. The function does not check the chain of links. `None` if
@@ -121,21 +121,21 @@ fn is_commit_id(text: &str) -> bool {
     matches!(text.len(), 40 | 64) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Reads the links from a record down to a node's own generation, but at most `KEPT` links.
+/// Reads the links from a record down to a node's own generation, but at most `LINKS_KEPT` links.
 pub(super) fn links(store: &dyn Store, record: &Accepted, own: u64) -> Result<BTreeMap<u64, Link>, StoreError> {
     let mut links = BTreeMap::new();
     // The record itself contains the link of its parent, so no read is needed.
     if record.parent <= own {
         return Ok(links);
     }
-    let lowest = own.max(record.generation.saturating_sub(KEPT + 1));
+    let lowest = own.max(record.generation.saturating_sub(LINKS_KEPT + 1));
     let mut page = Page { after: Some(keys::link(lowest.saturating_sub(1))), ..Page::default() };
     loop {
         let read = store.read(keys::LINKS, &page)?;
         page.after = read.rows.last().map(|row| row.key.clone());
         let before = links.len();
         links.extend(read.rows.iter().filter_map(read_link).filter(|(number, _)| *number < record.generation));
-        let past = links.len() == before || links.len() as u64 > KEPT;
+        let past = links.len() == before || links.len() as u64 > LINKS_KEPT;
         if !read.more || past {
             break;
         }
@@ -184,11 +184,11 @@ mod tests {
     fn record_is_sound_if_its_chain_leads_to_the_own_generation() {
         let (all, links) = history(9);
         for own in 0..=8 {
-            assert_eq!(standing(&all[9], &links, &all[own]), Standing::Sound, "{own}");
+            assert_eq!(relation(&all[9], &links, &all[own]), Relation::Sound, "{own}");
         }
-        assert_eq!(standing(&all[9], &links, &all[9]), Standing::Own);
-        assert_eq!(standing(&all[4], &links, &all[9]), Standing::Older);
-        assert_eq!(standing(&all[9], &BTreeMap::new(), &all[8]), Standing::Sound, "its parent needs no kept link");
+        assert_eq!(relation(&all[9], &links, &all[9]), Relation::Own);
+        assert_eq!(relation(&all[4], &links, &all[9]), Relation::Older);
+        assert_eq!(relation(&all[9], &BTreeMap::new(), &all[8]), Relation::Sound, "its parent needs no kept link");
     }
 
     #[test]
@@ -197,16 +197,16 @@ mod tests {
         let own = &all[3];
         for number in [0, 3, 5, 1 << 40, FARTHEST + 4, 1 << 53, u64::MAX / 2, u64::MAX - 1, u64::MAX] {
             let lazy = Accepted { generation: number, ..record(own, 'b') };
-            assert!(matches!(standing(&lazy, &links, own), Standing::Void(_)), "{number}");
+            assert!(matches!(relation(&lazy, &links, own), Relation::Void(_)), "{number}");
             // A forged record is void even if its forged parent has the right generation.
             let parent = Accepted { generation: number.saturating_sub(1), ..record(own, 'c') };
             let parent = Accepted { parent: parent.generation.saturating_sub(1), ..parent };
             let forged = Accepted { generation: number, ..record(&parent.clone(), 'b') };
             let mut with_links = links.clone();
             with_links.insert(parent.generation, parent.link());
-            let found = standing(&forged, &with_links, own);
+            let found = relation(&forged, &with_links, own);
             let fits = number == 3 || number == 5;
-            assert_eq!(matches!(found, Standing::Void(_)), !fits, "{number}: {found:?}");
+            assert_eq!(matches!(found, Relation::Void(_)), !fits, "{number}: {found:?}");
         }
     }
 
@@ -214,21 +214,21 @@ mod tests {
     fn record_beyond_the_kept_chain_is_apart_up_to_a_bound() {
         let (all, links) = history(30);
         let kept: BTreeMap<u64, Link> = links.into_iter().filter(|(number, _)| *number > 20).collect();
-        assert_eq!(standing(&all[30], &kept, &all[5]), Standing::Apart);
-        assert_eq!(standing(&all[30], &kept, &all[20]), Standing::Sound);
+        assert_eq!(relation(&all[30], &kept, &all[5]), Relation::Apart);
+        assert_eq!(relation(&all[30], &kept, &all[20]), Relation::Sound);
         let far = |number: u64| {
             let parent = Accepted { generation: number - 1, parent: number - 2, ..Accepted::default() };
             record(&parent, 'a')
         };
-        assert_eq!(standing(&far(FARTHEST + 5), &kept, &all[5]), Standing::Apart);
+        assert_eq!(relation(&far(FARTHEST + 5), &kept, &all[5]), Relation::Apart);
         for number in [FARTHEST + 6, 1 << 53, u64::MAX] {
-            assert!(matches!(standing(&far(number), &kept, &all[5]), Standing::Void(_)), "{number}");
+            assert!(matches!(relation(&far(number), &kept, &all[5]), Relation::Void(_)), "{number}");
         }
         // Whatever its own generation is, a fleet can accept the next one, and a node that was away can return.
         for own in [FARTHEST, 1 << 53, 1 << 62] {
             let at = far(own);
-            assert_eq!(standing(&record(&at, 'b'), &kept, &at), Standing::Sound, "{own}");
-            assert_eq!(standing(&far(own + 5000), &kept, &at), Standing::Apart, "{own}");
+            assert_eq!(relation(&record(&at, 'b'), &kept, &at), Relation::Sound, "{own}");
+            assert_eq!(relation(&far(own + 5000), &kept, &at), Relation::Apart, "{own}");
         }
     }
 
@@ -236,26 +236,26 @@ mod tests {
     fn gap_in_the_kept_chain_is_void_for_those_whose_link_is_kept() {
         let (all, mut links) = history(9);
         links.remove(&6);
-        assert!(matches!(standing(&all[9], &links, &all[4]), Standing::Void(_)));
-        assert_eq!(standing(&all[9], &links, &all[7]), Standing::Sound);
+        assert!(matches!(relation(&all[9], &links, &all[4]), Relation::Void(_)));
+        assert_eq!(relation(&all[9], &links, &all[7]), Relation::Sound);
         let (all, mut links) = history(9);
         links.get_mut(&6).unwrap().body = "other".into();
-        assert!(matches!(standing(&all[9], &links, &all[4]), Standing::Void(_)), "a link with another content");
+        assert!(matches!(relation(&all[9], &links, &all[4]), Relation::Void(_)), "a link with another content");
     }
 
     #[test]
     fn record_with_another_origin_or_no_commit_id_is_void() {
         let (all, links) = history(1);
         let next = record(&all[1], 'b');
-        assert_eq!(standing(&next, &links, &all[1]), Standing::Sound);
+        assert_eq!(relation(&next, &links, &all[1]), Relation::Sound);
         for (source, commit) in [("fleet", "main"), ("fleet", ""), ("fleet", "fff"), ("other", "../../../x")] {
             let commits = BTreeMap::from([(source.to_owned(), commit.to_owned())]);
             let forged = Accepted { commits, ..next.clone() };
-            assert!(matches!(standing(&forged, &links, &all[1]), Standing::Void(_)), "{commit}");
+            assert!(matches!(relation(&forged, &links, &all[1]), Relation::Void(_)), "{commit}");
         }
         let origin = Accepted { origin: "elsewhere".into(), ..next.clone() };
-        assert!(matches!(standing(&origin, &links, &all[1]), Standing::Void(_)));
+        assert!(matches!(relation(&origin, &links, &all[1]), Relation::Void(_)));
         let stricter = Accepted { verify: super::super::VerifyPolicy::Range, ..next };
-        assert!(matches!(standing(&stricter, &links, &all[1]), Standing::Void(_)));
+        assert!(matches!(relation(&stricter, &links, &all[1]), Relation::Void(_)));
     }
 }

@@ -21,7 +21,7 @@ pub struct RevisionManifest {
     /// The names of the joined nodes, for each generation in which a book of the manifest last changed.
     pub joined: BTreeMap<u64, Vec<String>>,
     /// The generation in which each object first appeared, by `Kind/namespace/name`.
-    pub births: BTreeMap<String, u64>,
+    pub created_in: BTreeMap<String, u64>,
 }
 
 impl Record for RevisionManifest {
@@ -76,8 +76,8 @@ impl RevisionManifest {
         objects: &BTreeSet<String>,
     ) -> Self {
         // An object that was deleted and created again counts as new (P34).
-        let birth = |object: &String| self.births.get(object).copied().unwrap_or(generation);
-        let births = objects.iter().map(|object| (object.clone(), birth(object))).collect();
+        let created = |object: &String| self.created_in.get(object).copied().unwrap_or(generation);
+        let created_in = objects.iter().map(|object| (object.clone(), created(object))).collect();
         let books: BTreeMap<String, ManifestEntry> = digests
             .iter()
             .map(|(id, digest)| {
@@ -94,7 +94,7 @@ impl RevisionManifest {
             .map(|book| book.since)
             .map(|since| (since, self.joined.get(&since).cloned().unwrap_or_else(all)))
             .collect();
-        Self { books, joined, births }
+        Self { books, joined, created_in }
     }
 
     /// Checks the manifest of another node. Compares the manifest with the books and objects that this node has
@@ -110,14 +110,14 @@ impl RevisionManifest {
         if !self.books.iter().map(|(id, book)| (id, &book.digest)).eq(digests) {
             return differs("the coordinated books or their contents");
         }
-        if !self.births.keys().eq(objects.iter()) {
+        if !self.created_in.keys().eq(objects.iter()) {
             return differs("the list of objects");
         }
         let since: BTreeSet<u64> = self.books.values().map(|book| book.since).collect();
         if !self.joined.keys().eq(since.iter()) {
             return differs("the generations in which books last changed");
         }
-        let numbers = since.iter().chain(self.births.values());
+        let numbers = since.iter().chain(self.created_in.values());
         if numbers.into_iter().any(|number| *number == 0 || *number > generation) {
             return differs("a generation that is 0 or does not exist yet");
         }
@@ -173,8 +173,8 @@ impl RevisionManifest {
                 ));
             }
         }
-        for (object, birth) in &self.births {
-            if !fits(*birth, made.disk_manifest.births.get(object).copied()) {
+        for (object, created) in &self.created_in {
+            if !fits(*created, made.disk_manifest.created_in.get(object).copied()) {
                 return Err(format!(
                     "the manifests of the record and of this node have different generations for {object}"
                 ));
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn table_that_differs_from_its_commits_is_refused() {
+    fn manifest_that_differs_from_its_commits_is_refused() {
         let digests = BTreeMap::from([("n/a".to_owned(), "1".to_owned()), ("n/b".to_owned(), "2".to_owned())]);
         let objects = BTreeSet::from(["TaskBook/n/a".to_owned(), "TaskBook/n/b".to_owned()]);
         let old = BTreeMap::from([("n/a".to_owned(), "1".to_owned()), ("n/b".to_owned(), "0".to_owned())]);
@@ -296,10 +296,10 @@ mod tests {
             ("a run that is not begun", |manifest| manifest.books.get_mut("n/b").unwrap().since = 4),
             ("a generation to come", |manifest| manifest.books.get_mut("n/a").unwrap().since = u64::MAX),
             ("an object less", |manifest| {
-                manifest.births.pop_first();
+                manifest.created_in.pop_first();
             }),
             ("another birth", |manifest| {
-                manifest.births.insert("TaskBook/n/a".into(), 3);
+                manifest.created_in.insert("TaskBook/n/a".into(), 3);
             }),
         ];
         for (name, change) in changes {

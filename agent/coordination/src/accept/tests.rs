@@ -53,7 +53,7 @@ fn generations_only_grow() {
 }
 
 #[test]
-fn a_book_is_the_same_since_the_generation_that_changed_it() {
+fn book_keeps_the_generation_that_last_changed_it() {
     let store = LocalStore::default();
     let join = |node: &str| {
         store.commit(&Txn { then: vec![Op::put(keys::joined(node), vec![])], ..Txn::default() }).unwrap();
@@ -75,7 +75,7 @@ fn a_book_is_the_same_since_the_generation_that_changed_it() {
 }
 
 #[test]
-fn table_is_written_with_its_record_unless_it_is_large() {
+fn manifest_is_written_with_its_record_unless_it_is_large() {
     let written_at = |objects: usize| {
         let store = LocalStore::default();
         let proposal = Proposal {
@@ -105,13 +105,13 @@ fn table_is_written_with_its_record_unless_it_is_large() {
 fn object_that_returns_after_a_removal_gets_a_new_generation() {
     let store = LocalStore::default();
     let (first, manifest) = accepted(propose(&store, &Accepted::default(), "a1", "o"));
-    assert_eq!(manifest.births["TaskBook/n/a"], 1);
+    assert_eq!(manifest.created_in["TaskBook/n/a"], 1);
     let (second, manifest) = accepted(propose(&store, &first, "a2", "o"));
-    assert_eq!(manifest.births["TaskBook/n/a"], 1);
+    assert_eq!(manifest.created_in["TaskBook/n/a"], 1);
     let (third, manifest) = accepted(propose(&store, &second, "b1", "o"));
-    assert_eq!(manifest.births, BTreeMap::from([("TaskBook/n/b".to_owned(), 3)]));
+    assert_eq!(manifest.created_in, BTreeMap::from([("TaskBook/n/b".to_owned(), 3)]));
     let (_, manifest) = accepted(propose(&store, &third, "a3", "o"));
-    assert_eq!(manifest.births["TaskBook/n/a"], 4);
+    assert_eq!(manifest.created_in["TaskBook/n/a"], 4);
 }
 
 #[test]
@@ -152,19 +152,19 @@ fn record_in_the_store_wins_over_another_of_the_same_number() {
     let [lost, store] = [LocalStore::default(), LocalStore::default()];
     let [first, same] = [&lost, &store].map(|store| accepted(propose(store, &Accepted::default(), "a", "o")).0);
     assert_eq!(first, same);
-    let (mine, _) = accepted(propose(&lost, &first, "x", "o"));
+    let (own_slot, _) = accepted(propose(&lost, &first, "x", "o"));
     let (kept, _) = accepted(propose(&store, &first, "y", "o"));
-    assert_eq!((mine.generation, kept.generation), (2, 2));
-    assert_ne!(mine.id(), kept.id());
+    assert_eq!((own_slot.generation, kept.generation), (2, 2));
+    assert_ne!(own_slot.id(), kept.id());
     assert_eq!(Accepted { by: "other".into(), ..kept.clone() }.id(), kept.id(), "the signer is not compared");
-    assert_eq!(current(&store, &mine).unwrap().standing, Standing::Sound);
-    assert_eq!(current(&store, &kept).unwrap().standing, Standing::Own);
-    let (next, _) = accepted(propose(&store, &mine, "z", "o"));
+    assert_eq!(current(&store, &own_slot).unwrap().relation, Relation::Sound);
+    assert_eq!(current(&store, &kept).unwrap().relation, Relation::Own);
+    let (next, _) = accepted(propose(&store, &own_slot, "z", "o"));
     assert_eq!((next.generation, next.before), (3, Some(kept.link())), "it follows the record in the store");
     // A record that does not verify is ignored, also if it has the number of the node's own record.
     let forged = Accepted { before: None, ..kept };
     store.commit(&Txn { then: vec![Op::put(KEY, serde_json::to_vec(&forged).unwrap())], ..Txn::default() }).unwrap();
-    assert!(matches!(current(&store, &mine).unwrap().standing, Standing::Void(_)));
+    assert!(matches!(current(&store, &own_slot).unwrap().relation, Relation::Void(_)));
 }
 
 #[test]
@@ -206,7 +206,7 @@ fn record_that_is_not_a_number_or_not_json_is_void_and_written_over() {
         forged = forged.replace("\"generation\":1", &format!("\"generation\":{number}"));
         store.commit(&Txn { then: vec![Op::put(KEY, forged.into_bytes())], ..Txn::default() }).unwrap();
         let found = current(&store, &first).unwrap();
-        assert!(matches!(found.standing, Standing::Void(_)), "{number}: {found:?}");
+        assert!(matches!(found.relation, Relation::Void(_)), "{number}: {found:?}");
         let rejected = Rejected { id: found.id, counts: false };
         let proposal = Proposal {
             node: "n2",
@@ -222,7 +222,7 @@ fn record_that_is_not_a_number_or_not_json_is_void_and_written_over() {
         };
         let (next, _) = accepted(attempt(&store, &proposal));
         assert_eq!((next.generation, next.parent), (2, 1), "{number}");
-        assert_eq!(current(&store, &first).unwrap().standing, Standing::Sound);
+        assert_eq!(current(&store, &first).unwrap().relation, Relation::Sound);
     }
 }
 
@@ -230,22 +230,22 @@ fn record_that_is_not_a_number_or_not_json_is_void_and_written_over() {
 fn store_keeps_the_links_of_the_last_generations() {
     let store = LocalStore::default();
     let mut all = vec![Accepted::default()];
-    for number in 1..=KEPT + 5 {
+    for number in 1..=LINKS_KEPT + 5 {
         all.push(accepted(propose(&store, &all[all.len() - 1], ["a", "b"][number as usize % 2], "o")).0);
     }
     let kept = |after: u64| {
         let page = Page { after: Some(keys::link(after)), limit: 5000 };
         store.read(keys::LINKS, &page).unwrap().rows.len() as u64
     };
-    assert_eq!(kept(0), KEPT);
-    assert_eq!(current(&store, &all[500]).unwrap().standing, Standing::Sound);
-    assert_eq!(current(&store, &all[4]).unwrap().standing, Standing::Apart, "generation 5 is no longer kept");
+    assert_eq!(kept(0), LINKS_KEPT);
+    assert_eq!(current(&store, &all[500]).unwrap().relation, Relation::Sound);
+    assert_eq!(current(&store, &all[4]).unwrap().relation, Relation::Apart, "generation 5 is no longer kept");
     store.commit(&Txn { then: vec![Op::Delete(keys::link(700))], ..Txn::default() }).unwrap();
-    assert!(matches!(current(&store, &all[500]).unwrap().standing, Standing::Void(_)), "a gap");
+    assert!(matches!(current(&store, &all[500]).unwrap().relation, Relation::Void(_)), "a gap");
 }
 
 #[test]
-fn an_empty_store_is_filled_from_disk() {
+fn empty_store_is_filled_from_disk() {
     let disk = Accepted {
         schema: SCHEMA,
         generation: 7,
@@ -281,7 +281,7 @@ fn losing_proposal_returns_the_accepted_record() {
 }
 
 #[test]
-fn another_origin_weaker_verification_and_a_newer_schema_are_refused() {
+fn record_with_another_origin_weaker_policy_or_newer_schema_is_refused() {
     let store = LocalStore::default();
     propose(&store, &Accepted::default(), "a", "o").unwrap();
     assert!(matches!(propose(&store, &Accepted::default(), "b", "other"), Err(AcceptError::OtherOrigin { .. })));
@@ -306,7 +306,7 @@ fn another_origin_weaker_verification_and_a_newer_schema_are_refused() {
 }
 
 #[test]
-fn number_that_a_node_announces_counts_only_next_to_the_own_one() {
+fn announced_number_counts_only_next_to_the_own_one() {
     let of = |generation: u64, before: Option<Link>| Accepted {
         schema: SCHEMA,
         generation,
@@ -316,10 +316,10 @@ fn number_that_a_node_announces_counts_only_next_to_the_own_one() {
         ..Accepted::default()
     };
     let own = of(7, Some(of(6, None).link()));
-    assert_eq!(judge_announced(&of(8, Some(own.link())), &own), Standing::Sound);
+    assert_eq!(judge_announced(&of(8, Some(own.link())), &own), Relation::Sound);
     for number in [20, 1 << 31, 1 << 53, u64::MAX] {
         let parent = of(number - 1, Some(of(number - 2, None).link()));
-        assert!(matches!(judge_announced(&of(number, Some(parent.link())), &own), Standing::Void(_)), "{number}");
+        assert!(matches!(judge_announced(&of(number, Some(parent.link())), &own), Relation::Void(_)), "{number}");
     }
 }
 

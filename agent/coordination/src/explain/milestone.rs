@@ -95,13 +95,14 @@ fn progress(operation: &Op) -> Option<RolloutProgress> {
     matches!(Key::parse(key), Some(Key::Progress { .. })).then(|| serde_json::from_slice(value).ok())?
 }
 
-/// Returns the node whose failure or loss an operation records. The function ignores failures of nodes other than `me`.
-fn failure<'o>(me: &str, operation: &'o Op) -> Option<&'o str> {
+/// Returns the node whose failure or loss an operation records. The function ignores failures of nodes other than
+/// `own_node`.
+fn failure<'o>(own_node: &str, operation: &'o Op) -> Option<&'o str> {
     let Op::Put { key, value, .. } = operation else { return None };
     let Some(Key::Slot { node, .. }) = Key::parse(key) else { return None };
     let record: SlotRecord = serde_json::from_slice(value).ok()?;
     let is_lost = record.lost || record.kind == SlotState::Lost;
-    (is_lost || node == me && record.is_failed()).then_some(node)
+    (is_lost || node == own_node && record.is_failed()).then_some(node)
 }
 
 /// Returns true if a run is halted only because of the failure of one node. The function does not use the snapshot

@@ -58,14 +58,19 @@ pub(crate) fn busy(spec: &RolloutSpec, tries: usize) -> Gate {
 }
 
 /// Returns the gate that explains why the request of a node waits. `segment` is `None` for a request without a segment.
-pub(crate) fn hold(situation: Situation<'_>, node: &str, segment: Option<u32>, reason: BlockReason) -> Gate {
+pub(crate) fn closed_gate(situation: Situation<'_>, node: &str, segment: Option<u32>, reason: BlockReason) -> Gate {
     let Situation { spec, snapshot, .. } = situation;
     match reason {
         BlockReason::Slot if snapshot.holder_beyond_budget(spec).is_some() => halted(situation, &snapshot.held),
         BlockReason::Slot => {
-            let own = |held: &&SlotEntry| held.part == spec.part(node);
+            let own = |held: &&SlotEntry| held.partition == spec.partition(node);
             let ahead = snapshot.queue.iter().take_while(|entry| entry.node != node || entry.book != spec.book);
-            slot(situation, spec.part(node), snapshot.held.iter().filter(own), ahead.map(|entry| entry.node.as_str()))
+            slot(
+                situation,
+                spec.partition(node),
+                snapshot.held.iter().filter(own),
+                ahead.map(|entry| entry.node.as_str()),
+            )
         }
         BlockReason::Wave => wave(situation, node, segment.unwrap_or(0)),
         BlockReason::Barrier => barrier(situation, segment.unwrap_or(1)),
@@ -124,12 +129,12 @@ fn has_slot(entry: &&SlotEntry) -> bool {
 /// Returns the gate that explains why no slot is free in one partition of a budget.
 fn slot<'a>(
     situation: Situation<'_>,
-    part: &str,
+    partition: &str,
     held: impl Iterator<Item = &'a SlotEntry>,
     ahead: impl Iterator<Item = &'a str>,
 ) -> Gate {
     let Situation { spec, lost, .. } = situation;
-    let budget = spec.partition_name(part);
+    let budget = spec.partition_name(partition);
     let holders: Vec<&SlotEntry> = held.filter(has_slot).collect();
     let count = spec.count.unwrap_or(0);
     if (holders.len() as u64) < count {

@@ -135,7 +135,7 @@ impl Observed<'_> {
 
     /// Returns a copy of a snapshot with all slot records of a budget, including the records of other books.
     fn in_budget(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> RunSnapshot {
-        let is_in = |index: &usize| self.specs.get(*index).is_some_and(|other| other.group == spec.group);
+        let is_in = |index: &usize| self.specs.get(*index).is_some_and(|other| other.budget == spec.budget);
         let held = self.held.iter().filter(|(index, _)| is_in(index)).map(|(_, held)| held.clone()).collect();
         RunSnapshot { held, ..snapshot.clone() }
     }
@@ -171,7 +171,7 @@ pub(crate) fn report(observed: &Observed<'_>) -> Rollout {
     let names = snapshot.names.clone().filter(|(of, _)| *of == segment).map(|(_, names)| names).unwrap_or_default();
     let missing = members_missing(spec, &snapshot, &names, wave);
     let too_many = budgets.first().is_some_and(|budget| budget.own_failures(spec) > spec.max_failures);
-    let all_ran = spec.after_all && too_many && (segment, wave) == last && missing.is_empty();
+    let all_ran = spec.fail_after_all && too_many && (segment, wave) == last && missing.is_empty();
     let is_halted = !ended && (halting.is_some() || all_ran);
     let holding: Vec<Holder> = own
         .iter()
@@ -274,12 +274,16 @@ fn halting_nodes(situation: Situation<'_>) -> Vec<String> {
 fn slots(observed: &Observed<'_>, situation: Situation<'_>, is_halted: bool) -> (Vec<Gate>, Vec<String>) {
     let mut partitions: BTreeMap<(usize, &str), Vec<&Entry>> = BTreeMap::new();
     for (budget, entry) in queued(observed, situation.spec) {
-        partitions.entry((*budget, &entry.part)).or_default().push(entry);
+        partitions.entry((*budget, &entry.partition)).or_default().push(entry);
     }
     let mut named = Vec::new();
-    let gate = |((budget, part), waiters): ((usize, &str), Vec<&Entry>)| {
+    let gate = |((budget, partition), waiters): ((usize, &str), Vec<&Entry>)| {
         let spec = observed.specs.get(budget).copied()?;
-        let held = observed.held.iter().filter(|(of, held)| *of == budget && held.part == part).map(|(_, held)| held);
+        let held = observed
+            .held
+            .iter()
+            .filter(|(of, held)| *of == budget && held.partition == partition)
+            .map(|(_, held)| held);
         let holders: Vec<&SlotEntry> = held.clone().filter(super::has_slot).collect();
         if holders.len() as u64 >= spec.count.unwrap_or(0) {
             named.extend(holders.iter().take(super::NAMES).map(|held| held.node.clone()));
@@ -287,7 +291,7 @@ fn slots(observed: &Observed<'_>, situation: Situation<'_>, is_halted: bool) -> 
             return None;
         }
         let situation = Situation { spec, ..situation };
-        let gate = slot(situation, part, held, std::iter::empty());
+        let gate = slot(situation, partition, held, std::iter::empty());
         // While a slot is free, no holder says since when the nodes wait.
         let since = gate.since.or_else(|| waiters.iter().filter_map(|entry| entry.note.at).min());
         let waiters = listed(waiters.iter().map(|entry| entry.node.as_str()));

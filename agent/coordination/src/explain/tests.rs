@@ -13,7 +13,7 @@ fn spec(on_lost: OnLost) -> RolloutSpec {
     let nodes = ["a", "b", "c", "d"].map(str::to_owned);
     RolloutSpec {
         book: "n/b".into(),
-        group: "n/b".into(),
+        budget: "n/b".into(),
         run: "n/b@1.d".into(),
         accepted: accepted(1),
         members: nodes.clone().map(|node| (node, 0)).into(),
@@ -29,7 +29,7 @@ fn spec(on_lost: OnLost) -> RolloutSpec {
 fn entry(node: &str, kind: SlotState) -> SlotEntry {
     let held = SlotRecord { kind, run: "n/b@1.d".into(), segment: 0, accepted: accepted(1), lost: false, absent: 0 };
     let note = SlotNote { at: Some(1_000), message: (kind == SlotState::Failure).then(|| "it broke".into()) };
-    SlotEntry { node: node.into(), part: "-".into(), book: "n/b".into(), held, modified: 1, note }
+    SlotEntry { node: node.into(), partition: "-".into(), book: "n/b".into(), held, modified: 1, note }
 }
 
 /// Returns the gates of a run from its slot records, its waiting nodes, the nodes that have voted, and the lost nodes.
@@ -66,12 +66,12 @@ fn observed<'a>(
     };
     let queued = || Queued { run: "n/b@1.d".into(), segment: 0, accepted: accepted(1) };
     let queue = waiting.iter().map(|node| {
-        let (node, part, book) = ((*node).to_owned(), "-".to_owned(), "n/b".to_owned());
+        let (node, partition, book) = ((*node).to_owned(), "-".to_owned(), "n/b".to_owned());
         (
             0,
             Entry {
                 node,
-                part,
+                partition,
                 book,
                 queued: queued(),
                 modified: 1,
@@ -147,7 +147,7 @@ fn waiting_node_counts_no_failed_node_in_its_wave() {
         ..RunSnapshot::default()
     };
     let situation = Situation { spec: &spec, snapshot: &snapshot, lost: &BTreeMap::new() };
-    let gate = hold(situation, "c", Some(0), BlockReason::Wave);
+    let gate = closed_gate(situation, "c", Some(0), BlockReason::Wave);
     assert!(gate.opens.contains("(0 of 2 nodes have completed it: missing b; failed: a)"), "{}", gate.opens);
 }
 

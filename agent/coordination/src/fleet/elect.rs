@@ -15,16 +15,16 @@ impl Fleet {
     ///
     /// # Errors
     /// The store does not answer.
-    pub fn elect(&self, errand: ElectedTask<'_>, eligible: bool, count: usize) -> Result<Election, StoreError> {
-        let ElectedTask { spec, task, definition } = errand;
+    pub fn elect(&self, elected_task: ElectedTask<'_>, eligible: bool, count: usize) -> Result<Election, StoreError> {
+        let ElectedTask { spec, task, definition } = elected_task;
         let lost: Vec<String> = if spec.on_lost == OnLost::Skip {
             let alive = self.alive()?;
-            let gone = |node: &&String| !alive.contains(*node) && self.agrees_lost(node);
+            let gone = |node: &&String| !alive.contains(*node) && self.confirms_loss(node);
             spec.members.keys().chain(&spec.late).filter(gone).cloned().collect()
         } else {
             Vec::new()
         };
-        let candidacy = ElectionContext { spec, me: &self.node, task, definition, eligible, count, lost: &lost };
+        let context = ElectionContext { spec, own_node: &self.node, task, definition, eligible, count, lost: &lost };
         let mut is_new = false;
         for _ in 0..TRIES {
             let record = self.elected(spec, task)?;
@@ -34,21 +34,21 @@ impl Fleet {
                 return Ok(Election::Wait(Vec::new()));
             }
             // A snapshot costs a request, so the first decision is made without one.
-            let snapshot = match elect(&record, &RunSnapshot::default(), &candidacy) {
-                ElectStep::Settled(election) => {
+            let snapshot = match elect(&record, &RunSnapshot::default(), &context) {
+                ElectStep::Decided(election) => {
                     if is_new && election == Election::Run {
                         let kind = MilestoneKind::Elected { task: task.to_owned() };
                         self.lock().loss.note_milestones(vec![Milestone::new(spec, kind)]);
                     }
-                    return self.elected_so(spec, election);
+                    return self.observe_election(spec, election);
                 }
                 ElectStep::Behind | ElectStep::Commit(_) => {
                     let snapshot = self.look(spec)?;
                     self.with_acknowledgements(snapshot)?
                 }
             };
-            match elect(&record, &snapshot, &candidacy) {
-                ElectStep::Settled(election) => return self.elected_so(spec, election),
+            match elect(&record, &snapshot, &context) {
+                ElectStep::Decided(election) => return self.observe_election(spec, election),
                 ElectStep::Behind => return Ok(Election::Wait(Vec::new())),
                 ElectStep::Commit(txn) => is_new |= self.commit_marked(txn)?,
             }
@@ -59,7 +59,7 @@ impl Fleet {
 
     /// Returns the given election. If this node must wait, the function sets a timer for the end of the elected node's
     /// lease.
-    fn elected_so(&self, spec: &RolloutSpec, election: Election) -> Result<Election, StoreError> {
+    fn observe_election(&self, spec: &RolloutSpec, election: Election) -> Result<Election, StoreError> {
         if let Election::Wait(nodes) = &election {
             self.watch_elected(spec, nodes)?;
         }
@@ -70,12 +70,12 @@ impl Fleet {
     ///
     /// # Errors
     /// Returns an error if the store does not answer, or if the result is too large.
-    pub fn share(&self, errand: ElectedTask<'_>, found: &TaskResult) -> Result<(), StoreError> {
-        let ElectedTask { spec, task, definition } = errand;
-        let share = self.sealed(errand, found)?;
+    pub fn publish_result(&self, elected_task: ElectedTask<'_>, found: &TaskResult) -> Result<(), StoreError> {
+        let ElectedTask { spec, task, definition } = elected_task;
+        let result = self.sealed(elected_task, found)?;
         for _ in 0..TRIES {
             let record = self.elected(spec, task)?;
-            let txn = publish(spec, &self.node, task, definition, &record, &share);
+            let txn = publish(spec, &self.node, task, definition, &record, &result);
             if self.commit_marked(txn)? {
                 return Ok(());
             }
@@ -87,13 +87,17 @@ impl Fleet {
     ///
     /// # Errors
     /// The store does not answer.
-    pub fn republish_election(&self, errand: ElectedTask<'_>, found: Option<&TaskResult>) -> Result<(), StoreError> {
+    pub fn republish_election(
+        &self,
+        elected_task: ElectedTask<'_>,
+        found: Option<&TaskResult>,
+    ) -> Result<(), StoreError> {
         if let Some(found) = found {
             // The result is sealed again for all targets, because the wrapped keys in the backup may belong to another
             // result.
-            return self.share(errand, found);
+            return self.publish_result(elected_task, found);
         }
-        let ElectedTask { spec, task, definition } = errand;
+        let ElectedTask { spec, task, definition } = elected_task;
         for _ in 0..TRIES {
             let record = self.elected(spec, task)?;
             let Some(txn) = republish_election(spec, &self.node, task, definition, &record, None) else {

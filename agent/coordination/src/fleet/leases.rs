@@ -39,7 +39,7 @@ impl Fleet {
             Some(gossip) => {
                 let held = snapshot.held.iter().map(|held| &held.node);
                 let named = spec.members.keys().chain(held).filter(other);
-                named.filter(|node| gossip.thinks_lost(node)).cloned().collect()
+                named.filter(|node| gossip.considers_lost(node)).cloned().collect()
             }
             None if self.is_watcher(spec, snapshot)? => {
                 self.waits_for(spec, snapshot)?.iter().filter(other).cloned().collect()
@@ -58,7 +58,7 @@ impl Fleet {
         let alive = self.alive()?;
         let waits = |node: &&String| alive.contains(*node) && !nodes.contains(node);
         let watches = match self.gossip.get() {
-            Some(gossip) => nodes.iter().any(|node| gossip.thinks_lost(node)),
+            Some(gossip) => nodes.iter().any(|node| gossip.considers_lost(node)),
             None => spec.members.keys().filter(waits).take(WATCHERS).any(|node| *node == self.node),
         };
         let nodes = nodes.iter().filter(|node| watches && alive.contains(*node)).cloned().collect();

@@ -55,7 +55,7 @@ pub struct Fleet {
     /// The gossip of this node. `gossip` is empty if gossip does not run.
     gossip: OnceLock<Gossip>,
     /// The identity with which this node decrypts values that were encrypted for the node.
-    bearer: OnceLock<SigningIdentity>,
+    signing_identity: OnceLock<SigningIdentity>,
     inner: Mutex<Inner>,
 }
 
@@ -137,35 +137,35 @@ impl Fleet {
             membership,
             position,
             gossip: OnceLock::new(),
-            bearer: OnceLock::new(),
+            signing_identity: OnceLock::new(),
             inner: Mutex::default(),
         }
     }
 
     /// Returns true if gossip also considers a node lost. The result is true if gossip does not run (P58).
-    fn agrees_lost(&self, node: &str) -> bool {
+    fn confirms_loss(&self, node: &str) -> bool {
         // The agent that runs under the node's name has another key, so it does not prove that the node is alive.
         if self.store.strangers().contains_key(node) {
             return true;
         }
-        self.gossip.get().is_none_or(|gossip| gossip.thinks_lost(node))
+        self.gossip.get().is_none_or(|gossip| gossip.considers_lost(node))
     }
 
     /// Attaches the gossip of this node. With gossip, a node counts as lost only if gossip also considers the node
     /// lost.
-    pub fn hear(&self, gossip: Gossip) {
+    pub fn attach_gossip(&self, gossip: Gossip) {
         let _ = self.gossip.set(gossip);
     }
 
     /// Sets the identity with which this node decrypts values that were encrypted for the node.
-    pub fn read_as(&self, bearer: SigningIdentity) {
-        let _ = self.bearer.set(bearer);
+    pub fn read_as(&self, signing_identity: SigningIdentity) {
+        let _ = self.signing_identity.set(signing_identity);
     }
 
     /// Joins the fleet: writes the join record, keeps the lease alive, and starts the watches. Later calls have no
     /// effect.
-    pub fn join(&self, joined: Joined, poke: impl Fn(Wakeup) + Send + Sync + 'static) {
-        self.membership.begin(joined, Arc::new(poke));
+    pub fn join(&self, joined: Joined, wakeup: impl Fn(Wakeup) + Send + Sync + 'static) {
+        self.membership.begin(joined, Arc::new(wakeup));
     }
 
     /// Leaves the fleet and deletes the lease key, so that other nodes do not wait for the end of the lease.
@@ -190,7 +190,7 @@ impl Fleet {
 
     /// Sets the public keys that git lists for this node. `None` if git lists none.
     pub fn give_keys(&self, keys: Option<Vec<String>>) {
-        self.membership.give(keys);
+        self.membership.set_listed_keys(keys);
     }
 
     /// Commits a transaction. The commit fails without a request to the store if this node is rejected.
@@ -226,7 +226,7 @@ impl Fleet {
     }
 
     /// Returns true if the most recent request had to wait because of an error.
-    pub fn is_troubled(&self) -> bool {
+    pub fn has_error(&self) -> bool {
         self.lock().troubles > 0
     }
 
@@ -280,8 +280,8 @@ impl Fleet {
     }
 
     /// Makes a request of this node. Repeats the request until the node may continue or must wait.
-    pub fn ask(&self, spec: &RolloutSpec, want: Request) -> Answer {
-        match self.asked(spec, want) {
+    pub fn ask(&self, spec: &RolloutSpec, request: Request) -> Answer {
+        match self.asked(spec, request) {
             Ok(answer) => {
                 self.lock().troubles = 0;
                 answer
@@ -293,17 +293,17 @@ impl Fleet {
         }
     }
 
-    fn asked(&self, spec: &RolloutSpec, want: Request) -> Result<Answer, StoreError> {
+    fn asked(&self, spec: &RolloutSpec, request: Request) -> Result<Answer, StoreError> {
         if let Some(why) = self.membership.refused() {
             self.look_soon();
             return Ok(Answer::Hold(Gate::new(GateReason::Dependency, why)));
         }
-        if matches!(want, Request::Change(_) | Request::Correct) && !self.membership.ready() {
+        if matches!(request, Request::Change(_) | Request::Correct) && !self.membership.ready() {
             self.look_soon();
             return Ok(Answer::Hold(explain::no_lease()));
         }
         let mut news = self.membership.news();
-        let mut snapshot = match self.recent(spec, want) {
+        let mut snapshot = match self.recent(spec, request) {
             Some(snapshot) => snapshot,
             None => self.look(spec)?,
         };
@@ -312,20 +312,20 @@ impl Fleet {
         for _ in 0..TRIES {
             snapshot = self.rollback_reported(spec, snapshot)?;
             snapshot = self.noticed(spec, snapshot)?;
-            match decide(spec, &snapshot, &self.node, want) {
+            match decide(spec, &snapshot, &self.node, request) {
                 Decision::Go => {
-                    if let Some(txn) = self.newer_message(spec, &snapshot, want) {
+                    if let Some(txn) = self.newer_message(spec, &snapshot, request) {
                         snapshot = self.commit(spec, txn)?;
                         continue;
                     }
-                    self.go(spec, snapshot, want, was_halted)?;
+                    self.go(spec, snapshot, request, was_halted)?;
                     return Ok(Answer::Go);
                 }
                 Decision::Commit(txn) => {
                     news = self.membership.news();
                     snapshot = self.commit(spec, txn)?;
                 }
-                Decision::Wait(hold) => {
+                Decision::Wait(reason) => {
                     match next_maintenance(spec, &snapshot, &self.node).filter(|_| maintained < TRIES / 2) {
                         Some(txn) => {
                             maintained += 1;
@@ -341,7 +341,12 @@ impl Fleet {
                                 self.watch_leases(spec, &snapshot)?;
                                 let lost = self.lost_holders(spec, &snapshot)?;
                                 let situation = explain::Situation { spec, snapshot: &snapshot, lost: &lost };
-                                return Ok(Answer::Hold(explain::hold(situation, &self.node, want.segment(), hold)));
+                                return Ok(Answer::Hold(explain::closed_gate(
+                                    situation,
+                                    &self.node,
+                                    request.segment(),
+                                    reason,
+                                )));
                             }
                             news = now;
                             snapshot = self.look(spec)?;
@@ -356,13 +361,20 @@ impl Fleet {
 
     /// Completes a request after which the node may continue. A node that has completed a segment also does the
     /// maintenance that is due in the run.
-    fn go(&self, spec: &RolloutSpec, snapshot: RunSnapshot, want: Request, was_halted: bool) -> Result<(), StoreError> {
+    fn go(
+        &self,
+        spec: &RolloutSpec,
+        snapshot: RunSnapshot,
+        request: Request,
+        was_halted: bool,
+    ) -> Result<(), StoreError> {
         self.membership.touches(|touches| touches.set_waiting(spec, false));
-        let ends = matches!(want, Request::Done(_) | Request::Failed(..) | Request::Leave) && !spec.members.is_empty();
+        let ends =
+            matches!(request, Request::Done(_) | Request::Failed(..) | Request::Leave) && !spec.members.is_empty();
         if ends {
             if was_halted && !snapshot.halted(spec) {
                 // The end of a halt may free more slots than one transaction can offer.
-                self.membership.touches(|touches| touches.offer_now(&spec.group));
+                self.membership.touches(|touches| touches.offer_now(&spec.budget));
             }
             self.next_maintenance(spec, snapshot)?;
         }
@@ -372,11 +384,11 @@ impl Fleet {
     /// Returns the newest snapshot of a run, if the snapshot is recent enough for the first attempt at a decision. A
     /// decision from an old snapshot is safe, because transactions compare the records that they depend on. A node
     /// needs no new snapshot to notice offers and opened waves, which the watches report.
-    fn recent(&self, spec: &RolloutSpec, want: Request) -> Option<RunSnapshot> {
+    fn recent(&self, spec: &RolloutSpec, request: Request) -> Option<RunSnapshot> {
         let now = self.clock.monotonic();
         let inner = self.lock();
         let known = inner.snapshots.get(&snapshot_key(spec, &self.node))?;
-        let gives_back = !matches!(want, Request::Enter(_) | Request::Change(_) | Request::Correct);
+        let gives_back = !matches!(request, Request::Enter(_) | Request::Change(_) | Request::Correct);
         let requested = known.requested;
         let fresh = now.duration_since(requested.at) < RECENT && self.membership.news() == requested.news;
         (gives_back || fresh).then(|| known.snapshot.clone())
@@ -449,13 +461,13 @@ impl Fleet {
         txn.otherwise = reading;
         let outcome = self.write(&txn).inspect_err(|_| self.forget())?;
         let done = matches!(outcome, Outcome::Done { .. });
-        tracing::debug!(book = spec.book, done, "committed {}", shown(&txn));
+        tracing::debug!(book = spec.book, done, "committed {}", display_transaction(&txn));
         let snapshot = self.snapshot_of(spec, requested, outcome)?;
         if done {
             if let Some(touch) = touch {
                 self.membership.touches(|touches| touches.committed(touch, requested.at));
             }
-            self.tell_holds(spec, &snapshot);
+            self.announce_slots(spec, &snapshot);
             self.note_write_offs(spec, &txn);
             if let Some(before) = before {
                 self.note_milestones(spec, &before, &txn, &snapshot);
@@ -518,13 +530,13 @@ impl Fleet {
     fn forget(&self) {
         self.note_silence();
         self.lock().snapshots.clear();
-        self.position.lost_sight();
+        self.position.note_disconnect();
     }
 }
 
 /// Returns the key of a cached snapshot. A book may have several budgets, and a snapshot covers one budget.
 fn snapshot_key(spec: &RolloutSpec, node: &str) -> String {
-    format!("{} {} {} {}", spec.book, spec.group, spec.run, spec.part(node))
+    format!("{} {} {} {}", spec.book, spec.budget, spec.run, spec.partition(node))
 }
 
 /// Returns the pause after `errors` errors. The pause is 2 s after the first error, and doubles up to 12 s. The
@@ -538,7 +550,7 @@ fn sooner(due: &mut Option<Instant>, at: Instant) {
     *due = Some(due.map_or(at, |known| known.min(at)));
 }
 
-fn shown(txn: &Txn) -> String {
+fn display_transaction(txn: &Txn) -> String {
     let operation = |operation: &Op| match operation {
         Op::Put { key, .. } => Some(format!("put {key}")),
         Op::Delete(key) => Some(format!("delete {key}")),

@@ -18,8 +18,8 @@ use crate::{
 };
 
 /// Returns the name of one partition of a budget.
-fn part_of(spec: &RolloutSpec, part: &str) -> String {
-    format!("{}/{part}", spec.group)
+fn partition_of(spec: &RolloutSpec, partition: &str) -> String {
+    format!("{}/{partition}", spec.budget)
 }
 
 /// Returns the time at which this node first saw each record of a snapshot. The node forgets records of the budget that
@@ -71,42 +71,42 @@ impl Fleet {
         let held = snapshot.held.iter().map(|held| held.node.clone());
         let named = spec.members.keys().cloned().chain(held).chain(known);
         let lost = named.filter(|node| *node != self.node && !alive.contains(node));
-        Ok(lost.filter(|node| self.agrees_lost(node)).collect())
+        Ok(lost.filter(|node| self.confirms_loss(node)).collect())
     }
 
     /// Returns the nodes that report, by gossip, a slot that the store does not contain.
     fn hidden_claims(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<BTreeSet<String>, StoreError> {
         let mut hidden = BTreeSet::new();
         let Some(gossip) = self.gossip.get().filter(|_| spec.count.is_some()) else { return Ok(hidden) };
-        let part = part_of(spec, spec.part(&self.node));
-        for (node, number) in gossip.holders(&part) {
+        let partition = partition_of(spec, spec.partition(&self.node));
+        for (node, number) in gossip.holders(&partition) {
             let shown = node == self.node || snapshot.held.iter().any(|held| held.node == node);
             // Under `skip` and `fail`, the run does not wait for a lost node.
             let counts = !shown && spec.known.contains(&node) && !snapshot.lost.contains(&node);
-            if counts && self.mark_of(&node)? < number {
+            if counts && self.write_sequence_of(&node)? < number {
                 hidden.insert(node);
             }
         }
-        Ok(if self.believes_hearsay(&part, &hidden) { hidden } else { BTreeSet::new() })
+        Ok(if self.believes_hearsay(&partition, &hidden) { hidden } else { BTreeSet::new() })
     }
 
     /// Returns true while slots that only gossip reports block other nodes. Reports by gossip block other nodes only
     /// for a limited time, because gossip messages are not trusted. If the reports of gossip disappear and appear
     /// again, the time limit starts again (P104).
-    fn believes_hearsay(&self, part: &str, hidden: &BTreeSet<String>) -> bool {
+    fn believes_hearsay(&self, partition: &str, hidden: &BTreeSet<String>) -> bool {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
         if hidden.is_empty() {
-            inner.hearsay.remove(part);
+            inner.hearsay.remove(partition);
             return false;
         }
-        let since = *inner.hearsay.entry(part.to_owned()).or_insert(now);
+        let since = *inner.hearsay.entry(partition.to_owned()).or_insert(now);
         let believes = now.duration_since(since) < HIDDEN_CLAIM_LIMIT;
         if believes {
             // No watch reports that the store shows these slots, so the node decides again after 10 s.
             sooner(&mut inner.due, now + OFFER);
         } else {
-            tracing::warn!(part, nodes = ?hidden, "ignored reports of slots that the data store does not have");
+            tracing::warn!(partition, nodes = ?hidden, "ignored reports of slots that the data store does not have");
         }
         believes
     }
@@ -115,29 +115,29 @@ impl Fleet {
     /// milliseconds since 1970.
     pub(super) fn hidden_since(&self, spec: &RolloutSpec) -> Option<i64> {
         let (now, wall) = (self.clock.monotonic(), self.clock.wall());
-        let first = *self.lock().hearsay.get(&part_of(spec, spec.part(&self.node)))?;
+        let first = *self.lock().hearsay.get(&partition_of(spec, spec.partition(&self.node)))?;
         Some(wall.saturating_sub(i64::try_from(now.duration_since(first).as_millis()).ok()?))
     }
 
     /// Returns the sequence number of a node's last write from the store. 0 if the store has none.
-    fn mark_of(&self, node: &str) -> Result<u64, StoreError> {
+    fn write_sequence_of(&self, node: &str) -> Result<u64, StoreError> {
         let rows = self.store.read(&keys::write_sequence(node), &Page { after: None, limit: 1 })?.rows;
         let row = rows.iter().find(|row| row.key == keys::write_sequence(node));
         Ok(row.and_then(|row| serde_json::from_slice::<WriteSequence>(&row.value).ok()).map_or(0, |mark| mark.number))
     }
 
     /// Broadcasts the partitions in which this node holds a slot, after a write to the store (P104).
-    pub(super) fn tell_holds(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) {
+    pub(super) fn announce_slots(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) {
         let Some(gossip) = self.gossip.get() else { return };
-        let mine = snapshot.mine(spec, &self.node).filter(|mine| mine.held.kind == SlotState::Claim);
+        let own_slot = snapshot.own_slot(spec, &self.node).filter(|own_slot| own_slot.held.kind == SlotState::Claim);
         let mut inner = self.lock();
-        match mine {
-            Some(mine) => inner.holding.insert(spec.book.clone(), part_of(spec, &mine.part)),
+        match own_slot {
+            Some(own_slot) => inner.holding.insert(spec.book.clone(), partition_of(spec, &own_slot.partition)),
             None => inner.holding.remove(&spec.book),
         };
-        let parts: Vec<String> = inner.holding.values().cloned().collect();
+        let partitions: Vec<String> = inner.holding.values().cloned().collect();
         drop(inner);
-        gossip.holds(Holds { number: snapshot.sequence, parts });
+        gossip.holds(Holds { number: snapshot.sequence, partitions });
     }
 
     /// Returns the offers that other nodes have not taken in time. Each entry of the result contains the node and the
@@ -152,7 +152,7 @@ impl Fleet {
             .map(|held| ((held.node.clone(), held.modified), ()))
             .collect();
         let mut stale = BTreeSet::new();
-        for (offer, first) in first_seen(&mut inner.offers, &spec.group, &offers, now) {
+        for (offer, first) in first_seen(&mut inner.offers, &spec.budget, &offers, now) {
             if now.duration_since(first) >= OFFER {
                 stale.insert(offer);
             } else {
@@ -173,7 +173,7 @@ impl Fleet {
             .map(|held| ((held.node.clone(), held.modified), held.held.absent))
             .collect();
         let mut overdue = BTreeSet::new();
-        for (absence, first) in first_seen(&mut inner.absences, &spec.group, &absent, now) {
+        for (absence, first) in first_seen(&mut inner.absences, &spec.budget, &absent, now) {
             let seconds = absent.get(&absence).copied().unwrap_or_default();
             let back = first + Duration::from_secs(seconds);
             if now >= back {
@@ -191,18 +191,18 @@ impl Fleet {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
         let Some(waiting) = idle(spec, snapshot, &self.node) else {
-            inner.idle.remove(&spec.group);
-            self.membership.touches(|touches| touches.forget(&spec.group));
+            inner.idle.remove(&spec.budget);
+            self.membership.touches(|touches| touches.forget(&spec.budget));
             return None;
         };
-        let (known, since) = inner.idle.get(&spec.group).cloned().unwrap_or_else(|| (waiting.clone(), now));
+        let (known, since) = inner.idle.get(&spec.budget).cloned().unwrap_or_else(|| (waiting.clone(), now));
         // The time starts from zero when another waiter is the first one.
         let since = if known == waiting { since } else { now };
-        inner.idle.insert(spec.group.clone(), (waiting, since));
+        inner.idle.insert(spec.budget.clone(), (waiting, since));
         // The spread prevents that all nodes offer the same slot at once.
         let spread = self.node.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
         let patience = OFFER + Duration::from_millis(u64::from(spread % 20_000));
-        let touched = self.membership.touches(|touches| touches.offers_now(&spec.group));
+        let touched = self.membership.touches(|touches| touches.offers_now(&spec.budget));
         let is_idle = touched || now.duration_since(since) >= patience;
         if !is_idle {
             sooner(&mut inner.due, since + patience);

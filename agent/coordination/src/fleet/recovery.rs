@@ -11,7 +11,7 @@ use crate::{
 /// that do not exist.
 fn of_the_fleet(known: &[String]) -> RolloutSpec {
     let no_book = "none/none".to_owned();
-    RolloutSpec { book: no_book.clone(), group: no_book, known: known.to_vec(), waves: 1, ..RolloutSpec::default() }
+    RolloutSpec { book: no_book.clone(), budget: no_book, known: known.to_vec(), waves: 1, ..RolloutSpec::default() }
 }
 
 impl Fleet {
@@ -53,7 +53,7 @@ impl Fleet {
             match acknowledge(&snapshot, &self.node) {
                 Some(txn) => snapshot = self.commit(&none, txn)?,
                 None => {
-                    self.position.settled();
+                    self.position.note_republished();
                     // The last node that acknowledges the recovery also ends it.
                     return end_recovery(known, &snapshot).map_or(Ok(()), |txn| self.write(&txn).map(drop));
                 }

@@ -92,18 +92,18 @@ impl Fleet {
 
     /// Returns the transaction that replaces the error message in this node's failure record. `None` if the message is
     /// unchanged.
-    pub(super) fn newer_message(&self, spec: &RolloutSpec, snapshot: &RunSnapshot, want: Request) -> Option<Txn> {
-        let mine = snapshot
-            .mine(spec, &self.node)
-            .filter(|mine| matches!(mine.held.kind, SlotState::Failure | SlotState::Unadmitted))?;
+    pub(super) fn newer_message(&self, spec: &RolloutSpec, snapshot: &RunSnapshot, request: Request) -> Option<Txn> {
+        let own_slot = snapshot
+            .own_slot(spec, &self.node)
+            .filter(|own_slot| matches!(own_slot.held.kind, SlotState::Failure | SlotState::Unadmitted))?;
         let newest = self.lock().loss.message(&spec.book).cloned();
-        if !matches!(want, Request::Failed(..)) || newest.is_none() || newest == mine.note.message {
+        if !matches!(request, Request::Failed(..)) || newest.is_none() || newest == own_slot.note.message {
             return None;
         }
-        let key = keys::held(&spec.group, &mine.part, &spec.book, &self.node);
-        let mut record = serde_json::to_value(&mine.held).ok()?;
-        record["at"] = mine.note.at.into();
-        let compare = vec![Compare::Revision(key.clone(), mine.modified)];
+        let key = keys::held(&spec.budget, &own_slot.partition, &spec.book, &self.node);
+        let mut record = serde_json::to_value(&own_slot.held).ok()?;
+        record["at"] = own_slot.note.at.into();
+        let compare = vec![Compare::Revision(key.clone(), own_slot.modified)];
         let value = serde_json::to_vec(&record).ok()?;
         Some(Txn { compare, then: vec![Op::put(key, value)], otherwise: Vec::new() })
     }
@@ -139,7 +139,7 @@ impl Fleet {
             |held: &&SlotEntry| matches!(held.held.kind, SlotState::Claim | SlotState::Offer) && held.node != self.node;
         let holders: Vec<&SlotEntry> = snapshot.held.iter().filter(has_slot).take(CHECKED).collect();
         if let Some(gossip) = self.gossip.get() {
-            let lost = holders.iter().filter(|held| gossip.thinks_lost(&held.node));
+            let lost = holders.iter().filter(|held| gossip.considers_lost(&held.node));
             return Ok(lost.map(|held| held.node.clone()).collect());
         }
         let now = self.clock.monotonic();
@@ -150,7 +150,7 @@ impl Fleet {
         let reads = holders.iter().map(|held| Op::Read(keys::alive(&held.node))).collect();
         let (_, answers) = self.store.commit(&Txn { then: reads, ..Txn::default() })?.answers();
         let lost = holders.iter().zip(answers).filter(|(_, answer)| answer.rows.is_empty());
-        Ok(lost.map(|(held, _)| held.node.clone()).filter(|node| self.agrees_lost(node)).collect())
+        Ok(lost.map(|(held, _)| held.node.clone()).filter(|node| self.confirms_loss(node)).collect())
     }
 
     /// Returns the state of a book's run for people. The first spec has the budget of the book. The other specs have
@@ -191,21 +191,21 @@ impl Fleet {
         if let Some((segment, _)) = frontier(spec, &snapshot).first().copied() {
             snapshot.names = Some((segment, self.names(&keys::member_votes(&spec.run, segment))?));
         }
-        let of_budget = |group: &str, part: &str, node: &str| {
-            let own = specs.iter().position(|spec| spec.group == group && spec.part(node) == part);
-            own.or_else(|| specs.iter().position(|spec| spec.group == group)).unwrap_or(0)
+        let of_budget = |budget: &str, partition: &str, node: &str| {
+            let own = specs.iter().position(|spec| spec.budget == budget && spec.partition(node) == partition);
+            own.or_else(|| specs.iter().position(|spec| spec.budget == budget)).unwrap_or(0)
         };
         let (mut held, mut queue) = (Vec::new(), Vec::new());
-        let groups: BTreeSet<&str> = specs.iter().map(|spec| spec.group.as_str()).collect();
-        for group in groups {
-            let prefix = keys::all_held(group);
+        let budgets: BTreeSet<&str> = specs.iter().map(|spec| spec.budget.as_str()).collect();
+        for budget in budgets {
+            let prefix = keys::all_held(budget);
             let (_, rows) = self.all_rows(&prefix)?;
             let entries = rows.iter().filter_map(|row| slot_entry(row, &prefix));
-            held.extend(entries.map(|entry| (of_budget(group, &entry.part, &entry.node), entry)));
-            let prefix = keys::whole_queue(group);
+            held.extend(entries.map(|entry| (of_budget(budget, &entry.partition, &entry.node), entry)));
+            let prefix = keys::whole_queue(budget);
             let (_, rows) = self.all_rows(&prefix)?;
             let entries = rows.iter().filter_map(|row| queue_entry(row, &prefix));
-            queue.extend(entries.map(|entry| (of_budget(group, &entry.part, &entry.node), entry)));
+            queue.extend(entries.map(|entry| (of_budget(budget, &entry.partition, &entry.node), entry)));
         }
         queue.sort_by_key(|(_, entry)| entry.modified);
         let elected = if spec.elected.is_empty() { Vec::new() } else { self.elected_without_result(spec)? };
@@ -252,7 +252,7 @@ impl Fleet {
         let open = |row: &Row| {
             let elected: Elected = serde_json::from_slice(&row.value).ok()?;
             let Some(Key::Elected { task, node, .. }) = Key::parse(&row.key) else { return None };
-            let is_open = elected.share.is_none() && elected.run == spec.run && spec.selects(node);
+            let is_open = elected.result.is_none() && elected.run == spec.run && spec.selects(node);
             let note: SlotNote = serde_json::from_slice(&row.value).unwrap_or_default();
             is_open.then(|| OpenElection { task: task.into_owned(), node: node.to_owned(), since: note.at })
         };

@@ -20,7 +20,7 @@ use crate::{
 const LARGEST: usize = 64 << 10;
 
 /// The maximum number of targets, besides the author, that a node asks for the key of a result.
-const ASKED: usize = 3;
+const TARGETS_ASKED: usize = 3;
 
 /// The result of an elected task on one node, in decrypted form.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +49,7 @@ struct Wrapped {
 
 /// A request for the sealing key of a result.
 #[derive(Debug, Serialize, Deserialize)]
-struct Wanted {
+struct KeyRequest {
     definition: String,
 }
 
@@ -83,31 +83,37 @@ fn failed(error: &std::io::Error) -> StoreError {
 impl Fleet {
     /// Encrypts (seals) a result for all targets. The result is not sealed if no other process uses the store, or if
     /// this node has no identity.
-    pub(super) fn sealed(&self, errand: ElectedTask<'_>, found: &TaskResult) -> Result<SealedResult, StoreError> {
+    pub(super) fn sealed(&self, elected_task: ElectedTask<'_>, found: &TaskResult) -> Result<SealedResult, StoreError> {
         let bytes = serde_json::to_vec(found).unwrap_or_default();
         if bytes.len() > LARGEST {
             return Err(StoreError::TooMuch { what: "the result of an elected task", most: LARGEST });
         }
-        if !self.store.shared() || self.bearer.get().is_none() {
+        if !self.store.shared() || self.signing_identity.get().is_none() {
             return Ok(SealedResult { ok: found.ok, body: String::from_utf8_lossy(&bytes).into_owned() });
         }
-        let (body, key) = seal(&bytes, &errand.purpose(&self.node)).map_err(|error| failed(&error))?;
-        let targets = errand.spec.members.keys().chain(&errand.spec.late).cloned();
-        self.wrap_for(errand, &self.node, &key, &targets.collect::<Vec<_>>())?;
+        let (body, key) = seal(&bytes, &elected_task.purpose(&self.node)).map_err(|error| failed(&error))?;
+        let targets = elected_task.spec.members.keys().chain(&elected_task.spec.late).cloned();
+        self.wrap_for(elected_task, &self.node, &key, &targets.collect::<Vec<_>>())?;
         Ok(SealedResult { ok: found.ok, body })
     }
 
     /// Wraps the sealing key of a result for several nodes, and writes each wrapped key to the inbox of its node.
-    fn wrap_for(&self, errand: ElectedTask<'_>, by: &str, key: &SealKey, nodes: &[String]) -> Result<(), StoreError> {
+    fn wrap_for(
+        &self,
+        elected_task: ElectedTask<'_>,
+        by: &str,
+        key: &SealKey,
+        nodes: &[String],
+    ) -> Result<(), StoreError> {
         let readers = self.readers()?;
         let mut puts = Vec::new();
         for node in nodes {
             // A node that has not joined has no public key yet. Such a node requests the sealing key after it has
             // joined.
             let Some(reader) = readers.get(node) else { continue };
-            let wrapped = key.wrap(&reader.read, &errand.purpose(by)).map_err(|error| failed(&error))?;
-            let record = Wrapped { definition: errand.definition.to_owned(), key: wrapped };
-            let place = keys::result_key(node, &errand.spec.book, errand.task, by);
+            let wrapped = key.wrap(&reader.read, &elected_task.purpose(by)).map_err(|error| failed(&error))?;
+            let record = Wrapped { definition: elected_task.definition.to_owned(), key: wrapped };
+            let place = keys::result_key(node, &elected_task.spec.book, elected_task.task, by);
             puts.push(Op::put(place, serde_json::to_vec(&record).unwrap_or_default()));
         }
         for some in puts.chunks(MAX_OPERATIONS - 1) {
@@ -130,16 +136,19 @@ impl Fleet {
     /// The store does not answer.
     pub fn open(
         &self,
-        errand: ElectedTask<'_>,
+        elected_task: ElectedTask<'_>,
         results: &BTreeMap<String, SealedResult>,
     ) -> Result<Result<BTreeMap<String, TaskResult>, Vec<String>>, StoreError> {
         let mut found = BTreeMap::new();
         let mut closed = Vec::new();
-        for (by, share) in results {
-            let plain = (!self.store.shared() || self.bearer.get().is_none()).then(|| share.body.clone().into_bytes());
+        for (by, result) in results {
+            let plain = (!self.store.shared() || self.signing_identity.get().is_none())
+                .then(|| result.body.clone().into_bytes());
             let bytes = match plain {
                 Some(bytes) => Some(bytes),
-                None => self.key_of(errand, by)?.and_then(|key| key.open(&share.body, &errand.purpose(by))),
+                None => {
+                    self.key_of(elected_task, by)?.and_then(|key| key.open(&result.body, &elected_task.purpose(by)))
+                }
             };
             match bytes.and_then(|bytes| serde_json::from_slice::<TaskResult>(&bytes).ok()) {
                 Some(one) => drop(found.insert(by.clone(), one)),
@@ -149,33 +158,34 @@ impl Fleet {
         if closed.is_empty() {
             return Ok(Ok(found));
         }
-        self.ask_for(errand, &closed)?;
+        self.ask_for(elected_task, &closed)?;
         Ok(Err(closed))
     }
 
     /// Reads the sealing key of a result from the inbox of this node. `None` if the inbox does not contain the key.
-    fn key_of(&self, errand: ElectedTask<'_>, by: &str) -> Result<Option<SealKey>, StoreError> {
-        let Some(bearer) = self.bearer.get() else { return Ok(None) };
-        let place = keys::result_key(&self.node, &errand.spec.book, errand.task, by);
+    fn key_of(&self, elected_task: ElectedTask<'_>, by: &str) -> Result<Option<SealKey>, StoreError> {
+        let Some(signing_identity) = self.signing_identity.get() else { return Ok(None) };
+        let place = keys::result_key(&self.node, &elected_task.spec.book, elected_task.task, by);
         let rows = self.store.read(&place, &Page { after: None, limit: 1 })?.rows;
         let row = rows.into_iter().find(|row| row.key == place);
         let wrapped: Option<Wrapped> = row.and_then(|row| serde_json::from_slice(&row.value).ok());
-        let wrapped = wrapped.filter(|wrapped| wrapped.definition == errand.definition);
-        Ok(wrapped.and_then(|wrapped| bearer.unwrap_key(&wrapped.key, &errand.purpose(by))))
+        let wrapped = wrapped.filter(|wrapped| wrapped.definition == elected_task.definition);
+        Ok(wrapped.and_then(|wrapped| signing_identity.unwrap_key(&wrapped.key, &elected_task.purpose(by))))
     }
 
     /// Requests the keys of results from the nodes that made the results, and from up to three other targets.
-    fn ask_for(&self, errand: ElectedTask<'_>, closed: &[String]) -> Result<(), StoreError> {
+    fn ask_for(&self, elected_task: ElectedTask<'_>, closed: &[String]) -> Result<(), StoreError> {
         let alive = self.alive()?;
-        let targets = errand.spec.members.keys().chain(&errand.spec.late);
+        let targets = elected_task.spec.members.keys().chain(&elected_task.spec.late);
         let others = targets.filter(|node| **node != self.node && alive.contains(*node) && !closed.contains(node));
         // The node that made a result may have lost the key of it, so other targets are asked too.
-        let asked: Vec<&String> = closed.iter().filter(|by| alive.contains(*by)).chain(others.take(ASKED)).collect();
+        let asked: Vec<&String> =
+            closed.iter().filter(|by| alive.contains(*by)).chain(others.take(TARGETS_ASKED)).collect();
         let mut then: Vec<Op> = Vec::new();
         for node in asked {
             for by in closed {
-                let place = keys::result_want(node, &errand.spec.book, errand.task, by, &self.node);
-                let wanted = Wanted { definition: errand.definition.to_owned() };
+                let place = keys::result_request(node, &elected_task.spec.book, elected_task.task, by, &self.node);
+                let wanted = KeyRequest { definition: elected_task.definition.to_owned() };
                 then.push(Op::put(place, serde_json::to_vec(&wanted).unwrap_or_default()));
             }
         }
@@ -199,17 +209,17 @@ impl Fleet {
     }
 
     fn answer_all(&self, spec_of: impl Fn(&str) -> Option<RolloutSpec>) -> Result<(), StoreError> {
-        let prefix = keys::result_wants(&self.node);
+        let prefix = keys::result_requests(&self.node);
         for (rest, definition) in self.rows(&prefix)? {
             let [namespace, name, task, by, from] = rest.split('/').collect::<Vec<_>>()[..] else { continue };
-            let Ok(Wanted { definition }) = serde_json::from_slice(&definition) else { continue };
+            let Ok(KeyRequest { definition }) = serde_json::from_slice(&definition) else { continue };
             let task = keys::unescaped(task);
             // Only nodes that this node's own revision selects as targets of the book get the key.
             let spec = spec_of(&format!("{namespace}/{name}")).filter(|spec| spec.selects(from));
             if let Some(spec) = &spec {
-                let errand = ElectedTask { spec, task: &task, definition: &definition };
-                if let Some(key) = self.key_of(errand, by)? {
-                    self.wrap_for(errand, by, &key, &[from.to_owned()])?;
+                let elected_task = ElectedTask { spec, task: &task, definition: &definition };
+                if let Some(key) = self.key_of(elected_task, by)? {
+                    self.wrap_for(elected_task, by, &key, &[from.to_owned()])?;
                 }
             }
             let then = vec![Op::Delete(format!("{prefix}{rest}"))];

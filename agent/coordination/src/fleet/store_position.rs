@@ -33,7 +33,7 @@ struct Known {
     /// True if this node must republish its claims.
     needs_republish: bool,
     /// True if a watch has shown a report of a rollback, and this node has not read the store since.
-    heard: bool,
+    is_reported: bool,
     /// True if the store did not answer the most recent request.
     away: bool,
     reached: Option<Instant>,
@@ -56,7 +56,7 @@ impl StorePosition {
     }
 
     /// Records that the store did not answer. A store that answers again may have been restored or replaced.
-    pub(super) fn lost_sight(&self) {
+    pub(super) fn note_disconnect(&self) {
         self.lock().away = true;
     }
 
@@ -120,7 +120,7 @@ impl StorePosition {
             known.sequence = snapshot.sequence;
         }
         known.sequence = known.sequence.max(snapshot.sequence);
-        known.heard = false;
+        known.is_reported = false;
         match &snapshot.recovery {
             Some((restored, _)) if known.recovery_id.as_deref() != Some(restored.id.as_str()) => {
                 known.recovery_id = Some(restored.id.clone());
@@ -151,11 +151,11 @@ impl StorePosition {
 
     /// Records that a watch has shown a report of a rollback. The next read of the store verifies the report.
     pub(super) fn note_recovery(&self) {
-        self.lock().heard = true;
+        self.lock().is_reported = true;
     }
 
     /// Records that this node has republished its claims.
-    pub(super) fn settled(&self) {
+    pub(super) fn note_republished(&self) {
         let mut known = self.lock();
         known.rolled_back &= self.shared;
         known.needs_republish = known.rolled_back;
@@ -164,7 +164,7 @@ impl StorePosition {
     /// Returns true if this node must republish its claims, or if a watch has shown a report of a rollback.
     pub(super) fn needs_republish(&self) -> bool {
         let known = self.lock();
-        known.needs_republish || known.heard
+        known.needs_republish || known.is_reported
     }
 
     /// Returns the identifier of the most recent recovery that this node has read.

@@ -85,7 +85,7 @@ fn spec(on_lost: OnLost) -> RolloutSpec {
     let nodes = ["a", "b"].map(str::to_owned);
     RolloutSpec {
         book: "n/b".into(),
-        group: "n/b".into(),
+        budget: "n/b".into(),
         run: "n/b@1".into(),
         accepted: record().id(),
         members: nodes.clone().map(|node| (node, 0)).into(),
@@ -127,7 +127,7 @@ fn wait_for(what: impl Fn() -> bool) {
 
 fn kind_of(store: &Shared, spec: &RolloutSpec, node: &str) -> Option<SlotState> {
     let (revision, answers) = store.store.commit(&RunSnapshot::reading(spec, node)).unwrap().answers();
-    RunSnapshot::of(spec, node, revision, answers).mine(spec, node).map(|mine| mine.held.kind)
+    RunSnapshot::of(spec, node, revision, answers).own_slot(spec, node).map(|own_slot| own_slot.held.kind)
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn offer_between_request_and_answer_is_followed() {
     assert_eq!(a.ask(&spec, Request::Change(0)), Answer::Go);
     let (before, done) = (woken.load(Ordering::SeqCst), spec.clone());
     *store.between.lock().unwrap() = Some((
-        keys::whole_queue(&spec.group),
+        keys::whole_queue(&spec.budget),
         Box::new(move || {
             // Node b has queued and waits for the answer. Node a offers its slot to b, and b receives the notice.
             assert_eq!(a.ask(&done, Request::Done(0)), Answer::Go);
@@ -361,10 +361,10 @@ fn offers_and_absences_end_although_the_node_waits_in_another_budget_too() {
     let store = Arc::new(Shared::default());
     let fleet = Fleet::new(store, "c".into(), Arc::new(clock.clone()));
     let spec = spec(OnLost::Hold);
-    let other = RolloutSpec { book: "n/other".into(), group: "n/other".into(), ..spec.clone() };
+    let other = RolloutSpec { book: "n/other".into(), budget: "n/other".into(), ..spec.clone() };
     let entry = |node: &str, kind: SlotState, absent: u64, modified: u64| SlotEntry {
         node: node.into(),
-        part: "-".into(),
+        partition: "-".into(),
         book: spec.book.clone(),
         held: SlotRecord {
             kind,

@@ -8,7 +8,7 @@ use std::{
 use foca::{BroadcastHandler, Invalidates};
 use serde::{Deserialize, Serialize};
 
-use super::life::MemberId;
+use super::member_id::MemberId;
 use crate::accept::AcceptedId;
 
 /// The maximum number of nodes whose departures or held slots this node remembers.
@@ -37,7 +37,7 @@ pub struct Holds {
     /// The sequence number of the node's last write to the data store.
     pub number: u64,
     /// The partitions in which the node holds a slot.
-    pub parts: Vec<String>,
+    pub partitions: Vec<String>,
 }
 
 /// The highest accepted generation that a node has announced.
@@ -114,14 +114,14 @@ impl BroadcastHandler<MemberId> for BroadcastState {
                 }
                 news
             }
-            Payload::Holds(parts) => {
+            Payload::Holds(partitions) => {
                 if listener.holds.len() >= NODES {
                     listener.holds.clear();
                 }
                 let known = listener.holds.entry(broadcast.node.clone()).or_default();
                 let news = known.number < broadcast.number;
                 if news {
-                    *known = Holds { number: broadcast.number, parts };
+                    *known = Holds { number: broadcast.number, partitions };
                     listener.changed += 1;
                 }
                 news

@@ -20,7 +20,7 @@ use super::{
     announcements::Announcements,
     broadcast::{Announced, Broadcast, BroadcastState, Holds, Payload},
     joining::Joining,
-    life::MemberId,
+    member_id::MemberId,
     rounds::Rounds,
     timers::Timers,
 };
@@ -56,7 +56,7 @@ impl Liveness {
 
 /// An event that gossip reports to the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Heard {
+pub enum MembershipEvent {
     /// The named node is alive.
     Joined(String),
     /// The named node has announced its departure.
@@ -110,11 +110,11 @@ fn config(nodes: usize) -> foca::Config {
 /// The state of this node as a member of the gossip.
 pub struct Member {
     foca: Foca<MemberId, PostcardCodec, SmallRng, BroadcastState>,
-    ears: BroadcastState,
+    broadcasts: BroadcastState,
     runtime: AccumulatingRuntime<MemberId>,
     timers: Timers,
     sends: Vec<(MemberId, Vec<u8>)>,
-    heard: Vec<Heard>,
+    events: Vec<MembershipEvent>,
     announcements: Announcements,
     joining: Joining,
     rounds: Rounds,
@@ -132,14 +132,14 @@ impl Member {
     /// Creates a member that knows no other member.
     pub fn new(me: MemberId, seed: u64, now: Instant) -> Self {
         let random = SmallRng::seed_from_u64(seed);
-        let ears = BroadcastState::default();
+        let broadcasts = BroadcastState::default();
         Self {
-            foca: Foca::with_custom_broadcast(me, config(1), random, PostcardCodec, ears.clone()),
-            ears,
+            foca: Foca::with_custom_broadcast(me, config(1), random, PostcardCodec, broadcasts.clone()),
+            broadcasts,
             runtime: AccumulatingRuntime::new(),
             timers: Timers::default(),
             sends: Vec::new(),
-            heard: Vec::new(),
+            events: Vec::new(),
             announcements: Announcements::default(),
             joining: Joining::new(seed, now),
             rounds: Rounds::new(now),
@@ -194,9 +194,9 @@ impl Member {
             self.after(done, now);
         }
         if self.announcements.must_repeat(now) {
-            self.tell_accepted(now);
-            if !self.announcements.holds().parts.is_empty() {
-                self.tell_holds(now);
+            self.broadcast_acceptance(now);
+            if !self.announcements.holds().partitions.is_empty() {
+                self.broadcast_slots(now);
             }
         }
         self.send_on(now);
@@ -205,7 +205,7 @@ impl Member {
 
     /// Sends news to some members, if a round is due.
     fn send_on(&mut self, now: Instant) {
-        if self.rounds.take_due(now, self.care()) {
+        if self.rounds.take_due(now, self.backoff()) {
             let done = self.foca.gossip(&mut self.runtime);
             // foca removes news from its backlog after enough transmissions.
             self.rounds.sent(self.pending_broadcasts());
@@ -228,43 +228,43 @@ impl Member {
     pub fn accepted(&mut self, id: AcceptedId, now: Instant) {
         let by = self.foca.identity().name.to_string();
         if self.announcements.adopt(Announced { id, by }) {
-            self.tell_accepted(now);
+            self.broadcast_acceptance(now);
         }
     }
 
     /// Broadcasts the partitions in which this node holds a slot, with the sequence number of its last write.
     pub fn holds(&mut self, holds: Holds, now: Instant) {
         if self.announcements.hold(holds) {
-            self.tell_holds(now);
+            self.broadcast_slots(now);
         }
     }
 
-    fn tell_holds(&mut self, now: Instant) {
-        let Holds { number, parts } = self.announcements.holds().clone();
-        self.say(self.foca.identity().name.to_string(), number, Payload::Holds(parts), now);
+    fn broadcast_slots(&mut self, now: Instant) {
+        let Holds { number, partitions } = self.announcements.holds().clone();
+        self.broadcast(self.foca.identity().name.to_string(), number, Payload::Holds(partitions), now);
     }
 
     /// Returns the newest report of each other node about the slots that it holds.
     pub fn held(&self) -> BTreeMap<String, Holds> {
-        self.ears.lock().holds.clone()
+        self.broadcasts.lock().holds.clone()
     }
 
-    fn tell_accepted(&mut self, now: Instant) {
+    fn broadcast_acceptance(&mut self, now: Instant) {
         let Announced { id, by } = self.announcements.take_accepted();
         if id.generation > 0 {
-            self.say(by, id.generation, Payload::Accepted(id), now);
+            self.broadcast(by, id.generation, Payload::Accepted(id), now);
         }
     }
 
     /// Broadcasts that this node leaves.
     pub fn leave(&mut self, now: Instant) {
-        let life = self.foca.identity().began;
-        self.say(self.foca.identity().name.to_string(), life, Payload::Leaves, now);
+        let incarnation = self.foca.identity().began;
+        self.broadcast(self.foca.identity().name.to_string(), incarnation, Payload::Leaves, now);
         let done = self.foca.leave_cluster(&mut self.runtime);
         self.after(done, now);
     }
 
-    fn say(&mut self, node: String, number: u64, what: Payload, now: Instant) {
+    fn broadcast(&mut self, node: String, number: u64, what: Payload, now: Instant) {
         let broadcast = Broadcast { node, number, what };
         let Ok(bytes) = postcard::to_stdvec(&broadcast) else { return };
         let done = self.foca.add_broadcast(&bytes).map(drop);
@@ -273,8 +273,8 @@ impl Member {
 
     /// Returns the time by which this member delays work that is not urgent. The delay is zero if this member handles
     /// its timers in time.
-    pub fn care(&self) -> Duration {
-        self.timers.care()
+    pub fn backoff(&self) -> Duration {
+        self.timers.backoff()
     }
 
     /// Returns the messages to send, and removes them from the member.
@@ -283,8 +283,8 @@ impl Member {
     }
 
     /// Returns the events of gossip since the previous call of this function.
-    pub fn heard(&mut self) -> Vec<Heard> {
-        std::mem::take(&mut self.heard)
+    pub fn take_events(&mut self) -> Vec<MembershipEvent> {
+        std::mem::take(&mut self.events)
     }
 
     /// Returns true if the liveness of other nodes may have changed since the previous call of this function.
@@ -293,13 +293,18 @@ impl Member {
     }
 
     /// Returns the liveness of every other node that gossip has ever heard of.
-    pub fn opinions(&self) -> BTreeMap<Arc<str>, Liveness> {
+    pub fn liveness_by_node(&self) -> BTreeMap<Arc<str>, Liveness> {
         let states = self.foca.iter_membership_state();
-        states.map(|member| (Arc::clone(&member.id().name), self.opinion(member))).collect()
+        states.map(|member| (Arc::clone(&member.id().name), self.liveness_of(member))).collect()
     }
 
-    fn opinion(&self, member: &foca::Member<MemberId>) -> Liveness {
-        let said = self.ears.lock().left.get(&*member.id().name).is_some_and(|life| *life >= member.id().began);
+    fn liveness_of(&self, member: &foca::Member<MemberId>) -> Liveness {
+        let said = self
+            .broadcasts
+            .lock()
+            .left
+            .get(&*member.id().name)
+            .is_some_and(|incarnation| *incarnation >= member.id().began);
         match member.state() {
             foca::State::Alive => Liveness::Alive,
             foca::State::Suspect => Liveness::Suspect,
@@ -314,7 +319,7 @@ impl Member {
         if let Err(error) = done {
             tracing::debug!(%error, "ignored a gossip message that cannot be decoded");
         }
-        let (pending, heard) = (self.pending_broadcasts(), self.heard.len());
+        let (pending, events) = (self.pending_broadcasts(), self.events.len());
         self.notice(now);
         let nodes = self.others() + 1;
         if transmissions(nodes) != transmissions(self.nodes) {
@@ -323,7 +328,7 @@ impl Member {
             let _ = self.foca.set_config(config(nodes));
         }
         // News that replaces older news does not enlarge the backlog, but it is an event.
-        self.rounds.note(pending, self.heard.len() > heard);
+        self.rounds.note(pending, self.events.len() > events);
         while let Some((to, bytes)) = self.runtime.to_send() {
             self.sends.push((to, bytes.to_vec()));
         }
@@ -335,28 +340,33 @@ impl Member {
     fn notice(&mut self, now: Instant) {
         while let Some(notification) = self.runtime.to_notify() {
             match notification {
-                OwnedNotification::MemberUp(life) => {
+                OwnedNotification::MemberUp(member_id) => {
                     self.announcements.note_joined(now);
-                    self.heard.push(Heard::Joined(life.name.to_string()));
+                    self.events.push(MembershipEvent::Joined(member_id.name.to_string()));
                 }
-                OwnedNotification::MemberDown(life) => {
-                    let left = self.ears.lock().left.get(&*life.name).is_some_and(|known| *known >= life.began);
-                    let name = life.name.to_string();
-                    self.heard.push(if left { Heard::Left(name) } else { Heard::Lost(name) });
+                OwnedNotification::MemberDown(member_id) => {
+                    let left = self
+                        .broadcasts
+                        .lock()
+                        .left
+                        .get(&*member_id.name)
+                        .is_some_and(|known| *known >= member_id.began);
+                    let name = member_id.name.to_string();
+                    self.events.push(if left { MembershipEvent::Left(name) } else { MembershipEvent::Lost(name) });
                 }
                 _ => {}
             }
         }
-        let listener = self.ears.lock();
+        let listener = self.broadcasts.lock();
         let highest = self.announcements.is_below(&listener.accepted).then(|| listener.accepted.clone());
         let slots = self.announcements.note_slots(listener.changed);
         drop(listener);
         if let Some(highest) = highest {
             self.announcements.hear(&highest);
-            self.heard.push(Heard::Accepted(highest));
+            self.events.push(MembershipEvent::Accepted(highest));
         }
         if slots {
-            self.heard.push(Heard::Slots);
+            self.events.push(MembershipEvent::Slots);
         }
     }
 }

@@ -6,11 +6,11 @@ use std::{
 };
 
 /// The pause between two requests to join while this member knows no other member. `SELDOM` is the longest pause
-/// between two requests to nodes that gossip has never heard of. `ASKED` is the number of nodes that a member asks at
-/// the same time.
+/// between two requests to nodes that gossip has never heard of. `SEEDS_ASKED` is the number of nodes that a member
+/// asks at the same time.
 const ALONE: Duration = Duration::from_secs(2);
 const SELDOM: Duration = Duration::from_secs(60);
-const ASKED: usize = 3;
+const SEEDS_ASKED: usize = 3;
 
 /// The nodes that may be alive, and the time of the next request to join.
 pub(super) struct Joining {
@@ -58,7 +58,7 @@ impl Joining {
         self.pause = if known.is_none() { ALONE } else { (self.pause * 2).min(SELDOM) };
         self.ask = now + self.pause;
         let mut chosen = Vec::new();
-        for _ in 0..if known.is_none() { ASKED } else { 1 }.min(candidates.len()) {
+        for _ in 0..if known.is_none() { SEEDS_ASKED } else { 1 }.min(candidates.len()) {
             // The large step prevents that nodes which start together all ask the same nodes.
             self.turn = self.turn.wrapping_add(7919);
             chosen.push(candidates[self.turn % candidates.len()].clone());

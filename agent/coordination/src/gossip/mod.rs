@@ -7,7 +7,7 @@ mod announcements;
 pub mod broadcast;
 pub mod core;
 mod joining;
-mod life;
+mod member_id;
 mod rounds;
 mod timers;
 
@@ -28,10 +28,10 @@ use towpath_host::Clock;
 
 use self::{
     broadcast::{Announced, Holds},
-    core::{Heard, Liveness, Member},
+    core::{Liveness, Member, MembershipEvent},
 };
 
-pub use self::life::MemberId;
+pub use self::member_id::MemberId;
 use crate::accept::AcceptedId;
 
 /// The transport of messages between nodes.
@@ -54,7 +54,7 @@ pub trait Peers: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// Returns an error with the reason if the node does not answer.
-    fn pack(&self, node: &str, address: &str, wanted: &PackRequest, into: &Path) -> Result<(), String>;
+    fn fetch_pack(&self, node: &str, address: &str, wanted: &PackRequest, into: &Path) -> Result<(), String>;
 }
 
 /// A request for a pack of git objects.
@@ -78,13 +78,13 @@ pub type Seeds = BTreeMap<String, String>;
 /// The maximum number of messages in the queue of the gossip thread.
 const WAITING: usize = 1024;
 /// The time that gossip needs after its start to hear of every alive node.
-const SETTLED: Duration = Duration::from_secs(15);
+const JOIN_PERIOD: Duration = Duration::from_secs(15);
 /// The maximum age of the published liveness of nodes while gossip has news. `SELDOM` is the maximum age of the
 /// published liveness while gossip has no news.
-const SHOWN: Duration = Duration::from_millis(200);
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(200);
 const SELDOM: Duration = Duration::from_secs(2);
 /// The maximum number of nodes that this node asks the same question.
-const ASKED: usize = 5;
+const PEERS_ASKED: usize = 5;
 /// The stack size of the gossip thread, in bytes.
 const STACK: usize = 512 << 10;
 
@@ -110,7 +110,7 @@ pub struct Gossip {
 
 #[derive(Debug, Default)]
 struct Seen {
-    opinions: BTreeMap<Arc<str>, Liveness>,
+    liveness_by_node: BTreeMap<Arc<str>, Liveness>,
     addresses: Seeds,
     announced: Announced,
     holds: BTreeMap<String, Holds>,
@@ -122,7 +122,7 @@ pub struct Options {
     /// The name of this node.
     pub node: String,
     /// The incarnation of this node, which must be higher than all its earlier incarnations.
-    pub life: u64,
+    pub incarnation: u64,
     /// The default port, for nodes whose address in git contains no port.
     pub port: u16,
     /// The clock that measures the timers of the gossip.
@@ -132,17 +132,17 @@ pub struct Options {
 }
 
 impl Gossip {
-    /// Starts the gossip on its own thread. The thread calls `tell` with each event.
+    /// Starts the gossip on its own thread. The thread calls `notify` with each event.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn begin(options: Options, tell: impl Fn(Heard) + Send + 'static) -> std::io::Result<Self> {
-        let Options { node, life, port, clock, peers } = options;
+    pub fn begin(options: Options, notify: impl Fn(MembershipEvent) + Send + 'static) -> std::io::Result<Self> {
+        let Options { node, incarnation, port, clock, peers } = options;
         let (inputs, received) = sync_channel(WAITING);
         let seen = Arc::<Mutex<Seen>>::default();
-        let seed = node.bytes().fold(life, |seed, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
-        let life = MemberId::new(node, life);
-        let member = Member::new(life, seed, clock.monotonic());
+        let seed = node.bytes().fold(incarnation, |seed, byte| seed.wrapping_mul(31).wrapping_add(u64::from(byte)));
+        let member_id = MemberId::new(node, incarnation);
+        let member = Member::new(member_id, seed, clock.monotonic());
         let began = clock.monotonic();
         let gossip = Self {
             inputs,
@@ -153,7 +153,7 @@ impl Gossip {
             seed: usize::try_from(seed >> 32).unwrap_or(0),
         };
         let seeds = Seeds::new();
-        let mut thread = Thread { member, port, clock, peers, seen, seeds, shown: began, tell: Box::new(tell) };
+        let mut thread = Thread { member, port, clock, peers, seen, seeds, shown: began, notify: Box::new(notify) };
         thread::Builder::new().name("gossip".into()).stack_size(STACK).spawn(move || thread.run(&received))?;
         Ok(gossip)
     }
@@ -181,10 +181,10 @@ impl Gossip {
     }
 
     /// Returns the nodes that report a slot in a partition, each with the sequence number of its last write.
-    pub fn holders(&self, part: &str) -> BTreeMap<String, u64> {
+    pub fn holders(&self, partition: &str) -> BTreeMap<String, u64> {
         let seen = self.lock();
-        let of_part = seen.holds.iter().filter(|(_, holds)| holds.parts.iter().any(|held| held == part));
-        of_part.map(|(node, holds)| (node.clone(), holds.number)).collect()
+        let of_partition = seen.holds.iter().filter(|(_, holds)| holds.partitions.iter().any(|held| held == partition));
+        of_partition.map(|(node, holds)| (node.clone(), holds.number)).collect()
     }
 
     /// Returns the highest acceptance that another node has announced.
@@ -196,7 +196,7 @@ impl Gossip {
     /// is alive. The order of the remaining addresses differs from node to node.
     fn answering(&self, first: &str) -> Vec<(String, String)> {
         let seen = self.lock();
-        let alive = |node: &str| seen.opinions.get(node) == Some(&Liveness::Alive);
+        let alive = |node: &str| seen.liveness_by_node.get(node) == Some(&Liveness::Alive);
         let mut nodes: Vec<(String, String)> = seen
             .addresses
             .iter()
@@ -209,7 +209,7 @@ impl Gossip {
         }
         // The sort is stable, so the other nodes keep their order.
         nodes.sort_by_key(|(node, _)| node != first);
-        nodes.truncate(ASKED);
+        nodes.truncate(PEERS_ASKED);
         nodes
     }
 
@@ -245,23 +245,23 @@ impl Gossip {
     }
 
     /// Returns the liveness of a node.
-    pub fn opinion(&self, node: &str) -> Liveness {
-        let opinion = self.lock().opinions.get(node).copied().unwrap_or(Liveness::Unknown);
+    pub fn liveness_of(&self, node: &str) -> Liveness {
+        let liveness = self.lock().liveness_by_node.get(node).copied().unwrap_or(Liveness::Unknown);
         // A node whose certificate is refused counts as unknown, not as lost (P102).
-        let silent = matches!(opinion, Liveness::Lost | Liveness::Suspect);
-        if silent && self.peers.refused().contains_key(node) { Liveness::Unknown } else { opinion }
+        let silent = matches!(liveness, Liveness::Lost | Liveness::Suspect);
+        if silent && self.peers.refused().contains_key(node) { Liveness::Unknown } else { liveness }
     }
 
     /// Returns whether gossip considers a node lost. A node that gossip has never heard of may have been lost before
     /// this node started. A node that gossip does not know counts as lost only 15 s after the start of the gossip.
-    pub fn thinks_lost(&self, node: &str) -> bool {
-        match self.opinion(node) {
+    pub fn considers_lost(&self, node: &str) -> bool {
+        match self.liveness_of(node) {
             Liveness::Lost | Liveness::Left => true,
             Liveness::Alive | Liveness::Suspect => false,
             Liveness::Unknown => {
-                let heard = self.lock().opinions.contains_key(node);
+                let heard = self.lock().liveness_by_node.contains_key(node);
                 let since = self.clock.monotonic().duration_since(self.began);
-                !heard && since >= SETTLED && !self.peers.refused().contains_key(node)
+                !heard && since >= JOIN_PERIOD && !self.peers.refused().contains_key(node)
             }
         }
     }
@@ -281,7 +281,7 @@ struct Thread {
     seeds: Seeds,
     /// The time at which the gossip thread last published the liveness of the nodes.
     shown: Instant,
-    tell: Box<dyn Fn(Heard) + Send>,
+    notify: Box<dyn Fn(MembershipEvent) + Send>,
 }
 
 impl Thread {
@@ -356,22 +356,22 @@ impl Thread {
                 self.peers.send(&to.name, address, message);
             }
         }
-        let (heard, now) = (self.member.heard(), self.clock.monotonic());
+        let (events, now) = (self.member.take_events(), self.clock.monotonic());
         // The liveness is not published after each message, because a large fleet sends many messages that change
         // nothing.
         let since = now.duration_since(self.shown);
-        let urgent = heard.iter().any(|heard| matches!(heard, Heard::Lost(_) | Heard::Left(_)));
-        if urgent || since >= SELDOM || since >= SHOWN + self.member.care() && self.member.has_news() {
+        let urgent = events.iter().any(|event| matches!(event, MembershipEvent::Lost(_) | MembershipEvent::Left(_)));
+        if urgent || since >= SELDOM || since >= PUBLISH_INTERVAL + self.member.backoff() && self.member.has_news() {
             self.shown = now;
-            self.see().opinions = self.member.opinions();
+            self.see().liveness_by_node = self.member.liveness_by_node();
         }
-        for heard in heard {
-            match &heard {
-                Heard::Accepted(announced) => self.see().announced = announced.clone(),
-                Heard::Slots => self.see().holds = self.member.held(),
+        for event in events {
+            match &event {
+                MembershipEvent::Accepted(announced) => self.see().announced = announced.clone(),
+                MembershipEvent::Slots => self.see().holds = self.member.held(),
                 _ => {}
             }
-            (self.tell)(heard);
+            (self.notify)(event);
         }
     }
 }

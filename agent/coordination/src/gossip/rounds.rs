@@ -30,12 +30,12 @@ impl Rounds {
         (self.left > 0).then_some(self.round)
     }
 
-    /// Begins a round if it is due. The next round is due after `ROUND` plus the extra delay `care`.
-    pub(super) fn take_due(&mut self, now: Instant, care: Duration) -> bool {
+    /// Begins a round if it is due. The next round is due after `ROUND` plus the extra delay `backoff`.
+    pub(super) fn take_due(&mut self, now: Instant, backoff: Duration) -> bool {
         let due = self.next().is_some_and(|next| next <= now);
         if due {
             self.left -= 1;
-            self.round = now + ROUND + care;
+            self.round = now + ROUND + backoff;
         }
         due
     }

@@ -6,13 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::life::MemberId;
+use super::member_id::MemberId;
 
 /// A member counts as stalled if it handles a timer later than this delay, because its machine slept or is overloaded.
 const STALL: Duration = Duration::from_millis(100);
 /// The factor by which a late member multiplies its delay, to get the extra pause before its next round of news.
-const CARE: u32 = 50;
-const CARE_AT_MOST: Duration = Duration::from_secs(10);
+const BACKOFF_FACTOR: u32 = 50;
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
 /// The timers of the gossip library foca that are not due yet.
 #[derive(Default)]
@@ -55,8 +55,8 @@ impl Timers {
 
     /// Returns the time by which this member delays work that is not urgent. The delay is zero if this member handles
     /// its timers in time.
-    pub(super) fn care(&self) -> Duration {
-        (self.late * CARE).min(CARE_AT_MOST)
+    pub(super) fn backoff(&self) -> Duration {
+        (self.late * BACKOFF_FACTOR).min(MAX_BACKOFF)
     }
 }
 

@@ -22,7 +22,7 @@ pub struct Elected {
     /// The generation in which the election began. A record with a lower generation belongs to an earlier election.
     pub since: u64,
     /// The result of the task. `None` while the task runs.
-    pub share: Option<SealedResult>,
+    pub result: Option<SealedResult>,
 }
 
 /// The result of an elected task on one node, encrypted for the targets.
@@ -60,27 +60,27 @@ impl Record {
 
     /// Returns the records of the newest election. The result is empty if the newest election belongs to another
     /// definition of the task.
-    fn standing(&self, definition: &str) -> BTreeMap<String, Elected> {
+    fn current(&self, definition: &str) -> BTreeMap<String, Elected> {
         let newest = self.read().map(|(_, elected)| elected.since).max();
         let of = self.read().filter(|(_, elected)| elected.definition == definition && Some(elected.since) == newest);
         of.map(|(node, elected)| (node.clone(), elected.clone())).collect()
     }
 
     /// Returns the generation in which the election for a task definition began, or will begin.
-    fn since(&self, spec: &RolloutSpec, standing: &BTreeMap<String, Elected>) -> u64 {
+    fn since(&self, spec: &RolloutSpec, current: &BTreeMap<String, Elected>) -> u64 {
         let newest = self.read().map(|(_, elected)| elected.since).max().unwrap_or(0);
-        standing.values().next().map_or_else(|| spec.accepted.generation.max(newest), |elected| elected.since)
+        current.values().next().map_or_else(|| spec.accepted.generation.max(newest), |elected| elected.since)
     }
 
     /// Returns the result of a node for a definition of the task. `None` if the node has not published a result.
-    pub fn share_of(&self, definition: &str, node: &str) -> Option<&SealedResult> {
+    pub fn result_of(&self, definition: &str, node: &str) -> Option<&SealedResult> {
         let (elected, _) = self.rows.get(node)?;
-        elected.as_ref().filter(|elected| elected.definition == definition)?.share.as_ref()
+        elected.as_ref().filter(|elected| elected.definition == definition)?.result.as_ref()
     }
 
     /// Returns true if a node has begun or completed the task in the version `definition`.
     pub fn has_begun(&self, definition: &str, node: &str) -> bool {
-        self.standing(definition).contains_key(node)
+        self.current(definition).contains_key(node)
     }
 
     fn unchanged(&self, key: &str, node: &str) -> Compare {
@@ -107,7 +107,7 @@ pub enum Election {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ElectStep {
     /// The decision is final, and contains the next action of the node.
-    Settled(Election),
+    Decided(Election),
     /// The node must commit the contained transaction, which elects the node.
     Commit(Txn),
     /// The node cannot elect now. The node lacks the accepted revision, has just connected to the store, or a recovery
@@ -121,7 +121,7 @@ pub struct ElectionContext<'a> {
     /// The rollout of the book that contains the task.
     pub spec: &'a RolloutSpec,
     /// The name of the deciding node.
-    pub me: &'a str,
+    pub own_node: &'a str,
     /// The id of the task.
     pub task: &'a str,
     /// The digest of the task and of the variables that it reads.
@@ -135,63 +135,63 @@ pub struct ElectionContext<'a> {
 }
 
 /// Decides the next step of a node in an election.
-pub fn elect(record: &Record, snapshot: &RunSnapshot, candidacy: &ElectionContext<'_>) -> ElectStep {
-    let ElectionContext { spec, me, task, definition, eligible, count, lost } = *candidacy;
-    let mut standing = record.standing(definition);
+pub fn elect(record: &Record, snapshot: &RunSnapshot, context: &ElectionContext<'_>) -> ElectStep {
+    let ElectionContext { spec, own_node, task, definition, eligible, count, lost } = *context;
+    let mut current = record.current(definition);
     // An elected node that is no longer a target is replaced, and so is a lost elected node under `skip` (P80, P84).
-    standing.retain(|node, elected| {
-        elected.share.as_ref().is_some_and(|share| share.ok)
+    current.retain(|node, elected| {
+        elected.result.as_ref().is_some_and(|result| result.ok)
             || spec.selects(node) && !(spec.on_lost == OnLost::Skip && lost.contains(node))
     });
-    if standing.get(me).is_some_and(|elected| elected.share.as_ref().is_none_or(|share| !share.ok)) {
+    if current.get(own_node).is_some_and(|elected| elected.result.as_ref().is_none_or(|result| !result.ok)) {
         // An elected node retries its own failed task, as it retries any failed task (P81).
-        return ElectStep::Settled(Election::Run);
+        return ElectStep::Decided(Election::Run);
     }
-    if standing.len() >= count {
+    if current.len() >= count {
         let results: Option<BTreeMap<String, SealedResult>> =
-            standing.iter().map(|(node, elected)| Some((node.clone(), elected.share.clone()?))).collect();
-        return ElectStep::Settled(results.map_or_else(
+            current.iter().map(|(node, elected)| Some((node.clone(), elected.result.clone()?))).collect();
+        return ElectStep::Decided(results.map_or_else(
             || {
-                let open = standing.iter().filter(|(_, elected)| elected.share.is_none());
+                let open = current.iter().filter(|(_, elected)| elected.result.is_none());
                 Election::Wait(open.map(|(node, _)| node.clone()).collect())
             },
             Election::Results,
         ));
     }
-    if !eligible || standing.contains_key(me) {
-        return ElectStep::Settled(Election::Wait(Vec::new()));
+    if !eligible || current.contains_key(own_node) {
+        return ElectStep::Decided(Election::Wait(Vec::new()));
     }
     let Some(mut compare) = snapshot.admission_guards(spec) else { return ElectStep::Behind };
-    let key = keys::elected(&spec.book, task, me);
+    let key = keys::elected(&spec.book, task, own_node);
     // The transaction fails if another node has been elected since the read, so only the first arrival succeeds (P79).
     compare.push(Compare::NoneNewer(keys::all_elected(&spec.book, task), record.revision));
-    compare.push(record.unchanged(&key, me));
+    compare.push(record.unchanged(&key, own_node));
     // Records of earlier elections, and of replaced nodes, are deleted, so that they cannot count again later.
-    let over = record.rows.keys().filter(|node| *node != me && !standing.contains_key(*node));
+    let over = record.rows.keys().filter(|node| *node != own_node && !current.contains_key(*node));
     let mut then: Vec<Op> =
         over.take(MAX_OPERATIONS / 2).map(|node| Op::Delete(keys::elected(&spec.book, task, node))).collect();
-    then.push(Op::put(key, bytes(&own(spec, definition, record.since(spec, &standing), None))));
+    then.push(Op::put(key, bytes(&own(spec, definition, record.since(spec, &current), None))));
     ElectStep::Commit(Txn { compare, then, otherwise: Vec::new() })
 }
 
-fn own(spec: &RolloutSpec, definition: &str, since: u64, share: Option<&SealedResult>) -> Elected {
-    Elected { definition: definition.to_owned(), run: spec.run.clone(), since, share: share.cloned() }
+fn own(spec: &RolloutSpec, definition: &str, since: u64, result: Option<&SealedResult>) -> Elected {
+    Elected { definition: definition.to_owned(), run: spec.run.clone(), since, result: result.cloned() }
 }
 
 /// Returns the transaction that publishes the result of an elected task.
 pub fn publish(
     spec: &RolloutSpec,
-    me: &str,
+    own_node: &str,
     task: &str,
     definition: &str,
     record: &Record,
-    share: &SealedResult,
+    result: &SealedResult,
 ) -> Txn {
-    let key = keys::elected(&spec.book, task, me);
-    let next = own(spec, definition, record.since(spec, &record.standing(definition)), Some(share));
+    let key = keys::elected(&spec.book, task, own_node);
+    let next = own(spec, definition, record.since(spec, &record.current(definition)), Some(result));
     let notice = Op::put(keys::result_notice(&spec.book, task), b"{}".to_vec());
     Txn {
-        compare: vec![record.unchanged(&key, me)],
+        compare: vec![record.unchanged(&key, own_node)],
         then: vec![Op::put(key, bytes(&next)), notice],
         otherwise: Vec::new(),
     }
@@ -201,23 +201,23 @@ pub fn publish(
 /// still contains the election record and the result (P15).
 pub fn republish_election(
     spec: &RolloutSpec,
-    me: &str,
+    own_node: &str,
     task: &str,
     definition: &str,
     record: &Record,
-    share: Option<&SealedResult>,
+    result: Option<&SealedResult>,
 ) -> Option<Txn> {
-    let key = keys::elected(&spec.book, task, me);
-    let standing = record.standing(definition);
-    let known = standing.get(me).is_some_and(|known| share.is_none() || known.share.as_ref() == share);
+    let key = keys::elected(&spec.book, task, own_node);
+    let current = record.current(definition);
+    let known = current.get(own_node).is_some_and(|known| result.is_none() || known.result.as_ref() == result);
     // If another node has succeeded, an election without a result need not be republished.
-    let over = share.is_none() && standing.values().any(|known| known.share.as_ref().is_some_and(|share| share.ok));
+    let over = result.is_none() && current.values().any(|known| known.result.as_ref().is_some_and(|result| result.ok));
     if known || over {
         return None;
     }
-    let next = own(spec, definition, record.since(spec, &standing), share);
+    let next = own(spec, definition, record.since(spec, &current), result);
     Some(Txn {
-        compare: vec![record.unchanged(&key, me)],
+        compare: vec![record.unchanged(&key, own_node)],
         then: vec![Op::put(key, bytes(&next))],
         otherwise: Vec::new(),
     })
@@ -256,12 +256,13 @@ mod tests {
             Record::of(self.0.below(&keys::all_elected("n/b", "t")), self.0.revision)
         }
 
-        fn step(&mut self, me: &str, definition: &str, lost: &[String]) -> ElectStep {
+        fn step(&mut self, own_node: &str, definition: &str, lost: &[String]) -> ElectStep {
             let spec = spec();
-            let (revision, answers) = self.0.peek(&RunSnapshot::reading(&spec, me));
-            let snapshot = RunSnapshot::of(&spec, me, revision, answers);
-            let candidacy = ElectionContext { spec: &spec, me, task: "t", definition, eligible: true, count: 1, lost };
-            let step = elect(&self.record(), &snapshot, &candidacy);
+            let (revision, answers) = self.0.peek(&RunSnapshot::reading(&spec, own_node));
+            let snapshot = RunSnapshot::of(&spec, own_node, revision, answers);
+            let context =
+                ElectionContext { spec: &spec, own_node, task: "t", definition, eligible: true, count: 1, lost };
+            let step = elect(&self.record(), &snapshot, &context);
             if let ElectStep::Commit(txn) = &step {
                 self.0.apply(txn).unwrap();
             }
@@ -273,15 +274,15 @@ mod tests {
     fn first_node_is_elected_and_its_result_is_kept_until_the_task_changes() {
         let mut store = Fixture::new();
         assert!(matches!(store.step("a", "d1", &[]), ElectStep::Commit(_)));
-        assert_eq!(store.step("a", "d1", &[]), ElectStep::Settled(Election::Run));
-        assert_eq!(store.step("b", "d1", &[]), ElectStep::Settled(Election::Wait(vec!["a".into()])));
-        let share = SealedResult { ok: true, body: "7".into() };
-        let txn = publish(&spec(), "a", "t", "d1", &store.record(), &share);
+        assert_eq!(store.step("a", "d1", &[]), ElectStep::Decided(Election::Run));
+        assert_eq!(store.step("b", "d1", &[]), ElectStep::Decided(Election::Wait(vec!["a".into()])));
+        let result = SealedResult { ok: true, body: "7".into() };
+        let txn = publish(&spec(), "a", "t", "d1", &store.record(), &result);
         store.0.apply(&txn).unwrap();
-        let results = ElectStep::Settled(Election::Results([("a".to_owned(), share)].into()));
+        let results = ElectStep::Decided(Election::Results([("a".to_owned(), result)].into()));
         assert_eq!(store.step("b", "d1", &[]), results);
         assert!(matches!(store.step("b", "d2", &[]), ElectStep::Commit(_)));
-        assert_eq!(store.step("b", "d2", &[]), ElectStep::Settled(Election::Run));
+        assert_eq!(store.step("b", "d2", &[]), ElectStep::Decided(Election::Run));
     }
 
     #[test]
@@ -289,7 +290,7 @@ mod tests {
         let mut store = Fixture::new();
         store.step("a", "d1", &[]);
         assert!(matches!(store.step("b", "d1", &["a".into()]), ElectStep::Commit(_)));
-        assert_eq!(store.step("b", "d1", &["a".into()]), ElectStep::Settled(Election::Run));
+        assert_eq!(store.step("b", "d1", &["a".into()]), ElectStep::Decided(Election::Run));
     }
 
     #[test]
@@ -300,39 +301,46 @@ mod tests {
         let spec = spec();
         let (revision, answers) = store.0.peek(&RunSnapshot::reading(&spec, "b"));
         let snapshot = RunSnapshot::of(&spec, "b", revision, answers);
-        let candidacy =
-            ElectionContext { spec: &spec, me: "b", task: "t", definition: "d1", eligible: true, count: 1, lost: &[] };
-        let ElectStep::Commit(late) = elect(&early, &snapshot, &candidacy) else { panic!("it was read as open") };
+        let context = ElectionContext {
+            spec: &spec,
+            own_node: "b",
+            task: "t",
+            definition: "d1",
+            eligible: true,
+            count: 1,
+            lost: &[],
+        };
+        let ElectStep::Commit(late) = elect(&early, &snapshot, &context) else { panic!("it was read as open") };
         let (outcome, _) = store.0.apply(&late).unwrap();
         assert!(matches!(outcome, crate::store::Outcome::Refused { .. }));
     }
 
     #[test]
-    fn definition_that_comes_back_is_elected_again() {
+    fn definition_that_returns_is_elected_again() {
         let mut store = Fixture::new();
         let ok = SealedResult { ok: true, body: String::new() };
         let mut spec = spec();
-        for (generation, me, definition) in [(1, "a", "d1"), (2, "b", "d2"), (3, "a", "d1")] {
+        for (generation, own_node, definition) in [(1, "a", "d1"), (2, "b", "d2"), (3, "a", "d1")] {
             let record = store.record();
             let accepted = Accepted { generation, ..Accepted::default() };
             spec.accepted = accepted.id();
             let put = Op::put(keys::ACCEPTED, bytes(&accepted));
             store.0.apply(&Txn { then: vec![put], ..Txn::default() }).unwrap();
-            let (revision, answers) = store.0.peek(&RunSnapshot::reading(&spec, me));
-            let snapshot = RunSnapshot::of(&spec, me, revision, answers);
-            let candidacy =
-                ElectionContext { spec: &spec, me, task: "t", definition, eligible: true, count: 1, lost: &[] };
-            let ElectStep::Commit(txn) = elect(&record, &snapshot, &candidacy) else {
-                panic!("generation {generation}: {:?}", elect(&record, &snapshot, &candidacy))
+            let (revision, answers) = store.0.peek(&RunSnapshot::reading(&spec, own_node));
+            let snapshot = RunSnapshot::of(&spec, own_node, revision, answers);
+            let context =
+                ElectionContext { spec: &spec, own_node, task: "t", definition, eligible: true, count: 1, lost: &[] };
+            let ElectStep::Commit(txn) = elect(&record, &snapshot, &context) else {
+                panic!("generation {generation}: {:?}", elect(&record, &snapshot, &context))
             };
             store.0.apply(&txn).unwrap();
-            let txn = publish(&spec, me, "t", definition, &store.record(), &ok);
+            let txn = publish(&spec, own_node, "t", definition, &store.record(), &ok);
             store.0.apply(&txn).unwrap();
         }
         // A restored record of the first election must count as a record of an earlier election.
-        let old = Elected { definition: "d1".into(), run: "n/b@1".into(), since: 1, share: Some(ok.clone()) };
+        let old = Elected { definition: "d1".into(), run: "n/b@1".into(), since: 1, result: Some(ok.clone()) };
         let put = Op::put(keys::elected("n/b", "t", "b"), bytes(&old));
         store.0.apply(&Txn { then: vec![put], ..Txn::default() }).unwrap();
-        assert_eq!(store.record().standing("d1").into_keys().collect::<Vec<_>>(), ["a"]);
+        assert_eq!(store.record().current("d1").into_keys().collect::<Vec<_>>(), ["a"]);
     }
 }

@@ -14,15 +14,15 @@ use crate::{
 /// Returns the transaction of the first maintenance that is due. `None` if nothing is due. Only a node that has loaded
 /// the accepted revision admits nodes or opens waves. During a recovery, nodes are admitted and waves open only after
 /// all nodes have republished their claims.
-pub fn next_maintenance(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Option<Txn> {
-    let accepted = snapshot.current(spec).filter(|_| !snapshot.needs_republish(me))?;
-    let Some(unmoved) = snapshot.admission_guards(spec) else { return lost_since(spec, snapshot, accepted) };
-    open(spec, snapshot, &unmoved)
+pub fn next_maintenance(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str) -> Option<Txn> {
+    let accepted = snapshot.current(spec).filter(|_| !snapshot.needs_republish(own_node))?;
+    let Some(guards) = snapshot.admission_guards(spec) else { return lost_since(spec, snapshot, accepted) };
+    open(spec, snapshot, &guards)
         .or_else(|| end_recovery(&spec.known, snapshot))
-        .or_else(|| give_up(spec, snapshot, me, &unmoved))
-        .or_else(|| lost(spec, snapshot, me, &unmoved))
-        .or_else(|| clear_queue(spec, snapshot, &unmoved))
-        .or_else(|| offer_free(spec, snapshot, me, unmoved))
+        .or_else(|| give_up(spec, snapshot, own_node, &guards))
+        .or_else(|| lost(spec, snapshot, own_node, &guards))
+        .or_else(|| clear_queue(spec, snapshot, &guards))
+        .or_else(|| offer_free(spec, snapshot, own_node, guards))
 }
 
 /// Returns the transaction that ends a recovery. `None` until every node in `known` has republished its claims (P17).
@@ -63,7 +63,7 @@ fn lost_since(spec: &RolloutSpec, snapshot: &RunSnapshot, accepted: u64) -> Opti
     let mut txn = match record {
         Some(record) => replace(spec, record, &gone),
         None => {
-            let key = keys::held(&spec.group, spec.part(node), &spec.book, node);
+            let key = keys::held(&spec.budget, spec.partition(node), &spec.book, node);
             Txn {
                 compare: vec![Compare::Absent(key.clone())],
                 then: vec![Op::put(key, bytes(&gone))],
@@ -72,7 +72,7 @@ fn lost_since(spec: &RolloutSpec, snapshot: &RunSnapshot, accepted: u64) -> Opti
         }
     };
     // Two nodes that write off different nodes at the same time would exceed the limit of write-offs.
-    txn.compare.push(Compare::NoneNewer(keys::all_held(&spec.group), snapshot.revision));
+    txn.compare.push(Compare::NoneNewer(keys::all_held(&spec.budget), snapshot.revision));
     txn.compare.push(Compare::Absent(keys::alive(node)));
     txn.compare.push(Compare::Revision(keys::ACCEPTED.to_owned(), accepted));
     txn.compare.extend(snapshot.same_recovery());
@@ -81,13 +81,13 @@ fn lost_since(spec: &RolloutSpec, snapshot: &RunSnapshot, accepted: u64) -> Opti
 
 /// Returns whether the waves up to `wave` have completed a segment. The result is false if the names of the voters were
 /// not read.
-fn through(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> bool {
+fn wave_is_complete(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> bool {
     let Some((_, names)) = snapshot.names.as_ref().filter(|(of, _)| *of == segment) else { return false };
-    let came = |node: &str| {
+    let has_completed = |node: &str| {
         let excused = |held: &SlotEntry| held.node == node && snapshot.is_excused(spec, held);
         names.contains(node) || snapshot.held.iter().any(excused)
     };
-    (spec.after_all || !has_failed(spec, snapshot)) && spec.up_to(wave).all(came)
+    (spec.fail_after_all || !has_failed(spec, snapshot)) && spec.up_to(wave).all(has_completed)
 }
 
 /// Returns whether more nodes have failed than the run permits. A failure of another book in the same budget blocks the
@@ -131,7 +131,7 @@ pub fn frontier(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Vec<(u32, u32)> {
 }
 
 /// Returns the transaction that opens a wave, opens the segment after a barrier, or completes the run (P72).
-fn open(spec: &RolloutSpec, snapshot: &RunSnapshot, unmoved: &[Compare]) -> Option<Txn> {
+fn open(spec: &RolloutSpec, snapshot: &RunSnapshot, guards: &[Compare]) -> Option<Txn> {
     let (segment, wave) = complete(spec, snapshot)?;
     let mut waves: Vec<u32> = (0..spec.segments()).map(|segment| snapshot.open_waves(spec, segment)).collect();
     let mut done = false;
@@ -168,17 +168,17 @@ fn open(spec: &RolloutSpec, snapshot: &RunSnapshot, unmoved: &[Compare]) -> Opti
         // The votes of the preceding run are deleted when this run completes (P10).
         then.push(Op::DeleteAll(keys::run_votes(&before)));
     }
-    let compare = unmoved.iter().cloned().chain([compare]).collect();
+    let compare = guards.iter().cloned().chain([compare]).collect();
     Some(Txn { compare, then, otherwise: Vec::new() })
 }
 
 /// Returns the transaction that withdraws a void or stale offer (P57), or removes a slot record. Git does not name the
 /// node of the removed slot record (P50).
-fn give_up(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare]) -> Option<Txn> {
+fn give_up(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, guards: &[Compare]) -> Option<Txn> {
     let stale = |held: &&SlotEntry| {
         let unknown = !spec.known.contains(&held.node);
         let offer = held.held.kind == SlotState::Offer
-            && held.node != me
+            && held.node != own_node
             && (held.held.accepted != spec.accepted
                 || snapshot.lost.contains(&held.node)
                 || snapshot.stale.contains(&(held.node.clone(), held.modified)));
@@ -190,9 +190,9 @@ fn give_up(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Comp
     };
     let held = snapshot.held.iter().find(stale)?;
     let mut txn = delete(spec, held);
-    txn.compare.extend(unmoved.iter().cloned());
-    txn.then.push(Op::Delete(keys::offer_notice(&held.node, &spec.group)));
-    offer_on(spec, snapshot, me, held, None, &mut txn);
+    txn.compare.extend(guards.iter().cloned());
+    txn.then.push(Op::Delete(keys::offer_notice(&held.node, &spec.budget)));
+    offer_on(spec, snapshot, own_node, held, None, &mut txn);
     if !spec.known.contains(&held.node) {
         // The inbox of a removed node is not needed any more.
         txn.then.push(Op::DeleteAll(keys::inbox(&held.node)));
@@ -202,7 +202,7 @@ fn give_up(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Comp
 
 /// Returns the transaction that records a node as lost. The transaction fails if the node has a lease, or if its slot
 /// record has changed (P58).
-fn lost(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare]) -> Option<Txn> {
+fn lost(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, guards: &[Compare]) -> Option<Txn> {
     if spec.on_lost == OnLost::Hold || snapshot.done(spec) {
         return None;
     }
@@ -214,15 +214,15 @@ fn lost(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare
                 let mut txn = replace(spec, held, &lost);
                 if lost.kind == SlotState::WrittenOff {
                     // Two nodes that write off different nodes at the same time would exceed the limit of write-offs.
-                    txn.compare.push(Compare::NoneNewer(keys::all_held(&spec.group), snapshot.revision));
+                    txn.compare.push(Compare::NoneNewer(keys::all_held(&spec.budget), snapshot.revision));
                 }
                 if lost.kind != held.held.kind {
-                    offer_on(spec, snapshot, me, held, Some(&lost), &mut txn);
+                    offer_on(spec, snapshot, own_node, held, Some(&lost), &mut txn);
                 }
                 txn
             }
             None => {
-                let key = keys::held(&spec.group, spec.part(node), &spec.book, node);
+                let key = keys::held(&spec.budget, spec.partition(node), &spec.book, node);
                 let lost = SlotRecord {
                     kind: SlotState::Lost,
                     run: spec.run.clone(),
@@ -241,7 +241,7 @@ fn lost(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: &[Compare
             }
         };
         txn.compare.push(Compare::Absent(keys::alive(node)));
-        txn.compare.extend(unmoved.iter().cloned());
+        txn.compare.extend(guards.iter().cloned());
         Some(txn)
     })
 }
@@ -279,22 +279,22 @@ fn missing(spec: &RolloutSpec, snapshot: &RunSnapshot, node: &str) -> Option<u32
 /// Returns the segment and number of a complete wave. The next wave opens when the soak time of the returned wave has
 /// passed (P71).
 pub fn complete(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<(u32, u32)> {
-    frontier(spec, snapshot).into_iter().find(|(segment, wave)| through(spec, snapshot, *segment, *wave))
+    frontier(spec, snapshot).into_iter().find(|(segment, wave)| wave_is_complete(spec, snapshot, *segment, *wave))
 }
 
 /// Returns the transaction that removes a queue entry whose node cannot be admitted. A node cannot be admitted if it is
 /// lost or not a target, or if its queued run is over. A node that still needs a slot queues again.
-fn clear_queue(spec: &RolloutSpec, snapshot: &RunSnapshot, unmoved: &[Compare]) -> Option<Txn> {
+fn clear_queue(spec: &RolloutSpec, snapshot: &RunSnapshot, guards: &[Compare]) -> Option<Txn> {
     let over = |entry: &&Entry| {
         let drift = entry.queued.run.ends_with("!drift");
         entry.book == spec.book
             && (!spec.selects(&entry.node)
                 || entry.queued.run != spec.run && !drift
-                || spec.part(&entry.node) != entry.part
+                || spec.partition(&entry.node) != entry.partition
                 || snapshot.lost.contains(&entry.node))
     };
     let entry = snapshot.queue.iter().find(over)?;
-    let key = keys::queue(&spec.group, &entry.part, &entry.book, &entry.node);
-    let compare = unmoved.iter().cloned().chain([Compare::Revision(key.clone(), entry.modified)]).collect();
+    let key = keys::queue(&spec.budget, &entry.partition, &entry.book, &entry.node);
+    let compare = guards.iter().cloned().chain([Compare::Revision(key.clone(), entry.modified)]).collect();
     Some(Txn { compare, then: vec![Op::Delete(key)], otherwise: Vec::new() })
 }

@@ -33,7 +33,7 @@ pub struct Freed {
 
 /// Returns whether a slot in a node's partition is free.
 pub(super) fn free(spec: &RolloutSpec, snapshot: &RunSnapshot, node: &str) -> bool {
-    spec.count.is_some_and(|count| snapshot.taken(spec.part(node)) < count) && !snapshot.halted(spec)
+    spec.count.is_some_and(|count| snapshot.taken(spec.partition(node)) < count) && !snapshot.halted(spec)
 }
 
 /// Returns the waiters that may be admitted, in the order of the queue. The result leaves out queue entries of other
@@ -41,7 +41,7 @@ pub(super) fn free(spec: &RolloutSpec, snapshot: &RunSnapshot, node: &str) -> bo
 pub(super) fn eligible<'v>(
     spec: &'v RolloutSpec,
     snapshot: &'v RunSnapshot,
-    part: &'v str,
+    partition: &'v str,
     except: Option<&'v str>,
 ) -> impl Iterator<Item = &'v Entry> {
     snapshot.queue.iter().filter(move |entry| {
@@ -55,8 +55,8 @@ pub(super) fn eligible<'v>(
         };
         let holds = snapshot.held.iter().any(|held| held.node == entry.node && held.book == entry.book);
         // A node whose label has changed cannot take a slot of its former partition.
-        let takes = !own_book || spec.selects(&entry.node) && spec.part(&entry.node) == entry.part;
-        entry.part == part
+        let takes = !own_book || spec.selects(&entry.node) && spec.partition(&entry.node) == entry.partition;
+        entry.partition == partition
             && except != Some(entry.node.as_str())
             && may_enter
             && takes
@@ -88,21 +88,21 @@ fn after(snapshot: &RunSnapshot, old: &SlotEntry, new: Option<&SlotRecord>) -> R
 pub(super) fn offer_on(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,
-    me: &str,
+    own_node: &str,
     old: &SlotEntry,
     new: Option<&SlotRecord>,
     txn: &mut Txn,
 ) {
     let after = after(snapshot, old, new);
-    let released = snapshot.taken(&old.part).saturating_sub(after.taken(&old.part));
+    let released = snapshot.taken(&old.partition).saturating_sub(after.taken(&old.partition));
     let succeeds = after.failures() < snapshot.failures();
-    let whole_queue = Compare::NoneNewer(keys::whole_queue(&spec.group), snapshot.revision);
-    let Some(unmoved) = snapshot.admission_guards(spec) else {
+    let whole_queue = Compare::NoneNewer(keys::whole_queue(&spec.budget), snapshot.revision);
+    let Some(guards) = snapshot.admission_guards(spec) else {
         // The accepted revision may permit more failures than this writer knows. The transaction must fail if another
         // node queues at the same time, because the touch would not wake that node.
         if released > 0 || succeeds {
             txn.compare.push(whole_queue);
-            touch(spec, &after, me, old, succeeds || after.failures() > 0, txn);
+            touch(spec, &after, own_node, old, succeeds || after.failures() > 0, txn);
         }
         return;
     };
@@ -116,21 +116,21 @@ pub(super) fn offer_on(
     if succeeds && spec.failure_limit().is_some() {
         // If more nodes fail before the commit, this compare fails, because this success could end the halt that they
         // cause.
-        txn.compare.push(Compare::NoneNewer(keys::all_held(&spec.group), snapshot.revision));
+        txn.compare.push(Compare::NoneNewer(keys::all_held(&spec.budget), snapshot.revision));
     }
     if released == 0 && !resumes {
         return;
     }
-    let has_parts = spec.shared || !spec.parts.is_empty();
-    let count = spec.count.filter(|_| old.part == spec.part(me) && !(resumes && has_parts));
+    let has_parts = spec.shared || !spec.partitions.is_empty();
+    let count = spec.count.filter(|_| old.partition == spec.partition(own_node) && !(resumes && has_parts));
     let Some(count) = count else {
         // The writer has read only the queue of its own partition, so it cannot offer slots of another partition.
         txn.compare.push(whole_queue);
-        return touch(spec, &after, me, old, resumes, txn);
+        return touch(spec, &after, own_node, old, resumes, txn);
     };
-    let free = usize::try_from(count.saturating_sub(after.taken(&old.part))).unwrap_or(usize::MAX);
+    let free = usize::try_from(count.saturating_sub(after.taken(&old.partition))).unwrap_or(usize::MAX);
     let slots = |held: &&SlotEntry| {
-        matches!(held.held.kind, SlotState::Claim | SlotState::Offer) && held.part == old.part && *held != old
+        matches!(held.held.kind, SlotState::Claim | SlotState::Offer) && held.partition == old.partition && *held != old
     };
     if resumes {
         if free > OFFERS || snapshot.held.iter().filter(slots).count() > COMPARED {
@@ -149,7 +149,7 @@ pub(super) fn offer_on(
     let mut named = BTreeSet::new();
     let once = |entry: &&Entry| named.insert(entry.node.clone());
     let mut first: Vec<&Entry> =
-        eligible(spec, &after, &old.part, Some(&old.node)).filter(once).take(holders.max(free)).collect();
+        eligible(spec, &after, &old.partition, Some(&old.node)).filter(once).take(holders.max(free)).collect();
     let rank = rank % first.len().max(1);
     first.rotate_left(rank);
     first.truncate(free);
@@ -166,9 +166,9 @@ pub(super) fn offer_on(
     let fails = after.failures() > snapshot.failures();
     if fails || first.len() as u64 > released {
         // If one release makes several offers or adds a failure, no slot record may have changed since the read.
-        txn.compare.push(Compare::NoneNewer(keys::all_held(&spec.group), snapshot.revision));
+        txn.compare.push(Compare::NoneNewer(keys::all_held(&spec.budget), snapshot.revision));
     }
-    txn.compare.extend(unmoved);
+    txn.compare.extend(guards);
     for next in first {
         offer_to(spec, snapshot, next, txn);
     }
@@ -176,7 +176,7 @@ pub(super) fn offer_on(
 
 /// Returns the condition that a slot record has not changed since this node has read the record.
 fn unchanged(spec: &RolloutSpec, held: &SlotEntry) -> Compare {
-    Compare::Revision(keys::held(&spec.group, &held.part, &held.book, &held.node), held.modified)
+    Compare::Revision(keys::held(&spec.budget, &held.partition, &held.book, &held.node), held.modified)
 }
 
 /// Adds the condition that the failures of other nodes, which keep the run halted, are unchanged. The condition ensures
@@ -192,15 +192,15 @@ fn stays_halted(spec: &RolloutSpec, snapshot: &RunSnapshot, old: &SlotEntry, txn
 
 /// Adds a notice of free slots to a transaction. The notice wakes every node that waits for a slot of the budget.
 fn touch_all(spec: &RolloutSpec, txn: &mut Txn) {
-    txn.then.push(Op::put(keys::freed(&spec.group), bytes(&Freed::default())));
+    txn.then.push(Op::put(keys::freed(&spec.budget), bytes(&Freed::default())));
 }
 
 /// Adds a notice of free slots to a transaction. The notice wakes the first waiters of the partition. The notice wakes
 /// every waiter if the queue was not read, or if a halted run resumes.
-fn touch(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, old: &SlotEntry, resumes: bool, txn: &mut Txn) {
+fn touch(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, old: &SlotEntry, resumes: bool, txn: &mut Txn) {
     let mut freed = Freed::default();
-    if old.part == spec.part(me) && !resumes {
-        let count = spec.count.unwrap_or_else(|| snapshot.taken(&old.part).saturating_add(1)).max(1);
+    if old.partition == spec.partition(own_node) && !resumes {
+        let count = spec.count.unwrap_or_else(|| snapshot.taken(&old.partition).saturating_add(1)).max(1);
         let count = usize::try_from(count).unwrap_or(NAMED).min(NAMED);
         // The writer and the waiters may have different revisions, so only waiters that certainly cannot enter are left
         // out.
@@ -211,7 +211,7 @@ fn touch(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, old: &SlotEntry, 
                     || snapshot.may_enter(spec, &entry.node, entry.queued.segment))
         };
         for entry in snapshot.queue.iter().filter(waits).take(count) {
-            let key = keys::queue(&spec.group, &entry.part, &entry.book, &entry.node);
+            let key = keys::queue(&spec.budget, &entry.partition, &entry.book, &entry.node);
             txn.compare.push(Compare::Revision(key, entry.modified));
             freed.nodes.push(entry.node.clone());
         }
@@ -220,13 +220,13 @@ fn touch(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, old: &SlotEntry, 
             return;
         }
     }
-    txn.then.push(Op::put(keys::freed(&spec.group), bytes(&freed)));
+    txn.then.push(Op::put(keys::freed(&spec.budget), bytes(&freed)));
 }
 
 /// Adds the offer of a slot to a transaction.
 fn offer_to(spec: &RolloutSpec, snapshot: &RunSnapshot, next: &Entry, txn: &mut Txn) {
-    let queue = keys::queue(&spec.group, &next.part, &next.book, &next.node);
-    let held = keys::held(&spec.group, &next.part, &next.book, &next.node);
+    let queue = keys::queue(&spec.budget, &next.partition, &next.book, &next.node);
+    let held = keys::held(&spec.budget, &next.partition, &next.book, &next.node);
     let offer = SlotRecord {
         kind: SlotState::Offer,
         run: next.queued.run.clone(),
@@ -245,30 +245,35 @@ fn offer_to(spec: &RolloutSpec, snapshot: &RunSnapshot, next: &Entry, txn: &mut 
     });
     txn.then.push(Op::Delete(queue));
     txn.then.push(Op::put(held, bytes(&offer)));
-    txn.then.push(Op::put(keys::offer_notice(&next.node, &spec.group), bytes(&spec.accepted)));
+    txn.then.push(Op::put(keys::offer_notice(&next.node, &spec.budget), bytes(&spec.accepted)));
 }
 
 /// Returns the first waiter that could take a free slot but does not take the slot. Also returns the store revision of
 /// the waiter's queue entry.
-pub fn idle(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str) -> Option<(String, u64)> {
-    first_waiting(spec, snapshot, me).map(|entry| (entry.node.clone(), entry.modified))
+pub fn idle(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str) -> Option<(String, u64)> {
+    first_waiting(spec, snapshot, own_node).map(|entry| (entry.node.clone(), entry.modified))
 }
 
-fn first_waiting<'v>(spec: &'v RolloutSpec, snapshot: &'v RunSnapshot, me: &'v str) -> Option<&'v Entry> {
+fn first_waiting<'v>(spec: &'v RolloutSpec, snapshot: &'v RunSnapshot, own_node: &'v str) -> Option<&'v Entry> {
     spec.count?;
-    let parts = snapshot.queue.iter().map(|entry| entry.part.as_str());
-    parts
-        .filter_map(|part| eligible(spec, snapshot, part, Some(me)).next())
+    let partitions = snapshot.queue.iter().map(|entry| entry.partition.as_str());
+    partitions
+        .filter_map(|partition| eligible(spec, snapshot, partition, Some(own_node)).next())
         .find(|next| free(spec, snapshot, &next.node))
 }
 
 /// Returns the transaction that offers a free slot to the first waiter. A waiter usually takes a free slot by itself. A
 /// node offers a free slot only after the slot was free for long, or after a notice of free slots. The delay ensures
 /// that the nodes of the fleet do not all make the same offer.
-pub(super) fn offer_free(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, unmoved: Vec<Compare>) -> Option<Txn> {
-    let next = first_waiting(spec, snapshot, me).filter(|_| snapshot.idle)?;
-    let mut compare = unmoved;
-    compare.push(Compare::NoneNewer(keys::all_held(&spec.group), snapshot.revision));
+pub(super) fn offer_free(
+    spec: &RolloutSpec,
+    snapshot: &RunSnapshot,
+    own_node: &str,
+    guards: Vec<Compare>,
+) -> Option<Txn> {
+    let next = first_waiting(spec, snapshot, own_node).filter(|_| snapshot.idle)?;
+    let mut compare = guards;
+    compare.push(Compare::NoneNewer(keys::all_held(&spec.budget), snapshot.revision));
     let mut txn = Txn { compare, then: Vec::new(), otherwise: Vec::new() };
     offer_to(spec, snapshot, next, &mut txn);
     Some(txn)
@@ -311,10 +316,10 @@ mod tests {
     }
 
     /// Returns the transaction of a node for a request, from the current snapshot.
-    fn prepared(fixture: &Fixture, spec: &RolloutSpec, me: &str, want: Request) -> Txn {
-        match decide(spec, &fixture.snapshot(spec, me), me, want) {
+    fn prepared(fixture: &Fixture, spec: &RolloutSpec, own_node: &str, request: Request) -> Txn {
+        match decide(spec, &fixture.snapshot(spec, own_node), own_node, request) {
             Decision::Commit(txn) => txn,
-            other => panic!("{me}: {other:?}"),
+            other => panic!("{own_node}: {other:?}"),
         }
     }
 
@@ -370,7 +375,7 @@ mod tests {
 
     #[test]
     fn node_that_waits_with_two_books_gets_one_offer_in_a_transaction() {
-        let own = RolloutSpec { group: "n/slot=s".into(), ..spec(1, Some(2), 0) };
+        let own = RolloutSpec { budget: "n/slot=s".into(), ..spec(1, Some(2), 0) };
         let other = RolloutSpec { book: "n/c".into(), run: "n/c@1".into(), ..own.clone() };
         let mut fixture = Fixture::new();
         assert!(fixture.ask(&own, "a", Request::Change(0)) && fixture.ask(&own, "a", Request::Failed(0, true)));
@@ -443,35 +448,38 @@ mod tests {
     }
 
     #[test]
-    fn relabelled_holder_touches_waiters_of_its_former_part_and_can_fail() {
-        let parts = |of_a: &str| {
+    fn relabelled_holder_touches_waiters_of_its_former_partition_and_can_fail() {
+        let partitions = |of_a: &str| {
             ["a", "b", "c", "d"].map(|node| (node.to_owned(), if node == "a" { of_a } else { "x" }.to_owned())).into()
         };
-        let old = RolloutSpec { parts: parts("x"), ..spec(1, Some(1), 2) };
-        let new = RolloutSpec { parts: parts("y"), ..spec(2, Some(1), 2) };
-        for want in [Request::Done(0), Request::Failed(0, true)] {
+        let old = RolloutSpec { partitions: partitions("x"), ..spec(1, Some(1), 2) };
+        let new = RolloutSpec { partitions: partitions("y"), ..spec(2, Some(1), 2) };
+        for request in [Request::Done(0), Request::Failed(0, true)] {
             let mut fixture = Fixture::new();
             assert!(fixture.ask(&old, "a", Request::Change(0)));
             fixture.accept(2);
             assert!(!fixture.ask(&new, "b", Request::Change(0)));
-            assert!(fixture.ask(&new, "a", want));
-            assert_eq!(fixture.freed(), Some(Freed::default()), "{want:?}");
-            assert!(fixture.ask(&new, "b", Request::Change(0)), "{want:?}");
+            assert!(fixture.ask(&new, "a", request));
+            assert_eq!(fixture.freed(), Some(Freed::default()), "{request:?}");
+            assert!(fixture.ask(&new, "b", Request::Change(0)), "{request:?}");
         }
     }
 
     #[test]
-    fn relabelled_waiter_refuses_offer_of_its_former_part() {
-        let parts = |of_b: &str| {
+    fn relabelled_waiter_refuses_offer_of_its_former_partition() {
+        let partitions = |of_b: &str| {
             ["a", "b", "c", "d"].map(|node| (node.to_owned(), if node == "b" { of_b } else { "x" }.to_owned())).into()
         };
-        let old = RolloutSpec { parts: parts("x"), ..spec(1, Some(1), 0) };
-        let new = RolloutSpec { parts: parts("y"), ..spec(1, Some(1), 0) };
+        let old = RolloutSpec { partitions: partitions("x"), ..spec(1, Some(1), 0) };
+        let new = RolloutSpec { partitions: partitions("y"), ..spec(1, Some(1), 0) };
         let mut fixture = Fixture::new();
         assert!(fixture.ask(&old, "a", Request::Change(0)) && !fixture.ask(&old, "b", Request::Change(0)));
         assert!(fixture.ask(&old, "a", Request::Done(0)), "an offer for b");
         assert!(fixture.ask(&new, "b", Request::Change(0)), "it takes a slot of its own part");
-        assert_eq!(fixture.snapshot(&new, "b").mine(&new, "b").map(|mine| mine.part.as_str()), Some("y"));
+        assert_eq!(
+            fixture.snapshot(&new, "b").own_slot(&new, "b").map(|own_slot| own_slot.partition.as_str()),
+            Some("y")
+        );
     }
 
     #[test]
@@ -501,7 +509,7 @@ mod tests {
         }
         assert!(!fixture.ask(&spec, "c", Request::Change(0)), "the run is halted");
         // A node that left the targets knows only its slot.
-        let minimal = RolloutSpec { book: spec.book.clone(), group: spec.group.clone(), ..RolloutSpec::default() };
+        let minimal = RolloutSpec { book: spec.book.clone(), budget: spec.budget.clone(), ..RolloutSpec::default() };
         assert!(fixture.ask(&minimal, "a", Request::Leave));
         assert_eq!(fixture.freed(), Some(Freed::default()));
     }
@@ -509,8 +517,8 @@ mod tests {
     #[test]
     fn end_of_a_halt_in_a_budget_with_tasks_of_their_own_touches_every_waiter() {
         let (mut fixture, book) = (Fixture::new(), RolloutSpec { shared: true, ..spec(1, Some(1), 0) });
-        let parts = ["a", "b", "c", "d"].map(|node| (node.to_owned(), "=1-".to_owned())).into();
-        let task = RolloutSpec { parts, ..book.clone() };
+        let partitions = ["a", "b", "c", "d"].map(|node| (node.to_owned(), "=1-".to_owned())).into();
+        let task = RolloutSpec { partitions, ..book.clone() };
         assert!(fixture.ask(&book, "a", Request::Change(0)) && fixture.ask(&book, "a", Request::Failed(0, true)));
         assert!(!fixture.ask(&task, "b", Request::Change(0)), "the run is halted");
         assert!(fixture.ask(&book, "a", Request::Done(0)));
@@ -531,7 +539,7 @@ mod tests {
     /// Puts a node into the queue without an admission.
     fn queue(fixture: &mut Fixture, spec: &RolloutSpec, node: &str, run: &str) {
         let entry = crate::rollout::Queued { run: run.to_owned(), segment: 0, accepted: spec.accepted.clone() };
-        let key = keys::queue(&spec.group, "-", &spec.book, node);
+        let key = keys::queue(&spec.budget, "-", &spec.book, node);
         fixture.0.apply(&Txn { then: vec![Op::put(key, bytes(&entry))], ..Txn::default() }).unwrap();
     }
 
@@ -546,7 +554,7 @@ mod tests {
     }
 
     #[test]
-    fn release_behind_a_window_of_void_queue_entries_touches_every_waiter() {
+    fn release_after_a_window_of_void_queue_entries_touches_every_waiter() {
         let (mut fixture, spec, nodes) = crowd(1);
         assert!(fixture.ask(&spec, "n39", Request::Change(0)));
         for node in &nodes[..20] {
@@ -564,8 +572,8 @@ mod tests {
         for node in ["a", "b"] {
             assert!(fixture.ask(&spec, node, Request::Change(0)));
         }
-        let lost = SlotRecord { lost: true, ..fixture.snapshot(&spec, "a").mine(&spec, "a").unwrap().held.clone() };
-        let key = keys::held(&spec.group, "-", &spec.book, "a");
+        let lost = SlotRecord { lost: true, ..fixture.snapshot(&spec, "a").own_slot(&spec, "a").unwrap().held.clone() };
+        let key = keys::held(&spec.budget, "-", &spec.book, "a");
         fixture.0.apply(&Txn { then: vec![Op::put(key, bytes(&lost))], ..Txn::default() }).unwrap();
         for node in ["c", "d"] {
             assert!(!fixture.ask(&spec, node, Request::Change(0)));

@@ -24,19 +24,20 @@ pub struct NodeClaims {
 
 /// Returns the transaction that reports a rollback of the store. `None` if another node has already reported the
 /// rollback. `known` is the identifier of the most recent recovery that this node has read.
-pub fn report_rollback(snapshot: &RunSnapshot, me: &str, id: &str, known: Option<&str>) -> Option<Txn> {
+pub fn report_rollback(snapshot: &RunSnapshot, own_node: &str, id: &str, known: Option<&str>) -> Option<Txn> {
     if snapshot.recovery.as_ref().is_some_and(|(restored, _)| Some(restored.id.as_str()) != known) {
         return None;
     }
-    let put = Op::put(keys::recovery(me), bytes(&RecoveryEpoch { id: id.to_owned(), ..RecoveryEpoch::default() }));
+    let put =
+        Op::put(keys::recovery(own_node), bytes(&RecoveryEpoch { id: id.to_owned(), ..RecoveryEpoch::default() }));
     Some(Txn { compare: snapshot.same_recovery(), then: vec![put], otherwise: Vec::new() })
 }
 
 /// Returns the transaction that corrects the first record of this node that is missing or wrong in the store. `None` if
 /// the store agrees with the journal.
-pub fn republish(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, own: &NodeClaims) -> Option<Txn> {
+pub fn republish(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, own: &NodeClaims) -> Option<Txn> {
     let vote = own.voted.iter().find(|segment| !snapshot.voted.contains(segment)).map(|segment| {
-        let key = keys::vote(&spec.run, *segment, spec.is_member(me), me);
+        let key = keys::vote(&spec.run, *segment, spec.is_member(own_node), own_node);
         let vote = Vote { run: spec.run.clone(), segment: *segment, accepted: spec.accepted.clone() };
         Txn {
             compare: vec![Compare::Absent(key.clone())],
@@ -44,23 +45,27 @@ pub fn republish(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, own: &Nod
             otherwise: Vec::new(),
         }
     });
-    vote.or_else(|| republish_slot(spec, snapshot, me, own))
+    vote.or_else(|| republish_slot(spec, snapshot, own_node, own))
 }
 
-fn republish_slot(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, own: &NodeClaims) -> Option<Txn> {
-    let mine = snapshot.mine(spec, me);
+fn republish_slot(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, own: &NodeClaims) -> Option<Txn> {
+    let own_slot = snapshot.own_slot(spec, own_node);
     let Some((kind, run, segment)) = &own.away else {
         // The journal contains no disruption, so any slot record of this node in the store is obsolete.
-        let mut txn = delete(spec, mine?);
-        txn.then.push(Op::Delete(keys::offer_notice(me, &spec.group)));
+        let mut txn = delete(spec, own_slot?);
+        txn.then.push(Op::Delete(keys::offer_notice(own_node, &spec.budget)));
         return Some(txn);
     };
-    let is = |wanted: SlotState| mine.is_some_and(|mine| mine.held.kind == wanted);
-    if is(*kind) && (!is(SlotState::Claim) || !crowded(spec, snapshot, me, mine)) || is(SlotState::WrittenOff) {
+    let is = |wanted: SlotState| own_slot.is_some_and(|own_slot| own_slot.held.kind == wanted);
+    if is(*kind) && (!is(SlotState::Claim) || !crowded(spec, snapshot, own_node, own_slot)) || is(SlotState::WrittenOff)
+    {
         return None;
     }
-    let kind =
-        if *kind == SlotState::Claim && crowded(spec, snapshot, me, mine) { SlotState::WrittenOff } else { *kind };
+    let kind = if *kind == SlotState::Claim && crowded(spec, snapshot, own_node, own_slot) {
+        SlotState::WrittenOff
+    } else {
+        *kind
+    };
     let held = SlotRecord {
         kind,
         run: run.clone(),
@@ -69,10 +74,10 @@ fn republish_slot(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, own: &No
         lost: false,
         absent: 0,
     };
-    let mut txn = match mine {
-        Some(mine) => replace(spec, mine, &held),
+    let mut txn = match own_slot {
+        Some(own_slot) => replace(spec, own_slot, &held),
         None => {
-            let key = own_held(spec, me);
+            let key = own_held(spec, own_node);
             Txn {
                 compare: vec![Compare::Absent(key.clone())],
                 then: vec![Op::put(key, bytes(&held))],
@@ -80,25 +85,26 @@ fn republish_slot(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, own: &No
             }
         }
     };
-    txn.compare.push(Compare::NoneNewer(keys::all_held(&spec.group), snapshot.revision));
+    txn.compare.push(Compare::NoneNewer(keys::all_held(&spec.budget), snapshot.revision));
     Some(txn)
 }
 
 /// Returns whether other nodes hold all slots of the partition. If other nodes hold all slots, the node cannot
 /// republish its claim, and needs a new slot (P16).
-fn crowded(spec: &RolloutSpec, snapshot: &RunSnapshot, me: &str, mine: Option<&SlotEntry>) -> bool {
-    let part = mine.map_or_else(|| spec.part(me), |mine| mine.part.as_str());
-    let claims = |held: &&SlotEntry| held.held.kind == SlotState::Claim && held.node != me && held.part == part;
+fn crowded(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, own_slot: Option<&SlotEntry>) -> bool {
+    let partition = own_slot.map_or_else(|| spec.partition(own_node), |own_slot| own_slot.partition.as_str());
+    let claims =
+        |held: &&SlotEntry| held.held.kind == SlotState::Claim && held.node != own_node && held.partition == partition;
     spec.count.is_some_and(|count| snapshot.held.iter().filter(claims).count() as u64 >= count)
 }
 
 /// Returns the transaction that records that this node has republished all its claims. `None` if the store already has
 /// the acknowledgement.
-pub fn acknowledge(snapshot: &RunSnapshot, me: &str) -> Option<Txn> {
-    let (restored, _) = snapshot.recovery.as_ref().filter(|_| !snapshot.acknowledged.contains(me))?;
+pub fn acknowledge(snapshot: &RunSnapshot, own_node: &str) -> Option<Txn> {
+    let (restored, _) = snapshot.recovery.as_ref().filter(|_| !snapshot.acknowledged.contains(own_node))?;
     Some(Txn {
         compare: snapshot.same_recovery(),
-        then: vec![Op::put(keys::recovery_ack(&restored.id, me), b"{}".to_vec())],
+        then: vec![Op::put(keys::recovery_ack(&restored.id, own_node), b"{}".to_vec())],
         otherwise: Vec::new(),
     })
 }

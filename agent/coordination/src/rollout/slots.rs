@@ -10,7 +10,7 @@ use crate::{
 
 /// Returns the transaction that replaces a slot record. The transaction fails if the slot record has changed.
 pub(super) fn replace(spec: &RolloutSpec, old: &SlotEntry, new: &SlotRecord) -> Txn {
-    let key = keys::held(&spec.group, &old.part, &old.book, &old.node);
+    let key = keys::held(&spec.budget, &old.partition, &old.book, &old.node);
     Txn {
         compare: vec![Compare::Revision(key.clone(), old.modified)],
         then: vec![Op::put(key, bytes(new))],
@@ -20,7 +20,7 @@ pub(super) fn replace(spec: &RolloutSpec, old: &SlotEntry, new: &SlotRecord) -> 
 
 /// Returns the transaction that deletes a slot record. The transaction fails if the slot record has changed.
 pub(super) fn delete(spec: &RolloutSpec, old: &SlotEntry) -> Txn {
-    let key = keys::held(&spec.group, &old.part, &old.book, &old.node);
+    let key = keys::held(&spec.budget, &old.partition, &old.book, &old.node);
     Txn {
         compare: vec![Compare::Revision(key.clone(), old.modified)],
         then: vec![Op::Delete(key)],
@@ -29,8 +29,8 @@ pub(super) fn delete(spec: &RolloutSpec, old: &SlotEntry) -> Txn {
 }
 
 /// Returns the key of the slot record of a node in its own partition.
-pub(super) fn own_held(spec: &RolloutSpec, me: &str) -> String {
-    keys::held(&spec.group, spec.part(me), &spec.book, me)
+pub(super) fn own_held(spec: &RolloutSpec, own_node: &str) -> String {
+    keys::held(&spec.budget, spec.partition(own_node), &spec.book, own_node)
 }
 
 /// Returns a record as JSON, as the store keeps the record.

@@ -35,7 +35,7 @@ pub struct SlotEntry {
     /// The name of the node that the record is about.
     pub node: String,
     /// The partition of the budget that the slot belongs to.
-    pub part: String,
+    pub partition: String,
     /// The book for which the node holds the slot.
     pub book: String,
     /// The slot record itself.
@@ -62,7 +62,7 @@ pub struct Entry {
     /// The name of the waiting node.
     pub node: String,
     /// The partition of the budget for which the node waits.
-    pub part: String,
+    pub partition: String,
     /// The book for which the node waits.
     pub book: String,
     /// The queue entry itself.
@@ -126,30 +126,30 @@ pub struct RunSnapshot {
 
 impl RunSnapshot {
     /// Returns the transaction that reads a snapshot.
-    pub fn reading(spec: &RolloutSpec, me: &str) -> Txn {
+    pub fn reading(spec: &RolloutSpec, own_node: &str) -> Txn {
         let mut then = vec![
             Op::Read(keys::ACCEPTED.to_owned()),
             Op::Read(keys::ALL_RECOVERIES.to_owned()),
-            Op::Read(keys::write_sequence(me)),
+            Op::Read(keys::write_sequence(own_node)),
             Op::Read(keys::progress(&spec.book)),
-            Op::Read(keys::all_held(&spec.group)),
-            Op::Oldest(keys::partition_queue(&spec.group, spec.part(me)), HEADS),
-            Op::Read(keys::queue(&spec.group, spec.part(me), &spec.book, me)),
-            Op::Read(keys::alive(me)),
+            Op::Read(keys::all_held(&spec.budget)),
+            Op::Oldest(keys::partition_queue(&spec.budget, spec.partition(own_node)), HEADS),
+            Op::Read(keys::queue(&spec.budget, spec.partition(own_node), &spec.book, own_node)),
+            Op::Read(keys::alive(own_node)),
         ];
-        then.extend(reading_votes(spec, me, 0..spec.segments().min(FIRST_SEGMENTS)));
+        then.extend(reading_votes(spec, own_node, 0..spec.segments().min(FIRST_SEGMENTS)));
         Txn { compare: Vec::new(), then, otherwise: Vec::new() }
     }
 
     /// Returns the transactions that read the remaining votes, because [`RunSnapshot::reading`] reads only the votes of
     /// the first 40 segments. Most runs need no further transaction. A vote is never withdrawn, so a node may read
     /// votes later than the rest of the snapshot.
-    pub fn reading_more(spec: &RolloutSpec, me: &str) -> Vec<Txn> {
+    pub fn reading_more(spec: &RolloutSpec, own_node: &str) -> Vec<Txn> {
         let mut reads = Vec::new();
         let mut from = FIRST_SEGMENTS;
         while from < spec.segments() {
             let to = from.saturating_add(MORE_SEGMENTS).min(spec.segments());
-            reads.push(Txn { then: reading_votes(spec, me, from..to), ..Txn::default() });
+            reads.push(Txn { then: reading_votes(spec, own_node, from..to), ..Txn::default() });
             from = to;
         }
         reads
@@ -158,12 +158,12 @@ impl RunSnapshot {
     /// Adds the votes that one transaction of [`RunSnapshot::reading_more`] has read. The calls must follow the order
     /// of the transactions that [`RunSnapshot::reading_more`] returns.
     #[must_use]
-    pub fn with_votes(mut self, spec: &RolloutSpec, me: &str, answers: Vec<Answer>) -> Self {
+    pub fn with_votes(mut self, spec: &RolloutSpec, own_node: &str, answers: Vec<Answer>) -> Self {
         let mut answers = answers.into_iter();
         while let Some(count) = answers.next() {
             let segment = u32::try_from(self.votes.len()).unwrap_or(u32::MAX);
             self.votes.push(count.count);
-            let key = keys::vote(&spec.run, segment, spec.is_member(me), me);
+            let key = keys::vote(&spec.run, segment, spec.is_member(own_node), own_node);
             if answers.next().is_some_and(|own| own.rows.iter().any(|row| row.key == key)) {
                 self.voted.insert(segment);
             }
@@ -172,7 +172,7 @@ impl RunSnapshot {
     }
 
     /// Builds the snapshot from the answers to [`RunSnapshot::reading`].
-    pub fn of(spec: &RolloutSpec, me: &str, revision: u64, answers: Vec<Answer>) -> Self {
+    pub fn of(spec: &RolloutSpec, own_node: &str, revision: u64, answers: Vec<Answer>) -> Self {
         let mut answers = answers.into_iter();
         let mut rows = || answers.next().unwrap_or_default();
         let exactly = |answer: Answer, key: &str| answer.rows.into_iter().find(|row| row.key == key);
@@ -182,25 +182,25 @@ impl RunSnapshot {
             Some((accepted.id(), row.modified))
         });
         snapshot.recovery = newest_recovery(&rows().rows);
-        snapshot.sequence = exactly(rows(), &keys::write_sequence(me))
+        snapshot.sequence = exactly(rows(), &keys::write_sequence(own_node))
             .and_then(|row| parse::<WriteSequence>(&row))
             .map_or(0, |mark| mark.number);
         snapshot.progress =
             exactly(rows(), &keys::progress(&spec.book)).and_then(|row| Some((parse(&row)?, row.modified)));
-        let prefix = keys::all_held(&spec.group);
+        let prefix = keys::all_held(&spec.budget);
         snapshot.held = rows().rows.iter().filter_map(|row| slot_entry(row, &prefix)).collect();
-        let prefix = keys::whole_queue(&spec.group);
+        let prefix = keys::whole_queue(&spec.budget);
         snapshot.queue = rows().rows.iter().filter_map(|row| queue_entry(row, &prefix)).collect();
-        snapshot.queued = exactly(rows(), &keys::queue(&spec.group, spec.part(me), &spec.book, me))
+        snapshot.queued = exactly(rows(), &keys::queue(&spec.budget, spec.partition(own_node), &spec.book, own_node))
             .and_then(|row| Some((parse(&row)?, row.modified)));
-        snapshot.leased = exactly(rows(), &keys::alive(me)).is_some();
-        snapshot = snapshot.with_votes(spec, me, answers.collect());
+        snapshot.leased = exactly(rows(), &keys::alive(own_node)).is_some();
+        snapshot = snapshot.with_votes(spec, own_node, answers.collect());
         snapshot
     }
 
     /// Returns this node's slot record for the book. `None` if this node has no slot record for the book.
-    pub fn mine(&self, spec: &RolloutSpec, me: &str) -> Option<&SlotEntry> {
-        self.held.iter().find(|held| held.node == me && held.book == spec.book)
+    pub fn own_slot(&self, spec: &RolloutSpec, own_node: &str) -> Option<&SlotEntry> {
+        self.held.iter().find(|held| held.node == own_node && held.book == spec.book)
     }
 
     /// Returns whether the partition may have more queue entries than the snapshot contains.
@@ -230,8 +230,8 @@ impl RunSnapshot {
     }
 
     /// Returns whether this node must republish its claims before it may enter a segment.
-    pub fn needs_republish(&self, me: &str) -> bool {
-        self.rolled_back || self.recovery.is_some() && !self.acknowledged.contains(me)
+    pub fn needs_republish(&self, own_node: &str) -> bool {
+        self.rolled_back || self.recovery.is_some() && !self.acknowledged.contains(own_node)
     }
 
     /// Returns whether no recovery is open, or the open recovery is complete for the book. A recovery is complete when
@@ -265,9 +265,10 @@ impl RunSnapshot {
     }
 
     /// Returns the number of slots of a partition that are claimed or offered (P55).
-    pub fn taken(&self, part: &str) -> u64 {
-        let slots =
-            |held: &&SlotEntry| matches!(held.held.kind, SlotState::Claim | SlotState::Offer) && held.part == part;
+    pub fn taken(&self, partition: &str) -> u64 {
+        let slots = |held: &&SlotEntry| {
+            matches!(held.held.kind, SlotState::Claim | SlotState::Offer) && held.partition == partition
+        };
         self.held.iter().filter(slots).count() as u64
     }
 
@@ -346,9 +347,9 @@ impl RunSnapshot {
 }
 
 /// Returns the operations that read two values for each given segment: the number of votes, and this node's vote.
-fn reading_votes(spec: &RolloutSpec, me: &str, segments: Range<u32>) -> Vec<Op> {
+fn reading_votes(spec: &RolloutSpec, own_node: &str, segments: Range<u32>) -> Vec<Op> {
     let of = |segment| {
-        let own = keys::vote(&spec.run, segment, spec.is_member(me), me);
+        let own = keys::vote(&spec.run, segment, spec.is_member(own_node), own_node);
         [Op::Count(keys::member_votes(&spec.run, segment)), Op::Read(own)]
     };
     segments.flat_map(of).collect()
@@ -358,13 +359,13 @@ fn reading_votes(spec: &RolloutSpec, me: &str, segments: Range<u32>) -> Vec<Op> 
 /// for a run with many segments.
 pub fn look<E>(
     spec: &RolloutSpec,
-    me: &str,
+    own_node: &str,
     mut run: impl FnMut(&Txn) -> Result<(u64, Vec<Answer>), E>,
 ) -> Result<RunSnapshot, E> {
-    let (revision, answers) = run(&RunSnapshot::reading(spec, me))?;
-    let mut snapshot = RunSnapshot::of(spec, me, revision, answers);
-    for txn in RunSnapshot::reading_more(spec, me) {
-        snapshot = snapshot.with_votes(spec, me, run(&txn)?.1);
+    let (revision, answers) = run(&RunSnapshot::reading(spec, own_node))?;
+    let mut snapshot = RunSnapshot::of(spec, own_node, revision, answers);
+    for txn in RunSnapshot::reading_more(spec, own_node) {
+        snapshot = snapshot.with_votes(spec, own_node, run(&txn)?.1);
     }
     Ok(snapshot)
 }
@@ -383,21 +384,23 @@ pub fn newest_recovery(rows: &[Row]) -> Option<(RecoveryEpoch, u64)> {
 /// Parses the part of a key after the prefix. The part has the form `PARTITION/NAMESPACE/BOOK/NODE`.
 fn owner(row: &Row, prefix: &str) -> Option<(String, String, String)> {
     match keys::parts(&row.key, prefix)[..] {
-        [part, namespace, book, node] => Some((part.to_owned(), format!("{namespace}/{book}"), node.to_owned())),
+        [partition, namespace, book, node] => {
+            Some((partition.to_owned(), format!("{namespace}/{book}"), node.to_owned()))
+        }
         _ => None,
     }
 }
 
 /// Parses a slot record. `prefix` is the prefix of the slot records of the budget.
 pub(crate) fn slot_entry(row: &Row, prefix: &str) -> Option<SlotEntry> {
-    let (part, book, node) = owner(row, prefix)?;
+    let (partition, book, node) = owner(row, prefix)?;
     let note = parse(row).unwrap_or_default();
-    Some(SlotEntry { node, part, book, held: parse(row)?, modified: row.modified, note })
+    Some(SlotEntry { node, partition, book, held: parse(row)?, modified: row.modified, note })
 }
 
 /// Parses a queue entry. `prefix` is the prefix of the queue of the budget.
 pub(crate) fn queue_entry(row: &Row, prefix: &str) -> Option<Entry> {
-    let (part, book, node) = owner(row, prefix)?;
+    let (partition, book, node) = owner(row, prefix)?;
     let note = parse(row).unwrap_or_default();
-    Some(Entry { node, part, book, queued: parse(row)?, modified: row.modified, note })
+    Some(Entry { node, partition, book, queued: parse(row)?, modified: row.modified, note })
 }

@@ -37,7 +37,7 @@ pub struct RolloutSpec {
     /// The book, as `namespace/name`.
     pub book: String,
     /// The name of the budget, which is the book's own budget or a named slot that several books share.
-    pub group: String,
+    pub budget: String,
     /// The name of the run: the book, the generation that last changed its definition, and the digest of the definition
     /// (P35, P70).
     pub run: String,
@@ -50,9 +50,9 @@ pub struct RolloutSpec {
     pub late: Vec<String>,
     /// The names of all nodes that git names.
     pub known: Vec<String>,
-    /// The partition of each node: the value of its label that `per` names. `parts` is empty if the budget has no
+    /// The partition of each node: the value of its label that `per` names. `partitions` is empty if the budget has no
     /// partitions.
-    pub parts: BTreeMap<String, String>,
+    pub partitions: BTreeMap<String, String>,
     /// The maximum number of nodes that hold a slot of one partition at the same time. `None` if there is no limit.
     pub count: Option<u64>,
     /// The maximum number of failed nodes with which the run continues.
@@ -60,7 +60,7 @@ pub struct RolloutSpec {
     /// True if other nodes and later waves continue despite failures (`failAfterAllTargetsRan`). A run with too many
     /// failures does not complete until enough failed nodes have succeeded. In a named slot, the failure limit of the
     /// other books also applies to this book.
-    pub after_all: bool,
+    pub fail_after_all: bool,
     /// The smallest `max_failures` of all books that share a named slot. All books of a named slot use the same limit.
     /// `None` if the book's own `max_failures` applies.
     pub slot_failures: Option<u64>,
@@ -103,22 +103,22 @@ impl RolloutSpec {
     }
 
     /// Returns the partition of a node, or `-` if the node has none.
-    pub fn part(&self, node: &str) -> &str {
-        self.parts.get(node).map_or("-", String::as_str)
+    pub fn partition(&self, node: &str) -> &str {
+        self.partitions.get(node).map_or("-", String::as_str)
     }
 
     /// Returns the name of the budget, as messages show it.
     pub fn budget_name(&self) -> String {
-        match self.group.split_once("/slot=") {
+        match self.budget.split_once("/slot=") {
             Some((namespace, slot)) => format!("slot {slot} of namespace {namespace}"),
-            None => format!("book {}", self.group),
+            None => format!("book {}", self.budget),
         }
     }
 
     /// Returns the name of a partition of the budget, as messages show it.
-    pub fn partition_name(&self, part: &str) -> String {
+    pub fn partition_name(&self, partition: &str) -> String {
         let budget = self.budget_name();
-        let Some(value) = part.strip_prefix('=') else { return budget };
+        let Some(value) = partition.strip_prefix('=') else { return budget };
         let digits = value.find(|character: char| !character.is_ascii_digit()).unwrap_or(0);
         // A task with its own limit has separate partitions in the budget of the book: `=SEGMENT-` or `=SEGMENT=VALUE`.
         match value.split_at(digits) {
@@ -145,7 +145,7 @@ impl RolloutSpec {
     /// Returns the maximum number of failed nodes with which the budget still gives slots. `None` if failures stop no
     /// node.
     pub fn failure_limit(&self) -> Option<u64> {
-        self.slot_failures.or_else(|| (!self.after_all).then_some(self.max_failures))
+        self.slot_failures.or_else(|| (!self.fail_after_all).then_some(self.max_failures))
     }
 
     /// Returns the members of all waves up to `wave`.

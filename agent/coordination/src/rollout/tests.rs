@@ -21,7 +21,7 @@ pub(super) fn spec(generation: u64, count: Option<u64>, max_failures: u64) -> Ro
     let nodes = NODES.map(str::to_owned);
     RolloutSpec {
         book: "n/b".into(),
-        group: "n/b".into(),
+        budget: "n/b".into(),
         run: "n/b@1".into(),
         accepted: record(generation, "").id(),
         members: nodes.clone().map(|node| (node, 0)).into(),
@@ -61,30 +61,30 @@ impl Fixture {
         self.put(keys::ACCEPTED, bytes(&record(generation, "")));
     }
 
-    pub(super) fn snapshot(&self, spec: &RolloutSpec, me: &str) -> RunSnapshot {
-        look(spec, me, |txn| Ok::<_, ()>(self.0.peek(txn))).unwrap()
+    pub(super) fn snapshot(&self, spec: &RolloutSpec, own_node: &str) -> RunSnapshot {
+        look(spec, own_node, |txn| Ok::<_, ()>(self.0.peek(txn))).unwrap()
     }
 
     /// Repeats the request of a node until the decision is to continue or to wait. Returns true if the decision is to
     /// continue.
-    pub(super) fn ask(&mut self, spec: &RolloutSpec, me: &str, want: Request) -> bool {
+    pub(super) fn ask(&mut self, spec: &RolloutSpec, own_node: &str, request: Request) -> bool {
         for _ in 0..20 {
-            match decide(spec, &self.snapshot(spec, me), me, want) {
+            match decide(spec, &self.snapshot(spec, own_node), own_node, request) {
                 Decision::Go => return true,
                 Decision::Wait(_) => return false,
                 Decision::Commit(txn) => drop(self.0.apply(&txn).unwrap()),
             }
         }
-        panic!("{me} does not come to an end with {want:?}");
+        panic!("{own_node} does not come to an end with {request:?}");
     }
 
     /// Runs the maintenance that one node finds due, while the nodes in `lost` count as lost.
-    fn maintain(&mut self, spec: &RolloutSpec, me: &str, lost: &[&str]) {
+    fn maintain(&mut self, spec: &RolloutSpec, own_node: &str, lost: &[&str]) {
         for node in lost {
             self.0.apply(&Txn { then: vec![Op::Delete(keys::alive(node))], ..Txn::default() }).unwrap();
         }
         for _ in 0..20 {
-            let mut snapshot = self.snapshot(spec, me);
+            let mut snapshot = self.snapshot(spec, own_node);
             snapshot.lost = lost.iter().map(|node| (*node).to_owned()).collect();
             snapshot.soaked = true;
             if let Some(segment) = segment_to_inspect(spec, &snapshot) {
@@ -92,12 +92,12 @@ impl Fixture {
                 let name = |row: &crate::store::Row| row.key.strip_prefix(&prefix).map(str::to_owned);
                 snapshot.names = Some((segment, self.0.below(&prefix).filter_map(name).collect()));
             }
-            match next_maintenance(spec, &snapshot, me) {
+            match next_maintenance(spec, &snapshot, own_node) {
                 Some(txn) => drop(self.0.apply(&txn).unwrap()),
                 None => return,
             }
         }
-        panic!("{me} does not come to an end with the maintenance");
+        panic!("{own_node} does not come to an end with the maintenance");
     }
 
     pub(super) fn kinds(&self, spec: &RolloutSpec) -> Vec<(String, SlotState)> {
@@ -121,7 +121,7 @@ pub(super) fn is(node: &str, kind: SlotState) -> (String, SlotState) {
 /// Returns the spec of a run of a book that uses the named slot `s`.
 fn shared(book: &str, max_failures: u64) -> RolloutSpec {
     let run = format!("{book}@1");
-    RolloutSpec { book: book.into(), group: "n/slot=s".into(), run, shared: true, ..spec(1, Some(1), max_failures) }
+    RolloutSpec { book: book.into(), budget: "n/slot=s".into(), run, shared: true, ..spec(1, Some(1), max_failures) }
 }
 
 #[test]
@@ -175,14 +175,14 @@ fn lost_holder_of_another_book_in_a_named_slot_does_not_halt_this_book() {
 
 #[test]
 fn later_wave_opens_after_too_many_failures_under_fail_after_all_targets_ran() {
-    for after_all in [false, true] {
+    for fail_after_all in [false, true] {
         let mut fixture = Fixture::new();
-        let mut spec = RolloutSpec { after_all, waves: 2, cuts: vec![Cut::Barrier], ..of_two(None, 0) };
+        let mut spec = RolloutSpec { fail_after_all, waves: 2, cuts: vec![Cut::Barrier], ..of_two(None, 0) };
         spec.members.insert("b".into(), 1);
         assert!(fixture.ask(&spec, "a", Request::Failed(0, true)));
         fixture.maintain(&spec, "b", &[]);
-        assert_eq!(fixture.ask(&spec, "b", Request::Change(0)), after_all, "the second wave");
-        if after_all {
+        assert_eq!(fixture.ask(&spec, "b", Request::Change(0)), fail_after_all, "the second wave");
+        if fail_after_all {
             assert!(fixture.ask(&spec, "b", Request::Done(0)));
             fixture.maintain(&spec, "b", &[]);
             assert!(fixture.ask(&spec, "b", Request::Enter(1)) || spec.waves == 2, "the barrier");
@@ -194,7 +194,7 @@ fn later_wave_opens_after_too_many_failures_under_fail_after_all_targets_ran() {
 
 #[test]
 fn run_with_too_many_failures_under_fail_after_all_targets_ran_ends_when_they_succeed() {
-    let (mut fixture, spec) = (Fixture::new(), RolloutSpec { after_all: true, ..of_two(None, 0) });
+    let (mut fixture, spec) = (Fixture::new(), RolloutSpec { fail_after_all: true, ..of_two(None, 0) });
     assert!(fixture.ask(&spec, "a", Request::Failed(0, true)) && fixture.ask(&spec, "b", Request::Done(0)));
     fixture.maintain(&spec, "b", &[]);
     assert!(!fixture.done(&spec), "the run has failed");
@@ -219,7 +219,7 @@ fn returned_node_that_waits_for_its_wave_no_longer_counts_as_lost() {
         lost: true,
         absent: 0,
     };
-    fixture.put(&keys::held(&spec.group, "-", &spec.book, "d"), bytes(&lost));
+    fixture.put(&keys::held(&spec.budget, "-", &spec.book, "d"), bytes(&lost));
     fixture.maintain(&spec, "a", &[]);
     assert_eq!(fixture.snapshot(&spec, "a").open_waves(&spec, 0), 1, "a lost node counts as failed");
     assert!(!fixture.ask(&spec, "d", Request::Enter(0)));
@@ -242,7 +242,7 @@ fn failed_node_retries_in_its_segment_after_the_store_has_lost_the_opened_barrie
     // A restored store has the failure, which the node has republished, and not the progress of the run.
     for (run, segment, enters) in [(spec.run.as_str(), 1, true), (spec.run.as_str(), 0, false), ("n/b@0", 1, false)] {
         let mut fixture = Fixture::new();
-        fixture.put(&keys::held(&spec.group, "-", &spec.book, "a"), bytes(&failure(run, segment)));
+        fixture.put(&keys::held(&spec.budget, "-", &spec.book, "a"), bytes(&failure(run, segment)));
         assert_eq!(fixture.ask(&spec, "a", Request::Enter(1)), enters, "{run} {segment}");
     }
 }
@@ -253,7 +253,7 @@ fn node_that_completes_a_segment_again_keeps_the_claim_of_a_later_segment() {
         let (mut fixture, spec) = (Fixture::new(), RolloutSpec { cuts: vec![Cut::Barrier], ..of_two(Some(1), 1) });
         let record =
             SlotRecord { kind, run: run.into(), segment: 1, accepted: spec.accepted.clone(), lost: false, absent: 0 };
-        fixture.put(&keys::held(&spec.group, "-", &spec.book, "a"), bytes(&record));
+        fixture.put(&keys::held(&spec.budget, "-", &spec.book, "a"), bytes(&record));
         for _ in 0..2 {
             assert!(fixture.ask(&spec, "a", Request::Done(0)));
             assert!(fixture.snapshot(&spec, "a").voted.contains(&0));
@@ -413,7 +413,7 @@ fn written_off_node_and_offered_node_that_fail_before_their_admission_need_a_slo
             lost: false,
             absent: 0,
         };
-        fixture.put(&keys::held(&spec.group, "-", &spec.book, "a"), bytes(&record));
+        fixture.put(&keys::held(&spec.budget, "-", &spec.book, "a"), bytes(&record));
         assert!(fixture.ask(&spec, "a", Request::Failed(0, admitted)));
         assert_eq!(fixture.kinds(&spec), [is("a", after)], "{kind:?} {admitted}");
         assert!(fixture.ask(&spec, "b", Request::Change(0)));
@@ -439,7 +439,7 @@ fn failure_of_a_written_off_node_before_its_admission_does_not_forget_the_write_
 fn claim_of_a_lost_node_from_an_earlier_run_is_released_by_its_first_segment() {
     for on_lost in [OnLost::Fail, OnLost::Skip] {
         let (mut fixture, spec) = (Fixture::new(), RolloutSpec { on_lost, ..of_two(Some(1), 0) });
-        let key = keys::held(&spec.group, "-", &spec.book, "a");
+        let key = keys::held(&spec.budget, "-", &spec.book, "a");
         let run = "n/b@0".into();
         let claim = SlotRecord {
             kind: SlotState::Claim,
@@ -478,13 +478,13 @@ fn node_that_failed_before_its_admission_is_lost_without_a_claim() {
 }
 
 /// Returns the maintenance that one node finds due, while the nodes in `lost` count as lost.
-fn due(fixture: &Fixture, spec: &RolloutSpec, me: &str, lost: &[&str]) -> Txn {
-    let mut snapshot = fixture.snapshot(spec, me);
+fn due(fixture: &Fixture, spec: &RolloutSpec, own_node: &str, lost: &[&str]) -> Txn {
+    let mut snapshot = fixture.snapshot(spec, own_node);
     snapshot.lost = lost.iter().map(|node| (*node).to_owned()).collect();
     let prefix = keys::member_votes(&spec.run, 0);
     let name = |row: &crate::store::Row| row.key.strip_prefix(&prefix).map(str::to_owned);
     snapshot.names = Some((0, fixture.0.below(&prefix).filter_map(name).collect()));
-    next_maintenance(spec, &snapshot, me).unwrap()
+    next_maintenance(spec, &snapshot, own_node).unwrap()
 }
 
 #[test]
@@ -547,7 +547,7 @@ fn node_at_another_acceptance_of_the_accepted_number_admits_no_node() {
     let decided = decide(&lost, &fixture.snapshot(&lost, "a"), "a", Request::Change(0));
     assert_eq!(decided, Decision::Wait(BlockReason::Behind));
     let entry = Queued { run: lost.run.clone(), segment: 0, accepted: lost.accepted.clone() };
-    fixture.put(&keys::queue(&lost.group, "-", &lost.book, "a"), bytes(&entry));
+    fixture.put(&keys::queue(&lost.budget, "-", &lost.book, "a"), bytes(&entry));
     let is_due = |spec: &RolloutSpec| {
         let snapshot = RunSnapshot { idle: true, ..fixture.snapshot(spec, "b") };
         next_maintenance(spec, &snapshot, "b").is_some()

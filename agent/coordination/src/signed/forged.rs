@@ -71,7 +71,7 @@ fn set(names: &[&str]) -> BTreeSet<String> {
 
 fn rights() -> Rights {
     let book = BookRights {
-        groups: set(&["n/b"]),
+        budgets: set(&["n/b"]),
         targets: set(&["a", "b", "c"]),
         eligible: BTreeMap::from([("t".to_owned(), set(&["a", "b"]))]),
     };
@@ -84,20 +84,20 @@ impl Forgery {
         let common = Arc::<Common>::default();
         let clock = Arc::new(SystemClock);
         let node = |name: &'static str| {
-            let bearer = SigningIdentity::Bare(Arc::new(Identity::make().unwrap()));
-            let keys = bearer.keys().texts().to_vec();
-            let signer = Arc::new(RecordSigner::new("c".into(), name.into(), bearer.clone(), 1));
-            signer.give(rights());
+            let signing_identity = SigningIdentity::Bare(Arc::new(Identity::make().unwrap()));
+            let keys = signing_identity.keys().texts().to_vec();
+            let signer = Arc::new(RecordSigner::new("c".into(), name.into(), signing_identity.clone(), 1));
+            signer.set_rights(rights());
             let store = Arc::new(SignedStore::new(Arc::<Common>::clone(&common), signer));
             let fleet = Fleet::new(Arc::<SignedStore>::clone(&store), name.into(), Arc::<SystemClock>::clone(&clock));
-            fleet.read_as(bearer);
+            fleet.read_as(signing_identity);
             (name, Node { store, fleet, keys })
         };
         let nodes = ALL.map(node).into();
         let members = ["a", "b", "c"].map(|node| (node.to_owned(), 0)).into();
         let spec = RolloutSpec {
             book: "n/b".into(),
-            group: "n/b".into(),
+            budget: "n/b".into(),
             run: "n/b@1".into(),
             accepted: accepted().id(),
             members,
@@ -131,7 +131,7 @@ impl Forgery {
         &self.nodes[name].fleet
     }
 
-    fn errand(&self) -> ElectedTask<'_> {
+    fn elected_task(&self) -> ElectedTask<'_> {
         ElectedTask { spec: &self.spec, task: "t", definition: "d" }
     }
 
@@ -158,23 +158,23 @@ fn is_hold(answer: &Answer, reason: &str) -> bool {
 #[expect(dead_code, reason = "a kind of key without a test does not compile")]
 fn test_of(key: &Key<'_>) -> fn() {
     match key {
-        Key::Accepted => accepted_by_an_unnamed_node_or_in_the_name_of_another_is_not_followed,
+        Key::Accepted => acceptance_by_an_unnamed_node_or_in_the_name_of_another_is_not_adopted,
         Key::Recovery { .. } => restore_reported_in_the_name_of_another_pauses_nothing,
-        Key::Progress { .. } => opening_by_an_outsider_opens_no_barrier,
+        Key::Progress { .. } => progress_by_an_outsider_opens_no_barrier,
         Key::ResultNotice { .. } | Key::OfferNotice { .. } | Key::Freed { .. } => notice_by_an_outsider_wakes_no_node,
         Key::Agent { .. } => agent_record_of_another_node_rejects_no_node,
         Key::ResultKey { .. } => result_key_by_an_outsider_opens_nothing,
-        Key::ResultWant { .. } => request_by_an_outsider_is_not_answered,
+        Key::ResultRequest { .. } => key_request_by_an_outsider_is_not_answered,
         Key::Slot { .. } => claim_offer_failure_and_write_off_by_an_outsider_do_not_count,
         Key::Queue { .. } => queue_entry_by_an_outsider_gets_no_slot,
         Key::Vote { .. } => vote_in_the_name_of_another_passes_no_barrier,
         Key::Elected { .. } => election_by_an_outsider_elects_no_node,
         Key::Joined { .. } => join_record_by_another_joins_no_node,
-        Key::Sequence { .. } => mark_by_another_reports_no_restore,
-        Key::RecoveryAck { .. } => statement_in_the_name_of_another_ends_no_restore,
+        Key::Sequence { .. } => write_sequence_by_another_reports_no_restore,
+        Key::RecoveryAck { .. } => acknowledgement_in_the_name_of_another_ends_no_recovery,
         Key::Alive { .. } => lease_record_by_another_keeps_no_node_alive,
         // The tests for links of the chain of acceptances are in accept/chain.rs.
-        Key::Manifest { .. } | Key::Link { .. } => table_of_another_digest_is_not_read,
+        Key::Manifest { .. } | Key::Link { .. } => manifest_of_another_digest_is_not_read,
         // No node reads the value of a fence. The store compares its revision, and etcd restricts its writers
         // (deploy/etcd).
         Key::Fence { .. } | Key::Facts { .. } | Key::State { .. } => facts_and_state_by_another_are_not_shown,
@@ -182,7 +182,7 @@ fn test_of(key: &Key<'_>) -> fn() {
 }
 
 #[test]
-fn accepted_by_an_unnamed_node_or_in_the_name_of_another_is_not_followed() {
+fn acceptance_by_an_unnamed_node_or_in_the_name_of_another_is_not_adopted() {
     let it = Forgery::new();
     let found = || accept::current(&*it.nodes["b"].store, &Accepted::default()).unwrap();
     // Node b considers a record in its own name as written by itself.
@@ -193,7 +193,7 @@ fn accepted_by_an_unnamed_node_or_in_the_name_of_another_is_not_followed() {
         ("a", r#"{"schema":1,"generation":9,"by":""}"#),
     ] {
         it.put(by, keys::ACCEPTED, record);
-        assert_eq!((found().standing, found().record), (accept::Standing::Nothing, Accepted::default()), "{record}");
+        assert_eq!((found().relation, found().record), (accept::Relation::Nothing, Accepted::default()), "{record}");
     }
     it.put("z", keys::ACCEPTED, r#"{"schema":1,"generation":2,"by":"z"}"#);
     assert_eq!(found().record.generation, 2);
@@ -214,7 +214,7 @@ fn restore_reported_in_the_name_of_another_pauses_nothing() {
 }
 
 #[test]
-fn opening_by_an_outsider_opens_no_barrier() {
+fn progress_by_an_outsider_opens_no_barrier() {
     let opening = r#"{"run":"n/b@1","waves":[1,1],"done":false}"#;
     for (by, opens) in [("z", false), ("ghost", false), ("b", true)] {
         let it = Forgery::new().joined(&["a"]);
@@ -259,37 +259,37 @@ fn agent_record_of_another_node_rejects_no_node() {
 fn result_key_by_an_outsider_opens_nothing() {
     let it = Forgery::new().joined(&["a", "b", "c"]);
     let found = TaskResult { ok: true, result: "good".into(), message: None };
-    it.fleet("a").elect(it.errand(), true, 1).unwrap();
-    it.fleet("a").share(it.errand(), &found).unwrap();
-    let Election::Results(results) = it.fleet("c").elect(it.errand(), false, 1).unwrap() else { panic!() };
+    it.fleet("a").elect(it.elected_task(), true, 1).unwrap();
+    it.fleet("a").publish_result(it.elected_task(), &found).unwrap();
+    let Election::Results(results) = it.fleet("c").elect(it.elected_task(), false, 1).unwrap() else { panic!() };
     let place = keys::result_key("c", "n/b", "t", "a");
     let good = it.common.read(&place, &Page::default()).unwrap().rows.remove(0).value;
     // An outsider signs a record with the same wrapped key, so only the writer differs.
     let record: serde_json::Value = serde_json::from_slice(&good).unwrap();
     for by in ["z", "ghost"] {
         it.put(by, &place, &record.to_string());
-        assert_eq!(it.fleet("c").open(it.errand(), &results).unwrap(), Err(vec!["a".to_owned()]), "{by}");
+        assert_eq!(it.fleet("c").open(it.elected_task(), &results).unwrap(), Err(vec!["a".to_owned()]), "{by}");
     }
     it.put("b", &place, &record.to_string());
-    assert_eq!(it.fleet("c").open(it.errand(), &results).unwrap().unwrap()["a"], found);
+    assert_eq!(it.fleet("c").open(it.elected_task(), &results).unwrap().unwrap()["a"], found);
 }
 
 #[test]
-fn request_by_an_outsider_is_not_answered() {
+fn key_request_by_an_outsider_is_not_answered() {
     let it = Forgery::new().joined(&["a", "b", "c", "z"]);
     let found = TaskResult { ok: true, result: "good".into(), message: None };
-    it.fleet("a").elect(it.errand(), true, 1).unwrap();
-    it.fleet("a").share(it.errand(), &found).unwrap();
+    it.fleet("a").elect(it.elected_task(), true, 1).unwrap();
+    it.fleet("a").publish_result(it.elected_task(), &found).unwrap();
     let place = keys::result_key("c", "n/b", "t", "a");
     it.common.commit(&Txn { then: vec![Op::Delete(place.clone())], ..Txn::default() }).unwrap();
     let there = |key: &str| !it.common.read(key, &Page::default()).unwrap().rows.is_empty();
     let wanted = r#"{"definition":"d"}"#;
     for (by, from) in [("z", "c"), ("b", "c"), ("z", "z"), ("ghost", "ghost")] {
-        it.put(by, &keys::result_want("a", "n/b", "t", "a", from), wanted);
+        it.put(by, &keys::result_request("a", "n/b", "t", "a", from), wanted);
         it.fleet("a").answer(|_| Some(it.spec.clone())).unwrap();
         assert!(!there(&keys::result_key(from, "n/b", "t", "a")), "{by} for {from}");
     }
-    it.put("c", &keys::result_want("a", "n/b", "t", "a", "c"), wanted);
+    it.put("c", &keys::result_request("a", "n/b", "t", "a", "c"), wanted);
     it.fleet("a").answer(|_| Some(it.spec.clone())).unwrap();
     assert!(there(&place));
 }
@@ -367,15 +367,15 @@ fn election_by_an_outsider_elects_no_node() {
         for record in [result, begun] {
             let it = Forgery::new().joined(&["b"]);
             it.put(by, &keys::elected("n/b", "t", node), record);
-            let election = it.fleet("b").elect(it.errand(), true, 1).unwrap();
+            let election = it.fleet("b").elect(it.elected_task(), true, 1).unwrap();
             assert_eq!(election, Election::Run, "{node} by {by}");
-            let again = it.fleet("a").elect(it.errand(), true, 1).unwrap();
+            let again = it.fleet("a").elect(it.elected_task(), true, 1).unwrap();
             assert_eq!(again, Election::Wait(vec!["b".into()]), "{node} by {by}");
         }
     }
     let it = Forgery::new().joined(&["b"]);
     it.put("a", &keys::elected("n/b", "t", "a"), begun);
-    assert_eq!(it.fleet("b").elect(it.errand(), true, 1).unwrap(), Election::Wait(vec!["a".into()]));
+    assert_eq!(it.fleet("b").elect(it.elected_task(), true, 1).unwrap(), Election::Wait(vec!["a".into()]));
 }
 
 #[test]
@@ -391,7 +391,7 @@ fn join_record_by_another_joins_no_node() {
 }
 
 #[test]
-fn mark_by_another_reports_no_restore() {
+fn write_sequence_by_another_reports_no_restore() {
     let it = Forgery::new().joined(&["a"]);
     assert_eq!(it.fleet("a").ask(&it.spec, Request::Change(0)), Answer::Go);
     assert!(it.fleet("a").known().1 > 1, "it has written with a mark");
@@ -404,7 +404,7 @@ fn mark_by_another_reports_no_restore() {
 }
 
 #[test]
-fn statement_in_the_name_of_another_ends_no_restore() {
+fn acknowledgement_in_the_name_of_another_ends_no_recovery() {
     let it = Forgery::new().joined(&["a"]);
     it.put("b", &keys::recovery("b"), r#"{"id":"x"}"#);
     for node in ["a", "b", "c"] {
@@ -437,10 +437,12 @@ fn lease_record_by_another_keeps_no_node_alive() {
 }
 
 #[test]
-fn table_of_another_digest_is_not_read() {
+fn manifest_of_another_digest_is_not_read() {
     let it = Forgery::new();
-    let manifest =
-        RevisionManifest { births: BTreeMap::from([("TaskBook/n/b".to_owned(), 1)]), ..RevisionManifest::default() };
+    let manifest = RevisionManifest {
+        created_in: BTreeMap::from([("TaskBook/n/b".to_owned(), 1)]),
+        ..RevisionManifest::default()
+    };
     let accepted = Accepted { generation: 1, manifest: manifest.digest(), ..Accepted::default() };
     it.put("z", &keys::manifest(&manifest.digest(), 0), r#"{"books":{"n/b":{"digest":"x","since":9}}}"#);
     assert_eq!(accept::manifest_of(&*it.nodes["b"].store, &accepted).unwrap(), None);

@@ -5,7 +5,7 @@
 //! cannot forge a record of another node. A record cannot be moved or replayed, because its signature covers the store
 //! key and a growing number (P106, P110).
 
-mod heard;
+mod known_writers;
 mod signer;
 mod writers;
 
@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 
 use self::writers::Writers;
 pub use self::{
-    heard::Heard,
+    known_writers::KnownWriter,
     signer::RecordSigner,
     writers::{BookRights, Rights},
 };

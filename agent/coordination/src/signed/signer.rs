@@ -13,10 +13,10 @@ use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
-use towpath_host::identity::{PublicKeys, Revoked, Shown, SigningIdentity, has_signed};
+use towpath_host::identity::{PresentedKey, PublicKeys, Revoked, SigningIdentity, has_signed};
 
 use super::{
-    heard::{Heard, Writers as Known},
+    known_writers::{KnownWriter, Writers as Known},
     writers::{BookRights, Books, Rights, Writers, is_remembered, writers},
 };
 use crate::{keys::Key, store::Row};
@@ -44,7 +44,7 @@ struct Signature {
 pub struct RecordSigner {
     cluster: String,
     node: String,
-    bearer: SigningIdentity,
+    signing_identity: SigningIdentity,
     revoked: Revoked,
     sequence: AtomicU64,
     /// The highest record number that this node's key has signed before this process began.
@@ -84,7 +84,7 @@ struct Checked {
 struct Signed {
     by: String,
     seq: u64,
-    shown: Shown,
+    shown: PresentedKey,
 }
 
 /// The reason why a key does not belong to the signer.
@@ -120,15 +120,15 @@ impl State {
 
 impl RecordSigner {
     /// Creates a signer whose first record gets the number `first`.
-    pub fn new(cluster: String, node: String, bearer: SigningIdentity, first: u64) -> Self {
+    pub fn new(cluster: String, node: String, signing_identity: SigningIdentity, first: u64) -> Self {
         let mut state = State::default();
         // Only this node's own key counts for its own name.
-        state.known.pin(&node, bearer.keys().sign);
+        state.known.pin(&node, signing_identity.keys().sign);
         Self {
             cluster,
             node,
-            revoked: bearer.revoked(),
-            bearer,
+            revoked: signing_identity.revoked(),
+            signing_identity,
             sequence: AtomicU64::new(first),
             floor: AtomicU64::new(first.saturating_sub(1)),
             state: Mutex::new(state),
@@ -140,15 +140,15 @@ impl RecordSigner {
     }
 
     /// Restores, from the journal, the remembered writers and the rights of earlier revisions.
-    pub fn resume(&self, heard: Vec<(String, Heard)>, former: BTreeMap<String, BookRights>) {
+    pub fn resume(&self, writers: Vec<(String, KnownWriter)>, former: BTreeMap<String, BookRights>) {
         let mut state = self.lock();
-        let own = self.bearer.keys().sign;
-        state.known.load(heard.into_iter().filter(|(name, heard)| *name != self.node || heard.sign == own));
+        let own = self.signing_identity.keys().sign;
+        state.known.load(writers.into_iter().filter(|(name, writers)| *name != self.node || writers.sign == own));
         state.books.remember(former);
     }
 
     /// Sets the rights that a revision defines: its nodes with their keys, and the targets of its books.
-    pub fn give(&self, rights: Rights) {
+    pub fn set_rights(&self, rights: Rights) {
         let mut state = self.lock();
         for (node, keys) in &rights.nodes {
             if let Some(keys) = keys.filter(|_| *node != self.node) {
@@ -156,7 +156,7 @@ impl RecordSigner {
             }
         }
         state.named = Some(rights.nodes);
-        state.books.give(rights.books);
+        state.books.set_books(rights.books);
     }
 
     /// Returns the rights of all remembered revisions, for the journal.
@@ -166,7 +166,7 @@ impl RecordSigner {
 
     /// Returns the public keys of this node's identity.
     pub fn keys(&self) -> PublicKeys {
-        self.bearer.keys()
+        self.signing_identity.keys()
     }
 
     /// Returns the reason to reject a caller. The caller's certificate or key is revoked, or another key belongs to the
@@ -197,7 +197,7 @@ impl RecordSigner {
     }
 
     /// Returns the writers that have changed since the previous call of this function, for the journal.
-    pub fn take_changed(&self) -> Vec<(String, Heard)> {
+    pub fn take_changed(&self) -> Vec<(String, KnownWriter)> {
         self.lock().known.take_changed()
     }
 
@@ -240,7 +240,7 @@ impl RecordSigner {
         let Ok(Value::Object(mut record)) = serde_json::from_slice(value) else { return value.to_vec() };
         record.remove(FIELD);
         let seq = self.sequence.fetch_add(1, Ordering::Relaxed);
-        let (with, sig) = self.bearer.sign(&self.message(key, &bytes(&record), &self.node, seq));
+        let (with, sig) = self.signing_identity.sign(&self.message(key, &bytes(&record), &self.node, seq));
         let signature = Signature { by: self.node.clone(), seq, with, sig: STANDARD_NO_PAD.encode(sig) };
         if let Ok(signature) = serde_json::to_value(signature) {
             record.insert(FIELD.into(), signature);
@@ -259,7 +259,7 @@ impl RecordSigner {
     /// Returns the number of a record that is signed with this node's own key. `None` for any other record.
     fn own_number(&self, row: &Row) -> Option<u64> {
         let (record, signature) = split(&row.value)?;
-        let own = self.bearer.keys().sign;
+        let own = self.signing_identity.keys().sign;
         let signed = self.check(&row.key, &bytes(&record), signature).ok()?;
         (signed.by == self.node && signed.shown.key == own).then_some(signed.seq)
     }
@@ -409,7 +409,7 @@ impl RecordSigner {
     fn check(&self, key: &str, record: &[u8], signature: Option<Value>) -> Result<Signed, String> {
         let signature = signature.and_then(|value| serde_json::from_value::<Signature>(value).ok());
         let Some(Signature { by, seq, with, sig }) = signature else { return Err("the record is not signed".into()) };
-        let Some(shown) = self.bearer.read(&with, &by, &self.cluster) else {
+        let Some(shown) = self.signing_identity.read(&with, &by, &self.cluster) else {
             return Err(format!("the signature contains no valid certificate of node {by}"));
         };
         let sig = STANDARD_NO_PAD.decode(sig).unwrap_or_default();
@@ -429,7 +429,7 @@ impl RecordSigner {
         if let Some(why) = self.revoked.refuses(shown.serial.as_deref(), &shown.key) {
             return Err(Doubt::Refused(why));
         }
-        let certified = self.bearer.is_certified();
+        let certified = self.signing_identity.is_certified();
         let mut state = self.lock();
         let named = state.named.as_ref().map(|named| (named.is_empty(), named.get(by).copied()));
         if let Some((none, None)) = named

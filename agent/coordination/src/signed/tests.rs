@@ -22,7 +22,7 @@ fn node(store: &Arc<LocalStore>, name: &str) -> (SignedStore, Arc<RecordSigner>)
 /// Returns the rights of a revision that has one book and no Node objects.
 fn rights(book: &str, targets: &[&str]) -> Rights {
     let targets = targets.iter().map(|node| (*node).to_owned()).collect();
-    let rights = BookRights { groups: [book.to_owned()].into(), targets, ..BookRights::default() };
+    let rights = BookRights { budgets: [book.to_owned()].into(), targets, ..BookRights::default() };
     Rights { books: BTreeMap::from([(book.to_owned(), rights)]), ..Rights::default() }
 }
 
@@ -47,26 +47,26 @@ fn put_back(store: &LocalStore, key: &str, value: Vec<u8>) {
 fn record_counts_only_as_its_writer_wrote_it() {
     let store = Arc::new(LocalStore::default());
     let ((a, _), (b, refused)) = (node(&store, "a"), node(&store, "b"));
-    put(&a, "book/facts/a", r#"{"os":"debian"}"#);
-    assert_eq!(values(&b, "book/facts/"), [r#"{"os":"debian"}"#], "as it was written, without the signature");
-    let original = raw(&store, "book/facts/a");
+    put(&a, "fleet/facts/a", r#"{"os":"debian"}"#);
+    assert_eq!(values(&b, "fleet/facts/"), [r#"{"os":"debian"}"#], "as it was written, without the signature");
+    let original = raw(&store, "fleet/facts/a");
 
-    put(&*store, "book/facts/c", r#"{"os":"forged"}"#);
-    put(&a, "book/facts/d", r#"{"os":"not mine to write"}"#);
-    assert_eq!(values(&b, "book/facts/").len(), 1);
+    put(&*store, "fleet/facts/c", r#"{"os":"forged"}"#);
+    put(&a, "fleet/facts/d", r#"{"os":"not mine to write"}"#);
+    assert_eq!(values(&b, "fleet/facts/").len(), 1);
     let why = refused.refused();
-    assert!(why["book/facts/c"].contains("not signed"), "{why:?}");
-    assert!(why["book/facts/d"].contains("only d"), "{why:?}");
+    assert!(why["fleet/facts/c"].contains("not signed"), "{why:?}");
+    assert!(why["fleet/facts/d"].contains("only d"), "{why:?}");
 
     // The cases are the same bytes under another key, changed bytes, and a replayed older record.
-    put_back(&store, "book/state/a", original.clone());
-    assert_eq!(values(&b, "book/state/").len(), 0);
-    put(&*store, "book/facts/a", &String::from_utf8(original.clone()).unwrap().replace("debian", "ubuntu"));
-    assert_eq!(values(&b, "book/facts/").len(), 0);
-    put(&a, "book/facts/a", r#"{"os":"new"}"#);
-    assert_eq!(values(&b, "book/facts/"), [r#"{"os":"new"}"#]);
-    put_back(&store, "book/facts/a", original);
-    assert_eq!(values(&b, "book/facts/").len(), 0, "an old record that was put back does not count");
+    put_back(&store, "fleet/state/a", original.clone());
+    assert_eq!(values(&b, "fleet/state/").len(), 0);
+    put(&*store, "fleet/facts/a", &String::from_utf8(original.clone()).unwrap().replace("debian", "ubuntu"));
+    assert_eq!(values(&b, "fleet/facts/").len(), 0);
+    put(&a, "fleet/facts/a", r#"{"os":"new"}"#);
+    assert_eq!(values(&b, "fleet/facts/"), [r#"{"os":"new"}"#]);
+    put_back(&store, "fleet/facts/a", original);
+    assert_eq!(values(&b, "fleet/facts/").len(), 0, "an old record that was put back does not count");
 }
 
 #[test]
@@ -74,17 +74,17 @@ fn record_that_is_put_back_does_not_count_after_a_restart_of_the_reader() {
     let store = Arc::new(LocalStore::default());
     let identity = Arc::new(Identity::make().unwrap());
     let ((a, _), (b, signer)) = (node(&store, "a"), node_with(&store, "b", Arc::clone(&identity), 1));
-    put(&a, "book/state/a", r#"{"generation":1}"#);
-    let old = raw(&store, "book/state/a");
-    put(&a, "book/state/a", r#"{"generation":2}"#);
-    assert_eq!(values(&b, "book/state/"), [r#"{"generation":2}"#]);
+    put(&a, "fleet/state/a", r#"{"generation":1}"#);
+    let old = raw(&store, "fleet/state/a");
+    put(&a, "fleet/state/a", r#"{"generation":2}"#);
+    assert_eq!(values(&b, "fleet/state/"), [r#"{"generation":2}"#]);
     let kept = signer.take_changed();
-    assert!(values(&b, "book/state/").len() == 1 && signer.changed() == 0, "nothing new is nothing to keep");
-    put_back(&store, "book/state/a", old);
+    assert!(values(&b, "fleet/state/").len() == 1 && signer.changed() == 0, "nothing new is nothing to keep");
+    put_back(&store, "fleet/state/a", old);
     for (kept, counts) in [(kept, 0), (Vec::new(), 1)] {
         let (again, signer) = node_with(&store, "b", Arc::clone(&identity), 1);
         signer.resume(kept, BTreeMap::new());
-        assert_eq!(values(&again, "book/state/").len(), counts, "a reader without a journal cannot know");
+        assert_eq!(values(&again, "fleet/state/").len(), counts, "a reader without a journal cannot know");
     }
 }
 
@@ -94,15 +94,15 @@ fn node_whose_disk_was_restored_continues_above_its_own_records() {
     let identity = Arc::new(Identity::make().unwrap());
     let (b, _) = node(&store, "b");
     let (a, _) = node_with(&store, "a", Arc::clone(&identity), 1_000);
-    put(&a, "book/joined/a", "{}");
-    put(&a, "book/mark/a", r#"{"number":7}"#);
-    assert_eq!(values(&b, "book/mark/"), [r#"{"number":7}"#]);
+    put(&a, "fleet/joined/a", "{}");
+    put(&a, "fleet/sequence/a", r#"{"number":7}"#);
+    assert_eq!(values(&b, "fleet/sequence/"), [r#"{"number":7}"#]);
     // A forged record with a high number does not count, and does not raise the remembered number.
-    let high = String::from_utf8(raw(&store, "book/mark/a")).unwrap().replace("\"seq\":1001", "\"seq\":999999");
-    put_back(&store, "book/state/a", high.into_bytes());
+    let high = String::from_utf8(raw(&store, "fleet/sequence/a")).unwrap().replace("\"seq\":1001", "\"seq\":999999");
+    put_back(&store, "fleet/state/a", high.into_bytes());
     let (restored, signer) = node_with(&store, "a", identity, 5);
-    put(&restored, "book/mark/a", r#"{"number":8}"#);
-    assert_eq!(values(&b, "book/mark/"), [r#"{"number":8}"#], "its records are not older than its former ones");
+    put(&restored, "fleet/sequence/a", r#"{"number":8}"#);
+    assert_eq!(values(&b, "fleet/sequence/"), [r#"{"number":8}"#], "its records are not older than its former ones");
     assert_eq!(signer.next(), 1_003);
 }
 
@@ -131,28 +131,28 @@ fn record_of_another_agent_with_the_same_key_differs_from_an_older_one() {
 }
 
 #[test]
-fn own_mark_from_a_backup_is_read_by_the_node_itself() {
+fn own_write_sequence_from_a_backup_is_read_by_the_node() {
     let store = Arc::new(LocalStore::default());
     let ((a, _), (b, _)) = (node(&store, "a"), node(&store, "b"));
-    put(&a, "book/mark/a", r#"{"number":7}"#);
-    let backup = raw(&store, "book/mark/a");
-    put(&a, "book/mark/a", r#"{"number":9}"#);
-    assert_eq!((values(&a, "book/mark/").len(), values(&b, "book/mark/").len()), (1, 1));
-    put_back(&store, "book/mark/a", backup);
-    assert_eq!(values(&a, "book/mark/"), [r#"{"number":7}"#]);
-    assert_eq!(values(&b, "book/mark/").len(), 0);
+    put(&a, "fleet/sequence/a", r#"{"number":7}"#);
+    let backup = raw(&store, "fleet/sequence/a");
+    put(&a, "fleet/sequence/a", r#"{"number":9}"#);
+    assert_eq!((values(&a, "fleet/sequence/").len(), values(&b, "fleet/sequence/").len()), (1, 1));
+    put_back(&store, "fleet/sequence/a", backup);
+    assert_eq!(values(&a, "fleet/sequence/"), [r#"{"number":7}"#]);
+    assert_eq!(values(&b, "fleet/sequence/").len(), 0);
 }
 
 #[test]
 fn many_records_that_do_not_count_are_passed_over() {
     let store = Arc::new(LocalStore::default());
     let (a, signer) = node(&store, "a");
-    signer.give(rights("n/z", &["a"]));
+    signer.set_rights(rights("n/z", &["a"]));
     for number in 0..20_000 {
-        put(&*store, &format!("board/open/n/{number:05}"), "{}");
+        put(&*store, &format!("shared/progress/n/{number:05}"), "{}");
     }
-    put(&a, "board/open/n/z", "{}");
-    let first = a.read("board/", &Page { after: None, limit: 1 }).unwrap();
+    put(&a, "shared/progress/n/z", "{}");
+    let first = a.read("shared/", &Page { after: None, limit: 1 }).unwrap();
     assert_eq!(first.rows.len(), 1, "the one that counts is found after all others");
 }
 
@@ -160,9 +160,9 @@ fn many_records_that_do_not_count_are_passed_over() {
 fn deleted_void_record_does_not_block_a_claim() {
     let store = Arc::new(LocalStore::default());
     let (a, _) = node(&store, "a");
-    let key = "book/held/n/b/-/n/b/x";
+    let key = "fleet/held/n/b/-/n/b/x";
     put(&*store, key, r#"{"kind":"offer"}"#);
-    assert_eq!(values(&a, "book/held/").len(), 0);
+    assert_eq!(values(&a, "fleet/held/").len(), 0);
     store.commit(&Txn { then: vec![Op::Delete(key.into())], ..Txn::default() }).unwrap();
     let txn = Txn {
         compare: vec![Compare::Absent(key.into())],
@@ -177,15 +177,15 @@ fn deleted_void_record_does_not_block_a_claim() {
 fn void_record_can_be_written_over() {
     let store = Arc::new(LocalStore::default());
     let (a, _) = node(&store, "a");
-    put(&*store, "board/accepted", r#"{"generation":9}"#);
+    put(&*store, "shared/accepted", r#"{"generation":9}"#);
     let txn = Txn {
-        compare: vec![Compare::Absent("board/accepted".into())],
-        then: vec![Op::put("board/accepted", br#"{"generation":1}"#.to_vec())],
+        compare: vec![Compare::Absent("shared/accepted".into())],
+        then: vec![Op::put("shared/accepted", br#"{"generation":1}"#.to_vec())],
         ..Txn::default()
     };
-    assert_eq!(values(&a, "board/accepted").len(), 0);
+    assert_eq!(values(&a, "shared/accepted").len(), 0);
     assert!(matches!(a.commit(&txn), Ok(Outcome::Done { .. })));
-    assert_eq!(values(&a, "board/accepted"), [r#"{"generation":1}"#]);
+    assert_eq!(values(&a, "shared/accepted"), [r#"{"generation":1}"#]);
     assert!(matches!(a.commit(&txn), Ok(Outcome::Refused { .. })), "what counts is there");
 }
 
@@ -193,10 +193,10 @@ fn void_record_can_be_written_over() {
 fn key_of_no_kind_is_not_written() {
     let store = Arc::new(LocalStore::default());
     let (a, _) = node(&store, "a");
-    let txn = Txn { then: vec![Op::put("book/other/x", b"{}".to_vec())], ..Txn::default() };
+    let txn = Txn { then: vec![Op::put("fleet/other/x", b"{}".to_vec())], ..Txn::default() };
     assert!(matches!(a.commit(&txn), Err(StoreError::Denied(_))));
-    put(&*store, "book/other/x", "{}");
-    assert_eq!(values(&a, "book/other/").len(), 0);
+    put(&*store, "fleet/other/x", "{}");
+    assert_eq!(values(&a, "fleet/other/").len(), 0);
 }
 
 #[test]
@@ -204,72 +204,72 @@ fn node_is_known_by_its_first_key_until_git_names_another() {
     let store = Arc::new(LocalStore::default());
     let ((a, known), (other, another)) = (node(&store, "a"), node(&store, "a"));
     let (b, signer) = node(&store, "b");
-    put(&a, "book/joined/a", "{}");
+    put(&a, "fleet/joined/a", "{}");
     // The reader sees the record of the impostor first, but the join record decides which key counts.
-    put(&other, "book/facts/a", r#"{"v":2}"#);
-    assert_eq!(values(&b, "book/facts/").len(), 0, "another machine of that name");
-    put(&a, "book/facts/a", r#"{"v":1}"#);
-    assert_eq!(values(&b, "book/facts/").len(), 1);
+    put(&other, "fleet/facts/a", r#"{"v":2}"#);
+    assert_eq!(values(&b, "fleet/facts/").len(), 0, "another machine of that name");
+    put(&a, "fleet/facts/a", r#"{"v":1}"#);
+    assert_eq!(values(&b, "fleet/facts/").len(), 1);
     let named = |keys| Rights { nodes: BTreeMap::from([("a".to_owned(), Some(keys))]), ..Rights::default() };
-    signer.give(named(known.keys()));
-    assert_eq!(values(&b, "book/facts/").len(), 1);
-    signer.give(named(another.keys()));
-    assert_eq!(values(&b, "book/facts/").len(), 0, "the key before does not count, though its records did");
-    put(&other, "book/facts/a", r#"{"v":2}"#);
-    assert_eq!(values(&b, "book/facts/").len(), 1, "its numbers restart");
+    signer.set_rights(named(known.keys()));
+    assert_eq!(values(&b, "fleet/facts/").len(), 1);
+    signer.set_rights(named(another.keys()));
+    assert_eq!(values(&b, "fleet/facts/").len(), 0, "the key before does not count, though its records did");
+    put(&other, "fleet/facts/a", r#"{"v":2}"#);
+    assert_eq!(values(&b, "fleet/facts/").len(), 1, "its numbers restart");
 }
 
 #[test]
 fn slot_of_a_node_whose_key_was_replaced_stays_taken() {
     let store = Arc::new(LocalStore::default());
     let ((a, _), (_, another), (b, signer)) = (node(&store, "a"), node(&store, "a"), node(&store, "b"));
-    signer.give(rights("n/b", &["a", "b"]));
-    put(&a, "book/held/n/b/-/n/b/a", r#"{"kind":"claim"}"#);
-    put(&a, "book/queue/n/b/-/n/b/a", "{}");
-    assert_eq!(values(&b, "book/held/").len(), 1);
+    signer.set_rights(rights("n/b", &["a", "b"]));
+    put(&a, "fleet/held/n/b/-/n/b/a", r#"{"kind":"claim"}"#);
+    put(&a, "fleet/queue/n/b/-/n/b/a", "{}");
+    assert_eq!(values(&b, "fleet/held/").len(), 1);
     let named = [("a".to_owned(), Some(another.keys())), ("b".to_owned(), None)];
-    signer.give(Rights { nodes: named.into(), ..rights("n/b", &["a", "b"]) });
-    assert_eq!(values(&b, "book/held/"), [r#"{"kind":"claim"}"#], "it may be half changed");
-    assert_eq!(values(&b, "book/queue/").len(), 0);
+    signer.set_rights(Rights { nodes: named.into(), ..rights("n/b", &["a", "b"]) });
+    assert_eq!(values(&b, "fleet/held/"), [r#"{"kind":"claim"}"#], "it may be half changed");
+    assert_eq!(values(&b, "fleet/queue/").len(), 0);
 }
 
 #[test]
 fn revoked_key_counts_no_more_also_for_records_that_were_read() {
     let store = Arc::new(LocalStore::default());
     let ((a, known), (b, signer)) = (node(&store, "a"), node(&store, "b"));
-    signer.give(rights("n/b", &["a", "b"]));
-    put(&a, "book/facts/a", "{}");
-    put(&a, "book/held/n/b/-/n/b/a", r#"{"kind":"claim"}"#);
-    assert_eq!(values(&b, "book/").len(), 2);
+    signer.set_rights(rights("n/b", &["a", "b"]));
+    put(&a, "fleet/facts/a", "{}");
+    put(&a, "fleet/held/n/b/-/n/b/a", r#"{"kind":"claim"}"#);
+    assert_eq!(values(&b, "fleet/").len(), 2);
     signer.revoked().set([known.keys().texts()[0].clone()]);
-    assert_eq!(values(&b, "book/").len(), 0);
+    assert_eq!(values(&b, "fleet/").len(), 0);
     signer.revoked().set([]);
-    assert_eq!(values(&b, "book/").len(), 2);
+    assert_eq!(values(&b, "fleet/").len(), 2);
 }
 
 #[test]
 fn node_that_git_does_not_name_is_refused_where_git_names_nodes() {
     let store = Arc::new(LocalStore::default());
     let ((a, _), (b, signer)) = (node(&store, "a"), node(&store, "b"));
-    put(&a, "book/facts/a", "{}");
-    assert_eq!(values(&b, "book/facts/").len(), 1);
-    signer.give(Rights { nodes: BTreeMap::from([("b".to_owned(), None)]), ..Rights::default() });
-    assert_eq!(values(&b, "book/facts/").len(), 0);
+    put(&a, "fleet/facts/a", "{}");
+    assert_eq!(values(&b, "fleet/facts/").len(), 1);
+    signer.set_rights(Rights { nodes: BTreeMap::from([("b".to_owned(), None)]), ..Rights::default() });
+    assert_eq!(values(&b, "fleet/facts/").len(), 0);
 }
 
 #[test]
 fn stranger_is_named_with_its_keys_until_the_node_is_back() {
     let store = Arc::new(LocalStore::default());
     let ((a, _), (other, another), (b, _)) = (node(&store, "a"), node(&store, "a"), node(&store, "b"));
-    put(&a, "book/joined/a", "{}");
-    put(&a, "book/alive/a", "{}");
-    assert_eq!(values(&b, "book/alive/").len(), 1);
+    put(&a, "fleet/joined/a", "{}");
+    put(&a, "fleet/alive/a", "{}");
+    assert_eq!(values(&b, "fleet/alive/").len(), 1);
     let keys = another.keys().texts();
-    put(&other, "book/alive/a", &serde_json::json!({ "publicKeys": keys }).to_string());
-    assert_eq!(values(&b, "book/alive/").len(), 0);
+    put(&other, "fleet/alive/a", &serde_json::json!({ "publicKeys": keys }).to_string());
+    assert_eq!(values(&b, "fleet/alive/").len(), 0);
     assert_eq!(b.strangers(), BTreeMap::from([("a".to_owned(), keys.to_vec())]));
-    put(&a, "book/alive/a", "{}");
-    assert_eq!(values(&b, "book/alive/").len(), 1);
+    put(&a, "fleet/alive/a", "{}");
+    assert_eq!(values(&b, "fleet/alive/").len(), 1);
     assert!(b.strangers().is_empty());
 }
 
@@ -277,14 +277,14 @@ fn stranger_is_named_with_its_keys_until_the_node_is_back() {
 fn void_report_of_a_restore_pauses_nothing() {
     let store = Arc::new(LocalStore::default());
     let ((a, _), (z, _)) = (node(&store, "a"), node(&store, "z"));
-    put(&z, "board/restored/a", r#"{"id":"x"}"#);
+    put(&z, "shared/recovery/a", r#"{"id":"x"}"#);
     assert_eq!(values(&a, keys::ALL_RECOVERIES).len(), 0);
     let txn = Txn {
         compare: vec![Compare::NoneNewer(keys::ALL_RECOVERIES.into(), 0)],
-        then: vec![Op::put("book/facts/a", b"{}".to_vec())],
+        then: vec![Op::put("fleet/facts/a", b"{}".to_vec())],
         ..Txn::default()
     };
     assert!(matches!(a.commit(&txn), Ok(Outcome::Done { .. })), "the record that does not count is cleared away");
-    put(&z, "board/restored/z", r#"{"id":"x"}"#);
+    put(&z, "shared/recovery/z", r#"{"id":"x"}"#);
     assert!(matches!(a.commit(&txn), Ok(Outcome::Refused { .. })), "one that counts is not");
 }

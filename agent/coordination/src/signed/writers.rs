@@ -21,7 +21,7 @@ pub struct Rights {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BookRights {
     /// The names of the budgets that the book uses.
-    pub groups: BTreeSet<String>,
+    pub budgets: BTreeSet<String>,
     /// The names of the targets of the book.
     pub targets: BTreeSet<String>,
     /// The targets that may be elected, by the id of the task.
@@ -30,7 +30,7 @@ pub struct BookRights {
 
 impl BookRights {
     fn add(&mut self, other: &Self) {
-        self.groups.extend(other.groups.iter().cloned());
+        self.budgets.extend(other.budgets.iter().cloned());
         self.targets.extend(other.targets.iter().cloned());
         for (task, nodes) in &other.eligible {
             self.eligible.entry(task.clone()).or_default().extend(nodes.iter().cloned());
@@ -48,7 +48,7 @@ pub(super) struct Books {
 
 impl Books {
     /// Sets the books of a new revision. A removed book keeps its rights for one more revision.
-    pub(super) fn give(&mut self, books: BTreeMap<String, BookRights>) {
+    pub(super) fn set_books(&mut self, books: BTreeMap<String, BookRights>) {
         if self.now.as_ref() == Some(&books) {
             return;
         }
@@ -92,9 +92,9 @@ impl Books {
     }
 
     /// Returns whether a node is or was a target of a book that uses a budget.
-    fn draws_on(&self, group: &str, node: &str) -> bool {
+    fn draws_on(&self, budget: &str, node: &str) -> bool {
         let of = |books: &BTreeMap<String, BookRights>| {
-            books.values().any(|book| book.groups.contains(group) && book.targets.contains(node))
+            books.values().any(|book| book.budgets.contains(budget) && book.targets.contains(node))
         };
         self.now.as_ref().is_some_and(of) || of(&self.former)
     }
@@ -118,12 +118,12 @@ pub(super) enum Writers<'k> {
     /// The targets of the given book may write the key.
     Targets(&'k str),
     /// The targets of all books that use the given budget may write the key.
-    Group(&'k str),
+    Budget(&'k str),
     /// The targets that may be elected for the given task may write the key. If the variant contains a node, only this
     /// node may write the key.
     Eligible { node: Option<&'k str>, book: &'k str, task: &'k str },
     /// The node of the slot may write the key. Other nodes may only make certain changes of the slot record (P141).
-    Slot { group: &'k str, book: &'k str, node: &'k str },
+    Slot { budget: &'k str, book: &'k str, node: &'k str },
 }
 
 /// Returns the nodes that may write a key. The code does not compile if the function lacks a kind of store key.
@@ -143,13 +143,13 @@ pub(super) fn writers<'k>(key: &'k Key<'k>) -> Writers<'k> {
         Key::Progress { book } | Key::ResultKey { book, .. } => Writers::Targets(book),
         Key::ResultNotice { book, task } => Writers::Eligible { node: None, book, task },
         Key::Elected { book, task, node } => Writers::Eligible { node: Some(node), book, task },
-        Key::OfferNotice { group, .. } | Key::Freed { group } => Writers::Group(group),
-        Key::ResultWant { book, from, .. } => Writers::OwnTarget { node: from, book },
+        Key::OfferNotice { budget, .. } | Key::Freed { budget } => Writers::Budget(budget),
+        Key::ResultRequest { book, from, .. } => Writers::OwnTarget { node: from, book },
         Key::Queue { book, node, .. } => Writers::OwnWaiter { node, book },
         Key::Vote { run, node, .. } => {
             Writers::OwnTarget { node, book: run.rsplit_once('@').map_or(*run, |(book, _)| book) }
         }
-        Key::Slot { group, book, node, .. } => Writers::Slot { group, book, node },
+        Key::Slot { budget, book, node, .. } => Writers::Slot { budget, book, node },
     }
 }
 
@@ -174,7 +174,7 @@ pub(super) fn is_remembered(key: &Key<'_>) -> bool {
         | Key::Link { .. }
         | Key::OfferNotice { .. }
         | Key::ResultKey { .. }
-        | Key::ResultWant { .. }
+        | Key::ResultRequest { .. }
         | Key::Vote { .. }
         | Key::Fence { .. }
         | Key::RecoveryAck { .. }
@@ -205,14 +205,16 @@ impl Writers<'_> {
                 (by == *node && target, format!("only {node}, as a target of {book}"))
             }
             Self::Targets(book) => (books.is_target(book, by), format!("only targets of {book}")),
-            Self::Group(group) => (books.draws_on(group, by), format!("only targets of books in the budget {group}")),
+            Self::Budget(budget) => {
+                (books.draws_on(budget, by), format!("only targets of books in the budget {budget}"))
+            }
             Self::Eligible { node, book, task } => {
                 let own = node.is_none_or(|node| node == by);
                 let of = node.map_or_else(String::new, |node| format!("{node}, one of "));
                 (own && books.is_eligible(book, task, by), format!("only {of}the eligible targets of {book}/{task}"))
             }
-            Self::Slot { group, book, node } => {
-                (held(books, group, book, node, by, record), format!("only {node} and targets of {book}"))
+            Self::Slot { budget, book, node } => {
+                (held(books, budget, book, node, by, record), format!("only {node} and targets of {book}"))
             }
         };
         if allowed {
@@ -224,14 +226,14 @@ impl Writers<'_> {
 }
 
 /// Returns whether a node may write a slot record: a claim, an offer, a failure, a loss or a write-off.
-fn held(books: &Books, group: &str, book: &str, node: &str, by: &str, record: &Map<String, Value>) -> bool {
+fn held(books: &Books, budget: &str, book: &str, node: &str, by: &str, record: &Map<String, Value>) -> bool {
     let Some(kind) = record.get("kind").and_then(|kind| SlotState::deserialize(kind).ok()) else { return false };
     let lost = record.get("lost").and_then(Value::as_bool) == Some(true);
     if by == node {
         return books.now.is_none() || books.is_target(book, by) || books.was_target(book, by);
     }
     match kind {
-        SlotState::Offer => books.draws_on(group, by),
+        SlotState::Offer => books.draws_on(budget, by),
         SlotState::WrittenOff | SlotState::Lost => books.is_target(book, by),
         SlotState::Claim | SlotState::Failure => lost && books.is_target(book, by),
         SlotState::Unadmitted => false,
@@ -245,7 +247,7 @@ mod tests {
     fn books(targets: &[&str]) -> BTreeMap<String, BookRights> {
         let targets: BTreeSet<String> = targets.iter().map(|node| (*node).to_owned()).collect();
         let eligible = BTreeMap::from([("t".to_owned(), targets.clone())]);
-        BTreeMap::from([("n/b".to_owned(), BookRights { groups: ["n/b".to_owned()].into(), targets, eligible })])
+        BTreeMap::from([("n/b".to_owned(), BookRights { budgets: ["n/b".to_owned()].into(), targets, eligible })])
     }
 
     fn may(books: &Books, key: &str, by: &str, record: &str) -> bool {
@@ -257,31 +259,31 @@ mod tests {
     #[test]
     fn node_that_left_the_targets_keeps_its_claim_and_opens_nothing() {
         let mut rights = Books::default();
-        rights.give(books(&["a", "b"]));
+        rights.set_books(books(&["a", "b"]));
         let (claim, offer) = (r#"{"kind":"claim"}"#, r#"{"kind":"offer"}"#);
-        assert!(may(&rights, "board/open/n/b", "a", "{}"));
-        rights.give(books(&["b"]));
-        assert!(may(&rights, "book/held/n/b/-/n/b/a", "a", claim));
-        assert!(may(&rights, "book/held/n/b/-/n/b/b", "a", offer), "it hands its slot on");
-        assert!(may(&rights, "book/elect/n/b/t/a", "a", "{}"), "its result stays valid");
-        assert!(!may(&rights, "board/open/n/b", "a", "{}"));
-        assert!(!may(&rights, "book/held/n/b/-/n/b/b", "a", r#"{"kind":"writtenoff"}"#));
-        assert!(!may(&rights, "book/held/n/b/-/n/b/c", "c", claim), "a node that never was a target");
+        assert!(may(&rights, "shared/progress/n/b", "a", "{}"));
+        rights.set_books(books(&["b"]));
+        assert!(may(&rights, "fleet/held/n/b/-/n/b/a", "a", claim));
+        assert!(may(&rights, "fleet/held/n/b/-/n/b/b", "a", offer), "it hands its slot on");
+        assert!(may(&rights, "fleet/elect/n/b/t/a", "a", "{}"), "its result stays valid");
+        assert!(!may(&rights, "shared/progress/n/b", "a", "{}"));
+        assert!(!may(&rights, "fleet/held/n/b/-/n/b/b", "a", r#"{"kind":"writtenoff"}"#));
+        assert!(!may(&rights, "fleet/held/n/b/-/n/b/c", "c", claim), "a node that never was a target");
         // The rights are the same after a restart.
         let mut again = Books::default();
         again.remember(rights.all());
-        again.give(books(&["b"]));
-        assert!(may(&again, "book/held/n/b/-/n/b/a", "a", claim));
+        again.set_books(books(&["b"]));
+        assert!(may(&again, "fleet/held/n/b/-/n/b/a", "a", claim));
     }
 
     #[test]
     fn node_without_a_revision_accepts_only_records_of_writers_about_themselves() {
         let rights = Books::default();
-        assert!(may(&rights, "book/held/n/b/-/n/b/a", "a", r#"{"kind":"claim"}"#));
-        assert!(may(&rights, "book/queue/n/b/-/n/b/a", "a", "{}"));
-        for key in ["board/open/n/b", "book/elect/n/b/t/a", "board/result/n/b/t", "inbox/b/slot/n/b"] {
+        assert!(may(&rights, "fleet/held/n/b/-/n/b/a", "a", r#"{"kind":"claim"}"#));
+        assert!(may(&rights, "fleet/queue/n/b/-/n/b/a", "a", "{}"));
+        for key in ["shared/progress/n/b", "fleet/elect/n/b/t/a", "shared/result/n/b/t", "inbox/b/slot/n/b"] {
             assert!(!may(&rights, key, "a", "{}"), "{key}");
         }
-        assert!(!may(&rights, "book/held/n/b/-/n/b/b", "a", r#"{"kind":"offer"}"#));
+        assert!(!may(&rights, "fleet/held/n/b/-/n/b/b", "a", r#"{"kind":"offer"}"#));
     }
 }

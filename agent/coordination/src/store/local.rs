@@ -66,7 +66,7 @@ impl Inner {
     fn drop_leased(&mut self) {
         let leases = &self.leases;
         let changes = self.memory.drop_leased(|lease| leases.contains_key(&lease));
-        changes.into_iter().for_each(|change| self.tell(change));
+        changes.into_iter().for_each(|change| self.notify_watchers(change));
     }
 
     /// Writes the changes of a transaction to the journal. Rows with a lease are left out, because leases end with the
@@ -90,7 +90,7 @@ impl Inner {
         journal.commit(kept).map_err(|error| StoreError::Unreachable(error.to_string()))
     }
 
-    fn tell(&mut self, change: Change) {
+    fn notify_watchers(&mut self, change: Change) {
         let (key, revision) = match &change {
             Change::Put(row) => (row.key.clone(), row.modified),
             Change::Delete(key, revision) => (key.clone(), *revision),
@@ -192,7 +192,7 @@ impl Store for LocalStore {
             inner.memory = before.unwrap_or_default();
             return Err(error);
         }
-        changes.into_iter().for_each(|change| inner.tell(change));
+        changes.into_iter().for_each(|change| inner.notify_watchers(change));
         Ok(outcome)
     }
 }

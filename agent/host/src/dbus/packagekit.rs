@@ -222,16 +222,16 @@ impl<'a> PackageKit<'a> {
         let _ = self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(2), quit).await });
     }
 
-    fn transaction(&self, deed: PackageKitCall<'_>) -> Result<Vec<Found>, PackageKitError> {
+    fn transaction(&self, call: PackageKitCall<'_>) -> Result<Vec<Found>, PackageKitError> {
         self.runtime.block_on(async {
-            match tokio::time::timeout_at(self.deadline, self.carry_out(deed)).await {
+            match tokio::time::timeout_at(self.deadline, self.carry_out(call)).await {
                 Ok(done) => done,
                 Err(_) => Err(PackageKitError::TimedOut(self.time.as_secs())),
             }
         })
     }
 
-    async fn carry_out(&self, deed: PackageKitCall<'_>) -> Result<Vec<Found>, PackageKitError> {
+    async fn carry_out(&self, call: PackageKitCall<'_>) -> Result<Vec<Found>, PackageKitError> {
         // The call uses the unique bus name of the daemon. With the well-known name, the bus would start another daemon
         // after a crash.
         let begun = async {
@@ -247,16 +247,18 @@ impl<'a> PackageKit<'a> {
             Ok::<_, zbus::Error>((transaction, daemon))
         };
         // Only a third of the time is used, so that another backend has enough time left.
-        let patience = ANSWER.min(self.time / 3);
-        let (transaction, daemon) =
-            tokio::time::timeout(patience, begun).await.map_err(|_| missing("it does not answer"))?.map_err(missing)?;
+        let time_limit = ANSWER.min(self.time / 3);
+        let (transaction, daemon) = tokio::time::timeout(time_limit, begun)
+            .await
+            .map_err(|_| missing("it does not answer"))?
+            .map_err(missing)?;
         let mut packages = transaction.receive_package().await.map_err(missing)?;
         let mut progress = transaction.receive_item_progress().await.map_err(missing)?;
         let mut errors = transaction.receive_error_code().await.map_err(missing)?;
         let mut ends = transaction.receive_finished().await.map_err(missing)?;
         let call = async {
             transaction.set_hints(&["interactive=false", "background=false"]).await?;
-            match deed {
+            match call {
                 PackageKitCall::Refresh => transaction.refresh_cache(true).await,
                 PackageKitCall::Resolve(names) => transaction.resolve(ARCH, names).await,
                 PackageKitCall::Install(flags, ids) => transaction.install_packages(flags, ids).await,
@@ -265,9 +267,9 @@ impl<'a> PackageKit<'a> {
                 PackageKitCall::Remove(ids) => transaction.remove_packages(0, ids, false, false).await,
             }
         };
-        let called = tokio::time::timeout(patience, call).await;
+        let called = tokio::time::timeout(time_limit, call).await;
         called
-            .map_err(|_| PackageKitError::Hangs(patience.as_secs()))?
+            .map_err(|_| PackageKitError::Hangs(time_limit.as_secs()))?
             .map_err(|error| PackageKitError::Failed(error.to_string()))?;
         let (mut seen, mut wrong) = (Vec::new(), None);
         let mut heard = (tokio::time::Instant::now(), None);
@@ -311,9 +313,9 @@ impl<'a> PackageKit<'a> {
                     }
                     let silence = SILENCE.min(self.time / 2);
                     let silent = heard.0.elapsed() >= silence;
-                    if silent || answered.elapsed() >= patience {
+                    if silent || answered.elapsed() >= time_limit {
                         let _ = tokio::time::timeout(Duration::from_secs(2), transaction.cancel()).await;
-                        return Err(PackageKitError::Hangs(if silent { silence } else { patience }.as_secs()));
+                        return Err(PackageKitError::Hangs(if silent { silence } else { time_limit }.as_secs()));
                     }
                 }
                 () = &mut gone => return Err(PackageKitError::Failed("PackageKit ended during the transaction".into())),
@@ -378,14 +380,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn how_far_it_is_in_words() {
+    fn progress_is_described_in_words() {
         assert_eq!(at(9, 45).unwrap(), "installing, 45 %");
         assert_eq!(at(8, 101).unwrap(), "downloading");
         assert_eq!(at(0, 50), None);
     }
 
     #[test]
-    fn ids_are_taken_apart() {
+    fn package_ids_are_split() {
         let nginx = found(2, "nginx;1.22.1-9;amd64;installed:debian").unwrap();
         assert_eq!((nginx.name.as_str(), nginx.version.as_str(), nginx.installed), ("nginx", "1.22.1-9", true));
         assert!(!found(2, "nginx;1.22.1-9;amd64;debian").unwrap().installed);

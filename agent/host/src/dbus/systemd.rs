@@ -79,7 +79,7 @@ pub enum Job {
 }
 
 impl Job {
-    fn word(self) -> &'static str {
+    fn as_str(self) -> &'static str {
         match self {
             Self::Start => "start",
             Self::Stop => "stop",
@@ -160,19 +160,19 @@ fn bus(error: zbus::Error) -> SystemdError {
     SystemdError::Bus(error.to_string())
 }
 
-fn silent(patience: Duration) -> SystemdError {
-    SystemdError::Bus(format!("no answer within {} s", patience.as_secs()))
+fn silent(time_limit: Duration) -> SystemdError {
+    SystemdError::Bus(format!("no answer within {} s", time_limit.as_secs()))
 }
 
 /// Connects to the system bus, with a time limit. A bus that hangs accepts a connection but never answers, so the call
 /// needs the limit.
 fn connected<T>(
     runtime: &Runtime,
-    patience: Duration,
+    time_limit: Duration,
     connection: impl Future<Output = zbus::Result<T>>,
 ) -> Result<T, SystemdError> {
-    let connected = runtime.block_on(async { tokio::time::timeout(patience, connection).await });
-    connected.map_err(|_| silent(patience))?.map_err(bus)
+    let connected = runtime.block_on(async { tokio::time::timeout(time_limit, connection).await });
+    connected.map_err(|_| silent(time_limit))?.map_err(bus)
 }
 
 impl Systemd {
@@ -261,7 +261,7 @@ impl Systemd {
             Ok("disconnected".to_owned())
         };
         let result = self.runtime.block_on(async { tokio::time::timeout(timeout, waiting).await });
-        let (unit, job) = (unit.to_owned(), job.word());
+        let (unit, job) = (unit.to_owned(), job.as_str());
         match result {
             Err(_) => Err(SystemdError::TimedOut { unit, job, seconds: timeout.as_secs() }),
             Ok(Err(zbus::Error::MethodError(_, why, _))) => {

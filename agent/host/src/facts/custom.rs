@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_files_and_executables() {
+    fn facts_of_files_and_executables_are_read() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str, mode: u32| {
             let path = folder.path().join(name);

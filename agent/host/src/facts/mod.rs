@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_fact_of_the_contract_is_there() {
+    fn gathered_facts_include_every_fact_of_the_contract() {
         let (facts, _) = gather(&Options::default());
         for fact in [
             "os",

@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn families() {
+    fn os_family_is_derived_from_os_release() {
         assert_eq!(family("ubuntu", "debian"), "debian");
         assert_eq!(family("rocky", "rhel centos fedora"), "redhat");
         assert_eq!(family("void", ""), "void");

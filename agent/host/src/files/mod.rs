@@ -9,4 +9,4 @@ mod writer;
 pub mod written;
 
 pub use reader::{FileKind, FileVersion, FsReader, Meta};
-pub use writer::{Access, FsWriter, Host, Part, Placed, Staged};
+pub use writer::{Access, Committed, FsWriter, Host, Part, Staged};

@@ -81,7 +81,7 @@ impl FsReader {
     ///
     /// # Errors
     /// Returns an error if the directory cannot be opened.
-    pub fn below(&self, path: &str) -> io::Result<Option<Self>> {
+    pub fn open_dir(&self, path: &str) -> io::Result<Option<Self>> {
         let path_of = self.real_path(path);
         match self.open(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) {
             Ok(fd) => {

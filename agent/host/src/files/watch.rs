@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     /// The maximum time in which a file event must arrive.
-    const SOON: Duration = Duration::from_secs(5);
+    const EVENT_TIMEOUT: Duration = Duration::from_secs(5);
 
     fn watch(paths: &[&Path]) -> (FileWatch, Receiver<Touched>) {
         let (sender, receiver) = mpsc::channel();
@@ -173,7 +173,7 @@ mod tests {
 
     /// Waits for the wanted file event, and drops all other file events.
     fn next(receiver: &Receiver<Touched>, wanted: &Touched) {
-        while receiver.recv_timeout(SOON).unwrap() != *wanted {}
+        while receiver.recv_timeout(EVENT_TIMEOUT).unwrap() != *wanted {}
     }
 
     #[test]
@@ -188,7 +188,7 @@ mod tests {
         }
         assert!(receiver.recv_timeout(Duration::from_millis(200)).is_err());
         fs::write(&file, "two").unwrap();
-        assert_eq!(receiver.recv_timeout(SOON).unwrap(), Touched::Path(file));
+        assert_eq!(receiver.recv_timeout(EVENT_TIMEOUT).unwrap(), Touched::Path(file));
         watch.set([]);
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Guarantees:
 //! - A staged file has its whole content, its mode and its owner before the rename to the final path.
-//! - After [`FsWriter::settle`], renames have reached the disk.
+//! - After [`FsWriter::sync_directories`], renames have reached the disk.
 //! - A replaced file keeps its extended attributes.
 //! - Every system call works on a directory that the path resolver opened, so a changed path cannot redirect the call.
 //!
@@ -104,8 +104,8 @@ impl FsWriter {
     ///
     /// # Errors
     /// Returns an error if the directory cannot be opened.
-    pub fn below(&self, path: &str) -> io::Result<Option<Self>> {
-        Ok(self.reader.below(path)?.map(|reader| Self { reader, written: None }))
+    pub fn open_dir(&self, path: &str) -> io::Result<Option<Self>> {
+        Ok(self.reader.open_dir(path)?.map(|reader| Self { reader, written: None }))
     }
 
     /// Returns a writer that gives an error for each link below a folder.
@@ -153,8 +153,8 @@ impl FsWriter {
         let digest = self.written.as_ref().map(|_| written::digest(content));
         let staged = Staged { folder, file, temporary, name, digest, path: real, temporary_path };
         let written = write_all(&staged.file, content).and_then(|()| match attributes {
-            Some(attributes) => grant_with(&staged.file, access, Some(attributes)),
-            None => grant_with(&staged.file, access, old_attributes(&staged)?.as_ref()),
+            Some(attributes) => set_permissions_with(&staged.file, access, Some(attributes)),
+            None => set_permissions_with(&staged.file, access, old_attributes(&staged)?.as_ref()),
         });
         match written {
             Ok(()) => Ok(staged),
@@ -212,10 +212,10 @@ impl FsWriter {
     ///
     /// # Errors
     /// Returns an error if a flush or a rename fails. After an error, the agent may have replaced some of the files.
-    pub fn place_all(&self, staged: Vec<Staged>) -> io::Result<()> {
+    pub fn commit_all(&self, staged: Vec<Staged>) -> io::Result<()> {
         self.sync(&staged)?;
-        let placed = staged.into_iter().map(|one| self.place(one)).collect::<io::Result<Vec<_>>>()?;
-        self.settle(&placed)
+        let committed = staged.into_iter().map(|one| self.commit(one)).collect::<io::Result<Vec<_>>>()?;
+        self.sync_directories(&committed)
     }
 
     /// Flushes staged files to the disk.
@@ -242,18 +242,18 @@ impl FsWriter {
     ///
     /// # Errors
     /// Returns an error if the rename fails. After an error, the path still contains the old file.
-    pub fn place(&self, staged: Staged) -> io::Result<Placed> {
+    pub fn commit(&self, staged: Staged) -> io::Result<Committed> {
         if let (Some(written), Some(digest)) = (&self.written, staged.digest) {
             written.note(self.reader.real_path(&staged.path), &staged.file, digest);
         }
-        let placed = match is_shared(&staged.folder) {
-            Ok(true) => place_shared(&staged),
+        let committed = match is_shared(&staged.folder) {
+            Ok(true) => commit_shared(&staged),
             Ok(false) => rustix::fs::renameat(&staged.folder, &staged.temporary, &staged.folder, &staged.name)
                 .map_err(io::Error::from),
             Err(error) => Err(error),
         };
-        match placed {
-            Ok(()) => Ok(Placed { folder: staged.folder }),
+        match committed {
+            Ok(()) => Ok(Committed { folder: staged.folder }),
             Err(error) => {
                 self.discard(staged);
                 Err(error)
@@ -271,9 +271,9 @@ impl FsWriter {
     ///
     /// # Errors
     /// Returns an error if a flush to the disk fails.
-    pub fn settle(&self, placed: &[Placed]) -> io::Result<()> {
+    pub fn sync_directories(&self, committed: &[Committed]) -> io::Result<()> {
         let mut seen = std::collections::BTreeSet::new();
-        for one in placed {
+        for one in committed {
             let version = meta(&one.folder)?.version;
             if seen.insert((version.0, version.1)) {
                 sync_directory(&one.folder)?;
@@ -331,16 +331,16 @@ impl FsWriter {
     /// # Errors
     /// Returns an error if mode or owner cannot be set, or if the file may be another user's hard link to a foreign
     /// file.
-    pub fn grant(&self, path: &str, access: Access) -> io::Result<()> {
-        self.grant_if(path, access, None)
+    pub fn set_permissions(&self, path: &str, access: Access) -> io::Result<()> {
+        self.set_permissions_if(path, access, None)
     }
 
     /// Sets mode and owner of a file, if the file still has the version `expects`. With `None`, any version is
     /// accepted.
     ///
     /// # Errors
-    /// Returns the errors of [`FsWriter::grant`], and an error if the file has another version.
-    pub fn grant_if(&self, path: &str, access: Access, expects: Option<FileVersion>) -> io::Result<()> {
+    /// Returns the errors of [`FsWriter::set_permissions`], and an error if the file has another version.
+    pub fn set_permissions_if(&self, path: &str, access: Access, expects: Option<FileVersion>) -> io::Result<()> {
         let place = self.reader.end(path)?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&place.folder, &place.name, flags, Mode::empty())?;
@@ -358,7 +358,7 @@ impl FsWriter {
                 found.names
             )));
         }
-        grant_with(&fd, access, None)
+        set_permissions_with(&fd, access, None)
     }
 
     /// Creates a symbolic link. An existing link or file is replaced atomically.
@@ -438,8 +438,8 @@ impl FsWriter {
             self.discard(staged);
             return Err(error);
         }
-        let placed = self.place(staged)?;
-        self.settle(&[placed])
+        let committed = self.commit(staged)?;
+        self.sync_directories(&[committed])
     }
 }
 
@@ -460,7 +460,7 @@ impl Part {
     /// # Errors
     /// Returns an error if permissions or owner cannot be set.
     pub fn finish(self, access: Access) -> io::Result<Staged> {
-        grant_with(&self.staged.file, access, old_attributes(&self.staged)?.as_ref())?;
+        set_permissions_with(&self.staged.file, access, old_attributes(&self.staged)?.as_ref())?;
         Ok(self.staged)
     }
 
@@ -487,7 +487,7 @@ fn is_own(file: impl AsFd) -> bool {
 /// A file that was renamed to its final path. A crash can undo the rename until the directory is flushed to the disk.
 #[derive(Debug)]
 #[must_use = "the directory must be brought to the disk"]
-pub struct Placed {
+pub struct Committed {
     folder: OwnedFd,
 }
 
@@ -523,7 +523,7 @@ fn room_name(temporary: &std::ffi::OsStr) -> OsString {
 ///
 /// Another user could replace the temporary file in the shared directory. The agent links the open file into a private
 /// directory, and renames the file from the private directory.
-fn place_shared(staged: &Staged) -> io::Result<()> {
+fn commit_shared(staged: &Staged) -> io::Result<()> {
     let room = room_name(&staged.temporary);
     remove_at(&staged.folder, &room, 0)?;
     rustix::fs::mkdirat(&staged.folder, &room, Mode::from_raw_mode(0o700))?;
@@ -533,13 +533,13 @@ fn place_shared(staged: &Staged) -> io::Result<()> {
     if found.uid != rustix::process::geteuid().as_raw() || found.mode & 0o077 != 0 {
         return Err(io::Error::other("another user has changed the folder of the file"));
     }
-    let placed = link_open(&staged.file, &inner)
+    let committed = link_open(&staged.file, &inner)
         .and_then(|()| Ok(rustix::fs::renameat(&inner, "file", &staged.folder, &staged.name)?));
     // Errors are ignored, because the next write to the path removes the private directory.
     let _ = rustix::fs::unlinkat(&inner, "file", AtFlags::empty());
     let _ = rustix::fs::unlinkat(&staged.folder, &room, AtFlags::REMOVEDIR);
     let _ = rustix::fs::unlinkat(&staged.folder, &staged.temporary, AtFlags::empty());
-    placed
+    committed
 }
 
 /// Creates a hard link to an open file in a directory, under the name `file`.
@@ -555,7 +555,7 @@ fn link_open(file: &OwnedFd, folder: &OwnedFd) -> io::Result<()> {
     linked.map_err(|error| io::Error::new(io::Error::from(error).kind(), format!("cannot link the new file: {error}")))
 }
 
-fn grant_with(fd: impl AsFd, access: Access, attributes: Option<&Attributes>) -> io::Result<()> {
+fn set_permissions_with(fd: impl AsFd, access: Access, attributes: Option<&Attributes>) -> io::Result<()> {
     if access.uid.is_some() || access.gid.is_some() {
         rustix::fs::fchown(&fd, access.uid.map(Uid::from_raw), access.gid.map(Gid::from_raw))?;
     }

@@ -6,13 +6,13 @@
 //! - The X25519 key is derived from the ed25519 key, so a node has only one secret to protect.
 //! - No output of this module contains a secret.
 
-mod bearer;
 mod certificate;
 mod credentials;
 mod digest;
 mod issue;
 mod revoked;
 mod seal;
+mod signing_identity;
 
 use std::{
     fmt, fs,
@@ -29,13 +29,13 @@ use ed25519_dalek::{
 use thiserror::Error;
 use x25519_dalek::StaticSecret;
 
-pub use bearer::{Shown, SigningIdentity, has_signed};
 pub use certificate::{CertificateTerm, Role, Subject, Trust, valid_until};
 pub use credentials::{Credentials, Loaded, TlsFiles};
 pub use digest::keyed_digest;
 pub use issue::{Authority, Request, may_be_named, write_certificate};
 pub use revoked::{Revoked, RevokedUse, serial, serial_of_pem};
 pub use seal::{SealKey, seal};
+pub use signing_identity::{PresentedKey, SigningIdentity, has_signed};
 
 /// An error of a key file or a certificate.
 #[derive(Debug, Error)]
@@ -207,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_identity_is_made_once_and_kept() {
+    fn identity_is_made_once_and_kept() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("identity.key");
         let made = Identity::open(&file).unwrap();

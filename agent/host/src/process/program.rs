@@ -100,7 +100,7 @@ mod tests {
     };
 
     #[test]
-    fn a_sealed_script_runs_and_stays_as_it_is() {
+    fn sealed_script_runs_and_cannot_be_changed() {
         let sealed = Sealed::new(b"#!/bin/sh\necho \"$(cat) there\"\n").unwrap();
         let invocation =
             Invocation { argv: vec![sealed.path()], stdin: Some(b"who".to_vec()), ..Invocation::default() };

@@ -24,7 +24,7 @@ use crate::{Clock as _, SystemClock};
 
 /// The minimum number of bytes that the agent keeps from the end of a command's output. The maximum is twice the
 /// minimum.
-const KEPT: usize = 1 << 20;
+const OUTPUT_KEPT: usize = 1 << 20;
 
 /// The length of the end of an output, in bytes, in which the agent looks for the last line.
 const LINE: usize = 1 << 10;
@@ -127,8 +127,8 @@ pub fn run_watched(invocation: &Invocation, cancel: &Cancel, report: &mut dyn Fn
     let status = child.wait()?;
     let rc = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(-1);
     // A background process of the command may hold the pipes open, so the wait for the end of the pipes is limited.
-    let patience = Duration::from_millis(if timed_out || cancelled { 200 } else { 2000 });
-    Ok(Output { rc, stdout: stdout.take(patience), stderr: stderr.take(patience), timed_out, cancelled })
+    let limit = Duration::from_millis(if timed_out || cancelled { 200 } else { 2000 });
+    Ok(Output { rc, stdout: stdout.take(limit), stderr: stderr.take(limit), timed_out, cancelled })
 }
 
 /// Ends the process tree of a command.
@@ -152,8 +152,8 @@ fn wait(
     let begin = SystemClock.monotonic();
     loop {
         let left = timeout.map(|timeout| timeout.saturating_sub(begin.elapsed()));
-        let patience = left.map_or(slice, |left| left.min(slice));
-        let spec = rustix::time::Timespec::try_from(patience)
+        let limit = left.map_or(slice, |left| left.min(slice));
+        let spec = rustix::time::Timespec::try_from(limit)
             .map_err(|_| io::Error::other("the timeout is too long; set a shorter timeout"))?;
         match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&spec)) {
             Ok(0) => {}
@@ -171,12 +171,12 @@ fn wait(
     }
 }
 
-struct Kept {
+struct KeptOutput {
     receiver: std::sync::mpsc::Receiver<()>,
     bytes: Arc<std::sync::Mutex<Vec<u8>>>,
 }
 
-impl Kept {
+impl KeptOutput {
     /// Returns the last complete line of the output that is not blank.
     fn last_line(&self) -> Option<String> {
         let bytes = self.bytes.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -186,15 +186,15 @@ impl Kept {
         lines.find(|line| !line.is_empty())
     }
 
-    fn take(self, patience: Duration) -> String {
-        let _ = self.receiver.recv_timeout(patience);
+    fn take(self, limit: Duration) -> String {
+        let _ = self.receiver.recv_timeout(limit);
         let bytes = std::mem::take(&mut *self.bytes.lock().unwrap_or_else(std::sync::PoisonError::into_inner));
         String::from_utf8_lossy(&bytes).into_owned()
     }
 }
 
-/// Reads a pipe to its end. At least the last `KEPT` bytes from the pipe are kept.
-fn keep(pipe: Option<impl Read + Send + 'static>) -> Kept {
+/// Reads a pipe to its end. At least the last `OUTPUT_KEPT` bytes from the pipe are kept.
+fn keep(pipe: Option<impl Read + Send + 'static>) -> KeptOutput {
     let (sender, receiver) = std::sync::mpsc::channel();
     let bytes = Arc::new(std::sync::Mutex::new(Vec::new()));
     let shared = Arc::clone(&bytes);
@@ -207,8 +207,8 @@ fn keep(pipe: Option<impl Read + Send + 'static>) -> Kept {
                 Ok(read) => {
                     let mut bytes = shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
                     bytes.extend_from_slice(&buffer[..read]);
-                    if bytes.len() > 2 * KEPT {
-                        let cut = bytes.len() - KEPT;
+                    if bytes.len() > 2 * OUTPUT_KEPT {
+                        let cut = bytes.len() - OUTPUT_KEPT;
                         bytes.drain(..cut);
                     }
                 }
@@ -218,7 +218,7 @@ fn keep(pipe: Option<impl Read + Send + 'static>) -> Kept {
         }
         let _ = sender.send(());
     });
-    Kept { receiver, bytes }
+    KeptOutput { receiver, bytes }
 }
 
 #[cfg(test)]
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn gives_output_and_status() {
+    fn command_returns_output_and_status() {
         let output =
             run(&Invocation { stdin: Some(b"in".to_vec()), ..shell("cat; echo err >&2; exit 3") }, &Cancel::default())
                 .unwrap();
@@ -362,6 +362,6 @@ mod tests {
     #[test]
     fn large_output_is_cut_at_the_front() {
         let output = run(&shell("head -c 5000000 /dev/zero | tr '\\0' x; echo end"), &Cancel::default()).unwrap();
-        assert!(output.stdout.len() <= 2 * KEPT + (16 << 10) && output.stdout.ends_with("end\n"));
+        assert!(output.stdout.len() <= 2 * OUTPUT_KEPT + (16 << 10) && output.stdout.ends_with("end\n"));
     }
 }

@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn both_ways_to_find_children_agree() {
+    fn both_methods_find_the_same_children() {
         let own = rustix::process::getpid();
         let mut child = std::process::Command::new("sleep").arg("30").spawn().unwrap();
         let wanted = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();

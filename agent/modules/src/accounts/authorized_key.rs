@@ -229,7 +229,7 @@ pub(crate) fn run(spec: &AuthorizedKeySpec, context: &Context<'_>, writer: &FsWr
     let (uid, gid) = (ids.map(|ids| ids.0), ids.map(|ids| ids.1));
     let folder = format!("{home}/.ssh");
     if !writer.make_directory(&folder, 0o700).map_err(io)?.is_empty() {
-        writer.grant(&folder, Access { mode: 0o700, uid, gid }).map_err(io)?;
+        writer.set_permissions(&folder, Access { mode: 0o700, uid, gid }).map_err(io)?;
     }
     let mode = edit.meta.map_or(0o600, |meta| meta.mode);
     writer.replace(&keys(&home), &edit.new, Access { mode, uid, gid }).map_err(io)?;

@@ -99,7 +99,7 @@ fn section(lines: &[&str], name: Option<&str>) -> Option<std::ops::Range<usize>>
 }
 
 /// Returns an error if a setting continues on the next line, because the module `ini` edits only single lines.
-fn goes_on(lines: &[&str], at: usize) -> Result<(), EditError> {
+fn refuse_continued(lines: &[&str], at: usize) -> Result<(), EditError> {
     let next = lines.get(at + 1).copied().unwrap_or_default();
     let more = next.starts_with([' ', '\t']) && !next.trim().is_empty() && !next.trim_start().starts_with([';', '#']);
     if more || lines[at].trim_end().ends_with('\\') {
@@ -179,7 +179,7 @@ fn set(text: &str, way: &[Part], value: &Value) -> Result<String, EditError> {
             if let Some(at) = lines[range.clone()].iter().rposition(here).map(|at| range.start + at)
                 && let Line::Setting(_, before, old) = line(lines[at])
             {
-                goes_on(&lines, at)?;
+                refuse_continued(&lines, at)?;
                 let comment = parts(old).1;
                 let blank = if comment.starts_with([';', '#']) { " " } else { "" };
                 new.push(format!("{before}{value}{blank}{comment}"));
@@ -187,7 +187,7 @@ fn set(text: &str, way: &[Part], value: &Value) -> Result<String, EditError> {
             } else {
                 let last = lines[range.clone()].iter().rposition(|text| matches!(line(text), Line::Setting(..)));
                 if let Some(last) = last {
-                    goes_on(&lines, range.start + last)?;
+                    refuse_continued(&lines, range.start + last)?;
                 }
                 let at = last.map_or(range.start, |at| range.start + at + 1);
                 let around = if last.is_some() { &lines[range] } else { &lines[..] };
@@ -214,7 +214,7 @@ fn remove(text: &str, way: &[Part]) -> Result<String, EditError> {
     if let Some(range) = section(&lines, name) {
         for at in range.rev() {
             if matches!(line(lines[at]), Line::Setting(found, ..) if found == key) {
-                goes_on(&lines, at)?;
+                refuse_continued(&lines, at)?;
                 lines.remove(at);
             }
         }

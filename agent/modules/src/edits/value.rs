@@ -199,7 +199,7 @@ fn edited(format: &dyn Format, text: &str, way: &[Part], value: Option<&Value>) 
         None => format.remove(body, way)?,
     };
     // The new text is parsed, to verify that the edit changed no other value.
-    if settled(format.read(&new)?) != settled(wanted) {
+    if normalized(format.read(&new)?) != normalized(wanted) {
         return Err("cannot edit the value without changing another value; use the module `file` instead".into());
     }
     Ok(Some(format!("{mark}{new}")))
@@ -207,17 +207,17 @@ fn edited(format: &dyn Format, text: &str, way: &[Part], value: Option<&Value>) 
 
 /// Returns a document without nulls and empty maps. When the last member of a map is removed, some formats keep an
 /// empty map, and some remove it.
-fn settled(value: Value) -> Value {
+fn normalized(value: Value) -> Value {
     match value {
         Value::Object(members) => {
             let members: Map<String, Value> = members
                 .into_iter()
-                .map(|(name, value)| (name, settled(value)))
+                .map(|(name, value)| (name, normalized(value)))
                 .filter(|(_, value)| !value.is_null())
                 .collect();
             if members.is_empty() { Value::Null } else { Value::Object(members) }
         }
-        Value::Array(members) => Value::Array(members.into_iter().map(settled).collect()),
+        Value::Array(members) => Value::Array(members.into_iter().map(normalized).collect()),
         other => other,
     }
 }

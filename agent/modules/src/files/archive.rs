@@ -90,10 +90,10 @@ impl From {
 }
 
 /// The maximum number of unpacked files that the agent syncs to disk and renames together.
-const TOGETHER: usize = 64;
+const FILES_AT_ONCE: usize = 64;
 
 /// The maximum number of changed archive members that a diff lists by name.
-const TOLD: usize = 50;
+const MAX_LISTED: usize = 50;
 
 pub(crate) fn resolve(archive: pb::Archive) -> Result<ArchiveSpec, Vec<Problem>> {
     let mut problems = Vec::new();
@@ -232,7 +232,7 @@ fn stopped(context: &Context<'_>) -> io::Result<()> {
 
 pub(crate) fn check(spec: &ArchiveSpec, context: &Context<'_>) -> Result<Checked, ModuleError> {
     let path = spec.path.as_str();
-    let below = context.reader.below(path).map_err(|error| ModuleError::io(path, &error))?;
+    let below = context.reader.open_dir(path).map_err(|error| ModuleError::io(path, &error))?;
     if spec.absent {
         let there = context.reader.meta(path).map_err(|error| ModuleError::io(path, &error))?.is_some();
         let diff = format!("remove {path} with its content\n");
@@ -247,7 +247,7 @@ pub(crate) fn check(spec: &ArchiveSpec, context: &Context<'_>) -> Result<Checked
         stopped(context)?;
         if let Some(change) = compared.differs(&mut member)? {
             changes += 1;
-            if changes <= TOLD {
+            if changes <= MAX_LISTED {
                 diff.push_str(&format!("{path}: {change}\n"));
             }
         }
@@ -257,8 +257,8 @@ pub(crate) fn check(spec: &ArchiveSpec, context: &Context<'_>) -> Result<Checked
     if changes == 0 && below.is_some() {
         return Ok(Checked::InSync);
     }
-    if changes > TOLD {
-        diff.push_str(&format!("and {} more\n", changes - TOLD));
+    if changes > MAX_LISTED {
+        diff.push_str(&format!("and {} more\n", changes - MAX_LISTED));
     }
     let verb = if below.is_some() { Verb::Update } else { Verb::Create };
     Ok(Checked::Change(Change { verb, diff, steps: Vec::new() }))
@@ -266,7 +266,7 @@ pub(crate) fn check(spec: &ArchiveSpec, context: &Context<'_>) -> Result<Checked
 
 fn failed(spec: &ArchiveSpec, error: &io::Error) -> ModuleError {
     let ModuleError { disk, .. } = ModuleError::io(&spec.path, error);
-    ModuleError { message: format!("{}: {error}", spec.from.name()), disk, moved: false }
+    ModuleError { message: format!("{}: {error}", spec.from.name()), disk, conflict: false }
 }
 
 pub(crate) fn run(spec: &ArchiveSpec, context: &Context<'_>, writer: &FsWriter) -> Result<Report, ModuleError> {
@@ -279,7 +279,7 @@ pub(crate) fn run(spec: &ArchiveSpec, context: &Context<'_>, writer: &FsWriter) 
     let source = open(spec, context)?.ok_or_else(|| ModuleError::new(missing(spec)))?;
     let (uid, gid) = file::ids(spec.owner.as_deref(), spec.group.as_deref())?;
     writer.make_directory(path, 0o755).map_err(io)?;
-    let inside = writer.below(path).map_err(io)?.ok_or_else(|| {
+    let inside = writer.open_dir(path).map_err(io)?.ok_or_else(|| {
         ModuleError::new(format!(
             "cannot unpack to {path}: the path is not a directory; remove the file first, or unpack to another path"
         ))
@@ -291,7 +291,7 @@ pub(crate) fn run(spec: &ArchiveSpec, context: &Context<'_>, writer: &FsWriter) 
         stopped(context)?;
         unpacking.take(member, &budget, &mut waiting)
     })
-    .and_then(|()| unpacking.writer.place_all(std::mem::take(&mut waiting)))
+    .and_then(|()| unpacking.writer.commit_all(std::mem::take(&mut waiting)))
     .map_err(|error| {
         waiting.drain(..).for_each(|staged| unpacking.writer.discard(staged));
         failed(spec, &error)
@@ -322,7 +322,7 @@ impl Unpacking<'_> {
                 return Ok(());
             }
             // The file to copy may still wait to be renamed in this batch.
-            Kind::Copy(_) => self.writer.place_all(std::mem::take(waiting))?,
+            Kind::Copy(_) => self.writer.commit_all(std::mem::take(waiting))?,
             Kind::File { .. } => {}
         }
         self.make(folder)?;
@@ -358,8 +358,8 @@ impl Unpacking<'_> {
         };
         part.file.flush()?;
         waiting.push(part.finish(access)?);
-        if waiting.len() >= TOGETHER {
-            self.writer.place_all(std::mem::take(waiting))?;
+        if waiting.len() >= FILES_AT_ONCE {
+            self.writer.commit_all(std::mem::take(waiting))?;
         }
         Ok(())
     }
@@ -377,7 +377,8 @@ impl Unpacking<'_> {
 
     fn make(&self, folder: &str) -> io::Result<()> {
         for made in self.writer.make_directory(folder, 0o755)? {
-            self.writer.grant(&made, Access { mode: 0o755, uid: self.compared.uid, gid: self.compared.gid })?;
+            self.writer
+                .set_permissions(&made, Access { mode: 0o755, uid: self.compared.uid, gid: self.compared.gid })?;
         }
         Ok(())
     }

@@ -80,7 +80,7 @@ pub(crate) fn resolve(download: pb::Download) -> Result<DownloadSpec, Vec<Proble
     let digest = download.sha256.clone().unwrap_or_default().to_ascii_lowercase();
     if !absent {
         if !url.starts_with("https://") {
-            let problem = Problem::new("url", format!("{:?} is not an https URL", shown(&url)));
+            let problem = Problem::new("url", format!("{:?} is not an https URL", display_url(&url)));
             problems.push(problem.hint("write an https URL, because plain http can be tampered with"));
         }
         if digest.len() != 64 || !digest.chars().all(|c| c.is_ascii_hexdigit()) {
@@ -148,7 +148,7 @@ pub(crate) fn check(spec: &DownloadSpec, context: &Context<'_>) -> Result<Checke
         let there = context.reader.meta(path).map_err(|error| ModuleError::io(path, &error))?.is_some();
         return if there { change(Verb::Remove, format!("remove {path}\n")) } else { Ok(Checked::InSync) };
     }
-    let comes = format!("download {path} from {}, digest {}\n", shown(&spec.url), spec.digest);
+    let comes = format!("download {path} from {}, digest {}\n", display_url(&spec.url), spec.digest);
     match reader(spec, context)? {
         Found::Nothing => change(Verb::Create, comes),
         Found::Other(_) => change(Verb::Update, comes),
@@ -158,7 +158,7 @@ pub(crate) fn check(spec: &DownloadSpec, context: &Context<'_>) -> Result<Checke
 }
 
 /// Returns a URL for messages. The user, the password and the query are removed, because they may be secret.
-fn shown(url: &str) -> String {
+fn display_url(url: &str) -> String {
     let plain = url.split(['?', '#']).next().unwrap_or_default();
     match plain.split_once("://") {
         Some((scheme, rest)) => {
@@ -183,7 +183,7 @@ pub(crate) fn run(spec: &DownloadSpec, context: &Context<'_>, writer: &FsWriter)
     }
     let old = match reader(spec, context)? {
         Found::Right(meta, _) => {
-            writer.grant(path, spec.access(Some(meta))?).map_err(io)?;
+            writer.set_permissions(path, spec.access(Some(meta))?).map_err(io)?;
             return Ok(Report::success());
         }
         Found::Other(meta) => Some(meta),
@@ -203,13 +203,13 @@ pub(crate) fn run(spec: &DownloadSpec, context: &Context<'_>, writer: &FsWriter)
     }
     if got != spec.digest {
         writer.drop_part(path).map_err(io)?;
-        let from = shown(&spec.url);
+        let from = display_url(&spec.url);
         return Err(ModuleError::new(format!(
             "cannot write {path}: the file from {from} has the digest {got}, but sha256 is {}",
             spec.digest
         )));
     }
-    part.finish(access).and_then(|staged| writer.place_all(vec![staged])).map_err(io)?;
+    part.finish(access).and_then(|staged| writer.commit_all(vec![staged])).map_err(io)?;
     Ok(Report::success())
 }
 
@@ -240,17 +240,17 @@ fn fetch(
         timeout: context.timeout,
         from,
     };
-    let shown = shown(&spec.url);
+    let shown = display_url(&spec.url);
     let broken = |why: String| {
         ModuleError::new(format!("cannot fetch {shown} to {path}: {why}; the next attempt resumes the transfer"))
     };
     let mut fetched = http::fetch(&request).map_err(|error| broken(error.to_string()))?;
-    if !fetched.goes_on {
+    if !fetched.resumes {
         part.clear().map_err(io)?;
     }
     let mut buffer = vec![0; 64 << 10];
     let limit = spec.download.max_bytes.and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(LIMIT);
-    let mut size = if fetched.goes_on { from } else { 0 };
+    let mut size = if fetched.resumes { from } else { 0 };
     let all = fetched.length().map(|rest| rest.saturating_add(size));
     loop {
         if size > limit || all.is_some_and(|all| all > limit) {
@@ -290,8 +290,8 @@ mod tests {
 
     #[test]
     fn url_is_displayed_without_credentials() {
-        assert_eq!(shown("https://me:word@host/a/b.tgz?token=x"), "https://host/a/b.tgz");
-        assert_eq!(shown("https://host"), "https://host/");
+        assert_eq!(display_url("https://me:word@host/a/b.tgz?token=x"), "https://host/a/b.tgz");
+        assert_eq!(display_url("https://host"), "https://host/");
     }
 
     #[test]

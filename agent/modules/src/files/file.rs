@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_validation_leaves_the_old_file() {
+    fn failed_validation_keeps_the_old_file() {
         let fixture = fixture();
         fixture.apply(json!({"path": "/a", "content": "good"})).unwrap();
         let before = json!({"path": "/a", "content": "bad", "validate": "grep -q good %s"});
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn directory_behind_a_link_gets_mode_and_owner() {
+    fn directory_at_the_end_of_a_link_gets_mode_and_owner() {
         use std::os::unix::fs::{MetadataExt as _, symlink};
         let fixture = fixture();
         let at = |path: &str| fixture.folder.path().join(path);
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn link_without_a_directory_behind_it_is_named_with_its_target() {
+    fn link_without_a_directory_is_named_with_its_target() {
         use std::os::unix::fs::symlink;
         let fixture = fixture();
         let at = |path: &str| fixture.folder.path().join(path);
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_refused_when_the_world_has_moved() {
+    fn step_is_refused_after_a_concurrent_change() {
         let fixture = fixture();
         fixture.apply(json!({"path": "/a", "content": "one"})).unwrap();
         let Checked::Change(change) = fixture.check(json!({"path": "/a", "content": "two"})).unwrap() else { panic!() };

@@ -149,14 +149,14 @@ fn package_transaction(uses: &[&PackageSpec], context: &Context<'_>) -> Result<(
             replaces: uses.iter().flat_map(|spec| spec.replaces.iter().cloned()).collect(),
             native: database::native(&installed).map(str::to_owned),
         };
-        let how = BackendChoice {
+        let choice = BackendChoice {
             backend: first.backend,
             version: first.version.clone(),
             plain,
             conffiles: first.conffiles,
             named,
         };
-        if let Err(error) = backend::change(&missing, &how, context) {
+        if let Err(error) = backend::change(&missing, &choice, context) {
             // apt can also fail because of broken packages that are not part of this task.
             if !all_there(uses, context)? {
                 return Err(error);

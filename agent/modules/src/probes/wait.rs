@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 use towpath_host::{Clock as _, SystemClock};
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
-use towpath_render::words;
+use towpath_render::scalars;
 
 use crate::{
     Checked, Context, Module, ModuleError, Report, Resolved, Resource,
@@ -64,7 +64,7 @@ fn resolve(wait: &pb::Wait) -> Result<WaitSpec, Vec<Problem>> {
         return Err(vec![Problem::new("", "wait needs exactly one of: duration, port, path, shared")]);
     }
     if let Some(text) = &wait.duration {
-        return match words::duration(text) {
+        return match scalars::duration(text) {
             Ok(duration) => Ok(WaitSpec::For(duration)),
             Err(finding) => Err(vec![Problem { key: "duration".into(), message: finding.message, hint: finding.hint }]),
         };

@@ -62,7 +62,7 @@ impl Resource for ServiceSpec {
     }
 
     fn other_name(&self, context: &Context<'_>) -> Option<String> {
-        Some(self.meant(context))
+        Some(self.unit_name(context))
     }
 }
 
@@ -127,13 +127,13 @@ impl ServiceSpec {
 
     /// Returns the real name of the unit, if the parameter `name` is an alias. The function reads the unit files, so
     /// the unit need not be loaded.
-    pub(crate) fn meant(&self, context: &Context<'_>) -> String {
+    pub(crate) fn unit_name(&self, context: &Context<'_>) -> String {
         aliases::unit(context.reader, &self.unit)
     }
 
     /// Returns the state of the unit. The result contains the real name of the unit, even if the task names an alias.
     fn state(&self, systemd: &Systemd, context: &Context<'_>) -> Result<UnitState, ModuleError> {
-        systemd.state(&self.meant(context)).map_err(failed)
+        systemd.state(&self.unit_name(context)).map_err(failed)
     }
 
     fn missing(&self, unit: &UnitState) -> Vec<Missing> {

@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_separator_decides() {
+    fn first_separator_of_a_name_decides() {
         let place = |name: &str| {
             let sysctl = pb::Sysctl { name: Some(name.into()), value: Some("1".into()), ..pb::Sysctl::default() };
             resolve(&sysctl).unwrap().place()
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn no_name_leads_out_of_the_settings() {
+    fn name_outside_of_the_settings_is_refused() {
         for name in ["../../etc/passwd", "net..ipv4", "/net.ipv4", "net", "net.ipv4\n"] {
             let sysctl = pb::Sysctl { name: Some(name.into()), value: Some("1".into()), ..pb::Sysctl::default() };
             assert!(resolve(&sysctl).is_err(), "{name:?}");

@@ -377,7 +377,7 @@ impl Lane {
         let result = result.unwrap_or_else(|| report.result([]));
         if outcome == Outcome::Failed {
             self.fail(task);
-            if !task.go_on && run.inputs.ends_at_failure {
+            if !task.continue_on_failure && run.inputs.ends_at_failure {
                 self.stop(Stop::Failed);
             }
         }

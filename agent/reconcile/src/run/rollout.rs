@@ -150,7 +150,8 @@ impl MainLane<'_> {
                 return self.lane.stop(Stop::Preempted);
             }
             let done = run.record.borrow().done;
-            let position = Position { number, settled: number < done, whole: done == count, last: number + 1 == count };
+            let position =
+                Position { number, completed: number < done, whole: done == count, last: number + 1 == count };
             if !self.one(segment, position).await {
                 let later = plan.segments.iter().zip(0..done);
                 for (segment, number) in later.skip(usize::try_from(number).unwrap_or(usize::MAX)).skip(1) {
@@ -159,7 +160,7 @@ impl MainLane<'_> {
                 }
                 return;
             }
-            if !position.settled {
+            if !position.completed {
                 self.lane.add(persist_or_stop(run, "progress", |record| record.done = number + 1).await);
             }
         }
@@ -183,9 +184,9 @@ impl MainLane<'_> {
         let is_elected = plan.kind == SegmentKind::Elected;
         // A failed removal belongs to the last segment.
         let waits = run.record.borrow().removal_failed;
-        activate(run, plan, at, waits && (at.last || at.settled));
+        activate(run, plan, at, waits && (at.last || at.completed));
         decide_probes(run, &plan.tasks).await;
-        if !at.settled {
+        if !at.completed {
             let entered = run.channel.coordinate(Call::Enter(at.number)).await;
             if at.number > 0 {
                 let _ = run.channel.coordinate(Call::RepeatVotes(at.number)).await;
@@ -201,11 +202,11 @@ impl MainLane<'_> {
             }
         }
         if is_elected {
-            self.elected(plan.tasks.start, at.settled).await;
+            self.elected(plan.tasks.start, at.completed).await;
         } else {
             self.tasks(plan.tasks.clone()).await;
         }
-        if at.settled && !at.whole {
+        if at.completed && !at.whole {
             // Pending handlers and the held slot belong to the interrupted segment.
             self.lane.flush(run).await;
         } else {

@@ -173,7 +173,7 @@ async fn unconditional(run: &Run, list: List) -> (Steps, Option<String>) {
         let executed = run.channel.execute(Invocation::Unconditional(TaskRef { list, index })).await;
         let Executed::Ran(outcome, finished) = executed else { continue };
         steps.push(TaskReport::new(task.id.clone(), instance::module(task), outcome).with_message(finished.message));
-        if outcome == Outcome::Failed && !task.go_on {
+        if outcome == Outcome::Failed && !task.continue_on_failure {
             return (steps, Some(task.id.clone()));
         }
     }

@@ -19,7 +19,7 @@ pub(super) struct Position {
     /// The number of the segment.
     pub(super) number: u32,
     /// True if this node has completed the segment.
-    pub(super) settled: bool,
+    pub(super) completed: bool,
     /// True if this node has completed all segments.
     pub(super) whole: bool,
     /// True if the segment is the last segment of the run.
@@ -28,8 +28,8 @@ pub(super) struct Position {
 
 /// Makes a segment the active segment of the run.
 pub(super) fn activate(run: &Run, plan: &SegmentPlan, at: Position, kept_out: bool) {
-    let mode = if at.settled { RunMode::Steady } else { RunMode::NewRevision };
-    let corrects = at.settled || plan.kind == SegmentKind::Elected;
+    let mode = if at.completed { RunMode::Steady } else { RunMode::NewRevision };
+    let corrects = at.completed || plan.kind == SegmentKind::Elected;
     let slot_use = if corrects { SlotUse::Correct } else { SlotUse::Change(at.number) };
     // An open window is valid for the whole book, so the flag stays across segments.
     let in_window = run.segment.borrow().in_window;
@@ -48,12 +48,12 @@ pub(super) fn activate(run: &Run, plan: &SegmentPlan, at: Position, kept_out: bo
 /// true if the next segment may run.
 pub(super) async fn vote(run: &Run, lane: &Lane, at: Position) -> (Steps, bool) {
     let failed = lane.stopped();
-    let admitted = run.segment.borrow().admitted || !at.settled && holds_other_slot(run);
+    let admitted = run.segment.borrow().admitted || !at.completed && holds_other_slot(run);
     // Corrections use the slot of the interrupted segment, unless that segment has a budget of its own (P43).
-    let shares_slot = !at.settled || at.whole || shares_slot(run, at.number);
-    let call = match (failed, at.settled) {
+    let shares_slot = !at.completed || at.whole || shares_slot(run, at.number);
+    let call = match (failed, at.completed) {
         // A failed correction of content holds no slot, so the failure does not count as a failure of the run.
-        (true, _) if lane.any_failed() && (!at.settled || admitted) => {
+        (true, _) if lane.any_failed() && (!at.completed || admitted) => {
             Call::Failed { segment: at.number, admitted, message: lane.failure_message(&Steps::default()) }
         }
         (true, _) => return (Steps::default(), false),
@@ -214,7 +214,7 @@ pub(super) fn last_segment(run: &Run) -> Option<(&SegmentPlan, Position)> {
     let plan = run.inputs.rollout.as_ref()?;
     let segment = plan.segments.last()?;
     let number = u32::try_from(plan.segments.len()).unwrap_or(u32::MAX).saturating_sub(1);
-    Some((segment, Position { number, settled: true, whole: true, last: true }))
+    Some((segment, Position { number, completed: true, whole: true, last: true }))
 }
 
 /// Returns the reason why the fleet does not grant a request. Returns `None` if the fleet grants the request.

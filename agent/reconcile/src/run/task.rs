@@ -142,7 +142,7 @@ async fn not_ready(
             if outcome == Outcome::Held {
                 lane.fail(task);
             }
-            if outcome == Outcome::Held && !task.go_on && run.inputs.ends_at_failure {
+            if outcome == Outcome::Held && !task.continue_on_failure && run.inputs.ends_at_failure {
                 lane.stop(Stop::Held);
             }
         }
@@ -512,7 +512,7 @@ fn conclude(run: &Run, lane: &mut Lane, task: &Task, report: TaskReport) -> usiz
     if outcome >= Outcome::Held {
         lane.fail(task);
     }
-    if outcome == Outcome::Failed && !task.go_on && run.inputs.ends_at_failure {
+    if outcome == Outcome::Failed && !task.continue_on_failure && run.inputs.ends_at_failure {
         lane.stop(Stop::Failed);
     }
     position

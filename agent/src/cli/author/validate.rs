@@ -50,10 +50,10 @@ impl Validate {
             errors.extend(module_problems(&loaded.set).into_iter().map(prefix));
             errors.extend(bad_sources(&loaded.set).into_iter().map(prefix));
             notes.extend(untrusted(&loaded.set).into_iter().map(prefix));
-            for wanted in loaded.wants {
+            for wanted in loaded.missing_inputs {
                 output::progress(&format!(
                     "not checked: the include {}@{}",
-                    towpath_git::shown_url(&wanted.url),
+                    towpath_git::display_url(&wanted.url),
                     wanted.commit.chars().take(12).collect::<String>()
                 ));
             }

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::Args;
-use towpath_coordination::gossip::{self, Gossip, core::Heard};
+use towpath_coordination::gossip::{self, Gossip, core::MembershipEvent};
 use towpath_host::{
     Clock, SystemClock, facts,
     identity::{Credentials, Role},
@@ -50,7 +50,7 @@ impl Agent {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let credentials = credentials(&settings, &clock)?;
         let store = data_store::open(&settings)?;
-        let doors = (settings.socket.clone(), settings.api.filter(|_| !self.once));
+        let endpoints = (settings.socket.clone(), settings.api.filter(|_| !self.once));
         let options = Options { settings, store, clock: Arc::clone(&clock), credentials: credentials.clone() };
         let mut node = Node::open(options)?;
         if self.once {
@@ -65,7 +65,7 @@ impl Agent {
                 RunResult::Held => exit::HELD,
             });
         }
-        let shared = match (doors.1, credentials) {
+        let shared = match (endpoints.1, credentials) {
             (Some(address), Some(credentials)) => {
                 let shared =
                     Shared::listen(address, Arc::clone(&credentials)).map_err(|error| Failure::error(&error))?;
@@ -73,7 +73,7 @@ impl Agent {
             }
             _ => None,
         };
-        daemon(node, doors.0, shared, clock)
+        daemon(node, endpoints.0, shared, clock)
     }
 }
 
@@ -107,36 +107,36 @@ const SETTLING: Duration = Duration::from_secs(15);
 fn gossip(service: &PeerService, port: u16, credentials: Arc<Credentials>, clock: Arc<dyn Clock>, inbox: Inbox) {
     let options = gossip::Options {
         node: credentials.now().subject.name.clone(),
-        life: service.life(),
+        incarnation: service.incarnation(),
         port,
         clock: Arc::clone(&clock),
         peers: Arc::new(PeerConnections::new(tokio::runtime::Handle::current(), credentials)),
     };
     let listener = service.clone();
     // Recording an event writes to disk, so a separate thread records the events.
-    let (sender, heard) = std::sync::mpsc::sync_channel::<Heard>(256);
+    let (sender, event) = std::sync::mpsc::sync_channel::<MembershipEvent>(256);
     std::thread::spawn(move || {
-        for heard in heard {
-            listener.heard(&heard, clock.wall());
+        for event in event {
+            listener.record_membership(&event, clock.wall());
         }
     });
     let began = options.clock.monotonic();
     let time = Arc::clone(&options.clock);
-    let begun = Gossip::begin(options, move |heard| {
+    let begun = Gossip::begin(options, move |event| {
         // Nodes that joined before this node are not reported as new.
-        let settling = time.monotonic().duration_since(began) < SETTLING && matches!(heard, Heard::Joined(_));
-        if !settling && heard != Heard::Slots && sender.try_send(heard.clone()).is_err() {
-            tracing::warn!(?heard, "ignored a gossip event: too many gossip events at once");
+        let settling = time.monotonic().duration_since(began) < SETTLING && matches!(event, MembershipEvent::Joined(_));
+        if !settling && event != MembershipEvent::Slots && sender.try_send(event.clone()).is_err() {
+            tracing::warn!(?event, "ignored a gossip event: too many gossip events at once");
         }
-        inbox.notify(|work| match heard {
-            Heard::Accepted(_) => work.accepted = true,
-            Heard::Lost(_) | Heard::Left(_) | Heard::Joined(_) => work.check = true,
+        inbox.notify(|work| match event {
+            MembershipEvent::Accepted(_) => work.accepted = true,
+            MembershipEvent::Lost(_) | MembershipEvent::Left(_) | MembershipEvent::Joined(_) => work.check = true,
             // Only nodes that wait for a slot need this event, and such nodes check on their own.
-            Heard::Slots => {}
+            MembershipEvent::Slots => {}
         });
     });
     match begun {
-        Ok(gossip) => service.hear(gossip),
+        Ok(gossip) => service.attach_gossip(gossip),
         Err(error) => tracing::error!(%error, "cannot start gossip; the data store alone decides which nodes are lost"),
     }
 }
@@ -200,14 +200,14 @@ fn daemon(
 }
 
 /// The time without progress after which the watchdog of systemd may restart the agent.
-const PATIENCE: Duration = Duration::from_secs(3600);
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Reports to systemd that the agent is alive, as long as the main loop or a run makes progress.
 fn watchdog(inbox: Inbox) {
     std::thread::spawn(move || {
         let step = Duration::from_secs(20);
         let (mut last, mut still) = (inbox.progress(), Duration::ZERO);
-        while still < PATIENCE {
+        while still < PROGRESS_TIMEOUT {
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Watchdog]);
             std::thread::sleep(step);
             let now = inbox.progress();

@@ -36,7 +36,7 @@ const FILES: [(&str, &str); 3] = [
     ("templates/hello.txt.j2", include_str!("../../../../repos-example/quickstart/templates/hello.txt.j2")),
 ];
 /// The time in which all nodes must apply a pushed commit.
-const PATIENCE: Duration = Duration::from_secs(60);
+const APPLY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Shows a fleet of three nodes on this machine.
 #[derive(Debug, Args)]
@@ -132,7 +132,7 @@ fn git_in(folder: &Path, arguments: &[&str]) -> Result<String, Failure> {
     ];
     argv.extend(arguments.iter().map(|argument| (*argument).to_owned()));
     let invocation =
-        Invocation { argv, cwd: Some(folder.to_owned()), timeout: Some(PATIENCE), ..Invocation::default() };
+        Invocation { argv, cwd: Some(folder.to_owned()), timeout: Some(APPLY_TIMEOUT), ..Invocation::default() };
     let ran = run(&invocation, &Cancel::default()).map_err(|error| {
         Failure::failed(format!("cannot run git: {error}")).hint("the demo pushes with git: install the package git")
     })?;
@@ -206,11 +206,11 @@ impl Fleet {
             if statuses.iter().all(applied) {
                 return Ok(());
             }
-            if begin.elapsed() > PATIENCE {
+            if begin.elapsed() > APPLY_TIMEOUT {
                 let messages: Vec<String> = statuses.iter().map(status::text).collect();
                 return Err(Failure::failed(format!(
                     "not all nodes applied the commit within {} s:\n{}",
-                    PATIENCE.as_secs(),
+                    APPLY_TIMEOUT.as_secs(),
                     messages.join("\n")
                 )));
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use towpath_coordination::{
     Accepted,
-    accept::{self, AcceptError, Found, Made, RevisionManifest, Standing},
+    accept::{self, AcceptError, Found, Made, Relation, RevisionManifest},
     gossip::PackRequest,
 };
 
@@ -22,29 +22,29 @@ use crate::{
 
 impl Acceptance {
     /// Adopts `found`, the accepted revision in the data store. If the node cannot adopt the revision, the function
-    /// returns the reason. `looked` is the time of the refresh.
+    /// returns the reason. `tick` is the time of the refresh.
     pub(in crate::node) fn adopt_found(
         &self,
         own: &Accepted,
         found: &Found,
-        looked: i64,
+        tick: i64,
     ) -> Result<Option<Adopted>, AdoptionError> {
-        match &found.standing {
-            Standing::Nothing | Standing::Own | Standing::Older => Ok(None),
+        match &found.relation {
+            Relation::Nothing | Relation::Own | Relation::Older => Ok(None),
             // An invalid record has no generation to compare, so this case comes first.
-            Standing::Void(why) if own.generation == 0 => {
+            Relation::Void(why) if own.generation == 0 => {
                 Err(AdoptionError::Missing { why: why.clone(), answered: true, what: Lacking::Record })
             }
-            Standing::Void(why) => Err(AdoptionError::Void(why.clone())),
+            Relation::Void(why) => Err(AdoptionError::Void(why.clone())),
             // The node may have adopted a newer record from a peer just before.
             _ if found.record.generation < own.generation => Ok(None),
-            Standing::Sound | Standing::Apart => self.adopt_revision(own, &found.record, None, looked).map(Some),
+            Relation::Sound | Relation::Apart => self.adopt_revision(own, &found.record, None, tick).map(Some),
         }
     }
 
     /// Remembers the reason for which a record is not adopted, and returns the inputs that show the reason. `own` is the
     /// accepted record of this node.
-    pub(in crate::node) fn note_unfollowed(
+    pub(in crate::node) fn note_adoption_error(
         &mut self,
         own: &Accepted,
         found: &Found,
@@ -57,10 +57,10 @@ impl Acceptance {
     /// Adopts a revision that the data store does not contain, but that peers supply. A data store can lack an accepted
     /// revision, for example after a rollback. If the data store has no record of the revision, a failed adoption does
     /// not block the node (P103).
-    pub(in crate::node) fn adopt_from_peers(&self, own: &Accepted, stored: u64, looked: i64) -> Option<Adopted> {
+    pub(in crate::node) fn adopt_from_peers(&self, own: &Accepted, stored: u64, tick: i64) -> Option<Adopted> {
         let (record, manifest) = self.newer_of_peers(stored.max(own.generation))?;
         let adopted = match accept::judge_announced(&record, own) {
-            Standing::Sound | Standing::Apart => self.adopt_revision(own, &record, Some(manifest), looked),
+            Relation::Sound | Relation::Apart => self.adopt_revision(own, &record, Some(manifest), tick),
             other => Err(AdoptionError::Void(format!("{other:?}"))),
         };
         adopted
@@ -110,7 +110,7 @@ impl Acceptance {
         own: &Accepted,
         current: &Accepted,
         manifest: Option<RevisionManifest>,
-        looked: i64,
+        tick: i64,
     ) -> Result<Adopted, AdoptionError> {
         current.admits(&self.origin()).map_err(|error| match error {
             AcceptError::TooOld(_) => {
@@ -134,7 +134,7 @@ impl Acceptance {
         let peers = |wanted: PackRequest| -> WritePack {
             let (service, by) = (self.peers.clone(), current.by.clone());
             Box::new(move |into| match service.shared_gossip() {
-                Some(gossip) => gossip.ask(&by, |peers, node, address| peers.pack(node, address, &wanted, into)),
+                Some(gossip) => gossip.ask(&by, |peers, node, address| peers.fetch_pack(node, address, &wanted, into)),
                 None => Err("this node cannot connect to other nodes; set tls and listen.api".into()),
             })
         };
@@ -150,7 +150,7 @@ impl Acceptance {
         // If the record is by this node, the node accepted the revision itself, but the answer of the data store was
         // lost.
         let by_this_node = current.by == self.settings.node;
-        let effects = accepted_by(current, &manifest, looked, by_this_node).changes(self.kept(
+        let effects = accepted_by(current, &manifest, tick, by_this_node).changes(self.kept(
             current,
             &manifest,
             &report,

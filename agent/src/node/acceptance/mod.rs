@@ -2,7 +2,7 @@
 //! revision of other nodes.
 
 mod adoption;
-mod unfollowed;
+mod adoption_errors;
 mod wait;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -16,7 +16,7 @@ use towpath_host::Clock;
 use towpath_render::objects::ObjectSet;
 use towpath_state::{Acceptance as AcceptedState, Changes, Journal};
 
-use self::unfollowed::Adoption;
+use self::adoption_errors::Adoption;
 use super::{
     sources::{RefreshReport, Sources, requests::RequestError},
     writer::Effects,
@@ -90,8 +90,8 @@ impl Acceptance {
     }
 
     /// Returns true if the data store contains an accepted revision that this node does not adopt.
-    pub(super) fn is_unfollowed(&self) -> bool {
-        self.adoption.is_unfollowed()
+    pub(super) fn has_adoption_error(&self) -> bool {
+        self.adoption.has_adoption_error()
     }
 
     /// Returns the record of the accepted revision from the journal.
@@ -111,7 +111,7 @@ impl Acceptance {
             return FleetIdentity::default();
         };
         FleetIdentity {
-            from: format!("{} {} {:?}", self.settings.cluster, first.git.shown_url(), first.git.reference),
+            from: format!("{} {} {:?}", self.settings.cluster, first.git.display_url(), first.git.reference),
             verify: match first.git.verify.mode {
                 VerifyMode::None => VerifyPolicy::None,
                 VerifyMode::Head => VerifyPolicy::Head,
@@ -185,11 +185,11 @@ impl Acceptance {
     ) -> Adopted {
         // The commits and the number do not identify an acceptance, because the manifest is part of it (P26).
         let known = self.revision.as_ref().is_some_and(|revision| revision.id == accepted.id());
-        let mut effects = Effects::default().input(Input::Own("store", None));
+        let mut effects = Effects::default().input(Input::Node("store", None));
         if state.accepted.generation != accepted.generation || state.accepted.digest != accepted.digest() {
             tracing::info!(generation = accepted.generation, commits = ?accepted.commits, "accepted");
             let by_this_node = accepted.by == self.settings.node && self.store.shared();
-            effects = effects.then(accepted_by(&accepted, &manifest, state.looked, by_this_node));
+            effects = effects.then(accepted_by(&accepted, &manifest, state.tick, by_this_node));
         }
         if accepted != *own || !known {
             effects = effects.changes(self.kept(&accepted, &manifest, report, &accepted.commits));
@@ -229,14 +229,14 @@ impl Acceptance {
     }
 }
 
-/// Returns the changes of the state and of the event log for an accepted revision. `looked` is the time of the refresh.
+/// Returns the changes of the state and of the event log for an accepted revision. `tick` is the time of the refresh.
 /// `by_this_node` is true if this node wrote the record of the acceptance.
-fn accepted_by(accepted: &Accepted, manifest: &RevisionManifest, looked: i64, by_this_node: bool) -> Effects<'static> {
+fn accepted_by(accepted: &Accepted, manifest: &RevisionManifest, tick: i64, by_this_node: bool) -> Effects<'static> {
     let input = Input::Accepted(AcceptedState {
         generation: accepted.generation,
         digest: accepted.digest(),
         commits: accepted.commits.clone(),
-        at: looked,
+        at: tick,
     });
     let mut events = vec![happenings::of_accepted(accepted)];
     if by_this_node {

@@ -12,7 +12,7 @@ const STEP: Duration = Duration::from_secs(60);
 impl Lacking {
     /// Returns the time after which a node stops waiting for a missing part of a revision. Only time in which the
     /// supplier (git server or data store) answers counts as waiting.
-    fn patience(self) -> Duration {
+    fn limit(self) -> Duration {
         match self {
             // The agents of a fleet are upgraded before records use a newer schema (P139).
             Self::Commit | Self::Agent => Duration::from_secs(600),
@@ -45,7 +45,7 @@ impl LackingWait {
             self.waited = self.waited.saturating_add(now.saturating_duration_since(before).min(STEP));
         }
         self.answered = answered.then_some(now);
-        self.waited >= what.patience()
+        self.waited >= what.limit()
     }
 
     /// Ends the wait, because the node has adopted the record or the fleet has replaced it.
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn one_long_pause_between_two_looks_is_not_a_wait() {
+    fn long_pause_between_two_refreshes_is_not_a_wait() {
         let begin = SystemClock.monotonic();
         let mut wait = LackingWait::default();
         assert!(!wait.look("a", Lacking::Commit, true, begin));

@@ -20,7 +20,7 @@ pub struct PendingWork {
     /// True if the sources must be refreshed.
     pub poll: bool,
     /// True if a source has changed.
-    pub moved: bool,
+    pub source_changed: bool,
     /// True if a request to a git server has ended after its refresh stopped waiting.
     pub answered: bool,
     /// True if another node has accepted a revision.
@@ -37,7 +37,7 @@ impl PendingWork {
     /// Returns whether there is no pending work.
     pub fn is_empty(&self) -> bool {
         !self.poll
-            && !self.moved
+            && !self.source_changed
             && !self.answered
             && !self.accepted
             && !self.check
@@ -101,10 +101,10 @@ impl Inbox {
     }
 
     /// Returns true if the current run should be preempted, because of a newer revision or the end of the agent.
-    pub fn wants_way(&self) -> bool {
+    pub fn should_preempt(&self) -> bool {
         self.progress.fetch_add(1, Ordering::Relaxed);
         let work = self.lock();
-        work.moved || work.accepted || work.stop
+        work.source_changed || work.accepted || work.stop
     }
 
     /// Returns a counter that grows as long as the main loop or a run makes progress.
@@ -123,18 +123,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pokes_are_kept_together() {
+    fn notifications_are_combined() {
         let inbox = Inbox::default();
         inbox.notify(|work| work.check = true);
-        inbox.notify(|work| work.moved = true);
-        assert!(inbox.wants_way());
+        inbox.notify(|work| work.source_changed = true);
+        assert!(inbox.should_preempt());
         let work = inbox.take(Duration::ZERO);
-        assert!(work.check && work.moved);
+        assert!(work.check && work.source_changed);
         assert!(inbox.take(Duration::ZERO).is_empty());
     }
 
     #[test]
-    fn a_flood_of_paths_becomes_one_check() {
+    fn many_touched_paths_become_one_check() {
         let inbox = Inbox::default();
         for number in 0..2000 {
             inbox.notify(|work| {

@@ -43,9 +43,9 @@ impl Polled {
     fn head(&self, inbox: &Inbox, name: &str, head: Result<String, towpath_git::SourceError>, failures: u32) -> u32 {
         match head {
             Ok(head) => {
-                let moved = self.lock().heads.insert(name.to_owned(), head.clone()) != Some(head);
-                if moved || failures > 0 {
-                    inbox.notify_news(|work| work.moved = true);
+                let source_changed = self.lock().heads.insert(name.to_owned(), head.clone()) != Some(head);
+                if source_changed || failures > 0 {
+                    inbox.notify_news(|work| work.source_changed = true);
                 }
                 0
             }
@@ -129,20 +129,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn head_that_a_look_has_found_wakes_no_node() {
+    fn head_that_a_refresh_has_found_wakes_no_node() {
         let (polled, inbox) = (Polled::default(), Inbox::default());
-        let moved = |head: &str| {
+        let source_changed = |head: &str| {
             polled.head(&inbox, "fleet", Ok(head.into()), 0);
-            inbox.take(Duration::ZERO).moved
+            inbox.take(Duration::ZERO).source_changed
         };
         let looked = |head: &str| polled.set(&[], BTreeMap::from([("fleet".to_owned(), head.to_owned())]), true);
-        assert!(moved("a"), "no look has found it");
+        assert!(source_changed("a"), "no look has found it");
         looked("b");
-        assert!(!moved("b"));
-        assert!(moved("c") && !moved("c"));
+        assert!(!source_changed("b"));
+        assert!(source_changed("c") && !source_changed("c"));
         // This refresh began before the head changed.
         looked("b");
-        assert!(moved("c"));
+        assert!(source_changed("c"));
     }
 
     #[test]

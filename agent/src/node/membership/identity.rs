@@ -9,7 +9,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use towpath_coordination::{
     Store,
-    signed::{BookRights, Heard, RecordSigner, Rights, SignedStore},
+    signed::{BookRights, KnownWriter, RecordSigner, Rights, SignedStore},
 };
 use towpath_host::{
     Clock,
@@ -30,7 +30,7 @@ const RESERVED: u64 = 1 << 24;
 /// have changed, the node saves these numbers only at an interval.
 const FEW: usize = 32;
 /// The interval at which the record numbers of many writers are saved.
-const KEPT: Duration = Duration::from_secs(10);
+const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The rights of nodes in the TaskBooks of the most recent revisions, in the form that the journal stores.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -45,15 +45,15 @@ impl Record for KnownRights {
 #[derive(Debug)]
 pub(in crate::node) struct NodeIdentity {
     name: String,
-    bearer: SigningIdentity,
+    signing_identity: SigningIdentity,
     signer: Arc<RecordSigner>,
     first: u64,
-    kept: Mutex<Kept>,
+    saved: Mutex<SavedState>,
 }
 
 /// The parts of the identity that are already in the journal.
 #[derive(Debug)]
-struct Kept {
+struct SavedState {
     /// The first record number after the reserved record numbers. The node must reserve more record numbers before it
     /// signs a record with this number.
     reserved: u64,
@@ -70,19 +70,20 @@ impl NodeIdentity {
         journal: &Journal,
         clock: &dyn Clock,
     ) -> Result<Self, NodeError> {
-        let bearer = match credentials {
+        let signing_identity = match credentials {
             Some(credentials) => SigningIdentity::Certified(credentials),
             None => SigningIdentity::Bare(Arc::new(Identity::open(&settings.state_dir.join("identity.key"))?)),
         };
         let first = number(journal, clock)?;
-        let signer = RecordSigner::new(settings.cluster.clone(), settings.node.clone(), bearer.clone(), first);
+        let signer =
+            RecordSigner::new(settings.cluster.clone(), settings.node.clone(), signing_identity.clone(), first);
         signer.revoked().set(settings.revoked.iter().cloned());
         let KnownRights(rights) = journal.get_readable(&())?.unwrap_or_default();
         let presented = journal.all::<PresentedCertificates>()?;
         signer.revoked().resume(presented.into_iter().map(|(key, presented)| (key, presented.0)));
-        signer.resume(journal.all::<Heard>()?, rights.clone());
-        let kept = Mutex::new(Kept { reserved: first + RESERVED, rights, at: clock.monotonic() });
-        Ok(Self { name: settings.node.clone(), bearer, signer: Arc::new(signer), first, kept })
+        signer.resume(journal.all::<KnownWriter>()?, rights.clone());
+        let saved = Mutex::new(SavedState { reserved: first + RESERVED, rights, at: clock.monotonic() });
+        Ok(Self { name: settings.node.clone(), signing_identity, signer: Arc::new(signer), first, saved })
     }
 
     /// Wraps a shared data store in a store that signs records. The function returns a local store unchanged, because
@@ -92,7 +93,7 @@ impl NodeIdentity {
     }
 
     pub(in crate::node) fn keys(&self) -> PublicKeys {
-        self.bearer.keys()
+        self.signing_identity.keys()
     }
 
     pub(in crate::node) fn signer(&self) -> Arc<RecordSigner> {
@@ -100,18 +101,18 @@ impl NodeIdentity {
     }
 
     /// Returns the identity that decrypts results that other nodes encrypted for this node.
-    pub(in crate::node) fn bearer(&self) -> SigningIdentity {
-        self.bearer.clone()
+    pub(in crate::node) fn signing_identity(&self) -> SigningIdentity {
+        self.signing_identity.clone()
     }
 
     /// Returns the incarnation of this process. The incarnation is larger than all earlier incarnations of the node,
     /// even if the clock goes back.
-    pub(in crate::node) fn life(&self) -> u64 {
+    pub(in crate::node) fn incarnation(&self) -> u64 {
         self.first
     }
 
     pub(in crate::node) fn is_certified(&self) -> bool {
-        self.bearer.is_certified()
+        self.signing_identity.is_certified()
     }
 
     /// Sets the trusted keys of nodes, and the rights of nodes in TaskBooks. A revision defines the keys and rights.
@@ -124,7 +125,7 @@ impl NodeIdentity {
         let unusable = PublicKeys { sign: [0; 32], read: [0; 32] };
         let keys = |texts: &[String]| (!texts.is_empty()).then(|| PublicKeys::read(texts).unwrap_or(unusable));
         let named = revision.set.nodes.iter().map(|(name, node)| (name.clone(), keys(&node.public_keys)));
-        self.signer.give(Rights {
+        self.signer.set_rights(Rights {
             nodes: named.collect(),
             books: runs::rights(&revision.set, &revision.id, &revision.manifest),
         });
@@ -133,38 +134,38 @@ impl NodeIdentity {
     /// Adds the changed record numbers, the reservation and the rights to a journal commit. If the record numbers of
     /// many writers have changed, the numbers are saved only at an interval, unless `all` is true.
     pub(in crate::node) fn keep(&self, changes: &mut Changes, now: Instant, all: bool) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if all || self.signer.changed() <= FEW || now.duration_since(kept.at) >= KEPT {
+        let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
+        if all || self.signer.changed() <= FEW || now.duration_since(saved.at) >= SAVE_INTERVAL {
             for (writer, heard) in self.signer.take_changed() {
                 changes.put(&writer, &heard);
             }
             for (key, serials) in self.signer.revoked().take_changed() {
                 changes.put(&key, &PresentedCertificates(serials));
             }
-            kept.at = now;
+            saved.at = now;
         }
         let next = self.signer.next();
-        if next > kept.reserved - RESERVED / 2 {
-            kept.reserved = next.saturating_add(RESERVED);
-            changes.set(&RecordNumbers { reserved: kept.reserved });
+        if next > saved.reserved - RESERVED / 2 {
+            saved.reserved = next.saturating_add(RESERVED);
+            changes.set(&RecordNumbers { reserved: saved.reserved });
         }
         let rights = self.signer.rights();
-        if rights != kept.rights {
+        if rights != saved.rights {
             changes.set(&KnownRights(rights.clone()));
-            kept.rights = rights;
+            saved.rights = rights;
         }
     }
 
     /// Returns the reason why the certificate or key of this node is revoked. Returns `None` if the certificate and the
     /// key are not revoked.
     pub(in crate::node) fn is_revoked(&self) -> Option<String> {
-        let serial = self.bearer.serial();
+        let serial = self.signing_identity.serial();
         self.signer.refuses(&self.name, false, &self.keys().sign, serial.as_deref())
     }
 
     /// Returns the serial number and the validity of the node's certificate. `None` for a node without a certificate.
     pub(in crate::node) fn term(&self) -> Option<CertificateTerm> {
-        self.bearer.term()
+        self.signing_identity.term()
     }
 
     /// Returns the revoked certificates and keys that were used since the last call.

@@ -98,19 +98,19 @@ impl Membership {
         let inbox = inbox.clone();
         // Nodes without a shared data store poll the sources themselves.
         let shared = self.store.shared();
-        self.fleet.join(joined, move |poke| {
-            inbox.notify(|work| match poke {
+        self.fleet.join(joined, move |wakeup| {
+            inbox.notify(|work| match wakeup {
                 Wakeup::Accepted => work.accepted |= shared,
                 Wakeup::Look => work.check = true,
             });
         });
-        self.standing()
+        self.rejection()
     }
 
     /// Returns the state machine input that shows whether the fleet rejects this node.
-    fn standing(&self) -> Effects<'static> {
+    fn rejection(&self) -> Effects<'static> {
         let reason = if self.fleet.is_cloned() { "Cloned" } else { "Refused" };
-        Effects::default().input(Input::Own("fleet", self.is_rejected().map(|why| ConditionReason::new(reason, why))))
+        Effects::default().input(Input::Node("fleet", self.is_rejected().map(|why| ConditionReason::new(reason, why))))
     }
 
     /// Returns the reason why the fleet rejects this node. Returns `None` if the fleet accepts this node.
@@ -130,7 +130,7 @@ impl Membership {
         self.identity.follow(revision, &self.settings);
         let node = revision.set.nodes.get(&self.settings.node);
         self.fleet.give_keys(node.map(|node| node.public_keys.clone()).filter(|keys| !keys.is_empty()));
-        self.standing()
+        self.rejection()
     }
 
     /// Sends the key of a sealed result to the nodes that requested the key.
@@ -212,7 +212,7 @@ impl Membership {
             "the state directory {} was deleted or replaced while the agent runs; the agent makes no more changes. Put the directory back, or restart the agent, which then starts as a new node with a new key",
             self.state_dir.path().display()
         );
-        Input::Own("state", lost.then(|| ConditionReason::new("StateLost", message)))
+        Input::Node("state", lost.then(|| ConditionReason::new("StateLost", message)))
     }
 
     /// Returns an alarm if git names other nodes, but no other node has joined the cluster. The likely cause of the
@@ -257,7 +257,7 @@ impl Membership {
                 ("Refused", "this node accepts no revision and keeps applying its last good one")
             }
         };
-        Input::Own("store", Some(ConditionReason::new(reason, format!("{error}; {rest}"))))
+        Input::Node("store", Some(ConditionReason::new(reason, format!("{error}; {rest}"))))
     }
 
     /// Publishes the state and the shared facts of this node, if the state or a fact has changed.

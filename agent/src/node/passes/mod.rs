@@ -88,7 +88,7 @@ impl Passes {
             shares_store: self.fleet.store().shared(),
             cancel: &self.cancel,
             stops: &|| self.inbox.stops(),
-            make_way: &|| self.inbox.wants_way(),
+            should_preempt: &|| self.inbox.should_preempt(),
         };
         reconcile::apply(pass, &self.writer, &mut self.computed)
     }

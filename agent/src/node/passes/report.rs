@@ -35,7 +35,7 @@ pub(in crate::node) fn passed(revision: &Revision, outcome: &PassOutcome) -> Inp
         .iter()
         .flat_map(|book| {
             let failed = book.tasks.iter().filter(|task| task.outcome == Outcome::Failed);
-            failed.map(move |task| said(book, task))
+            failed.map(move |task| message_of(book, task))
         })
         .collect();
     let disk = outcome.disk.as_ref().map(|(disk, message)| {
@@ -222,7 +222,7 @@ fn holds(revision: &Revision, book: &pass::BookOutcome) -> Vec<Hold> {
 }
 
 /// Returns the full name of a task, followed by the message of the task.
-fn said(book: &pass::BookOutcome, task: &pass::TaskOutcome) -> String {
+fn message_of(book: &pass::BookOutcome, task: &pass::TaskOutcome) -> String {
     let message = task.message.as_deref().unwrap_or_default();
     format!("{}/{}/{}: {message}", book.namespace, book.name, task.name)
 }

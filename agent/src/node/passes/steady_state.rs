@@ -18,18 +18,18 @@ use crate::{
     node::{sources::Sources, writer::Effects},
     reconcile::{
         PassFacts, Revision,
-        pass::{self, BookStatuses, HostContext, PassOutcome, Settled},
+        pass::{self, BookStatuses, HostContext, PassOutcome, SteadyCheck},
     },
     status::conditions::State,
 };
 
 /// The inputs and the checks of a pass that found all TaskBooks in sync.
 #[derive(Debug)]
-struct SettledPass {
+struct SteadyPass {
     accepted: AcceptedId,
     /// The names and values of the facts that the pass read.
     facts: BTreeMap<String, Value>,
-    checks: Vec<Settled>,
+    checks: Vec<SteadyCheck>,
 }
 
 /// The steady state in the form that the journal stores.
@@ -58,7 +58,7 @@ pub(in crate::node) struct SteadyState {
     journal: Arc<Journal>,
     machine: Arc<HostContext>,
     cancel: Cancel,
-    settled: Option<SettledPass>,
+    steady_pass: Option<SteadyPass>,
     /// True if the journal may contain a record of the steady state.
     is_on_disk: bool,
 }
@@ -71,18 +71,18 @@ impl SteadyState {
         machine: Arc<HostContext>,
         cancel: Cancel,
     ) -> Self {
-        Self { settings, sources, journal, machine, cancel, settled: None, is_on_disk: true }
+        Self { settings, sources, journal, machine, cancel, steady_pass: None, is_on_disk: true }
     }
 
     /// Returns true if the inputs and the results of the checks are unchanged since the steady state was recorded. If
     /// the steady state is unchanged, the pass renders nothing.
     pub(in crate::node) fn holds(&self, revision: &Revision, state: &State, facts: &PassFacts<'_>) -> bool {
-        let same = |settled: &&SettledPass| settled.accepted == revision.id;
-        let Some(settled) = self.settled.as_ref().filter(same) else { return false };
+        let same = |steady_pass: &&SteadyPass| steady_pass.accepted == revision.id;
+        let Some(steady_pass) = self.steady_pass.as_ref().filter(same) else { return false };
         state.is_applied()
-            && state.troubles.is_empty()
-            && facts.contain(&settled.facts)
-            && pass::still_settled(&self.machine, &settled.checks, &self.cancel)
+            && state.problems.is_empty()
+            && facts.contain(&steady_pass.facts)
+            && pass::is_still_steady(&self.machine, &steady_pass.checks, &self.cancel)
     }
 
     /// Returns true if the steady state of the previous agent process is still valid: sources, settings, facts and
@@ -90,8 +90,8 @@ impl SteadyState {
     /// the time in milliseconds since 1970.
     pub(in crate::node) fn held_before(&self, state: &State, now: i64, facts: &PassFacts<'_>) -> bool {
         let coordinated = self.settings.coordinated();
-        let quiet = state.is_applied() && state.troubles.is_empty() && state.stalls.is_empty();
-        let jumped = now < state.looked;
+        let quiet = state.is_applied() && state.problems.is_empty() && state.stalled.is_empty();
+        let jumped = now < state.tick;
         if coordinated || !quiet || jumped {
             return false;
         }
@@ -99,10 +99,10 @@ impl SteadyState {
         let same = record.generation == state.accepted.generation
             && record.commits == state.accepted.commits
             && record.by == self.by()
-            && self.sources.unmoved(&self.journal, &record.commits)
+            && self.sources.heads_are_accepted(&self.journal, &record.commits)
             && record.mirrors == self.sources.fingerprints()
             && facts.contain(&record.facts)
-            && pass::still_settled(&self.machine, &[Settled::Expectations(record.expectations)], &self.cancel);
+            && pass::is_still_steady(&self.machine, &[SteadyCheck::Expectations(record.expectations)], &self.cancel);
         if same {
             tracing::debug!(generation = record.generation, "nothing has changed since the last pass");
         }
@@ -116,7 +116,7 @@ impl SteadyState {
 
     /// Forgets the steady state. The node writes the returned effects before it changes anything.
     pub(in crate::node) fn invalidate(&mut self) -> Effects<'static> {
-        self.settled = None;
+        self.steady_pass = None;
         if !std::mem::take(&mut self.is_on_disk) {
             return Effects::default();
         }
@@ -132,11 +132,11 @@ impl SteadyState {
         outcome: &mut PassOutcome,
         facts: &PassFacts<'_>,
     ) -> Effects<'static> {
-        let Some(checks) = outcome.settled.take() else { return Effects::default() };
+        let Some(checks) = outcome.steady_checks.take() else { return Effects::default() };
         // The tasks were rendered with these facts. A fact that changes later causes another pass.
         let facts = facts.select(std::mem::take(&mut outcome.facts_read));
         let kept = self.record(revision, &facts, &checks);
-        self.settled = Some(SettledPass { accepted: revision.id.clone(), facts, checks });
+        self.steady_pass = Some(SteadyPass { accepted: revision.id.clone(), facts, checks });
         let Some(record) = kept else { return Effects::default() };
         self.is_on_disk = true;
         let books = outcome.books.iter().map(pass::BookOutcome::status).collect();
@@ -148,10 +148,15 @@ impl SteadyState {
 
     /// Returns the record of the steady state, which the agent reads at its next start. Returns `None` if the journal
     /// already has the record, or if a check cannot be stored.
-    fn record(&self, revision: &Revision, facts: &BTreeMap<String, Value>, checks: &[Settled]) -> Option<SteadyRecord> {
+    fn record(
+        &self,
+        revision: &Revision,
+        facts: &BTreeMap<String, Value>,
+        checks: &[SteadyCheck],
+    ) -> Option<SteadyRecord> {
         let mut expectations = Vec::new();
         for check in checks {
-            let Settled::Expectations(some) = check else { return None };
+            let SteadyCheck::Expectations(some) = check else { return None };
             expectations.extend(some.iter().cloned());
         }
         if self.is_on_disk || revision.id.generation == 0 || !self.sources.alone(&revision.set) {

@@ -13,7 +13,7 @@ use super::{
     DEPTH, RefreshReport, Sources, origin,
     requests::{Answer, RequestError, Requests, WritePack, is_pending},
 };
-use crate::{config::Source, error_chain::chain};
+use crate::{config::Source, error_chain::error_chain};
 
 /// The reason for which a node does not adopt an accepted revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,11 +104,11 @@ impl Sources {
                 let commit = commits.get(name).ok_or_else(|| {
                     AdoptionError::Rejected(format!("the revision has no commit of the source {name}"))
                 })?;
-                let guard: Option<SourceCheckpoint> = journal.get_readable(name).ok().flatten();
-                let (floor, tag) = match guard {
+                let checkpoint: Option<SourceCheckpoint> = journal.get_readable(name).ok().flatten();
+                let (floor, tag) = match checkpoint {
                     // A checkpoint of another URL or ref is ignored. The source then starts without a floor commit.
-                    Some(guard) if guard.origin != origin(source) => (None, None),
-                    Some(guard) => (Some(guard.commit), guard.tag),
+                    Some(checkpoint) if checkpoint.origin != origin(source) => (None, None),
+                    Some(checkpoint) => (Some(checkpoint.commit), checkpoint.tag),
                     None => (known.get(name).cloned(), None),
                 };
                 let (requests, mirror) = (&self.requests, self.mirror(source));
@@ -119,9 +119,9 @@ impl Sources {
                 }
             }
             let report = self.load_accepted(commits).map_err(|error| match *error {
-                SourceError::Refused { .. } => AdoptionError::Rejected(chain(&*error)),
-                SourceError::Pending { .. } => AdoptionError::Pending(chain(&*error)),
-                _ => AdoptionError::Behind(chain(&*error)),
+                SourceError::Refused { .. } => AdoptionError::Rejected(error_chain(&*error)),
+                SourceError::Pending { .. } => AdoptionError::Pending(error_chain(&*error)),
+                _ => AdoptionError::Behind(error_chain(&*error)),
             })?;
             if report.sources.len() <= sources.len() || report.set.is_none() {
                 let unknown = commits.keys().find(|name| report.sources.iter().all(|source| source.git.name != **name));
@@ -159,11 +159,11 @@ impl Step<'_> {
         if accepted {
             return Ok(());
         }
-        self.check_movement()?;
+        self.check_ancestry()?;
         match self.mirror.verify(self.floor.as_deref(), self.commit, self.now) {
             Ok(_) => self.check_tag(),
             Err(VerifyError::Unverified(why)) => Err(AdoptionError::Rejected(format!("{name}: {why}"))),
-            Err(VerifyError::Source(error)) => Err(AdoptionError::Behind(chain(&error))),
+            Err(VerifyError::Source(error)) => Err(AdoptionError::Behind(error_chain(&error))),
         }
     }
 
@@ -226,7 +226,7 @@ impl Step<'_> {
     /// # Errors
     /// Fails if the request has not ended.
     fn settled(&self, error: &SourceError) -> Result<String, AdoptionError> {
-        let text = chain(error);
+        let text = error_chain(error);
         if is_pending(error) {
             return Err(AdoptionError::Pending(format!("{}: {text}", self.source.git.name)));
         }
@@ -283,13 +283,13 @@ impl Step<'_> {
     }
 
     /// Checks that the commit does not rewind the source, unless a rewind is permitted (P28).
-    fn check_movement(&self) -> Result<(), AdoptionError> {
+    fn check_ancestry(&self) -> Result<(), AdoptionError> {
         let Some(floor) = &self.floor else { return Ok(()) };
-        let movement = self.mirror.movement(floor, self.commit);
+        let ancestry = self.mirror.ancestry(floor, self.commit);
         let back = match self.source.git.reference {
-            Reference::Branch(_) => !matches!(movement, Ok(Ancestry::Forward)),
+            Reference::Branch(_) => !matches!(ancestry, Ok(Ancestry::Forward)),
             // Tags may be on different branches, so a tag need not descend from an earlier tag.
-            Reference::Tag(_) => matches!(movement, Ok(Ancestry::Behind)),
+            Reference::Tag(_) => matches!(ancestry, Ok(Ancestry::Behind)),
             Reference::Commit(_) => false,
         };
         if !back {

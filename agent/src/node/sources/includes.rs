@@ -14,7 +14,7 @@ use super::{
     requests::{RequestError, is_pending},
     trees::SnapshotTree,
 };
-use crate::{config::Source, error_chain::chain};
+use crate::{config::Source, error_chain::error_chain};
 
 impl Sources {
     /// Loads the objects of sources, and fetches the repositories of pinned includes.
@@ -45,7 +45,7 @@ impl Sources {
             let mut loaded = load(&trees, &pinned);
             loaded.errors.extend(bad_sources(&loaded.set));
             let missing: Vec<Pinned> =
-                loaded.wants.iter().filter(|wanted| !pinned.contains_key(*wanted)).cloned().collect();
+                loaded.missing_inputs.iter().filter(|wanted| !pinned.contains_key(*wanted)).cloned().collect();
             if missing.is_empty() || !failed.is_empty() {
                 loaded.errors.append(&mut failed);
                 return Ok(loaded);
@@ -59,10 +59,10 @@ impl Sources {
                     Err(error) if is_pending(&error) => pending = Some(error),
                     Err(error) => failed.push(Problem {
                         source: String::new(),
-                        file: towpath_git::shown_url(&wanted.url),
+                        file: towpath_git::display_url(&wanted.url),
                         line: 1,
                         column: 1,
-                        message: format!("cannot fetch the include: {}", chain(&*error)),
+                        message: format!("cannot fetch the include: {}", error_chain(&*error)),
                         hint: None,
                         excerpt: String::new(),
                         caret: 0,

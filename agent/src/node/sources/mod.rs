@@ -3,9 +3,9 @@
 pub(super) mod candidates;
 pub(super) mod follow;
 mod includes;
+mod reasons;
 pub(super) mod requests;
 pub(super) mod trees;
-mod trouble;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +16,7 @@ use std::{
 
 use towpath_git::{Ancestry, Mirror, Reference, Snapshot, SourceError, VerifyError};
 use towpath_render::{
-    objects::{Loaded, ObjectSet, Pinned, SourceTree, load, load_holding, newly_held},
+    objects::{Loaded, ObjectSet, Pinned, SourceTree, load, load_partial, newly_held},
     problem::Problem,
     tree::Tree,
 };
@@ -25,7 +25,7 @@ use towpath_state::{Changes, Journal, SourceCheckpoint};
 use self::requests::{RequestError, Requests};
 use crate::{
     config::{self, Source},
-    error_chain::chain,
+    error_chain::error_chain,
     status::conditions::{ConditionReason, Input},
 };
 
@@ -47,16 +47,16 @@ struct SourceState {
 }
 
 impl SourceState {
-    fn best(&self) -> Option<&Snapshot> {
+    fn head_or_accepted(&self) -> Option<&Snapshot> {
         self.new.as_ref().or(self.old.as_ref())
     }
 
-    fn safest(&self) -> Option<&Snapshot> {
+    fn accepted_or_head(&self) -> Option<&Snapshot> {
         self.old.as_ref().or(self.new.as_ref())
     }
 }
 
-/// A function that loads objects from source trees. The function `load_holding` leaves out objects with problems, and
+/// A function that loads objects from source trees. The function `load_partial` leaves out objects with problems, and
 /// `load` does not.
 type Load = fn(&[SourceTree], &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded;
 
@@ -155,12 +155,13 @@ impl Sources {
     }
 
     /// Returns whether the head of every source is still the accepted commit.
-    pub(in crate::node) fn unmoved(&self, journal: &Journal, accepted: &BTreeMap<String, String>) -> bool {
+    pub(in crate::node) fn heads_are_accepted(&self, journal: &Journal, accepted: &BTreeMap<String, String>) -> bool {
         accepted.len() == self.first.len()
             && self.first.iter().all(|source| {
                 let name = &source.git.name;
-                let guard: Option<SourceCheckpoint> = journal.get_readable(name).ok().flatten();
-                let known = guard.is_some_and(|guard| guard.origin == origin(source) && !guard.unseen);
+                let checkpoint: Option<SourceCheckpoint> = journal.get_readable(name).ok().flatten();
+                let known =
+                    checkpoint.is_some_and(|checkpoint| checkpoint.origin == origin(source) && !checkpoint.unseen);
                 known && self.mirror(source).poll().is_ok_and(|head| accepted.get(name) == Some(&head))
             })
     }
@@ -190,7 +191,7 @@ impl Sources {
                     snapshots.insert(source.git.name.clone(), self.mirror(source).snapshot(commit).map_err(Arc::new)?);
                 }
             }
-            let loaded = self.load(&sources, &snapshots, load_holding)?;
+            let loaded = self.load(&sources, &snapshots, load_partial)?;
             let further = further_sources(&loaded.set, &sources);
             if further.is_empty() {
                 if loaded.errors.is_empty() {
@@ -218,15 +219,15 @@ impl Sources {
         now: u64,
     ) -> RefreshReport {
         let mut report = RefreshReport { sources: self.first.clone(), ..RefreshReport::default() };
-        let mut standings: BTreeMap<String, SourceState> = BTreeMap::new();
+        let mut states: BTreeMap<String, SourceState> = BTreeMap::new();
         let loaded = loop {
             for source in report.sources.clone() {
-                if !standings.contains_key(&source.git.name) {
-                    let standing = self.standing(journal, &source, accepted, now, &mut report);
-                    standings.insert(source.git.name.clone(), standing);
+                if !states.contains_key(&source.git.name) {
+                    let state = self.source_state(journal, &source, accepted, now, &mut report);
+                    states.insert(source.git.name.clone(), state);
                 }
             }
-            let Some(chosen) = choose(&report.sources, &standings, SourceState::best) else { return report };
+            let Some(chosen) = choose(&report.sources, &states, SourceState::head_or_accepted) else { return report };
             let loaded = match self.load(&report.sources, &chosen, load) {
                 Ok(loaded) => loaded,
                 Err(error) => {
@@ -241,17 +242,17 @@ impl Sources {
             report.sources.extend(further);
         };
         if loaded.errors.is_empty() {
-            let Some(chosen) = choose(&report.sources, &standings, SourceState::best) else { return report };
-            for (name, standing) in &standings {
-                if standing.new.is_some() {
+            let Some(chosen) = choose(&report.sources, &states, SourceState::head_or_accepted) else { return report };
+            for (name, state) in &states {
+                if state.new.is_some() {
                     report.inputs.push(Input::Rejected(name.clone(), None));
                 }
             }
-            report.adopt(loaded, &chosen, &standings);
+            report.adopt(loaded, &chosen, &states);
             return report;
         }
         let (inputs, worst) = (report.inputs.len(), report.worst);
-        if let Err(error) = self.step_by_step(standings, rejected, &mut report) {
+        if let Err(error) = self.advance_individually(states, rejected, &mut report) {
             // The verdicts of the steps count only after the last step.
             report.inputs.truncate(inputs);
             report.worst = worst;
@@ -265,19 +266,19 @@ impl Sources {
     /// Advances the sources to their heads, one source at a time. A source advances to its head if the objects of the
     /// head and of all earlier sources are valid together. Objects of later sources that become invalid are held, and
     /// do not block the advance (P21).
-    fn step_by_step(
+    fn advance_individually(
         &self,
-        standings: BTreeMap<String, SourceState>,
+        states: BTreeMap<String, SourceState>,
         rejected: &BTreeSet<BTreeMap<String, String>>,
         report: &mut RefreshReport,
     ) -> Result<(), RequestError> {
-        let Some(mut chosen) = choose(&report.sources, &standings, SourceState::safest) else { return Ok(()) };
+        let Some(mut chosen) = choose(&report.sources, &states, SourceState::accepted_or_head) else { return Ok(()) };
         let mut good = Some(self.load_declared(&chosen)?).filter(|(_, loaded)| loaded.errors.is_empty());
-        let mut settled: BTreeSet<String> = BTreeSet::new();
+        let mut decided: BTreeSet<String> = BTreeSet::new();
         for source in report.sources.clone() {
             let name = source.git.name.clone();
-            settled.insert(name.clone());
-            let Some(head) = standings.get(&name).and_then(|standing| standing.new.clone()) else { continue };
+            decided.insert(name.clone());
+            let Some(head) = states.get(&name).and_then(|state| state.new.clone()) else { continue };
             let same = chosen.get(&name).is_some_and(|old| old.commit == head.commit);
             let trial: Chosen =
                 chosen.iter().map(|(name, old)| (name.clone(), old.clone())).chain([(name.clone(), head)]).collect();
@@ -285,7 +286,7 @@ impl Sources {
             let mut errors = loaded.errors.clone();
             let before = good.as_ref().map(|(_, good)| &good.set);
             let held = before.map_or_else(|| loaded.set.held.values().collect(), |set| newly_held(&loaded.set, set));
-            errors.extend(held.iter().map(|held| held.problem.clone()).filter(|why| settled.contains(&why.source)));
+            errors.extend(held.iter().map(|held| held.problem.clone()).filter(|why| decided.contains(&why.source)));
             if errors.is_empty() {
                 report.inputs.push(Input::Rejected(name, None));
                 chosen = trial;
@@ -296,7 +297,7 @@ impl Sources {
                 continue;
             }
             report.worst = RefreshResult::Rejected;
-            report.inputs.push(Input::Rejected(name, Some(trouble::invalid(&source, &errors))));
+            report.inputs.push(Input::Rejected(name, Some(reasons::invalid(&source, &errors))));
             let commits = commits(&trial);
             if !rejected.contains(&commits) {
                 report.problems.extend(errors);
@@ -306,7 +307,7 @@ impl Sources {
         if let Some((declared, loaded)) = good {
             chosen.retain(|name, _| declared.iter().any(|source| source.git.name == *name));
             report.sources = declared;
-            report.adopt(loaded, &chosen, &standings);
+            report.adopt(loaded, &chosen, &states);
         }
         Ok(())
     }
@@ -315,7 +316,7 @@ impl Sources {
     fn load_declared(&self, chosen: &Chosen) -> Result<(Vec<Source>, Loaded), RequestError> {
         let mut sources = self.first.clone();
         loop {
-            let loaded = self.load(&sources, chosen, load_holding)?;
+            let loaded = self.load(&sources, chosen, load_partial)?;
             let further: Vec<Source> = further_sources(&loaded.set, &sources)
                 .into_iter()
                 .filter(|source| chosen.contains_key(&source.git.name))
@@ -328,7 +329,7 @@ impl Sources {
     }
 
     /// Reads the accepted snapshot and the head snapshot of a source.
-    fn standing(
+    fn source_state(
         &self,
         journal: &Journal,
         source: &Source,
@@ -336,20 +337,20 @@ impl Sources {
         now: u64,
         report: &mut RefreshReport,
     ) -> SourceState {
-        let mut standing = SourceState::default();
-        let head = self.head(journal, source, accepted, now, report, &mut standing.tag);
+        let mut state = SourceState::default();
+        let head = self.head(journal, source, accepted, now, report, &mut state.tag);
         let commit = head.as_ref().map(|head| head.commit.clone());
-        standing.new = head;
+        state.new = head;
         if commit.as_ref() == accepted.get(&source.git.name) {
-            standing.old.clone_from(&standing.new);
+            state.old.clone_from(&state.new);
         } else {
             let mut quiet = RefreshReport::default();
             // A mirror cannot be judged while a request may replace the mirror.
-            let is_judged = standing.new.is_none() && !report.pending.contains_key(&source.git.name);
+            let is_judged = state.new.is_none() && !report.pending.contains_key(&source.git.name);
             let of_old = if is_judged { &mut *report } else { &mut quiet };
-            standing.old = self.stay(&self.mirror(source), source, accepted, of_old);
+            state.old = self.stay(&self.mirror(source), source, accepted, of_old);
         }
-        standing
+        state
     }
 
     /// Returns the snapshot of the head of a source. Returns `None` if the node must not follow the head. If the node
@@ -366,30 +367,32 @@ impl Sources {
         let name = source.git.name.clone();
         let mirror = self.mirror(source);
         let known: Option<SourceCheckpoint> = journal.get_readable(&name).ok().flatten();
-        let changed = known.as_ref().is_some_and(|guard| guard.origin != origin(source));
-        let guard = known.filter(|_| !changed);
-        let floor = guard
+        let changed = known.as_ref().is_some_and(|checkpoint| checkpoint.origin != origin(source));
+        let checkpoint = known.filter(|_| !changed);
+        let floor = checkpoint
             .as_ref()
-            .map(|guard| guard.commit.clone())
+            .map(|checkpoint| checkpoint.commit.clone())
             .or_else(|| accepted.get(&name).filter(|_| !changed).cloned());
-        let before = has_seen(source, &mirror, guard.as_ref(), floor.as_deref());
+        let before = has_seen(source, &mirror, checkpoint.as_ref(), floor.as_deref());
         let fetched = self.fetch(&mirror, floor.as_deref(), report, &name)?;
-        let seen = before || has_seen(source, &mirror, guard.as_ref(), floor.as_deref());
-        if let Some(guard) = guard.as_ref().filter(|guard| guard.unseen && seen) {
-            report.seen.insert(name.clone(), SourceCheckpoint { unseen: false, ..guard.clone() });
+        let seen = before || has_seen(source, &mirror, checkpoint.as_ref(), floor.as_deref());
+        if let Some(checkpoint) = checkpoint.as_ref().filter(|checkpoint| checkpoint.unseen && seen) {
+            report.seen.insert(name.clone(), SourceCheckpoint { unseen: false, ..checkpoint.clone() });
         }
-        if let Some(trouble) = trouble::refused(source, &fetched, guard.as_ref(), seen) {
+        if let Some(reason) = reasons::refused(source, &fetched, checkpoint.as_ref(), seen) {
             report.worst = RefreshResult::Rejected;
-            report.inputs.push(Input::Rejected(name, Some(trouble)));
+            report.inputs.push(Input::Rejected(name, Some(reason)));
             return None;
         }
-        if fetched.movement == Ancestry::Behind && matches!(source.git.reference, Reference::Branch(_)) {
-            tag.clone_from(&guard?.tag);
+        if fetched.ancestry == Ancestry::Behind && matches!(source.git.reference, Reference::Branch(_)) {
+            tag.clone_from(&checkpoint?.tag);
             return self.stay(&mirror, source, accepted, report);
         }
         // Changed signature rules do not affect a head and a tag that are already accepted. The rules apply to the next
         // head or tag.
-        let accepted = guard.as_ref().is_some_and(|guard| guard.commit == fetched.commit && guard.tag == fetched.tag);
+        let accepted = checkpoint
+            .as_ref()
+            .is_some_and(|checkpoint| checkpoint.commit == fetched.commit && checkpoint.tag == fetched.tag);
         let verified = if accepted { Ok(None) } else { mirror.verify_head(floor.as_deref(), &fetched, now) };
         match verified {
             Ok(_) => {}
@@ -403,7 +406,7 @@ impl Sources {
                 return None;
             }
             Err(VerifyError::Source(error)) => {
-                Self::trouble(&error, &name, report);
+                Self::report_error(&error, &name, report);
                 return None;
             }
         }
@@ -416,10 +419,10 @@ impl Sources {
                 match &*error {
                     SourceError::Refused { commit, message } => {
                         report.worst = RefreshResult::Rejected;
-                        let trouble = trouble::refused_tree(&name, commit, message);
-                        report.inputs.push(Input::Rejected(name, Some(trouble)));
+                        let reason = reasons::refused_tree(&name, commit, message);
+                        report.inputs.push(Input::Rejected(name, Some(reason)));
                     }
-                    error => Self::trouble(error, &name, report),
+                    error => Self::report_error(error, &name, report),
                 }
                 None
             }
@@ -436,7 +439,7 @@ impl Sources {
         let read = || mirror.snapshot(commit).and_then(Snapshot::whole).map_err(Arc::new);
         match read() {
             Err(error) if matches!(*error, SourceError::Corrupt { .. }) => {
-                Self::say_damaged(&mirror.options().name, report);
+                Self::report_damage(&mirror.options().name, report);
                 self.requests.renew(mirror)?;
                 let read = read()?;
                 report.inputs.push(Input::Source(mirror.options().name.clone(), None));
@@ -447,7 +450,7 @@ impl Sources {
     }
 
     /// Reports that the mirror of a source is damaged, and that the node rebuilds it.
-    fn say_damaged(name: &str, report: &mut RefreshReport) {
+    fn report_damage(name: &str, report: &mut RefreshReport) {
         tracing::warn!(source = name, "the mirror is damaged; rebuilding it");
         let message = format!(
             "the mirror of {name} is damaged; rebuilding it. If this happens again, check the disk (dmesg, smartctl)"
@@ -466,7 +469,7 @@ impl Sources {
         let first = self.requests.fetch(mirror, floor).result;
         let is_damaged = first.as_ref().is_err_and(|error| matches!(**error, SourceError::Corrupt { .. }));
         let result = if is_damaged {
-            Self::say_damaged(name, report);
+            Self::report_damage(name, report);
             self.requests.renew(mirror).and_then(|()| self.requests.fetch(mirror, floor).result)
         } else {
             first
@@ -478,17 +481,17 @@ impl Sources {
                 Some(fetched)
             }
             Err(error) => {
-                Self::trouble(&error, name, report);
+                Self::report_error(&error, name, report);
                 None
             }
         }
     }
 
-    fn trouble(error: &SourceError, name: &str, report: &mut RefreshReport) {
+    fn report_error(error: &SourceError, name: &str, report: &mut RefreshReport) {
         report.worst = report.worst.max(RefreshResult::Unreachable);
         match error {
-            SourceError::Pending { .. } => drop(report.pending.insert(name.to_owned(), chain(error))),
-            _ => report.inputs.push(Input::Source(name.to_owned(), Some(trouble::of_error(error, name)))),
+            SourceError::Pending { .. } => drop(report.pending.insert(name.to_owned(), error_chain(error))),
+            _ => report.inputs.push(Input::Source(name.to_owned(), Some(reasons::of_error(error, name)))),
         }
     }
 
@@ -505,7 +508,7 @@ impl Sources {
         match mirror.snapshot(commit) {
             Ok(snapshot) => Some(snapshot),
             Err(error) => {
-                Self::trouble(&error, &source.git.name, report);
+                Self::report_error(&error, &source.git.name, report);
                 None
             }
         }
@@ -527,16 +530,16 @@ impl Sources {
             let name = &source.git.name;
             let Some(commit) = accepted.get(name) else { continue };
             let known: Option<SourceCheckpoint> = journal.get_readable(name).ok().flatten();
-            let known = known.filter(|guard| guard.origin == origin(source));
+            let known = known.filter(|checkpoint| checkpoint.origin == origin(source));
             let tag = match (report.heads.get(name).and_then(|(_, tag)| tag.clone()), &known) {
                 (Some(tag), _) => Some(tag),
-                (None, Some(guard)) if guard.commit == *commit => guard.tag.clone(),
+                (None, Some(checkpoint)) if checkpoint.commit == *commit => checkpoint.tag.clone(),
                 (None, _) => {
-                    let floor = known.as_ref().map(|guard| guard.commit.as_str());
+                    let floor = known.as_ref().map(|checkpoint| checkpoint.commit.as_str());
                     self.mirror(source).tag_of(floor, commit, now).ok().flatten()
                 }
             };
-            let same = known.as_ref().filter(|guard| guard.commit == *commit);
+            let same = known.as_ref().filter(|checkpoint| checkpoint.commit == *commit);
             let unseen = !has_seen(source, &self.mirror(source), same, Some(commit));
             changes.put(name, &SourceCheckpoint { origin: origin(source), commit: commit.clone(), tag, unseen });
         }
@@ -546,12 +549,12 @@ impl Sources {
 /// Selects one snapshot for each source. Returns `None` if a source has no snapshot.
 fn choose(
     sources: &[Source],
-    standings: &BTreeMap<String, SourceState>,
+    states: &BTreeMap<String, SourceState>,
     which: fn(&SourceState) -> Option<&Snapshot>,
 ) -> Option<Chosen> {
     sources
         .iter()
-        .map(|source| Some((source.git.name.clone(), which(standings.get(&source.git.name)?)?.clone())))
+        .map(|source| Some((source.git.name.clone(), which(states.get(&source.git.name)?)?.clone())))
         .collect()
 }
 
@@ -563,19 +566,18 @@ impl RefreshReport {
     /// Records that the candidate waits for an answer of an include's git server.
     fn wait_for_include(&mut self, error: &SourceError) {
         self.worst = self.worst.max(RefreshResult::Unreachable);
-        self.pending.insert("include".to_owned(), chain(error));
+        self.pending.insert("include".to_owned(), error_chain(error));
     }
 
-    fn adopt(&mut self, loaded: Loaded, chosen: &Chosen, standings: &BTreeMap<String, SourceState>) {
+    fn adopt(&mut self, loaded: Loaded, chosen: &Chosen, states: &BTreeMap<String, SourceState>) {
         self.commits = commits(chosen);
         self.set = Some(Arc::new(loaded.set));
         for (name, snapshot) in chosen {
             // A source that stays at its accepted commit keeps its accepted tag.
-            let head = standings
-                .get(name)
-                .filter(|standing| standing.new.as_ref().is_some_and(|new| new.commit == snapshot.commit));
-            if let Some((standing, (_, tag))) = head.zip(self.heads.get_mut(name)) {
-                tag.clone_from(&standing.tag);
+            let head =
+                states.get(name).filter(|state| state.new.as_ref().is_some_and(|new| new.commit == snapshot.commit));
+            if let Some((state, (_, tag))) = head.zip(self.heads.get_mut(name)) {
+                tag.clone_from(&state.tag);
             }
         }
     }
@@ -585,12 +587,12 @@ pub(in crate::node) fn origin(source: &Source) -> String {
     format!("{} {:?}", source.git.url, source.git.reference)
 }
 
-/// Returns whether the git server of this node has shown the accepted commit of a source at the ref. `guard` is the
-/// checkpoint of this commit. Only a commit of a branch may come from other nodes alone (P140).
-fn has_seen(source: &Source, mirror: &Mirror, guard: Option<&SourceCheckpoint>, accepted: Option<&str>) -> bool {
+/// Returns whether the git server of this node has shown the accepted commit of a source at the ref. `checkpoint` is
+/// the checkpoint of this commit. Only a commit of a branch may come from other nodes alone (P140).
+fn has_seen(source: &Source, mirror: &Mirror, checkpoint: Option<&SourceCheckpoint>, accepted: Option<&str>) -> bool {
     let is_branch = matches!(source.git.reference, Reference::Branch(_));
     let shown = || accepted.is_none_or(|commit| mirror.has_shown(commit).unwrap_or(false));
-    !is_branch || guard.is_some_and(|guard| !guard.unseen) || shown()
+    !is_branch || checkpoint.is_some_and(|checkpoint| !checkpoint.unseen) || shown()
 }
 
 /// Returns the sources of Config objects in git that `known` does not contain.

@@ -274,7 +274,7 @@ impl Drop for End {
             let has_new_head = self.has_new_head;
             self.inbox.notify(|work| match has_new_head {
                 // Only a new head preempts the current run.
-                true => work.moved = true,
+                true => work.source_changed = true,
                 false => work.answered = true,
             });
         }
@@ -287,7 +287,7 @@ fn origin(mirror: &Mirror) -> String {
 }
 
 fn pending(mirror: &Mirror, Unanswered { since }: Unanswered) -> RequestError {
-    Arc::new(SourceError::Pending { url: mirror.options().shown_url(), since: rfc3339(since) })
+    Arc::new(SourceError::Pending { url: mirror.options().display_url(), since: rfc3339(since) })
 }
 
 /// Returns true if an error means that a request has not ended.

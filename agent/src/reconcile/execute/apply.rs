@@ -49,7 +49,7 @@ pub(super) fn files(session: &Session<'_>, ids: &[InstanceId], permit: Permit<'_
             continue;
         };
         *result = match outcome {
-            Ok(()) => done(session, task, &rendered, is_quiet),
+            Ok(()) => record_result(session, task, &rendered, is_quiet),
             Err(error) => failed(session.failed(error)),
         };
         session.took(&rendered);
@@ -58,7 +58,7 @@ pub(super) fn files(session: &Session<'_>, ids: &[InstanceId], permit: Permit<'_
     results
 }
 
-fn done(session: &Session<'_>, task: &Task, rendered: &RenderedTask, is_quiet: bool) -> Applied {
+fn record_result(session: &Session<'_>, task: &Task, rendered: &RenderedTask, is_quiet: bool) -> Applied {
     let outcome = if is_quiet { Outcome::Unchanged } else { Outcome::Changed };
     match success_problem(session, task, rendered.item(), outcome) {
         Some(problem) => failed(problem),

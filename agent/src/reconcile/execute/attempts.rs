@@ -40,29 +40,30 @@ impl Attempted {
 }
 
 /// Runs a task until it succeeds, up to the attempt limit of the task.
-pub(super) fn attempts(
+pub(super) fn run_with_retries(
     session: &Session<'_>,
     task: &Task,
     item: Option<&Item>,
     run: impl Fn() -> Result<Report, ModuleError>,
 ) -> Attempted {
     let (machine, book) = (session.machine(), session.book.id());
-    let _work =
-        session.shows_activity().then(|| machine.memory.activity.begin(&book, &task.id, machine.clock.monotonic()));
+    let _work = session
+        .shows_activity()
+        .then(|| machine.module_cache.activity.begin(&book, &task.id, machine.clock.monotonic()));
     let limit = task.until.as_ref().map_or(1, |until| until.limit);
     let mut last = None;
     for attempt in 1..=limit {
         if attempt > 1 {
             let interval = task.until.as_ref().map(|until| until.interval).unwrap_or_default();
-            if !pause(interval, || session.pass.cancel.is_cancelled() || (session.pass.make_way)()) {
+            if !pause(interval, || session.pass.cancel.is_cancelled() || (session.pass.should_preempt)()) {
                 break;
             }
         }
         match run() {
             Ok(report) => {
-                let (judged, is_settled) = judge(session, task, item, report);
+                let (judged, condition_met) = evaluate(session, task, item, report);
                 last = Some(judged);
-                if is_settled {
+                if condition_met {
                     break;
                 }
             }
@@ -74,7 +75,7 @@ pub(super) fn attempts(
 
 /// Evaluates the report of a module with the expressions of the task. Returns the result of the task, and whether its
 /// `until` condition is met.
-fn judge(session: &Session<'_>, task: &Task, item: Option<&Item>, report: Report) -> (Attempted, bool) {
+fn evaluate(session: &Session<'_>, task: &Task, item: Option<&Item>, report: Report) -> (Attempted, bool) {
     let fields: BTreeMap<String, Value> =
         report.fields.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
     let first = result_of(Outcome::Changed, fields.clone());
@@ -89,15 +90,15 @@ fn judge(session: &Session<'_>, task: &Task, item: Option<&Item>, report: Report
     let ok = ask("success", task.success.as_ref(), report.ok);
     let changed = ask("changed", task.changed.as_ref(), true);
     let until = ask("until", task.until.as_ref().map(|until| &until.condition), true);
-    let is_settled = task.until.is_none() || until;
+    let condition_met = task.until.is_none() || until;
     let mut message = report.message;
-    let mut outcome = match (ok && is_settled || task.until.is_some() && is_settled && task.success.is_none(), changed)
-    {
-        (false, _) => Outcome::Failed,
-        (true, true) => Outcome::Changed,
-        (true, false) => Outcome::Unchanged,
-    };
-    if let (Outcome::Failed, false, Some(until)) = (outcome, is_settled, &task.until) {
+    let mut outcome =
+        match (ok && condition_met || task.until.is_some() && condition_met && task.success.is_none(), changed) {
+            (false, _) => Outcome::Failed,
+            (true, true) => Outcome::Changed,
+            (true, false) => Outcome::Unchanged,
+        };
+    if let (Outcome::Failed, false, Some(until)) = (outcome, condition_met, &task.until) {
         let why = message.map(|message| format!(": {message}")).unwrap_or_default();
         message = Some(format!("until {} did not hold{why}", until.condition));
     }
@@ -105,7 +106,7 @@ fn judge(session: &Session<'_>, task: &Task, item: Option<&Item>, report: Report
         (outcome, message) = (Outcome::Failed, Some(problem));
     }
     let result = Some(result_of(outcome, fields));
-    (Attempted { outcome, message, result }, is_settled)
+    (Attempted { outcome, message, result }, condition_met)
 }
 
 /// Returns whether an expression of a task is true for the result of the task.

@@ -66,7 +66,7 @@ pub(super) fn plan(rollout: &BookRollout<'_>, node: &str) -> RolloutPlan {
         SegmentPlan {
             tasks: segment.tasks.clone(),
             kind: segment.kind,
-            slot: Slot { budget: spec.group.clone(), partition: spec.part(node).to_owned() },
+            slot: Slot { budget: spec.budget.clone(), partition: spec.partition(node).to_owned() },
             limited: spec.count.is_some(),
         }
     };
@@ -212,7 +212,7 @@ impl Coordinator {
         call: &Call,
     ) -> Result<Answer, String> {
         let Some(BookRollout { coordination, run }) = admission.rollout() else { return Ok(Answer::Go) };
-        let (number, want) = match call {
+        let (number, request) = match call {
             Call::Enter(number) => return Ok(admission.enter(*number)),
             Call::Done(number) => (*number, Request::Done(*number)),
             Call::Leave(number) => (*number, Request::Leave),
@@ -233,10 +233,10 @@ impl Coordinator {
             }
             Call::EndRun => return Ok(Answer::Ended(end_run(*coordination, run))),
         };
-        if matches!(want, Request::Done(_) | Request::Failed(..) | Request::Leave) {
+        if matches!(request, Request::Done(_) | Request::Failed(..) | Request::Leave) {
             admission.end();
         }
-        Ok(admission.ask(number, want))
+        Ok(admission.ask(number, request))
     }
 
     /// Releases the slot that the journal records for the TaskBook.
@@ -257,24 +257,24 @@ impl Coordinator {
 }
 
 /// Publishes again the votes and the results of elected tasks that the data store has lost.
-fn repeat_votes(session: &Session<'_>, with: Coordination<'_>, run: &Run, count: u32) {
-    for number in (0..count).filter(|number| with.fleet.lacks_vote(&run.spec, *number)) {
+fn repeat_votes(session: &Session<'_>, coordination: Coordination<'_>, run: &Run, count: u32) {
+    for number in (0..count).filter(|number| coordination.fleet.lacks_vote(&run.spec, *number)) {
         let Some(segment) = run.segments.get(index(number)) else { return };
         if segment.kind == SegmentKind::Elected
             && let Some(task) = session.book.tasks.get(segment.tasks.start)
             && let key = session.id.task(task.id.as_str())
             && let Some(found) = session.machine().record::<ElectionRecord>(&key).and_then(|known| known.published)
-            && let Err(error) = with.fleet.share(
+            && let Err(error) = coordination.fleet.publish_result(
                 ElectedTask { spec: &run.spec, task: &task.id, definition: &found.definition },
                 &found.clone().into(),
             )
         {
-            with.fleet.look_soon();
+            coordination.fleet.look_soon();
             tracing::warn!(%error, "cannot republish the result of an elected task; retrying");
             return;
         }
         // If a vote fails, the next pass repeats the vote.
-        let _ = with.fleet.ask(run.spec_of(index(number)), Request::Done(number));
+        let _ = coordination.fleet.ask(run.spec_of(index(number)), Request::Done(number));
     }
 }
 
@@ -288,7 +288,7 @@ pub(super) fn elect(
 ) -> Result<ElectionState, String> {
     let task = session.task(at)?;
     let Some(BookRollout { coordination, run }) = admission.rollout() else { return Ok(ElectionState::Elected) };
-    let (with, spec) = (*coordination, run.spec_of(segment_of(run, at)));
+    let (coordination, spec) = (*coordination, run.spec_of(segment_of(run, at)));
     let (set, node) = (session.pass.set, &session.pass.view.node);
     let elect = task.elect.clone().unwrap_or_default();
     let definition = task_digest(set, &session.book, task);
@@ -302,22 +302,22 @@ pub(super) fn elect(
         return Ok(ElectionState::Adopted(used.result.clone()));
     }
     let elected = ElectedTask { spec, task: &task.id, definition: &definition };
-    let election = with.fleet.elect(elected, may(node), count);
+    let election = coordination.fleet.elect(elected, may(node), count);
     forget_election(session, &key, &known, election.as_ref().ok())?;
     let results = match election {
-        Err(error) => return Ok(ElectionState::Hold(unreachable(with, &error))),
+        Err(error) => return Ok(ElectionState::Hold(unreachable(coordination, &error))),
         Ok(Election::Wait(nodes)) => return Ok(ElectionState::Hold(waiting_for_result(task, &nodes))),
         Ok(Election::Run) => {
             let mut changes = Changes::default();
             changes.set_election_begun(&key, &definition);
-            remember_store_position(with.fleet, &mut changes);
+            remember_store_position(coordination.fleet, &mut changes);
             commit(session, changes)?;
             return Ok(ElectionState::Elected);
         }
         Ok(Election::Results(results)) => results,
     };
-    match with.fleet.open(elected, &results) {
-        Err(error) => Ok(ElectionState::Hold(unreachable(with, &error))),
+    match coordination.fleet.open(elected, &results) {
+        Err(error) => Ok(ElectionState::Hold(unreachable(coordination, &error))),
         Ok(Err(closed)) => Ok(ElectionState::Hold(Gate::shared(
             GateReason::Dependency,
             format!(
@@ -337,7 +337,7 @@ pub(super) fn publish(
     elected: &ElectedResult,
 ) -> Result<Answer, String> {
     let task = session.task(elected.task)?;
-    let Some(BookRollout { coordination: with, run }) = admission.rollout() else { return Ok(Answer::Go) };
+    let Some(BookRollout { coordination, run }) = admission.rollout() else { return Ok(Answer::Go) };
     let definition = task_digest(session.pass.set, &session.book, task);
     let result = shortened(&elected.result);
     let message = elected.message.as_deref().map(towpath_git::without_secrets);
@@ -347,9 +347,9 @@ pub(super) fn publish(
     changes.set_published_result(&session.id.task(task.id.as_str()), published);
     commit(session, changes)?;
     let spec = run.spec_of(segment_of(run, elected.task));
-    match with.fleet.share(ElectedTask { spec, task: &task.id, definition: &definition }, &found) {
+    match coordination.fleet.publish_result(ElectedTask { spec, task: &task.id, definition: &definition }, &found) {
         Ok(()) => Ok(Answer::Go),
-        Err(error) => Ok(Answer::Hold(unreachable(*with, &error))),
+        Err(error) => Ok(Answer::Hold(unreachable(*coordination, &error))),
     }
 }
 
@@ -362,20 +362,20 @@ fn segment_of(run: &Run, at: TaskRef) -> usize {
     run.segments.iter().position(|segment| segment.tasks.contains(&at.index)).unwrap_or_default()
 }
 
-fn unreachable(with: Coordination<'_>, error: &StoreError) -> Gate {
-    with.fleet.look_soon();
+fn unreachable(coordination: Coordination<'_>, error: &StoreError) -> Gate {
+    coordination.fleet.look_soon();
     Gate::unreachable(error)
 }
 
 /// Runs the maintenance transaction of a run in the data store, if the transaction is due. Returns whether the run has
 /// ended on all nodes.
-fn end_run(with: Coordination<'_>, run: &Run) -> bool {
-    match with.fleet.run_maintenance(&run.spec) {
+fn end_run(coordination: Coordination<'_>, run: &Run) -> bool {
+    match coordination.fleet.run_maintenance(&run.spec) {
         Ok(true) => return true,
         Ok(false) => {}
         Err(error) => tracing::debug!(%error, "cannot do the maintenance of a run"),
     }
-    with.fleet.look_again();
+    coordination.fleet.look_again();
     false
 }
 
@@ -423,8 +423,8 @@ fn use_results(
     results: &std::collections::BTreeMap<String, TaskResult>,
     count: usize,
 ) -> Result<ElectionState, String> {
-    if let Some((node, share)) = results.iter().find(|(_, share)| !share.ok) {
-        let why = share.message.clone().unwrap_or_default();
+    if let Some((node, result)) = results.iter().find(|(_, result)| !result.ok) {
+        let why = result.message.clone().unwrap_or_default();
         let opens = format!(
             "waiting for the elected task {:?}, which failed on {node}: {why}; continues when {node} has succeeded",
             task.id
@@ -433,9 +433,9 @@ fn use_results(
         return Ok(ElectionState::Hold(Gate::shared(GateReason::Dependency, opens).action(action)));
     }
     let value = match results.values().next() {
-        Some(share) if count == 1 => share.result.clone(),
+        Some(result) if count == 1 => result.result.clone(),
         _ => Value::Object(
-            results.iter().map(|(node, share)| (node.clone(), share.result.clone())).collect::<Map<_, _>>(),
+            results.iter().map(|(node, result)| (node.clone(), result.result.clone())).collect::<Map<_, _>>(),
         ),
     };
     let mut changes = Changes::default();

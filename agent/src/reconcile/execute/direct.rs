@@ -20,12 +20,12 @@ use towpath_state::{AppliedItem, Changes, HandlerRecord, Intent, Managed, Phase,
 use super::{
     Found, RenderedTask, Session, UNKNOWN,
     apply::{failed, notified},
-    attempts::{Attempted, attempts},
+    attempts::{Attempted, run_with_retries},
 };
 use crate::reconcile::{admission::Permit, pass::batch};
 
 /// A direct change by a tool or daemon that a task needs, with the records to undo the change.
-struct Effect<'t> {
+struct DirectChange<'t> {
     position: usize,
     rendered: Arc<RenderedTask>,
     task: &'t Task,
@@ -36,7 +36,7 @@ struct Effect<'t> {
     recorded: Vec<Managed>,
 }
 
-impl Effect<'_> {
+impl DirectChange<'_> {
     fn resource(&self) -> &dyn Resource {
         &*self.rendered.ready.options
     }
@@ -47,14 +47,14 @@ type Results = Vec<(usize, Applied)>;
 
 /// Applies direct changes. Returns one result for each task in `ids`, in the same order.
 pub(super) fn changes(session: &Session<'_>, ids: &[InstanceId], permit: Permit<'_>) -> Vec<Applied> {
-    let mut effects = Vec::new();
+    let mut direct_changes = Vec::new();
     for (position, id) in ids.iter().enumerate() {
         let Ok((rendered, task)) = session.rendered(*id) else { continue };
         let Some(Found::Change { key, applied, is_first, .. }) = rendered.take_found() else { continue };
-        effects.push(Effect { position, rendered, task, key, applied, is_first, recorded: Vec::new() });
+        direct_changes.push(DirectChange { position, rendered, task, key, applied, is_first, recorded: Vec::new() });
     }
     let mut all: Vec<Applied> = ids.iter().map(|_| failed(UNKNOWN)).collect();
-    for (position, result) in carry_out_all(session, effects, permit.writer()) {
+    for (position, result) in carry_out_all(session, direct_changes, permit.writer()) {
         if let Some(place) = all.get_mut(position) {
             *place = result;
         }
@@ -62,30 +62,30 @@ pub(super) fn changes(session: &Session<'_>, ids: &[InstanceId], permit: Permit<
     all
 }
 
-fn carry_out_all<'t>(session: &Session<'_>, effects: Vec<Effect<'t>>, writer: &FsWriter) -> Results {
+fn carry_out_all<'t>(session: &Session<'_>, direct_changes: Vec<DirectChange<'t>>, writer: &FsWriter) -> Results {
     let pending = pending_names(session);
     let mut before = Changes::default();
-    let in_advance = |effect: Effect<'t>| record_in_advance(session, effect, &mut before);
-    let effects: Vec<Effect<'t>> = effects.into_iter().map(in_advance).collect();
-    if let Err(error) = intend(session, Phase::Action, before) {
+    let in_advance = |change: DirectChange<'t>| record_in_advance(session, change, &mut before);
+    let direct_changes: Vec<DirectChange<'t>> = direct_changes.into_iter().map(in_advance).collect();
+    if let Err(error) = log_intent(session, Phase::Action, before) {
         let message = session.failed(error);
-        let not_recorded = |effect: Effect<'_>| {
-            effect.recorded.iter().for_each(|key| session.machine().set_applied(key, None));
-            (effect.position, failed(message.clone()))
+        let not_recorded = |change: DirectChange<'_>| {
+            change.recorded.iter().for_each(|key| session.machine().set_applied(key, None));
+            (change.position, failed(message.clone()))
         };
-        return effects.into_iter().map(not_recorded).collect();
+        return direct_changes.into_iter().map(not_recorded).collect();
     }
-    if effects.len() == 1 {
-        return effects.into_iter().map(|effect| carry_out(session, effect, None, writer)).collect();
+    if direct_changes.len() == 1 {
+        return direct_changes.into_iter().map(|change| carry_out(session, change, None, writer)).collect();
     }
-    transaction(session, effects, pending, writer)
+    transaction(session, direct_changes, pending, writer)
 }
 
 /// Writes the intent of a change to the journal, with the records that must survive a crash during the change.
 ///
 /// # Errors
 /// Fails if the journal cannot be written. After an error, the caller must make no change.
-pub(super) fn intend(session: &Session<'_>, phase: Phase, mut changes: Changes) -> Result<(), ModuleError> {
+pub(super) fn log_intent(session: &Session<'_>, phase: Phase, mut changes: Changes) -> Result<(), ModuleError> {
     let Some(journal) = &session.machine().journal else { return Ok(()) };
     changes.set(&Intent { phase, book: session.book.id(), paths: Vec::new() });
     journal.commit(changes).map_err(|error| batch::journal_failed(&error))
@@ -106,26 +106,26 @@ fn pending_names(session: &Session<'_>) -> BTreeSet<String> {
 }
 
 /// Records the handler notifications and the undo before a change, because a crash during the change could lose both.
-fn record_in_advance<'t>(session: &Session<'_>, effect: Effect<'t>, before: &mut Changes) -> Effect<'t> {
-    let (task, ready) = (effect.task, &effect.rendered.ready);
+fn record_in_advance<'t>(session: &Session<'_>, change: DirectChange<'t>, before: &mut Changes) -> DirectChange<'t> {
+    let (task, ready) = (change.task, &change.rendered.ready);
     let context = session.context(task);
     // A task with a `changed` expression notifies handlers only after its result is known.
     if task.changed.is_none() {
-        before.append(notified(session, task, effect.rendered.item()));
+        before.append(notified(session, task, change.rendered.item()));
     }
     let undo = ready.options.undo(&context);
     if ready.options.parts().len() > 1 {
-        let recorded = record_parts(session, effect.resource(), undo.as_ref(), before);
-        return Effect { recorded, ..effect };
+        let recorded = record_parts(session, change.resource(), undo.as_ref(), before);
+        return DirectChange { recorded, ..change };
     }
-    if !effect.is_first {
-        return effect;
+    if !change.is_first {
+        return change;
     }
-    let applied = AppliedItem { undo, ..effect.applied };
+    let applied = AppliedItem { undo, ..change.applied };
     let begun = AppliedItem { definition: String::new(), ..applied.clone() };
-    before.put(&effect.key, &begun);
-    session.machine().set_applied(&effect.key, Some(begun));
-    Effect { recorded: vec![effect.key.clone()], applied, ..effect }
+    before.put(&change.key, &begun);
+    session.machine().set_applied(&change.key, Some(begun));
+    DirectChange { recorded: vec![change.key.clone()], applied, ..change }
 }
 
 /// Records the undo of each new item of a task that manages several items. Returns the keys of the undo records.
@@ -156,17 +156,22 @@ fn record_parts(
 
 /// Applies a change whose intent is in the journal. `time` limits the duration of the change; `None` means the timeout
 /// of the task.
-fn carry_out(session: &Session<'_>, effect: Effect<'_>, time: Option<Duration>, writer: &FsWriter) -> (usize, Applied) {
-    let context = session.context(effect.task);
+fn carry_out(
+    session: &Session<'_>,
+    change: DirectChange<'_>,
+    time: Option<Duration>,
+    writer: &FsWriter,
+) -> (usize, Applied) {
+    let context = session.context(change.task);
     let context = Context { timeout: time.unwrap_or(context.timeout), ..context };
     let attempted =
-        attempts(session, effect.task, effect.rendered.item(), || effect.resource().apply(&context, writer));
-    done(session, &effect, attempted)
+        run_with_retries(session, change.task, change.rendered.item(), || change.resource().apply(&context, writer));
+    record_result(session, &change, attempted)
 }
 
 /// Records the result of a change in the journal.
-fn done(session: &Session<'_>, effect: &Effect<'_>, attempted: Attempted) -> (usize, Applied) {
-    let Effect { position, task, key, applied, rendered, .. } = effect;
+fn record_result(session: &Session<'_>, change: &DirectChange<'_>, attempted: Attempted) -> (usize, Applied) {
+    let DirectChange { position, task, key, applied, rendered, .. } = change;
     let mut changes = Changes::default();
     if attempted.outcome != Outcome::Failed {
         changes.put(key, applied);
@@ -202,14 +207,14 @@ fn changed() -> Attempted {
 /// remaining time.
 fn transaction(
     session: &Session<'_>,
-    effects: Vec<Effect<'_>>,
+    direct_changes: Vec<DirectChange<'_>>,
     pending: BTreeSet<String>,
     writer: &FsWriter,
 ) -> Results {
     let (machine, begun) = (session.machine(), session.machine().clock.monotonic());
-    let time = effects.iter().map(|effect| effect.task.timeout).max().unwrap_or_default();
-    let Some(error) = apply_together(session, &effects, (time, begun), writer) else {
-        return effects.into_iter().map(|effect| done(session, &effect, changed())).collect();
+    let time = direct_changes.iter().map(|change| change.task.timeout).max().unwrap_or_default();
+    let Some(error) = apply_transaction(session, &direct_changes, (time, begun), writer) else {
+        return direct_changes.into_iter().map(|change| record_result(session, &change, changed())).collect();
     };
     tracing::info!(
         book = session.book.id(),
@@ -217,67 +222,67 @@ fn transaction(
     );
     let (mut never, mut ran, mut ended) = (Vec::new(), pending, false);
     let mut results = Results::new();
-    for effect in effects {
+    for change in direct_changes {
         let left = time.saturating_sub(machine.clock.monotonic().saturating_duration_since(begun));
-        if ended || (session.pass.make_way)() {
+        if ended || (session.pass.should_preempt)() {
             // Tasks after a failed task do not run, but the transaction may have completed them.
             ended = true;
-            if !is_done(session, &effect) {
-                never.push(effect);
+            if !is_done(session, &change) {
+                never.push(change);
                 continue;
             }
-            ran.extend(effect.task.notify.iter().cloned());
-            results.push(done(session, &effect, changed()));
+            ran.extend(change.task.notify.iter().cloned());
+            results.push(record_result(session, &change, changed()));
             continue;
         }
-        ran.extend(effect.task.notify.iter().cloned());
-        let continues = effect.task.go_on;
+        ran.extend(change.task.notify.iter().cloned());
+        let continues = change.task.continue_on_failure;
         let (position, result) = if left < time / 4 {
-            session.took(&effect.rendered);
-            (effect.position, failed(error.message.clone()))
+            session.took(&change.rendered);
+            (change.position, failed(error.message.clone()))
         } else {
-            let time = effect.task.timeout.min(left);
-            carry_out(session, effect, Some(time), writer)
+            let time = change.task.timeout.min(left);
+            carry_out(session, change, Some(time), writer)
         };
         ended = matches!(result, Applied::Failed(_)) && !continues;
         results.push((position, result));
     }
-    results.extend(never.iter().map(|effect| (effect.position, Applied::NotStarted)));
-    never_ran(session, never, &ran);
+    results.extend(never.iter().map(|change| (change.position, Applied::NotStarted)));
+    discard_unstarted(session, never, &ran);
     results
 }
 
 /// Applies changes in one transaction. Returns the error if the transaction fails.
-fn apply_together(
+fn apply_transaction(
     session: &Session<'_>,
-    effects: &[Effect<'_>],
+    direct_changes: &[DirectChange<'_>],
     (time, begun): (Duration, Instant),
     writer: &FsWriter,
 ) -> Option<ModuleError> {
     let (machine, book) = (session.machine(), session.book.id());
-    let begin = |effect: &Effect<'_>| machine.memory.activity.begin(&book, &effect.task.id, begun);
-    let _work: Vec<_> = effects.iter().map(begin).collect();
-    let context = session.context(effects.first()?.task);
-    let uses: Vec<&dyn Resource> = effects.iter().map(Effect::resource).collect();
+    let begin = |change: &DirectChange<'_>| machine.module_cache.activity.begin(&book, &change.task.id, begun);
+    let _work: Vec<_> = direct_changes.iter().map(begin).collect();
+    let context = session.context(direct_changes.first()?.task);
+    let uses: Vec<&dyn Resource> = direct_changes.iter().map(DirectChange::resource).collect();
     apply_batch(&uses, &Context { timeout: time, ..context }, writer).err()
 }
 
-fn is_done(session: &Session<'_>, effect: &Effect<'_>) -> bool {
-    matches!(effect.resource().check(&session.context(effect.task)), Ok(Checked::InSync))
+fn is_done(session: &Session<'_>, change: &DirectChange<'_>) -> bool {
+    matches!(change.resource().check(&session.context(change.task)), Ok(Checked::InSync))
 }
 
 /// Discards changes that were recorded in advance but did not run. The function removes the undo records and the
 /// notifications of the discarded changes. The notification of a handler is kept if another task has notified the same
 /// handler.
-fn never_ran(session: &Session<'_>, effects: Vec<Effect<'_>>, notified: &BTreeSet<String>) {
-    let names: BTreeSet<String> = effects.iter().map(|effect| effect.rendered.instance.name.clone()).collect();
+fn discard_unstarted(session: &Session<'_>, direct_changes: Vec<DirectChange<'_>>, notified: &BTreeSet<String>) {
+    let names: BTreeSet<String> = direct_changes.iter().map(|change| change.rendered.instance.name.clone()).collect();
     let mut changes = Changes::default();
-    for effect in effects.into_iter().rev() {
-        for key in missing(session, &effect) {
+    for change in direct_changes.into_iter().rev() {
+        for key in missing(session, &change) {
             changes.delete::<kinds::Applied>(&key);
             session.machine().set_applied(&key, None);
         }
-        for handler in effect.task.notify.iter().filter(|handler| !notified.contains(*handler)) {
+        for handler in change.task.notify.iter().filter(|handler| !notified.contains(*handler)) {
             let key = session.id.task(handler);
             let record: Option<HandlerRecord> = session.machine().record(&key);
             // A concurrent task may have notified the handler as well.
@@ -293,11 +298,11 @@ fn never_ran(session: &Session<'_>, effects: Vec<Effect<'_>>, notified: &BTreeSe
 
 /// Returns the keys of the undo records for items that do not exist on the node. An existing item keeps its undo
 /// record, so that the item can be pruned later.
-fn missing(session: &Session<'_>, effect: &Effect<'_>) -> Vec<Managed> {
-    let undo = effect.resource().undo(&session.context(effect.task));
+fn missing(session: &Session<'_>, change: &DirectChange<'_>) -> Vec<Managed> {
+    let undo = change.resource().undo(&session.context(change.task));
     let missing = undo.as_ref().and_then(|undo| undo.get("names")?.as_array().cloned()).unwrap_or_default();
-    let module = effect.resource().name();
+    let module = change.resource().name();
     let keys = missing.iter().filter_map(Value::as_str);
     let keys = keys.map(|name| Managed { module: module.to_owned(), identity: name.to_owned() });
-    keys.filter(|key| effect.recorded.contains(key)).collect()
+    keys.filter(|key| change.recorded.contains(key)).collect()
 }

@@ -108,7 +108,7 @@ impl<'a, E: CarryOut<'a>> Started<E> {
             let (sender, receiver) = mpsc::channel();
             let mut open = 0_usize;
             loop {
-                if (executor.session().pass.make_way)() {
+                if (executor.session().pass.should_preempt)() {
                     run.preempt();
                 }
                 match run.advance() {

@@ -21,8 +21,8 @@ use towpath_state::{
 use super::{
     Found, RenderedTask, Session,
     apply::notified,
-    attempts::{Attempted, attempts},
-    direct::{commit, intend},
+    attempts::{Attempted, run_with_retries},
+    direct::{commit, log_intent},
     resource::{action_key, last_run},
 };
 use crate::reconcile::{
@@ -57,7 +57,7 @@ pub(super) fn invoke(session: &Session<'_>, invocation: &Invocation, permit: Per
 /// Runs a probe.
 pub(super) fn probe(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Attempted {
     let context = session.context(task);
-    let attempted = attempts(session, task, rendered.item(), || rendered.ready.options.observe(&context));
+    let attempted = run_with_retries(session, task, rendered.item(), || rendered.ready.options.observe(&context));
     session.took(rendered);
     session.drop_task(rendered.instance.id);
     attempted
@@ -77,11 +77,11 @@ fn action(session: &Session<'_>, task: &Task, rendered: &RenderedTask, writer: &
     let mut record = ActionRecord { definition: definition.clone(), state, interrupted, finished, boot: None };
     let mut begun = Changes::default();
     begun.put(&key, &record);
-    if let Err(error) = intend_action(session, begun) {
+    if let Err(error) = log_action(session, begun) {
         return Attempted::failed(error);
     }
     let context = session.context(task);
-    let attempted = attempts(session, task, rendered.item(), || rendered.ready.options.apply(&context, writer));
+    let attempted = run_with_retries(session, task, rendered.item(), || rendered.ready.options.apply(&context, writer));
     record.state = match attempted.outcome {
         Outcome::Failed if session.pass.cancel.is_cancelled() => ActionState::Begun,
         Outcome::Failed => ActionState::Failed,
@@ -106,7 +106,7 @@ fn action(session: &Session<'_>, task: &Task, rendered: &RenderedTask, writer: &
 }
 
 /// Writes the intent of an action to the journal, with the record of the action.
-fn intend_action(session: &Session<'_>, record: Changes) -> Result<(), String> {
+fn log_action(session: &Session<'_>, record: Changes) -> Result<(), String> {
     let Some(journal) = &session.machine().journal else { return Ok(()) };
     let mut changes = Changes::default();
     changes.set(&Intent { phase: Phase::Action, book: session.book.id(), paths: Vec::new() });
@@ -119,16 +119,16 @@ fn unconditional(session: &Session<'_>, task: &Task, writer: &FsWriter) -> Attem
     let begun = session.machine().clock.monotonic();
     let attempted = match instance::prepare(session.machine(), &session.renderer, task, None) {
         Prepared::Skipped(_) => Attempted { outcome: Outcome::Skipped, message: None, result: None },
-        Prepared::Missing(wants) => {
-            let shown = wants.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        Prepared::Missing(missing_inputs) => {
+            let shown = missing_inputs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             Attempted::failed(format!("the task needs {shown}, which does not exist"))
         }
         Prepared::Failed(message) => Attempted::failed(message),
-        Prepared::Ready(ready) => match intend(session, Phase::Handler, Changes::default()) {
+        Prepared::Ready(ready) => match log_intent(session, Phase::Handler, Changes::default()) {
             Err(error) => Attempted::failed(session.failed(error)),
             Ok(()) => {
                 let (context, cancel) = (session.context(task), session.pass.cancel);
-                attempts(session, task, None, || execute(&*ready.options, &context, writer, cancel))
+                run_with_retries(session, task, None, || execute(&*ready.options, &context, writer, cancel))
             }
         },
     };
@@ -144,7 +144,7 @@ fn handler(session: &Session<'_>, pending: &PendingHandler, writer: &FsWriter) -
     let attempted = match pending.task.map(|at| session.task(at)) {
         Some(Ok(task)) => unconditional(session, task, writer),
         Some(Err(message)) => Attempted::failed(message),
-        None => match (notified.clone(), intend(session, Phase::Handler, Changes::default())) {
+        None => match (notified.clone(), log_intent(session, Phase::Handler, Changes::default())) {
             (_, Err(error)) => Attempted::failed(session.failed(error)),
             (None, _) => Attempted::failed("the notification of the handler is missing from the journal"),
             (Some(HandlerRecord { module, params, script, .. }), Ok(())) => {
@@ -240,7 +240,7 @@ fn reboot_now(
 ) -> Rebooted {
     let mut begun = Changes::default();
     begun.put(key, &record);
-    if let Err(message) = intend_action(session, begun) {
+    if let Err(message) = log_action(session, begun) {
         return Rebooted::Failed(message);
     }
     tracing::warn!(task = rendered.instance.name, "rebooting the node");
@@ -296,7 +296,7 @@ fn kept(session: &Session<'_>, at: TaskRef) -> Option<KeptTask> {
 }
 
 fn run_kept(session: &Session<'_>, task: &KeptTask, writer: &FsWriter) -> Attempted {
-    match intend(session, Phase::Handler, Changes::default()) {
+    match log_intent(session, Phase::Handler, Changes::default()) {
         Ok(()) => run_without_book(session, task, writer),
         Err(error) => Attempted::failed(session.failed(error)),
     }
@@ -337,7 +337,7 @@ fn run_without_book(session: &Session<'_>, record: &KeptTask, writer: &FsWriter)
         task: &record.name,
         timeout: Duration::from_secs(600),
         cancel: pass.cancel,
-        cache: &pass.machine.memory,
+        cache: &pass.machine.module_cache,
     };
     match execute(&*options, &context, writer, pass.cancel) {
         Ok(report) => Attempted {

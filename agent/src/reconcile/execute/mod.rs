@@ -33,7 +33,7 @@ use towpath_render::{
 use towpath_state::{ActionRecord, AppliedItem, BookId, LastRollout, Managed};
 
 use crate::reconcile::pass::{
-    HostContext, PassContext, Settled, Watched,
+    HostContext, PassContext, SteadyCheck, Watched,
     instance::{self, Ready},
 };
 
@@ -98,9 +98,9 @@ pub(in crate::reconcile) struct Notes {
     /// The full or read-only disk that the run found, with the error message.
     pub(in crate::reconcile) disk: Option<(Disk, String)>,
     /// True if another program changed managed items during the run.
-    pub(in crate::reconcile) moved: bool,
+    pub(in crate::reconcile) conflict: bool,
     /// The checks that confirm the steady state, by task and item.
-    pub(super) settled: BTreeMap<(TaskRef, usize), Settled>,
+    pub(super) steady_checks: BTreeMap<(TaskRef, usize), SteadyCheck>,
     /// The items that are in sync, but whose current definition is not in the journal.
     pub(super) in_sync: BTreeMap<InstanceId, (Managed, AppliedItem)>,
     /// The duration of each rendered task.
@@ -111,8 +111,8 @@ pub(in crate::reconcile) struct Notes {
 
 impl Notes {
     /// Returns the checks of the steady state.
-    pub(in crate::reconcile) fn into_settled(self) -> Vec<Settled> {
-        self.settled.into_values().collect()
+    pub(in crate::reconcile) fn into_steady_checks(self) -> Vec<SteadyCheck> {
+        self.steady_checks.into_values().collect()
     }
 
     /// Returns the duration of a task in the report.
@@ -228,7 +228,7 @@ impl<'a> Session<'a> {
         if let (None, Some(disk)) = (&notes.disk, error.disk) {
             notes.disk = Some((disk, error.message.clone()));
         }
-        notes.moved |= error.moved;
+        notes.conflict |= error.conflict;
         error.message
     }
 

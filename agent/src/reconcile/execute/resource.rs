@@ -27,7 +27,7 @@ use super::{
     attempts::{holds, success_problem},
 };
 use crate::reconcile::pass::{
-    Settled, batch,
+    SteadyCheck, batch,
     instance::{self, Prepared},
 };
 
@@ -37,7 +37,7 @@ pub(super) fn items(session: &Session<'_>, at: TaskRef) -> Result<Items, NotRead
     match session.renderer.items(task) {
         Ok(Rendering::Ready(None)) => Ok(Items::Single),
         Ok(Rendering::Ready(Some(items))) => Ok(Items::Loop(items)),
-        Ok(Rendering::Missing(wants)) => Err(missing(session, &wants)),
+        Ok(Rendering::Missing(missing_inputs)) => Err(missing(session, &missing_inputs)),
         Err(error) => Err(failed(error.to_string())),
     }
 }
@@ -51,7 +51,7 @@ pub(super) fn render(session: &Session<'_>, instance: &Arc<Instance>) -> Result<
             let managed = managed.map(|all| all.into_iter().map(managed_item).collect());
             return Ok(Rendered::Skipped(managed));
         }
-        Prepared::Missing(wants) => return Err(missing(session, &wants)),
+        Prepared::Missing(missing_inputs) => return Err(missing(session, &missing_inputs)),
         Prepared::Failed(message) => return Err(failed(message)),
         Prepared::Ready(ready) => *ready,
     };
@@ -111,9 +111,9 @@ fn failed(message: String) -> NotReady {
 
 /// Returns the outcome of a task whose inputs are missing. A dry run does not know the results of tasks that it does
 /// not run.
-fn missing(session: &Session<'_>, wants: &[MissingInput]) -> NotReady {
-    let shown = wants.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    if !wants.iter().all(|want| matches!(want, MissingInput::Step(_) | MissingInput::Computed(_))) {
+fn missing(session: &Session<'_>, missing_inputs: &[MissingInput]) -> NotReady {
+    let shown = missing_inputs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    if !missing_inputs.iter().all(|want| matches!(want, MissingInput::Step(_) | MissingInput::Computed(_))) {
         return NotReady::missing(Outcome::Held, format!("cannot read {shown} yet"));
     }
     let message = match session.lacking {
@@ -190,15 +190,15 @@ fn in_sync(session: &Session<'_>, task: &Task, rendered: &RenderedTask, data: Op
         true => None,
         false => options.expectations(&context, &session.machine().digest_key),
     };
-    let settled = expectations.map_or_else(
+    let steady_checks = expectations.map_or_else(
         || {
             let source = context.source.clone().filter(|_| options.reads_source());
-            Settled::Check { options: Arc::clone(options), source, timeout: task.timeout }
+            SteadyCheck::Check { options: Arc::clone(options), source, timeout: task.timeout }
         },
-        Settled::Expectations,
+        SteadyCheck::Expectations,
     );
     let place = (rendered.instance.task, rendered.item().map_or(0, |item| item.index));
-    session.notes().settled.insert(place, settled);
+    session.notes().steady_checks.insert(place, steady_checks);
     match success_problem(session, task, rendered.item(), Outcome::Unchanged) {
         Some(problem) => Check::Failed(problem),
         None => Check::InSync(data),

@@ -79,17 +79,17 @@ fn remove_one<'m>(
     writer: &FsWriter,
 ) -> Result<String, String> {
     let (machine, book) = (session.machine(), session.book.id());
-    let begin = |task: &str| machine.memory.activity.begin(&book, task, machine.clock.monotonic());
+    let begin = |task: &str| machine.module_cache.activity.begin(&book, task, machine.clock.monotonic());
     let has_batch = matches!(undo(session, item), Ok(Some(undo)) if undo.batch().is_some());
-    let together = has_batch.then(|| {
+    let transaction = has_batch.then(|| {
         batches.entry(&item.module).or_insert_with(|| {
             let task = format!("prune {}s", item.module);
             let _work = begin(&task);
             let all: Vec<&Managed> = all.iter().collect();
-            remove_together(session, &all, &item.module, &task, writer)
+            remove_transaction(session, &all, &item.module, &task, writer)
         })
     });
-    if together.is_some_and(|together| together.contains(item)) {
+    if transaction.is_some_and(|transaction| transaction.contains(item)) {
         return Ok(TAKEN_OUT.to_owned());
     }
     let name = format!("prune {} {}", item.module, item.identity);
@@ -117,13 +117,13 @@ fn context<'t>(session: &'t Session<'_>, task: &'t str) -> Context<'t> {
         task,
         timeout: Duration::from_secs(600),
         cancel: pass.cancel,
-        cache: &pass.machine.memory,
+        cache: &pass.machine.module_cache,
     }
 }
 
 /// Removes the items of a module in one transaction, because packages may depend on one another. Returns the removed
 /// items.
-fn remove_together<'m>(
+fn remove_transaction<'m>(
     session: &Session<'_>,
     gone: &[&'m Managed],
     module: &str,
@@ -200,7 +200,7 @@ fn restore(session: &Session<'_>, managed: &Managed, task: &str, writer: &FsWrit
         }
         Some(Original::Directory { mode, uid, gid }) => {
             writer.make_directory(path, 0o755).map_err(failed)?;
-            writer.grant(path, Access { mode, uid: Some(uid), gid: Some(gid) }).map_err(failed)?;
+            writer.set_permissions(path, Access { mode, uid: Some(uid), gid: Some(gid) }).map_err(failed)?;
             Ok("the directory existed before Towpath managed it, and is kept".into())
         }
         Some(Original::Nothing) => {

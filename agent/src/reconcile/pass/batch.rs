@@ -205,6 +205,6 @@ pub(in crate::reconcile) fn journal_failed(error: &JournalError) -> ModuleError 
     ModuleError {
         message: format!("{error}; the agent changes nothing until it can write the journal"),
         disk,
-        moved: false,
+        conflict: false,
     }
 }

@@ -51,8 +51,9 @@ pub(in crate::reconcile) fn run<'a, E: CarryOut<'a>>(
     claims: &'a Claims,
     computed_failures: &[String],
 ) -> PassOutcome {
-    let settled = pass.inputs.computed.is_empty().then(Vec::new);
-    let mut books: Books<E> = Books { courses: Vec::new(), outcome: PassOutcome { settled, ..PassOutcome::default() } };
+    let steady_checks = pass.inputs.computed.is_empty().then(Vec::new);
+    let mut books: Books<E> =
+        Books { courses: Vec::new(), outcome: PassOutcome { steady_checks, ..PassOutcome::default() } };
     books.run_tasks(pass, tools, claims, computed_failures);
     books.remove(pass);
     books.end(pass, tools, claims)
@@ -69,7 +70,7 @@ impl<'a, E: CarryOut<'a>> Books<E> {
     ) {
         let mut done: BTreeMap<String, Outcome> = BTreeMap::new();
         for book in &pass.view.books {
-            self.outcome.interrupted |= (pass.make_way)();
+            self.outcome.interrupted |= (pass.should_preempt)();
             if self.outcome.interrupted {
                 break;
             }
@@ -85,7 +86,7 @@ impl<'a, E: CarryOut<'a>> Books<E> {
                     course = self.finish(course, report);
                     worst = course.outcome.worst();
                 }
-                None => self.outcome.settled = None,
+                None => self.outcome.steady_checks = None,
             }
             done.insert(book.id(), worst);
             self.courses.push(course);
@@ -94,10 +95,10 @@ impl<'a, E: CarryOut<'a>> Books<E> {
 
     /// Continues the runs that waited for the other TaskBooks. These runs now remove items.
     fn remove(&mut self, pass: &'a PassContext<'a>) {
-        let everything = self.all_managed(pass);
+        let all_managed = self.all_managed(pass);
         let interrupted = self.outcome.interrupted;
         for mut course in std::mem::take(&mut self.courses) {
-            let inventory = everything.as_ref().map(|everything| inventory(pass, &course.book, everything));
+            let inventory = all_managed.as_ref().map(|all_managed| inventory(pass, &course.book, all_managed));
             let stage = course.run.as_mut().map(|run| {
                 if interrupted {
                     run.preempt();
@@ -133,7 +134,7 @@ impl<'a, E: CarryOut<'a>> Books<E> {
         let is_steady = report.steady && !session.renderer.reads().nodes();
         let outcome = &mut self.outcome;
         outcome.facts_read.extend(session.renderer.reads().facts());
-        outcome.moved |= notes.moved;
+        outcome.conflict |= notes.conflict;
         outcome.disk = outcome.disk.take().or(notes.disk.take());
         // If several TaskBooks check a file, the version that the first TaskBook saw counts.
         for (path, seen) in std::mem::take(&mut notes.watched) {
@@ -144,8 +145,8 @@ impl<'a, E: CarryOut<'a>> Books<E> {
         course.outcome.held.extend(gates);
         course.outcome.interrupted = preempted;
         course.outcome.took = course.begun.elapsed();
-        outcome.settled = outcome.settled.take().filter(|_| is_steady).map(|mut all| {
-            all.extend(notes.into_settled());
+        outcome.steady_checks = outcome.steady_checks.take().filter(|_| is_steady).map(|mut all| {
+            all.extend(notes.into_steady_checks());
             all
         });
         course
@@ -154,15 +155,15 @@ impl<'a, E: CarryOut<'a>> Books<E> {
     /// Removes the items of deleted TaskBooks, and returns the outcome of the pass.
     fn end(mut self, pass: &'a PassContext<'a>, tools: E::Tools, claims: &'a Claims) -> PassOutcome {
         self.outcome.books = self.courses.iter_mut().map(|course| std::mem::take(&mut course.outcome)).collect();
-        let everything = self.all_managed(pass).filter(|_| !self.outcome.interrupted);
+        let all_managed = self.all_managed(pass).filter(|_| !self.outcome.interrupted);
         let mut removing = E::out_of_service(pass);
-        for (id, record) in everything.is_some().then(|| gone(pass)).into_iter().flatten() {
+        for (id, record) in all_managed.is_some().then(|| gone(pass)).into_iter().flatten() {
             let book = book_of(&id, &record);
             let last = record.rollout.unwrap_or_default();
             let mut course: Course<E> = begin(pass, tools, &book, Vec::new(), claims, &[], Some(last));
             let mut stage = course.run.as_mut().map(Started::advance);
-            if let (Some(Stage::Removing(_)), Some(everything), Some(run)) = (&stage, &everything, &mut course.run) {
-                stage = Some(run.remove(Some(inventory(pass, &course.book, everything))));
+            if let (Some(Stage::Removing(_)), Some(all_managed), Some(run)) = (&stage, &all_managed, &mut course.run) {
+                stage = Some(run.remove(Some(inventory(pass, &course.book, all_managed))));
             }
             if let Some(Stage::Finished(report)) = stage {
                 self.outcome.interrupted |= report.preempted;
@@ -179,10 +180,10 @@ impl<'a, E: CarryOut<'a>> Books<E> {
         }
         let mut outcome = self.outcome;
         if !outcome.interrupted && !coordinated::leave_gone_books(pass, &removing) {
-            outcome.settled = None;
+            outcome.steady_checks = None;
         }
         if outcome.interrupted || !removing.is_empty() || outcome.worst() > Outcome::Unchanged {
-            outcome.settled = None;
+            outcome.steady_checks = None;
         }
         outcome
     }
@@ -244,13 +245,13 @@ fn task_of(kept: KeptTask, place: &Place) -> Task {
         id: kept.name,
         module: module.map(|schema| ModuleUse { name: schema.key, schema, params: serde_json::Value::Null }),
         when: Vec::new(),
-        looped: None,
+        loop_items: None,
         vars: serde_json::Map::new(),
         register: None,
         success: None,
         changed: None,
         until: None,
-        go_on: false,
+        continue_on_failure: false,
         timeout: Duration::from_secs(600),
         requires: Vec::new(),
         notify: Vec::new(),
@@ -313,11 +314,11 @@ fn begin<'a, E: CarryOut<'a>>(
 fn no_variables(error: &RenderError, computed_failures: &[String]) -> TaskOutcome {
     let because = computed_failures.join("; ");
     let message = if because.is_empty() { error.to_string() } else { format!("{error} ({because})") };
-    TaskOutcome::new("variables".into(), "vars", Outcome::Failed).say(message)
+    TaskOutcome::new("variables".into(), "vars", Outcome::Failed).with_message(message)
 }
 
 /// Returns the recorded items of a TaskBook, and the data that the removal needs.
-fn inventory(pass: &PassContext<'_>, book: &Book, everything: &Arc<BTreeSet<ManagedItem>>) -> Inventory {
+fn inventory(pass: &PassContext<'_>, book: &Book, all_managed: &Arc<BTreeSet<ManagedItem>>) -> Inventory {
     let id = book_id(book);
     let record: InventoryRecord = pass.machine.record(&id).unwrap_or_default();
     // An item may be listed in the inventories of several TaskBooks.
@@ -332,13 +333,13 @@ fn inventory(pass: &PassContext<'_>, book: &Book, everything: &Arc<BTreeSet<Mana
     };
     let others = all.iter().filter(|(other, record)| prunes(other, record)).flat_map(|(_, other)| &other.items);
     let is_counted =
-        |item: &&Managed| !record.items.contains(*item) && !everything.contains(&managed_item((*item).clone()));
+        |item: &&Managed| !record.items.contains(*item) && !all_managed.contains(&managed_item((*item).clone()));
     let others = others.filter(is_counted).collect::<BTreeSet<_>>().len();
     let modules: BTreeSet<String> = record.items.iter().map(|item| item.module.clone()).collect();
     Inventory {
         order: modules.into_iter().map(|module| (module.clone(), removal_order(&module))).collect(),
         recorded: record.items.into_iter().map(managed_item).collect(),
-        managed_anywhere: Arc::clone(everything),
+        managed_anywhere: Arc::clone(all_managed),
         prune: book.prune,
         budget,
         others: u64::try_from(others).unwrap_or(u64::MAX),

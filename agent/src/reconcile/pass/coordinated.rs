@@ -22,15 +22,15 @@ pub(in crate::reconcile) fn remember_store_position(fleet: &Fleet, changes: &mut
 
 /// Returns the slot that a node must claim in a rollout.
 pub(in crate::reconcile) fn slot_of(spec: &RolloutSpec, node: &str) -> SlotRef {
-    SlotRef { budget: spec.group.clone(), partition: spec.part(node).to_owned(), claim: None }
+    SlotRef { budget: spec.budget.clone(), partition: spec.partition(node).to_owned(), claim: None }
 }
 
 /// Returns a rollout definition with only the data that the release of a slot needs.
 pub(in crate::reconcile) fn spec_of(slot: &SlotRef, book: &BookId, node: &str) -> RolloutSpec {
     RolloutSpec {
         book: book.to_string(),
-        group: slot.budget.clone(),
-        parts: [(node.to_owned(), slot.partition.clone())].into(),
+        budget: slot.budget.clone(),
+        partitions: [(node.to_owned(), slot.partition.clone())].into(),
         waves: 1,
         ..RolloutSpec::default()
     }
@@ -69,17 +69,17 @@ pub fn holds_slots(journal: &Journal) -> bool {
 /// TaskBooks in `removing` keep their slots, because their removal needs a slot (D32). Returns true if the slots of all
 /// TaskBooks, except the TaskBooks in `removing`, are released.
 pub(in crate::reconcile) fn leave_gone_books(pass: &PassContext<'_>, removing: &BTreeSet<BookId>) -> bool {
-    let Some(with) = pass.coordination else { return true };
+    let Some(coordination) = pass.coordination else { return true };
     let mut released = true;
     let books = pass.machine.records::<BookRecord>();
     for (book, slot) in books.into_iter().filter_map(|(book, record)| Some((book, record.slot?))) {
         let mine = pass.view.books.iter().any(|own| book_id(own) == book);
-        let coordinated = with.manifest.books.contains_key(&book.to_string());
+        let coordinated = coordination.manifest.books.contains_key(&book.to_string());
         if mine && coordinated || removing.contains(&book) {
             continue;
         }
-        match with.fleet.ask(&spec_of(&slot, &book, &pass.view.node), Request::Leave) {
-            Answer::Go => remember_slot(pass.machine, with.fleet, &book, None),
+        match coordination.fleet.ask(&spec_of(&slot, &book, &pass.view.node), Request::Leave) {
+            Answer::Go => remember_slot(pass.machine, coordination.fleet, &book, None),
             Answer::Hold(gate) => {
                 released = false;
                 tracing::warn!(%book, "cannot release a slot; retrying: {gate}");

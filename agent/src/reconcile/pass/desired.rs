@@ -93,7 +93,9 @@ fn tasks(renderer: &Renderer, book: &Book, task: &Task) -> Vec<DesiredTask> {
     let items: Vec<Option<Item>> = match renderer.items(task) {
         Ok(Rendered::Ready(None)) => vec![None],
         Ok(Rendered::Ready(Some(items))) => items.into_iter().map(Some).collect(),
-        Ok(Rendered::Missing(wants)) => return vec![DesiredTask { unknown: Some(missing(&wants)), ..plain }],
+        Ok(Rendered::Missing(missing_inputs)) => {
+            return vec![DesiredTask { unknown: Some(missing(&missing_inputs)), ..plain }];
+        }
         Err(error) => return vec![DesiredTask { error: Some(error.to_string()), ..plain }],
     };
     let of_item = |item: &Option<Item>| {
@@ -102,16 +104,16 @@ fn tasks(renderer: &Renderer, book: &Book, task: &Task) -> Vec<DesiredTask> {
             Ok(Rendered::Ready(Known { skipped, params, items, source })) => {
                 DesiredTask { skipped, params, items, source, ..one }
             }
-            Ok(Rendered::Missing(wants)) => DesiredTask { unknown: Some(missing(&wants)), ..one },
+            Ok(Rendered::Missing(missing_inputs)) => DesiredTask { unknown: Some(missing(&missing_inputs)), ..one },
             Err(message) => DesiredTask { error: Some(message), ..one },
         }
     };
     items.iter().map(of_item).collect()
 }
 
-fn missing(wants: &[MissingInput]) -> String {
-    let wants: Vec<String> = wants.iter().map(ToString::to_string).collect();
-    format!("it depends on {}", wants.join(", "))
+fn missing(missing_inputs: &[MissingInput]) -> String {
+    let missing_inputs: Vec<String> = missing_inputs.iter().map(ToString::to_string).collect();
+    format!("it depends on {}", missing_inputs.join(", "))
 }
 
 /// The rendered part of a task.
@@ -127,7 +129,7 @@ struct Known {
 fn render(renderer: &Renderer, task: &Task, item: Option<&Item>) -> Result<Rendered<Known>, String> {
     let skipped = match renderer.condition(task, item).map_err(|error| error.to_string())? {
         Rendered::Ready(holds) => !holds,
-        Rendered::Missing(wants) => return Ok(Rendered::Missing(wants)),
+        Rendered::Missing(missing_inputs) => return Ok(Rendered::Missing(missing_inputs)),
     };
     let Some(module) = &task.module else {
         return Ok(Rendered::Ready(Known { skipped, items: Some(Vec::new()), ..Known::default() }));
@@ -138,7 +140,7 @@ fn render(renderer: &Renderer, task: &Task, item: Option<&Item>) -> Result<Rende
         Ok(Rendered::Missing(_)) | Err(_) if skipped => {
             return Ok(Rendered::Ready(Known { skipped, ..Known::default() }));
         }
-        Ok(Rendered::Missing(wants)) => return Ok(Rendered::Missing(wants)),
+        Ok(Rendered::Missing(missing_inputs)) => return Ok(Rendered::Missing(missing_inputs)),
         Err(message) => return Err(message),
     };
     let items = items_of(module, &params);

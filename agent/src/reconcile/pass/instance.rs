@@ -76,14 +76,14 @@ pub(in crate::reconcile) fn prepare(
     match renderer.condition(task, item) {
         Ok(Rendered::Ready(true)) => {}
         Ok(Rendered::Ready(false)) => return Prepared::Skipped(skipped(machine, renderer, task, item)),
-        Ok(Rendered::Missing(wants)) => return Prepared::Missing(wants),
-        Err(error) => return Prepared::Failed(shown(&error)),
+        Ok(Rendered::Missing(missing_inputs)) => return Prepared::Missing(missing_inputs),
+        Err(error) => return Prepared::Failed(display_error(&error)),
     }
     let Some(module) = &task.module else { return Prepared::Skipped(None) };
     let params = match renderer.params(task, item) {
         Ok(Rendered::Ready(params)) => params.into_value(),
-        Ok(Rendered::Missing(wants)) => return Prepared::Missing(wants),
-        Err(error) => return Prepared::Failed(shown(&error)),
+        Ok(Rendered::Missing(missing_inputs)) => return Prepared::Missing(missing_inputs),
+        Err(error) => return Prepared::Failed(display_error(&error)),
     };
     let options = match resolve(module.name, &params) {
         Ok(options) => options,
@@ -155,7 +155,7 @@ fn problem(problem: &Problem) -> String {
     format!("{key}{}{hint}", problem.message)
 }
 
-fn shown(error: &RenderError) -> String {
+fn display_error(error: &RenderError) -> String {
     error.to_string()
 }
 
@@ -173,7 +173,7 @@ pub(in crate::reconcile) fn context<'a>(
         task: &task.id,
         timeout: task.timeout,
         cancel,
-        cache: &machine.memory,
+        cache: &machine.module_cache,
     }
 }
 

@@ -60,7 +60,7 @@ pub struct HostContext {
     /// The secret key for keyed digests. Keyed digests are used only on this node.
     pub digest_key: [u8; 32],
     /// The caches of modules, which all tasks share.
-    pub memory: ModuleCache,
+    pub module_cache: ModuleCache,
     /// The files that the agent has written, and has not checked after the write.
     pub written: Arc<WrittenFiles>,
     /// The records of the applied items. The pass reads the records from the journal once.
@@ -77,11 +77,11 @@ impl HostContext {
         digest_key: [u8; 32],
         written: Arc<WrittenFiles>,
     ) -> Self {
-        let memory = match &journal {
+        let module_cache = match &journal {
             Some(journal) => ModuleCache::knowing(Arc::new(Originals(Arc::clone(journal)))),
             None => ModuleCache::default(),
         };
-        Self { node, reader, journal, clock, digest_key, memory, written, applied: Mutex::new(None) }
+        Self { node, reader, journal, clock, digest_key, module_cache, written, applied: Mutex::new(None) }
     }
 
     /// Returns a record from the journal. Returns `None` if the record is missing. An unreadable record is logged and
@@ -179,7 +179,7 @@ pub struct PassContext<'a> {
     /// A function that returns true if the agent must stop.
     pub stops: &'a (dyn Fn() -> bool + Sync),
     /// A function that returns true if the run should be preempted before its next task.
-    pub make_way: &'a (dyn Fn() -> bool + Sync),
+    pub should_preempt: &'a (dyn Fn() -> bool + Sync),
 }
 
 /// The result of a pass.
@@ -195,12 +195,12 @@ pub struct PassOutcome {
     /// True if the pass was preempted.
     pub interrupted: bool,
     /// True if another program changed managed items during the pass, so the pass must be repeated.
-    pub moved: bool,
+    pub conflict: bool,
     /// The names of the facts that the pass read.
     pub facts_read: BTreeSet<String>,
-    /// The checks that confirm the steady state without rendering. `settled` is `None` if the node was not in a steady
-    /// state.
-    pub settled: Option<Vec<Settled>>,
+    /// The checks that confirm the steady state without rendering. `steady_checks` is `None` if the node was not in a
+    /// steady state.
+    pub steady_checks: Option<Vec<SteadyCheck>>,
 }
 
 /// The managed files. Each file has the version that the pass read before the check of the file.
@@ -208,7 +208,7 @@ pub type Watched = BTreeMap<PathBuf, Seen>;
 
 /// One check that confirms the steady state.
 #[derive(Debug)]
-pub enum Settled {
+pub enum SteadyCheck {
     /// The values that a check reads in the steady state. The check succeeds if a later read returns the same values.
     Expectations(Vec<Expectation>),
     /// The check of the module, which runs again if its inputs cannot be stored as data.
@@ -223,11 +223,11 @@ pub enum Settled {
 }
 
 /// Returns whether all checks of a steady state still succeed.
-pub fn still_settled(machine: &HostContext, settled: &[Settled], cancel: &Cancel) -> bool {
+pub fn is_still_steady(machine: &HostContext, steady_checks: &[SteadyCheck], cancel: &Cancel) -> bool {
     let mut inspector = Inspector::new(&machine.reader, &machine.digest_key);
-    settled.iter().all(|one| match one {
-        Settled::Expectations(expectations) => expectations.iter().all(|expected| inspector.holds(expected)),
-        Settled::Check { options, source, timeout } => {
+    steady_checks.iter().all(|one| match one {
+        SteadyCheck::Expectations(expectations) => expectations.iter().all(|expected| inspector.holds(expected)),
+        SteadyCheck::Check { options, source, timeout } => {
             let context = Context {
                 reader: &machine.reader,
                 source: source.clone(),
@@ -235,7 +235,7 @@ pub fn still_settled(machine: &HostContext, settled: &[Settled], cancel: &Cancel
                 task: "",
                 timeout: *timeout,
                 cancel,
-                cache: &machine.memory,
+                cache: &machine.module_cache,
             };
             matches!(options.check(&context), Ok(Checked::InSync | Checked::InSyncWithData(_)))
         }

@@ -46,7 +46,7 @@ impl TaskOutcome {
 
     /// Sets the message of the outcome.
     #[must_use]
-    pub fn say(mut self, message: impl Into<String>) -> Self {
+    pub fn with_message(mut self, message: impl Into<String>) -> Self {
         let message = message.into();
         // The message of a failure may contain a URL with credentials.
         let failed = self.outcome == Outcome::Failed;

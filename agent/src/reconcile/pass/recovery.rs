@@ -98,8 +98,8 @@ fn republish_book(
         let ElectionRecord { begun, published, .. } = machine.record(&id.task(task.id.as_str())).unwrap_or_default();
         let found = published.filter(|published| published.definition == definition);
         if found.is_some() || begun.as_deref() == Some(definition.as_str()) {
-            let errand = ElectedTask { spec: &run.spec, task: &task.id, definition: &definition };
-            fleet.republish_election(errand, found.map(Into::into).as_ref())?;
+            let elected_task = ElectedTask { spec: &run.spec, task: &task.id, definition: &definition };
+            fleet.republish_election(elected_task, found.map(Into::into).as_ref())?;
         }
     }
     Ok(())

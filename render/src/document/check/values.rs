@@ -4,14 +4,14 @@ use serde_json::Value;
 use towpath_proto::{Field, Message, Type, did_you_mean, message};
 
 use super::{
-    super::{Trail, formats::format, habits},
+    super::{Trail, common_mistakes, formats::format},
     Mode, Reference, Walk, is_template,
     names::kind_of,
 };
 use crate::{
     problem::Finding,
+    scalars::{self, Count, Selector},
     template::syntax,
-    words::{self, Count, Selector},
 };
 
 impl Walk {
@@ -24,7 +24,7 @@ impl Walk {
             }
             (Some("expression"), Value::Bool(_) | Value::Number(_)) => {}
             (Some("mode"), Value::Number(number)) => {
-                let spelling = words::mode_spelling(number.as_i64().unwrap_or_default());
+                let spelling = scalars::mode_spelling(number.as_i64().unwrap_or_default());
                 self.value(
                     trail,
                     Finding::new("the mode is a number").hint(format!("write octal digits in quotes: {spelling}")),
@@ -94,7 +94,7 @@ impl Walk {
             self.checked.references.push(Reference { kind: reference, name: text.to_owned(), path: trail.path() });
         }
         if field.words.is_some() && !field.word_list().any(|word| word == text) {
-            let hint = habits::word(parent.name, field.name, text)
+            let hint = common_mistakes::word_hint(parent.name, field.name, text)
                 .or_else(|| did_you_mean(text, field.word_list()).map(|meant| format!("did you mean {meant}?")))
                 .unwrap_or_else(|| format!("one of: {}", field.word_list().collect::<Vec<_>>().join(", ")));
             self.value(trail, Finding::new(format!("{text:?} is not a valid {}", field.name)).hint(hint));

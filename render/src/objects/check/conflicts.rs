@@ -63,7 +63,7 @@ pub(super) fn of_variables(set: &ObjectSet) -> Vec<Found<'_>> {
 pub(super) fn of_resources(set: &ObjectSet) -> Vec<Found<'_>> {
     let mut owners: BTreeMap<(String, String), Vec<(&Book, &Task)>> = BTreeMap::new();
     for book in set.books.values() {
-        for task in book.tasks.iter().filter(|task| task.when.is_empty() && task.looped.is_none()) {
+        for task in book.tasks.iter().filter(|task| task.when.is_empty() && task.loop_items.is_none()) {
             if let Some(identity) = task.module.as_ref().and_then(literal_identity) {
                 owners.entry(identity).or_default().push((book, task));
             }

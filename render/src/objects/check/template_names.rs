@@ -104,7 +104,7 @@ pub(in crate::objects) struct BookNames<'a> {
 struct Here<'a> {
     /// The task that contains the text, and the turn of the task.
     task: Option<(&'a Task, usize)>,
-    looped: bool,
+    loop_items: bool,
     result: bool,
     /// True if the text contains `is defined` or `default`, so that an unknown name in the text is not an error.
     guarded: bool,
@@ -145,7 +145,7 @@ impl<'a> BookNames<'a> {
     /// Returns the errors of unknown names in the templates and expressions of the TaskBook, and in the template files
     /// of its tasks.
     pub(in crate::objects) fn problems(&self) -> impl Iterator<Item = Found<'_>> {
-        let nothing = Here { task: None, looped: false, result: false, guarded: false };
+        let nothing = Here { task: None, loop_items: false, result: false, guarded: false };
         let place = self.book.place.key("vars");
         let vars = self.book.vars.iter().map(move |(name, value)| Part {
             place: place.key(name),
@@ -153,7 +153,7 @@ impl<'a> BookNames<'a> {
             here: nothing,
         });
         let tasks = self.tasks.iter().flat_map(move |&(task, turn)| {
-            let here = Here { task: Some((task, turn)), looped: task.looped.is_some(), ..nothing };
+            let here = Here { task: Some((task, turn)), loop_items: task.loop_items.is_some(), ..nothing };
             let parts = parts_of(task, here).into_iter().flat_map(move |part| self.part(part));
             let module = task.module.iter().flat_map(move |module| {
                 let files = ["template", "source"].into_iter().flat_map(move |key| self.file(task, module, key, here));
@@ -184,7 +184,7 @@ impl<'a> BookNames<'a> {
         let mut parts = name.split('.');
         let (root, first) = (parts.next().unwrap_or_default(), parts.next());
         let finding = match (root, first) {
-            ("item" | "loop", _) if !here.looped => {
+            ("item" | "loop", _) if !here.loop_items => {
                 Finding::new(format!("{root} is used outside a loop")).hint("add loop: […] to the task")
             }
             ("result", _) if !here.result => Finding::new("result is defined only in success, changed and until")
@@ -356,8 +356,8 @@ fn parts_of<'a>(task: &'a Task, here: Here<'a>) -> Vec<Part<'a>> {
     for condition in task.when.iter().filter(|condition| Arc::ptr_eq(&condition.within, &task.within)) {
         parts.push(expression(place.key("when"), &condition.expression, here));
     }
-    if let Some(list) = &task.looped {
-        parts.push(templates(place.key("loop"), list, Here { looped: false, ..here }));
+    if let Some(list) = &task.loop_items {
+        parts.push(templates(place.key("loop"), list, Here { loop_items: false, ..here }));
     }
     for (name, value) in &task.vars {
         parts.push(templates(place.key("vars").key(name), value, here));

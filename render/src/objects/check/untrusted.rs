@@ -286,10 +286,10 @@ impl Walk<'_> {
     /// the origin of the result.
     fn task(&mut self, task: &Task, names: &Names) -> Option<String> {
         let mut names = names.clone();
-        if let Some(looped) = &task.looped {
+        if let Some(loop_items) = &task.loop_items {
             let mut outside = names.clone();
             outside.add(&task.vars);
-            names.item = outside.value(looped);
+            names.item = outside.value(loop_items);
         }
         names.add(&task.vars);
         let module = task.module.as_ref()?;

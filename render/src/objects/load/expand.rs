@@ -34,7 +34,7 @@ pub(super) struct Expansion<'a> {
     ledger: Ledger,
     /// The files of each source, and of each repository that a task or an include has named so far.
     trees: BTreeMap<String, Arc<dyn Tree>>,
-    wants: BTreeSet<Pinned>,
+    missing_inputs: BTreeSet<Pinned>,
     included_by: BTreeMap<(String, String), BTreeSet<Key>>,
     task_files: BTreeMap<(String, String), Option<Document>>,
 }
@@ -46,7 +46,7 @@ pub(super) struct Expanded {
     /// The files of each source, and of each repository that a task or an include names with a commit.
     pub(super) trees: BTreeMap<String, Arc<dyn Tree>>,
     /// The repositories that includes name, and whose files the caller has not supplied yet.
-    pub(super) wants: BTreeSet<Pinned>,
+    pub(super) missing_inputs: BTreeSet<Pinned>,
     /// The objects that include each file. The key of the map is the source and the path of the included file.
     pub(super) included_by: BTreeMap<(String, String), BTreeSet<Key>>,
 }
@@ -73,7 +73,7 @@ impl<'a> Expansion<'a> {
             limits,
             ledger,
             trees,
-            wants: BTreeSet::new(),
+            missing_inputs: BTreeSet::new(),
             included_by: BTreeMap::new(),
             task_files: BTreeMap::new(),
         }
@@ -81,8 +81,8 @@ impl<'a> Expansion<'a> {
 
     /// Ends the expansion.
     pub(super) fn finish(self) -> Expanded {
-        let Self { ledger, trees, wants, included_by, .. } = self;
-        Expanded { ledger, trees, wants, included_by }
+        let Self { ledger, trees, missing_inputs, included_by, .. } = self;
+        Expanded { ledger, trees, missing_inputs, included_by }
     }
 
     /// Returns true if a source exceeds its budget. The loader reads no further objects of a source that exceeds its
@@ -125,7 +125,7 @@ impl<'a> Expansion<'a> {
     }
 
     /// Returns the key under which `trees` contains the files of a repository at one commit. If the files are missing,
-    /// adds the repository to `wants`.
+    /// adds the repository to `missing_inputs`.
     fn pinned(&mut self, pinned: Pinned) -> String {
         let name = format!("{}@{}", pinned.url, pinned.commit);
         match self.pinned.get(&pinned) {
@@ -133,7 +133,7 @@ impl<'a> Expansion<'a> {
                 self.trees.insert(name.clone(), Arc::clone(tree));
             }
             None => {
-                self.wants.insert(pinned);
+                self.missing_inputs.insert(pinned);
             }
         }
         name
@@ -248,13 +248,13 @@ impl Reader<'_, '_> {
             id: format!("{}{name}", within.prefix),
             module,
             when,
-            looped: value.get("loop").filter(|value| !value.is_null()).cloned(),
+            loop_items: value.get("loop").filter(|value| !value.is_null()).cloned(),
             vars: map(value, "vars"),
             register: text(value, "register").map(|name| format!("{}{name}", within.prefix)),
             success: text(value, "success"),
             changed: text(value, "changed"),
             until,
-            go_on: text(value, "onFailure").as_deref() == Some("continue"),
+            continue_on_failure: text(value, "onFailure").as_deref() == Some("continue"),
             timeout: time(value, "timeout", DEFAULT_TIMEOUT),
             requires: prefixed("requires"),
             notify: prefixed("notify"),

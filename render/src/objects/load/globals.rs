@@ -10,7 +10,7 @@ use crate::{
     document::typed,
     objects::{Group, Key, Members, NodeObject, Object, ledger::Found, limits::RepositoryUrl, spec::members},
     problem::Finding,
-    words::Selector,
+    scalars::Selector,
 };
 
 /// The objects of global kinds, to which the objects in Namespaces refer.

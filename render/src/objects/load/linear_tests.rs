@@ -58,7 +58,7 @@ fn steps(objects: &str) -> usize {
     };
     let sources = [source("fleet", &format!("{HEAD}---\n{objects}"))];
     work::steps_of(|| {
-        let loaded = load_holding(&sources, &BTreeMap::new());
+        let loaded = load_partial(&sources, &BTreeMap::new());
         assert_eq!(loaded.errors, []);
         untrusted_uses(&loaded.set);
         let view = NodeView::new(&loaded.set, "first");

@@ -5,11 +5,11 @@ mod documents;
 mod expand;
 mod files;
 mod globals;
-mod held;
 #[cfg(test)]
 mod linear_tests;
 mod namespaced;
 mod notify;
+mod partial;
 #[cfg(test)]
 mod tests;
 
@@ -26,7 +26,7 @@ use self::{
 };
 pub use self::{
     files::{Pinned, SourceTree},
-    held::load_holding,
+    partial::load_partial,
 };
 use super::{
     Budget, Key, Object, ObjectSet,
@@ -47,7 +47,7 @@ pub struct Loaded {
     pub warnings: Vec<Problem>,
     /// The repositories that includes name, and whose files the caller has not supplied yet. The caller must fetch
     /// these repositories and load again.
-    pub wants: BTreeSet<Pinned>,
+    pub missing_inputs: BTreeSet<Pinned>,
     /// The names of the sources that exceed their budget.
     beyond: BTreeSet<String>,
     /// The objects that include each file. The key of the map is the source and the path of the included file.
@@ -72,7 +72,8 @@ fn load_without(
     ledger.report_all(check::missing_objects(&objects, &mentions));
     let limits = NamespaceLimits::new(&globals.namespaces, &globals.members, sources);
     let expansion = Expansion::new(sources, pinned, &limits, ledger);
-    let (namespaced, Expanded { mut ledger, trees, wants, included_by }) = Namespaced::read(&objects, expansion);
+    let (namespaced, Expanded { mut ledger, trees, missing_inputs, included_by }) =
+        Namespaced::read(&objects, expansion);
     let set = assemble(objects, globals, namespaced, trees);
     ledger.report_all(check::all(&set, sources));
     ledger.report_all(check::names_of_books(&set).iter().flat_map(BookNames::problems));
@@ -80,7 +81,7 @@ fn load_without(
     ledger.report_all(check::refused_untrusted_uses(&set));
     let (problems, beyond) = ledger.close(sources, &set.objects);
     let (warnings, errors) = problems.into_iter().partition(|problem| problem.warning);
-    Loaded { set, errors, warnings, wants, beyond, included_by }
+    Loaded { set, errors, warnings, missing_inputs, beyond, included_by }
 }
 
 /// Creates the [`ObjectSet`] from the objects of all kinds.

@@ -20,7 +20,7 @@ use crate::{
         task::{Book, Dependency, IncludeContext, ModuleUse, Rollout, Task},
     },
     problem::Finding,
-    words::Count,
+    scalars::Count,
 };
 
 /// All objects in Namespaces, and all ClusterVariables.
@@ -97,7 +97,7 @@ fn book(expansion: &mut Expansion<'_>, object: &Object) -> Book {
             serialize: message(&rollout_spec, "serialize", "Serialize"),
             waves: list(&rollout_spec, "waves"),
             soak: time(&rollout_spec, "soak", Duration::ZERO),
-            after_all: flag(&rollout_spec, "failAfterAllTargetsRan"),
+            fail_after_all: flag(&rollout_spec, "failAfterAllTargetsRan"),
             on_lost: text(&rollout_spec, "onLostNode").unwrap_or_else(|| "hold".into()),
             max_failures: rollout_spec.get("maxFailures").and_then(|count| Count::read(count).ok()),
             before: before.tasks,

@@ -50,7 +50,7 @@ impl Restarts {
         let mut services = 0;
         for at in 0..tasks.len() {
             let Some((service, schema)) = Service::of(&tasks[at]) else { continue };
-            if tasks[at].looped.is_some() {
+            if tasks[at].loop_items.is_some() {
                 restarts.notice(Notice::Loop(at));
                 continue;
             }

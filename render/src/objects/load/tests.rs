@@ -260,14 +260,14 @@ fn with_bomb(depth: usize) -> [SourceTree; 2] {
 
 #[test]
 fn source_beyond_its_budget_is_held_and_the_others_continue() {
-    let loaded = load_holding(&with_bomb(8), &BTreeMap::new());
+    let loaded = load_partial(&with_bomb(8), &BTreeMap::new());
     assert_eq!(loaded.errors, []);
     assert_eq!(loaded.set.books.keys().collect::<Vec<_>>(), ["platform/base"]);
     let held = &loaded.set.held[&("tenant".to_owned(), None)];
     assert!(held.problem.message.contains("more than 50000 tasks after includes"), "{}", held.problem.message);
     // The same commit in the first source is an error, because objects of the first source are not held.
     let [_, tenant] = with_bomb(8);
-    let loaded = load_holding(&[tenant], &BTreeMap::new());
+    let loaded = load_partial(&[tenant], &BTreeMap::new());
     assert!(loaded.errors.iter().any(|error| error.message.contains("tasks after includes")));
 }
 
@@ -282,7 +282,7 @@ fn large_values_of_included_files_are_charged_each_time() {
     );
     let sources =
         [source("fleet", &[("a.yaml", TENANT)]), source("tenant", &[("a.yaml", &book), ("tasks/l.yaml", &large)])];
-    let loaded = load_holding(&sources, &BTreeMap::new());
+    let loaded = load_partial(&sources, &BTreeMap::new());
     assert!(loaded.set.held[&("tenant".to_owned(), None)].problem.message.contains("bytes"));
     assert_eq!(loaded.set.books.len(), 1);
 }
@@ -297,7 +297,7 @@ fn object_that_includes_a_broken_file_of_a_library_is_held() {
             source("tenant", &[("a.yaml", &mine)]),
             library("shared", &[("tasks/t.yaml", broken)]),
         ];
-        let loaded = load_holding(&sources, &BTreeMap::new());
+        let loaded = load_partial(&sources, &BTreeMap::new());
         assert_eq!(loaded.errors, [], "{broken}");
         let held: Vec<_> = loaded.set.held.keys().map(|(_, key)| key.as_ref().map(|key| key.name.as_str())).collect();
         assert_eq!(held, [Some("a")], "{broken}");
@@ -315,7 +315,7 @@ fn long_chain_of_held_objects_ends_with_the_source_held_whole() {
              {{nodes: [web1]}}, dependsOn: [{before}], tasks: [{{name: t, debug: {{message: m}}}}]}}\n"
         ));
     }
-    let loaded = load_holding(
+    let loaded = load_partial(
         &[source("fleet", &[("a.yaml", TENANT)]), source("tenant", &[("a.yaml", &text)])],
         &BTreeMap::new(),
     );

@@ -15,7 +15,7 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     metered::add(environment, "human_to_bytes", |value: &Value| human_to_bytes(&value.to_string()).map_err(wrong));
     metered::add(environment, "to_duration", |seconds: f64| -> Result<String, Error> {
         let duration = Duration::try_from_secs_f64(seconds).map_err(|error| wrong(format!("to_duration: {error}")))?;
-        Ok(crate::words::format_duration(duration))
+        Ok(crate::scalars::format_duration(duration))
     });
 }
 

@@ -235,7 +235,7 @@ fn patterns_of_a_bounded_length_read_large_texts() {
 }
 
 #[test]
-fn elif_of_separate_ifs_are_no_chain() {
+fn elif_of_separate_ifs_does_not_count_as_a_chain() {
     let one = "{% if false %}a{% elif true %}b{% endif %}";
     assert!(render(&one.repeat(300)).is_ok());
     let inner = "{% elif false %}{{ 'a' if false else 'b' }}".repeat(60);

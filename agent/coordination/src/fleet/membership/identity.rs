@@ -10,7 +10,7 @@ pub(super) struct Identity {
     /// True if this agent process has written its `Agent` record to the store.
     presented: bool,
     /// The public keys that the Node object in git lists for this node. `None` if git lists none.
-    given: Option<Vec<String>>,
+    listed_keys: Option<Vec<String>>,
     /// The reason why this node is rejected until its process ends, if another agent uses the node's name.
     namesake: Option<String>,
     /// The reason why the fleet rejects the key of this node.
@@ -43,21 +43,21 @@ impl Identity {
     }
 
     /// Sets the public keys that git lists for this node. Returns true if the list of keys has changed.
-    pub(super) fn give(&mut self, keys: Option<Vec<String>>) -> bool {
-        let changed = self.given != keys;
-        self.given = keys;
+    pub(super) fn set_listed_keys(&mut self, keys: Option<Vec<String>>) -> bool {
+        let changed = self.listed_keys != keys;
+        self.listed_keys = keys;
         changed
     }
 
     /// Returns true if git lists public keys for this node that differ from the node's own keys.
     pub(super) fn is_given_other_keys(&self) -> bool {
         let own = self.joined.as_ref().map(|joined| joined.public_keys.as_slice()).unwrap_or_default();
-        self.given.as_ref().is_some_and(|given| !same_keys(given, own))
+        self.listed_keys.as_ref().is_some_and(|listed_keys| !same_keys(listed_keys, own))
     }
 
     /// Returns the public keys that git lists for this node. `None` if git lists none.
-    pub(super) fn given(&self) -> Option<&Vec<String>> {
-        self.given.as_ref()
+    pub(super) fn listed_keys(&self) -> Option<&Vec<String>> {
+        self.listed_keys.as_ref()
     }
 
     /// Sets the reason why the fleet rejects the key of this node. `None` if the fleet accepts the key of this node.
@@ -72,7 +72,7 @@ impl Identity {
 
     /// Records that another agent runs under the name of this node. Returns true if this node has found no other agent
     /// with its name before.
-    pub(super) fn meet_namesake(&mut self, why: String) -> bool {
+    pub(super) fn note_namesake(&mut self, why: String) -> bool {
         self.namesake.replace(why).is_none()
     }
 

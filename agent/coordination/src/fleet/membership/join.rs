@@ -25,11 +25,11 @@ impl Shared {
             return self.store.keep_alive(lease);
         }
         self.introduce(joined)?;
-        // The reason is copied, because a lock in the condition would last through the block, and `knock` takes the
-        // lock too.
+        // The reason is copied, because a lock in the condition would last through the block, and `rejected_lease`
+        // takes the lock too.
         let refused = self.lock().identity.refused().cloned();
         if let Some(why) = refused {
-            self.knock(joined)?;
+            self.show_keys(joined)?;
             return Err(StoreError::Denied(why));
         }
         let lease = if self.store.shared() { Some(self.store.lease(TTL)?) } else { None };
@@ -50,12 +50,12 @@ impl Shared {
 
     /// Shows the keys of this rejected node to the other nodes. Does nothing if a node with the same name and the
     /// accepted keys is alive. The other nodes do not consider the rejected node alive.
-    fn knock(&self, joined: &Joined) -> Result<(), StoreError> {
-        let known = self.lock().leases.knock();
+    fn show_keys(&self, joined: &Joined) -> Result<(), StoreError> {
+        let known = self.lock().leases.rejected_lease();
         if let Some(lease) = known.filter(|_| self.store.shared()) {
             return match self.store.keep_alive(lease) {
                 Err(StoreError::LeaseGone) => {
-                    self.lock().leases.set_knock(None);
+                    self.lock().leases.set_rejected_lease(None);
                     Ok(())
                 }
                 kept => kept,
@@ -68,7 +68,7 @@ impl Shared {
         let compare = vec![Compare::Absent(keys::alive(&self.node))];
         let txn = Txn { compare, then: vec![self.alive(joined, Some(lease))], otherwise: Vec::new() };
         if matches!(self.store.commit(&txn)?, Outcome::Done { .. }) {
-            self.lock().leases.set_knock(Some(lease));
+            self.lock().leases.set_rejected_lease(Some(lease));
         }
         Ok(())
     }
@@ -78,9 +78,9 @@ impl Shared {
     fn introduce(&self, joined: &Joined) -> Result<(), StoreError> {
         let key = keys::joined(&self.node);
         let value = serde_json::to_vec(joined).unwrap_or_default();
-        let given = self.lock().identity.given().cloned();
-        let is_given = given.as_ref().is_some_and(|given| same_keys(given, &joined.public_keys));
-        if given.is_some() && !is_given && self.store.shared() {
+        let listed_keys = self.lock().identity.listed_keys().cloned();
+        let is_given = listed_keys.as_ref().is_some_and(|listed_keys| same_keys(listed_keys, &joined.public_keys));
+        if listed_keys.is_some() && !is_given && self.store.shared() {
             let why = other_key(&self.node, joined, "git lists other public keys for this name");
             self.lock().identity.refuse(Some(why));
             return Ok(());
@@ -136,14 +136,14 @@ impl Shared {
         if self.lock().identity.is_presented()
             && let Ok(Some(row)) = self.store.as_written(&key)
         {
-            self.meet(&row);
+            self.check_namesake(&row);
         }
     }
 
     /// Rejects this node if another agent with the same key has written the given record (P146). The rejected node
     /// writes its own record again, so that the other agent is rejected too. Both agents are rejected, because no node
     /// can know which agent is meant to run.
-    pub(super) fn meet(&self, row: &Row) {
+    pub(super) fn check_namesake(&self, row: &Row) {
         if row.key != keys::agent(&self.node) || !self.lock().identity.is_presented() || !self.store.is_of_namesake(row)
         {
             return;
@@ -154,7 +154,7 @@ impl Shared {
         }
         let first = {
             let mut state = self.lock();
-            let first = state.identity.meet_namesake(format!(
+            let first = state.identity.note_namesake(format!(
                 "another agent runs as {} with this node's key (machine {}); both agents are rejected. Stop the agent that is on the wrong machine, give it another name and key (delete its state directory or certificate), then restart the agent that keeps the name",
                 self.node, other.machine_id
             ));

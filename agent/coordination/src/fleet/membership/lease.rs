@@ -10,9 +10,9 @@ use crate::store::LeaseId;
 pub(super) struct Leases {
     lease: Option<LeaseId>,
     /// The lease of a rejected node, which shows the node's keys to the other nodes.
-    knock: Option<LeaseId>,
+    rejected_lease: Option<LeaseId>,
     /// The time of the request that last renewed the lease. `None` if the store has confirmed no lease.
-    heard: Option<Instant>,
+    renewed_at: Option<Instant>,
 }
 
 impl Leases {
@@ -23,7 +23,7 @@ impl Leases {
 
     /// Replaces the leases of the node by a new lease. `lease` is `None` if the store has no leases.
     pub(super) fn acquire(&mut self, lease: Option<LeaseId>) {
-        (self.lease, self.knock) = (lease, None);
+        (self.lease, self.rejected_lease) = (lease, None);
     }
 
     /// Removes and returns the lease, which has ended or is about to end.
@@ -33,26 +33,26 @@ impl Leases {
 
     /// Gives up the lease. A node that has given up its lease joins again.
     pub(super) fn give_up(&mut self) {
-        (self.lease, self.heard) = (None, None);
+        (self.lease, self.renewed_at) = (None, None);
     }
 
     /// Records the time of a request that has renewed the lease.
     pub(super) fn renewed(&mut self, at: Instant) {
-        self.heard = Some(at);
+        self.renewed_at = Some(at);
     }
 
     /// Returns the time of the request that last renewed the lease. `None` if the store has confirmed no lease.
-    pub(super) fn heard(&self) -> Option<Instant> {
-        self.heard
+    pub(super) fn renewed_at(&self) -> Option<Instant> {
+        self.renewed_at
     }
 
     /// Returns the lease that shows the keys of this rejected node.
-    pub(super) fn knock(&self) -> Option<LeaseId> {
-        self.knock
+    pub(super) fn rejected_lease(&self) -> Option<LeaseId> {
+        self.rejected_lease
     }
 
     /// Sets the lease that shows the keys of this rejected node.
-    pub(super) fn set_knock(&mut self, lease: Option<LeaseId>) {
-        self.knock = lease;
+    pub(super) fn set_rejected_lease(&mut self, lease: Option<LeaseId>) {
+        self.rejected_lease = lease;
     }
 }

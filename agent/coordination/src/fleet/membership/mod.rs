@@ -34,7 +34,7 @@ const KEEP: Duration = Duration::from_secs(10);
 
 /// The time for which a node trusts its lease after a renewal. The node trusts its lease for a shorter time than the
 /// lease lasts, because clocks differ (P93).
-const BELIEF: Duration = Duration::from_secs(20);
+const LEASE_TRUST: Duration = Duration::from_secs(20);
 
 /// The stack size of a thread that makes requests to the store, in bytes. Unoptimised builds need a stack of more than
 /// 256 KiB. Unused pages cost nothing.
@@ -103,13 +103,13 @@ impl Membership {
         work(self.shared.lock().news.touches())
     }
 
-    pub(super) fn begin(&self, joined: Joined, poke: Waker) {
+    pub(super) fn begin(&self, joined: Joined, wakeup: Waker) {
         let shared = Arc::clone(&self.shared);
-        let poke: Waker = Arc::new(move |what| {
+        let wakeup: Waker = Arc::new(move |what| {
             // The counter changes before the wake-up, so that the woken node finds its snapshot stale.
             shared.lock().news.add();
             tracing::debug!(target: "towpath_coordination::wake", "news");
-            poke(what);
+            wakeup(what);
         });
         if !self.shared.lock().identity.begin(&joined) {
             return;
@@ -118,14 +118,14 @@ impl Membership {
         self.shared.keep(&joined);
         if self.shared.store.shared() {
             let shared = Arc::clone(&self.shared);
-            let waker = Arc::clone(&poke);
+            let waker = Arc::clone(&wakeup);
             spawn("lease", move || shared.keep_on(&joined, &waker));
             // Another agent may have joined under this name since the node last checked.
             self.shared.look_for_namesake();
         }
-        for prefix in ["board/".to_owned(), keys::inbox(&self.shared.node)] {
+        for prefix in ["shared/".to_owned(), keys::inbox(&self.shared.node)] {
             let shared = Arc::clone(&self.shared);
-            let waker = Arc::clone(&poke);
+            let waker = Arc::clone(&wakeup);
             // The watch begins before the node's first read, so that it reports every change after that read (P11).
             let first = shared.begin_watch(&prefix).ok();
             spawn("watch", move || shared.watch(&prefix, first, &waker));
@@ -151,8 +151,8 @@ impl Membership {
         if !self.shared.store.shared() {
             return false;
         }
-        let heard = self.shared.lock().leases.heard();
-        heard.is_none_or(|heard| self.shared.clock.monotonic().duration_since(heard) >= BELIEF)
+        let renewed_at = self.shared.lock().leases.renewed_at();
+        renewed_at.is_none_or(|renewed_at| self.shared.clock.monotonic().duration_since(renewed_at) >= LEASE_TRUST)
     }
 
     /// Returns true if another node has requested the key of a task result since the previous call of this function.
@@ -176,10 +176,10 @@ impl Membership {
 
     /// Sets the public keys that git lists for this node. A node that was rejected for its key tries to join
     /// immediately.
-    pub(super) fn give(&self, keys: Option<Vec<String>>) {
+    pub(super) fn set_listed_keys(&self, keys: Option<Vec<String>>) {
         let again = {
             let mut state = self.shared.lock();
-            let changed = state.identity.give(keys);
+            let changed = state.identity.set_listed_keys(keys);
             if changed && state.identity.is_given_other_keys() {
                 // A node without a lease tries to join again, and that attempt finds the other keys in git and rejects
                 // the node.
@@ -214,9 +214,9 @@ impl Shared {
         self.stop.load(Ordering::Relaxed)
     }
 
-    fn keep_on(&self, joined: &Joined, poke: &Waker) {
+    fn keep_on(&self, joined: &Joined, wakeup: &Waker) {
         let step = Duration::from_millis(200);
-        let mut well = self.lock().leases.heard().is_some();
+        let mut well = self.lock().leases.renewed_at().is_some();
         loop {
             let pause = if well { KEEP } else { Duration::from_secs(1) };
             let mut left = pause;
@@ -232,11 +232,11 @@ impl Shared {
             well = self.keep(joined);
             if well && !before {
                 // The watch may have missed changes while the store did not answer, so the node reads them now.
-                poke(Wakeup::Accepted);
-                poke(Wakeup::Look);
+                wakeup(Wakeup::Accepted);
+                wakeup(Wakeup::Look);
             } else if before && !well {
                 // The node decides again, so that its status shows that the store does not answer (P93).
-                poke(Wakeup::Look);
+                wakeup(Wakeup::Look);
             }
         }
     }
@@ -246,11 +246,11 @@ impl Shared {
     fn send_due_touches(&self) {
         let now = self.clock.monotonic();
         let due = self.lock().news.touches().take_due(now);
-        for group in due {
-            let put = Op::put(keys::freed(&group), serde_json::to_vec(&Freed::default()).unwrap_or_default());
+        for budget in due {
+            let put = Op::put(keys::freed(&budget), serde_json::to_vec(&Freed::default()).unwrap_or_default());
             if let Err(error) = self.store.commit(&Txn { then: vec![put], ..Txn::default() }) {
-                tracing::debug!(%error, group, "cannot send the notice of free slots in a budget; retrying");
-                self.lock().news.touches().owe(group, now);
+                tracing::debug!(%error, budget, "cannot send the notice of free slots in a budget; retrying");
+                self.lock().news.touches().postpone(budget, now);
             }
         }
     }
@@ -264,7 +264,7 @@ impl Shared {
                 true
             }
             Err(error) => {
-                self.position.lost_sight();
+                self.position.note_disconnect();
                 tracing::debug!(%error, "cannot keep the lease alive; retrying");
                 if error == StoreError::LeaseGone {
                     self.lock().leases.end();

@@ -27,9 +27,9 @@ impl News {
 
     /// Counts a notice of free slots that a watch has reported. Returns true if the node acts on the notice of free
     /// slots.
-    pub(super) fn hear_touch(&mut self, node: &str, row: &Row) -> bool {
+    pub(super) fn receive_touch(&mut self, node: &str, row: &Row) -> bool {
         self.add();
-        self.touches.heard(node, row)
+        self.touches.acts_on(node, row)
     }
 
     /// Returns a mutable reference to the notices of free slots.

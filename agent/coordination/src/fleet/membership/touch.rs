@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The notice of free slots in a transaction that a node is about to commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::fleet) struct Touch {
-    group: String,
+    budget: String,
     /// True if the node removed the notice from the transaction, because the previous notice is less than a second old.
     delayed: bool,
 }
@@ -28,7 +28,7 @@ pub(in crate::fleet) struct Touch {
 pub(in crate::fleet) struct Touches {
     sent: BTreeMap<String, Instant>,
     /// The budgets with a delayed notice of free slots, each with the time at which the notice is due.
-    owed: BTreeMap<String, Instant>,
+    postponed: BTreeMap<String, Instant>,
     /// The budgets in which this node waits for a slot, each with the book that needs the slot.
     waits: BTreeSet<(String, String)>,
     /// The budgets for which a notice of free slots arrived while this node waited.
@@ -43,41 +43,42 @@ impl Touches {
             Op::Put { key, .. } => key.strip_prefix(keys::ALL_FREED).map(str::to_owned),
             _ => None,
         };
-        let group = txn.then.iter().find_map(is_touch)?;
-        let delayed = self.sent.get(&group).is_some_and(|sent| now.duration_since(*sent) < PAUSE);
+        let budget = txn.then.iter().find_map(is_touch)?;
+        let delayed = self.sent.get(&budget).is_some_and(|sent| now.duration_since(*sent) < PAUSE);
         if delayed {
             txn.then.retain(|operation| is_touch(operation).is_none());
         }
-        Some(Touch { group, delayed })
+        Some(Touch { budget, delayed })
     }
 
     /// Records that a transaction with a notice of free slots was applied.
     pub(in crate::fleet) fn committed(&mut self, touch: Touch, now: Instant) {
         if touch.delayed {
-            self.owed.entry(touch.group).or_insert(now + PAUSE);
+            self.postponed.entry(touch.budget).or_insert(now + PAUSE);
         } else {
-            self.sent.insert(touch.group, now);
+            self.sent.insert(touch.budget, now);
         }
     }
 
     /// Removes and returns the budgets whose delayed notice is due.
     pub(in crate::fleet) fn take_due(&mut self, now: Instant) -> Vec<String> {
-        let due: Vec<String> = self.owed.iter().filter(|(_, at)| **at <= now).map(|(group, _)| group.clone()).collect();
-        for group in &due {
-            self.owed.remove(group);
-            self.sent.insert(group.clone(), now);
+        let due: Vec<String> =
+            self.postponed.iter().filter(|(_, at)| **at <= now).map(|(budget, _)| budget.clone()).collect();
+        for budget in &due {
+            self.postponed.remove(budget);
+            self.sent.insert(budget.clone(), now);
         }
         due
     }
 
     /// Schedules a delayed notice of free slots again, because the notice could not be sent.
-    pub(in crate::fleet) fn owe(&mut self, group: String, now: Instant) {
-        self.owed.entry(group).or_insert(now + PAUSE);
+    pub(in crate::fleet) fn postpone(&mut self, budget: String, now: Instant) {
+        self.postponed.entry(budget).or_insert(now + PAUSE);
     }
 
     /// Records whether this node waits for a slot in a run.
     pub(in crate::fleet) fn set_waiting(&mut self, spec: &RolloutSpec, waits: bool) {
-        let entry = (spec.group.clone(), spec.book.clone());
+        let entry = (spec.budget.clone(), spec.book.clone());
         if waits {
             self.waits.insert(entry);
         } else {
@@ -87,32 +88,32 @@ impl Touches {
 
     /// Returns whether this node acts on a notice of free slots. A node acts on a notice if it waits for a slot of the
     /// budget. A notice that names nodes is only for the named nodes.
-    pub(in crate::fleet) fn heard(&mut self, node: &str, row: &Row) -> bool {
-        let Some(group) = row.key.strip_prefix(keys::ALL_FREED) else { return false };
+    pub(in crate::fleet) fn acts_on(&mut self, node: &str, row: &Row) -> bool {
+        let Some(budget) = row.key.strip_prefix(keys::ALL_FREED) else { return false };
         // The watch reports the record before it is verified. A record that cannot be parsed is meant for every waiting
         // node.
         let freed: Freed = serde_json::from_slice(&row.value).unwrap_or_default();
         let named = freed.nodes.is_empty() || freed.nodes.iter().any(|named| named == node);
-        let acts = named && self.waits.iter().any(|(waits, _)| waits == group);
+        let acts = named && self.waits.iter().any(|(waits, _)| waits == budget);
         if acts {
-            self.touched.insert(group.to_owned());
+            self.touched.insert(budget.to_owned());
         }
         acts
     }
 
     /// Allows this node to offer the free slots of a budget without a delay.
-    pub(in crate::fleet) fn offer_now(&mut self, group: &str) {
-        self.touched.insert(group.to_owned());
+    pub(in crate::fleet) fn offer_now(&mut self, budget: &str) {
+        self.touched.insert(budget.to_owned());
     }
 
     /// Returns whether this node may offer the free slots of a budget without a delay.
-    pub(in crate::fleet) fn offers_now(&self, group: &str) -> bool {
-        self.touched.contains(group)
+    pub(in crate::fleet) fn offers_now(&self, budget: &str) -> bool {
+        self.touched.contains(budget)
     }
 
     /// Deletes a received notice of free slots, because no node waits for a slot of the budget any more.
-    pub(in crate::fleet) fn forget(&mut self, group: &str) {
-        self.touched.remove(group);
+    pub(in crate::fleet) fn forget(&mut self, budget: &str) {
+        self.touched.remove(budget);
     }
 }
 
@@ -147,13 +148,13 @@ mod tests {
     #[test]
     fn only_a_named_node_that_waits_acts_on_a_touch() {
         let mut touches = Touches::default();
-        let spec = RolloutSpec { group: "g".into(), book: "n/b".into(), ..RolloutSpec::default() };
+        let spec = RolloutSpec { budget: "g".into(), book: "n/b".into(), ..RolloutSpec::default() };
         let (_, named) = touch(&["a", "b"]);
-        assert!(!touches.heard("a", &named), "it does not wait");
+        assert!(!touches.acts_on("a", &named), "it does not wait");
         touches.set_waiting(&spec, true);
-        assert!(touches.heard("a", &named) && touches.offers_now("g"));
+        assert!(touches.acts_on("a", &named) && touches.offers_now("g"));
         touches.forget("g");
-        assert!(!touches.heard("c", &named) && !touches.offers_now("g"), "it is not named");
-        assert!(touches.heard("c", &touch(&[]).1), "a touch without names is for every waiter");
+        assert!(!touches.acts_on("c", &named) && !touches.offers_now("g"), "it is not named");
+        assert!(touches.acts_on("c", &touch(&[]).1), "a touch without names is for every waiter");
     }
 }

@@ -54,15 +54,15 @@ impl Shared {
 
     /// Wakes this node for a notice of free slots, if the node waits for a slot of the budget. The notice also makes
     /// snapshots stale, so that a decision in progress reads the store again.
-    fn hear_touch(&self, row: &Row, poke: &Waker) {
-        let acts = self.lock().news.hear_touch(&self.node, row);
+    fn receive_touch(&self, row: &Row, wakeup: &Waker) {
+        let acts = self.lock().news.receive_touch(&self.node, row);
         if acts {
-            poke(Wakeup::Look);
+            wakeup(Wakeup::Look);
         }
     }
 
     /// Watches the keys below a prefix until the node stops, and wakes the node when a key changes.
-    pub(super) fn watch(&self, prefix: &str, first: Option<mpsc::UnboundedReceiver<Change>>, poke: &Waker) {
+    pub(super) fn watch(&self, prefix: &str, first: Option<mpsc::UnboundedReceiver<Change>>, wakeup: &Waker) {
         let mut begun = first;
         let mut reported: Option<Instant> = None;
         // The node also answers requests that were written before the watch began.
@@ -73,8 +73,8 @@ impl Shared {
                 begun = self.begin_watch(prefix).ok();
                 if begun.is_some() {
                     // The watch may have missed changes while it was interrupted, so the node reads them now.
-                    poke(Wakeup::Accepted);
-                    poke(Wakeup::Look);
+                    wakeup(Wakeup::Accepted);
+                    wakeup(Wakeup::Look);
                 }
                 continue;
             };
@@ -85,9 +85,9 @@ impl Shared {
                 match change {
                     Change::Put(row) if row.key == keys::agent(&self.node) => {
                         let before = self.lock().identity.namesake().is_some();
-                        self.meet(&row);
+                        self.check_namesake(&row);
                         if !before && self.lock().identity.namesake().is_some() {
-                            poke(Wakeup::Accepted);
+                            wakeup(Wakeup::Accepted);
                         }
                     }
                     // A record that does not count wakes the node at most once in 10 s, so that an event reports the
@@ -96,28 +96,28 @@ impl Shared {
                         let now = self.clock.monotonic();
                         if reported.is_none_or(|reported| now.duration_since(reported) >= KEEP) {
                             reported = Some(now);
-                            poke(Wakeup::Accepted);
+                            wakeup(Wakeup::Accepted);
                         }
                     }
                     Change::Put(row) if row.key == keys::ACCEPTED => {
                         let accepted: Option<Accepted> = serde_json::from_slice(&row.value).ok();
                         // A record that this node has written needs no read.
                         if accepted.is_none_or(|accepted| accepted.by != self.node) {
-                            poke(Wakeup::Accepted);
+                            wakeup(Wakeup::Accepted);
                         }
                     }
-                    Change::Put(row) if row.key.starts_with(keys::ALL_FREED) => self.hear_touch(&row, poke),
+                    Change::Put(row) if row.key.starts_with(keys::ALL_FREED) => self.receive_touch(&row, wakeup),
                     Change::Put(row) => {
                         if row.key.starts_with(keys::ALL_RECOVERIES) {
                             self.position.note_recovery();
                         }
-                        if row.key.starts_with(&keys::result_wants(&self.node)) {
+                        if row.key.starts_with(&keys::result_requests(&self.node)) {
                             self.lock().news.note_asked();
                         }
-                        poke(Wakeup::Look);
+                        wakeup(Wakeup::Look);
                     }
                     // The recovery is complete, so waiting nodes may continue.
-                    Change::Delete(key, _) if key.starts_with(keys::ALL_RECOVERIES) => poke(Wakeup::Look),
+                    Change::Delete(key, _) if key.starts_with(keys::ALL_RECOVERIES) => wakeup(Wakeup::Look),
                     Change::Delete(..) => {}
                 }
             }

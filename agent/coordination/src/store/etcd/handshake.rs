@@ -16,13 +16,13 @@ use tokio_rustls::TlsConnector;
 use super::{access::Access, verdict::Said};
 
 /// The time that the test handshake waits for a member to reject the certificate.
-const PATIENCE: Duration = Duration::from_secs(1);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Returns the error with which a member ends a TLS handshake. `None` if the member accepts the handshake, or does not
 /// answer.
 pub(super) async fn refusal(endpoint: &str, access: &Access) -> Option<Said> {
     let authority = endpoint.strip_prefix("https://")?;
-    let refused = tokio::time::timeout(PATIENCE, handshake(authority, access)).await.ok()?.err()?;
+    let refused = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(authority, access)).await.ok()?.err()?;
     let said = Said::of(&refused);
     said.chain.contains("received fatal alert").then_some(said)
 }

@@ -19,7 +19,7 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
 
 /// The time for which a node repeats a request, if the store has answered an earlier request. In 10 s, the members of
 /// an etcd cluster can notice a silent leader and elect a new leader.
-const PATIENCE: Duration = Duration::from_secs(10);
+const FAILOVER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The minimum number of rounds in which a request asks all members. A second round is needed, because all members may
 /// still wait for a leader in the first round.
@@ -139,7 +139,7 @@ impl Members {
 
     /// Returns true if a request asks all members again, after `rounds` rounds without an answer since `started`.
     pub(super) fn again(&self, patient: bool, rounds: u32, started: Duration, now: Duration) -> bool {
-        patient && (rounds < ROUNDS || now.saturating_sub(started) < PATIENCE)
+        patient && (rounds < ROUNDS || now.saturating_sub(started) < FAILOVER_TIMEOUT)
     }
 
     /// Records that a request, begun at `started`, has ended without an answer from any member.
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn request_of_a_store_that_just_answered_goes_round_for_seconds() {
+    fn request_is_repeated_at_all_members_for_seconds_after_an_answer() {
         let members = three();
         for (patient, rounds, now, again) in
             [(true, 7, 9, true), (true, 7, 10, false), (true, 1, 18, true), (true, 2, 18, false), (false, 1, 0, false)]

@@ -49,10 +49,10 @@ fn assert_refused(reader: &FsReader, path: &str, component: &str, folder: bool) 
         ("read", reader.read(path).map(drop)),
         ("exists", reader.exists(path).map(drop)),
         ("list", reader.list(path).map(drop)),
-        ("below", reader.below(path).map(drop)),
+        ("below", reader.open_dir(path).map(drop)),
         ("attributes", reader.attributes(path).map(drop)),
         ("resolved", reader.resolved(path, true).map(drop)),
-        ("grant", writer.grant(path, PLAIN)),
+        ("grant", writer.set_permissions(path, PLAIN)),
         ("replace", writer.replace(path, b"evil", PLAIN)),
         ("part", writer.part(path).map(drop)),
     ];
@@ -152,7 +152,7 @@ fn links_below_a_plain_folder_are_refused() {
     assert_refused(&plain, "/way/link", "/home/u/link", true);
     assert_eq!(plain.link("/way/link").unwrap().as_deref(), Some("own"));
     assert!(plain.read("/wayward").unwrap().is_none());
-    assert_refused(&reader.below("/home/u").unwrap().unwrap(), "/link", "/link", true);
+    assert_refused(&reader.open_dir("/home/u").unwrap().unwrap(), "/link", "/link", true);
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn paths_of_links_end_where_the_kernel_ends() {
 }
 
 #[test]
-fn folder_that_a_user_swaps_for_a_link_meanwhile_leads_nowhere_else() {
+fn folder_that_a_user_replaces_by_a_link_during_the_walk_is_not_left() {
     let (folder, reader) = machine();
     let writer = FsWriter::new(reader.clone());
     let base = folder.path().join("home/u");

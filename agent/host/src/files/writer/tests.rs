@@ -9,7 +9,7 @@ fn fixture() -> (tempfile::TempDir, FsWriter) {
 }
 
 #[test]
-fn replaces_with_mode() {
+fn replaced_file_has_the_mode() {
     let (folder, writer) = fixture();
     writer.make_directory("/etc/app", 0o755).unwrap();
     writer.replace("/etc/app/a.conf", b"one", PLAIN).unwrap();
@@ -36,7 +36,7 @@ fn no_link_escapes_the_root() {
 }
 
 #[test]
-fn removes_trees_without_following_links() {
+fn removal_of_a_tree_follows_no_link() {
     let (folder, writer) = fixture();
     let outside = tempfile::tempdir().unwrap();
     std::fs::write(outside.path().join("keep"), "x").unwrap();
@@ -49,7 +49,7 @@ fn removes_trees_without_following_links() {
 }
 
 #[test]
-fn a_leftover_of_a_crash_is_replaced() {
+fn leftover_of_a_crash_is_replaced() {
     let (_folder, writer) = fixture();
     let staged = writer.stage("/a", b"half", PLAIN).unwrap();
     drop(staged);
@@ -61,7 +61,7 @@ fn a_leftover_of_a_crash_is_replaced() {
 }
 
 #[test]
-fn a_part_is_gone_on_with() {
+fn partial_file_is_continued() {
     let (_folder, writer) = fixture();
     let mut part = writer.part("/a").unwrap();
     part.file.write_all(b"one ").unwrap();
@@ -69,13 +69,13 @@ fn a_part_is_gone_on_with() {
     assert!(writer.reader().read("/a").unwrap().is_none());
     let mut part = writer.part("/a").unwrap();
     part.file.write_all(b"two").unwrap();
-    writer.place_all(vec![part.finish(PLAIN).unwrap()]).unwrap();
+    writer.commit_all(vec![part.finish(PLAIN).unwrap()]).unwrap();
     let (bytes, meta) = writer.reader().read("/a").unwrap().unwrap();
     assert_eq!((bytes.as_slice(), meta.mode), (b"one two".as_slice(), 0o640));
     let mut part = writer.part("/a").unwrap();
     part.file.write_all(b"half").unwrap();
     part.clear().unwrap();
-    writer.place_all(vec![part.finish(PLAIN).unwrap()]).unwrap();
+    writer.commit_all(vec![part.finish(PLAIN).unwrap()]).unwrap();
     assert_eq!(writer.reader().read("/a").unwrap().unwrap().0, b"");
     assert_eq!(writer.reader().list("/").unwrap(), ["a"]);
 }
@@ -128,14 +128,14 @@ fn folder_that_users_share_gets_the_open_file_and_no_other() {
         let mut room = temporary_name("a".as_ref());
         room.push(".place");
         std::fs::create_dir_all(folder.path().join(place).join(&room).join("in/the/way")).unwrap();
-        let placed = writer.place(staged).unwrap();
-        writer.settle(&[placed]).unwrap();
+        let committed = writer.commit(staged).unwrap();
+        writer.sync_directories(&[committed]).unwrap();
         assert_eq!(writer.reader().read(&path).unwrap().unwrap().0, b"ours");
         assert_eq!(writer.reader().list(&format!("/{place}")).unwrap(), ["a", "aside"]);
         let staged = writer.stage(&path, b"newer", PLAIN).unwrap();
         std::fs::remove_file(&temporary).unwrap();
         std::fs::write(&temporary, "theirs").unwrap();
-        assert!(writer.place(staged).is_err(), "a file without a name is not put in place");
+        assert!(writer.commit(staged).is_err(), "a file without a name is not put in place");
         assert_eq!(writer.reader().read(&path).unwrap().unwrap().0, b"ours");
         assert_eq!(std::fs::metadata(folder.path().join(place).join("a")).unwrap().nlink(), 2);
     }
@@ -151,13 +151,13 @@ fn file_with_another_name_in_a_shared_folder_is_not_granted() {
         std::fs::write(&path, "").unwrap();
         std::os::unix::fs::chown(&path, Some(uid), None).unwrap();
         std::fs::hard_link(&path, folder.path().join("home").join(name)).unwrap();
-        assert_eq!(writer.grant(&format!("/home/{name}"), PLAIN).is_ok(), fine, "{name}");
+        assert_eq!(writer.set_permissions(&format!("/home/{name}"), PLAIN).is_ok(), fine, "{name}");
         // Users cannot create names in a folder of root, so the agent trusts the names.
-        writer.grant(&format!("/{name}"), PLAIN).unwrap();
+        writer.set_permissions(&format!("/{name}"), PLAIN).unwrap();
     }
     let meta = writer.reader().meta("/root").unwrap().unwrap();
     std::fs::rename(folder.path().join("other"), folder.path().join("root")).unwrap();
-    assert!(writer.grant_if("/root", PLAIN, Some(meta.version)).is_err(), "it is another file");
+    assert!(writer.set_permissions_if("/root", PLAIN, Some(meta.version)).is_err(), "it is another file");
 }
 
 #[test]

@@ -16,7 +16,7 @@ fn becomes(format: &dyn Format, text: &str, key: &str, value: Option<Value>, new
 }
 
 #[test]
-fn a_way_has_names_numbers_and_quotes() {
+fn key_path_has_names_numbers_and_quotes() {
     let names = |key: &str| way(key).unwrap().into_iter().map(|part| (part.name, part.index)).collect::<Vec<_>>();
     assert_eq!(names("a.0.\"b.c\""), [("a".into(), None), ("0".into(), Some(0)), ("b.c".into(), None)]);
     assert_eq!(names("\"0\""), [("0".to_owned(), None)]);

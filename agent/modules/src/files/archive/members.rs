@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leads_out() {
+    fn member_outside_of_the_folder_is_refused() {
         for path in ["/etc/passwd", "../x", "a/../../x", "a\0b"] {
             assert!(inside(path, 0).is_err(), "{path:?}");
         }

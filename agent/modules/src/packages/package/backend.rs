@@ -8,7 +8,7 @@ use super::{
     database::debian,
     simulation::{self, Effects, Named},
     spec::{Backend, Conffiles, Missing, PackageSpec},
-    tool::{Deadline, run_tool, run_until, well},
+    tool::{Deadline, check_status, run_tool, run_until},
 };
 use crate::{Context, ModuleError};
 
@@ -35,7 +35,7 @@ pub(super) fn newest(spec: &PackageSpec, context: &Context<'_>) -> Result<BTreeM
     let mut argv = vec!["apt-cache", "policy"];
     argv.extend(spec.names.iter().map(String::as_str));
     let output = run_tool(&argv, context)?;
-    well("apt-cache policy", &output)?;
+    check_status("apt-cache policy", &output)?;
     let mut newest = BTreeMap::new();
     let mut at = String::new();
     for line in output.stdout.lines() {
@@ -52,36 +52,38 @@ fn newest_rpm(names: &[String], context: &Context<'_>) -> Result<BTreeMap<String
     let mut argv = vec!["dnf", "-q", "repoquery", "--latest-limit=1", "--qf", "%{name}\t%{version}-%{release}\n"];
     argv.extend(names.iter().map(String::as_str));
     let output = run_tool(&argv, context)?;
-    well("dnf repoquery", &output)?;
+    check_status("dnf repoquery", &output)?;
     let pair = |line: &str| line.split_once('\t').map(|(name, version)| (name.to_owned(), version.to_owned()));
     Ok(output.stdout.lines().filter_map(pair).collect())
 }
 
 /// Installs, upgrades and removes the packages in `missing`.
-pub(super) fn change(missing: &Missing, how: &BackendChoice, context: &Context<'_>) -> Result<(), ModuleError> {
+pub(super) fn change(missing: &Missing, choice: &BackendChoice, context: &Context<'_>) -> Result<(), ModuleError> {
     let deadline = Deadline::of(context);
     // On some systems, PackageKit cannot find a version by name. PackageKit also keeps changed configuration files.
-    let try_packagekit = match how.backend {
+    let try_packagekit = match choice.backend {
         Backend::PackageKit => true,
-        Backend::Auto => how.version.is_none() && how.plain && how.conffiles == Conffiles::Keep,
+        Backend::Auto => choice.version.is_none() && choice.plain && choice.conffiles == Conffiles::Keep,
         Backend::Apt | Backend::Dnf => false,
     };
     if try_packagekit {
-        match patiently(missing, &how.named, deadline, context) {
+        match patiently(missing, &choice.named, deadline, context) {
             Ok(()) => return Ok(()),
-            Err(error @ (PackageKitError::Missing(_) | PackageKitError::Hangs(_))) if how.backend == Backend::Auto => {
+            Err(error @ (PackageKitError::Missing(_) | PackageKitError::Hangs(_)))
+                if choice.backend == Backend::Auto =>
+            {
                 tracing::info!("using apt or dnf instead of PackageKit: {error}");
             }
             Err(error) => return Err(ModuleError::new(error.to_string())),
         }
     }
-    if how.conffiles == Conffiles::Replace && !debian(context) {
+    if choice.conffiles == Conffiles::Replace && !debian(context) {
         return Err(ModuleError::new("conffiles: replace works only with dpkg; leave conffiles out on this node"));
     }
-    match how.backend {
-        Backend::Dnf => dnf(missing, how, deadline, context),
-        Backend::Auto if !debian(context) => dnf(missing, how, deadline, context),
-        _ => apt(missing, how, deadline, context),
+    match choice.backend {
+        Backend::Dnf => dnf(missing, choice, deadline, context),
+        Backend::Auto if !debian(context) => dnf(missing, choice, deadline, context),
+        _ => apt(missing, choice, deadline, context),
     }
 }
 
@@ -181,13 +183,18 @@ fn full_name(package: &Found) -> String {
 
 /// Changes packages with apt-get. If another process holds the lock of the package database, apt-get waits for the
 /// lock.
-fn apt(missing: &Missing, how: &BackendChoice, deadline: Deadline, context: &Context<'_>) -> Result<(), ModuleError> {
+fn apt(
+    missing: &Missing,
+    choice: &BackendChoice,
+    deadline: Deadline,
+    context: &Context<'_>,
+) -> Result<(), ModuleError> {
     let lock = || {
         let seconds = deadline.left().saturating_sub(deadline.least).as_secs().max(1);
         format!("DPkg::Lock::Timeout={seconds}")
     };
     let run_tool = |argv: &[&str]| run_until(argv, deadline, context);
-    let conffiles = how.conffiles.flags();
+    let conffiles = choice.conffiles.flags();
     let options = conffiles.iter().flat_map(|flag| ["-o".to_owned(), format!("Dpkg::Options::={flag}")]);
     let options: Vec<String> = options.collect();
     let call = |verb: &str, more: &[&str], names: &[String]| {
@@ -204,9 +211,9 @@ fn apt(missing: &Missing, how: &BackendChoice, deadline: Deadline, context: &Con
     };
     if !missing.remove.is_empty() {
         let simulated = call("remove", &["--simulate"], &missing.remove)?;
-        well("apt-get remove", &simulated)?;
+        check_status("apt-get remove", &simulated)?;
         let removed = simulation::apt(&simulated.stdout).removed;
-        let others: Vec<String> = removed.into_iter().filter(|name| !how.named.has(&missing.remove, name)).collect();
+        let others: Vec<String> = removed.into_iter().filter(|name| !choice.named.has(&missing.remove, name)).collect();
         if !others.is_empty() {
             let what = format!("the removal would also remove {}", others.join(", "));
             return Err(ModuleError::new(format!(
@@ -214,17 +221,17 @@ fn apt(missing: &Missing, how: &BackendChoice, deadline: Deadline, context: &Con
                 missing.remove.join(", ")
             )));
         }
-        well("apt-get remove", &call("remove", &[], &missing.remove)?)?;
+        check_status("apt-get remove", &call("remove", &[], &missing.remove)?)?;
     }
     let mut wanted: Vec<String> = missing.install.iter().chain(&missing.upgrade).cloned().collect();
-    if let Some(version) = &how.version {
+    if let Some(version) = &choice.version {
         wanted.iter_mut().for_each(|name| *name = format!("{name}={version}"));
     }
     if wanted.is_empty() {
         return Ok(());
     }
     let more: &[&str] =
-        if how.version.is_some() { &["--allow-downgrades", "--allow-change-held-packages"] } else { &[] };
+        if choice.version.is_some() { &["--allow-downgrades", "--allow-change-held-packages"] } else { &[] };
     let install = || {
         let simulated = call("install", &[more, &["--simulate"]].concat(), &wanted)?;
         if simulated.rc != 0 {
@@ -232,7 +239,7 @@ fn apt(missing: &Missing, how: &BackendChoice, deadline: Deadline, context: &Con
             return Ok(simulated);
         }
         let effects = simulation::apt(&simulated.stdout);
-        how.named.allow(&effects)?;
+        choice.named.allow(&effects)?;
         // If the simulation removes nothing, `--no-remove` stays valid even if the package lists change before the
         // installation.
         let kept: &[&str] = if effects.removed.is_empty() { &["--no-remove"] } else { &[] };
@@ -243,7 +250,7 @@ fn apt(missing: &Missing, how: &BackendChoice, deadline: Deadline, context: &Con
         deadline.allows("dpkg --configure -a")?;
         let mut argv = vec!["dpkg", "--configure", "-a"];
         argv.extend(conffiles);
-        well("dpkg --configure -a", &run_tool(&argv)?)?;
+        check_status("dpkg --configure -a", &run_tool(&argv)?)?;
         output = install()?;
     }
     let old = ["Unable to locate", "was not found", "no installation candidate", "Failed to fetch", "404"];
@@ -251,13 +258,18 @@ fn apt(missing: &Missing, how: &BackendChoice, deadline: Deadline, context: &Con
         // The cached package lists may be older than the package. A list that cannot be fetched is an error here,
         // because the list may contain the package.
         let any = "APT::Update::Error-Mode=any";
-        well("apt-get update", &run_tool(&["apt-get", "-q", "-o", &lock(), "-o", any, "update"])?)?;
+        check_status("apt-get update", &run_tool(&["apt-get", "-q", "-o", &lock(), "-o", any, "update"])?)?;
         output = install()?;
     }
-    well("apt-get install", &output)
+    check_status("apt-get install", &output)
 }
 
-fn dnf(missing: &Missing, how: &BackendChoice, deadline: Deadline, context: &Context<'_>) -> Result<(), ModuleError> {
+fn dnf(
+    missing: &Missing,
+    choice: &BackendChoice,
+    deadline: Deadline,
+    context: &Context<'_>,
+) -> Result<(), ModuleError> {
     let run_tool = |argv: &[&str]| run_until(argv, deadline, context);
     let call = |verb: &str, names: &[String]| {
         deadline.allows("dnf")?;
@@ -272,29 +284,29 @@ fn dnf(missing: &Missing, how: &BackendChoice, deadline: Deadline, context: &Con
         let output = run_tool(&argv)?;
         let asked = [&output.stdout, &output.stderr].into_iter().any(|text| text.contains("Operation aborted"));
         if !asked {
-            well(&format!("dnf {verb}"), &output)?;
+            check_status(&format!("dnf {verb}"), &output)?;
         }
-        how.named.allow(&simulation::dnf(&output.stdout))
+        choice.named.allow(&simulation::dnf(&output.stdout))
     };
     if !missing.remove.is_empty() {
         // dnf would also remove packages that depend on these. The test of rpm fails instead, and names the packages.
         let mut argv = vec!["rpm", "-e", "--test", "--allmatches"];
         argv.extend(missing.remove.iter().map(String::as_str));
-        well("rpm -e --test", &run_tool(&argv)?)?;
-        well("dnf remove", &call("remove", &missing.remove)?)?;
+        check_status("rpm -e --test", &run_tool(&argv)?)?;
+        check_status("dnf remove", &call("remove", &missing.remove)?)?;
     }
     let mut wanted = missing.install.clone();
-    if let Some(version) = &how.version {
+    if let Some(version) = &choice.version {
         // A version that is older than the installed version is a downgrade.
         wanted.iter_mut().for_each(|name| *name = format!("{name}-{version}"));
     }
     if !wanted.is_empty() {
         simulate("install", &wanted)?;
-        well("dnf install", &call("install", &wanted)?)?;
+        check_status("dnf install", &call("install", &wanted)?)?;
     }
     if !missing.upgrade.is_empty() {
         simulate("upgrade", &missing.upgrade)?;
-        well("dnf upgrade", &call("upgrade", &missing.upgrade)?)?;
+        check_status("dnf upgrade", &call("upgrade", &missing.upgrade)?)?;
     }
     Ok(())
 }
@@ -306,5 +318,5 @@ pub(super) fn mark(verb: &str, names: &[String], context: &Context<'_>) -> Resul
     }
     let mut argv = vec!["apt-mark", verb];
     argv.extend(names.iter().map(String::as_str));
-    well(&format!("apt-mark {verb}"), &run_tool(&argv, context)?)
+    check_status(&format!("apt-mark {verb}"), &run_tool(&argv, context)?)
 }

@@ -7,7 +7,7 @@ use towpath_host::FileVersion;
 use super::{
     installed::{Installed, Packages},
     spec::Backend,
-    tool::{run_tool, well},
+    tool::{check_status, run_tool},
 };
 use crate::{Context, ModuleError};
 
@@ -59,7 +59,7 @@ impl Known {
             Some(folder) => folder.clone(),
             None => {
                 let output = run_tool(&["rpm", "--eval", "%{_dbpath}"], context)?;
-                well("rpm --eval", &output)?;
+                check_status("rpm --eval", &output)?;
                 let folder = output.stdout.trim().to_owned();
                 self.folder.insert(folder).clone()
             }
@@ -74,7 +74,7 @@ impl Known {
         }
         let lines = "%{NAME}\\t%{ARCH}\\t%{VERSION}-%{RELEASE}\\t%{INSTALLTIME}\\n";
         let output = run_tool(&["rpm", "-qa", "--qf", lines], context)?;
-        well("rpm -qa", &output)?;
+        check_status("rpm -qa", &output)?;
         let packages = Arc::new(rpm(&output.stdout));
         // The result is not cached if the database changed during the query.
         self.rpm = (versions() == before).then(|| (before, Arc::clone(&packages)));

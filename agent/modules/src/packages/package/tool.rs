@@ -82,11 +82,11 @@ pub(super) fn display_line(line: &str) -> String {
 }
 
 /// The maximum number of lines of a failed tool's stdout, and of its stderr, in an error message.
-const SHOWN: usize = 6;
+const MAX_LINES: usize = 6;
 
 /// Returns an error if a package tool ended with a status other than 0. The error message contains the last lines of
 /// stdout and stderr.
-pub(super) fn well(what: &str, output: &Output) -> Result<(), ModuleError> {
+pub(super) fn check_status(what: &str, output: &Output) -> Result<(), ModuleError> {
     if output.rc == 0 {
         return Ok(());
     }
@@ -94,7 +94,7 @@ pub(super) fn well(what: &str, output: &Output) -> Result<(), ModuleError> {
     let last = |text: &str| {
         let lines: Vec<String> =
             text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
-        lines[lines.len().saturating_sub(SHOWN)..].to_vec()
+        lines[lines.len().saturating_sub(MAX_LINES)..].to_vec()
     };
     let shown = [last(&output.stdout), last(&output.stderr)].concat();
     Err(ModuleError::new(format!("{what} ended with status {}: {}", output.rc, shown.join("; "))))

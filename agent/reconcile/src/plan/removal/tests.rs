@@ -26,7 +26,7 @@ fn held(inventory: &Inventory, managed: &BTreeSet<Managed>) -> String {
     let found = decide(inventory, managed);
     let Decision::OverBudget { message } = found else { panic!("{found:?}") };
     let (count, rest) = message.split_once(" managed items of this node").unwrap();
-    let (_, limit) = rest.split_once("may remove ").unwrap();
+    let (_, limit) = rest.split_once("removes at most ").unwrap();
     format!("{count}, {}", limit.split(';').next().unwrap())
 }
 

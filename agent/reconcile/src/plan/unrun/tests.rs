@@ -16,13 +16,13 @@ fn b(outcome: Outcome, message: &str) -> Vec<(String, Outcome, String)> {
 }
 
 #[test]
-fn task_behind_a_failed_one_is_skipped_and_names_it() {
+fn task_after_a_failed_one_is_skipped_and_names_it() {
     let failed = [TaskReport::new("a", "debug", Outcome::Failed)];
     assert_eq!(rest(&failed, &[]), b(Outcome::Skipped, "not run: task \"a\" failed"));
 }
 
 #[test]
-fn task_behind_a_held_one_is_skipped_and_names_it() {
+fn task_after_a_held_one_is_skipped_and_names_it() {
     let held = [TaskReport::new("a", "debug", Outcome::Held)];
     assert_eq!(rest(&held, &[]), b(Outcome::Skipped, "not run: task \"a\" is held"));
 }

@@ -73,7 +73,7 @@ fn handler_that_is_skipped_does_not_fail_the_book() {
 }
 
 #[test]
-fn handler_that_the_book_lost_runs_as_it_was_notified() {
+fn handler_without_a_definition_runs_as_it_was_notified() {
     let mut world = World::default().pending(&["old"]);
     let report = world.run(&book(NOTIFIES), RunMode::Steady);
     assert_eq!(world.log[3], "handler old");

@@ -250,7 +250,7 @@ fn reboot_that_is_not_due_changes_nothing() {
 }
 
 #[test]
-fn book_with_a_reboot_is_looked_at_in_every_pass() {
+fn book_with_a_reboot_is_checked_in_every_pass() {
     let mut world = World::default().last("a", applied()).last("b", applied());
     assert!(!world.run(&book(REBOOT), RunMode::Steady).steady);
 }
@@ -425,7 +425,7 @@ fn item_of_a_loop_is_hidden_in_the_text_of_a_command() {
 }
 
 #[test]
-fn reboot_that_is_done_is_recorded_by_the_task_and_not_by_the_look_before_it() {
+fn finished_reboot_is_recorded_by_the_task_and_not_by_the_check_before_it() {
     let text = format!("{REBOOT}  - {{name: p, assert: {{that: [\"true\"]}}}}\n");
     let mut world = World { reboots: vec![Rebooted::Done, Rebooted::Done], ..World::default() };
     let report = world.run(&book(&text), RunMode::Steady);

@@ -17,7 +17,7 @@ tasks:
 "#;
 
 #[test]
-fn book_in_sync_checks_and_changes_nothing() {
+fn book_in_sync_is_checked_and_not_changed() {
     let mut world = World::default();
     let report = world.run(&book(TWO), RunMode::Steady);
     assert_eq!(world.log, ["check a", "check b", "record [a b] observed 2"]);

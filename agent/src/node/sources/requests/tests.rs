@@ -161,7 +161,7 @@ fn late_answer_preempts_only_with_a_new_head() {
     for (head, is_new) in [("a", true), ("a", false), ("b", true)] {
         world.answer_late(fetch(), ok(head));
         let work = world.inbox.take(LONG);
-        assert_eq!((work.moved, work.answered), (is_new, !is_new), "{head}");
+        assert_eq!((work.source_changed, work.answered), (is_new, !is_new), "{head}");
         world.inbox.notify_news(|_| ());
         world.requests.begin_refresh();
     }
@@ -171,7 +171,7 @@ fn late_answer_preempts_only_with_a_new_head() {
 fn late_failure_wakes_the_loop_and_preempts_nothing() {
     let world = World::impatient();
     world.answer_late(fetch(), failed("down"));
-    assert!(!world.inbox.wants_way());
+    assert!(!world.inbox.should_preempt());
     assert!(world.inbox.take(LONG).answered);
     assert_eq!(world.fetch(unasked).as_deref(), Some("down"));
     // The failure stays valid, so the refreshes of one minute do not ask again.
@@ -203,7 +203,7 @@ fn answer_older_than_a_change_is_used_and_asked_for_again() {
     for answer in [failed("down"), ok("a")] {
         let (end, work) = held(answer);
         assert_eq!(world.fetch(work), None);
-        world.inbox.notify_news(|work| work.moved = true);
+        world.inbox.notify_news(|work| work.source_changed = true);
         world.end(end);
         world.requests.begin_refresh();
         let (end, work) = held(ok("b"));

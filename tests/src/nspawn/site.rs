@@ -13,7 +13,7 @@ use crate::{
     Running,
     etcd::Etcd,
     git::Repository,
-    machines::{HUB, NspawnHosts},
+    nspawn::{HUB, NspawnHosts},
     ok, output, towpath, wait_until,
 };
 
@@ -127,7 +127,7 @@ spec:
     }
 
     /// Returns the state of one machine as another one sees it.
-    pub fn opinion(&self, of: usize, about: usize) -> Value {
+    pub fn liveness_of(&self, of: usize, about: usize) -> Value {
         let nodes = self.ask(of, &["nodes"]).unwrap_or_default();
         let name = format!("n{about}");
         let found = nodes.as_array().and_then(|nodes| nodes.iter().find(|node| node["name"] == name.as_str()).cloned());

@@ -19,7 +19,7 @@ const FORMER: usize = 8;
 /// The data that a node remembers about one writer of records.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Heard {
+pub struct KnownWriter {
     /// The public key that verifies the signatures of the writer.
     pub sign: [u8; 32],
     /// The former public keys of the writer, which commits have replaced.
@@ -36,11 +36,11 @@ pub struct Heard {
     seen: HashSet<u64>,
 }
 
-impl Record for Heard {
+impl Record for KnownWriter {
     type Kind = kinds::Writer;
 }
 
-impl Heard {
+impl KnownWriter {
     /// Forgets the lowest record numbers of the writer. The function first forgets numbers at store keys that this node
     /// has not read recently.
     fn forget(&mut self, fixed: &[u64]) {
@@ -75,19 +75,19 @@ fn fixed(name: &str) -> [u64; 8] {
 /// The data that a node remembers about all writers of records.
 #[derive(Debug, Default)]
 pub(super) struct Writers {
-    known: BTreeMap<String, Heard>,
+    known: BTreeMap<String, KnownWriter>,
     /// The writers whose changes are not in the journal yet.
     dirty: BTreeSet<String>,
 }
 
 impl Writers {
-    pub(super) fn load(&mut self, heard: impl IntoIterator<Item = (String, Heard)>) {
+    pub(super) fn load(&mut self, heard: impl IntoIterator<Item = (String, KnownWriter)>) {
         for (name, heard) in heard {
             self.known.entry(name).or_insert(heard);
         }
     }
 
-    pub(super) fn of(&self, name: &str) -> Option<&Heard> {
+    pub(super) fn of(&self, name: &str) -> Option<&KnownWriter> {
         self.known.get(name)
     }
 
@@ -109,7 +109,7 @@ impl Writers {
                 (heard.highest, heard.forgotten) = (0, 0);
             }
             None if full => return false,
-            None => drop(self.known.insert(name.to_owned(), Heard { sign: key, ..Heard::default() })),
+            None => drop(self.known.insert(name.to_owned(), KnownWriter { sign: key, ..KnownWriter::default() })),
         }
         self.dirty.insert(name.to_owned());
         true
@@ -151,7 +151,7 @@ impl Writers {
     }
 
     /// Returns the writers that have changed since the previous call of this function.
-    pub(super) fn take_changed(&mut self) -> Vec<(String, Heard)> {
+    pub(super) fn take_changed(&mut self) -> Vec<(String, KnownWriter)> {
         let dirty = std::mem::take(&mut self.dirty);
         dirty.into_iter().filter_map(|name| Some((name.clone(), self.known.get(&name)?.clone()))).collect()
     }

@@ -76,7 +76,7 @@ pub(super) fn unknown_key(message: &str, key: &str) -> Option<String> {
 }
 
 /// Returns the hint for a word that a field does not allow, or `None` for an uncommon mistake.
-pub(super) fn word(message: &str, field: &str, word: &str) -> Option<String> {
+pub(super) fn word_hint(message: &str, field: &str, word: &str) -> Option<String> {
     let hint = match (message, field, word) {
         ("Service", "state", "running" | "start" | "active" | "up") => "did you mean started?",
         ("Service", "state", "dead" | "stop" | "inactive" | "down") => "did you mean stopped?",

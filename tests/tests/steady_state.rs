@@ -63,7 +63,7 @@ impl Fixture {
     }
 
     /// Runs the agent until it reaches the steady state.
-    fn settle(&self) {
+    fn reach_steady_state(&self) {
         for _ in 0..4 {
             let (quick, once) = self.once();
             assert_eq!(once.code, 0, "{}", once.log);
@@ -75,7 +75,7 @@ impl Fixture {
     }
 
     fn after(&self, what: &str, change: impl FnOnce(&Self)) -> OnceResult {
-        self.settle();
+        self.reach_steady_state();
         change(self);
         let (quick, once) = self.once();
         assert!(!quick, "{what} was not seen");
@@ -84,12 +84,12 @@ impl Fixture {
 }
 
 #[test]
-fn steady_node_loads_nothing_and_keeps_its_status() {
+fn node_in_steady_state_loads_nothing_and_keeps_its_status() {
     let f = Fixture::new();
     assert_eq!(f.node.once().code, 0);
     let (quick, slow) = f.once();
     assert!(!quick);
-    f.settle();
+    f.reach_steady_state();
     let (quick, once) = f.once();
     assert!(quick, "{}", once.log);
     assert_eq!(once.status["taskBooks"], slow.status["taskBooks"]);
@@ -139,7 +139,7 @@ fn every_change_ends_the_steady_state() {
             fs::write(pack.path(), "").unwrap();
         }
     });
-    f.settle();
+    f.reach_steady_state();
 }
 
 #[test]
@@ -178,15 +178,15 @@ fn fact_that_changes_during_a_pass_leads_to_another_pass() {
         f.repository.publish("a task that changes a fact");
         let (_, first) = f.once();
         assert_eq!((first.code, f.node.read("/etc/conf").as_deref()), (0, Some("blue\n")), "{name}: {}", first.log);
-        f.settle();
+        f.reach_steady_state();
         assert_eq!(f.node.read("/etc/conf").as_deref(), Some("green\n"), "{name}");
     }
 }
 
 #[test]
-fn a_handler_that_is_pending_is_not_settled() {
+fn pending_handler_rules_out_the_steady_state() {
     let f = Fixture::new();
-    f.settle();
+    f.reach_steady_state();
     fs::write(f.path("/broken"), "").unwrap();
     fs::write(f.path("/etc/conf"), "edited").unwrap();
     let (_, once) = f.once();
@@ -195,6 +195,6 @@ fn a_handler_that_is_pending_is_not_settled() {
     let (quick, once) = f.once();
     assert!(!quick && once.code == 3, "{}", once.log);
     fs::remove_file(f.path("/broken")).unwrap();
-    f.settle();
+    f.reach_steady_state();
     assert_eq!(f.node.read("/log").unwrap().lines().filter(|line| *line == "reload").count(), 2);
 }

@@ -4,11 +4,11 @@ use towpath_git::{Ancestry, Fetched, Reference, SourceError};
 use towpath_render::problem::Problem;
 use towpath_state::SourceCheckpoint;
 
-use crate::{config::Source, error_chain::chain, status::conditions::ConditionReason};
+use crate::{config::Source, error_chain::error_chain, status::conditions::ConditionReason};
 
 /// Returns the problem of a source that cannot be fetched or read.
 pub(super) fn of_error(error: &SourceError, name: &str) -> ConditionReason {
-    let shown = chain(error);
+    let shown = error_chain(error);
     let (reason, message) = match error {
         SourceError::Unreachable { .. } | SourceError::TimedOut { .. } | SourceError::TooMuch { .. } => (
             "SourceUnreachable",
@@ -61,7 +61,7 @@ pub(super) fn of_error(error: &SourceError, name: &str) -> ConditionReason {
 pub(super) fn refused(
     source: &Source,
     fetched: &Fetched,
-    guard: Option<&SourceCheckpoint>,
+    checkpoint: Option<&SourceCheckpoint>,
     seen: bool,
 ) -> Option<ConditionReason> {
     if source.git.allow_rewind && seen {
@@ -70,12 +70,12 @@ pub(super) fn refused(
     let name = &source.git.name;
     match &source.git.reference {
         Reference::Branch(branch) => {
-            let what = match fetched.movement {
+            let what = match fetched.ancestry {
                 Ancestry::Rewound => "was rewritten: its head does not descend from the accepted commit",
                 Ancestry::Unknown => "no longer has the accepted commit",
                 _ => return None,
             };
-            let commit = guard.map(|guard| guard.commit.clone()).unwrap_or_default();
+            let commit = checkpoint.map(|checkpoint| checkpoint.commit.clone()).unwrap_or_default();
             let remedy = match source.git.allow_rewind {
                 true => {
                     "allowRewind permits this, but the git server of this node has never shown that commit at the branch, so another node must propose the new head; if no node does, push a revert on top of that commit"
@@ -84,7 +84,7 @@ pub(super) fn refused(
             };
             Some(ConditionReason::new("Rewound", format!("the branch {branch} of {name} {what} {commit}; {remedy}")))
         }
-        Reference::Tag(_) => refused_tag(fetched, guard?).map(|why| {
+        Reference::Tag(_) => refused_tag(fetched, checkpoint?).map(|why| {
             let tag = fetched.tag.as_deref().unwrap_or_default().escape_debug();
             ConditionReason::new(
                 "Rewound",
@@ -96,21 +96,21 @@ pub(super) fn refused(
 }
 
 /// Returns the reason why the node must not follow a tag. Returns `None` if the node may follow the tag.
-fn refused_tag(fetched: &Fetched, guard: &SourceCheckpoint) -> Option<String> {
-    let accepted = &guard.commit;
+fn refused_tag(fetched: &Fetched, checkpoint: &SourceCheckpoint) -> Option<String> {
+    let accepted = &checkpoint.commit;
     if fetched.commit == *accepted {
         return None;
     }
-    if fetched.movement == Ancestry::Behind {
+    if fetched.ancestry == Ancestry::Behind {
         return Some(format!("is at {}, an ancestor of the accepted commit {accepted}", fetched.commit));
     }
     let version = |tag: &Option<String>| tag.as_deref().and_then(towpath_git::version);
-    match (version(&guard.tag), version(&fetched.tag)) {
+    match (version(&checkpoint.tag), version(&fetched.tag)) {
         (Some(old), Some(new)) if new < old => Some(format!("is {new}, and {old} was accepted")),
         (Some(old), Some(new)) if new == old => Some(format!("moved from {accepted} to {}", fetched.commit)),
         (Some(_), Some(_)) => None,
         // A tag that is not a version is checked like a branch.
-        _ if matches!(fetched.movement, Ancestry::Rewound | Ancestry::Unknown) => {
+        _ if matches!(fetched.ancestry, Ancestry::Rewound | Ancestry::Unknown) => {
             Some(format!("moved to {}, which does not descend from the accepted commit {accepted}", fetched.commit))
         }
         _ => None,

@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_crontab() {
+    fn crontab_schedules_are_parsed() {
         assert_eq!(Schedule::read("30 2 * * 1-5").unwrap().normalised, "0 30 2 * * MON,TUE,WED,THU,FRI");
         assert_eq!(Schedule::read("0 0 * * 0").unwrap().normalised, "0 0 0 * * SUN");
         assert_eq!(Schedule::read("0 0 * * 5-7").unwrap().normalised, "0 0 0 * * FRI,SAT,SUN");

@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_counts_and_percentages() {
+    fn counts_and_percentages_are_parsed() {
         assert_eq!(Count::read(&Value::from(3)).unwrap(), Count::Nodes(3));
         assert_eq!(Count::read(&Value::from("25%")).unwrap(), Count::Percent(25));
         assert_eq!(Count::Percent(25).at_least_one(3), 1);

@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_and_writes() {
+    fn durations_are_parsed_and_formatted() {
         for (text, seconds) in [("1h30m", 5400), ("90s", 90), ("7d", 604_800), ("10m", 600)] {
             assert_eq!(duration(text).unwrap().as_secs(), seconds);
         }

@@ -25,9 +25,9 @@ use crate::{
 const ROUNDS: usize = 16;
 
 /// Loads all sources in order. Invalid objects of the second and all later sources are held. Objects that depend on a
-/// held object are held, too. Held objects are only in [`ObjectSet::held`](crate::objects::ObjectSet::held). The
+/// held object are held, too. Held objects are only in [`ObjectSet::partial`](crate::objects::ObjectSet::held). The
 /// problem of a held object is not in the list of errors.
-pub fn load_holding(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded {
+pub fn load_partial(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded {
     load_within(sources, pinned, Budget::default())
 }
 
@@ -48,7 +48,7 @@ fn load_within(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>,
         };
         let before = left_out.len();
         if !blamed.is_empty()
-            && loaded.wants.is_empty()
+            && loaded.missing_inputs.is_empty()
             && !loaded.errors.iter().any(fatal)
             && !blamed.iter().any(of_first)
         {
@@ -101,7 +101,7 @@ impl<'a> Blame<'a> {
         if self.whole || self.loaded.beyond.contains(source) {
             return Blamed::Source(source);
         }
-        if let Some(object) = self.behind(error) {
+        if let Some(object) = self.object_at(error) {
             return Blamed::Objects(vec![object]);
         }
         // Only includes read this file, so the objects that include the file cause the error.
@@ -119,7 +119,7 @@ impl<'a> Blame<'a> {
     }
 
     /// Returns the object whose text contains the line of an error.
-    fn behind(&self, error: &Problem) -> Option<&'a Object> {
+    fn object_at(&self, error: &Problem) -> Option<&'a Object> {
         let objects = self.objects.get(error.source.as_str())?.get(error.file.as_str())?;
         let after = objects.partition_point(|object| object.place.position().0 <= error.line);
         objects.get(after.checked_sub(1)?).copied()
@@ -173,7 +173,7 @@ mod tests {
             book("misfit", "gone", ""),
             book("needs", "web", "  dependsOn: [misfit]\n")
         );
-        let loaded = load_holding(
+        let loaded = load_partial(
             &[source("fleet", &[("f.yaml", PLATFORM)]), source("tenant", &[("t.yaml", &tenant)])],
             &BTreeMap::new(),
         );
@@ -190,16 +190,16 @@ mod tests {
     }
 
     #[test]
-    fn the_first_source_is_never_held() {
+    fn first_source_is_never_held() {
         let mistaken = format!("{PLATFORM}---\n{}", book("own", "gone", ""));
-        let loaded = load_holding(&[source("fleet", &[("f.yaml", &mistaken)])], &BTreeMap::new());
+        let loaded = load_partial(&[source("fleet", &[("f.yaml", &mistaken)])], &BTreeMap::new());
         assert!(!loaded.errors.is_empty() && loaded.set.held.is_empty());
     }
 
     #[test]
     fn unreadable_file_holds_all_objects_of_its_source() {
         let tenant = book("a", "web", "");
-        let loaded = load_holding(
+        let loaded = load_partial(
             &[
                 source("fleet", &[("f.yaml", PLATFORM)]),
                 source("tenant", &[("t.yaml", &tenant), ("broken.yaml", "a: [")]),

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use towpath_coordination::{
     Accepted,
-    accept::{Found, Rejected, Standing},
+    accept::{Found, Rejected, Relation},
 };
 
 use super::wait::LackingWait;
@@ -19,7 +19,7 @@ use crate::{
 /// The accepted revision that this node does not adopt, with the reason and the time that the node has waited.
 #[derive(Debug, Default)]
 pub(super) struct Adoption {
-    unfollowed: Option<Unfollowed>,
+    error: Option<Unfollowed>,
     /// The time that the node has waited for a missing commit, manifest, record or agent.
     lacking: LackingWait,
 }
@@ -33,19 +33,19 @@ struct Unfollowed {
 }
 
 impl Adoption {
-    pub(super) fn is_unfollowed(&self) -> bool {
-        self.unfollowed.is_some()
+    pub(super) fn has_adoption_error(&self) -> bool {
+        self.error.is_some()
     }
 
     /// Returns true if this node must not propose a revision, because the node does not adopt the accepted revision. A
     /// node that does not adopt the accepted revision might propose an older candidate.
     pub(super) fn blocks(&self) -> bool {
-        self.unfollowed.is_some() && self.rejected().is_none()
+        self.error.is_some() && self.rejected().is_none()
     }
 
     /// Returns the acceptance record in the data store if this node may overwrite the record.
     pub(super) fn rejected(&self) -> Option<&Rejected> {
-        self.unfollowed.as_ref().filter(|unfollowed| unfollowed.is_replaceable).map(|unfollowed| &unfollowed.record)
+        self.error.as_ref().filter(|error| error.is_replaceable).map(|error| &error.record)
     }
 
     /// Turns an expired wait into a rejection, and remembers the reason for which a record is not adopted. `is_sure`
@@ -60,7 +60,7 @@ impl Adoption {
     ) -> Effects<'static> {
         let why = match why {
             // The verdict on the record stays as it is until the git server answers.
-            Some(AdoptionError::Pending(why)) => match &self.unfollowed {
+            Some(AdoptionError::Pending(why)) => match &self.error {
                 Some(known) if known.record.id == found.id => return Effects::default(),
                 _ => Some(AdoptionError::Pending(why)),
             },
@@ -84,11 +84,11 @@ impl Adoption {
             }
         };
         // A generation is valid only if the chain of records leads to it.
-        let counts = found.standing == Standing::Sound;
+        let counts = found.relation == Relation::Sound;
         let record = Rejected { id: found.id.clone(), counts };
-        let doubt = why.as_ref().and_then(|why| remaining_doubt(why, &found.standing, is_sure));
-        let effects = shown(found, why.as_ref(), doubt);
-        self.unfollowed = why.map(|why| {
+        let doubt = why.as_ref().and_then(|why| remaining_doubt(why, &found.relation, is_sure));
+        let effects = inputs_of(found, why.as_ref(), doubt);
+        self.error = why.map(|why| {
             let is_rejected = matches!(why, AdoptionError::Rejected(_) | AdoptionError::Void(_));
             Unfollowed { record, is_replaceable: is_rejected && doubt.is_none() }
         });
@@ -98,9 +98,9 @@ impl Adoption {
 
 /// Returns the reason, as text for messages, why a node must not overwrite a record that it rejects. `None` if the node
 /// may overwrite the record, or does not reject it.
-fn remaining_doubt(why: &AdoptionError, standing: &Standing, is_sure: impl FnOnce() -> bool) -> Option<&'static str> {
-    match (why, standing) {
-        (AdoptionError::Rejected(_), Standing::Apart) => Some(
+fn remaining_doubt(why: &AdoptionError, relation: &Relation, is_sure: impl FnOnce() -> bool) -> Option<&'static str> {
+    match (why, relation) {
+        (AdoptionError::Rejected(_), Relation::Apart) => Some(
             "the data store no longer keeps the link of the generation of this node, so another node must replace the record; if no other node remains, delete the key fleet/accepted from the data store",
         ),
         (AdoptionError::Rejected(_), _) if !is_sure() => Some(
@@ -112,7 +112,7 @@ fn remaining_doubt(why: &AdoptionError, standing: &Standing, is_sure: impl FnOnc
 
 /// Returns the inputs that show why a record is not adopted. `doubt` is the reason for which this node does not
 /// overwrite a rejected record.
-fn shown(found: &Found, why: Option<&AdoptionError>, doubt: Option<&str>) -> Effects<'static> {
+fn inputs_of(found: &Found, why: Option<&AdoptionError>, doubt: Option<&str>) -> Effects<'static> {
     let Accepted { generation, by, .. } = &found.record;
     let what = |why: &str| format!("generation {generation} was accepted by {by}: {why}");
     let stays = match doubt {
@@ -146,7 +146,7 @@ fn shown(found: &Found, why: Option<&AdoptionError>, doubt: Option<&str>) -> Eff
         }
     };
     Effects::default()
-        .input(Input::Own("accepted", behind))
+        .input(Input::Node("accepted", behind))
         .input(Input::TooOld(too_old))
         .input(Input::RejectedLocally(rejected))
 }
@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     fn found(id: &str) -> Found {
-        Found { id: id.to_owned(), record: Accepted::default(), standing: Standing::Sound, revision: 0 }
+        Found { id: id.to_owned(), record: Accepted::default(), relation: Relation::Sound, revision: 0 }
     }
 
     #[test]
@@ -195,11 +195,11 @@ mod tests {
     }
 
     /// Returns whether a node may overwrite a record of a standing that it does not adopt.
-    fn replaces(standing: Standing, why: AdoptionError, is_sure: bool) -> bool {
-        let found = Found { record: Accepted::default(), id: "a".into(), standing, revision: 1 };
+    fn replaces(relation: Relation, why: AdoptionError, is_sure: bool) -> bool {
+        let found = Found { record: Accepted::default(), id: "a".into(), relation, revision: 1 };
         let mut adoption = Adoption::default();
         let _ = adoption.note(&found, Some(why), SystemClock.monotonic(), || is_sure);
-        assert!(adoption.is_unfollowed());
+        assert!(adoption.has_adoption_error());
         assert_eq!(adoption.blocks(), adoption.rejected().is_none());
         adoption.rejected().is_some()
     }
@@ -207,16 +207,16 @@ mod tests {
     #[test]
     fn rejected_record_that_no_kept_chain_reaches_is_never_overwritten() {
         let rejected = || AdoptionError::Rejected("no signature".into());
-        assert!(replaces(Standing::Sound, rejected(), true));
-        assert!(!replaces(Standing::Apart, rejected(), true));
-        assert!(replaces(Standing::Void("no chain".into()), AdoptionError::Void("no chain".into()), true));
+        assert!(replaces(Relation::Sound, rejected(), true));
+        assert!(!replaces(Relation::Apart, rejected(), true));
+        assert!(replaces(Relation::Void("no chain".into()), AdoptionError::Void("no chain".into()), true));
     }
 
     #[test]
     fn new_node_overwrites_a_rejected_record_only_while_its_git_server_answers() {
         let rejected = || AdoptionError::Rejected("no signature".into());
-        assert!(!replaces(Standing::Sound, rejected(), false));
-        assert!(replaces(Standing::Void("no chain".into()), AdoptionError::Void("no chain".into()), false));
-        assert!(!replaces(Standing::Sound, AdoptionError::Behind("no mirror".into()), true));
+        assert!(!replaces(Relation::Sound, rejected(), false));
+        assert!(replaces(Relation::Void("no chain".into()), AdoptionError::Void("no chain".into()), false));
+        assert!(!replaces(Relation::Sound, AdoptionError::Behind("no mirror".into()), true));
     }
 }

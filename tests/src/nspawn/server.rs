@@ -12,10 +12,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     git::{Repository, gpg_agent},
+    git_servers::Https,
     image,
-    machines::{HUB, NspawnHosts},
+    nspawn::{HUB, NspawnHosts},
     ok, output,
-    servers::Https,
     site::UNIT,
     towpath, wait_until,
 };

@@ -85,9 +85,9 @@ impl SigningIdentity {
     /// belongs to another node.
     ///
     /// Every node accepts certificates and bare keys, so a fleet can get certificates node by node.
-    pub fn read(&self, shown: &str, node: &str, cluster: &str) -> Option<Shown> {
+    pub fn read(&self, shown: &str, node: &str, cluster: &str) -> Option<PresentedKey> {
         if let Some(key) = STANDARD_NO_PAD.decode(shown).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()) {
-            return Some(Shown { key, proven: false, serial: None });
+            return Some(PresentedKey { key, proven: false, serial: None });
         }
         let der = issue::decoded(shown)?;
         let subject: Subject = match self {
@@ -100,13 +100,17 @@ impl SigningIdentity {
             }
         };
         let speaks = subject.role == Role::Node && subject.name == node && subject.cluster == cluster;
-        speaks.then(|| Shown { key: subject.keys.sign, proven: self.is_certified(), serial: revoked::serial(&der) })
+        speaks.then(|| PresentedKey {
+            key: subject.keys.sign,
+            proven: self.is_certified(),
+            serial: revoked::serial(&der),
+        })
     }
 }
 
 /// The public key that a node presents together with a signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Shown {
+pub struct PresentedKey {
     /// The public signing key.
     pub key: [u8; 32],
     /// True if a certificate of the cluster's authority proves that the key belongs to the node.

@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_modes() {
+    fn modes_are_parsed() {
         assert_eq!(mode("0644").unwrap(), 0o644);
         assert_eq!(mode("4755").unwrap(), 0o4755);
         assert!(mode("0888").is_err());

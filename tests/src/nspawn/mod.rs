@@ -24,7 +24,7 @@ use crate::{Running, ok, output, wait_until};
 /// The hub's address.
 pub const HUB: &str = "10.77.0.1";
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Becomes systemd-nspawn: in control groups of its own (else all machines would share them), and with a /run/systemd
 /// that is a tmpfs (else nspawn refuses to clean up after itself).
@@ -223,7 +223,7 @@ impl NspawnHosts {
         let state = |leader| output(&mut inside(leader, &["systemctl", "is-system-running"])).stdout;
         let booted = |leader| matches!(state(leader).trim_ascii(), b"running" | b"degraded");
         let log = || fs::read_to_string(self.root(number).with_file_name("console")).unwrap_or_default();
-        wait_until(PATIENCE, || self.leader(number).is_some_and(booted), log);
+        wait_until(TIMEOUT, || self.leader(number).is_some_and(booted), log);
     }
 
     /// Has a machine reboot itself, and waits until it is up again.
@@ -231,7 +231,7 @@ impl NspawnHosts {
         let before = self.leader(number);
         self.exec(number, &["systemctl", "reboot", "--no-block"]);
         let rebooted = || self.leader(number).is_some_and(|leader| Some(leader) != before);
-        wait_until(PATIENCE, rebooted, || format!("n{number} does not reboot"));
+        wait_until(TIMEOUT, rebooted, || format!("n{number} does not reboot"));
         self.wait_up(number);
     }
 
@@ -241,7 +241,7 @@ impl NspawnHosts {
             self.leader(number).into_iter().for_each(|leader| kill(&leader.to_string()));
             self.machines[number].keeper.as_ref().is_none_or(JoinHandle::is_finished)
         };
-        wait_until(PATIENCE, gone, || format!("n{number} does not die"));
+        wait_until(TIMEOUT, gone, || format!("n{number} does not die"));
     }
 }
 
@@ -284,7 +284,7 @@ fn clear(folder: &Path) {
     for part in numbers.chain(["hub".to_owned()]) {
         let name = format!("{fleet}-{part}");
         let groups = groups(&name);
-        while groups.iter().any(|group| !remove_group(Path::new(group))) && begin.elapsed() < PATIENCE {
+        while groups.iter().any(|group| !remove_group(Path::new(group))) && begin.elapsed() < TIMEOUT {
             groups.iter().for_each(|group| drop(fs::write(format!("{group}/cgroup.kill"), "1")));
             thread::sleep(Duration::from_millis(5));
         }

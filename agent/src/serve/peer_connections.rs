@@ -18,14 +18,14 @@ use towpath_host::{identity::Credentials, own::files};
 use towpath_proto::v1alpha::{self as pb, peer_client::PeerClient};
 
 use super::tls;
-use crate::error_chain::chain;
+use crate::error_chain::error_chain;
 
 /// The maximum number of open connections to peers.
-const KEPT: usize = 32;
+const MAX_CONNECTIONS: usize = 32;
 /// The time limit of one query to a peer.
 const ANSWER: Duration = Duration::from_secs(10);
 /// The time limit for sending a gossip message. An older message is out of date.
-const PATIENCE: Duration = Duration::from_secs(2);
+const SEND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A pool of connections to peers.
 #[derive(Clone)]
@@ -84,7 +84,7 @@ impl PeerConnections {
         state.used += 1;
         let now = state.used;
         state.open.insert(key, (client, now));
-        if state.open.len() > KEPT {
+        if state.open.len() > MAX_CONNECTIONS {
             let oldest = state.open.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| key.clone());
             oldest.and_then(|key| state.open.remove(&key));
         }
@@ -114,13 +114,13 @@ impl PeerConnections {
     }
 
     async fn deliver(&self, key: &(String, String), message: Vec<u8>) -> Result<(), String> {
-        let mut client = self.client(key).await.map_err(|error| chain(&error))?;
+        let mut client = self.client(key).await.map_err(|error| error_chain(&error))?;
         let sent = client.gossip(pb::GossipMessage { message }).await;
         sent.map(drop).map_err(|status| describe(&status))
     }
 
     async fn download(&self, key: &(String, String), wanted: &PackRequest, into: &Path) -> Result<(), String> {
-        let mut client = self.client(key).await.map_err(|error| chain(&error))?;
+        let mut client = self.client(key).await.map_err(|error| error_chain(&error))?;
         let request = pb::FetchPackRequest {
             source: wanted.source.clone(),
             commit: wanted.commit.clone(),
@@ -164,7 +164,7 @@ impl PeerConnections {
 /// Returns the cause of a gRPC status, or its message if the status has no cause.
 fn describe(status: &tonic::Status) -> String {
     match std::error::Error::source(status) {
-        Some(cause) => chain(cause),
+        Some(cause) => error_chain(cause),
         None => status.message().to_owned(),
     }
 }
@@ -180,7 +180,7 @@ impl Peers for PeerConnections {
         let links = self.clone();
         let key = (node.to_owned(), address.to_owned());
         self.shared.runtime.spawn(async move {
-            let done = tokio::time::timeout(PATIENCE, links.deliver(&key, message)).await;
+            let done = tokio::time::timeout(SEND_TIMEOUT, links.deliver(&key, message)).await;
             links.after(&key, done.unwrap_or_else(|_| Err("the peer did not answer in time".into())));
         });
     }
@@ -192,14 +192,14 @@ impl Peers for PeerConnections {
     fn acceptance(&self, node: &str, address: &str) -> Result<(Vec<u8>, Vec<u8>), String> {
         let key = (node.to_owned(), address.to_owned());
         self.wait(ANSWER, async {
-            let mut client = self.client(&key).await.map_err(|error| chain(&error))?;
+            let mut client = self.client(&key).await.map_err(|error| error_chain(&error))?;
             let reply = client.get_acceptance(pb::GetAcceptanceRequest {}).await.map_err(|status| describe(&status))?;
             let pb::AcceptanceReply { record, manifest } = reply.into_inner();
             Ok((record, manifest))
         })
     }
 
-    fn pack(&self, node: &str, address: &str, wanted: &PackRequest, into: &Path) -> Result<(), String> {
+    fn fetch_pack(&self, node: &str, address: &str, wanted: &PackRequest, into: &Path) -> Result<(), String> {
         let key = (node.to_owned(), address.to_owned());
         self.wait(wanted.time, self.download(&key, wanted, into))
     }
