@@ -147,10 +147,13 @@ pub fn decide(
     let (newest, known) = if disk_wins { (disk, disk_manifest) } else { (&in_store, manifest) };
     let same = newest.commits == candidate.commits && newest.generation > 0;
     let counts = rejected.is_some_and(|rejected| rejected.counts);
-    if same && (counts || newest.generation == in_store.generation) {
+    // After a restore, two revisions may have the same number (P26). The rejected revision of the store would hold all
+    // rollouts until the next commit, so this node accepts its own revision again, with the next number.
+    let is_rival = counts && in_store.generation == disk.generation;
+    if same && !is_rival && (counts || newest.generation == in_store.generation) {
         return Ok(Decision::Stay(Box::new(newest.clone())));
     }
-    let (accepted, manifest) = if same {
+    let (accepted, manifest) = if same && !is_rival {
         (Accepted { by: node.to_owned(), ..newest.clone() }, known.clone())
     } else {
         let before = if counts { &in_store } else { newest };

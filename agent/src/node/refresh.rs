@@ -44,6 +44,7 @@ impl Node {
             None => self.load_last_good(),
         }
         self.writer.save(changes);
+        self.sources.end_refresh();
         match report.worst {
             RefreshResult::Rejected => RunResult::Rejected,
             RefreshResult::Unreachable => RunResult::Unreachable,

@@ -152,19 +152,45 @@ fn record_in_the_store_wins_over_another_of_the_same_number() {
     let [lost, store] = [LocalStore::default(), LocalStore::default()];
     let [first, same] = [&lost, &store].map(|store| accepted(propose(store, &Accepted::default(), "a", "o")).0);
     assert_eq!(first, same);
-    let (own_slot, _) = accepted(propose(&lost, &first, "x", "o"));
+    let (own, _) = accepted(propose(&lost, &first, "x", "o"));
     let (kept, _) = accepted(propose(&store, &first, "y", "o"));
-    assert_eq!((own_slot.generation, kept.generation), (2, 2));
-    assert_ne!(own_slot.id(), kept.id());
+    assert_eq!((own.generation, kept.generation), (2, 2));
+    assert_ne!(own.id(), kept.id());
     assert_eq!(Accepted { by: "other".into(), ..kept.clone() }.id(), kept.id(), "the signer is not compared");
-    assert_eq!(current(&store, &own_slot).unwrap().relation, Relation::Sound);
+    assert_eq!(current(&store, &own).unwrap().relation, Relation::Sound);
     assert_eq!(current(&store, &kept).unwrap().relation, Relation::Own);
-    let (next, _) = accepted(propose(&store, &own_slot, "z", "o"));
+    let (next, _) = accepted(propose(&store, &own, "z", "o"));
     assert_eq!((next.generation, next.before), (3, Some(kept.link())), "it follows the record in the store");
     // A record that does not verify is ignored, also if it has the number of the node's own record.
     let forged = Accepted { before: None, ..kept };
     store.commit(&Txn { then: vec![Op::put(KEY, serde_json::to_vec(&forged).unwrap())], ..Txn::default() }).unwrap();
-    assert!(matches!(current(&store, &own_slot).unwrap().relation, Relation::Void(_)));
+    assert!(matches!(current(&store, &own).unwrap().relation, Relation::Void(_)));
+}
+
+#[test]
+fn rejected_record_of_the_own_number_is_replaced_without_a_new_commit() {
+    let [lost, store] = [LocalStore::default(), LocalStore::default()];
+    let [first, _] = [&lost, &store].map(|store| accepted(propose(store, &Accepted::default(), "a", "o")).0);
+    let (own, manifest) = accepted(propose(&lost, &first, "x", "o"));
+    let (rival, _) = accepted(propose(&store, &first, "y", "o"));
+    let stored = store.read(KEY, &Page::default()).unwrap().rows.remove(0);
+    let rejected = Rejected { id: Stored::of(Some(&stored)).id, counts: true };
+    let proposal = Proposal {
+        node: "n2",
+        disk: &own,
+        disk_manifest: &manifest,
+        candidate: &candidate("x"),
+        origin: &FleetIdentity { from: "o".into(), verify: VerifyPolicy::Head },
+        digests: &BTreeMap::new(),
+        joined: &[],
+        objects: &BTreeSet::new(),
+        rejected: Some(&rejected),
+        follows: true,
+    };
+    let decided = decide(Some(&stored), &RevisionManifest::default(), &proposal).unwrap();
+    let Decision::Accept(next) = decided else { panic!("{decided:?}") };
+    assert_eq!((next.accepted.generation, next.accepted.before), (3, Some(rival.link())));
+    assert_eq!(next.accepted.commits, own.commits);
 }
 
 #[test]

@@ -101,7 +101,7 @@ impl Adoption {
 fn remaining_doubt(why: &AdoptionError, relation: &Relation, is_sure: impl FnOnce() -> bool) -> Option<&'static str> {
     match (why, relation) {
         (AdoptionError::Rejected(_), Relation::Apart) => Some(
-            "the data store no longer keeps the link of the generation of this node, so another node must replace the record; if no other node remains, delete the key fleet/accepted from the data store",
+            "the data store does not keep the chain of acceptances back to the generation of this node, so another node must replace the record; if no other node can, delete the key /towpath/CLUSTER/shared/accepted from the data store",
         ),
         (AdoptionError::Rejected(_), _) if !is_sure() => Some(
             "this node has not accepted a revision yet, so it replaces the record only while its own git server answers; check the network, the URL and auth",

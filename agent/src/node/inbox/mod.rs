@@ -5,7 +5,7 @@ pub(super) mod pace;
 pub(super) mod poller;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
@@ -53,7 +53,7 @@ pub struct Inbox {
     /// A counter that shows that the agent is not stuck. The counter counts loop iterations and preemption checks.
     progress: Arc<AtomicU64>,
     /// The number of reported changes on git servers.
-    news: Arc<AtomicU64>,
+    news: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
 /// The maximum number of touched paths in the queue. If more paths change than this maximum, the node checks all
@@ -78,14 +78,16 @@ impl Inbox {
 
     /// Records a change on a git server, and adds the work that the change requires. Answers to requests that began
     /// before the change are out of date.
-    pub fn notify_news(&self, add: impl FnOnce(&mut PendingWork)) {
-        self.news.fetch_add(1, Ordering::SeqCst);
+    pub fn notify_news(&self, source: &str, add: impl FnOnce(&mut PendingWork)) {
+        let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
+        *news.entry(source.to_owned()).or_default() += 1;
+        drop(news);
         self.notify(add);
     }
 
-    /// Returns the number of reported changes on git servers.
-    pub fn news(&self) -> u64 {
-        self.news.load(Ordering::SeqCst)
+    /// Returns the number of reported changes of a source on its git server.
+    pub fn news(&self, source: &str) -> u64 {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner).get(source).copied().unwrap_or_default()
     }
 
     /// Waits for pending work and takes it from the queue. The returned work is empty if no work arrives within

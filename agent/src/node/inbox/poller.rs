@@ -45,13 +45,13 @@ impl Polled {
             Ok(head) => {
                 let source_changed = self.lock().heads.insert(name.to_owned(), head.clone()) != Some(head);
                 if source_changed || failures > 0 {
-                    inbox.notify_news(|work| work.source_changed = true);
+                    inbox.notify_news(name, |work| work.source_changed = true);
                 }
                 0
             }
             Err(_) => {
                 if failures == 0 {
-                    inbox.notify_news(|work| work.poll = true);
+                    inbox.notify_news(name, |work| work.poll = true);
                 }
                 failures.saturating_add(1)
             }

@@ -113,6 +113,10 @@ impl Sources {
                 };
                 let (requests, mirror) = (&self.requests, self.mirror(source));
                 let step = Step { source, requests, mirror, commit, floor, tag, peers, now };
+                if let Err(error) = step.requests.check_idle(&step.mirror) {
+                    // The mirror is not complete while a request writes the mirror.
+                    step.settled(&error)?;
+                }
                 // A commit that this node has already accepted is not checked again, even if the rules have changed.
                 if known.get(name) != Some(commit) || !step.mirror.contains(commit) {
                     step.check()?;
@@ -141,9 +145,6 @@ impl Sources {
 impl Step<'_> {
     /// Fetches the commit, and checks whether this node may adopt the commit.
     fn check(&self) -> Result<(), AdoptionError> {
-        if let Err(error) = self.requests.check_idle(&self.mirror) {
-            self.settled(&error)?;
-        }
         let name = &self.source.git.name;
         let signed = self.source.git.verify.mode != VerifyMode::None;
         let accepted = self.floor.as_deref() == Some(self.commit);

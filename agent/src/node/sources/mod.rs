@@ -125,6 +125,11 @@ impl Sources {
         self.requests.begin_refresh();
     }
 
+    /// Ends a refresh.
+    pub(in crate::node) fn end_refresh(&self) {
+        self.requests.end_refresh();
+    }
+
     /// Returns the requests to git servers and to other nodes.
     pub(in crate::node) fn requests(&self) -> &Requests {
         &self.requests
@@ -226,6 +231,10 @@ impl Sources {
                     let state = self.source_state(journal, &source, accepted, now, &mut report);
                     states.insert(source.git.name.clone(), state);
                 }
+            }
+            if !report.pending.is_empty() {
+                // Heads that belong together are accepted together. The late answer causes another refresh.
+                return report;
             }
             let Some(chosen) = choose(&report.sources, &states, SourceState::head_or_accepted) else { return report };
             let loaded = match self.load(&report.sources, &chosen, load) {

@@ -21,14 +21,12 @@ use towpath_coordination::{Accepted, accept::RevisionManifest};
 use towpath_git::{Fetched, Mirror, Reference, SourceError};
 use towpath_host::{Clock, clock::rfc3339};
 
+pub(in crate::node) use self::line::PATIENCE;
 use self::{
     answers::{Kept, Name, Outcome},
     line::{Line, Running},
 };
 use crate::node::inbox::Inbox;
-
-/// The longest time for which one refresh waits for answers.
-pub(in crate::node) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The key of the map entry that contains the requests to other nodes. The name of a source never equals this key.
 const PEERS: &str = "/peers";
@@ -75,6 +73,8 @@ struct State {
     refresh: u64,
     /// The time that the current refresh has left to wait for answers.
     left: Duration,
+    /// True if the current refresh has used an answer that is older than a change of the source.
+    is_stale: bool,
 }
 
 /// The error for a request that has not ended. `since` is the start of the request, in milliseconds since 1970.
@@ -98,11 +98,20 @@ impl Requests {
         let mut state = self.lock();
         state.refresh += 1;
         state.left = self.patience.get().copied().unwrap_or_default();
-        let (refresh, now, news) = (state.refresh, self.clock.monotonic(), self.inbox.news());
-        state.lines.retain(|_, line| {
-            line.begin_refresh(refresh, now, news);
+        state.is_stale = false;
+        let (refresh, now) = (state.refresh, self.clock.monotonic());
+        state.lines.retain(|name, line| {
+            line.begin_refresh(refresh, now, self.inbox.news(name));
             !line.is_forgotten(refresh)
         });
+    }
+
+    /// Ends a refresh. If the refresh has used an answer that is older than a change of its source, another refresh
+    /// follows.
+    pub(in crate::node) fn end_refresh(&self) {
+        if std::mem::take(&mut self.lock().is_stale) {
+            self.inbox.notify(|work| work.answered = true);
+        }
     }
 
     /// Fetches the head of a source into its mirror.
@@ -196,29 +205,28 @@ impl Requests {
         outcome: impl Fn(&T) -> Outcome + Send + 'static,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Unanswered> {
-        let Some(patience) = self.patience.get() else { return Ok(work()) };
+        if self.patience.get().is_none() {
+            return Ok(work());
+        }
         let mut state = self.lock();
-        let State { lines, refresh, left } = &mut *state;
+        let State { lines, refresh, left, is_stale } = &mut *state;
+        let news = self.inbox.news(line);
         let line = lines.entry(line.to_owned()).or_default();
         line.asked(*refresh);
-        let known = line.head().cloned();
-        let start = |name| self.start(name, known, *patience, outcome, work);
         match line.kept(&name) {
             Some(kept) => {
-                let answer = Arc::clone(&kept.answer);
-                // The answer may be older than a change on the git server. The refresh uses the answer in each case, so
-                // that the node also follows a server that changes faster than it answers.
-                if kept.news != self.inbox.news() && line.running_since().is_none() {
-                    line.run(start(name));
-                }
-                if let Some(answer) = answer.downcast_ref::<T>() {
+                // The refresh also uses an answer that is older than a change on the git server. The node then follows
+                // a server that changes faster than it answers.
+                *is_stale |= kept.news != news && name.is_about_refs();
+                if let Some(answer) = kept.answer.downcast_ref::<T>() {
                     return Ok(answer.clone());
                 }
             }
             None if line.running_since().is_none() => {
                 let wait = if line.is_slow() { Duration::ZERO } else { *left };
                 let begin = self.clock.monotonic();
-                line.wait(start(name.clone()), wait, *refresh);
+                let running = self.start(name.clone(), line.head().cloned(), news, outcome, work);
+                line.wait(running, wait, *refresh);
                 *left = left.saturating_sub(self.clock.monotonic().saturating_duration_since(begin));
                 if let Some(answer) = line.kept(&name).and_then(|kept| kept.answer.downcast_ref::<T>()) {
                     return Ok(answer.clone());
@@ -233,27 +241,28 @@ impl Requests {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a request. `known` is the head commit that the previous fetch found.
+    /// Starts a request. `known` is the head commit that the previous fetch found. `news` is the number of changes of the
+    /// source that the poller has reported.
     fn start<T: Send + Sync + 'static>(
         &self,
         name: Name,
         known: Option<String>,
-        patience: Duration,
+        news: u64,
         outcome: impl Fn(&T) -> Outcome + Send + 'static,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Running {
         let (sender, receiver) = mpsc::channel();
         let is_late = Arc::new(AtomicBool::new(false));
         let mut end = End { inbox: self.inbox.clone(), is_late: Arc::clone(&is_late), has_new_head: false };
-        let (clock, news, begin) = (Arc::clone(&self.clock), self.inbox.news(), self.clock.monotonic());
+        let (clock, begin) = (Arc::clone(&self.clock), self.clock.monotonic());
         let thread = thread::spawn(move || {
             let answer = work();
             let outcome = outcome(&answer);
             end.has_new_head = outcome.head.is_some() && outcome.head != known;
             let arrived = clock.monotonic();
-            let is_slow = arrived.saturating_duration_since(begin) >= patience;
+            let took = arrived.saturating_duration_since(begin);
             let answer: Arc<dyn Any + Send + Sync> = Arc::new(answer);
-            let _ = sender.send(Kept { answer, outcome, arrived, news, is_slow, refresh: None });
+            let _ = sender.send(Kept { answer, outcome, arrived, news, took, is_late: false, refresh: None });
             drop(end);
         });
         Running { name, since: self.clock.wall(), answer: receiver, thread, is_late }

@@ -21,6 +21,13 @@ pub(super) enum Name {
     Tags { origin: String, commit: String },
 }
 
+impl Name {
+    /// Returns true if a change on the git server makes an earlier answer wrong.
+    pub(super) fn is_about_refs(&self) -> bool {
+        matches!(self, Self::Answers { .. } | Self::Fetch { .. } | Self::Tags { .. })
+    }
+}
+
 /// The answer to a request.
 #[derive(Debug)]
 pub(super) struct Kept {
@@ -29,8 +36,10 @@ pub(super) struct Kept {
     pub(super) arrived: Instant,
     /// The number of changes that the poller had reported when the request began.
     pub(super) news: u64,
-    /// True if the answer took longer than a refresh waits.
-    pub(super) is_slow: bool,
+    /// The duration of the request.
+    pub(super) took: Duration,
+    /// True if the answer arrived after the refresh had stopped waiting for the answer.
+    pub(super) is_late: bool,
     /// The number of the first refresh that may use the answer. The number is `None` until that refresh begins.
     pub(super) refresh: Option<u64>,
 }
@@ -57,13 +66,14 @@ impl Answers {
     }
 
     /// Begins a refresh. Each answer is valid for the first refresh after its arrival. A late answer stays valid for
-    /// some time, if no change of a git server was reported since the request began. `news` is the number of changes.
-    pub(super) fn begin_refresh(&mut self, refresh: u64, now: Instant, news: u64) {
+    /// some time, unless the poller has reported a change of the source since the request began. `news` is the number of
+    /// reported changes. While another request for the mirror runs (`is_busy`), no late answer becomes too old.
+    pub(super) fn begin_refresh(&mut self, refresh: u64, now: Instant, news: u64, is_busy: bool) {
         self.0.retain(|name, kept| {
-            let is_young = now.saturating_duration_since(kept.arrived) < VALID;
+            let is_young = is_busy || now.saturating_duration_since(kept.arrived) < VALID;
             // A mirror that was renewed may be damaged again.
             let may_repeat = *name != Name::Renew || kept.outcome.has_failed;
-            kept.refresh.is_none() || kept.is_slow && is_young && may_repeat && kept.news == news
+            kept.refresh.is_none() || kept.is_late && is_young && may_repeat && kept.news == news
         });
         for kept in self.0.values_mut() {
             kept.refresh.get_or_insert(refresh);
@@ -74,6 +84,10 @@ impl Answers {
         if name == Name::Renew && !kept.outcome.has_failed {
             // The answers to earlier requests describe the damaged mirror.
             self.0.clear();
+        }
+        for other in self.0.values_mut() {
+            // The time in which the mirror was busy does not make an answer older.
+            other.arrived = other.arrived.checked_add(kept.took).unwrap_or(other.arrived);
         }
         self.0.insert(name, kept);
     }

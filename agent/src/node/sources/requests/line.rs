@@ -13,6 +13,9 @@ use std::{
 
 use super::answers::{Answers, Kept, Name};
 
+/// The longest time for which one refresh waits for answers.
+pub(in crate::node) const PATIENCE: Duration = Duration::from_secs(2);
+
 /// The number of refreshes without a request after which the agent deletes the stored answers of a mirror.
 const FORGOTTEN: u64 = 16;
 
@@ -80,7 +83,7 @@ impl Line {
     /// Begins a refresh. `news` is the number of changes on git servers that were reported.
     pub(super) fn begin_refresh(&mut self, refresh: u64, now: Instant, news: u64) {
         self.collect();
-        self.answers.begin_refresh(refresh, now, news);
+        self.answers.begin_refresh(refresh, now, news, self.running.is_some());
     }
 
     /// Stores the answer of a request that has ended. If the thread of the request panicked, the panic continues in the
@@ -88,7 +91,7 @@ impl Line {
     pub(super) fn collect(&mut self) {
         let Some(running) = self.running.take() else { return };
         match running.answer.try_recv() {
-            Ok(kept) => self.keep(running.name, kept),
+            Ok(kept) => self.keep(running.name, Kept { is_late: true, ..kept }),
             Err(TryRecvError::Empty) => self.running = Some(running),
             Err(TryRecvError::Disconnected) => running.panicked(),
         }
@@ -101,21 +104,16 @@ impl Line {
             Err(RecvTimeoutError::Disconnected) => running.panicked(),
             Err(RecvTimeoutError::Timeout) => {
                 tracing::debug!(request = ?running.name, "a server has not answered yet");
-                self.run(running);
+                running.is_late.store(true, Ordering::SeqCst);
+                self.running = Some(running);
                 // The request may have ended before its end could wake the main loop.
                 self.collect();
             }
         }
     }
 
-    /// Lets a request run. The request wakes the main loop when the request ends.
-    pub(super) fn run(&mut self, running: Running) {
-        running.is_late.store(true, Ordering::SeqCst);
-        self.running = Some(running);
-    }
-
     fn keep(&mut self, name: Name, kept: Kept) {
-        self.is_slow = kept.is_slow;
+        self.is_slow = kept.took >= PATIENCE;
         if kept.outcome.head.is_some() {
             self.head.clone_from(&kept.outcome.head);
         }

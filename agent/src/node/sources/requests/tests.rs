@@ -162,7 +162,7 @@ fn late_answer_preempts_only_with_a_new_head() {
         world.answer_late(fetch(), ok(head));
         let work = world.inbox.take(LONG);
         assert_eq!((work.source_changed, work.answered), (is_new, !is_new), "{head}");
-        world.inbox.notify_news(|_| ());
+        world.inbox.notify_news("fleet", |_| ());
         world.requests.begin_refresh();
     }
 }
@@ -198,21 +198,20 @@ fn old_answer_is_used_by_one_refresh() {
 
 /// The poller reports a change while a request runs.
 #[test]
-fn answer_older_than_a_change_is_used_and_asked_for_again() {
-    let world = World::impatient();
-    for answer in [failed("down"), ok("a")] {
-        let (end, work) = held(answer);
+fn answer_older_than_a_change_is_used_and_causes_another_refresh() {
+    for (source, is_stale) in [("fleet", true), ("other", false)] {
+        let world = World::impatient();
+        let (end, work) = held(failed("down"));
         assert_eq!(world.fetch(work), None);
-        world.inbox.notify_news(|work| work.source_changed = true);
+        world.inbox.notify_news(source, |_| ());
         world.end(end);
         world.requests.begin_refresh();
-        let (end, work) = held(ok("b"));
-        assert!(world.fetch(work).is_some());
-        world.end(end);
+        world.inbox.take(Duration::ZERO);
+        assert_eq!(world.fetch(unasked).as_deref(), Some("down"));
+        world.requests.end_refresh();
+        assert_eq!(world.inbox.take(Duration::ZERO).answered, is_stale, "{source}");
         world.requests.begin_refresh();
-        assert_eq!(world.fetch(unasked).as_deref(), Some("b"));
-        world.inbox.notify_news(|_| ());
-        world.requests.begin_refresh();
+        assert_eq!(world.is_sent(fetch()), is_stale, "{source}");
     }
 }
 
@@ -228,15 +227,39 @@ fn one_request_at_a_time_uses_a_mirror() {
     assert!(world.requests.check_idle(&mirror).is_ok());
 }
 
-/// A refresh needs two requests of one mirror, and each is slow.
+/// A refresh needs three requests for one mirror, and no answer arrives while a refresh waits.
 #[test]
-fn slow_requests_of_one_mirror_do_not_starve_each_other() {
+fn late_requests_of_one_mirror_do_not_starve_each_other() {
     let world = World::impatient();
+    let answers = || Name::Answers { origin: "fleet".into() };
     world.answer_late(tags(), ok("t"));
     assert_eq!(world.ask(tags(), unasked).as_deref(), Some("t"));
     world.answer_late(fetch(), ok("a"));
     assert_eq!(world.ask(tags(), unasked).as_deref(), Some("t"));
     assert_eq!(world.fetch(unasked).as_deref(), Some("a"));
+    world.answer_late(answers(), ok(""));
+    assert_eq!(world.ask(tags(), unasked).as_deref(), Some("t"));
+    assert_eq!(world.fetch(unasked).as_deref(), Some("a"));
+    assert_eq!(world.ask(answers(), unasked).as_deref(), Some(""));
+}
+
+/// Each of two requests for one mirror takes longer than an answer stays valid.
+#[test]
+fn answer_does_not_become_too_old_while_the_mirror_is_busy() {
+    let world = World::impatient();
+    world.answer_late(tags(), ok("t"));
+    let (end, work) = held(ok("a"));
+    assert_eq!(world.fetch(work), None);
+    world.clock.advance(120_000);
+    world.requests.begin_refresh();
+    assert_eq!(world.ask(tags(), unasked).as_deref(), Some("t"), "the mirror is busy");
+    world.end(end);
+    world.requests.begin_refresh();
+    assert_eq!(world.ask(tags(), unasked).as_deref(), Some("t"), "the mirror was busy");
+    assert_eq!(world.fetch(unasked).as_deref(), Some("a"));
+    world.clock.advance(60_000);
+    world.requests.begin_refresh();
+    assert!(world.is_sent(tags()));
 }
 
 /// Two includes with different commits have the same URL, or the URL of a source changes.
@@ -274,7 +297,7 @@ fn refresh_does_not_wait_for_a_slow_server() {
     });
     assert!(is_slow());
     world.requests.begin_refresh();
-    world.inbox.notify_news(|_| ());
+    world.inbox.notify_news("fleet", |_| ());
     world.requests.begin_refresh();
     // The server is quick again, but the refresh does not wait for the answer.
     let (end, work) = held(ok("b"));
