@@ -140,7 +140,7 @@ impl Place {
     }
 
     /// Returns the position of the document in its file, from 0.
-    pub(crate) fn document(&self) -> usize {
+    pub fn document(&self) -> usize {
         self.document
     }
 
