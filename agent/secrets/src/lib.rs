@@ -11,6 +11,7 @@ pub mod envelope;
 mod identities;
 mod plaintext;
 mod recipients;
+pub mod sops;
 pub mod splice;
 
 pub use identities::{Identities, IdentityFileError, NewIdentity};

@@ -102,7 +102,7 @@ fn wipe(file: &Path) -> io::Result<()> {
 
 /// Returns true if a folder is in a file system that keeps its files in memory.
 fn is_in_memory(folder: &Path) -> bool {
-    rustix::fs::statfs(folder).is_ok_and(|found| IN_MEMORY.contains(&i64::from(found.f_type)))
+    rustix::fs::statfs(folder).is_ok_and(|found| IN_MEMORY.contains(&found.f_type))
 }
 
 /// Runs an action during which the signals of a terminal and of a service manager do not end this process. A signal that
@@ -135,7 +135,7 @@ mod tests {
         let kept = fs::File::open(folder.join("secret.yaml~")).unwrap();
         drop(text);
         assert!(!folder.exists());
-        let left = std::io::read_to_string(kept).unwrap();
+        let left = io::read_to_string(kept).unwrap();
         assert_eq!(left, "\0".repeat(7));
     }
 

@@ -7,7 +7,7 @@
 //! branches that change different values merge in git.
 //!
 //! The header cannot be seen without a key. The header of the age file therefore has a stanza of its own kind, the
-//! [`Marker`], with the name of the value and the fingerprints of the recipients. age ignores stanzas of unknown kinds.
+//! `Marker`, with the name of the value and the fingerprints of the recipients. age ignores stanzas of unknown kinds.
 //! The marker serves checks without a key ([`inspect`]); it proves nothing by itself. The one proof of the name is the
 //! header in the plaintext.
 //!

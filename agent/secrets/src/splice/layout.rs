@@ -41,8 +41,8 @@ pub(super) fn block(value: &Value, column: usize, step: usize, quoted: bool) -> 
         Value::Object(map) if !map.is_empty() => {
             let mut lines = Vec::new();
             for (name, member) in map {
-                let inner =
-                    block(member, indent, step, false).unwrap_or_else(|| Block { inline: flow(member), lines: vec![] });
+                let inner = block(member, indent, step, false)
+                    .unwrap_or_else(|| Block { inline: flow(member, false), lines: vec![] });
                 let space = if inner.inline.is_empty() { "" } else { " " };
                 lines.push(indented(&format!("{}:{space}{}", key(name), inner.inline)));
                 lines.extend(inner.lines);
@@ -54,7 +54,7 @@ pub(super) fn block(value: &Value, column: usize, step: usize, quoted: bool) -> 
             for member in members {
                 // A map in a list begins in the line of its dash.
                 let inner = block(member, indent, MEMBER, false)
-                    .unwrap_or_else(|| Block { inline: flow(member), lines: vec![] });
+                    .unwrap_or_else(|| Block { inline: flow(member, false), lines: vec![] });
                 if inner.inline.is_empty() {
                     let mut inner = inner.lines.into_iter();
                     let first = inner.next().unwrap_or_default();
@@ -71,17 +71,30 @@ pub(super) fn block(value: &Value, column: usize, step: usize, quoted: bool) -> 
     }
 }
 
-/// Returns the text of a value in a map in braces.
-pub(super) fn flow(value: &Value) -> String {
+/// Returns the text of a value in a map in braces. In JSON, all keys are in quotes.
+pub(super) fn flow(value: &Value, is_json: bool) -> String {
     match value {
         Value::Object(map) => {
-            let members: Vec<String> =
-                map.iter().map(|(name, member)| format!("{}: {}", key(name), flow(member))).collect();
-            format!("{{{}}}", members.join(", "))
+            let member =
+                |(name, member): (&String, &Value)| format!("{}: {}", flow_key(name, is_json), flow(member, is_json));
+            format!("{{{}}}", map.iter().map(member).collect::<Vec<_>>().join(", "))
         }
-        Value::Array(members) => format!("[{}]", members.iter().map(flow).collect::<Vec<_>>().join(", ")),
+        Value::Array(members) => {
+            let members: Vec<String> = members.iter().map(|member| flow(member, is_json)).collect();
+            format!("[{}]", members.join(", "))
+        }
         scalar => scalar.to_string(),
     }
+}
+
+/// Returns the text of a key in a map in braces.
+pub(super) fn flow_key(name: &str, is_json: bool) -> String {
+    if is_json { Value::String(name.to_owned()).to_string() } else { key(name) }
+}
+
+/// Returns true if a text is JSON, apart from mistakes.
+pub(super) fn is_json(text: &str) -> bool {
+    text.trim_start().starts_with('{')
 }
 
 /// Returns the text of a key.

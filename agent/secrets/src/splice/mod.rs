@@ -177,7 +177,12 @@ fn replacements(old: &Parsed<'_>, found: &Document, path: &Path, value: &Value) 
     });
     let flow = extent.flow.clone().map(|range| {
         let (before, after) = (old.text.get(..range.start), old.text.get(range.end..));
-        format!("{}{}{}", before.unwrap_or_default(), layout::flow(value), after.unwrap_or_default())
+        format!(
+            "{}{}{}",
+            before.unwrap_or_default(),
+            layout::flow(value, layout::is_json(old.text)),
+            after.unwrap_or_default()
+        )
     });
     block.into_iter().chain(flow).collect()
 }
@@ -198,7 +203,7 @@ fn insertions(old: &Parsed<'_>, found: &Document, path: &Path, value: &Value) ->
     let Some(map) = value_at(&found.value, &above.0).and_then(Value::as_object) else { return Vec::new() };
     let step = layout::step(old.text);
     let line_break = layout::line_break(old.text);
-    let block = map.keys().last().and_then(|last| {
+    let block = map.keys().next_back().and_then(|last| {
         let last = above.key(last);
         let start = old.offset(found, &last, At::Key)?;
         let column = extent::column(old.text, start);
@@ -215,16 +220,21 @@ fn insertions(old: &Parsed<'_>, found: &Document, path: &Path, value: &Value) ->
         let end = extent::flow_end(old.text, start).filter(|_| old.text[start..].starts_with('{'))?;
         let inner = old.text.get(start..end.checked_sub(1)?)?.trim_end();
         let comma = if map.is_empty() || inner.ends_with(',') { "" } else { "," };
-        let space = if map.is_empty() { "" } else { " " };
+        let space = member_space(old, found, &above, map);
         let after = old.text.get(start.checked_add(inner.len())?..)?;
-        Some(format!(
-            "{}{inner}{comma}{space}{}: {}{after}",
-            &old.text[..start],
-            layout::key(key),
-            layout::flow(&nested)
-        ))
+        let is_json = layout::is_json(old.text);
+        let (key, value) = (layout::flow_key(key, is_json), layout::flow(&nested, is_json));
+        Some(format!("{}{inner}{comma}{space}{key}: {value}{after}", &old.text[..start]))
     });
     block.into_iter().chain(flow).collect()
+}
+
+/// Returns the space before a new member of a map in braces: that before its last member.
+fn member_space(old: &Parsed<'_>, found: &Document, map: &Path, members: &Map<String, Value>) -> String {
+    let Some(last) = members.keys().next_back() else { return String::new() };
+    let start = old.offset(found, &map.key(last), At::Key).unwrap_or_default();
+    let indent = old.text.get(extent::line_begin(old.text, start)..start).unwrap_or_default();
+    if indent.trim().is_empty() { format!("{}{indent}", layout::line_break(old.text)) } else { " ".into() }
 }
 
 /// Returns the texts without a key: of a map of lines, and of a map in braces.

@@ -101,6 +101,8 @@ fn json_file_stays_json() {
     let text = "{\n\t\"a\": \"1\",\n\t\"b\": {\n\t\t\"c\": [\"x\"]\n\t}\n}\n";
     let edited = set(text, 0, &path("a"), &json!("a\nb")).unwrap();
     assert_eq!(edited, text.replace("\"1\"", "\"a\\nb\""));
+    let edited = set(text, 0, &path("d"), &json!({"e": "y\n"})).unwrap();
+    assert_eq!(edited, text.replace("\t}\n}", "\t},\n\t\"d\": {\"e\": \"y\\n\"}\n}"));
     let edited = set(text, 0, &path("b.c.0"), &json!("y"));
     assert_eq!(edited.unwrap(), text.replace("\"x\"", "\"y\""));
 }

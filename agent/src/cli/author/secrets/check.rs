@@ -9,11 +9,13 @@ use towpath_render::{
     problem::{Finding, Problem},
 };
 use towpath_secrets::{
-    Fingerprint, Recipient,
+    Fingerprint, Recipients,
     envelope::{self, Inspection, OpenError, ValueName},
+    sops::{Difference, SopsFile},
 };
 
 use super::repository::{recipients, recovery};
+use crate::error_chain::chain;
 
 /// Returns the problems of encrypted values that other checks do not find. Some of them are warnings.
 ///
@@ -32,18 +34,27 @@ pub(in crate::cli) fn problems(set: &ObjectSet, is_valid: bool) -> Vec<Problem> 
     for object in set.objects.values().filter(|object| object.key.kind == "Secret") {
         let place = object.place.key("spec");
         let data = object.spec.get("data").and_then(Value::as_object);
-        let Some(data) = data.filter(|data| !data.is_empty()) else { continue };
-        let wanted = recipients(set, &recovery, &object.key).map(|(recipients, _)| fingerprints(&recipients));
+        let sops = object.spec.get("sops").and_then(Value::as_str);
+        if data.is_none() && sops.is_none() {
+            continue;
+        }
+        let wanted = recipients(set, &recovery, &object.key).map(|(recipients, _)| Recipients::new(recipients));
         if let Err(error) = &wanted {
             found.push(hidden(&place.key("readers"), Finding::new(error.clone())));
         }
-        for (key, value) in data {
+        let wanted = wanted.as_ref().ok().filter(|_| is_valid).and_then(Option::as_ref);
+        if let Some(path) = sops {
+            first.get_or_insert_with(|| place.key("sops"));
+            let finding = sops_problem(set, object.place.source(), path, wanted);
+            found.extend(finding.map(|finding| hidden(&place.key("sops"), finding)));
+        }
+        let wanted = wanted.map(Recipients::fingerprints);
+        for (key, value) in data.into_iter().flatten() {
             let Some(armor) = value.as_str() else { continue };
             if !matches!(envelope::inspect(armor), Err(OpenError::NotAge(_))) {
                 first.get_or_insert_with(|| place.key("data"));
             }
-            let wanted = wanted.as_ref().ok().filter(|_| is_valid);
-            let problem = value_problem(&object.key, key, armor, wanted);
+            let problem = value_problem(&object.key, key, armor, wanted.as_ref());
             found.extend(problem.map(|(finding, is_warning)| {
                 let problem = hidden(&place.key("data").key(key), finding);
                 Problem { warning: is_warning, ..problem }
@@ -94,8 +105,26 @@ fn value_problem(
     Some((finding.hint("run `towpath secrets rewrap`, and change the value if a reader was removed"), false))
 }
 
-fn fingerprints(recipients: &[Recipient]) -> BTreeSet<Fingerprint> {
-    recipients.iter().map(Recipient::fingerprint).collect()
+/// Returns the problem of a file of sops.
+fn sops_problem(set: &ObjectSet, source: &str, path: &str, wanted: Option<&Recipients>) -> Option<Finding> {
+    let unusable = |why: &dyn std::fmt::Display| Finding::new(format!("the file {path} cannot be used: {why}"));
+    let bytes = match set.trees.get(source)?.read(path) {
+        Ok(Some(bytes)) => bytes,
+        Ok(None) => return Some(unusable(&"it does not exist")),
+        Err(error) => return Some(unusable(&error)),
+    };
+    let file = match SopsFile::read(&String::from_utf8_lossy(&bytes)) {
+        Ok(file) => file,
+        Err(error) => return Some(unusable(&chain(&error))),
+    };
+    let difference = file.difference(wanted?);
+    (difference.added > 0 || difference.removed > 0).then(|| {
+        let Difference { added, removed } = difference;
+        let message = format!(
+            "the file {path} is not encrypted to the readers of the Secret ({added} missing, {removed} of others)"
+        );
+        Finding::new(message).hint("run `towpath secrets rewrap`, and change the values if a reader was removed")
+    })
 }
 
 /// Returns a problem without the line of the file, which may contain another value in plain text.

@@ -1,20 +1,24 @@
 //! `towpath secrets edit`: the values of a Secret in an editor.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use serde_json::{Value, json};
 use towpath_host::own::editor::{self, PrivateText};
-use towpath_secrets::{
-    Identities, Plaintext,
-    editing::{self, EditError},
-    envelope, splice,
-};
+use towpath_secrets::{Identities, Plaintext, editing, envelope, splice};
+use zeroize::Zeroizing;
 
-use super::repository::{Edits, Folders, IdentityFiles, Repository, Secret, value_path};
-use crate::cli::{
-    exit::Failure,
-    output::{self, Output},
+use super::repository::{Edits, Folders, IdentityFiles, Repository, Secret, not_sops, now, read_sops, value_path};
+use crate::{
+    cli::{
+        exit::Failure,
+        output::{self, Output},
+    },
+    error_chain::chain,
 };
 
 /// Edits the values of a Secret in $VISUAL or $EDITOR.
@@ -40,76 +44,112 @@ struct Difference {
     removed: Vec<String>,
 }
 
+/// The changes of one edit, for the output.
+#[derive(Debug, Default)]
+struct Report {
+    file: PathBuf,
+    encrypted: Vec<String>,
+    removed: Vec<String>,
+}
+
 impl Edit {
     pub(super) fn run(self) -> Result<u8, Failure> {
         let repository = Repository::load(&self.folders)?;
         let secret = repository.secret(&self.secret)?;
-        secret.refuse_other_origins()?;
-        let values = decrypted(&secret, &self.identities.read()?)?;
-        let edited = editor::uninterrupted(|| self.edit(&values)).map_err(|error| Failure::error(&error))??;
-        let difference = difference(&values, edited)?;
-        let mut edits = Edits::default();
-        let document = secret.object.place.document();
-        for (key, value) in &difference.set {
-            let armor = secret.seal(key, value)?;
-            edits.change(&secret.file, |text| splice::set(text, document, &value_path(key), &Value::String(armor)))?;
-        }
-        for key in &difference.removed {
-            edits.change(&secret.file, |text| splice::remove(text, document, &value_path(key)))?;
-        }
-        edits.write()?;
-        let set: Vec<&String> = difference.set.keys().collect();
-        let report =
-            json!({ "secret": self.secret, "file": secret.file, "encrypted": set, "removed": difference.removed });
-        output::print(self.output.output, &report, || {
-            let mut text = String::new();
-            for key in &set {
-                text.push_str(&format!("{}: {key} of {} is encrypted\n", secret.file.display(), self.secret));
-            }
-            for key in &difference.removed {
-                text.push_str(&format!("{}: {key} of {} is removed\n", secret.file.display(), self.secret));
-            }
+        secret.refuse_origins_except(&["data", "sops"])?;
+        let identities = self.identities.read()?;
+        let report = match &secret.sops {
+            None => self.edit_data(&secret, &identities)?,
+            Some(file) => self.edit_sops(file, &identities)?,
+        };
+        let Report { file, encrypted, removed } = report;
+        let document = json!({ "secret": self.secret, "file": file, "encrypted": encrypted, "removed": removed });
+        output::print(self.output.output, &document, || {
+            let lines = encrypted.iter().map(|key| (key, "encrypted"));
+            let lines = lines.chain(removed.iter().map(|key| (key, "removed")));
+            let text: String =
+                lines.map(|(key, done)| format!("{}: {key} of {} is {done}\n", file.display(), self.secret)).collect();
             if text.is_empty() { "nothing changed\n".into() } else { text }
         })?;
         Ok(0)
     }
 
-    /// Runs the editor until the text is valid. An editor that saves an invalid text twice without a change ends the edit.
-    fn edit(&self, values: &BTreeMap<String, Plaintext>) -> Result<BTreeMap<String, Plaintext>, Failure> {
-        let failed = |error: std::io::Error| Failure::failed(format!("cannot edit {}: {error}", self.secret));
-        let private = PrivateText::new("secret.yaml").map_err(failed)?;
-        let mut comments = vec![
+    /// Edits the values in `data`.
+    fn edit_data(&self, secret: &Secret<'_>, identities: &Identities) -> Result<Report, Failure> {
+        let values = decrypted(secret, identities)?;
+        let binary = values.iter().filter(|(_, value)| value.text().is_none());
+        let binary =
+            binary.map(|(key, value)| format!("{key:?} is binary ({} bytes), and is kept.", value.expose().len()));
+        let text = editing::write(&self.comments(binary), &values);
+        let edited = self.edited(text, |saved| editing::read(saved).map_err(|error| error.to_string()))?;
+        let Difference { set, removed } = difference(&values, edited)?;
+        let mut edits = Edits::default();
+        let document = secret.object.place.document();
+        for (key, value) in &set {
+            let armor = secret.seal(key, value)?;
+            edits.change(&secret.file, |text| splice::set(text, document, &value_path(key), &Value::String(armor)))?;
+        }
+        for key in &removed {
+            edits.change(&secret.file, |text| splice::remove(text, document, &value_path(key)))?;
+        }
+        edits.write()?;
+        Ok(Report { file: secret.file.clone(), encrypted: set.into_keys().collect(), removed })
+    }
+
+    /// Edits the values in a file of sops.
+    fn edit_sops(&self, file: &Path, identities: &Identities) -> Result<Report, Failure> {
+        let open = read_sops(file)?.open(identities).map_err(|error| not_sops(file, &error))?;
+        let mut text = Zeroizing::new(String::with_capacity(open.shown().len().saturating_add(64 << 10)));
+        for comment in self.comments(std::iter::once("The comments of the file are kept, and not shown.".into())) {
+            text.push_str(&format!("# {comment}\n"));
+        }
+        text.push_str(&open.shown());
+        let edited = self.edited(text, |saved| open.edit(saved, &now()).map_err(|error| chain(&error)))?;
+        let mut edits = Edits::default();
+        edits.change(file, |_| Ok::<_, Infallible>(edited.text))?;
+        edits.write()?;
+        Ok(Report { file: file.to_owned(), encrypted: edited.changed, removed: edited.removed })
+    }
+
+    fn comments(&self, further: impl Iterator<Item = String>) -> Vec<String> {
+        let comments = [
             format!("The values of the Secret {}. Lines that begin with # are ignored.", self.secret),
             "A changed value is encrypted to the readers of the Secret; a removed key is removed from the file.".into(),
         ];
-        let binary = values.iter().filter(|(_, value)| value.text().is_none());
-        comments.extend(
-            binary.map(|(key, value)| format!("{key:?} is binary ({} bytes), and is kept.", value.expose().len())),
-        );
-        let mut text = editing::write(&comments, values);
-        let mut refused: Option<(String, EditError)> = None;
-        loop {
-            let saved = private.edit(&text).map_err(failed)?;
-            let error = match editing::read(&saved) {
-                Ok(edited) => return Ok(edited),
-                Err(error) => error,
-            };
-            let body = without_errors(&saved);
-            if refused.as_ref().is_some_and(|(before, _)| *before == body) {
-                return Err(Failure::invalid(format!("cannot use the edited values of {}: {error}", self.secret))
-                    .hint("nothing was changed; run the command again"));
+        comments.into_iter().chain(further).collect()
+    }
+
+    /// Runs the editor until its text can be used. An editor that saves the same unusable text twice ends the edit.
+    fn edited<T>(&self, text: Zeroizing<String>, read: impl Fn(&str) -> Result<T, String>) -> Result<T, Failure> {
+        let failed = |error: std::io::Error| Failure::failed(format!("cannot edit {}: {error}", self.secret));
+        let run = || {
+            let private = PrivateText::new("secret.yaml").map_err(failed)?;
+            let (mut text, mut refused) = (text, None);
+            loop {
+                let saved = private.edit(&text).map_err(failed)?;
+                let error = match read(&saved) {
+                    Ok(edited) => return Ok(edited),
+                    Err(error) => error,
+                };
+                let body = without_errors(&saved);
+                if refused.as_ref() == Some(&body) {
+                    return Err(Failure::invalid(format!("cannot use the edited values of {}: {error}", self.secret))
+                        .hint("nothing was changed; run the command again"));
+                }
+                text = Zeroizing::new(format!("{ERROR}{error}\n{}", *body));
+                refused = Some(body);
             }
-            text = zeroize::Zeroizing::new(format!("{ERROR}{error}\n{body}"));
-            refused = Some((body, error));
-        }
+        };
+        editor::uninterrupted(run).map_err(|error| Failure::error(&error))?
     }
 }
 
 /// The begin of the line that shows an error in the edited text.
 const ERROR: &str = "# ERROR: ";
 
-fn without_errors(text: &str) -> String {
-    text.split_inclusive('\n').filter(|line| !line.starts_with(ERROR)).collect()
+/// Returns a text without the lines that show an error.
+fn without_errors(text: &str) -> Zeroizing<String> {
+    Zeroizing::new(text.split_inclusive('\n').filter(|line| !line.starts_with(ERROR)).collect())
 }
 
 /// Decrypts the values of a Secret. A value that is not encrypted is returned as it is written.

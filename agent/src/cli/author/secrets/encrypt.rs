@@ -40,7 +40,7 @@ impl Encrypt {
     pub(super) fn run(self) -> Result<u8, Failure> {
         let repository = Repository::load(&self.folders)?;
         let secret = repository.secret(&self.secret)?;
-        secret.refuse_other_origins()?;
+        secret.refuse_origins_except(&["data"])?;
         let value = self.value()?;
         let armor = secret.seal(&self.key, &value)?;
         let mut edits = Edits::default();

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
-use towpath_host::{Clock as _, SystemClock, own::files};
+use towpath_host::own::files;
 use towpath_secrets::NewIdentity;
 
+use super::repository::now;
 use crate::cli::{
     exit::Failure,
     output::{self, Output},
@@ -23,8 +24,7 @@ pub(super) struct Keygen {
 impl Keygen {
     pub(super) fn run(self) -> Result<u8, Failure> {
         let made = NewIdentity::generate().map_err(|error| Failure::error(&error))?;
-        let now = chrono::DateTime::from_timestamp_millis(SystemClock.wall()).unwrap_or_default();
-        let text = made.file(&now.to_rfc3339_opts(chrono::SecondsFormat::Secs, true));
+        let text = made.file(&now());
         files::write_private(&self.file, text.as_bytes()).map_err(|error| {
             let failure = Failure::failed(format!("cannot write the identity to {}: {error}", self.file.display()));
             if error.kind() == std::io::ErrorKind::AlreadyExists {

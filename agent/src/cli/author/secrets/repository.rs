@@ -7,15 +7,22 @@ use std::{
 
 use clap::Args;
 use serde_json::Value;
-use towpath_host::{identity::Identity, own::files, process::environment};
+use towpath_host::{Clock as _, SystemClock, identity::Identity, own::files, process::environment};
 use towpath_render::{
     document::{Path as ValuePath, Step},
     objects::{Key, Object, ObjectSet, is_about_values},
 };
-use towpath_secrets::{Identities, Plaintext, Recipient, RecipientError, Recipients, envelope::ValueName};
+use towpath_secrets::{
+    Identities, Plaintext, Recipient, RecipientError, Recipients,
+    envelope::{OpenError, ValueName},
+    sops::{SopsError, SopsFile},
+};
 use zeroize::Zeroizing;
 
-use crate::cli::{exit::Failure, output, working_tree};
+use crate::{
+    cli::{exit::Failure, output, working_tree},
+    error_chain::chain,
+};
 
 /// The name of the source of `--source-dir`.
 const FIRST: &str = "first";
@@ -73,6 +80,8 @@ pub(super) struct Secret<'a> {
     pub(super) object: &'a Object,
     /// The path of the file that holds the Secret.
     pub(super) file: PathBuf,
+    /// The path of the file of sops with the values; `None` if the values are in `data`.
+    pub(super) sops: Option<PathBuf>,
     pub(super) recipients: Recipients,
 }
 
@@ -99,7 +108,7 @@ impl Repository {
         Ok(Self { set: loaded.set, folders, recovery })
     }
 
-    /// Returns all Secrets with a `data` field, sorted by name.
+    /// Returns all Secrets, sorted by name.
     pub(super) fn secrets(&self) -> impl Iterator<Item = &Object> {
         self.set.objects.values().filter(|object| object.key.kind == "Secret")
     }
@@ -120,9 +129,8 @@ impl Repository {
     /// Resolves the recipients of a Secret: the keys of its readers, and the recovery recipients.
     pub(super) fn resolve<'a>(&'a self, object: &'a Object) -> Result<Secret<'a>, Failure> {
         let secret = secret_name(&object.key);
-        let folder = self.folders.get(object.place.source());
-        let file =
-            folder.map_or_else(|| Path::new(object.place.file()).to_owned(), |folder| folder.join(object.place.file()));
+        let folder = self.folders.get(object.place.source()).cloned().unwrap_or_default();
+        let sops = object.spec.get("sops").and_then(Value::as_str).map(|path| folder.join(path));
         let (recipients, unknown) = recipients(&self.set, &self.recovery, &object.key).map_err(Failure::invalid)?;
         for node in &unknown {
             output::progress(&format!(
@@ -133,7 +141,7 @@ impl Repository {
             Failure::invalid(format!("cannot encrypt values of the Secret {secret}: it has no recipient"))
                 .hint("name readers with publicKeys in their Node objects, or recoveryRecipients in a Config object")
         })?;
-        Ok(Secret { object, file, recipients })
+        Ok(Secret { object, file: folder.join(object.place.file()), sops, recipients })
     }
 
     /// Returns true if git names a recipient that does not depend on the fleet.
@@ -182,13 +190,16 @@ impl Secret<'_> {
         data.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
     }
 
-    /// Refuses a Secret whose values do not come from `data`.
-    pub(super) fn refuse_other_origins(&self) -> Result<(), Failure> {
+    /// Refuses a Secret whose values do not come from one of the given fields of its spec.
+    pub(super) fn refuse_origins_except(&self, allowed: &[&str]) -> Result<(), Failure> {
         let is_written = |key: &&str| self.object.spec.get(*key).is_some_and(|value| !value.is_null());
-        let found = ["sops", "vault", "file", "generate"].into_iter().find(is_written);
+        let origins = ["data", "sops", "vault", "file", "generate"].into_iter().filter(is_written);
+        let found = origins.into_iter().find(|origin| !allowed.contains(origin));
         found.map_or(Ok(()), |origin| {
             let secret = secret_name(&self.object.key);
-            Err(Failure::invalid(format!("the values of the Secret {secret} come from `{origin}`, not from `data`")))
+            let failure =
+                Failure::invalid(format!("the values of the Secret {secret} come from `{origin}`, not from `data`"));
+            Err(if origin == "sops" { failure.hint("use `towpath secrets edit`") } else { failure })
         })
     }
 
@@ -211,6 +222,30 @@ pub(super) fn secret_name(key: &Key) -> String {
 /// Returns the path of a value in the document of its Secret.
 pub(super) fn value_path(key: &str) -> ValuePath {
     ValuePath([Step::Key("spec".into()), Step::Key("data".into()), Step::Key(key.into())].into())
+}
+
+/// Returns the current time in RFC 3339.
+pub(super) fn now() -> String {
+    let now = chrono::DateTime::from_timestamp_millis(SystemClock.wall()).unwrap_or_default();
+    now.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
+}
+
+/// Reads a file of sops.
+pub(super) fn read_sops(file: &Path) -> Result<SopsFile, Failure> {
+    let text =
+        files::read_text(file).map_err(|error| Failure::failed(format!("cannot read {}: {error}", file.display())))?;
+    SopsFile::read(&text).map_err(|error| not_sops(file, &error))
+}
+
+/// Returns the failure for a file of sops that cannot be used.
+pub(super) fn not_sops(file: &Path, error: &SopsError) -> Failure {
+    let failure = Failure::invalid(format!("cannot use {}: {}", file.display(), chain(error)));
+    match error {
+        SopsError::Key(OpenError::NoIdentity) => {
+            failure.hint("name a file with an identity of a recipient: --identity FILE, or SOPS_AGE_KEY_FILE")
+        }
+        _ => failure,
+    }
 }
 
 /// The edited texts of files. They are written together, after all edits succeeded.

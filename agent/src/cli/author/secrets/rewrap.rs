@@ -1,17 +1,22 @@
 //! `towpath secrets rewrap`: all values of a repository, encrypted to the readers of their Secrets.
 
+use std::{convert::Infallible, path::Path};
+
 use clap::Args;
 use serde_json::{Value, json};
 use towpath_render::objects::Object;
 use towpath_secrets::{
     Identities,
     envelope::{self, Inspection, OpenError},
+    sops::Difference,
     splice,
 };
 
 use super::{
     edit::not_opened,
-    repository::{Edits, Folders, IdentityFiles, Repository, Secret, secret_name, value_path},
+    repository::{
+        Edits, Folders, IdentityFiles, Repository, Secret, not_sops, now, read_sops, secret_name, value_path,
+    },
 };
 use crate::cli::{
     exit::Failure,
@@ -21,11 +26,12 @@ use crate::cli::{
 /// Makes all values of a repository agree with the readers of their Secrets.
 ///
 /// A value with other recipients is encrypted again, under a new data key. So is a value that the program age encrypted;
-/// it is then bound to its key. Other values keep their ciphertext. A former reader still knows the old value: change the
+/// it is then bound to its key. Other values keep their ciphertext. A file of sops gets the same recipients; if one was
+/// removed, all its values are encrypted again under a new data key. A former reader still knows the old value: change the
 /// value, too.
 #[derive(Debug, Args)]
 pub(super) struct Rewrap {
-    /// The Secrets, as NAMESPACE/NAME. Default: all Secrets with data
+    /// The Secrets, as NAMESPACE/NAME. Default: all Secrets with `data` or `sops`
     #[arg(value_name = "SECRET")]
     secrets: Vec<String>,
     #[command(flatten)]
@@ -64,12 +70,18 @@ impl Rewrap {
         let mut edits = Edits::default();
         let (mut rows, mut kept) = (Vec::new(), 0_usize);
         for secret in self.chosen(&repository)? {
+            if let Some(file) = &secret.sops {
+                match rewrap_sops(&secret, file, &identities, &mut edits)? {
+                    None => kept = kept.saturating_add(1),
+                    Some(reason) => rows.push((secret_name(&secret.object.key), None, file.clone(), reason)),
+                }
+            }
             for (key, armor) in secret.data() {
                 match reason(&secret, &key, &armor)? {
                     None => kept = kept.saturating_add(1),
                     Some(reason) => {
                         rewrap(&secret, &key, &armor, &identities, &mut edits)?;
-                        rows.push((secret_name(&secret.object.key), key, secret.file.clone(), reason));
+                        rows.push((secret_name(&secret.object.key), Some(key), secret.file.clone(), reason));
                     }
                 }
             }
@@ -86,8 +98,9 @@ impl Rewrap {
         output::print(self.output.output, &json!({ "rewrapped": values, "unchanged": kept }), || {
             let mut text = String::new();
             for (secret, key, file, reason) in &rows {
+                let value = key.as_deref().unwrap_or("the file");
                 text.push_str(&format!(
-                    "{}: {key} of {secret} is encrypted again: {}\n",
+                    "{}: {value} of {secret} is encrypted again: {}\n",
                     file.display(),
                     reason.text()
                 ));
@@ -102,11 +115,14 @@ impl Rewrap {
         if !self.secrets.is_empty() {
             let chosen = self.secrets.iter().map(|written| {
                 let secret = repository.secret(written)?;
-                secret.refuse_other_origins().map(|()| secret)
+                secret.refuse_origins_except(&["data", "sops"]).map(|()| secret)
             });
             return chosen.collect();
         }
-        let has_data = |object: &&Object| object.spec.get("data").is_some_and(Value::is_object);
+        let has_data = |object: &&Object| {
+            let is_written = |key: &str| object.spec.get(key).is_some_and(|value| !value.is_null());
+            is_written("data") || is_written("sops")
+        };
         repository.secrets().filter(has_data).map(|object| repository.resolve(object)).collect()
     }
 }
@@ -140,4 +156,22 @@ fn rewrap(
     let armor = secret.seal(key, &opened.value)?;
     let document = secret.object.place.document();
     edits.change(&secret.file, |text| splice::set(text, document, &value_path(key), &Value::String(armor)))
+}
+
+/// Encrypts a file of sops to the readers of its Secret. Returns `None` if the file agrees with its Secret.
+fn rewrap_sops(
+    secret: &Secret<'_>,
+    file: &Path,
+    identities: &Identities,
+    edits: &mut Edits,
+) -> Result<Option<Reason>, Failure> {
+    let sops = read_sops(file)?;
+    let Difference { added, removed } = sops.difference(&secret.recipients);
+    if added == 0 && removed == 0 {
+        return Ok(None);
+    }
+    let text = sops.open(identities).and_then(|open| open.rewrap(&secret.recipients, &now()));
+    let text = text.map_err(|error| not_sops(file, &error))?;
+    edits.change(file, |_| Ok::<_, Infallible>(text))?;
+    Ok(Some(Reason::Recipients { added, removed }))
 }
