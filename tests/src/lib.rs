@@ -76,6 +76,7 @@ pub fn package(program: &str) -> &'static str {
         "systemd-nspawn" => "systemd-container",
         "mmdebstrap" => "mmdebstrap",
         "zstd" => "zstd",
+        "age" | "age-keygen" => "age",
         "nft" => "nftables",
         "ip" => "iproute2",
         "setpriv" | "unshare" | "nsenter" => "util-linux",

@@ -28,3 +28,11 @@ pub fn give_back() {
 /// With another C library than glibc, the function does nothing, because the library itself returns free memory.
 #[cfg(not(target_env = "gnu"))]
 pub fn give_back() {}
+
+/// Makes the process not dumpable: it leaves no core file, and other processes of its user cannot read its memory.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn not_dumpable() -> std::io::Result<()> {
+    Ok(rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?)
+}

@@ -16,7 +16,9 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 
-use author::{explain::Explain, plan::Plan, render::Render, schema::Schema, validate::Validate, vars::Vars};
+use author::{
+    explain::Explain, plan::Plan, render::Render, schema::Schema, secrets::Secrets, validate::Validate, vars::Vars,
+};
 use fleet::{nodes::Nodes, rollouts::Rollouts};
 use look::{events::Events, facts::Facts, objects::Objects, runs::Runs, status::Status};
 use setup::{agent::Agent, completions::Completions, demo::Demo, man, pki::Pki};
@@ -49,6 +51,8 @@ enum Command {
     Explain(Explain),
     /// Print the JSON Schema of a kind, or of all kinds
     Schema(Schema),
+    /// Encrypt and change the secret values of a state repository
+    Secrets(Secrets),
     /// Show what the agent of this node is doing
     Status(Status),
     /// List the nodes that the agent knows
@@ -98,6 +102,7 @@ pub fn main() -> ExitCode {
         Command::Facts(facts) => facts.run(),
         Command::Explain(explain) => explain.run(),
         Command::Schema(schema) => schema.run(),
+        Command::Secrets(secrets) => secrets.run(),
         Command::Status(status) => status.run(),
         Command::Nodes(nodes) => nodes.run(),
         Command::Objects(objects) => objects.run(),

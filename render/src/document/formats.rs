@@ -50,6 +50,7 @@ pub(super) fn format(field: &Field, text: &str) -> Result<(), Finding> {
             Err(Finding::new(format!("{text:?} has a control character")).hint("write one line of text"))
         }
         "publicKey" => public_key(text),
+        "recipient" => recipient(text),
         _ => Ok(()),
     }
 }
@@ -109,6 +110,22 @@ fn public_key(text: &str) -> Result<(), Finding> {
     }
     Err(Finding::new(format!("{text:?} is not a public key"))
         .hint("write both keys as `towpath status -o json` of the node shows them: ed25519:… and x25519:…"))
+}
+
+/// Checks the form of an age recipient. `towpath secrets` checks the key itself.
+fn recipient(text: &str) -> Result<(), Finding> {
+    // A prefix, 32 bytes and a checksum: 62 characters of Bech32, which lacks b, i, o and 1.
+    let letter = |byte: u8| byte.is_ascii_lowercase() && !b"bio".contains(&byte) || matches!(byte, b'0' | b'2'..=b'9');
+    let is_key = |key: &str| key.len() == 58 && key.bytes().all(letter);
+    if text.strip_prefix("age1").is_some_and(is_key) {
+        return Ok(());
+    }
+    let finding = if text.starts_with("age1pq1") || text.starts_with("age1tagpq1") {
+        Finding::new("post-quantum recipients are not supported yet")
+    } else {
+        Finding::new(format!("{text:?} is not an age recipient"))
+    };
+    Err(finding.hint("write an X25519 recipient as `towpath secrets keygen` prints it: age1…"))
 }
 
 fn size(text: &str) -> Result<(), Finding> {

@@ -141,7 +141,7 @@ impl Place {
     }
 
     /// Returns the position of the location's document among the documents of its file, counted from 0.
-    pub(crate) fn document(&self) -> usize {
+    pub fn document(&self) -> usize {
         self.document
     }
 

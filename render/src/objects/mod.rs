@@ -14,7 +14,7 @@ mod targets;
 pub mod task;
 pub(crate) mod variables;
 
-pub use check::{FACTS, UntrustedUse, untrusted_uses};
+pub use check::{FACTS, UntrustedUse, is_about_values, untrusted_uses};
 pub use definition::{book_digest, task_digest};
 pub use ledger::{Budget, Cost};
 pub use load::{Loaded, Pinned, SourceTree, load, load_partial};

@@ -68,7 +68,17 @@ impl ObjectSet {
 
     /// Returns the nodes that a TaskBook targets; an empty list for a TaskBook without targets.
     pub fn targets_of(&self, book: &Book) -> Vec<String> {
-        let Some(targets) = &book.targets else { return Vec::new() };
+        book.targets.as_ref().map(|targets| self.selected_by(targets)).unwrap_or_default()
+    }
+
+    /// Returns the nodes that may read a Secret, as git names them.
+    pub fn readers_of(&self, secret: &Key) -> Vec<String> {
+        // Without the field, targets select all nodes. A Secret without readers has none.
+        let readers = self.readers.get(secret).filter(|readers| readers.is_written());
+        readers.map(|readers| self.selected_by(readers)).unwrap_or_default()
+    }
+
+    fn selected_by(&self, targets: &Targets) -> Vec<String> {
         let nodes: BTreeSet<&String> = self.members.nodes_of(targets.groups()).chain(targets.nodes()).collect();
         let selected = |node: &&String| targets.select(node, &self.groups_of(node)).is_some();
         nodes.into_iter().filter(selected).cloned().collect()

@@ -43,7 +43,7 @@ const ROOM_LAYERS: [(&str, u32); 10] = [
 const WITHIN_LAYER: [(&str, &str); 2] = [("towpath_state", "towpath_host"), ("reconcile", "towpath_reconcile")];
 
 /// Names that only some folders may name.
-const FENCES: [(&str, &[&str]); 19] = [
+const FENCES: [(&str, &[&str]); 21] = [
     ("gix", &["git/src/"]),
     ("minijinja", &["render/src/"]),
     ("serde_yaml", &["render/src/"]),
@@ -57,6 +57,8 @@ const FENCES: [(&str, &[&str]); 19] = [
     ("etcd_client", &["agent/coordination/src/"]),
     ("foca", &["agent/coordination/src/"]),
     ("rcgen", &["agent/host/src/identity/"]),
+    ("age", &["agent/secrets/src/"]),
+    ("age_core", &["agent/secrets/src/"]),
     ("zbus", &["agent/host/src/"]),
     ("std::fs", &["agent/host/src/", "git/src/"]),
     ("tokio::fs", &["agent/host/src/", "git/src/"]),

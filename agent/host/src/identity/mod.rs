@@ -155,6 +155,11 @@ impl Identity {
         }
     }
 
+    /// Returns the secret half of the reading key. An age identity of the node is made from it.
+    pub fn reading_key(&self) -> zeroize::Zeroizing<[u8; 32]> {
+        zeroize::Zeroizing::new(self.reading.to_bytes())
+    }
+
     /// Signs bytes with the secret half of the identity.
     pub fn sign(&self, bytes: &[u8]) -> [u8; 64] {
         self.signing.sign(bytes).to_bytes()

@@ -2,8 +2,8 @@
 
 use std::{
     fs::{self, File},
-    io,
-    os::unix::fs::PermissionsExt as _,
+    io::{self, Write as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -34,6 +34,36 @@ pub fn write_text(file: &Path, text: &str) -> io::Result<()> {
         fs::create_dir_all(folder)?;
     }
     fs::write(file, text)
+}
+
+/// Writes a new file that only its owner can read. The bytes are on disk when the call returns.
+///
+/// # Errors
+/// When the file exists, or cannot be written.
+pub fn write_private(file: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
+    made.write_all(bytes).and_then(|()| made.sync_all())
+}
+
+/// Replaces the text of an existing file in one step, and keeps its mode. A link is followed. A reader sees the old text
+/// or the new text.
+///
+/// # Errors
+/// When the file does not exist, or cannot be replaced.
+pub fn replace_text(file: &Path, text: &str) -> io::Result<()> {
+    let file = fs::canonicalize(file)?;
+    let mode = fs::metadata(&file)?.permissions();
+    let folder = file.parent().unwrap_or(Path::new("/"));
+    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let temporary = folder.join(format!(".{name}.{}", uuid::Uuid::new_v4().simple()));
+    let written = write_private(&temporary, text.as_bytes())
+        .and_then(|()| fs::set_permissions(&temporary, mode))
+        .and_then(|()| fs::rename(&temporary, &file))
+        .and_then(|()| File::open(folder)?.sync_all());
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written
 }
 
 /// An entry of a folder. A link is not followed.
@@ -101,4 +131,34 @@ pub fn create_folder(folder: &Path) -> io::Result<()> {
 /// Returns an error if the folder or a file in it cannot be removed.
 pub fn remove_folder(folder: &Path) -> io::Result<()> {
     fs::remove_dir_all(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replaced_file_keeps_its_mode_and_its_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("a.yaml"), folder.path().join("link"));
+        fs::write(&file, "old").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink("a.yaml", &link).unwrap();
+        replace_text(&link, "new").unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), "new");
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o640);
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "a temporary file is left");
+        assert!(replace_text(&folder.path().join("missing"), "x").is_err());
+    }
+
+    #[test]
+    fn private_file_is_new_and_unreadable_for_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("key");
+        write_private(&file, b"x").unwrap();
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(write_private(&file, b"y").is_err());
+        assert_eq!(fs::read(&file).unwrap(), b"x");
+    }
 }

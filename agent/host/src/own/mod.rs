@@ -2,5 +2,6 @@
 //! credentials, the folder of the demo and the API socket. Modules do not manage the agent's own files, so a change of
 //! the agent's own files needs no permit.
 
+pub mod editor;
 pub mod files;
 pub mod socket;

@@ -12,6 +12,7 @@ use towpath_render::{
 
 use crate::{
     cli::{
+        author::secrets,
         exit::{self, Failure},
         output::{self, Output},
         working_tree,
@@ -45,10 +46,15 @@ impl Validate {
                     problem
                 }
             };
+            let is_valid = loaded.errors.is_empty();
             errors.extend(loaded.errors.into_iter().map(prefix));
             warnings.extend(loaded.warnings.into_iter().map(prefix));
             errors.extend(module_problems(&loaded.set).into_iter().map(prefix));
             errors.extend(bad_sources(&loaded.set).into_iter().map(prefix));
+            let (careless, wrong): (Vec<_>, Vec<_>) =
+                secrets::problems(&loaded.set, is_valid).into_iter().partition(|problem| problem.warning);
+            errors.extend(wrong.into_iter().map(prefix));
+            warnings.extend(careless.into_iter().map(prefix));
             notes.extend(untrusted(&loaded.set).into_iter().map(prefix));
             for wanted in loaded.missing_inputs {
                 output::progress(&format!(

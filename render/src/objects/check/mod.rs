@@ -15,6 +15,7 @@ pub(super) use self::{
     untrusted::refused_untrusted_uses,
 };
 pub use self::{
+    secrets::is_about_values,
     template_names::FACTS,
     untrusted::{UntrustedUse, untrusted_uses},
 };

@@ -4,8 +4,20 @@ use serde_json::Value;
 
 use crate::{
     objects::{Object, ObjectSet, ledger::Found, limits::below_prefix, spec::map},
-    problem::Finding,
+    problem::{Finding, Problem},
 };
+
+/// The message about a Secret without values.
+const NO_VALUES: &str = "the Secret has no values";
+
+/// The end of the message about a value that is not encrypted.
+const NOT_ENCRYPTED: &str = " is not encrypted";
+
+/// Returns true if a problem is about missing values of a Secret, or about values that are not encrypted.
+/// `towpath secrets` repairs these problems.
+pub fn is_about_values(problem: &Problem) -> bool {
+    problem.message == NO_VALUES || problem.message.ends_with(NOT_ENCRYPTED)
+}
 
 /// Returns the errors of Secrets. A Secret must define its values in exactly one field, must not contain unencrypted
 /// values, and must use only backends that its Namespace allows.
@@ -23,7 +35,7 @@ fn origins_of(set: &ObjectSet, secret: &Object) -> Vec<Found<'static>> {
     let place = secret.place.key("spec");
     if origins.len() != 1 {
         let finding = Finding::new(if origins.is_empty() {
-            "the Secret has no values".to_owned()
+            NO_VALUES.to_owned()
         } else {
             format!("the Secret has values from {}", origins.join(" and "))
         });
@@ -32,7 +44,7 @@ fn origins_of(set: &ObjectSet, secret: &Object) -> Vec<Found<'static>> {
     }
     for (key, value) in map(&secret.spec, "data") {
         if value.as_str().is_some_and(|text| !text.trim_start().starts_with("-----BEGIN AGE ENCRYPTED FILE-----")) {
-            let finding = Finding::new(format!("the value of {key} is not encrypted"))
+            let finding = Finding::new(format!("the value of {key}{NOT_ENCRYPTED}"))
                 .hint("encrypt a new value with `towpath secrets encrypt`: git keeps the old value in its history");
             found.push(Found::new(place.key("data").key(&key), finding));
         }
