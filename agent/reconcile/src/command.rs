@@ -61,13 +61,13 @@ pub enum Call {
     },
     /// The node releases its slot of the segment with the given number.
     Leave(u32),
-    /// The node releases a slot that an earlier revision or segment acquired.
+    /// The node releases the slot that it acquired for an earlier revision or segment.
     LeaveOld,
-    /// The node announces its absence for a reboot (P59). The values are the active segment, the segment whose slot the
-    /// node holds, and the task that reboots the node.
+    /// The node announces to the fleet that it will reboot (P59). The values are the active segment, the segment whose
+    /// slot the node holds, and the task that reboots the node.
     Absent(u32, u32, InstanceId),
     /// If the data store has lost the node's votes and results, the node publishes the votes and results again. The
-    /// node publishes only the votes and results of segments below the given number.
+    /// value excludes all segments whose number is not less than the value.
     RepeatVotes(u32),
     /// The node helps to end the run. The fleet answers a request to end the run with [`Answer::Ended`].
     EndRun,
@@ -104,8 +104,8 @@ pub struct PendingHandler {
     pub id: String,
     /// The module that the handler used when it was notified.
     pub module: String,
-    /// The position of the handler in the book, or `None` if the book no longer contains the handler. A handler without
-    /// a position runs with the parameters of its notification.
+    /// The position of the handler in the book, or `None` if the book no longer contains the handler. A handler that
+    /// the book no longer contains runs with the parameters that were stored at its notification.
     pub task: Option<TaskRef>,
 }
 
@@ -118,7 +118,7 @@ pub enum Invocation {
     Action(InstanceId),
     /// A reboot that has ended. The executor records that the node has rebooted, and notifies the task's handlers.
     Rebooted(InstanceId),
-    /// A task that runs before the first change or after the last change of a segment.
+    /// A `before` task or an `after` task of the book.
     Unconditional(TaskRef),
     /// A pending handler. The executor deletes the notification if the handler succeeds.
     Handler(PendingHandler),
@@ -137,7 +137,7 @@ pub struct ElectedResult {
     pub message: Option<String>,
 }
 
-/// The state of a book run whose tasks have ended and whose removals have not begun.
+/// The state of a book run after its tasks and before its removals.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interim {
     /// All items on the node that the book manages. `managed` is `None` if some managed items are not known.
@@ -149,7 +149,7 @@ pub struct Interim {
 /// The findings of a book run: the managed items, and the items that were already in sync.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Findings {
-    /// The items that the book manages, as found by the run.
+    /// All items that the book manages.
     pub managed: Arc<BTreeSet<Managed>>,
     /// The rendered tasks that were already in sync. If a task is in sync, the executor records the items of the task
     /// as applied.
@@ -173,7 +173,7 @@ pub enum Command {
     Elect(TaskRef, bool),
     /// Publish the result of an elected task to the fleet.
     PublishResult(ElectedResult),
-    /// Make a set of changes on the node. The run has permission for these changes.
+    /// Make a set of changes on the node. The second value is the permission that the changes need.
     Apply(ChangeSet, Admission),
     /// Run a probe, an action or a handler.
     Execute(Invocation),
@@ -187,7 +187,8 @@ pub enum Command {
     /// List the book's items that the journal records. The executor answers `ListInventory` after all books have run
     /// their tasks.
     ListInventory(Interim),
-    /// Remove items from the node in the given order. If an item stays on the node, only delete its record.
+    /// Remove items from the node in the given order. If an item must stay on the node, only delete the journal record
+    /// of the item.
     Remove(Removal),
     /// Write the managed items, and the items that were already in sync, to the journal.
     Record(Findings),
@@ -235,12 +236,12 @@ pub struct NotReady {
 }
 
 impl NotReady {
-    /// Creates the reason for a task that cannot be rendered because of an error.
+    /// Returns a `NotReady` with the outcome `Failed`.
     pub fn failed(message: impl Into<String>) -> Self {
         Self { outcome: Outcome::Failed, is_missing: false, message: message.into() }
     }
 
-    /// Creates the reason for a task that cannot be rendered because an input is missing.
+    /// Returns a `NotReady` for a task with a missing input.
     pub fn missing(outcome: Outcome, message: impl Into<String>) -> Self {
         Self { outcome, is_missing: true, message: message.into() }
     }
@@ -255,7 +256,7 @@ pub enum Applied {
     Unchanged(Finished),
     /// The change failed; the value contains the error message.
     Failed(Finished),
-    /// The change was not started. The report of the run does not mention a change that was not started.
+    /// The change was not started. The report of the run omits the change.
     NotStarted,
     /// The change was only planned, because the executor makes a dry run.
     Planned,
@@ -288,7 +289,7 @@ pub enum Rebooted {
     Done,
     /// The node is about to reboot, so the run ends.
     Ending,
-    /// A reboot is due, but not permitted yet.
+    /// A reboot is due, but the command did not permit the executor to reboot the node.
     Due,
     /// The node did not reboot; the text gives the cause.
     Failed(String),

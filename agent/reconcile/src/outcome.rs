@@ -25,7 +25,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Returns the name of the outcome in `towpath status`.
+    /// Returns the name that `towpath status` shows for the outcome.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Skipped => "skipped",
@@ -44,7 +44,7 @@ pub enum Origin {
     /// The report is about a task of a book.
     #[default]
     Task,
-    /// The report is about drift. With the outcome `Unchanged`, the task found drift and did not correct the drift.
+    /// The report is about drift. If the outcome is `Unchanged`, the agent did not correct the drift.
     Drift,
     /// The report is about a handler.
     Handler,

@@ -35,7 +35,7 @@ pub enum Frame {
 pub struct Slot {
     /// The name of the budget.
     pub budget: String,
-    /// The partition of the budget that this node belongs to.
+    /// The partition of this node within the budget.
     pub partition: String,
 }
 
@@ -58,6 +58,6 @@ pub enum SlotState {
     Claimed(String, Option<u32>),
     /// The node failed in a segment of a run, and keeps its slot; the values are the run and the segment.
     Failed(String, u32),
-    /// The node failed in a segment of a run before its changes were admitted, so it holds no slot.
+    /// The node failed before the changes of a segment were admitted, so the node holds no slot.
     Unadmitted(String, u32),
 }

@@ -188,7 +188,7 @@ pub(super) fn parsed(text: &str) -> Result<serde_json::Value, Failure> {
     serde_json::from_str(text).map_err(|error| Failure::error(&error))
 }
 
-/// Prints a note if the answer is about a working tree, and not about the accepted revision.
+/// Prints a note if the answer is about a working tree instead of the accepted revision.
 pub(super) fn note_working_tree(folder: Option<&PathBuf>) {
     if let Some(folder) = folder {
         output::progress(&format!("from the working tree {}", folder.display()));

@@ -50,7 +50,7 @@ impl Channel {
         InstanceId(self.instances.get())
     }
 
-    /// Waits until `condition` returns true. A different part of the run makes `condition` true.
+    /// Waits until `condition` returns true. Another part of the run makes `condition` true.
     pub(super) async fn until(&self, condition: impl Fn() -> bool) {
         poll_fn(|_| if condition() { Poll::Ready(()) } else { Poll::Pending }).await;
     }

@@ -33,8 +33,8 @@ pub(super) struct Lane {
     queue: Queue,
     /// The reports, in the order in which the tasks ran. The report of a dropped change is `None`.
     reports: Vec<Option<TaskReport>>,
-    /// The tasks that the run has reached. The value of a task in `reached` is true if the task, or a required task,
-    /// failed or is held.
+    /// The tasks that the run has reached. The value of a task is true if the task, or a task that it requires, failed
+    /// or is held.
     reached: BTreeMap<String, bool>,
     /// The items that the tasks of this lane manage.
     managed: BTreeSet<Managed>,
@@ -49,8 +49,8 @@ pub(super) struct Lane {
     stop: Option<Stop>,
     /// The result of an elected task that this node ran.
     elected: Option<Value>,
-    /// The results of loop items, by the position of the item's report. `results` omits items with the default result.
-    /// In a dry run, the result is `None` for an item that would change.
+    /// The results of loop items, by the position of the item's report. `results` omits the loop items that registered
+    /// the default result. In a dry run, the result is `None` for an item that a real run changes.
     results: BTreeMap<usize, Option<Value>>,
 }
 
@@ -162,7 +162,7 @@ impl Lane {
         if blocked { worst.max(Outcome::Held) } else { worst.max(Outcome::Unchanged) }
     }
 
-    /// Returns one text with the names and messages of the failed tasks, including tasks in later steps.
+    /// Returns one text with the names and messages of all failed tasks and failed `later` steps.
     pub(super) fn failure_message(&self, later: &Steps) -> String {
         let failed = self.reports_from(0).chain(later.reports()).filter(|report| report.outcome == Outcome::Failed);
         let message =
@@ -181,7 +181,7 @@ impl Lane {
         self.reached.insert(task.id.clone(), true);
     }
 
-    /// Checks the tasks that a task requires, and returns the first one that failed or is held.
+    /// Checks the tasks that a task requires, and returns the first required task that failed or is held.
     pub(super) fn unmet_by<'t>(&self, task: &'t Task) -> Option<&'t str> {
         task.requires.iter().find(|name| self.reached.get(*name) == Some(&true)).map(String::as_str)
     }

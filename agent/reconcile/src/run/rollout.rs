@@ -225,7 +225,7 @@ impl MainLane<'_> {
         may_continue
     }
 
-    /// Runs an elected task on an elected node, or adopts its result on any other node.
+    /// Runs an elected task on an elected node, or adopts the task's result on any other node.
     async fn elected(&mut self, index: usize, done: bool) {
         let at = TaskRef { list: List::Tasks, index };
         let Some(of) = self.run.task(at) else { return };

@@ -68,8 +68,8 @@ pub(super) async fn vote(run: &Run, lane: &Lane, at: Position) -> (Steps, bool) 
     (released(run, failed.then_some((at.number, admitted))).await, !failed)
 }
 
-/// Returns true if a completed segment uses the slot of the interrupted segment. The function also returns true if the
-/// interrupted segment has begun to change the node.
+/// Returns true if a completed segment uses the same slot as the first incomplete segment. The function also returns
+/// true if the first incomplete segment has begun to change the node.
 pub(super) fn shares_slot(run: &Run, number: u32) -> bool {
     let Some(plan) = &run.inputs.rollout else { return true };
     let record = run.record.borrow();
@@ -78,8 +78,8 @@ pub(super) fn shares_slot(run: &Run, number: u32) -> bool {
     record.frame.is_some() || slots.is_none_or(|(one, other)| one.slot == other.slot)
 }
 
-/// Returns true if the node has a claim or a failure record in a different budget. A node with a claim or a failure
-/// record in a different budget may be only partly changed.
+/// Returns true if the node has a claim or a failure record in another budget than that of the active segment. An
+/// interrupted change in the other budget may have changed the node only partly.
 fn holds_other_slot(run: &Run) -> bool {
     let (record, segment) = (run.record.borrow(), run.segment.borrow());
     let active = segment.slot.as_ref().map(|(slot, _)| slot);

@@ -99,7 +99,7 @@ async fn all_items(run: &Run, lane: &mut Lane, at: TaskRef, task: &Task, items: 
 }
 
 /// Runs a task, or one item of its loop. Returns the position of the task's report. Returns `None` if the task or loop
-/// item has no result.
+/// item waits for an input, or if the lane of tasks has ended.
 async fn item(run: &Run, lane: &mut Lane, at: TaskRef, task: &Task, item: Option<Item>) -> Option<usize> {
     let name = instance::name(task, item.as_ref());
     let instance = Arc::new(Instance { id: run.channel.new_instance(), task: at, item, name });
@@ -197,7 +197,7 @@ async fn probe(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance>
     finish_item(run, lane, task, instance, report, result).await
 }
 
-/// Returns the result of a probe, which never counts as a change.
+/// Returns the result of a probe with `changed` false.
 fn as_unchanged(mut result: Value, outcome: Outcome) -> Value {
     if let Some(map) = result.as_object_mut() {
         map.insert("changed".into(), false.into());
@@ -518,8 +518,8 @@ fn conclude(run: &Run, lane: &mut Lane, task: &Task, report: TaskReport) -> usiz
     position
 }
 
-/// Returns true if a task would change something, or if a task cannot be checked before an earlier change. A probe with
-/// a registered result runs, because later tasks read the result.
+/// Returns true if a task needs a change, or if the check of a task must wait for an earlier change. A probe with a
+/// registered result runs, because later tasks read the result.
 pub(super) async fn would_change(run: &Run, indices: impl Iterator<Item = usize>) -> bool {
     for index in indices {
         if run.channel.preempted() {
