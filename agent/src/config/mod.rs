@@ -93,7 +93,7 @@ pub struct WrittenReconcile {
     pub interval: Option<Duration>,
     /// The jitter of the interval, in percent.
     pub jitter: Option<u64>,
-    /// The drift policy of tasks that do not set a drift policy.
+    /// The default drift policy of tasks.
     pub drift: Option<Drift>,
 }
 
@@ -136,11 +136,11 @@ pub struct Reconcile {
     pub interval: Duration,
     /// The jitter of the interval, in percent.
     pub jitter: u64,
-    /// The drift policy of tasks that do not set a drift policy.
+    /// The default drift policy of tasks.
     pub drift: Drift,
 }
 
-/// The error of an unusable bootstrap file.
+/// The error that makes a bootstrap file unusable.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// A file cannot be read.

@@ -69,9 +69,9 @@ impl Node {
         lost
     }
 
-    /// Adopts the accepted revision of the fleet if its number is higher than that of this node's revision. A record of the
-    /// data store with the same number takes precedence, too (P26). Returns whether the node has adopted the record of the
-    /// data store.
+    /// Adopts the fleet's accepted revision if its generation is higher than the generation of this node's revision. If
+    /// the generations are equal, the acceptance record in the data store takes precedence (P26). Returns whether the
+    /// node has adopted the record of the data store.
     fn follow_fleet(&mut self) -> bool {
         if !self.membership.is_shared() {
             return false;

@@ -1,4 +1,4 @@
-//! The accepted revision in the data store, if a node does not adopt the revision (P25).
+//! Remembers the accepted revision that a node does not adopt, and the reason (P25).
 
 use std::time::Instant;
 
@@ -24,7 +24,7 @@ pub(super) struct Adoption {
     lacking: LackingWait,
 }
 
-/// A record that this node does not adopt.
+/// An acceptance record that this node does not adopt.
 #[derive(Debug)]
 struct Unfollowed {
     record: Rejected,
@@ -48,9 +48,9 @@ impl Adoption {
         self.error.as_ref().filter(|error| error.is_replaceable).map(|error| &error.record)
     }
 
-    /// Turns an expired wait into a rejection, and remembers the reason for which a record is not adopted. `is_sure`
-    /// returns whether this node has accepted a revision before, or its git servers answer. Returns the inputs that show
-    /// the reason.
+    /// Turns an expired wait into a rejection, and remembers why an acceptance record is not adopted. `is_sure` returns
+    /// true if this node has accepted a revision before, or if its git servers answer. Returns the state machine inputs
+    /// that show the reason.
     pub(super) fn note(
         &mut self,
         found: &Found,
@@ -96,8 +96,8 @@ impl Adoption {
     }
 }
 
-/// Returns the reason, as text for messages, why a node must not overwrite a record that it rejects. `None` if the node
-/// may overwrite the record, or does not reject it.
+/// Returns the message that explains why a node must not overwrite a record that it rejects. Returns `None` if the node
+/// may overwrite the record, or has not rejected the record.
 fn remaining_doubt(why: &AdoptionError, relation: &Relation, is_sure: impl FnOnce() -> bool) -> Option<&'static str> {
     match (why, relation) {
         (AdoptionError::Rejected(_), Relation::Apart) => Some(
@@ -110,8 +110,8 @@ fn remaining_doubt(why: &AdoptionError, relation: &Relation, is_sure: impl FnOnc
     }
 }
 
-/// Returns the inputs that show why a record is not adopted. `doubt` is the reason for which this node does not
-/// overwrite a rejected record.
+/// Returns the state machine inputs that show why an acceptance record is not adopted. `doubt` is the reason for which
+/// this node does not overwrite a rejected record.
 fn inputs_of(found: &Found, why: Option<&AdoptionError>, doubt: Option<&str>) -> Effects<'static> {
     let Accepted { generation, by, .. } = &found.record;
     let what = |why: &str| format!("generation {generation} was accepted by {by}: {why}");

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::node::sources::follow::Lacking;
 
-/// The longest interval between two refreshes that counts in full as waiting time. If two refreshes are further apart,
-/// the git server may have been unreachable between them.
+/// The maximum waiting time that the interval between two refreshes can add. If two refreshes are further apart, the
+/// git server may have been unreachable between them.
 const STEP: Duration = Duration::from_secs(60);
 
 impl Lacking {

@@ -21,7 +21,7 @@ pub struct PendingWork {
     pub poll: bool,
     /// True if a source has changed.
     pub source_changed: bool,
-    /// True if a request to a git server has ended after its refresh stopped waiting.
+    /// True if a git server has answered a request after the refresh stopped waiting for the answer.
     pub answered: bool,
     /// True if another node has accepted a revision.
     pub accepted: bool,
@@ -52,7 +52,7 @@ pub struct Inbox {
     slot: Arc<(Mutex<PendingWork>, Condvar)>,
     /// A counter that shows that the agent is not stuck. The counter counts loop iterations and preemption checks.
     progress: Arc<AtomicU64>,
-    /// The number of reported changes on git servers.
+    /// The number of changes on git servers that were reported to this node.
     news: Arc<AtomicU64>,
 }
 
@@ -76,20 +76,20 @@ impl Inbox {
         self.slot.1.notify_all();
     }
 
-    /// Records a change on a git server, and adds the work that the change requires. Answers to requests that began
-    /// before the change are out of date.
+    /// Records a change on a git server, and adds the work that the change requires. If a git request began before the
+    /// change, its answer is out of date.
     pub fn notify_news(&self, add: impl FnOnce(&mut PendingWork)) {
         self.news.fetch_add(1, Ordering::SeqCst);
         self.notify(add);
     }
 
-    /// Returns the number of reported changes on git servers.
+    /// Returns the number of changes on git servers that were reported to this node.
     pub fn news(&self) -> u64 {
         self.news.load(Ordering::SeqCst)
     }
 
-    /// Waits for pending work and takes it from the queue. The returned work is empty if no work arrives within
-    /// `patience`.
+    /// Waits for pending work, and removes all pending work from the queue. Returns an empty list if no work arrives
+    /// within `patience`.
     pub fn take(&self, patience: Duration) -> PendingWork {
         self.progress.fetch_add(1, Ordering::Relaxed);
         let (mut work, _) = self
@@ -100,7 +100,7 @@ impl Inbox {
         std::mem::take(&mut *work)
     }
 
-    /// Returns true if the current run should be preempted, because of a newer revision or the end of the agent.
+    /// Returns true if the current run should be preempted, because a newer revision exists or the agent must stop.
     pub fn should_preempt(&self) -> bool {
         self.progress.fetch_add(1, Ordering::Relaxed);
         let work = self.lock();

@@ -38,10 +38,10 @@ impl Retry {
     }
 }
 
-/// A change of a managed file in this time after a pass counts as a result of the pass.
+/// The time after a pass in which a change of a managed file counts as a result of the pass.
 const ECHO: Duration = Duration::from_secs(2);
 
-/// The number of consecutive passes that start without a pause after changes of managed files.
+/// The maximum number of consecutive passes that start without a pause after changes of managed files.
 const AT_ONCE: u32 = 8;
 
 /// Limits the number of passes that changes of managed files cause. Without this limit, a task that changes a managed

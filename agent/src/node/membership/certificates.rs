@@ -38,7 +38,8 @@ pub(super) fn renewed(old: &CertificateTerm, new: &CertificateTerm) -> Option<Ne
     Some(event.with("serial", new.serial.as_str()).with("before", old.serial.as_str()).with("until", end))
 }
 
-/// Returns the event for the use of a revoked certificate or key. `is_own` states that this node itself uses it.
+/// Returns the event for the use of a revoked certificate or key. `is_own` is true if this node itself uses the revoked
+/// certificate or key.
 pub(super) fn revoked(used: &RevokedUse, is_own: bool) -> NewEvent {
     let RevokedUse { name, serial, key, why } = used;
     let message = match is_own {

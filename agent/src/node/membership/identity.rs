@@ -163,12 +163,13 @@ impl NodeIdentity {
         self.signer.refuses(&self.name, false, &self.keys().sign, serial.as_deref())
     }
 
-    /// Returns the serial number and the validity of the node's certificate. `None` for a node without a certificate.
+    /// Returns the serial number and the validity of the node's certificate. Returns `None` for a node without a
+    /// certificate.
     pub(in crate::node) fn term(&self) -> Option<CertificateTerm> {
         self.signing_identity.term()
     }
 
-    /// Returns the revoked certificates and keys that were used since the last call.
+    /// Returns the revoked certificates and keys that were used since the previous call of this function.
     pub(in crate::node) fn revoked_uses(&self) -> Vec<RevokedUse> {
         self.signer.revoked().take_used()
     }

@@ -55,7 +55,8 @@ pub(super) struct Membership {
     /// The time at which the node was opened. `alone_since` is `None` with a local data store, or if another node has
     /// joined.
     alone_since: Option<Instant>,
-    /// The certificate that this node used at the last look. `None` before the first look, or without a certificate.
+    /// The certificate that this node used at the most recent check. The value is `None` before the first check, or for
+    /// a node without a certificate.
     certificate: Option<CertificateTerm>,
 }
 
@@ -148,8 +149,8 @@ impl Membership {
         }
     }
 
-    /// Republishes the claims of this node after a rollback of the data store. Before its claims are published again,
-    /// the node makes no requests to the fleet (P15).
+    /// Republishes the claims of this node after a rollback of the data store. The node makes no requests to the fleet
+    /// until its claims are published again (P15).
     pub(super) fn republish_claims(
         &self,
         machine: &HostContext,
@@ -184,8 +185,7 @@ impl Membership {
         if events.is_empty() { Effects::default() } else { Effects::default().events(events) }
     }
 
-    /// Returns the events about certificates: the expiry and the renewal of this node's certificate, and each use of a
-    /// revoked certificate.
+    /// Returns the events about an expiring, renewed or revoked certificate.
     pub(super) fn certificate_events(&mut self) -> Effects<'static> {
         let term = self.identity.term();
         let firing = term.as_ref().and_then(|term| certificates::expiring(term, self.clock.wall() / 1000));

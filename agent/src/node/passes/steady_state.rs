@@ -85,9 +85,9 @@ impl SteadyState {
             && pass::is_still_steady(&self.machine, &steady_pass.checks, &self.cancel)
     }
 
-    /// Returns true if the steady state of the previous agent process is still valid: sources, settings, facts and
-    /// files are unchanged. The node loads no objects to check the steady state of the previous agent process. `now` is
-    /// the time in milliseconds since 1970.
+    /// Returns true if the steady state of the previous agent process is still valid. The steady state is valid while
+    /// the sources, settings, facts and files are unchanged. The node loads no objects to check the steady state of the
+    /// previous agent process. `now` is the time in milliseconds since 1970.
     pub(in crate::node) fn held_before(&self, state: &State, now: i64, facts: &PassFacts<'_>) -> bool {
         let coordinated = self.settings.coordinated();
         let quiet = state.is_applied() && state.problems.is_empty() && state.stalled.is_empty();

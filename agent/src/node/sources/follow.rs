@@ -43,7 +43,7 @@ pub(in crate::node) enum AdoptionError {
     Void(String),
 }
 
-/// A part that a node needs to adopt a revision, and that is missing on the node.
+/// A missing part that a node needs to adopt a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::node) enum Lacking {
     /// A commit that is not in the mirror.
