@@ -302,7 +302,7 @@ pub fn source_warnings(source: &Source, coordinated: bool) -> Vec<String> {
     let secret = auth.password_file.is_some() || auth.username_file.is_some() || auth.token_file.is_some();
     if secret && source.git.url.to_ascii_lowercase().starts_with("http://") {
         warnings.push(format!(
-            "the source {name} sends its password or token to {} without TLS: anyone on the network path can read it; use https",
+            "the source {name} sends its password or token to {} without TLS: anyone on the network path can read the password or token; use https",
             source.git.display_url()
         ));
     }

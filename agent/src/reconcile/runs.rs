@@ -50,7 +50,7 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Returns the run of a coordinated TaskBook. `None` if the manifest does not contain the TaskBook.
+    /// Returns the run of a coordinated TaskBook. Returns `None` if the manifest does not contain the TaskBook.
     pub(crate) fn of(set: &ObjectSet, accepted: &AcceptedId, manifest: &RevisionManifest, book: &Book) -> Option<Self> {
         let id = book.id();
         let entry = manifest.books.get(&id)?;
@@ -164,8 +164,7 @@ impl Run {
     }
 }
 
-/// Returns the rights in each coordinated TaskBook: the budgets, the target nodes, and the nodes eligible for each
-/// elected task.
+/// Returns the budgets, the target nodes and the eligible nodes of elections for each coordinated TaskBook.
 pub(crate) fn rights(
     set: &ObjectSet,
     accepted: &AcceptedId,
@@ -202,8 +201,8 @@ pub(crate) fn digests(set: &ObjectSet) -> BTreeMap<String, String> {
     coordinated.map(|book| (book.id(), book_digest(set, book))).collect()
 }
 
-/// Returns whether a TaskBook needs a run. A TaskBook needs a run if it is coordinated, or if another TaskBook waits
-/// for it on all nodes.
+/// Returns whether a TaskBook needs a run. A TaskBook needs a run if the TaskBook is coordinated, or if another
+/// TaskBook waits for its completion on all nodes.
 fn needs_run(set: &ObjectSet, book: &Book) -> bool {
     let waited_for = |other: &Book| {
         other.namespace == book.namespace

@@ -51,7 +51,7 @@ impl Callers {
         };
         let refused = || {
             let message =
-                format!("{caller} has {WAITING} calls of plan and view waiting; retry when these calls have ended");
+                format!("{caller} has {WAITING} waiting calls of `plan` and `view`; retry when these calls have ended");
             Status::resource_exhausted(message)
         };
         let _waiting = Arc::clone(&turns.waiting).try_acquire_owned().map_err(|_| refused())?;

@@ -137,9 +137,9 @@ pub async fn serve(
     Ok(served?)
 }
 
-/// Admits calls of persons, and calls of nodes. The revision must name the node, and the node must use its trusted key.
-/// The name of a node is checked, because a certificate can stay valid after git no longer names its node. Every call
-/// is checked, so that a revocation also affects open connections.
+/// Admits a call if the certificate of the caller is not revoked. The accepted revision must name a calling node, and
+/// the calling node must use its trusted key. The name of a node is checked, because a certificate can stay valid after
+/// git no longer names its node. Every call is checked, so that a revocation also affects open connections.
 fn admit(peers: &PeerService, request: Request<()>) -> Result<Request<()>, Status> {
     match request.extensions().get::<Caller>() {
         Some(caller) => admit_caller(peers, caller).map(|()| request),

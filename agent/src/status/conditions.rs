@@ -38,7 +38,7 @@ pub struct State {
     since: BTreeMap<String, (String, bool, i64)>,
     /// The time of the most recent tick of the wall clock (`Input::Tick`), in milliseconds since 1970.
     pub tick: i64,
-    /// The number of passes that ended after the clock went back.
+    /// The number of passes that have ended since the clock went back.
     passes_since_jump: u32,
 }
 
@@ -261,7 +261,7 @@ fn pass(mut state: State, passed: Passed) -> State {
 
 impl State {
     /// Returns whether a revision is the accepted revision. Digests are compared, too, because two revisions may have
-    /// the same number (P26).
+    /// the same generation (P26).
     pub fn is_at(&self, other: Option<&Acceptance>) -> bool {
         let same =
             |other: &Acceptance| other.generation == self.accepted.generation && other.digest == self.accepted.digest;

@@ -119,7 +119,7 @@ impl PeerService {
     /// # Errors
     /// Fails if the commit does not belong to the accepted revision.
     pub fn mirror(&self, source: &str, commit: &str) -> Result<Arc<Mirror>, QueryError> {
-        let foreign = || QueryError(format!("the revision of this node does not have {source} at {commit}"));
+        let foreign = || QueryError(format!("the accepted revision does not contain {source} at the commit {commit}"));
         self.status.mirror_at(source, commit).ok_or_else(foreign)
     }
 
@@ -146,8 +146,8 @@ impl PeerService {
         }
     }
 
-    /// Ends the alarms of lost nodes that have returned or left. This node may not have received the gossip message
-    /// about the return of a lost node.
+    /// Ends the alarms of lost nodes that have returned or left. This node can miss the gossip message about the return
+    /// of a lost node.
     pub(crate) fn end_lost(&self, now: i64) {
         let Some(gossip) = self.gossip.get() else { return };
         let is_over = |alarm: &NewEvent| {

@@ -22,7 +22,7 @@ pub(crate) struct PublishedState {
     pub(super) version: String,
     /// The generation that the node has loaded.
     accepted: Option<u64>,
-    /// The digest of the acceptance of that generation.
+    /// The digest of the acceptance record of the loaded generation.
     digest: String,
     /// The closed gates of the node, by TaskBook. The map omits the gates that are visible in the data store.
     held: BTreeMap<String, Vec<PublishedGate>>,

@@ -43,9 +43,9 @@ pub(super) fn renewed(old: &CertificateTerm, new: &CertificateTerm) -> Option<Ne
 pub(super) fn revoked(used: &RevokedUse, is_own: bool) -> NewEvent {
     let RevokedUse { name, serial, key, why } = used;
     let message = match is_own {
-        true => {
-            format!("{why}, and this node uses it; create a new identity for this node, or remove the entry from git")
-        }
+        true => format!(
+            "{why}, but this node uses the revoked identity; create a new identity, or remove the entry from git"
+        ),
         false => format!("rejected a connection with {name}: {why}"),
     };
     let event = NewEvent::new(EventType::CertificateRevoked, message).because("Revoked");

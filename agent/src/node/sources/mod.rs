@@ -56,8 +56,7 @@ impl SourceState {
     }
 }
 
-/// A function that loads objects from source trees. The function `load_partial` leaves out objects with problems, and
-/// `load` does not.
+/// A function that loads objects from source trees. `load_partial` omits invalid objects, and `load` omits no object.
 type Load = fn(&[SourceTree], &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded;
 
 /// The snapshot of each source in a candidate revision, by name of the source.
@@ -96,10 +95,10 @@ pub(in crate::node) struct RefreshReport {
     pub(in crate::node) problems: Vec<Problem>,
     /// The sources of the bootstrap file, and the sources that the candidate revision adds.
     pub(in crate::node) sources: Vec<Source>,
-    /// The head commits on the git servers, by source. The tag of a head is present if the candidate revision contains
-    /// the head, and a tag selected the head.
+    /// The head commits on the git servers, by source. The second value is the tag that selected the head. The tag is
+    /// `None` if the candidate revision does not contain the head.
     pub(in crate::node) heads: BTreeMap<String, (String, Option<String>)>,
-    /// The checkpoints of accepted commits that the git server has shown for the first time, by source.
+    /// A checkpoint for each accepted commit that this refresh found on the git server for the first time, by source.
     pub(in crate::node) seen: BTreeMap<String, SourceCheckpoint>,
     /// The rejected candidate revisions. Each rejected candidate is a map from sources to commits.
     pub(in crate::node) refused: BTreeSet<BTreeMap<String, String>>,
@@ -264,8 +263,8 @@ impl Sources {
     }
 
     /// Advances the sources to their heads, one source at a time. A source advances to its head if the objects of the
-    /// head and of all earlier sources are valid together. Objects of later sources that become invalid are held, and
-    /// do not block the advance (P21).
+    /// head are valid together with the objects of all preceding sources. Invalid objects of the following sources are
+    /// held, and do not block the advance (P21).
     fn advance_individually(
         &self,
         states: BTreeMap<String, SourceState>,
@@ -449,7 +448,7 @@ impl Sources {
         }
     }
 
-    /// Reports that the mirror of a source is damaged, and that the node rebuilds it.
+    /// Reports that the mirror of a source is damaged, and that the node rebuilds the mirror.
     fn report_damage(name: &str, report: &mut RefreshReport) {
         tracing::warn!(source = name, "the mirror is damaged; rebuilding it");
         let message = format!(
@@ -587,8 +586,9 @@ pub(in crate::node) fn origin(source: &Source) -> String {
     format!("{} {:?}", source.git.url, source.git.reference)
 }
 
-/// Returns whether the git server of this node has shown the accepted commit of a source at the ref. `checkpoint` is
-/// the checkpoint of this commit. Only a commit of a branch may come from other nodes alone (P140).
+/// Returns true if this node has found the accepted commit of a source at the ref on the git server. `checkpoint`
+/// belongs to the accepted commit. The function returns true for all tags and pinned commits, because only a commit of
+/// a branch can come from other nodes alone (P140).
 fn has_seen(source: &Source, mirror: &Mirror, checkpoint: Option<&SourceCheckpoint>, accepted: Option<&str>) -> bool {
     let is_branch = matches!(source.git.reference, Reference::Branch(_));
     let shown = || accepted.is_none_or(|commit| mirror.has_shown(commit).unwrap_or(false));

@@ -56,8 +56,8 @@ pub(super) fn of_error(error: &SourceError, name: &str) -> ConditionReason {
     ConditionReason::new(reason, message)
 }
 
-/// Returns the reason why the node must not follow a head. `None` if the node may follow the head (P28, P29). `seen`
-/// states that the git server of this node has shown the accepted commit at the ref.
+/// Returns the reason why the node must not follow a head. Returns `None` if the node may follow the head (P28, P29).
+/// `seen` is true if this node has found the accepted commit at the ref on the git server.
 pub(super) fn refused(
     source: &Source,
     fetched: &Fetched,

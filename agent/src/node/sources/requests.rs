@@ -184,8 +184,8 @@ impl Requests {
         asked.unwrap_or_else(|unanswered| Answer { result: Err(pending(mirror, unanswered)), answered: false })
     }
 
-    /// Sends a request, and waits for the answer until the time limit of the refresh. If the answer arrives later, a
-    /// later refresh receives it.
+    /// Sends a request, and waits for the answer until the time limit of the refresh. If the answer arrives after the
+    /// time limit, a later refresh receives the answer.
     ///
     /// # Errors
     /// Fails if this request, or another request for the same mirror, has not ended.
@@ -260,8 +260,8 @@ impl Requests {
     }
 }
 
-/// Wakes the main loop when a late request ends. The main loop also wakes if the request panics, because the value is
-/// then dropped.
+/// Wakes the main loop when a late request ends. The main loop also wakes if the request panics, because a panic drops
+/// the `End` value.
 struct End {
     inbox: Inbox,
     is_late: Arc<AtomicBool>,

@@ -74,9 +74,9 @@ pub(super) fn plan(rollout: &BookRollout<'_>, node: &str) -> RolloutPlan {
     RolloutPlan { run: run.spec.run.clone(), segments }
 }
 
-/// The record of a TaskBook in the journal.
+/// Reads and writes the journal record of a TaskBook.
 pub(super) struct Coordinator {
-    /// The record of the TaskBook, as the journal contains it.
+    /// The journal record of the TaskBook.
     record: Mutex<state::BookRecord>,
 }
 
@@ -123,8 +123,8 @@ impl Coordinator {
         }
     }
 
-    /// Writes the changed fields of the record of the TaskBook to the journal. One journal commit contains the slots,
-    /// the progress, and the position in the data store.
+    /// Writes the changed fields of the record of the TaskBook to the journal. One journal transaction writes the slot,
+    /// the progress, and the position in the data store together.
     ///
     /// # Errors
     /// Fails if the journal cannot be written.

@@ -42,7 +42,7 @@ impl DirectChange<'_> {
     }
 }
 
-/// The results of the changes in a set. Each result has the position of its change in the set.
+/// The results of the changes in a set. Each number is the position of the change in the set.
 type Results = Vec<(usize, Applied)>;
 
 /// Applies direct changes. Returns one result for each task in `ids`, in the same order.
@@ -128,7 +128,7 @@ fn record_in_advance<'t>(session: &Session<'_>, change: DirectChange<'t>, before
     DirectChange { recorded: vec![change.key.clone()], applied, ..change }
 }
 
-/// Records the undo of each new item of a task that manages several items. Returns the keys of the undo records.
+/// For a task that manages several items, records how to undo each new item. Returns the keys of the undo records.
 fn record_parts(
     session: &Session<'_>,
     resource: &dyn Resource,
@@ -271,9 +271,9 @@ fn is_done(session: &Session<'_>, change: &DirectChange<'_>) -> bool {
     matches!(change.resource().check(&session.context(change.task)), Ok(Checked::InSync))
 }
 
-/// Discards changes that were recorded in advance but did not run. The function removes the undo records and the
-/// notifications of the discarded changes. The notification of a handler is kept if another task has notified the same
-/// handler.
+/// Deletes the records that were written in advance for changes that did not run. The function deletes the undo records
+/// and the handler notifications of these changes. The notification of a handler is kept if another task has notified
+/// the same handler.
 fn discard_unstarted(session: &Session<'_>, direct_changes: Vec<DirectChange<'_>>, notified: &BTreeSet<String>) {
     let names: BTreeSet<String> = direct_changes.iter().map(|change| change.rendered.instance.name.clone()).collect();
     let mut changes = Changes::default();

@@ -97,8 +97,8 @@ fn remember_originals(
     Ok(())
 }
 
-/// Records the files that must be validated after the write, because they are only valid in their final location. After
-/// a crash, the agent validates the recorded files at its next start.
+/// Records the files that can be validated only in their final location, and therefore only after the write. After a
+/// crash, the agent validates the recorded files at its next start.
 fn mark_unchecked(
     machine: &HostContext,
     journal: &Journal,
@@ -194,8 +194,8 @@ fn original(reader: &FsReader, journal: &Journal, path: &str) -> Result<Original
     })
 }
 
-/// Returns the error of a change, if the agent cannot write the intent of the change to the journal. The agent makes no
-/// change without a recorded intent.
+/// Returns the error of a change whose intent cannot be written to the journal. The agent makes no change without a
+/// recorded intent.
 pub(in crate::reconcile) fn journal_failed(error: &JournalError) -> ModuleError {
     let disk = match error {
         JournalError::DiskFull { .. } => Some(towpath_modules::Disk::Full),

@@ -159,12 +159,12 @@ pub struct PassContext<'a> {
     pub view: &'a NodeView,
     /// The facts, and the state of other nodes, which templates can read.
     pub inputs: Inputs,
-    /// The acceptance of the revision.
+    /// The generation and the digest of the accepted revision.
     pub accepted: AcceptedId,
     /// True if the revision is not yet fully applied on the node. Until the revision is fully applied, every pass runs
     /// the probes.
     pub fresh: bool,
-    /// The drift policy of tasks that do not set a drift policy.
+    /// The default drift policy of tasks.
     pub drift: Drift,
     /// The suspensions that apply to the whole fleet.
     pub suspended: Vec<pb::Suspend>,

@@ -35,7 +35,7 @@ pub(super) struct Kept {
     pub(super) refresh: Option<u64>,
 }
 
-/// The parts of an answer that decide about later requests.
+/// The parts of an answer that affect later requests.
 #[derive(Debug)]
 pub(super) struct Outcome {
     /// The head commit that a fetch has found.
@@ -57,7 +57,8 @@ impl Answers {
     }
 
     /// Begins a refresh. Each answer is valid for the first refresh after its arrival. A late answer stays valid for
-    /// some time, if no change of a git server was reported since the request began. `news` is the number of changes.
+    /// some time, if no change of a git server was reported since the request began. `news` is the number of changes on
+    /// git servers that were reported.
     pub(super) fn begin_refresh(&mut self, refresh: u64, now: Instant, news: u64) {
         self.0.retain(|name, kept| {
             let is_young = now.saturating_duration_since(kept.arrived) < VALID;
