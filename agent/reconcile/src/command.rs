@@ -19,12 +19,12 @@ use crate::{
     record::BookRecord,
 };
 
-/// The purpose for which a node uses a slot.
+/// The purpose of a slot: a change in a segment, or a corrective change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SlotUse {
-    /// The slot is used for a change in the segment with the given number.
+    /// The node uses the slot for a change in the segment with the given number.
     Change(u32),
-    /// The slot is used for a corrective change, which belongs to no segment.
+    /// The node uses the slot for a corrective change, which belongs to no segment.
     Correct,
 }
 
@@ -53,8 +53,8 @@ pub enum Call {
     Failed {
         /// The number of the segment.
         segment: u32,
-        /// True if the node was allowed to make changes in the segment. A node that was not admitted has changed
-        /// nothing.
+        /// True if the node was allowed to make changes in the segment. If `admitted` is false, the failure happened
+        /// before the node could begin its changes.
         admitted: bool,
         /// The messages of the failed tasks. Other nodes show the messages of the failed tasks.
         message: String,
@@ -67,9 +67,9 @@ pub enum Call {
     /// slot the node holds, and the task that reboots the node.
     Absent(u32, u32, InstanceId),
     /// If the data store has lost the node's votes and results, the node publishes the votes and results again. The
-    /// value excludes all segments whose number is not less than the value.
+    /// node publishes only votes and results of segments with a lower number than the value.
     RepeatVotes(u32),
-    /// The node helps to end the run. The fleet answers a request to end the run with [`Answer::Ended`].
+    /// The node helps to end the run. The answer of the fleet is [`Answer::Ended`].
     EndRun,
 }
 
@@ -84,7 +84,7 @@ pub enum Answer {
     Ended(bool),
 }
 
-/// The state of the election of nodes that run a task for the fleet.
+/// The state of an election, which selects the nodes that run a task for the fleet.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ElectionState {
     /// This node adopted the result of the elected nodes in an earlier pass.
@@ -102,7 +102,7 @@ pub enum ElectionState {
 pub struct PendingHandler {
     /// The name of the handler in its book.
     pub id: String,
-    /// The module that the handler used when it was notified.
+    /// The module of the handler at the time of the notification.
     pub module: String,
     /// The position of the handler in the book, or `None` if the book no longer contains the handler. A handler that
     /// the book no longer contains runs with the parameters that were stored at its notification.
@@ -114,7 +114,7 @@ pub struct PendingHandler {
 pub enum Invocation {
     /// A probe, which reads the node.
     Probe(InstanceId),
-    /// An action. The executor records the definition with which the action ran.
+    /// An action. The executor records the task definition that the action used.
     Action(InstanceId),
     /// A reboot that has ended. The executor records that the node has rebooted, and notifies the task's handlers.
     Rebooted(InstanceId),
@@ -146,13 +146,12 @@ pub struct Interim {
     pub worst: Outcome,
 }
 
-/// The findings of a book run: the managed items, and the items that were already in sync.
+/// The findings of a book run: the managed items, and the rendered tasks that needed no change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Findings {
     /// All items that the book manages.
     pub managed: Arc<BTreeSet<Managed>>,
-    /// The rendered tasks that were already in sync. If a task is in sync, the executor records the items of the task
-    /// as applied.
+    /// The rendered tasks that needed no change. The executor records the items of these tasks as applied.
     pub observed: Vec<InstanceId>,
 }
 
@@ -169,7 +168,8 @@ pub enum Command {
     Admit(Admit),
     /// Send a request to the fleet.
     Coordinate(Call),
-    /// Ask which nodes are elected to run a task. `true` means that this node has completed the segment of the task.
+    /// Ask which nodes are elected to run a task. The second value is true if this node has completed the segment of
+    /// the task.
     Elect(TaskRef, bool),
     /// Publish the result of an elected task to the fleet.
     PublishResult(ElectedResult),
@@ -177,8 +177,8 @@ pub enum Command {
     Apply(ChangeSet, Admission),
     /// Run a probe, an action or a handler.
     Execute(Invocation),
-    /// Check whether a reboot is due. `true` means that the executor reboots the node when a reboot is due. `false`
-    /// means that the executor only reports whether a reboot is due.
+    /// Check whether a reboot is due. If the second value is true, the executor reboots the node when a reboot is due.
+    /// If the second value is false, the executor only reports whether a reboot is due.
     Reboot(InstanceId, bool),
     /// Make a registered result available to later tasks under the given name.
     Register(String, Value),
@@ -190,7 +190,7 @@ pub enum Command {
     /// Remove items from the node in the given order. If an item must stay on the node, only delete the journal record
     /// of the item.
     Remove(Removal),
-    /// Write the managed items, and the items that were already in sync, to the journal.
+    /// Write the managed items, and the tasks that needed no change, to the journal.
     Record(Findings),
     /// Write the record of the book to the journal.
     Persist(BookRecord),
@@ -217,8 +217,8 @@ impl std::fmt::Debug for Items {
 /// The result of rendering a task.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rendered {
-    /// The `when` condition is false, so the task is skipped. The value lists the items that the skipped task would
-    /// manage. The value is `None` if the items of the skipped task are not known.
+    /// The `when` condition is false, so the task is skipped. The value lists the items of the skipped task. The value
+    /// is `None` if the items of the skipped task are not known.
     Skipped(Option<Vec<Managed>>),
     /// The `when` condition is true, and the task can be compared with the node.
     Ready(Facts),
@@ -247,7 +247,7 @@ impl NotReady {
     }
 }
 
-/// The result of a single change from a set of changes.
+/// The result of one change in a set of changes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Applied {
     /// The change was made; the value is the result of the module.
@@ -256,7 +256,7 @@ pub enum Applied {
     Unchanged(Finished),
     /// The change failed; the value contains the error message.
     Failed(Finished),
-    /// The change was not started. The report of the run omits the change.
+    /// The change was not started. The report of the run omits a change that was not started.
     NotStarted,
     /// The change was only planned, because the executor makes a dry run.
     Planned,

@@ -105,13 +105,13 @@ impl TaskReport {
         Self { origin, ..self }
     }
 
-    /// Returns the result that the task registers, with the given fields of the module.
+    /// Returns the result that the task registers, including the given result fields of the module.
     pub fn result(&self, fields: impl IntoIterator<Item = (String, Value)>) -> Value {
         result_of(self.outcome, fields)
     }
 }
 
-/// Returns the result that a task registers, from its outcome and the fields of its module.
+/// Builds the result that a task registers, from the outcome of the task and the result fields of the module.
 pub fn result_of(outcome: Outcome, fields: impl IntoIterator<Item = (String, Value)>) -> Value {
     let mut result = json!({ "changed": outcome == Outcome::Changed, "outcome": outcome.as_str() });
     if let Some(map) = result.as_object_mut() {

@@ -49,7 +49,7 @@ struct Log {
 
 impl Events {
     /// Opens the event log of a node. Without a journal, events are not recorded, and only readers of the event stream
-    /// receive them.
+    /// receive the events.
     pub fn new(node: String, journal: Option<Arc<Journal>>) -> Self {
         let mut log = Log::default();
         if let Some(journal) = &journal {
@@ -65,7 +65,8 @@ impl Events {
         Self { node, journal, live: broadcast::channel(2048).0, log: Arc::new(Mutex::new(log)) }
     }
 
-    /// Records events in one journal commit. An alarm that is already firing for the same reason is not recorded again.
+    /// Records events in one journal transaction. An alarm that is already firing for the same reason is not recorded
+    /// again.
     ///
     /// # Errors
     /// Fails if the journal cannot store the events. An alarm that was not stored is recorded when the alarm is set

@@ -127,7 +127,7 @@ impl Node {
         }
     }
 
-    /// Writes the effects of an accepted revision, and makes the revision current.
+    /// Writes the journal changes for an accepted revision, and makes the revision current.
     fn adopt(&mut self, adopted: Adopted) {
         self.writer.write(adopted.effects);
         if let Some(revision) = adopted.revision {

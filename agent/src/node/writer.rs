@@ -130,8 +130,8 @@ impl StateWriter {
         self.status.set_state(&self.state);
     }
 
-    /// Commits changes to the journal, together with the state of the node. If the journal cannot store the changes,
-    /// the state of the node shows the problem.
+    /// Writes changes to the journal, together with the state of the node. If the journal cannot store the changes, the
+    /// state of the node shows the problem.
     pub(super) fn save(&mut self, mut changes: Changes) {
         changes.set(&self.state);
         self.identity.keep(&mut changes, self.clock.monotonic(), false);

@@ -23,8 +23,8 @@ pub enum Check {
     Differs(Preview),
     /// The state is unknown until an earlier task has run; the text gives the reason.
     Unknown(String),
-    /// The check failed, or the task's `success` condition is false although the state is in sync. The text is the
-    /// error message of the check.
+    /// The check failed, or the task's `success` condition is false although the node is in sync. The text is the error
+    /// message of the check.
     Failed(String),
 }
 
@@ -35,7 +35,7 @@ pub struct Preview {
     pub action: &'static str,
     /// The change as a readable diff.
     pub diff: String,
-    /// True if the change only writes files, so it can be batched with other file changes.
+    /// True if the change only writes files, so the change can join a batch of file changes.
     pub plain: bool,
     /// The paths that the change writes. The list omits directories that the change only creates.
     pub writes: Vec<String>,

@@ -14,9 +14,9 @@ const MAX_FILES: usize = 2000;
 /// A set of rendered tasks whose changes are made together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChangeSet {
-    /// Changes of files, which are written as one batch.
+    /// File changes that the agent writes as one batch.
     Files(Vec<InstanceId>),
-    /// Changes by a tool or daemon, which are made in one transaction.
+    /// Changes that a tool or daemon makes in one transaction.
     Direct(Vec<InstanceId>),
 }
 
@@ -82,7 +82,7 @@ impl Queue {
         self.held.iter().any(|held| writes.iter().any(|path| overlaps(held, path)))
     }
 
-    /// Returns true if a direct change by a tool or daemon with the given key can join the queued changes.
+    /// Returns true if a direct change by a tool or daemon can join the queued changes.
     pub fn accepts(&self, batch: Option<&BatchKey>) -> bool {
         self.direct.iter().all(|waiting| waiting.batch.is_some() && waiting.batch.as_ref() == batch)
     }

@@ -10,8 +10,8 @@ use towpath_render::view::PruneBudget;
 
 pub use crate::names::Managed;
 
-/// The items that leave a book's inventory. The agent removes an item from the node, or only deletes the item's journal
-/// record, or leaves the item to another book.
+/// The items that leave a book's inventory. The agent removes each item from the node, deletes only its journal record,
+/// or leaves the item to another book.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Removal {
     /// The items to remove from the node, in the order of removal.

@@ -228,7 +228,7 @@ impl Lane {
     }
 
     /// Returns the result that a loop registers: the results of all items, true if an item changed, and the worst
-    /// outcome. Returns `None` in a dry run, if an item of the loop would change.
+    /// outcome. Returns `None` in a dry run, if an item of the loop needs a change.
     pub(super) fn loop_result(&self, items: &[usize]) -> Option<Value> {
         let reports = || items.iter().filter_map(|at| Some((at, self.reports.get(*at)?.as_ref()?)));
         let changed = reports().any(|(_, report)| report.outcome == Outcome::Changed);
@@ -351,7 +351,7 @@ impl Lane {
         }
     }
 
-    /// Reports the result of a change, and registers it for later tasks.
+    /// Reports the result of a change, and registers the result for later tasks.
     async fn end(&mut self, run: &Run, change: &Queued, applied: Applied) {
         let Some(task) = run.task(change.instance.task) else { return };
         let (outcome, Finished { message, result }) = match applied {

@@ -120,9 +120,9 @@ async fn admit(run: &Run) -> Result<(), NotBegun> {
     Ok(())
 }
 
-/// Releases a slot that an earlier revision or segment acquired in a different budget. The record of the book names a
-/// slot until the slot is released. A node has at most one slot record in each budget, even if the budget has several
-/// partitions.
+/// Releases the slot that the node acquired in another budget for an earlier revision or segment. The record of the
+/// book names a slot until the slot is released. A node has at most one slot record in each budget, even if the budget
+/// has several partitions.
 async fn leave_other_slot(run: &Run, slot: &Slot) -> Result<(), NotBegun> {
     let is_other = run.record.borrow().slot.as_ref().is_some_and(|known| known.slot.budget != slot.budget);
     if !is_other {

@@ -133,8 +133,8 @@ async fn released(run: &Run, failed: Option<(u32, bool)>) -> Steps {
     persist_or_stop(run, "slot", |record| record.slot = now).await
 }
 
-/// Releases a slot that an earlier pass acquired, after all segments are completed without a failure. The node keeps
-/// its position in the slot queue, because a removal may wait for the slot.
+/// Releases the slot of an earlier pass if all segments are completed without a failure. The node keeps its position in
+/// the slot queue, because a removal may wait for the slot.
 pub(super) async fn leave_old_slot(run: &Run, lane: &Lane) -> Steps {
     let holds = run.record.borrow().slot.is_some() && !is_queued(run);
     if holds { leave(run, lane).await } else { Steps::default() }
@@ -158,7 +158,7 @@ async fn leave(run: &Run, lane: &Lane) -> Steps {
     persist_or_stop(run, "slot", |record| record.slot = None).await
 }
 
-/// Announces to the fleet that this node will reboot, and names the slot that it holds (P59).
+/// Announces to the fleet that this node will reboot, and names the slot that the node holds (P59).
 ///
 /// # Errors
 /// Fails if a gate is closed, or if the node cannot write the record to the journal.

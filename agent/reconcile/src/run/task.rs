@@ -288,7 +288,7 @@ fn interrupted(times: u32) -> String {
     format!("the action was interrupted {times} before its end, and ran again")
 }
 
-/// Checks the state of a task, and makes or queues the change that it needs.
+/// Checks the state of a task, and makes or queues the change that the task needs.
 async fn state(run: &Run, lane: &mut Lane, task: &Task, instance: Arc<Instance>, facts: &Facts) -> Option<usize> {
     // The check of a direct change may depend on queued changes of files.
     let depends = facts.applies_directly || facts.path.as_ref().is_some_and(|path| lane.queue().affects(path));
@@ -542,7 +542,7 @@ pub(super) async fn would_change(run: &Run, indices: impl Iterator<Item = usize>
     false
 }
 
-/// Returns the result of a loop that changes nothing. Returns `None` if the loop would change something.
+/// Returns the result of a loop that changes nothing. Returns `None` if the loop needs a change.
 async fn items_unchanged(run: &Run, task: &Task, at: TaskRef, items: Vec<Item>) -> Option<Value> {
     let (mut worst, mut results) = (Outcome::Skipped, Vec::new());
     for item in items {
@@ -553,8 +553,8 @@ async fn items_unchanged(run: &Run, task: &Task, at: TaskRef, items: Vec<Item>) 
     Some(json!({ "results": results, "changed": false, "outcome": worst.as_str() }))
 }
 
-/// Returns the outcome and the result of a task or item that changes nothing. Returns `None` if the task would change
-/// something.
+/// Returns the outcome and the result of a task or item that changes nothing. Returns `None` if the task needs a
+/// change.
 async fn item_unchanged(run: &Run, task: &Task, at: TaskRef, item: Option<Item>) -> Option<(Outcome, Value)> {
     let name = instance::name(task, item.as_ref());
     let instance = Arc::new(Instance { id: run.channel.new_instance(), task: at, item, name });

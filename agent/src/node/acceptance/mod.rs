@@ -44,7 +44,7 @@ pub(super) struct Acceptance {
     revision: Option<Arc<Revision>>,
 }
 
-/// An accepted revision, and the changes that the node must write before using the revision.
+/// An accepted revision, and the journal changes that the node must write before it uses the revision.
 #[derive(Debug)]
 pub(super) struct Adopted {
     /// The revision. `revision` is `None` if the node already uses the accepted revision.

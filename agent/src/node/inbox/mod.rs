@@ -56,7 +56,7 @@ pub struct Inbox {
     news: Arc<AtomicU64>,
 }
 
-/// The maximum number of touched paths in the queue. If more paths change than this maximum, the node checks all
+/// The maximum number of changed paths in the queue. If more paths change than this maximum, the node checks all
 /// TaskBooks.
 const TOUCHED: usize = 1000;
 

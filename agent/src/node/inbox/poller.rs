@@ -29,7 +29,7 @@ impl Polled {
     }
 
     /// Sets the sources to poll, and the heads that a refresh found. The poller wakes the node only if a head differs
-    /// from the head that the refresh found. After an incomplete refresh, the poller still polls all its sources.
+    /// from the head that the refresh found. The poller polls all sources, even after an incomplete refresh.
     pub(in crate::node) fn set(&self, sources: &[Source], heads: BTreeMap<String, String>, is_complete: bool) {
         let mut known = self.lock();
         let named = |source: &Source| sources.iter().any(|other| other.git.name == source.git.name);

@@ -27,7 +27,7 @@ pub(super) fn expiring(term: &CertificateTerm, now: i64) -> Option<NewEvent> {
     Some(event.with("serial", term.serial.as_str()).with("until", end))
 }
 
-/// Returns the event for a new certificate that the agent has loaded in place of an old one.
+/// Returns the event for a new certificate that the agent has loaded in place of the previous certificate.
 pub(super) fn renewed(old: &CertificateTerm, new: &CertificateTerm) -> Option<NewEvent> {
     if old == new {
         return None;

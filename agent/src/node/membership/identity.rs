@@ -23,11 +23,11 @@ use crate::{
     reconcile::{Revision, runs},
 };
 
-/// The number of record numbers that one journal commit reserves for signing (P110).
+/// The count of record numbers that one journal transaction reserves for signing (P110).
 const RESERVED: u64 = 1 << 24;
 
-/// The maximum number of writers whose record numbers each journal commit saves. If the record numbers of more writers
-/// have changed, the node saves these numbers only at an interval.
+/// The maximum number of writers whose changed record numbers the node saves in every journal transaction. If more
+/// writers have changed record numbers, the node saves these numbers only at an interval.
 const FEW: usize = 32;
 /// The interval at which the record numbers of many writers are saved.
 const SAVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -131,8 +131,8 @@ impl NodeIdentity {
         });
     }
 
-    /// Adds the changed record numbers, the reservation and the rights to a journal commit. If the record numbers of
-    /// many writers have changed, the numbers are saved only at an interval, unless `all` is true.
+    /// Adds the changed record numbers, the reserved record numbers and the rights to a journal transaction. If the
+    /// record numbers of many writers have changed, the numbers are saved only at an interval, unless `all` is true.
     pub(in crate::node) fn keep(&self, changes: &mut Changes, now: Instant, all: bool) {
         let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
         if all || self.signer.changed() <= FEW || now.duration_since(saved.at) >= SAVE_INTERVAL {

@@ -1,4 +1,4 @@
-//! Membership of a node in its fleet: joining, publishing its state, answering peers, and republishing claims.
+//! Membership of a node in its fleet: joining, publishing the node's state, answering peers, and republishing claims.
 
 mod certificates;
 pub(super) mod identity;
