@@ -89,8 +89,8 @@ impl<'a> AdmissionControl<'a> {
     }
 
     /// Admits changes if the maintenance window is open and the node holds a slot. If the node's lease may have
-    /// expired, a held slot is checked again (P48). After the lease has expired, other nodes may have written off the
-    /// slot.
+    /// expired, the node checks a held slot again (P48). After the lease has expired, other nodes may have written off
+    /// the slot.
     pub(super) fn admit(&self, admit: Admit) -> Answer {
         let windows = &self.pass.windows;
         if !(admit.began && windows.finish())

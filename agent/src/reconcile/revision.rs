@@ -34,7 +34,8 @@ pub struct Revision {
 }
 
 impl Revision {
-    /// Creates a revision, with the parts that concern one node. For a working tree, the record has default values.
+    /// Creates a revision, with the parts that concern one node. For a working tree, the acceptance record has default
+    /// values.
     pub fn new(record: Accepted, manifest: RevisionManifest, set: Arc<ObjectSet>, node: &str) -> Self {
         let view = NodeView::new(&set, node);
         let (id, commits) = (record.id(), record.commits.clone());

@@ -164,7 +164,7 @@ impl Run {
     }
 }
 
-/// Returns the budgets, the target nodes and the eligible nodes of elections for each coordinated TaskBook.
+/// Returns, for each coordinated TaskBook, the budgets, the target nodes, and the nodes that can be elected.
 pub(crate) fn rights(
     set: &ObjectSet,
     accepted: &AcceptedId,
@@ -243,8 +243,8 @@ fn slot_limit(set: &ObjectSet, manifest: &RevisionManifest, book: &Book, seriali
     slot_failures(set, manifest, &book.namespace, serialize.slot.as_ref()?)
 }
 
-/// Returns the smallest `maxFailures` of the books that share a named slot. Returns `None` if no book shares the slot,
-/// or if all its books state `failAfterAllTargetsRan`.
+/// Returns the smallest `maxFailures` of the books that share a named slot. Returns `None` if all books that share the
+/// slot set `failAfterAllTargetsRan`, or if no book shares the slot.
 fn slot_failures(set: &ObjectSet, manifest: &RevisionManifest, namespace: &str, slot: &str) -> Option<u64> {
     let shares = |other: &&Book| {
         let own = other.tasks.iter().filter_map(|task| task.serialize.as_ref()).chain(&other.rollout.serialize);

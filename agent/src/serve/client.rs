@@ -33,7 +33,7 @@ pub enum CallError {
     /// The certificate of the caller cannot be used.
     #[error("cannot use the certificate")]
     Credentials(#[from] IdentityError),
-    /// The remote agent cannot be reached, or belongs to a different cluster.
+    /// The remote agent cannot be reached, or does not belong to the cluster of the caller.
     #[error("cannot reach {address}: {why}")]
     Remote {
         /// The address of the remote agent.

@@ -160,7 +160,7 @@ fn admit_caller(peers: &PeerService, Caller(caller, serial): &Caller) -> Result<
 /// The stream of results of a streaming call.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Returns a stream of results. Before each item, the stream checks its caller, and ends if the caller is no longer
+/// Returns a stream of results. Before each item, the stream checks the caller, and ends if the caller is no longer
 /// admitted.
 fn while_admitted<T: Send + 'static>(
     peers: PeerService,

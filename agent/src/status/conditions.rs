@@ -106,7 +106,7 @@ pub enum Input {
     Node(&'static str, Option<ConditionReason>),
     /// The head of a source was rejected, or is valid again (`None`).
     Rejected(String, Option<ConditionReason>),
-    /// Local policy rejects the revision that the fleet accepted, or no longer rejects it (`None`).
+    /// Local policy rejects the revision that the fleet accepted, or permits the revision again (`None`).
     RejectedLocally(Option<ConditionReason>),
     /// The fleet accepted a revision that only a newer agent can read (P12). The value is `None` if this agent can read
     /// the accepted revision again.

@@ -210,8 +210,8 @@ fn task_alarm(task: &TaskOutcome) -> Option<EventType> {
     }
 }
 
-/// Returns the kind of a hold: `prune` if the prune budget holds removals, otherwise `task`. A halted rollout also has
-/// the reason `Budget`, but its hold is of the kind `task`.
+/// Returns the kind of a hold: `prune` if the prune budget holds removals, otherwise `task`. The hold of a halted
+/// rollout has the reason `Budget` and the kind `task`.
 fn kind_of(hold: &Hold) -> &'static str {
     let is_prune = hold.reason == "Budget" && hold.subject == format!("{}/prune", hold.book);
     if is_prune { "prune" } else { "task" }

@@ -100,7 +100,7 @@ impl PeerService {
         Ok(())
     }
 
-    /// Returns the record and the manifest of the accepted revision, for peers.
+    /// Returns the acceptance record and the manifest of the accepted revision, for peers.
     ///
     /// # Errors
     /// Fails if no revision has been accepted.

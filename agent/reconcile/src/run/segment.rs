@@ -71,7 +71,7 @@ async fn begin_alone(run: &Run) -> (Steps, Result<(), NotBegun>) {
     (steps, prepared)
 }
 
-/// Runs the `before` tasks, and records that changes may follow.
+/// Runs the `before` tasks, and records that the segment may begin its changes.
 async fn prepare(run: &Run) -> (Steps, Result<(), NotBegun>) {
     if let Err(message) = persist(run, |record| record.frame = Some(Frame::Preparing)).await {
         return (Steps::default(), Err(NotBegun::Failed(message)));

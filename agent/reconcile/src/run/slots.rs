@@ -13,7 +13,7 @@ use crate::{
     record::{Frame, Slot, SlotRef, SlotState},
 };
 
-/// The position of a segment in its run, with the progress of this node.
+/// The number of a segment, and the progress of this node in the run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Position {
     /// The number of the segment.
@@ -140,7 +140,7 @@ pub(super) async fn leave_old_slot(run: &Run, lane: &Lane) -> Steps {
     if holds { leave(run, lane).await } else { Steps::default() }
 }
 
-/// Removes the node from the queue for a slot, if no removal waits for the slot.
+/// Removes the node from the slot queue if no removal waits for the slot.
 pub(super) async fn leave_queue(run: &Run, lane: &Lane) -> Steps {
     if is_queued(run) && !lane.stopped() { leave(run, lane).await } else { Steps::default() }
 }
@@ -178,7 +178,7 @@ pub(super) async fn announce_absence(run: &Run, instance: InstanceId) -> Result<
     recorded.map_err(NotBegun::Failed)
 }
 
-/// Enters the last segment of the rollout, so that items can be removed. The node acquires a separate slot for the
+/// Enters the last segment of the rollout, in which the node removes items. The node acquires a separate slot for the
 /// removal.
 ///
 /// # Errors

@@ -197,7 +197,7 @@ async fn probe(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance>
     finish_item(run, lane, task, instance, report, result).await
 }
 
-/// Returns the result of a probe with `changed` false.
+/// Sets `changed` to false in the result of a probe.
 fn as_unchanged(mut result: Value, outcome: Outcome) -> Value {
     if let Some(map) = result.as_object_mut() {
         map.insert("changed".into(), false.into());
@@ -256,7 +256,7 @@ async fn action(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance
     }
 }
 
-/// The message for drift that the task's policy does not correct.
+/// The message for drift that the task's drift policy does not correct.
 const DRIFT_IS_LEFT: &str = "the drift is not corrected (drift: report)";
 
 async fn run_action(

@@ -66,7 +66,7 @@ impl Validate {
     }
 }
 
-/// Returns a note for each parameter that contains untrusted data with permission.
+/// Returns a note for each parameter that contains permitted untrusted data.
 fn untrusted(set: &ObjectSet) -> Vec<Problem> {
     let uses = untrusted_uses(set).into_iter().filter(|found| found.allowed);
     let note = |found: UntrustedUse| {

@@ -169,7 +169,8 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Converts the record of the run for the journal. A run has no progress until the node has completed a segment.
+    /// Converts the record of the run into the form that the journal stores. A run has no progress until the node has
+    /// completed a segment.
     fn journal_record(
         &self,
         session: &Session<'_>,
@@ -414,7 +415,7 @@ fn forget_election(
     commit(session, changes)
 }
 
-/// Adopts the results of the elected nodes on this node (P81, P82).
+/// Adopts on this node the results that the elected nodes have published (P81, P82).
 fn use_results(
     session: &Session<'_>,
     task: &Task,

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::reconcile::{admission::Permit, pass::batch};
 
-/// A direct change by a tool or daemon that a task needs, with the records to undo the change.
+/// A change that a task needs and that a tool or daemon makes, with the records to undo the change.
 struct DirectChange<'t> {
     position: usize,
     rendered: Arc<RenderedTask>,
@@ -271,9 +271,8 @@ fn is_done(session: &Session<'_>, change: &DirectChange<'_>) -> bool {
     matches!(change.resource().check(&session.context(change.task)), Ok(Checked::InSync))
 }
 
-/// Deletes the records that were written in advance for changes that did not run. The function deletes the undo records
-/// and the handler notifications of these changes. The notification of a handler is kept if another task has notified
-/// the same handler.
+/// Deletes the undo records and the handler notifications of changes that did not run. The notification of a handler is
+/// kept if another task has notified the same handler.
 fn discard_unstarted(session: &Session<'_>, direct_changes: Vec<DirectChange<'_>>, notified: &BTreeSet<String>) {
     let names: BTreeSet<String> = direct_changes.iter().map(|change| change.rendered.instance.name.clone()).collect();
     let mut changes = Changes::default();

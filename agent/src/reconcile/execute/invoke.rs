@@ -33,7 +33,7 @@ use crate::reconcile::{
     },
 };
 
-/// The maximum length of a text in a remembered result, in bytes.
+/// The maximum length of a text in a result that the journal stores, in bytes.
 const REMEMBERED: usize = 64 << 10;
 
 /// Runs a probe, an action, a handler, a `before` task or an `after` task.
@@ -288,7 +288,7 @@ fn rebooted(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Atte
     }
 }
 
-/// Returns a task that runs before or after the removal of a deleted TaskBook.
+/// Returns a `before` or `after` task for the removal of a deleted TaskBook.
 fn kept(session: &Session<'_>, at: TaskRef) -> Option<KeptTask> {
     let last = session.last.as_ref()?;
     let tasks = if at.list == List::Before { &last.before } else { &last.after };

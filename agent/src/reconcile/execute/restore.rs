@@ -97,7 +97,7 @@ fn remove_one<'m>(
     restore(session, item, &name, writer)
 }
 
-/// The message for an item that the agent removed as the item's undo record defines.
+/// The message for an item that the agent removed according to its undo record.
 const TAKEN_OUT: &str = "the item was removed, because the agent had added it";
 
 /// Returns the desired state that removes an item, as the item's undo record defines it. Returns `None` if the record

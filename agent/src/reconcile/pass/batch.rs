@@ -77,7 +77,7 @@ pub(in crate::reconcile) fn carry_out(
 }
 
 /// Saves the original content of each path before the agent changes the path for the first time. The agent does not
-/// change a path if it cannot save the content of the path.
+/// change a path if the content of the path cannot be saved.
 fn remember_originals(
     machine: &HostContext,
     journal: &Journal,

@@ -52,7 +52,7 @@ pub struct DesiredTask {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Desired {
-    /// The number of the revision, or 0 for a working tree.
+    /// The generation of the revision, or 0 for a working tree.
     pub generation: u64,
     /// The tasks. `tasks` is `None` if there is no revision, or if the revision does not name the node.
     pub tasks: Option<Vec<DesiredTask>>,

@@ -145,7 +145,7 @@ pub struct Coordination<'a> {
     /// The fleet of the node.
     pub fleet: &'a Fleet,
     /// The manifest of the revision. For each TaskBook, the manifest contains the newest generation that changed the
-    /// TaskBook, and the nodes at that time.
+    /// TaskBook, and the nodes of that generation.
     pub manifest: &'a RevisionManifest,
 }
 
@@ -211,7 +211,7 @@ pub type Watched = BTreeMap<PathBuf, Seen>;
 pub enum SteadyCheck {
     /// The values that a check reads in the steady state. The check succeeds if a later read returns the same values.
     Expectations(Vec<Expectation>),
-    /// The check of the module, which runs again if its inputs cannot be stored as data.
+    /// The check of the module must run again, because the values that it reads cannot be stored.
     Check {
         /// The resolved parameters of the task.
         options: Arc<dyn Resource>,

@@ -27,7 +27,7 @@ pub(super) struct Kept {
     pub(super) answer: Arc<dyn Any + Send + Sync>,
     pub(super) outcome: Outcome,
     pub(super) arrived: Instant,
-    /// The number of changes that the poller had reported when the request began.
+    /// The number of changes on git servers that were reported before the request began.
     pub(super) news: u64,
     /// True if the answer took longer than a refresh waits.
     pub(super) is_slow: bool,
