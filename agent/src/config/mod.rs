@@ -86,7 +86,7 @@ pub struct Source {
 }
 
 /// The reconcile settings that are written in the bootstrap file. Config objects in git can set the settings that the
-/// bootstrap file leaves out.
+/// bootstrap file omits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WrittenReconcile {
     /// The interval between passes.
@@ -167,8 +167,8 @@ pub fn read(file: &Path) -> Result<Vec<u8>, ConfigError> {
 /// Reads a bootstrap file, and fills in defaults for settings that the file does not contain.
 ///
 /// # Errors
-/// Fails if the file cannot be read or has mistakes. The error lists all mistakes of the object. If the object has no
-/// mistakes, the error names the first invalid setting.
+/// Fails if the file cannot be read or has mistakes. The error lists all schema errors in the bootstrap file. If the
+/// bootstrap file has no schema errors, the error names the first invalid setting.
 pub fn load(file: &Path, host_name: &str) -> Result<Settings, ConfigError> {
     let bytes = read(file)?;
     let shown = file.display().to_string();
@@ -309,7 +309,7 @@ pub fn source_warnings(source: &Source, coordinated: bool) -> Vec<String> {
     warnings
 }
 
-/// Converts a data store, as written in the bootstrap file, into settings.
+/// Converts the data store section of the bootstrap file into settings.
 fn data_store(written: &pb::DataStore) -> Result<DataStore, Finding> {
     if written.r#type.as_deref() != Some("etcd") {
         return Ok(DataStore::Local);
@@ -375,7 +375,7 @@ fn time(text: Option<&str>, otherwise: Duration) -> Duration {
     text.and_then(|text| scalars::duration(text).ok()).unwrap_or(otherwise)
 }
 
-/// Converts a source, as written in a bootstrap file or in a Config object in git, into settings.
+/// Converts a source from the bootstrap file, or from a Config object in git, into settings.
 ///
 /// # Errors
 /// Fails with the first mistake in the source.

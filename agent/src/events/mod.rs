@@ -159,7 +159,8 @@ impl Events {
         stored
     }
 
-    /// Deletes the oldest events if there are too many. Events whose UUIDs are in `active` are never deleted.
+    /// Deletes the oldest events if the event log contains too many events. Events whose UUIDs are in `active` are
+    /// never deleted.
     fn make_room(&self, active: &BTreeMap<String, String>, changes: &mut Changes) {
         let Some(journal) = &self.journal else { return };
         let keys = journal.keys::<StoredEvent>().unwrap_or_default();

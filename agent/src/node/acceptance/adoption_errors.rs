@@ -37,8 +37,8 @@ impl Adoption {
         self.error.is_some()
     }
 
-    /// Returns true if this node must not propose a revision, because the node does not adopt the accepted revision. A
-    /// node that does not adopt the accepted revision might propose an older candidate.
+    /// Returns true if this node must not propose a revision, because the node does not adopt the accepted revision.
+    /// A candidate of this node can be older than the accepted revision.
     pub(super) fn blocks(&self) -> bool {
         self.error.is_some() && self.rejected().is_none()
     }

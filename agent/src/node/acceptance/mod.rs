@@ -104,8 +104,8 @@ impl Acceptance {
         self.journal.get_readable(&()).ok().flatten().unwrap_or_default()
     }
 
-    /// Returns the identity of the fleet, which is equal on all its nodes. Without a shared data store, the identity is
-    /// empty, so every change of the bootstrap file is permitted (P18).
+    /// Returns the identity of the fleet, which is equal on all nodes of the fleet. Without a shared data store, the
+    /// identity is empty, so every change of the bootstrap file is permitted (P18).
     fn origin(&self) -> FleetIdentity {
         let Some(first) = self.settings.sources.first().filter(|_| self.store.shared()) else {
             return FleetIdentity::default();
@@ -230,7 +230,7 @@ impl Acceptance {
 }
 
 /// Returns the changes of the state and of the event log for an accepted revision. `tick` is the time of the refresh.
-/// `by_this_node` is true if this node wrote the record of the acceptance.
+/// `by_this_node` is true if this node wrote the acceptance record.
 fn accepted_by(accepted: &Accepted, manifest: &RevisionManifest, tick: i64, by_this_node: bool) -> Effects<'static> {
     let input = Input::Accepted(AcceptedState {
         generation: accepted.generation,

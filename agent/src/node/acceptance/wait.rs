@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::node::sources::follow::Lacking;
 
-/// The maximum waiting time that the interval between two refreshes can add. If two refreshes are further apart, the
-/// git server may have been unreachable between them.
+/// The maximum waiting time that the interval between two refreshes can add. During a longer interval, the git server
+/// may have been unreachable.
 const STEP: Duration = Duration::from_secs(60);
 
 impl Lacking {
@@ -48,7 +48,7 @@ impl LackingWait {
         self.waited >= what.limit()
     }
 
-    /// Ends the wait, because the node has adopted the record or the fleet has replaced it.
+    /// Ends the wait, because the node has adopted the record, or the fleet has replaced the record.
     pub(super) fn end(&mut self) {
         *self = Self::default();
     }

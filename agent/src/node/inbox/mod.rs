@@ -76,8 +76,8 @@ impl Inbox {
         self.slot.1.notify_all();
     }
 
-    /// Records a change on a git server, and adds the work that the change requires. If a git request began before the
-    /// change, its answer is out of date.
+    /// Records a change on a git server, and adds the work that the change requires. The answer to a git request is out
+    /// of date if the request began before the change.
     pub fn notify_news(&self, add: impl FnOnce(&mut PendingWork)) {
         self.news.fetch_add(1, Ordering::SeqCst);
         self.notify(add);

@@ -16,8 +16,9 @@ pub(in crate::node) struct Retry {
 }
 
 impl Retry {
-    /// Records whether the error still exists. The pauses between refreshes grow from 2 to 15 s. A due refresh stays
-    /// due until the main loop runs it, because a pass can delay the refresh.
+    /// Schedules the next refresh while an error exists, or clears the schedule after the error has ended. The pauses
+    /// between refreshes grow from 2 to 15 s. A due refresh stays due until the main loop runs it, because a pass can
+    /// delay the refresh.
     pub(in crate::node) fn noted(&mut self, failing: bool, now: Instant) {
         if !failing {
             *self = Self::default();

@@ -105,13 +105,14 @@ impl Drop for Poller {
     }
 }
 
-/// Returns the pause between two polls. The pause doubles with each consecutive failure, up to ten intervals.
+/// Returns the pause between two polls. The pause doubles with each consecutive failure, up to ten times the poll
+/// interval.
 fn backed_off(interval: Duration, failures: u32) -> Duration {
     interval.saturating_mul(1 << failures.min(4)).min(interval.saturating_mul(10))
 }
 
-/// Returns the interval, lengthened or shortened by up to `percent`. The length of the interval depends on the node and
-/// the time.
+/// Returns the interval, lengthened or shortened by up to `percent` percent. The length of the interval depends on the
+/// node and the time.
 pub(in crate::node) fn jittered(interval: Duration, percent: u64, node: &str, now: i64) -> Duration {
     use sha2::Digest as _;
     let digest = sha2::Sha256::digest(format!("{node} {now}"));

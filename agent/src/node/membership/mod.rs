@@ -175,7 +175,7 @@ impl Membership {
     }
 
     /// Returns an event for each rejected record of the data store. A record is rejected if the writer has no
-    /// permission for it, or is not an agent of the fleet.
+    /// permission for the record, or is not an agent of the fleet.
     pub(super) fn rejected_records(&self) -> Effects<'static> {
         let event = |(key, why): (String, String)| {
             let message = format!("ignored the record {key} in the data store: {why}");

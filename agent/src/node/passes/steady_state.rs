@@ -114,7 +114,7 @@ impl SteadyState {
         keyed_digest(&self.machine.digest_key, text.as_bytes())
     }
 
-    /// Forgets the steady state. The node writes the returned effects before it changes anything.
+    /// Forgets the steady state. The node writes the returned journal changes before it changes anything.
     pub(in crate::node) fn invalidate(&mut self) -> Effects<'static> {
         self.steady_pass = None;
         if !std::mem::take(&mut self.is_on_disk) {

@@ -15,13 +15,13 @@ use super::{
 };
 use crate::{config::Source, error_chain::error_chain};
 
-/// The reason for which a node does not adopt an accepted revision.
+/// The reason why a node does not adopt an accepted revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::node) enum AdoptionError {
     /// A temporary failure: the node cannot use the data store, a mirror or a source at the moment.
     Behind(String),
-    /// A git server has not answered a request yet. Until the answer, the node keeps its previous decision about the
-    /// revision.
+    /// A git server has not answered a request yet. Until the git server answers, the node keeps its previous decision
+    /// about the revision.
     Pending(String),
     /// The node lacks a commit, a manifest, a valid record or a newer agent. The node waits for a limited time, and
     /// then rejects the revision. The wait counts only the time in which the supplier (git server or data store)
@@ -52,7 +52,7 @@ pub(in crate::node) enum Lacking {
     Manifest,
     /// A newer version of the agent, because this version does not know the schema of the record.
     Agent,
-    /// A valid record of acceptance, for a node that has not accepted a revision yet. Other nodes overwrite an invalid
+    /// A valid acceptance record, for a node that has not accepted a revision yet. Other nodes overwrite an invalid
     /// record with their own valid record.
     Record,
 }
@@ -69,10 +69,10 @@ struct Step<'a> {
     requests: &'a Requests,
     mirror: Mirror,
     commit: &'a str,
-    /// The commit from which the accepted commit must descend. `floor` is `None` if this node has not accepted a commit
-    /// of the source yet.
+    /// The newest commit of the source that this node has accepted. The commit of the other nodes must descend from
+    /// `floor`. `floor` is `None` if this node has not accepted a commit of the source yet.
     floor: Option<String>,
-    /// The git tag of the commit from which the accepted commit must descend.
+    /// The git tag of the `floor` commit.
     tag: Option<String>,
     peers: AskPeers<'a>,
     now: u64,
@@ -83,7 +83,7 @@ impl Sources {
     /// its source that this node has accepted. Each commit must be signed as the settings of this node require.
     ///
     /// # Errors
-    /// Fails with the reason for which this node cannot adopt the revision.
+    /// Fails with the reason why this node cannot adopt the revision.
     pub(in crate::node) fn follow(
         &self,
         journal: &Journal,
@@ -221,7 +221,7 @@ impl Step<'_> {
         }
     }
 
-    /// Returns an error of a request as text.
+    /// Returns the error of an ended request as text.
     ///
     /// # Errors
     /// Fails if the request has not ended.
