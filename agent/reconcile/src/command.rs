@@ -124,7 +124,7 @@ pub enum Invocation {
     Handler(PendingHandler),
 }
 
-/// The result of an elected task, which this node publishes to the fleet.
+/// The result that this node publishes to the fleet for an elected task.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ElectedResult {
     /// The position of the elected task in the book.
@@ -151,7 +151,8 @@ pub struct Interim {
 pub struct Findings {
     /// All items that the book manages.
     pub managed: Arc<BTreeSet<Managed>>,
-    /// The rendered tasks that needed no change. The executor records the items of these tasks as applied.
+    /// The rendered tasks that needed no change. If a task needs no change, the executor records the items of the task
+    /// as applied.
     pub observed: Vec<InstanceId>,
 }
 
@@ -300,7 +301,7 @@ pub enum Rebooted {
 pub struct Removed {
     /// The item that the executor had to remove.
     pub item: Managed,
-    /// The outcome of the removal: changed, held or failed.
+    /// The outcome of the removal: `Changed`, `Held` or `Failed`.
     pub outcome: Outcome,
     /// The message of the removal, if the removal has a message.
     pub message: Option<String>,
@@ -337,7 +338,7 @@ pub enum Observation {
     Failed(String),
 }
 
-/// The next step of a run, which [`crate::BookRun::advance`] returns.
+/// The step that [`crate::BookRun::advance`] returns.
 #[derive(Debug)]
 pub enum Next {
     /// The run has new commands for the executor. The executor may carry out several commands at the same time.

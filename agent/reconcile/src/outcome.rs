@@ -65,7 +65,7 @@ pub struct TaskReport {
     pub outcome: Outcome,
     /// The message of the task, if the task has a message.
     pub message: Option<String>,
-    /// The planned action: none, create, update, remove, run or unknown.
+    /// The planned action: `none`, `create`, `update`, `remove`, `run` or `unknown`.
     pub action: &'static str,
     /// The change that the task makes, as a readable diff.
     pub diff: Option<String>,

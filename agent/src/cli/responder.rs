@@ -165,7 +165,7 @@ impl SourceArgs {
     }
 }
 
-/// Opens the journal of this node, which lists the items that the agent manages. Returns `None` if an agent holds the
+/// Opens the journal, which lists the items that the agent manages on this node. Returns `None` if an agent holds the
 /// lock, or if there is no journal.
 fn own_state(settings: &Settings) -> Option<(StateDir, Arc<Journal>, [u8; 32])> {
     if !settings.state_dir.exists() {

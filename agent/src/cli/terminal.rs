@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Returns true if a character can move the cursor, change the terminal, or reorder the shown text. Newline and tab are
-/// allowed, because they only lay out the text.
+/// permitted, because both characters only affect the layout.
 fn is_control(character: char) -> bool {
     match character {
         '\n' | '\t' => false,

@@ -1,4 +1,4 @@
-//! The events of a node, which are recorded in the journal and streamed to followers.
+//! The event log of a node: records events in the journal, and streams events to followers.
 
 mod alarms;
 mod event_type;

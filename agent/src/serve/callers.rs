@@ -35,7 +35,7 @@ impl Callers {
     /// Waits until no other expensive call of the same caller runs.
     ///
     /// # Errors
-    /// Fails if too many calls of this caller are waiting.
+    /// Fails if too many calls of the same caller are waiting.
     pub(super) async fn turn<T>(&self, request: &Request<T>) -> Result<Turn, Status> {
         self.turn_of(caller(request)).await
     }

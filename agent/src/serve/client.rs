@@ -165,7 +165,7 @@ impl Client {
         Ok(self.status_service().list_rollouts(pb::ListRolloutsRequest {}).await?.into_inner().rollouts)
     }
 
-    /// Returns the changes that the agent would make on its node.
+    /// Returns the changes that the accepted revision requires on the node of the agent.
     ///
     /// # Errors
     /// Fails if the agent does not answer, or has no revision.

@@ -112,7 +112,7 @@ pub(super) struct Refusals {
     last: String,
 }
 
-/// A summary of rejected connections, which the agent writes as one log line.
+/// A summary of rejected connections for one log line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Summary {
     /// The number of rejected connections.

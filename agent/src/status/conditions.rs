@@ -131,7 +131,7 @@ pub struct Passed {
     /// The holds that the pass found, in the order of the TaskBooks. The state machine sets the start time of each
     /// hold.
     pub held: Vec<Hold>,
-    /// The problem of a full or read-only disk, if the pass found such a disk.
+    /// The disk problem that the pass found: a full or read-only disk.
     pub disk: Option<ConditionReason>,
     /// True if the pass was preempted.
     pub interrupted: bool,
@@ -324,7 +324,7 @@ impl State {
     }
 }
 
-/// Returns the messages of all holds as one text. The text also names the reasons of the holds, if the reasons differ.
+/// Returns the messages of all holds as one text. If the reasons of the holds differ, the text names the reasons.
 fn all_holds(holds: &BTreeMap<String, Hold>) -> String {
     let mut reasons = holds.values().map(|hold| &hold.reason);
     let first = reasons.next();

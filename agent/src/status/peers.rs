@@ -23,7 +23,7 @@ use crate::events::{EventType, NewEvent};
 pub struct PeerService {
     status: StatusSnapshot,
     fleet: Arc<Fleet>,
-    /// The signer of the node's records. The signer also decides which callers of the API are rejected.
+    /// The signer of the node's records. The signer decides which callers of the API are rejected.
     signer: Arc<RecordSigner>,
     /// The incarnation of the node: a number that grows with each start of the agent.
     incarnation: u64,

@@ -13,7 +13,7 @@ const GATES: usize = 16;
 /// The maximum length of the message of a published gate, in characters.
 const MESSAGE: usize = 300;
 
-/// The state of a node, which the node publishes for other nodes.
+/// The state that a node publishes for other nodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct PublishedState {

@@ -178,7 +178,7 @@ impl Queries {
         self.status.revision().ok_or_else(QueryError::no_revision)
     }
 
-    /// Returns the changes that the accepted revision would make on the node.
+    /// Returns the changes that the accepted revision requires on the node.
     ///
     /// # Errors
     /// Fails if no revision has been accepted.
@@ -186,7 +186,7 @@ impl Queries {
         self.plan_of(&*self.revision()?)
     }
 
-    /// Returns the changes that a revision would make on the node.
+    /// Returns the changes that a revision requires on the node.
     ///
     /// # Errors
     /// The function currently always succeeds. The return type is a `Result`, because a future version may need answers

@@ -31,7 +31,7 @@ pub enum Check {
 /// The change that a task needs, as found by its check.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Preview {
-    /// The kind of the change: create, update or remove.
+    /// The kind of the change: `create`, `update` or `remove`.
     pub action: &'static str,
     /// The change as a readable diff.
     pub diff: String,

@@ -16,7 +16,7 @@ pub use crate::names::Managed;
 pub struct Removal {
     /// The items to remove from the node, in the order of removal.
     pub remove: Vec<Managed>,
-    /// The items that stay on the node, although the agent deletes the records of these items.
+    /// The items that stay on the node, but not in the journal.
     pub forget: Vec<Managed>,
     /// The items that another book manages now. The agent keeps the records of items that another book manages.
     pub moved: Vec<Managed>,

@@ -249,7 +249,7 @@ impl Steps {
         self.stop.is_some()
     }
 
-    /// Appends the results of later steps to these results.
+    /// Appends the results of later steps.
     pub(super) fn add(&mut self, later: Self) {
         self.reports.extend(later.reports);
         self.unsteady |= later.unsteady;

@@ -103,8 +103,8 @@ pub(super) async fn leave_old_failure(run: &Run) -> Steps {
     persist_or_stop(run, "slot", |record| record.slot = None).await
 }
 
-/// Records in the journal that the slot was released, or is kept after a failure. The node also releases a slot in a
-/// budget that the run no longer uses.
+/// Records in the journal that the slot was released, or is kept after a failure. If the run no longer uses the budget
+/// of a slot, the node releases the slot.
 ///
 /// `failed` contains the segment in which the node failed, and true if the changes of the segment were admitted.
 async fn released(run: &Run, failed: Option<(u32, bool)>) -> Steps {

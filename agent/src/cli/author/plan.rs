@@ -1,4 +1,4 @@
-//! `towpath plan`: the changes that the agent would make on this node.
+//! `towpath plan`: the changes that the accepted revision or a working tree requires on a node.
 
 use clap::Args;
 use towpath_proto::v1alpha as pb;

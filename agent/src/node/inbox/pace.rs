@@ -45,8 +45,8 @@ const ECHO: Duration = Duration::from_secs(2);
 /// The maximum number of consecutive passes that start without a pause after changes of managed files.
 const AT_ONCE: u32 = 8;
 
-/// Limits the number of passes that changes of managed files cause. Without this limit, a task that changes a managed
-/// file in each pass would start endless passes.
+/// Limits the number of passes that changes of managed files cause. The limit prevents endless passes if a task changes
+/// a managed file in each pass.
 #[derive(Debug, Clone, Default)]
 pub(in crate::node) struct TouchPace {
     /// The number of consecutive passes that were started by changes of managed files.

@@ -26,8 +26,8 @@ use crate::{
 /// The count of record numbers that one journal transaction reserves for signing (P110).
 const RESERVED: u64 = 1 << 24;
 
-/// The maximum number of writers whose changed record numbers the node saves in every journal transaction. If more
-/// writers have changed record numbers, the node saves these numbers only at an interval.
+/// The maximum number of writers whose changed record numbers the node saves in every journal transaction. If the
+/// record numbers of more writers have changed, the node saves the numbers only at an interval.
 const FEW: usize = 32;
 /// The interval at which the record numbers of many writers are saved.
 const SAVE_INTERVAL: Duration = Duration::from_secs(10);

@@ -146,8 +146,8 @@ impl SteadyState {
         Effects::default().changes(changes)
     }
 
-    /// Returns the record of the steady state, which the agent reads at its next start. Returns `None` if the journal
-    /// already has the record, or if a check cannot be stored.
+    /// Returns the steady state record that the agent reads at its next start. Returns `None` if the journal already
+    /// has the record, or if a check cannot be stored.
     fn record(
         &self,
         revision: &Revision,

@@ -105,7 +105,7 @@ fn pending_names(session: &Session<'_>) -> BTreeSet<String> {
     pending.into_iter().map(|(id, _)| id).collect()
 }
 
-/// Records the handler notifications and the undo before a change, because a crash during the change could lose both.
+/// Records the handler notifications and the undo before a change, because a crash during the change can lose both.
 fn record_in_advance<'t>(session: &Session<'_>, change: DirectChange<'t>, before: &mut Changes) -> DirectChange<'t> {
     let (task, ready) = (change.task, &change.rendered.ready);
     let context = session.context(task);

@@ -43,7 +43,7 @@ struct Books<E> {
     outcome: PassOutcome,
 }
 
-/// Runs a pass with an executor of type `E`, which changes the node or makes a dry run. `computed_failures` contains
+/// Runs a pass with an executor of type `E` that changes the node or makes a dry run. `computed_failures` contains
 /// messages about values that could not be computed.
 pub(in crate::reconcile) fn run<'a, E: CarryOut<'a>>(
     pass: &'a PassContext<'a>,
@@ -213,7 +213,7 @@ fn gone(pass: &PassContext<'_>) -> BTreeMap<BookId, InventoryRecord> {
     inventories
 }
 
-/// Returns a TaskBook without tasks, which removes the remaining items of a deleted TaskBook. The `before` and `after`
+/// Returns an empty TaskBook, whose run removes the remaining items of a deleted TaskBook. The `before` and `after`
 /// tasks come from the rollout that the TaskBook had before its deletion.
 fn book_of(id: &BookId, record: &InventoryRecord) -> Arc<Book> {
     // A deleted TaskBook has no location in git.

@@ -38,7 +38,7 @@ pub struct DesiredTask {
     pub skipped: bool,
     /// The identities of the managed items. `items` is `None` if the items of the task are not known.
     pub items: Option<Vec<String>>,
-    /// The parameters of the task, or null if the parameters are not known.
+    /// The parameters of the task, or `null` if the parameters are not known.
     pub params: Value,
     /// A digest of the files that the task copies or runs.
     pub source: Option<String>,

@@ -59,7 +59,7 @@ pub struct HostContext {
     pub clock: Arc<dyn Clock>,
     /// The secret key for keyed digests. Keyed digests are used only on this node.
     pub digest_key: [u8; 32],
-    /// The caches of modules, which all tasks share.
+    /// The module caches that all tasks share.
     pub module_cache: ModuleCache,
     /// The files that the agent has written, and has not checked after the write.
     pub written: Arc<WrittenFiles>,
@@ -157,7 +157,7 @@ pub struct PassContext<'a> {
     pub set: &'a ObjectSet,
     /// The parts of the revision that concern this node.
     pub view: &'a NodeView,
-    /// The facts, and the state of other nodes, which templates can read.
+    /// The inputs of templates: the facts, and the state of other nodes.
     pub inputs: Inputs,
     /// The generation and the digest of the accepted revision.
     pub accepted: AcceptedId,
@@ -243,9 +243,9 @@ pub fn is_still_steady(machine: &HostContext, steady_checks: &[SteadyCheck], can
 }
 
 impl PassContext<'_> {
-    /// Returns the items that tasks manage, as far as the items are known before the pass. With these items, the agent
-    /// can find two tasks with the same item before it applies one of the tasks. Items that depend on the result of a
-    /// task are compared later, when the result is known.
+    /// Returns the items that tasks manage, as far as the items are known before the pass. The agent can therefore find
+    /// two tasks with the same item before it applies one of the tasks. Items that depend on the result of a task are
+    /// compared later, when the result is known.
     pub(in crate::reconcile) fn claims(&self) -> Claims {
         Claims::ahead(self.set, self.view, &self.inputs, &kept_identities)
     }
@@ -300,7 +300,7 @@ pub fn known_nodes(
     nodes
 }
 
-/// Returns the id of a TaskBook, which is the key of its records.
+/// Returns the id of a TaskBook. The id is the key of the TaskBook's records.
 pub(in crate::reconcile) fn book_id(book: &Book) -> BookId {
     BookId::new(&book.namespace, &book.name)
 }

@@ -16,7 +16,8 @@ use super::answers::{Answers, Kept, Name};
 /// The number of refreshes without a request after which the agent deletes the stored answers of a mirror.
 const FORGOTTEN: u64 = 16;
 
-/// The requests of one mirror. At most one request runs at a time, because two requests could write the mirror.
+/// The requests of one mirror. At most one request runs at a time, because two requests must not write the mirror at
+/// the same time.
 #[derive(Debug, Default)]
 pub(super) struct Line {
     running: Option<Running>,
