@@ -56,7 +56,7 @@ pub enum Call {
         /// True if the node was allowed to make changes in the segment. If `admitted` is false, the failure happened
         /// before the node could begin its changes.
         admitted: bool,
-        /// The messages of the failed tasks. Other nodes show the messages of the failed tasks.
+        /// The messages of the failed tasks. The node publishes the messages to the other nodes.
         message: String,
     },
     /// The node releases its slot of the segment with the given number.
@@ -221,7 +221,7 @@ pub enum Rendered {
     /// The `when` condition is false, so the task is skipped. The value lists the items of the skipped task. The value
     /// is `None` if the items of the skipped task are not known.
     Skipped(Option<Vec<Managed>>),
-    /// The `when` condition is true, and the task can be compared with the node.
+    /// The `when` condition is true, and the run can check the task on the node.
     Ready(Facts),
 }
 

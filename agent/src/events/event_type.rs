@@ -137,7 +137,7 @@ event_types! {
 }
 
 impl EventType {
-    /// Returns the event type with a name. Returns `None` for an unknown name.
+    /// Returns the event type with the given name. Returns `None` for an unknown name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|event_type| event_type.name() == name)
     }

@@ -463,7 +463,7 @@ impl Node {
         }
     }
 
-    /// Returns true if only a refresh can end a problem of a source or of the node. The poller reports only changed
+    /// Returns true if a source or the node has a problem that only a refresh can end. The poller reports only changed
     /// heads, so the main loop must repeat a failed fetch.
     fn is_behind(&self) -> bool {
         let of_refresh = |problems: &BTreeMap<String, ConditionReason>| {

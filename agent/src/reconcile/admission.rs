@@ -88,7 +88,7 @@ impl<'a> AdmissionControl<'a> {
         self.ask(segment, Request::Enter(segment))
     }
 
-    /// Admits changes if the maintenance window is open and the node holds a slot. If the node's lease may have
+    /// Admits changes if the maintenance window is open and the node acquires a slot. If the node's lease may have
     /// expired, the node checks a held slot again (P48). After the lease has expired, other nodes may have written off
     /// the slot.
     pub(super) fn admit(&self, admit: Admit) -> Answer {

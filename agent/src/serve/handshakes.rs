@@ -128,8 +128,8 @@ impl Refusals {
         self.last = last;
     }
 
-    /// Returns the summary that is due for the log. The first rejection is logged at once, later rejections at most
-    /// once a minute. Returns `None` if no summary is due.
+    /// Returns the summary that is due for the log. The first rejection is logged at once, and later rejections are
+    /// logged at most once a minute. Returns `None` if no summary is due.
     pub(super) fn due(&mut self, now: Instant) -> Option<Summary> {
         let early = self.logged.is_some_and(|logged| now.saturating_duration_since(logged) < LOG_INTERVAL);
         if self.count == 0 || early {

@@ -336,7 +336,7 @@ fn all_holds(holds: &BTreeMap<String, Hold>) -> String {
     holds.values().map(message).collect::<Vec<_>>().join("; ")
 }
 
-/// Returns all conditions of the status, both true and false.
+/// Returns all conditions of the status, including the conditions that are false.
 fn current(state: &State) -> Vec<pb::Condition> {
     let condition = |kind: &str, status: bool, reason: &str, message: String| pb::Condition {
         r#type: kind.into(),

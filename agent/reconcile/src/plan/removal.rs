@@ -39,7 +39,7 @@ pub struct Inventory {
     pub budget: PruneBudget,
     /// The number of items that other books with the same prune budget remove in this pass.
     pub others: u64,
-    /// The number of managed items of the node. A prune budget in percent refers to the number of managed items of the
+    /// The number of managed items of the node. A prune budget in percent is a percentage of the managed items of the
     /// node.
     pub total: u64,
 }

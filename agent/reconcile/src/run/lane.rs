@@ -55,7 +55,7 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// Returns a lane of tasks for a task that runs in parallel with other tasks. The new lane starts with a list of
+    /// Returns a separate lane for a task that runs in parallel with other tasks. The new lane starts with a list of
     /// the tasks that have failed.
     pub(super) fn beside(&self) -> Self {
         Self { reached: self.reached.clone(), ..Self::default() }
@@ -134,7 +134,7 @@ impl Lane {
         self.reports.len().saturating_sub(1)
     }
 
-    /// Returns the position that the next added report will have.
+    /// Returns the position of the next report.
     pub(super) fn next_position(&self) -> usize {
         self.reports.len()
     }

@@ -78,8 +78,8 @@ pub(super) fn shares_slot(run: &Run, number: u32) -> bool {
     record.frame.is_some() || slots.is_none_or(|(one, other)| one.slot == other.slot)
 }
 
-/// Returns true if the node has a claim or a failure record in another budget than that of the active segment. An
-/// interrupted change in the other budget may have changed the node only partly.
+/// Returns true if the node has a claim or a failure record in another budget than that of the active segment. A node
+/// with an interrupted change may be only partly changed.
 fn holds_other_slot(run: &Run) -> bool {
     let (record, segment) = (run.record.borrow(), run.segment.borrow());
     let active = segment.slot.as_ref().map(|(slot, _)| slot);

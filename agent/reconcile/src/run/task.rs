@@ -414,7 +414,7 @@ fn change_report(task: &Task, instance: &Instance, cause: Cause, preview: &Previ
     report
 }
 
-/// Reboots the node if a reboot is due, or continues after the reboot.
+/// Reboots the node if a reboot is due, or continues the task after the reboot.
 async fn reboot(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance>) -> Option<usize> {
     if !lane.flush(run).await {
         return None;

@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Adoption {
     error: Option<Unfollowed>,
-    /// The time that the node has waited for a missing commit, manifest, record or agent.
+    /// The time that the node has waited for a missing commit, manifest, record or agent version.
     lacking: LackingWait,
 }
 
@@ -104,14 +104,14 @@ fn remaining_doubt(why: &AdoptionError, relation: &Relation, is_sure: impl FnOnc
             "the data store no longer keeps the link of the generation of this node, so another node must replace the record; if no other node remains, delete the key fleet/accepted from the data store",
         ),
         (AdoptionError::Rejected(_), _) if !is_sure() => Some(
-            "this node has not accepted a revision yet, so it replaces the record only while its own git server answers; check the network, the URL and auth",
+            "this node has not accepted a revision yet, so it replaces the record only while its own git server answers; check the network, the URL and `auth`",
         ),
         _ => None,
     }
 }
 
-/// Returns the state machine inputs that show why an acceptance record is not adopted. `doubt` is the reason for which
-/// this node does not overwrite a rejected record.
+/// Returns the state machine inputs that show why an acceptance record is not adopted. `doubt` is the reason why this
+/// node does not overwrite a rejected record.
 fn inputs_of(found: &Found, why: Option<&AdoptionError>, doubt: Option<&str>) -> Effects<'static> {
     let Accepted { generation, by, .. } = &found.record;
     let what = |why: &str| format!("generation {generation} was accepted by {by}: {why}");

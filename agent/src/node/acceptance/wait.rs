@@ -36,7 +36,7 @@ pub(super) struct LackingWait {
 
 impl LackingWait {
     /// Records that a part of the revision was missing at a refresh. Returns whether the wait has expired. After the
-    /// wait, the node rejects the record as long as the part is missing.
+    /// wait has expired, the node rejects the acceptance record while the part is missing.
     pub(super) fn look(&mut self, id: &str, what: Lacking, answered: bool, now: Instant) -> bool {
         if self.id != id {
             *self = Self { id: id.to_owned(), ..Self::default() };

@@ -180,8 +180,8 @@ impl NodeIdentity {
     }
 }
 
-/// Reserves and returns the first record number of this process. The returned number is larger than all earlier numbers
-/// of the node, even if the clock goes back.
+/// Reserves and returns the first record number of this process. The returned number is larger than all earlier record
+/// numbers of the node, even if the clock goes back.
 fn number(journal: &Journal, clock: &dyn Clock) -> Result<u64, NodeError> {
     let used: RecordNumbers = journal.get_readable(&())?.unwrap_or_default();
     let first = used.reserved.max(u64::try_from(clock.wall()).unwrap_or(0)).saturating_add(1);

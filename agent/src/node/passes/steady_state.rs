@@ -1,8 +1,8 @@
 //! The steady state: the record of a pass that found all TaskBooks in sync. In the steady state, the agent loads,
 //! renders and applies nothing, until an input changes.
 //!
-//! The agent deletes the record of the steady state before it changes anything. After a crash, the journal therefore
-//! contains no outdated record.
+//! The agent deletes the steady state record before it changes anything, so that no outdated record remains after a
+//! crash.
 
 use std::{collections::BTreeMap, sync::Arc};
 

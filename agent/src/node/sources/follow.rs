@@ -37,7 +37,7 @@ pub(in crate::node) enum AdoptionError {
     /// The bootstrap file of this node contradicts the acceptance record of the revision. The node adopts no revision
     /// until an administrator resolves the conflict.
     Refused(String),
-    /// The rules of this node reject the revision. The node ignores the record of a revision that its rules reject.
+    /// The rules of this node reject the revision. The node ignores the acceptance record of a rejected revision.
     Rejected(String),
     /// The acceptance record of the revision is invalid, and every node rejects it.
     Void(String),
@@ -48,7 +48,7 @@ pub(in crate::node) enum AdoptionError {
 pub(in crate::node) enum Lacking {
     /// A commit that is not in the mirror.
     Commit,
-    /// The manifest that the record of the revision names.
+    /// The manifest that the acceptance record names.
     Manifest,
     /// A newer version of the agent, because this version does not know the schema of the record.
     Agent,

@@ -87,7 +87,7 @@ pub(in crate::node) enum RefreshResult {
 pub(in crate::node) struct RefreshReport {
     /// The commits of the valid candidate revision, by source.
     pub(in crate::node) commits: BTreeMap<String, String>,
-    /// The objects of the candidate revision. `set` is `None` without a valid candidate.
+    /// The objects of the candidate revision. `set` is `None` if there is no valid candidate.
     pub(in crate::node) set: Option<Arc<ObjectSet>>,
     /// The inputs that the refresh adds to the state machine of the node.
     pub(in crate::node) inputs: Vec<Input>,
@@ -113,8 +113,8 @@ impl Sources {
         Self { folder, first, requests }
     }
 
-    /// Limits the time that the main loop waits for answers of a git server. A request that takes longer continues in
-    /// its own thread, and does not block the main loop.
+    /// Limits the time that the main loop waits for answers of a git server. A request that exceeds the limit continues
+    /// in a separate thread, and does not block the main loop.
     pub(in crate::node) fn limit(&self, patience: Duration) {
         self.requests.limit(patience);
     }
@@ -398,7 +398,7 @@ impl Sources {
             Err(VerifyError::Unverified(why)) => {
                 report.worst = RefreshResult::Rejected;
                 let message = format!(
-                    "{}: {why}; sign the commit with a key of verify.keyFiles, or add the signer's key to verify.keyFiles",
+                    "{}: {why}; sign the commit with a key of `verify.keyFiles`, or add the signer's key to `verify.keyFiles`",
                     source.git.name
                 );
                 report.inputs.push(Input::Rejected(name, Some(ConditionReason::new("Unverified", message))));
@@ -494,8 +494,8 @@ impl Sources {
         }
     }
 
-    /// Returns the accepted snapshot of a source from the mirror. Returns `None` without an accepted commit, or if the
-    /// mirror cannot be read.
+    /// Returns the accepted snapshot of a source from the mirror. Returns `None` if the source has no accepted commit,
+    /// or if the mirror cannot be read.
     fn stay(
         &self,
         mirror: &Mirror,

@@ -12,7 +12,7 @@ pub(super) fn of_error(error: &SourceError, name: &str) -> ConditionReason {
     let (reason, message) = match error {
         SourceError::Unreachable { .. } | SourceError::TimedOut { .. } | SourceError::TooMuch { .. } => (
             "SourceUnreachable",
-            format!("{shown}; the node keeps applying the last good revision; check the network, the URL and auth"),
+            format!("{shown}; the node keeps applying the last good revision; check the network, the URL and `auth`"),
         ),
         SourceError::Pending { .. } => ("SourceUnreachable", shown.clone()),
         SourceError::Missing { .. } => {
@@ -78,9 +78,9 @@ pub(super) fn refused(
             let commit = checkpoint.map(|checkpoint| checkpoint.commit.clone()).unwrap_or_default();
             let remedy = match source.git.allow_rewind {
                 true => {
-                    "allowRewind permits this, but the git server of this node has never shown that commit at the branch, so another node must propose the new head; if no node does, push a revert on top of that commit"
+                    "`allowRewind` permits this head, but the git server of this node has never shown that commit at the branch, so another node must propose the new head; if no node does, push a revert on top of that commit"
                 }
-                false => "push a revert on top of it, or set allowRewind for the source",
+                false => "push a revert on top of the accepted commit, or set `allowRewind` for the source",
             };
             Some(ConditionReason::new("Rewound", format!("the branch {branch} of {name} {what} {commit}; {remedy}")))
         }
@@ -88,7 +88,7 @@ pub(super) fn refused(
             let tag = fetched.tag.as_deref().unwrap_or_default().escape_debug();
             ConditionReason::new(
                 "Rewound",
-                format!("the tag {tag} of {name} {why}; create a newer tag, or set allowRewind for the source"),
+                format!("the tag {tag} of {name} {why}; create a newer tag, or set `allowRewind` for the source"),
             )
         }),
         Reference::Commit(_) => None,

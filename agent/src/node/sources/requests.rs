@@ -157,7 +157,8 @@ impl Requests {
         self.ask(PEERS, Name::Acceptance { digest: digest.to_owned() }, outcome, work).ok()
     }
 
-    /// Returns an error if a request uses the mirror. The content of the mirror is not complete until the request ends.
+    /// Returns an error if a request uses the mirror. While a request uses the mirror, the content of the mirror is not
+    /// complete.
     pub(in crate::node) fn check_idle(&self, mirror: &Mirror) -> Result<(), RequestError> {
         let mut state = self.lock();
         let line = state.lines.get_mut(&mirror.options().name);

@@ -203,7 +203,7 @@ pub struct PassOutcome {
     pub steady_checks: Option<Vec<SteadyCheck>>,
 }
 
-/// The managed files. Each file has the version that the pass read before the check of the file.
+/// The managed files. For each file, the map contains the version that the pass read before it checked the file.
 pub type Watched = BTreeMap<PathBuf, Seen>;
 
 /// One check that confirms the steady state.
@@ -243,9 +243,9 @@ pub fn is_still_steady(machine: &HostContext, steady_checks: &[SteadyCheck], can
 }
 
 impl PassContext<'_> {
-    /// Returns the items that tasks manage, as far as the items are known before the pass. The agent can therefore find
-    /// two tasks with the same item before it applies one of the tasks. Items that depend on the result of a task are
-    /// compared later, when the result is known.
+    /// Returns the items that tasks manage, as far as the items are known before the pass. The list allows the agent to
+    /// find two tasks with the same item before it applies one of the tasks. Items that depend on the result of a task
+    /// are compared later, when the result is known.
     pub(in crate::reconcile) fn claims(&self) -> Claims {
         Claims::ahead(self.set, self.view, &self.inputs, &kept_identities)
     }

@@ -56,9 +56,9 @@ impl Answers {
         self.0.get(name)
     }
 
-    /// Begins a refresh. Each answer is valid for the first refresh after its arrival. A late answer stays valid for
-    /// some time, if no change of a git server was reported since the request began. `news` is the number of changes on
-    /// git servers that were reported.
+    /// Begins a refresh. Each answer is valid for the first refresh after its arrival. A late answer stays valid for 60
+    /// s, if no change of a git server was reported since the request began. `news` is the number of changes on git
+    /// servers that were reported.
     pub(super) fn begin_refresh(&mut self, refresh: u64, now: Instant, news: u64) {
         self.0.retain(|name, kept| {
             let is_young = now.saturating_duration_since(kept.arrived) < VALID;
