@@ -290,7 +290,7 @@ pub fn source_warnings(source: &Source, coordinated: bool) -> Vec<String> {
     let unverified = verify.mode == git::VerifyMode::None;
     if unverified && !source.git.transport_is_trusted() {
         warnings.push(format!(
-            "the source {name} is fetched from {} without TLS and without verify: anyone on the network path can run any command on this node",
+            "the source {name} is fetched from {} without TLS and without `verify`: anyone on the network path can run any command on this node",
             source.git.display_url()
         ));
     }

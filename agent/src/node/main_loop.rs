@@ -313,7 +313,7 @@ impl Node {
     }
 
     /// Reports the outcome of a pass. The status of the TaskBooks is published before the conditions. A reader that
-    /// sees the end of a pass in the conditions therefore also sees the TaskBooks of the pass.
+    /// sees the end of a pass in the conditions also sees the TaskBooks of the pass.
     fn report(&mut self, revision: &Revision, outcome: &PassOutcome, fresh: bool) {
         self.writer.show_books(report::statuses(outcome));
         self.writer.step(report::passed(revision, outcome));

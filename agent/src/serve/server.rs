@@ -261,7 +261,7 @@ fn node_that_asks<T>(request: &Request<T>) -> Result<String, Status> {
     match request.extensions().get::<Caller>() {
         Some(Caller(caller, _)) if caller.role == Role::Node => Ok(caller.name.clone()),
         Some(Caller(caller, _)) => Err(Status::permission_denied(format!(
-            "{} is a {}, and only nodes may call Peer",
+            "{} is a {}, and only nodes may call the service `Peer`",
             caller.name,
             caller.role.name()
         ))),

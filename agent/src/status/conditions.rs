@@ -25,7 +25,8 @@ pub struct State {
     pub applied: Option<Acceptance>,
     /// The problems that can end without a new commit, by source or subject.
     pub problems: BTreeMap<String, ConditionReason>,
-    /// The messages about requests that git servers have not answered yet. The requests end when the agent stops.
+    /// The messages about requests that git servers have not answered yet. Pending requests to git servers end when the
+    /// agent stops.
     #[serde(skip)]
     pending: Vec<String>,
     /// The problems that only a new commit can end, by subject.
@@ -142,7 +143,7 @@ pub struct Passed {
 /// The key of the hold that affects the whole node: only a newer agent can read the accepted revision.
 const TOO_OLD: &str = "agent AgentTooOld";
 
-/// The largest backward step of the clock that is not reported, in milliseconds.
+/// The largest backward step of the clock that the node does not report, in milliseconds.
 const JUMP: i64 = 5_000;
 
 /// Returns the state of the node after an input.

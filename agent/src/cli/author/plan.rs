@@ -61,7 +61,7 @@ impl Plan {
         plan.map_err(|error| Failure::failed(error.to_string()))
     }
 
-    /// Prints the plan for another node. The plan does not read the files of that node.
+    /// Prints the plan for another node. The plan for another node does not read the files on that node.
     fn plan_for(&self, other: &OtherNode) -> Result<pb::PlanReply, Failure> {
         let (before, after) = block_on(async {
             Ok::<_, Failure>(if self.source.source_dir.is_some() {

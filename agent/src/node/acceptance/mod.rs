@@ -132,7 +132,7 @@ impl Acceptance {
     /// Proposes the candidate revision of a refresh to the fleet. `is_rejected` is true if the fleet rejects this node.
     ///
     /// # Errors
-    /// Fails if the data store does not answer, or if the node has no permission to write its record.
+    /// Fails if the data store does not answer, or if the node has no permission to write the acceptance record.
     pub(super) fn propose(
         &self,
         report: &RefreshReport,

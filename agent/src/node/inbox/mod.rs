@@ -88,8 +88,8 @@ impl Inbox {
         self.news.load(Ordering::SeqCst)
     }
 
-    /// Waits for pending work, and removes all pending work from the queue. Returns no work if `patience` ends before
-    /// work arrives.
+    /// Waits for pending work, and removes all pending work from the queue. Returns no work if the time `patience`
+    /// passes without new work.
     pub fn take(&self, patience: Duration) -> PendingWork {
         self.progress.fetch_add(1, Ordering::Relaxed);
         let (mut work, _) = self

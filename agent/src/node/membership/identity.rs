@@ -100,7 +100,7 @@ impl NodeIdentity {
         Arc::clone(&self.signer)
     }
 
-    /// Returns the identity that decrypts results that other nodes encrypted for this node.
+    /// Returns the identity for decrypting the results that other nodes encrypted for this node.
     pub(in crate::node) fn signing_identity(&self) -> SigningIdentity {
         self.signing_identity.clone()
     }

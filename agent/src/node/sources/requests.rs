@@ -1,5 +1,5 @@
-//! Requests to git servers and to other nodes. The requests run in threads beside the main loop. A server that does not
-//! answer therefore does not delay the correction of drift.
+//! Requests to git servers and to other nodes. The requests run in threads beside the main loop, so that a slow server
+//! does not delay the correction of drift.
 
 mod answers;
 mod line;

@@ -240,7 +240,7 @@ impl<'a> Session<'a> {
 
     /// Records the versions of the files that a task manages. The caller checks the task after the versions are
     /// recorded. With the recorded version, the agent detects a change that another program makes during the pass. If
-    /// several tasks manage a file, the version before the first of these tasks is recorded.
+    /// several tasks manage a file, the session records the version before the first of these tasks.
     pub(super) fn watch(&self, options: &dyn Resource, context: &Context<'_>) {
         let machine = self.machine();
         for path in options.watched_paths(context) {
