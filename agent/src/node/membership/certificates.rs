@@ -116,7 +116,7 @@ mod tests {
         let event = revoked(&used, false);
         assert_eq!(event.message, "rejected a connection with db: the certificate 3f is revoked (revoked of Config)");
         assert_eq!((&event.data["name"], &event.data["serial"]), (&"db".into(), &"3f".into()));
-        assert!(revoked(&used, true).message.contains("this node uses it"));
+        assert!(revoked(&used, true).message.contains("this node uses the revoked identity"));
         assert!(!revoked(&RevokedUse { serial: None, ..used }, false).data.contains_key("serial"));
     }
 
