@@ -63,11 +63,11 @@ pub enum Call {
     Leave(u32),
     /// The node releases the slot that it acquired for an earlier revision or segment.
     LeaveOld,
-    /// The node announces to the fleet that it will reboot (P59). The values are the active segment, the segment whose
-    /// slot the node holds, and the task that reboots the node.
+    /// The node announces to the fleet that it will reboot (P59). The request names the active segment, the segment
+    /// whose slot the node holds, and the task that reboots the node.
     Absent(u32, u32, InstanceId),
     /// If the data store has lost the node's votes and results, the node publishes the votes and results again. The
-    /// node publishes only votes and results of segments with a lower number than the value.
+    /// node publishes only votes and results of segments below the given segment number.
     RepeatVotes(u32),
     /// The node helps to end the run. The answer of the fleet is [`Answer::Ended`].
     EndRun,
@@ -91,7 +91,8 @@ pub enum ElectionState {
     Adopted(Value),
     /// This node is elected, so it runs the task.
     Elected,
-    /// The elected nodes have published their results. The values are the results, and the names of the elected nodes.
+    /// The elected nodes have published their results. The answer contains the results, and the names of the elected
+    /// nodes.
     Results(Value, Vec<String>),
     /// The elected nodes have not published all results yet, so the task waits at a gate.
     Hold(Gate),
@@ -169,17 +170,17 @@ pub enum Command {
     Admit(Admit),
     /// Send a request to the fleet.
     Coordinate(Call),
-    /// Ask which nodes are elected to run a task. The second value is true if this node has completed the segment of
+    /// Ask which nodes are elected to run a task. The command contains true if this node has completed the segment of
     /// the task.
     Elect(TaskRef, bool),
     /// Publish the result of an elected task to the fleet.
     PublishResult(ElectedResult),
-    /// Make a set of changes on the node. The second value is the permission that the changes need.
+    /// Make a set of changes on the node. The [`Admission`] is the permission that the changes need.
     Apply(ChangeSet, Admission),
     /// Run a probe, an action or a handler.
     Execute(Invocation),
-    /// Check whether a reboot is due. If the second value is true, the executor reboots the node when a reboot is due.
-    /// If the second value is false, the executor only reports whether a reboot is due.
+    /// Check whether a reboot is due. `Reboot(_, true)` permits the executor to reboot the node when a reboot is due.
+    /// `Reboot(_, false)` asks the executor only whether a reboot is due.
     Reboot(InstanceId, bool),
     /// Make a registered result available to later tasks under the given name.
     Register(String, Value),
@@ -218,8 +219,8 @@ impl std::fmt::Debug for Items {
 /// The result of rendering a task.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rendered {
-    /// The `when` condition is false, so the task is skipped. The value lists the items of the skipped task. The value
-    /// is `None` if the items of the skipped task are not known.
+    /// The `when` condition is false, so the task is skipped. `Skipped` contains the items of the skipped task.
+    /// `Skipped(None)` means that the items of the skipped task are not known.
     Skipped(Option<Vec<Managed>>),
     /// The `when` condition is true, and the run can check the task on the node.
     Ready(Facts),

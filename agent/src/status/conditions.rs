@@ -109,8 +109,8 @@ pub enum Input {
     Rejected(String, Option<ConditionReason>),
     /// Local policy rejects the revision that the fleet accepted, or permits the revision again (`None`).
     RejectedLocally(Option<ConditionReason>),
-    /// The fleet accepted a revision that only a newer agent can read (P12). The value is `None` if this agent can read
-    /// the accepted revision again.
+    /// The fleet accepted a revision that only a newer agent can read (P12). `None` means that this agent can read the
+    /// accepted revision again.
     TooOld(Option<String>),
     /// A revision was accepted.
     Accepted(Acceptance),

@@ -55,8 +55,8 @@ pub(super) struct Membership {
     /// The time at which the node was opened. `alone_since` is `None` with a local data store, or if another node has
     /// joined.
     alone_since: Option<Instant>,
-    /// The certificate that this node used at the most recent check. The value is `None` before the first check, or for
-    /// a node without a certificate.
+    /// The certificate that this node used at the most recent check. The certificate is `None` before the first check,
+    /// or for a node without a certificate.
     certificate: Option<CertificateTerm>,
 }
 

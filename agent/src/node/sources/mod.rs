@@ -95,8 +95,8 @@ pub(in crate::node) struct RefreshReport {
     pub(in crate::node) problems: Vec<Problem>,
     /// The sources of the bootstrap file, and the sources that the candidate revision adds.
     pub(in crate::node) sources: Vec<Source>,
-    /// The head commits on the git servers, by source. The second value is the tag that selected the head. The tag is
-    /// `None` if the candidate revision does not contain the head.
+    /// The head commits on the git servers, by source. Each entry contains the head commit, and the tag that selected
+    /// the head. The tag is `None` if the candidate revision does not contain the head.
     pub(in crate::node) heads: BTreeMap<String, (String, Option<String>)>,
     /// A checkpoint for each accepted commit that this refresh found on the git server for the first time, by source.
     pub(in crate::node) seen: BTreeMap<String, SourceCheckpoint>,

@@ -124,7 +124,7 @@ impl Requests {
         self.ask_git(mirror, Name::Renew, |()| None, Mirror::renew).result
     }
 
-    /// Returns whether a git server answers. The result is `None` if the git server has not answered yet.
+    /// Returns whether a git server answers. Returns `None` if the git server has not answered yet.
     pub(in crate::node) fn answers(&self, mirror: &Mirror) -> Option<bool> {
         let name = Name::Answers { origin: origin(mirror) };
         match self.ask_git(mirror, name, |()| None, Mirror::check_answers).result {
@@ -146,8 +146,8 @@ impl Requests {
         self.ask_git(mirror, name, |()| None, move |mirror| mirror.take_pack(&commit, write)).result
     }
 
-    /// Requests the acceptance record that other nodes announce, by the digest of the record. The result is `None` if
-    /// no node has answered yet.
+    /// Requests the acceptance record that other nodes announce, by the digest of the record. Returns `None` if no node
+    /// has answered yet.
     pub(in crate::node) fn acceptance(
         &self,
         digest: &str,

@@ -86,7 +86,7 @@ pub(super) enum Found {
         /// True if the `changed` expression of the task is false for this change.
         is_quiet: bool,
     },
-    /// An action must run. The value is the record of the action's previous run.
+    /// An action must run. `Action` contains the record of the action's previous run.
     Action(Option<ActionRecord>),
 }
 

@@ -56,12 +56,12 @@ pub struct Desired {
     pub generation: u64,
     /// The tasks. `tasks` is `None` if there is no revision, or if the revision does not name the node.
     pub tasks: Option<Vec<DesiredTask>>,
-    /// The books of the node. The value is true if the TaskBook removes the items that it no longer mentions.
+    /// The books of the node. An entry is true if the TaskBook removes the items that it no longer mentions.
     pub prunes: BTreeMap<String, bool>,
 }
 
 impl Desired {
-    /// Renders the tasks of one node. The view contains the parts of the revision that concern the node.
+    /// Renders the tasks of one node. `view` contains the parts of the revision that concern the node.
     pub(crate) fn of(revision: &Revision, view: &NodeView, inputs: &Inputs) -> Result<Self, RenderError> {
         let generation = revision.id.generation;
         if !revision.set.all_nodes().contains(&view.node) {

@@ -17,8 +17,8 @@ use super::HostContext;
 
 /// The result of preparing a task.
 pub(in crate::reconcile) enum Prepared {
-    /// The condition of the task is false. The value contains the items of the skipped task. The value is `None` if the
-    /// items of the skipped task are not known.
+    /// The condition of the task is false. `Skipped` contains the items of the skipped task. `Skipped(None)` means that
+    /// the items of the skipped task are not known.
     Skipped(Option<Vec<Managed>>),
     /// Inputs of the task are missing.
     Missing(Vec<MissingInput>),

@@ -267,8 +267,8 @@ pub struct Other {
     pub facts: Option<Value>,
 }
 
-/// Returns the values of the template function `nodes()`. The values are the Node objects in git, with the liveness and
-/// the shared facts of each node.
+/// Returns the values of the template function `nodes()`. `nodes()` contains the Node objects in git, with the liveness
+/// and the shared facts of each node.
 pub fn known_nodes(
     set: &ObjectSet,
     view: &NodeView,

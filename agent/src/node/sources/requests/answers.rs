@@ -31,7 +31,8 @@ pub(super) struct Kept {
     pub(super) news: u64,
     /// True if the answer took longer than a refresh waits.
     pub(super) is_slow: bool,
-    /// The number of the first refresh that may use the answer. The number is `None` until that refresh begins.
+    /// The number of the first refresh that may use the answer. The number is `None` until the first refresh after the
+    /// answer begins.
     pub(super) refresh: Option<u64>,
 }
 
