@@ -170,7 +170,7 @@ pub enum Command {
     Admit(Admit),
     /// Send a request to the fleet.
     Coordinate(Call),
-    /// Ask which nodes are elected to run a task. The command contains true if this node has completed the segment of
+    /// Ask which nodes are elected to run a task. `Elect(_, true)` means that this node has completed the segment of
     /// the task.
     Elect(TaskRef, bool),
     /// Publish the result of an elected task to the fleet.

@@ -1,4 +1,4 @@
-//! Gathers the facts of the host, and parses the YAML files of facts.d.
+//! Gathers the facts of the host, and parses the YAML files of `facts.d`.
 
 use std::{cell::OnceCell, collections::BTreeMap};
 

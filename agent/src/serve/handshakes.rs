@@ -41,7 +41,7 @@ impl<E> Default for Handshakes<E> {
 
 impl<E> Handshakes<E> {
     /// Adds a handshake, and returns the number of the handshake. If a limit is reached, the function also returns the
-    /// value of an older handshake. The caller drops this value.
+    /// value of an older handshake, which the caller must drop.
     pub(super) fn begin(&mut self, address: IpAddr, end: E) -> (Number, Option<E>) {
         let origin = origin(address);
         let ended = if self.count(origin) >= SHARE {

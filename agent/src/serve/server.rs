@@ -81,7 +81,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Binds an address for other machines.
+    /// Binds the address that other machines connect to.
     ///
     /// # Errors
     /// Fails if the address is in use, or does not belong to this machine.

@@ -277,7 +277,7 @@ impl State {
             && self.held.keys().all(|key| key == TOO_OLD)
     }
 
-    /// Returns the message of the Ready condition.
+    /// Returns the message of the `Ready` condition.
     pub fn summary(&self) -> String {
         current(self).into_iter().next().map(|ready| ready.message).unwrap_or_default()
     }

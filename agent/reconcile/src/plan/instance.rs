@@ -30,7 +30,7 @@ pub enum ModuleKind {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BatchKey(pub String);
 
-/// The properties of a rendered task that a run uses for its decisions.
+/// The properties of a rendered task, as input for the decisions of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// The kind of work that the task does.

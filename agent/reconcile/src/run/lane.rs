@@ -279,8 +279,8 @@ impl Lane {
         !self.stopped()
     }
 
-    /// Makes the queued file changes. Corrections of file content are made even if the gates refuse admission (P90).
-    /// Returns true if the lane of tasks may run another task.
+    /// Makes the queued file changes. The lane makes corrections of file content even if the gates refuse admission
+    /// (P90). Returns true if the lane of tasks may run another task.
     pub(super) async fn flush_files(&mut self, run: &Run) -> bool {
         let mut changes = self.queue.take_files();
         if batch::admission(&changes) != Admission::Free

@@ -229,8 +229,8 @@ impl Acceptance {
     }
 }
 
-/// Returns the changes of the state and of the event log for an accepted revision. `tick` is the time of the refresh.
-/// `by_this_node` is true if this node wrote the acceptance record.
+/// Returns the changes to the node's state and to the event log for an accepted revision. `tick` is the time of the
+/// refresh. `by_this_node` is true if this node wrote the acceptance record.
 fn accepted_by(accepted: &Accepted, manifest: &RevisionManifest, tick: i64, by_this_node: bool) -> Effects<'static> {
     let input = Input::Accepted(AcceptedState {
         generation: accepted.generation,

@@ -1,5 +1,5 @@
 //! The queue of pending work of the main loop. Timers, webhooks, file events and new commits only record that the main
-//! loop has work. If more work arrives while the main loop is busy, the work is merged into one entry.
+//! loop has work. While the main loop is busy, the queue merges all new work into one entry.
 
 pub(super) mod pace;
 pub(super) mod poller;
@@ -52,7 +52,7 @@ pub struct Inbox {
     slot: Arc<(Mutex<PendingWork>, Condvar)>,
     /// A counter that shows that the agent is not stuck. The counter counts loop iterations and preemption checks.
     progress: Arc<AtomicU64>,
-    /// The number of changes on git servers that were reported to this node.
+    /// The number of reported changes on git servers.
     news: Arc<AtomicU64>,
 }
 
@@ -83,7 +83,7 @@ impl Inbox {
         self.notify(add);
     }
 
-    /// Returns the number of changes on git servers that were reported to this node.
+    /// Returns the number of reported changes on git servers.
     pub fn news(&self) -> u64 {
         self.news.load(Ordering::SeqCst)
     }

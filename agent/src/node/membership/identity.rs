@@ -29,7 +29,7 @@ const RESERVED: u64 = 1 << 24;
 /// The maximum number of writers whose changed record numbers the node saves in every journal transaction. If the
 /// record numbers of more writers have changed, the node saves the numbers only at an interval.
 const FEW: usize = 32;
-/// The interval at which the record numbers of many writers are saved.
+/// The interval at which the node saves the record numbers of many writers.
 const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The rights of nodes in the TaskBooks of the most recent revisions, in the form that the journal stores.

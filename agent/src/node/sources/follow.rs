@@ -1,4 +1,4 @@
-//! Checks revisions that other nodes have accepted against the rules in the bootstrap file of this node.
+//! Checks the accepted revisions of other nodes against the rules in the bootstrap file of this node.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -27,7 +27,7 @@ pub(super) struct Kept {
     pub(super) answer: Arc<dyn Any + Send + Sync>,
     pub(super) outcome: Outcome,
     pub(super) arrived: Instant,
-    /// The number of changes on git servers that were reported before the request began.
+    /// The number of reported changes on git servers at the start of the request.
     pub(super) news: u64,
     /// True if the answer took longer than a refresh waits.
     pub(super) is_slow: bool,
@@ -58,8 +58,8 @@ impl Answers {
     }
 
     /// Begins a refresh. Each answer is valid for the first refresh after its arrival. A late answer stays valid for 60
-    /// s, if no change of a git server was reported since the request began. `news` is the number of changes on git
-    /// servers that were reported.
+    /// s, if no change of a git server was reported since the request began. `news` is the number of reported changes
+    /// on git servers.
     pub(super) fn begin_refresh(&mut self, refresh: u64, now: Instant, news: u64) {
         self.0.retain(|name, kept| {
             let is_young = now.saturating_duration_since(kept.arrived) < VALID;
