@@ -14,7 +14,8 @@ pub struct BookRecord {
     pub completed: bool,
     /// The slot that this node holds or waits for.
     pub slot: Option<SlotRef>,
-    /// The progress of a segment that has begun to change the node. `frame` is `None` if no segment has begun.
+    /// The progress of a segment that has begun to change the node. `frame` is `None` if no segment has begun to change
+    /// the node.
     pub frame: Option<Frame>,
     /// True if the most recent removal of items failed. After a failed removal, the node stays out of service until a
     /// removal succeeds.

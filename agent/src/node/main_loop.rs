@@ -335,7 +335,7 @@ impl Node {
     }
 
     /// Refreshes the sources, runs the TaskBooks, and returns the result. The pass is repeated if a newer commit
-    /// arrives, or if a gate opens within seconds.
+    /// arrives, or if a gate opens within seconds after the pass.
     pub fn once(&mut self) -> RunResult {
         let queries = self.queries();
         let gather = || queries.facts();

@@ -18,7 +18,7 @@ pub struct State {
     pub accepted: Acceptance,
     /// The revision that the node most recently attempted to apply.
     pub attempted: Option<Acceptance>,
-    /// True until the first pass of the attempted revision ends. While `attempting` is true, the stalls and holds
+    /// True until the first pass of the attempted revision ends. While `attempting` is true, `stalled` and `held`
     /// belong to an earlier revision.
     attempting: bool,
     /// The revision that the node most recently applied in full.
@@ -325,7 +325,8 @@ impl State {
     }
 }
 
-/// Returns the messages of all holds as one text. If the reasons of the holds differ, the text names the reasons.
+/// Returns the messages of all holds as one text. If the reasons of the holds differ, the returned text names the
+/// reasons.
 fn all_holds(holds: &BTreeMap<String, Hold>) -> String {
     let mut reasons = holds.values().map(|hold| &hold.reason);
     let first = reasons.next();

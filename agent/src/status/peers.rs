@@ -48,7 +48,8 @@ impl PeerService {
         self.incarnation
     }
 
-    /// Returns whether the accepted revision defines a node with this name. Returns `None` before the first revision.
+    /// Returns whether the accepted revision defines a node with this name. Returns `None` if no revision has been
+    /// accepted yet.
     pub fn names_node(&self, name: &str) -> Option<bool> {
         self.status.revision().map(|revision| revision.set.nodes.contains_key(name))
     }

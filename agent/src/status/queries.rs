@@ -424,7 +424,8 @@ fn rendered(
     Ok(value)
 }
 
-/// Returns the variables of a node. If there are several namespaces, each name begins with the namespace.
+/// Returns the variables of a node. If the revision has several namespaces, each variable name begins with its
+/// namespace.
 fn variables(revision: &Revision, node: &str, explain: bool) -> Value {
     let view = NodeView::new(&revision.set, node);
     let namespaces: Vec<&String> = revision.set.namespaces.keys().collect();

@@ -37,7 +37,7 @@ pub struct Preview {
     pub diff: String,
     /// True if the change only writes files, so the change can join a batch of file changes.
     pub plain: bool,
-    /// The paths that the change writes. The list omits the directories that the change creates.
+    /// The paths that the change writes. `writes` omits the directories that the change creates.
     pub writes: Vec<String>,
     /// True if the `changed` condition of the task is false. A change with a false `changed` condition notifies no
     /// handler.

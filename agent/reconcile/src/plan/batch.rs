@@ -99,13 +99,13 @@ impl Queue {
         self.direct.push(change);
     }
 
-    /// Removes and returns all file changes in the queue.
+    /// Removes all file changes from the queue, and returns these changes.
     pub fn take_files(&mut self) -> Vec<Queued> {
         self.written.clear();
         std::mem::take(&mut self.files)
     }
 
-    /// Removes and returns all direct changes by tools or daemons in the queue.
+    /// Removes all direct changes by tools or daemons from the queue, and returns these changes.
     pub fn take_direct(&mut self) -> Vec<Queued> {
         std::mem::take(&mut self.direct)
     }

@@ -28,7 +28,7 @@ pub(super) struct Adoption {
 #[derive(Debug)]
 struct Unfollowed {
     record: Rejected,
-    /// True if this node may overwrite the record.
+    /// True if this node may overwrite the acceptance record.
     is_replaceable: bool,
 }
 

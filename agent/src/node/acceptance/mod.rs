@@ -94,7 +94,7 @@ impl Acceptance {
         self.adoption.has_adoption_error()
     }
 
-    /// Returns the record of the accepted revision from the journal.
+    /// Returns the acceptance record from the journal.
     pub(super) fn accepted(&self) -> Accepted {
         self.journal.get_readable(&()).ok().flatten().unwrap_or_default()
     }

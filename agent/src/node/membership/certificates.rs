@@ -20,7 +20,7 @@ pub(super) fn expiring(term: &CertificateTerm, now: i64) -> Option<NewEvent> {
         false => ("Expired", "has expired, so other nodes reject this node; it expired"),
     };
     let message = format!(
-        "the certificate {} of this node {what} at {end}; renew it with `towpath pki renew`, and replace tls.certFile",
+        "the certificate {} of this node {what} at {end}; renew it with `towpath pki renew`, and replace `tls.certFile`",
         term.serial
     );
     let event = NewEvent::new(EventType::CertificateExpiring, message).because(reason);

@@ -23,9 +23,9 @@ pub(in crate::node) enum AdoptionError {
     /// A git server has not answered a request yet. Until the git server answers, the node keeps its previous decision
     /// about the revision.
     Pending(String),
-    /// The node lacks a commit, a manifest, a valid record or a newer agent. The node waits for a limited time, and
-    /// then rejects the revision. The wait counts only the time in which the supplier (git server or data store)
-    /// answers.
+    /// The node lacks a commit, a manifest, a valid acceptance record or a newer agent. The node waits for a limited
+    /// time, and then rejects the revision. The wait counts only the time in which the supplier (git server or data
+    /// store) answers.
     Missing {
         /// The text of the cause, for messages.
         why: String,
@@ -50,7 +50,7 @@ pub(in crate::node) enum Lacking {
     Commit,
     /// The manifest that the acceptance record names.
     Manifest,
-    /// A newer version of the agent, because this version does not know the schema of the record.
+    /// A newer agent, because the agent of this node does not know the schema of the acceptance record.
     Agent,
     /// A valid acceptance record, for a node that has not accepted a revision yet. Other nodes overwrite an invalid
     /// record with their own valid record.

@@ -30,7 +30,7 @@ use crate::node::inbox::Inbox;
 /// The longest time for which one refresh waits for answers.
 pub(in crate::node) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The key of the map entry that contains the requests to other nodes. The name of a source never equals this key.
+/// The key of the map entry that contains the requests to other nodes. The name of a source never equals `/peers`.
 const PEERS: &str = "/peers";
 
 /// A function that writes a git pack of another node to a file.

@@ -151,8 +151,8 @@ pub(in crate::reconcile) fn check_unchecked(journal: &Journal, writer: &FsWriter
     Ok(())
 }
 
-/// Returns the path that a step changes, with links resolved, and the file reader for this path. A step that writes
-/// through a link changes the target of the link.
+/// Returns the path that a step changes, after links are resolved, and the file reader for this path. A step that
+/// writes through a link changes the target of the link.
 fn real_path(machine: &HostContext, step: &Step) -> Result<(String, FsReader), ModuleError> {
     let path = step.path();
     let io = |error: std::io::Error| ModuleError::io(path, &error);

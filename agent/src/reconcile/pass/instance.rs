@@ -33,7 +33,7 @@ pub(in crate::reconcile) enum Prepared {
 pub(in crate::reconcile) struct Ready {
     pub(in crate::reconcile) options: Arc<dyn Resource>,
     pub(in crate::reconcile) params: Value,
-    /// A keyed digest of the parameters and the source of the task.
+    /// A keyed digest of the parameters and the source file of the task.
     pub(in crate::reconcile) definition: String,
     /// The identity of the managed item. `identity` is `None` for a task without an item.
     pub(in crate::reconcile) identity: Option<String>,
