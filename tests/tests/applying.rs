@@ -342,7 +342,7 @@ fn file_task_may_define_its_success() {
     assert_eq!(once.code, 0, "{}", once.log);
     let once = f.node.once();
     assert_eq!(once.code, 3);
-    assert!(task(&once.status, "must be new")["message"].as_str().unwrap().contains("result.changed does not hold"));
+    assert!(task(&once.status, "must be new")["message"].as_str().unwrap().contains("result.changed` does not hold"));
 }
 
 #[test]

@@ -453,7 +453,7 @@ fn malformed_or_truncated_answer_of_a_remote_is_reported() {
             once.log
         );
         assert!(!once.log.contains("panicked"), "{name}: {}", once.log);
-        assert!(once.log.contains("without TLS and without verify"), "{name}: a warning is due");
+        assert!(once.log.contains("without TLS and without `verify`"), "{name}: a warning is due");
     }
 }
 

@@ -19,12 +19,12 @@ use crate::{
     record::BookRecord,
 };
 
-/// The purpose for which a node uses a slot.
+/// The purpose of a slot: a change in a segment, or a corrective change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SlotUse {
-    /// The slot is used for a change in the segment with the given number.
+    /// The node uses the slot for a change in the segment with the given number.
     Change(u32),
-    /// The slot is used for a corrective change, which belongs to no segment.
+    /// The node uses the slot for a corrective change, which belongs to no segment.
     Correct,
 }
 
@@ -53,23 +53,23 @@ pub enum Call {
     Failed {
         /// The number of the segment.
         segment: u32,
-        /// True if the node was allowed to make changes in the segment. A node that was not admitted has changed
-        /// nothing.
+        /// True if the node was allowed to make changes in the segment. If `admitted` is false, the failure happened
+        /// before the node could begin its changes.
         admitted: bool,
-        /// The messages of the failed tasks. Other nodes show the messages of the failed tasks.
+        /// The messages of the failed tasks. The node publishes the messages to the other nodes.
         message: String,
     },
     /// The node releases its slot of the segment with the given number.
     Leave(u32),
-    /// The node releases a slot that an earlier revision or segment acquired.
+    /// The node releases the slot that it acquired for an earlier revision or segment.
     LeaveOld,
-    /// The node announces its absence for a reboot (P59). The values are the active segment, the segment whose slot the
-    /// node holds, and the task that reboots the node.
+    /// The node announces to the fleet that it will reboot (P59). The request names the active segment, the segment
+    /// whose slot the node holds, and the task that reboots the node.
     Absent(u32, u32, InstanceId),
     /// If the data store has lost the node's votes and results, the node publishes the votes and results again. The
-    /// node publishes only the votes and results of segments below the given number.
+    /// node publishes only votes and results of segments below the given segment number.
     RepeatVotes(u32),
-    /// The node helps to end the run. The fleet answers a request to end the run with [`Answer::Ended`].
+    /// The node helps to end the run. The answer of the fleet is [`Answer::Ended`].
     EndRun,
 }
 
@@ -84,14 +84,15 @@ pub enum Answer {
     Ended(bool),
 }
 
-/// The state of the election of nodes that run a task for the fleet.
+/// The state of an election, which selects the nodes that run a task for the fleet.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ElectionState {
     /// This node adopted the result of the elected nodes in an earlier pass.
     Adopted(Value),
     /// This node is elected, so it runs the task.
     Elected,
-    /// The elected nodes have published their results. The values are the results, and the names of the elected nodes.
+    /// The elected nodes have published their results. The answer contains the results, and the names of the elected
+    /// nodes.
     Results(Value, Vec<String>),
     /// The elected nodes have not published all results yet, so the task waits at a gate.
     Hold(Gate),
@@ -102,10 +103,10 @@ pub enum ElectionState {
 pub struct PendingHandler {
     /// The name of the handler in its book.
     pub id: String,
-    /// The module that the handler used when it was notified.
+    /// The module of the handler at the time of the notification.
     pub module: String,
-    /// The position of the handler in the book, or `None` if the book no longer contains the handler. A handler without
-    /// a position runs with the parameters of its notification.
+    /// The position of the handler in the book, or `None` if the book no longer contains the handler. A handler that
+    /// the book no longer contains runs with the parameters that were stored at its notification.
     pub task: Option<TaskRef>,
 }
 
@@ -114,17 +115,17 @@ pub struct PendingHandler {
 pub enum Invocation {
     /// A probe, which reads the node.
     Probe(InstanceId),
-    /// An action. The executor records the definition with which the action ran.
+    /// An action. The executor records the task definition that the action used.
     Action(InstanceId),
     /// A reboot that has ended. The executor records that the node has rebooted, and notifies the task's handlers.
     Rebooted(InstanceId),
-    /// A task that runs before the first change or after the last change of a segment.
+    /// A `before` task or an `after` task of the book.
     Unconditional(TaskRef),
     /// A pending handler. The executor deletes the notification if the handler succeeds.
     Handler(PendingHandler),
 }
 
-/// The result of an elected task, which this node publishes to the fleet.
+/// The result that this node publishes to the fleet for an elected task.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ElectedResult {
     /// The position of the elected task in the book.
@@ -137,7 +138,7 @@ pub struct ElectedResult {
     pub message: Option<String>,
 }
 
-/// The state of a book run whose tasks have ended and whose removals have not begun.
+/// The state of a book run after its tasks and before its removals.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interim {
     /// All items on the node that the book manages. `managed` is `None` if some managed items are not known.
@@ -146,12 +147,12 @@ pub struct Interim {
     pub worst: Outcome,
 }
 
-/// The findings of a book run: the managed items, and the items that were already in sync.
+/// The findings of a book run: the managed items, and the rendered tasks that needed no change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Findings {
-    /// The items that the book manages, as found by the run.
+    /// All items that the book manages.
     pub managed: Arc<BTreeSet<Managed>>,
-    /// The rendered tasks that were already in sync. If a task is in sync, the executor records the items of the task
+    /// The rendered tasks that needed no change. If a task needs no change, the executor records the items of the task
     /// as applied.
     pub observed: Vec<InstanceId>,
 }
@@ -169,16 +170,17 @@ pub enum Command {
     Admit(Admit),
     /// Send a request to the fleet.
     Coordinate(Call),
-    /// Ask which nodes are elected to run a task. `true` means that this node has completed the segment of the task.
+    /// Ask which nodes are elected to run a task. `Elect(_, true)` means that this node has completed the segment of
+    /// the task.
     Elect(TaskRef, bool),
     /// Publish the result of an elected task to the fleet.
     PublishResult(ElectedResult),
-    /// Make a set of changes on the node. The run has permission for these changes.
+    /// Make a set of changes on the node. The [`Admission`] is the permission that the changes need.
     Apply(ChangeSet, Admission),
     /// Run a probe, an action or a handler.
     Execute(Invocation),
-    /// Check whether a reboot is due. `true` means that the executor reboots the node when a reboot is due. `false`
-    /// means that the executor only reports whether a reboot is due.
+    /// Check whether a reboot is due. `Reboot(_, true)` permits the executor to reboot the node when a reboot is due.
+    /// `Reboot(_, false)` asks the executor only whether a reboot is due.
     Reboot(InstanceId, bool),
     /// Make a registered result available to later tasks under the given name.
     Register(String, Value),
@@ -187,9 +189,10 @@ pub enum Command {
     /// List the book's items that the journal records. The executor answers `ListInventory` after all books have run
     /// their tasks.
     ListInventory(Interim),
-    /// Remove items from the node in the given order. If an item stays on the node, only delete its record.
+    /// Remove items from the node in the given order. If an item must stay on the node, only delete the journal record
+    /// of the item.
     Remove(Removal),
-    /// Write the managed items, and the items that were already in sync, to the journal.
+    /// Write the managed items, and the tasks that needed no change, to the journal.
     Record(Findings),
     /// Write the record of the book to the journal.
     Persist(BookRecord),
@@ -216,10 +219,10 @@ impl std::fmt::Debug for Items {
 /// The result of rendering a task.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Rendered {
-    /// The `when` condition is false, so the task is skipped. The value lists the items that the skipped task would
-    /// manage. The value is `None` if the items of the skipped task are not known.
+    /// The `when` condition is false, so the task is skipped. `Skipped` contains the items of the skipped task.
+    /// `Skipped(None)` means that the items of the skipped task are not known.
     Skipped(Option<Vec<Managed>>),
-    /// The `when` condition is true, and the task can be compared with the node.
+    /// The `when` condition is true, and the run can check the task on the node.
     Ready(Facts),
 }
 
@@ -235,18 +238,18 @@ pub struct NotReady {
 }
 
 impl NotReady {
-    /// Creates the reason for a task that cannot be rendered because of an error.
+    /// Returns a `NotReady` with the outcome `Failed`.
     pub fn failed(message: impl Into<String>) -> Self {
         Self { outcome: Outcome::Failed, is_missing: false, message: message.into() }
     }
 
-    /// Creates the reason for a task that cannot be rendered because an input is missing.
+    /// Returns a `NotReady` for a task with a missing input.
     pub fn missing(outcome: Outcome, message: impl Into<String>) -> Self {
         Self { outcome, is_missing: true, message: message.into() }
     }
 }
 
-/// The result of a single change from a set of changes.
+/// The result of one change in a set of changes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Applied {
     /// The change was made; the value is the result of the module.
@@ -255,7 +258,7 @@ pub enum Applied {
     Unchanged(Finished),
     /// The change failed; the value contains the error message.
     Failed(Finished),
-    /// The change was not started. The report of the run does not mention a change that was not started.
+    /// The change was not started. The report of the run omits a change that was not started.
     NotStarted,
     /// The change was only planned, because the executor makes a dry run.
     Planned,
@@ -288,7 +291,7 @@ pub enum Rebooted {
     Done,
     /// The node is about to reboot, so the run ends.
     Ending,
-    /// A reboot is due, but not permitted yet.
+    /// A reboot is due, but the command did not permit the executor to reboot the node.
     Due,
     /// The node did not reboot; the text gives the cause.
     Failed(String),
@@ -299,7 +302,7 @@ pub enum Rebooted {
 pub struct Removed {
     /// The item that the executor had to remove.
     pub item: Managed,
-    /// The outcome of the removal: changed, held or failed.
+    /// The outcome of the removal: `Changed`, `Held` or `Failed`.
     pub outcome: Outcome,
     /// The message of the removal, if the removal has a message.
     pub message: Option<String>,
@@ -336,7 +339,7 @@ pub enum Observation {
     Failed(String),
 }
 
-/// The next step of a run, which [`crate::BookRun::advance`] returns.
+/// The step that [`crate::BookRun::advance`] returns.
 #[derive(Debug)]
 pub enum Next {
     /// The run has new commands for the executor. The executor may carry out several commands at the same time.

@@ -1,7 +1,7 @@
-//! Runs TaskBooks as a state machine without I/O, which exchanges values with an executor.
+//! Runs TaskBooks as a state machine without I/O.
 //!
-//! A [`BookRun`] decides. The executor of a run reads and changes the node. The state machine uses no files, clock or
-//! threads. A dry run or a test uses the same state machine with a different executor.
+//! A [`BookRun`] decides. An executor carries out the commands of the state machine on the node. The state machine uses
+//! no files, clock or threads. A dry run or a test uses the same state machine with a different executor.
 
 pub mod command;
 pub mod names;

@@ -10,7 +10,7 @@ pub struct CommandId(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct InstanceId(pub u64);
 
-/// One of the task lists of a book: tasks, handlers, `before` or `after`.
+/// One of the task lists of a book: `tasks`, `handlers`, `before` or `after`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum List {
     /// The tasks of the book.

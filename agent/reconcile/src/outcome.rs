@@ -25,7 +25,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Returns the name of the outcome in `towpath status`.
+    /// Returns the name that `towpath status` shows for the outcome.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Skipped => "skipped",
@@ -44,7 +44,7 @@ pub enum Origin {
     /// The report is about a task of a book.
     #[default]
     Task,
-    /// The report is about drift. With the outcome `Unchanged`, the task found drift and did not correct the drift.
+    /// The report is about drift. If the outcome is `Unchanged`, the agent did not correct the drift.
     Drift,
     /// The report is about a handler.
     Handler,
@@ -65,7 +65,7 @@ pub struct TaskReport {
     pub outcome: Outcome,
     /// The message of the task, if the task has a message.
     pub message: Option<String>,
-    /// The planned action: none, create, update, remove, run or unknown.
+    /// The planned action: `none`, `create`, `update`, `remove`, `run` or `unknown`.
     pub action: &'static str,
     /// The change that the task makes, as a readable diff.
     pub diff: Option<String>,
@@ -105,13 +105,13 @@ impl TaskReport {
         Self { origin, ..self }
     }
 
-    /// Returns the result that the task registers, with the given fields of the module.
+    /// Returns the result that the task registers, including the given result fields of the module.
     pub fn result(&self, fields: impl IntoIterator<Item = (String, Value)>) -> Value {
         result_of(self.outcome, fields)
     }
 }
 
-/// Returns the result that a task registers, from its outcome and the fields of its module.
+/// Builds the result that a task registers, from the outcome of the task and the result fields of the module.
 pub fn result_of(outcome: Outcome, fields: impl IntoIterator<Item = (String, Value)>) -> Value {
     let mut result = json!({ "changed": outcome == Outcome::Changed, "outcome": outcome.as_str() });
     if let Some(map) = result.as_object_mut() {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The state of a book on one node, as the journal keeps it across restarts.
+/// The state of a book that the journal keeps across restarts of the agent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct BookRecord {
@@ -14,7 +14,8 @@ pub struct BookRecord {
     pub completed: bool,
     /// The slot that this node holds or waits for.
     pub slot: Option<SlotRef>,
-    /// The progress of a segment that has begun to change the node. `frame` is `None` if no segment has begun.
+    /// The progress of a segment that has begun to change the node. `frame` is `None` if no segment has begun to change
+    /// the node.
     pub frame: Option<Frame>,
     /// True if the most recent removal of items failed. After a failed removal, the node stays out of service until a
     /// removal succeeds.
@@ -35,7 +36,7 @@ pub enum Frame {
 pub struct Slot {
     /// The name of the budget.
     pub budget: String,
-    /// The partition of the budget that this node belongs to.
+    /// The partition of this node within the budget.
     pub partition: String,
 }
 
@@ -58,6 +59,6 @@ pub enum SlotState {
     Claimed(String, Option<u32>),
     /// The node failed in a segment of a run, and keeps its slot; the values are the run and the segment.
     Failed(String, u32),
-    /// The node failed in a segment of a run before its changes were admitted, so it holds no slot.
+    /// The node failed before the changes of a segment were admitted, so the node holds no slot.
     Unadmitted(String, u32),
 }

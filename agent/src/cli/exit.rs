@@ -5,8 +5,7 @@ use std::{error::Error, process::ExitCode};
 use super::terminal;
 use crate::{config::ConfigError, error_chain::error_chain, node::NodeError, serve::CallError};
 
-/// The exit status for an error. The status is also used if a source was unreachable and the last good revision was
-/// applied.
+/// The exit status for an error, and for a run that applied the last good revision because a source was unreachable.
 pub(super) const ERROR: u8 = 1;
 /// The exit status for invalid objects or arguments, and for a rejected commit.
 pub(super) const INVALID: u8 = 2;

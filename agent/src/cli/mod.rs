@@ -43,7 +43,7 @@ enum Command {
     Validate(Validate),
     /// Show the tasks of a TaskBook as this node renders them
     Render(Render),
-    /// Show the variables of a node and where they come from
+    /// Show the variables of a node, and the object that defines each variable
     Vars(Vars),
     /// Show the facts of this node
     Facts(Facts),

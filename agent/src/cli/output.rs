@@ -108,7 +108,7 @@ pub(super) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Marks text with a colour, if stdout is a terminal and NO_COLOR is not set.
+/// Marks text with a colour, if stdout is a terminal and `NO_COLOR` is not set.
 pub(super) fn coloured(text: &str, colour: Colour) -> String {
     let on = std::io::stdout().is_terminal() && towpath_host::process::environment("NO_COLOR").is_none();
     if !on {

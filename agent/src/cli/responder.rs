@@ -165,7 +165,7 @@ impl SourceArgs {
     }
 }
 
-/// Opens the journal of this node, which lists the items that the agent manages. Returns `None` if an agent holds the
+/// Opens the journal, which lists the items that the agent manages on this node. Returns `None` if an agent holds the
 /// lock, or if there is no journal.
 fn own_state(settings: &Settings) -> Option<(StateDir, Arc<Journal>, [u8; 32])> {
     if !settings.state_dir.exists() {
@@ -188,7 +188,7 @@ pub(super) fn parsed(text: &str) -> Result<serde_json::Value, Failure> {
     serde_json::from_str(text).map_err(|error| Failure::error(&error))
 }
 
-/// Prints a note if the answer is about a working tree, and not about the accepted revision.
+/// Prints a note if the answer is about a working tree instead of the accepted revision.
 pub(super) fn note_working_tree(folder: Option<&PathBuf>) {
     if let Some(folder) = folder {
         output::progress(&format!("from the working tree {}", folder.display()));

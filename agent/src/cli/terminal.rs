@@ -8,8 +8,8 @@ use std::{
     sync::OnceLock,
 };
 
-/// Returns whether a character could move the cursor, change the terminal, or reorder the shown text. Newline and tab
-/// are allowed, because they only lay out the text.
+/// Returns true if a character can move the cursor, change the terminal, or reorder the shown text. Newline and tab are
+/// permitted, because both characters only affect the layout.
 fn is_control(character: char) -> bool {
     match character {
         '\n' | '\t' => false,
@@ -85,7 +85,7 @@ pub(super) fn screen(text: &str) -> String {
     shown
 }
 
-/// Writes a message to stderr. The function ignores a failed write to stderr, because it cannot report the failure.
+/// Writes a message to stderr. The function ignores a failed write to stderr, because the failure cannot be reported.
 pub(super) fn message(text: &str) {
     let mut stderr = io::stderr().lock();
     let _ = writeln!(stderr, "{}", escape(text));

@@ -86,20 +86,20 @@ pub struct Source {
 }
 
 /// The reconcile settings that are written in the bootstrap file. Config objects in git can set the settings that the
-/// bootstrap file leaves out.
+/// bootstrap file omits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WrittenReconcile {
     /// The interval between passes.
     pub interval: Option<Duration>,
     /// The jitter of the interval, in percent.
     pub jitter: Option<u64>,
-    /// The drift policy of tasks that do not set a drift policy.
+    /// The default drift policy of tasks.
     pub drift: Option<Drift>,
 }
 
 impl WrittenReconcile {
-    /// The shortest interval between passes. The limit protects the fleet: with a very short interval in git, all nodes
-    /// would always be busy.
+    /// The shortest interval between passes. The limit protects the fleet, because a very short interval in git keeps
+    /// all nodes busy.
     const SHORTEST: Duration = Duration::from_secs(1);
 
     fn read(written: &pb::Reconcile) -> Self {
@@ -136,11 +136,11 @@ pub struct Reconcile {
     pub interval: Duration,
     /// The jitter of the interval, in percent.
     pub jitter: u64,
-    /// The drift policy of tasks that do not set a drift policy.
+    /// The default drift policy of tasks.
     pub drift: Drift,
 }
 
-/// The error of an unusable bootstrap file.
+/// The error that makes a bootstrap file unusable.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// A file cannot be read.
@@ -167,8 +167,8 @@ pub fn read(file: &Path) -> Result<Vec<u8>, ConfigError> {
 /// Reads a bootstrap file, and fills in defaults for settings that the file does not contain.
 ///
 /// # Errors
-/// Fails if the file cannot be read or has mistakes. The error lists all mistakes of the object. If the object has no
-/// mistakes, the error names the first invalid setting.
+/// Fails if the file cannot be read or has mistakes. The error lists all schema errors in the bootstrap file. If the
+/// bootstrap file has no schema errors, the error names the first invalid setting.
 pub fn load(file: &Path, host_name: &str) -> Result<Settings, ConfigError> {
     let bytes = read(file)?;
     let shown = file.display().to_string();
@@ -290,26 +290,26 @@ pub fn source_warnings(source: &Source, coordinated: bool) -> Vec<String> {
     let unverified = verify.mode == git::VerifyMode::None;
     if unverified && !source.git.transport_is_trusted() {
         warnings.push(format!(
-            "the source {name} is fetched from {} without TLS and without verify: anyone on the network path can run any command on this node",
+            "the source {name} is fetched from {} without TLS and without `verify`: anyone on the network path can run any command on this node",
             source.git.display_url()
         ));
     }
     if unverified && coordinated {
         warnings.push(format!(
-            "the source {name} has verify.mode none: anyone who can write to its git server, or pose as it, can run any command on every node; sign commits, and set verify: {{mode: range, keyFiles: [...]}}"
+            "the source {name} has `verify.mode: none`: anyone who can write to its git server, or pose as the server, can run any command on every node; sign commits, and set `verify: {{mode: range, keyFiles: [...]}}"
         ));
     }
     let secret = auth.password_file.is_some() || auth.username_file.is_some() || auth.token_file.is_some();
     if secret && source.git.url.to_ascii_lowercase().starts_with("http://") {
         warnings.push(format!(
-            "the source {name} sends its password or token to {} without TLS: anyone on the network path can read it; use https",
+            "the source {name} sends its password or token to {} without TLS: anyone on the network path can read the password or token; use https",
             source.git.display_url()
         ));
     }
     warnings
 }
 
-/// Converts a data store, as written in the bootstrap file, into settings.
+/// Converts the data store section of the bootstrap file into settings.
 fn data_store(written: &pb::DataStore) -> Result<DataStore, Finding> {
     if written.r#type.as_deref() != Some("etcd") {
         return Ok(DataStore::Local);
@@ -334,7 +334,7 @@ fn data_store(written: &pb::DataStore) -> Result<DataStore, Finding> {
             .map_err(|why| Finding::new(format!("the endpoint {written:?} {why}")).hint("write https://HOST:2379"))?;
         if tls && endpoint.plain {
             return Err(Finding::new(format!(
-                "the endpoint {written:?} does not use TLS, but caFile or certFile is set"
+                "the endpoint {written:?} does not use TLS, but `caFile` or `certFile` is set"
             ))
             .hint("write https://, or leave the files out"));
         }
@@ -375,7 +375,7 @@ fn time(text: Option<&str>, otherwise: Duration) -> Duration {
     text.and_then(|text| scalars::duration(text).ok()).unwrap_or(otherwise)
 }
 
-/// Converts a source, as written in a bootstrap file or in a Config object in git, into settings.
+/// Converts a source from the bootstrap file, or from a Config object in git, into settings.
 ///
 /// # Errors
 /// Fails with the first mistake in the source.

@@ -69,8 +69,8 @@ event_types! {
     RolloutBarrierOpened = "rollout.barrier-opened";
     /// This node was elected for a task.
     RolloutElected = "rollout.elected";
-    /// A rollout was halted, because more nodes have failed than it permits. This node has recorded the failure or loss
-    /// that halted the rollout.
+    /// A rollout was halted, because more nodes have failed than the rollout permits. This node has recorded the
+    /// failure or loss that halted the rollout.
     RolloutHalted = "rollout.halted" alarm;
     /// All nodes have completed a rollout.
     RolloutFinished = "rollout.finished";
@@ -90,7 +90,7 @@ event_types! {
     DriftReported = "drift.reported" alarm;
     /// An item that is no longer in git was removed from the node.
     PruneRemoved = "prune.removed";
-    /// More items would be removed than the prune budget allows.
+    /// A TaskBook has more items to remove than the prune budget allows.
     PruneHeld = "prune.held" alarm;
     /// Another node has joined, or has returned.
     NodeJoined = "node.joined";
@@ -132,12 +132,12 @@ event_types! {
     CertificateExpiring = "certificate.expiring" alarm;
     /// The agent uses a new certificate of this node, without a restart.
     CertificateRenewed = "certificate.renewed";
-    /// A node or a person has used a revoked certificate or key on a connection, or this node uses one.
+    /// A node or a person has used a revoked certificate or key on a connection, or this node itself uses one.
     CertificateRevoked = "certificate.revoked";
 }
 
 impl EventType {
-    /// Returns the event type with a name. Returns `None` for an unknown name.
+    /// Returns the event type with the given name. Returns `None` for an unknown name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|event_type| event_type.name() == name)
     }

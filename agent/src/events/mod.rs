@@ -1,4 +1,4 @@
-//! The events of a node, which are recorded in the journal and streamed to followers.
+//! The event log of a node: records events in the journal, and streams events to followers.
 
 mod alarms;
 mod event_type;
@@ -49,7 +49,7 @@ struct Log {
 
 impl Events {
     /// Opens the event log of a node. Without a journal, events are not recorded, and only readers of the event stream
-    /// receive them.
+    /// receive the events.
     pub fn new(node: String, journal: Option<Arc<Journal>>) -> Self {
         let mut log = Log::default();
         if let Some(journal) = &journal {
@@ -65,7 +65,8 @@ impl Events {
         Self { node, journal, live: broadcast::channel(2048).0, log: Arc::new(Mutex::new(log)) }
     }
 
-    /// Records events in one journal commit. An alarm that is already firing for the same reason is not recorded again.
+    /// Records events in one journal transaction. An alarm that is already firing for the same reason is not recorded
+    /// again.
     ///
     /// # Errors
     /// Fails if the journal cannot store the events. An alarm that was not stored is recorded when the alarm is set
@@ -158,7 +159,8 @@ impl Events {
         stored
     }
 
-    /// Deletes the oldest events if there are too many. Events whose UUIDs are in `active` are never deleted.
+    /// Deletes the oldest events if the event log contains too many events. Events whose UUIDs are in `active` are
+    /// never deleted.
     fn make_room(&self, active: &BTreeMap<String, String>, changes: &mut Changes) {
         let Some(journal) = &self.journal else { return };
         let keys = journal.keys::<StoredEvent>().unwrap_or_default();

@@ -17,7 +17,7 @@ pub enum AlarmState {
 }
 
 impl AlarmState {
-    /// Returns the word by which events show the state of the alarm.
+    /// Returns the name that events use for the state of the alarm.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Firing => "firing",

@@ -313,7 +313,7 @@ impl Node {
     }
 
     /// Reports the outcome of a pass. The status of the TaskBooks is published before the conditions. A reader that
-    /// sees the end of a pass in the conditions therefore also sees the TaskBooks of the pass.
+    /// sees the end of a pass in the conditions also sees the TaskBooks of the pass.
     fn report(&mut self, revision: &Revision, outcome: &PassOutcome, fresh: bool) {
         self.writer.show_books(report::statuses(outcome));
         self.writer.step(report::passed(revision, outcome));
@@ -335,7 +335,7 @@ impl Node {
     }
 
     /// Refreshes the sources, runs the TaskBooks, and returns the result. The pass is repeated if a newer commit
-    /// arrives, or if a gate opens within seconds.
+    /// arrives, or if a gate opens within seconds after the pass.
     pub fn once(&mut self) -> RunResult {
         let queries = self.queries();
         let gather = || queries.facts();
@@ -463,7 +463,7 @@ impl Node {
         }
     }
 
-    /// Returns true if only a refresh can end a problem of a source or of the node. The poller reports only changed
+    /// Returns true if a source or the node has a problem that only a refresh can end. The poller reports only changed
     /// heads, so the main loop must repeat a failed fetch.
     fn is_behind(&self) -> bool {
         let of_refresh = |problems: &BTreeMap<String, ConditionReason>| {

@@ -61,7 +61,7 @@ impl Node {
         }
     }
 
-    /// Returns true if the state directory was lost. The state of the node then shows the loss.
+    /// Returns true if the state directory was lost, and shows the loss in the state of the node.
     pub(super) fn has_lost_its_state(&mut self) -> bool {
         let lost = self.membership.has_lost_its_state();
         if lost || self.writer.state().problems.contains_key("node state") {
@@ -70,9 +70,9 @@ impl Node {
         lost
     }
 
-    /// Adopts the accepted revision of the fleet if its number is higher than that of this node's revision. A record of the
-    /// data store with the same number takes precedence, too (P26). Returns whether the node has adopted the record of the
-    /// data store.
+    /// Adopts the fleet's accepted revision if its generation is higher than the generation of this node's revision. If
+    /// the generations are equal, the acceptance record in the data store takes precedence (P26). Returns true if the
+    /// node has adopted the acceptance record in the data store.
     fn follow_fleet(&mut self) -> bool {
         if !self.membership.is_shared() {
             return false;
@@ -128,7 +128,7 @@ impl Node {
         }
     }
 
-    /// Writes the effects of an accepted revision, and makes the revision current.
+    /// Writes the journal changes for an accepted revision, and makes the revision current.
     fn adopt(&mut self, adopted: Adopted) {
         self.writer.write(adopted.effects);
         if let Some(revision) = adopted.revision {

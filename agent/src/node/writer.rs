@@ -21,7 +21,7 @@ use crate::{
 /// A function that returns true for the alarms that it selects.
 type Covers<'a> = Box<dyn Fn(&NewEvent) -> bool + 'a>;
 
-/// The results of a stage of the node, in the order in which the node writes them. A stage itself writes nothing.
+/// The results of a stage of the node, in the order of writing. A stage itself writes nothing.
 #[derive(Debug, Default)]
 pub(super) struct Effects<'a>(Vec<Effect<'a>>);
 
@@ -57,8 +57,8 @@ impl<'a> Effects<'a> {
         self
     }
 
-    /// Adds firing alarms to the results. An alarm that `covers` selects ends if the alarm is not among the firing
-    /// alarms.
+    /// Adds firing alarms to the results. If `covers` selects an alarm that is not among the firing alarms, the alarm
+    /// ends.
     pub(super) fn alarms(mut self, covers: impl Fn(&NewEvent) -> bool + 'a, firing: Vec<NewEvent>) -> Self {
         self.0.push(Effect::Alarms(Box::new(covers), firing));
         self
@@ -130,8 +130,8 @@ impl StateWriter {
         self.status.set_state(&self.state);
     }
 
-    /// Commits changes to the journal, together with the state of the node. If the journal cannot store the changes,
-    /// the state of the node shows the problem.
+    /// Writes changes to the journal, together with the state of the node. If the journal cannot store the changes, the
+    /// state of the node shows the problem.
     pub(super) fn save(&mut self, mut changes: Changes) {
         changes.set(&self.state);
         self.identity.keep(&mut changes, self.clock.monotonic(), false);
@@ -176,7 +176,8 @@ impl StateWriter {
         }
     }
 
-    /// Saves the newest record number of each writer. The agent calls this function before the agent stops.
+    /// Saves the newest record number of each node that writes to the data store. The agent calls this function before
+    /// the agent stops.
     pub(super) fn save_known_writers(&self) {
         let mut changes = Changes::default();
         self.identity.keep(&mut changes, self.clock.monotonic(), true);
@@ -186,7 +187,7 @@ impl StateWriter {
     }
 }
 
-/// Returns the problem of a journal that cannot be written: its reason, and a message with the remedy.
+/// Returns the problem of a journal that cannot be written, with a reason and a remedy.
 fn journal_trouble(error: &JournalError) -> ConditionReason {
     let (reason, remedy) = match error {
         JournalError::DiskFull { .. } => {

@@ -42,7 +42,7 @@ pub(super) struct BookRollout<'a> {
     pub(super) run: Run,
 }
 
-/// The admission of changes of one TaskBook. The TaskBook is not suspended, and its dependencies are met.
+/// The admission of changes of one TaskBook. The TaskBook is not suspended, and its dependencies are completed.
 pub(super) struct AdmissionControl<'a> {
     pass: &'a PassContext<'a>,
     writer: &'a FsWriter,
@@ -50,7 +50,7 @@ pub(super) struct AdmissionControl<'a> {
     admitted: Mutex<Admitted>,
 }
 
-/// The changes and the slot that the gates have admitted up to now.
+/// The current admission of a TaskBook: its admitted changes, and the slot that the node holds.
 #[derive(Debug, Default)]
 struct Admitted {
     /// True if the changes of the active segment are admitted.
@@ -88,9 +88,9 @@ impl<'a> AdmissionControl<'a> {
         self.ask(segment, Request::Enter(segment))
     }
 
-    /// Admits changes if the maintenance window is open and the node holds a slot. If the node's lease may have
-    /// expired, a held slot is checked again (P48). After the lease has expired, other nodes may have written off the
-    /// slot.
+    /// Admits changes if the maintenance window is open and the node acquires a slot. If the node's lease may have
+    /// expired, the node checks a held slot again (P48). After the lease has expired, other nodes may have written off
+    /// the slot.
     pub(super) fn admit(&self, admit: Admit) -> Answer {
         let windows = &self.pass.windows;
         if !(admit.began && windows.finish())
@@ -147,7 +147,7 @@ impl<'a> AdmissionControl<'a> {
     /// Returns the permit for a change.
     ///
     /// # Errors
-    /// Fails if the change needs an admission that the run has not requested.
+    /// Fails if the change needs admission, and the gates have not admitted the changes of the segment.
     pub(super) fn permit(&self, needs: Admission) -> Result<Permit<'a>, String> {
         match lock(&self.admitted).permits(needs) {
             true => Ok(Permit(self.writer)),
@@ -160,8 +160,8 @@ impl<'a> AdmissionControl<'a> {
 const NOT_ADMITTED: &str =
     "internal error: the change was not admitted, so it was not made; please report this error with the log";
 
-/// Returns the closed gates of a TaskBook: suspensions and dependencies. `dependencies` are the TaskBooks of this node
-/// that are not applied yet.
+/// Returns the closed gates of a TaskBook: suspensions and dependencies. `dependencies` lists the required TaskBooks
+/// that this node has not completed yet.
 pub(super) fn closed(pass: &PassContext<'_>, book: &Book, dependencies: Vec<String>) -> Vec<Gate> {
     let now = pass.machine.clock.wall() / 1000;
     let suspended = book.suspend.iter().chain(&pass.suspended).map(|suspend| {

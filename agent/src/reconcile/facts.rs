@@ -1,4 +1,4 @@
-//! Gathers the facts of the host, and parses the YAML files of facts.d.
+//! Gathers the facts of the host, and parses the YAML files of `facts.d`.
 
 use std::{cell::OnceCell, collections::BTreeMap};
 
@@ -54,7 +54,7 @@ pub(crate) fn host_facts(options: &Options) -> (Value, Vec<CustomProblem>) {
     (facts, problems)
 }
 
-/// Returns the machine id of this host. The text is empty if the host has no machine id.
+/// Returns the machine id of this host. Returns an empty text if the host has no machine id.
 pub(crate) fn machine_id() -> String {
     towpath_host::facts::machine_id().unwrap_or_default()
 }

@@ -21,14 +21,14 @@ use self::{
     pass::{ComputedCache, PassContext, PassOutcome},
 };
 
-/// Runs the TaskBooks of a node, and changes what differs from the desired state.
+/// Runs the TaskBooks of a node, and corrects differences from the desired state.
 pub(crate) fn apply(pass: PassContext<'_>, writer: &FsWriter, computed: &mut ComputedCache) -> PassOutcome {
     let (inputs, failures) = pass::computed::evaluate(&pass, computed);
     let pass = PassContext { inputs, ..pass };
     pass::books::run::<Executor<'_>>(&pass, writer, &pass.claims(), &failures)
 }
 
-/// Returns what the TaskBooks of a node would change. Nothing is changed.
+/// Returns the changes that the TaskBooks of a node need. Nothing is changed.
 pub(crate) fn plan(pass: &PassContext<'_>) -> PassOutcome {
     pass::books::run::<DryRun<'_>>(pass, (), &pass.claims(), &[])
 }

@@ -17,7 +17,7 @@ use crate::config::{Reconcile, WrittenReconcile};
 /// An accepted revision, with all objects, and with the parts that concern one node.
 #[derive(Debug)]
 pub struct Revision {
-    /// The acceptance of the revision, by number and digest. The number is 0 for a working tree.
+    /// The generation and the digest of the accepted revision. The generation is 0 for a working tree.
     pub id: AcceptedId,
     /// The commits of the revision, by source.
     pub commits: BTreeMap<String, String>,
@@ -27,14 +27,15 @@ pub struct Revision {
     pub view: NodeView,
     /// The manifest of the revision, with the metadata of coordinated TaskBooks.
     pub manifest: RevisionManifest,
-    /// The record of the acceptance of the revision.
+    /// The acceptance record of the revision.
     pub record: Accepted,
     /// True if an object or a template calls `nodes()`. The value is computed at its first use.
     reads_nodes: OnceLock<bool>,
 }
 
 impl Revision {
-    /// Creates a revision, with the parts that concern one node. For a working tree, the record has default values.
+    /// Creates a revision, with the parts that concern one node. For a working tree, the acceptance record has default
+    /// values.
     pub fn new(record: Accepted, manifest: RevisionManifest, set: Arc<ObjectSet>, node: &str) -> Self {
         let view = NodeView::new(&set, node);
         let (id, commits) = (record.id(), record.commits.clone());

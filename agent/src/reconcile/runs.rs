@@ -50,7 +50,7 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Returns the run of a coordinated TaskBook. `None` if the manifest does not contain the TaskBook.
+    /// Returns the run of a coordinated TaskBook. Returns `None` if the manifest does not contain the TaskBook.
     pub(crate) fn of(set: &ObjectSet, accepted: &AcceptedId, manifest: &RevisionManifest, book: &Book) -> Option<Self> {
         let id = book.id();
         let entry = manifest.books.get(&id)?;
@@ -164,8 +164,7 @@ impl Run {
     }
 }
 
-/// Returns the rights in each coordinated TaskBook: the budgets, the target nodes, and the nodes eligible for each
-/// elected task.
+/// Returns, for each coordinated TaskBook, the budgets, the target nodes, and the nodes that can be elected.
 pub(crate) fn rights(
     set: &ObjectSet,
     accepted: &AcceptedId,
@@ -202,8 +201,8 @@ pub(crate) fn digests(set: &ObjectSet) -> BTreeMap<String, String> {
     coordinated.map(|book| (book.id(), book_digest(set, book))).collect()
 }
 
-/// Returns whether a TaskBook needs a run. A TaskBook needs a run if it is coordinated, or if another TaskBook waits
-/// for it on all nodes.
+/// Returns whether a TaskBook needs a run. A TaskBook needs a run if the TaskBook is coordinated, or if another
+/// TaskBook waits for its completion on all nodes.
 fn needs_run(set: &ObjectSet, book: &Book) -> bool {
     let waited_for = |other: &Book| {
         other.namespace == book.namespace
@@ -244,8 +243,8 @@ fn slot_limit(set: &ObjectSet, manifest: &RevisionManifest, book: &Book, seriali
     slot_failures(set, manifest, &book.namespace, serialize.slot.as_ref()?)
 }
 
-/// Returns the smallest `maxFailures` of the books that share a named slot. Returns `None` if no book shares the slot,
-/// or if all its books state `failAfterAllTargetsRan`.
+/// Returns the smallest `maxFailures` of the books that share a named slot. Returns `None` if all books that share the
+/// slot set `failAfterAllTargetsRan`, or if no book shares the slot.
 fn slot_failures(set: &ObjectSet, manifest: &RevisionManifest, namespace: &str, slot: &str) -> Option<u64> {
     let shares = |other: &&Book| {
         let own = other.tasks.iter().filter_map(|task| task.serialize.as_ref()).chain(&other.rollout.serialize);

@@ -35,7 +35,7 @@ impl Callers {
     /// Waits until no other expensive call of the same caller runs.
     ///
     /// # Errors
-    /// Fails if too many calls of this caller are waiting.
+    /// Fails if too many calls of the same caller are waiting.
     pub(super) async fn turn<T>(&self, request: &Request<T>) -> Result<Turn, Status> {
         self.turn_of(caller(request)).await
     }
@@ -51,7 +51,7 @@ impl Callers {
         };
         let refused = || {
             let message =
-                format!("{caller} has {WAITING} calls of plan and view waiting; retry when these calls have ended");
+                format!("{caller} has {WAITING} waiting calls of `plan` and `view`; retry when these calls have ended");
             Status::resource_exhausted(message)
         };
         let _waiting = Arc::clone(&turns.waiting).try_acquire_owned().map_err(|_| refused())?;

@@ -33,7 +33,7 @@ pub enum CallError {
     /// The certificate of the caller cannot be used.
     #[error("cannot use the certificate")]
     Credentials(#[from] IdentityError),
-    /// The remote agent cannot be reached, or belongs to a different cluster.
+    /// The remote agent cannot be reached, or does not belong to the cluster of the caller.
     #[error("cannot reach {address}: {why}")]
     Remote {
         /// The address of the remote agent.
@@ -165,7 +165,7 @@ impl Client {
         Ok(self.status_service().list_rollouts(pb::ListRolloutsRequest {}).await?.into_inner().rollouts)
     }
 
-    /// Returns the changes that the agent would make on its node.
+    /// Returns the changes that the accepted revision requires on the node of the agent.
     ///
     /// # Errors
     /// Fails if the agent does not answer, or has no revision.

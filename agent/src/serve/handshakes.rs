@@ -41,7 +41,7 @@ impl<E> Default for Handshakes<E> {
 
 impl<E> Handshakes<E> {
     /// Adds a handshake, and returns the number of the handshake. If a limit is reached, the function also returns the
-    /// value of an older handshake. The caller drops this value.
+    /// value of an older handshake, which the caller must drop.
     pub(super) fn begin(&mut self, address: IpAddr, end: E) -> (Number, Option<E>) {
         let origin = origin(address);
         let ended = if self.count(origin) >= SHARE {
@@ -112,7 +112,7 @@ pub(super) struct Refusals {
     last: String,
 }
 
-/// A summary of rejected connections, which the agent writes as one log line.
+/// A summary of rejected connections for one log line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Summary {
     /// The number of rejected connections.
@@ -128,8 +128,8 @@ impl Refusals {
         self.last = last;
     }
 
-    /// Returns the summary that is due for the log. The first rejection is logged at once, later rejections at most
-    /// once a minute. Returns `None` if no summary is due.
+    /// Returns the summary that is due for the log. The first rejection is logged at once, and later rejections are
+    /// logged at most once a minute. Returns `None` if no summary is due.
     pub(super) fn due(&mut self, now: Instant) -> Option<Summary> {
         let early = self.logged.is_some_and(|logged| now.saturating_duration_since(logged) < LOG_INTERVAL);
         if self.count == 0 || early {

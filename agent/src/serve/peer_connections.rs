@@ -24,7 +24,7 @@ use crate::error_chain::error_chain;
 const MAX_CONNECTIONS: usize = 32;
 /// The time limit of one query to a peer.
 const ANSWER: Duration = Duration::from_secs(10);
-/// The time limit for sending a gossip message. An older message is out of date.
+/// The time limit for sending a gossip message, which is out of date after this time.
 const SEND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A pool of connections to peers.
@@ -161,7 +161,7 @@ impl PeerConnections {
     }
 }
 
-/// Returns the cause of a gRPC status, or its message if the status has no cause.
+/// Returns the cause of a gRPC status, or the message of a status without a cause.
 fn describe(status: &tonic::Status) -> String {
     match std::error::Error::source(status) {
         Some(cause) => error_chain(cause),

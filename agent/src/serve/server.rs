@@ -81,7 +81,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Binds an address for other machines.
+    /// Binds the address that other machines connect to.
     ///
     /// # Errors
     /// Fails if the address is in use, or does not belong to this machine.
@@ -137,9 +137,9 @@ pub async fn serve(
     Ok(served?)
 }
 
-/// Admits calls of persons, and calls of nodes. The revision must name the node, and the node must use its trusted key.
-/// The name of a node is checked, because a certificate can stay valid after git no longer names its node. Every call
-/// is checked, so that a revocation also affects open connections.
+/// Admits a call if the certificate of the caller is not revoked. The accepted revision must name a calling node, and
+/// the calling node must use its trusted key. The name of a node is checked, because a certificate can stay valid after
+/// git no longer names its node. Every call is checked, so that a revocation also affects open connections.
 fn admit(peers: &PeerService, request: Request<()>) -> Result<Request<()>, Status> {
     match request.extensions().get::<Caller>() {
         Some(caller) => admit_caller(peers, caller).map(|()| request),
@@ -160,7 +160,7 @@ fn admit_caller(peers: &PeerService, Caller(caller, serial): &Caller) -> Result<
 /// The stream of results of a streaming call.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Returns a stream of results. Before each item, the stream checks its caller, and ends if the caller is no longer
+/// Returns a stream of results. Before each item, the stream checks the caller, and ends if the caller is no longer
 /// admitted.
 fn while_admitted<T: Send + 'static>(
     peers: PeerService,
@@ -261,7 +261,7 @@ fn node_that_asks<T>(request: &Request<T>) -> Result<String, Status> {
     match request.extensions().get::<Caller>() {
         Some(Caller(caller, _)) if caller.role == Role::Node => Ok(caller.name.clone()),
         Some(Caller(caller, _)) => Err(Status::permission_denied(format!(
-            "{} is a {}, and only nodes may call Peer",
+            "{} is a {}, and only nodes may call the service `Peer`",
             caller.name,
             caller.role.name()
         ))),

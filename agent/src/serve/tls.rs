@@ -1,5 +1,5 @@
-//! Mutual TLS 1.3 for connections from and to other machines. Both sides of a connection present a certificate of the
-//! cluster's authority. A new connection uses the newest certificates on disk.
+//! Mutual TLS 1.3 for connections from and to other machines. Both sides of a connection present a certificate that the
+//! cluster's authority has signed. A new connection uses the newest certificates on disk.
 
 use std::{
     io,

@@ -18,14 +18,15 @@ pub struct State {
     pub accepted: Acceptance,
     /// The revision that the node most recently attempted to apply.
     pub attempted: Option<Acceptance>,
-    /// True until the first pass of the attempted revision ends. While `attempting` is true, the stalls and holds
+    /// True until the first pass of the attempted revision ends. While `attempting` is true, `stalled` and `held`
     /// belong to an earlier revision.
     attempting: bool,
     /// The revision that the node most recently applied in full.
     pub applied: Option<Acceptance>,
     /// The problems that can end without a new commit, by source or subject.
     pub problems: BTreeMap<String, ConditionReason>,
-    /// The messages about requests that git servers have not answered yet. The requests end when the agent stops.
+    /// The messages about requests that git servers have not answered yet. Pending requests to git servers end when the
+    /// agent stops.
     #[serde(skip)]
     pending: Vec<String>,
     /// The problems that only a new commit can end, by subject.
@@ -38,7 +39,7 @@ pub struct State {
     since: BTreeMap<String, (String, bool, i64)>,
     /// The time of the most recent tick of the wall clock (`Input::Tick`), in milliseconds since 1970.
     pub tick: i64,
-    /// The number of passes that ended after the clock went back.
+    /// The number of passes that have ended since the clock went back.
     passes_since_jump: u32,
 }
 
@@ -106,10 +107,10 @@ pub enum Input {
     Node(&'static str, Option<ConditionReason>),
     /// The head of a source was rejected, or is valid again (`None`).
     Rejected(String, Option<ConditionReason>),
-    /// Local policy rejects the revision that the fleet accepted, or no longer rejects it (`None`).
+    /// Local policy rejects the revision that the fleet accepted, or permits the revision again (`None`).
     RejectedLocally(Option<ConditionReason>),
-    /// The fleet accepted a revision that only a newer agent can read (P12). The value is `None` if this agent can read
-    /// the accepted revision again.
+    /// The fleet accepted a revision that only a newer agent can read (P12). `None` means that this agent can read the
+    /// accepted revision again.
     TooOld(Option<String>),
     /// A revision was accepted.
     Accepted(Acceptance),
@@ -131,7 +132,7 @@ pub struct Passed {
     /// The holds that the pass found, in the order of the TaskBooks. The state machine sets the start time of each
     /// hold.
     pub held: Vec<Hold>,
-    /// The problem of a full or read-only disk, if the pass found such a disk.
+    /// The disk problem that the pass found: a full or read-only disk.
     pub disk: Option<ConditionReason>,
     /// True if the pass was preempted.
     pub interrupted: bool,
@@ -142,7 +143,7 @@ pub struct Passed {
 /// The key of the hold that affects the whole node: only a newer agent can read the accepted revision.
 const TOO_OLD: &str = "agent AgentTooOld";
 
-/// The largest backward step of the clock that is not reported, in milliseconds.
+/// The largest backward step of the clock that the node does not report, in milliseconds.
 const JUMP: i64 = 5_000;
 
 /// Returns the state of the node after an input.
@@ -261,7 +262,7 @@ fn pass(mut state: State, passed: Passed) -> State {
 
 impl State {
     /// Returns whether a revision is the accepted revision. Digests are compared, too, because two revisions may have
-    /// the same number (P26).
+    /// the same generation (P26).
     pub fn is_at(&self, other: Option<&Acceptance>) -> bool {
         let same =
             |other: &Acceptance| other.generation == self.accepted.generation && other.digest == self.accepted.digest;
@@ -276,7 +277,7 @@ impl State {
             && self.held.keys().all(|key| key == TOO_OLD)
     }
 
-    /// Returns the message of the Ready condition.
+    /// Returns the message of the `Ready` condition.
     pub fn summary(&self) -> String {
         current(self).into_iter().next().map(|ready| ready.message).unwrap_or_default()
     }
@@ -324,7 +325,8 @@ impl State {
     }
 }
 
-/// Returns the messages of all holds as one text. The text also names the reasons of the holds, if the reasons differ.
+/// Returns the messages of all holds as one text. If the reasons of the holds differ, the returned text names the
+/// reasons.
 fn all_holds(holds: &BTreeMap<String, Hold>) -> String {
     let mut reasons = holds.values().map(|hold| &hold.reason);
     let first = reasons.next();
@@ -336,7 +338,7 @@ fn all_holds(holds: &BTreeMap<String, Hold>) -> String {
     holds.values().map(message).collect::<Vec<_>>().join("; ")
 }
 
-/// Returns all conditions of the status, both true and false.
+/// Returns all conditions of the status, including the conditions that are false.
 fn current(state: &State) -> Vec<pb::Condition> {
     let condition = |kind: &str, status: bool, reason: &str, message: String| pb::Condition {
         r#type: kind.into(),

@@ -20,7 +20,7 @@ use towpath_state::{Changes, Journal, OtherNodes};
 use super::{StatusSnapshot, published::PublishedState};
 use crate::reconcile::{Revision, pass::Other, runs::Run};
 
-/// The view that a node has of its fleet. All clones share the last known state of the other nodes.
+/// The view that a node has of its fleet. All clones share the most recently read state of the other nodes.
 #[derive(Debug, Clone)]
 pub struct FleetView {
     status: StatusSnapshot,
@@ -29,7 +29,7 @@ pub struct FleetView {
     journal: Option<Arc<Journal>>,
     /// The gossip of the node. `gossip` is empty if the node does not take part in gossip.
     gossip: Arc<OnceLock<Gossip>>,
-    /// The last known state of the other nodes, which templates can read.
+    /// The most recently read state of the other nodes, for templates.
     known: Arc<Mutex<Option<OtherNodes>>>,
 }
 
@@ -68,9 +68,9 @@ impl FleetView {
     /// Returns the state of the other nodes for the template function `nodes()`. The data store is queried only if a
     /// template calls `nodes()`.
     ///
-    /// While the data store does not answer, the last known state is used, even after a restart of the agent. Rendered
-    /// files therefore continue to list nodes while the data store is unreachable (P92, P93). Liveness comes from
-    /// gossip, even while the data store is unreachable.
+    /// While the data store does not answer, the function returns the most recently read state. The journal keeps the
+    /// state across restarts of the agent. Rendered files continue to list nodes while the data store is unreachable
+    /// (P92, P93). Liveness comes from gossip, even while the data store is unreachable.
     pub(crate) fn others(&self, revision: &Revision) -> BTreeMap<String, Other> {
         let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.store().shared() && revision.reads_nodes()) else {
             return BTreeMap::new();
@@ -92,7 +92,8 @@ impl FleetView {
         known.joined.iter().map(other).collect()
     }
 
-    /// Returns the last known state of other nodes. Returns `None` if the node has never read the state of other nodes.
+    /// Returns the most recently read state of other nodes. Returns `None` if the node has never read the state of
+    /// other nodes.
     fn last_other_nodes(&self) -> Option<OtherNodes> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).clone();
         known.or_else(|| self.journal.as_ref()?.get_readable(&()).ok().flatten())

@@ -172,7 +172,7 @@ pub(crate) fn is_of_books(event: &NewEvent) -> bool {
 }
 
 /// Returns true if a pass has checked whether an alarm of a TaskBook is still valid. A task that did not run keeps its
-/// alarms. Handlers also keep their alarms if any task of their TaskBook did not run.
+/// alarms. A handler keeps its alarms if any task of its TaskBook did not run.
 pub(crate) fn is_judged(event: &NewEvent, outcome: &PassOutcome) -> bool {
     if !is_of_books(event) || outcome.interrupted {
         return false;
@@ -210,8 +210,8 @@ fn task_alarm(task: &TaskOutcome) -> Option<EventType> {
     }
 }
 
-/// Returns the kind of a hold: `prune` if the prune budget holds removals, otherwise `task`. A halted rollout also has
-/// the reason `Budget`, but its hold is of the kind `task`.
+/// Returns the kind of a hold: `prune` if the prune budget holds removals, otherwise `task`. The hold of a halted
+/// rollout has the reason `Budget` and the kind `task`.
 fn kind_of(hold: &Hold) -> &'static str {
     let is_prune = hold.reason == "Budget" && hold.subject == format!("{}/prune", hold.book);
     if is_prune { "prune" } else { "task" }
@@ -251,7 +251,7 @@ fn of_holds(state: &State) -> Vec<NewEvent> {
     alarms
 }
 
-/// Returns the one-time events of a pass, which report changes and ended runs.
+/// Returns the one-time events of a pass: the events about changes and ended runs.
 pub(crate) fn of_pass(outcome: &PassOutcome, runs: &mut RunProgress) -> Vec<NewEvent> {
     let mut events = Vec::new();
     for book in &outcome.books {

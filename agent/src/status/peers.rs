@@ -23,7 +23,7 @@ use crate::events::{EventType, NewEvent};
 pub struct PeerService {
     status: StatusSnapshot,
     fleet: Arc<Fleet>,
-    /// The signer of the node's records. The signer also decides which callers of the API are rejected.
+    /// The signer of the node's records. The signer decides which callers of the API are rejected.
     signer: Arc<RecordSigner>,
     /// The incarnation of the node: a number that grows with each start of the agent.
     incarnation: u64,
@@ -48,7 +48,8 @@ impl PeerService {
         self.incarnation
     }
 
-    /// Returns whether the accepted revision defines a node with this name. Returns `None` before the first revision.
+    /// Returns whether the accepted revision defines a node with this name. Returns `None` if no revision has been
+    /// accepted yet.
     pub fn names_node(&self, name: &str) -> Option<bool> {
         self.status.revision().map(|revision| revision.set.nodes.contains_key(name))
     }
@@ -100,7 +101,7 @@ impl PeerService {
         Ok(())
     }
 
-    /// Returns the record and the manifest of the accepted revision, for peers.
+    /// Returns the acceptance record and the manifest of the accepted revision, for peers.
     ///
     /// # Errors
     /// Fails if no revision has been accepted.
@@ -119,7 +120,7 @@ impl PeerService {
     /// # Errors
     /// Fails if the commit does not belong to the accepted revision.
     pub fn mirror(&self, source: &str, commit: &str) -> Result<Arc<Mirror>, QueryError> {
-        let foreign = || QueryError(format!("the revision of this node does not have {source} at {commit}"));
+        let foreign = || QueryError(format!("the accepted revision does not contain {source} at the commit {commit}"));
         self.status.mirror_at(source, commit).ok_or_else(foreign)
     }
 
@@ -146,8 +147,8 @@ impl PeerService {
         }
     }
 
-    /// Ends the alarms of lost nodes that have returned or left. This node may not have received the gossip message
-    /// about the return of a lost node.
+    /// Ends the alarms of lost nodes that have returned or left. This node can miss the gossip message about the return
+    /// of a lost node.
     pub(crate) fn end_lost(&self, now: i64) {
         let Some(gossip) = self.gossip.get() else { return };
         let is_over = |alarm: &NewEvent| {

@@ -13,7 +13,7 @@ const GATES: usize = 16;
 /// The maximum length of the message of a published gate, in characters.
 const MESSAGE: usize = 300;
 
-/// The state of a node, which the node publishes for other nodes.
+/// The state that a node publishes for other nodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct PublishedState {
@@ -22,7 +22,7 @@ pub(crate) struct PublishedState {
     pub(super) version: String,
     /// The generation that the node has loaded.
     accepted: Option<u64>,
-    /// The digest of the acceptance of that generation.
+    /// The digest of the acceptance record of the loaded generation.
     digest: String,
     /// The closed gates of the node, by TaskBook. The map omits the gates that are visible in the data store.
     held: BTreeMap<String, Vec<PublishedGate>>,
@@ -80,7 +80,7 @@ fn gates(state: &State) -> BTreeMap<String, Vec<PublishedGate>> {
     shown
 }
 
-/// Returns the facts with the given names, which other nodes may read.
+/// Returns the named facts, which the node shares with other nodes.
 pub(crate) fn shared_facts(facts: &Value, names: &[String]) -> Value {
     Value::Object(names.iter().filter_map(|name| Some((name.clone(), facts.get(name)?.clone()))).collect::<Map<_, _>>())
 }

@@ -178,7 +178,7 @@ impl Queries {
         self.status.revision().ok_or_else(QueryError::no_revision)
     }
 
-    /// Returns the changes that the accepted revision would make on the node.
+    /// Returns the changes that the accepted revision requires on the node.
     ///
     /// # Errors
     /// Fails if no revision has been accepted.
@@ -186,7 +186,7 @@ impl Queries {
         self.plan_of(&*self.revision()?)
     }
 
-    /// Returns the changes that a revision would make on the node.
+    /// Returns the changes that a revision requires on the node.
     ///
     /// # Errors
     /// The function currently always succeeds. The return type is a `Result`, because a future version may need answers
@@ -424,7 +424,8 @@ fn rendered(
     Ok(value)
 }
 
-/// Returns the variables of a node. If there are several namespaces, each name begins with the namespace.
+/// Returns the variables of a node. If the revision has several namespaces, each variable name begins with its
+/// namespace.
 fn variables(revision: &Revision, node: &str, explain: bool) -> Value {
     let view = NodeView::new(&revision.set, node);
     let namespaces: Vec<&String> = revision.set.namespaces.keys().collect();

@@ -17,13 +17,13 @@ pub enum RunMode {
 /// The result of comparing the node with a rendered task.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Check {
-    /// The node has the desired state. The value is optional data that the check returned.
+    /// The node has the desired state. `InSync` contains the data that the check returned, if the check returned data.
     InSync(Option<Value>),
     /// The node differs from the desired state; the value is the needed change.
     Differs(Preview),
     /// The state is unknown until an earlier task has run; the text gives the reason.
     Unknown(String),
-    /// The check failed, or the task's `success` condition is false although the state is in sync. The text is the
+    /// The check failed, or the task's `success` condition is false although the node is in sync. `Failed` contains the
     /// error message of the check.
     Failed(String),
 }
@@ -31,13 +31,13 @@ pub enum Check {
 /// The change that a task needs, as found by its check.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Preview {
-    /// The kind of the change: create, update or remove.
+    /// The kind of the change: `create`, `update` or `remove`.
     pub action: &'static str,
     /// The change as a readable diff.
     pub diff: String,
-    /// True if the change only writes files, so it can be batched with other file changes.
+    /// True if the change only writes files, so the change can join a batch of file changes.
     pub plain: bool,
-    /// The paths that the change writes. The list omits directories that the change only creates.
+    /// The paths that the change writes. `writes` omits the directories that the change creates.
     pub writes: Vec<String>,
     /// True if the `changed` condition of the task is false. A change with a false `changed` condition notifies no
     /// handler.
@@ -97,11 +97,12 @@ pub enum Assessment {
         /// definition of the item yet.
         record: bool,
     },
-    /// The task has to make a change. The values are the cause of the change, and the permission that the change needs.
+    /// The task has to make a change. `Change` contains the cause of the change, and the permission that the change
+    /// needs.
     Change(Cause, Admission),
     /// The action of the task has to run.
     Run,
-    /// The state has drifted, and the drift policy does not correct the drift. The value is true if the drift policy
+    /// The state has drifted, and the drift policy does not correct the drift. `Left(true)` means that the drift policy
     /// reports the drift.
     Left(bool),
     /// The state of the item is not known yet; the text gives the reason.

@@ -11,12 +11,12 @@ use crate::names::{Instance, InstanceId};
 /// The maximum number of file changes in one batch.
 const MAX_FILES: usize = 2000;
 
-/// A set of changes that are made together, identified by their rendered tasks.
+/// A set of rendered tasks whose changes are made together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChangeSet {
-    /// Changes of files, which are written as one batch.
+    /// File changes that the agent writes as one batch.
     Files(Vec<InstanceId>),
-    /// Changes by a tool or daemon, which are made in one transaction.
+    /// Changes that a tool or daemon makes in one transaction.
     Direct(Vec<InstanceId>),
 }
 
@@ -40,8 +40,8 @@ pub struct Queued {
     pub admission: Admission,
     /// The paths that the change writes.
     pub writes: Vec<String>,
-    /// The key of the transaction that the change can join. Changes with the same key can share a transaction. `batch`
-    /// is `None` if the change cannot share a transaction.
+    /// The key of the transaction that the change can join. Changes with equal `batch` values can share a transaction.
+    /// `batch` is `None` if the change cannot share a transaction.
     pub batch: Option<BatchKey>,
 }
 
@@ -62,8 +62,8 @@ impl Queue {
         self.files.is_empty() && self.direct.is_empty()
     }
 
-    /// Returns true if a queued change affects the check of a path. A change affects the checks of the changed path,
-    /// and of all paths above or below the changed path.
+    /// Returns true if a queued change can affect the result of a check of the given path. A change affects the checks
+    /// of the changed path, and of all paths above or below the changed path.
     pub fn affects(&self, path: &str) -> bool {
         let path = path.trim_end_matches('/');
         let below = format!("{path}/");
@@ -72,7 +72,7 @@ impl Queue {
         later.next().is_some_and(|other| other.starts_with(&below)) || above.any(|other| self.written.contains(other))
     }
 
-    /// Records that a change is held, with the paths that the change would write.
+    /// Records the paths of a held change.
     pub fn hold(&mut self, change: &Queued) {
         self.held.extend(change.writes.iter().cloned());
     }
@@ -82,7 +82,7 @@ impl Queue {
         self.held.iter().any(|held| writes.iter().any(|path| overlaps(held, path)))
     }
 
-    /// Returns true if a direct change by a tool or daemon with the given key can join the queued changes.
+    /// Returns true if a direct change by a tool or daemon can join the queued changes.
     pub fn accepts(&self, batch: Option<&BatchKey>) -> bool {
         self.direct.iter().all(|waiting| waiting.batch.is_some() && waiting.batch.as_ref() == batch)
     }
@@ -99,13 +99,13 @@ impl Queue {
         self.direct.push(change);
     }
 
-    /// Removes and returns all file changes in the queue.
+    /// Removes all file changes from the queue, and returns these changes.
     pub fn take_files(&mut self) -> Vec<Queued> {
         self.written.clear();
         std::mem::take(&mut self.files)
     }
 
-    /// Removes and returns all direct changes by tools or daemons in the queue.
+    /// Removes all direct changes by tools or daemons from the queue, and returns these changes.
     pub fn take_direct(&mut self) -> Vec<Queued> {
         std::mem::take(&mut self.direct)
     }
@@ -121,7 +121,7 @@ pub fn direct(changes: &[Queued]) -> ChangeSet {
     ChangeSet::Direct(changes.iter().map(|change| change.instance.id).collect())
 }
 
-/// Returns the permission that all queued changes together need.
+/// Returns `Free` if no change in the list needs admission, and `SlotAndWindow` in all other cases.
 pub fn admission(changes: &[Queued]) -> Admission {
     let is_free = changes.iter().all(|change| change.admission == Admission::Free);
     if is_free { Admission::Free } else { Admission::SlotAndWindow }

@@ -17,8 +17,8 @@ pub enum ModuleKind {
     Probe,
     /// An action without conditions, which runs again only if its definition changes.
     Action,
-    /// An action with conditions, such as `unless`. The agent checks the conditions of the action on the node, as it
-    /// checks a desired state.
+    /// An action with conditions, such as `unless`. The action runs only if a check of its conditions on the node
+    /// requires a run.
     ConditionalAction,
     /// An action that runs in every pass (`run: always`).
     UnconditionalAction,
@@ -26,11 +26,11 @@ pub enum ModuleKind {
     Reboot,
 }
 
-/// The key of a transaction. Changes with the same key can share a transaction.
+/// The key of a transaction. Changes with equal keys can share a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BatchKey(pub String);
 
-/// The properties of a rendered task that a run uses for its decisions.
+/// The properties of a rendered task, as input for the decisions of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Facts {
     /// The kind of work that the task does.
@@ -43,8 +43,8 @@ pub struct Facts {
     pub managed: Vec<Managed>,
     /// The path that the task manages. `path` is `None` if the task manages several paths, or no path.
     pub path: Option<String>,
-    /// The key of the transaction that the change can join. Changes with the same key can share a transaction. `batch`
-    /// is `None` if the change cannot share a transaction.
+    /// The key of the transaction that the change can join. Changes with equal `batch` values can share a transaction.
+    /// `batch` is `None` if the change cannot share a transaction.
     pub batch: Option<BatchKey>,
 }
 
@@ -63,7 +63,7 @@ pub fn name(task: &Task, item: Option<&Item>) -> String {
     format!("{} [{shown}]", task.id)
 }
 
-/// Returns the name of a task's module for reports. A task without a module is a `sync` task.
+/// Returns the module name that reports show for a task. A task without a module is a `sync` task.
 pub fn module(task: &Task) -> &'static str {
     task.module.as_ref().map_or("sync", |module| module.name)
 }

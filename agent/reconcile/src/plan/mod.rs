@@ -1,4 +1,4 @@
-//! Decisions about tasks, without I/O: their names, the assessment of checks, batches of changes, and removals.
+//! Decisions about tasks without I/O: the names of tasks, the results of checks, batches of changes, and removals.
 
 pub mod assess;
 pub mod batch;

@@ -4,8 +4,9 @@ use std::{collections::BTreeSet, ops::Range};
 
 use towpath_render::objects::task::{Book, Task};
 
-/// Returns the positions of tasks in execution order, in groups. If the book is not parallel, each group contains one
-/// task. Tasks of a parallel book share a group if they do not require each other.
+/// Returns the positions of the tasks as a list of groups, in execution order. If the book is not parallel, each group
+/// contains one task. Tasks of a parallel book share a group if no task in the group requires another task in the
+/// group.
 pub fn waves(book: &Book, range: Range<usize>) -> Vec<Vec<usize>> {
     let tasks: Vec<(usize, &Task)> = book.tasks.iter().enumerate().skip(range.start).take(range.len()).collect();
     if !book.parallel {

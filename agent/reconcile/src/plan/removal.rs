@@ -10,19 +10,19 @@ use towpath_render::view::PruneBudget;
 
 pub use crate::names::Managed;
 
-/// The items that leave a book's inventory. An item is removed, only its record is deleted, or another book manages the
-/// item now.
+/// The items that leave a book's inventory. The agent removes each item from the node, deletes only its journal record,
+/// or leaves the item to another book.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Removal {
     /// The items to remove from the node, in the order of removal.
     pub remove: Vec<Managed>,
-    /// The items that stay on the node, although the agent deletes the records of these items.
+    /// The items that stay on the node, but not in the journal.
     pub forget: Vec<Managed>,
     /// The items that another book manages now. The agent keeps the records of items that another book manages.
     pub moved: Vec<Managed>,
 }
 
-/// The recorded items of a book, with the settings for their removal.
+/// The items that the journal records for a book, and the settings for removals.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inventory {
     /// The items that the journal records for the book.
@@ -37,9 +37,9 @@ pub struct Inventory {
     pub prune: bool,
     /// The maximum number of removals in one pass (D33).
     pub budget: PruneBudget,
-    /// The number of items that other books under the same budget would remove in this pass.
+    /// The number of items that other books with the same prune budget remove in this pass.
     pub others: u64,
-    /// The number of managed items of the node. A prune budget in percent refers to the number of managed items of the
+    /// The number of managed items of the node. A prune budget in percent is a percentage of the managed items of the
     /// node.
     pub total: u64,
 }

@@ -34,12 +34,12 @@ pub(super) struct Channel {
     pub(super) preempted: Cell<bool>,
     /// True while tasks of a parallel book run at the same time.
     pub(super) side_by_side: Cell<bool>,
-    /// True if a part of the run has met a condition that another part waits for.
+    /// True if the run must poll its parts again, because a part may have made a condition true.
     pub(super) progress: Cell<bool>,
 }
 
 impl Channel {
-    /// Returns true if the run was asked to end.
+    /// Returns true if the caller of the run has asked the run to end.
     pub(super) fn preempted(&self) -> bool {
         self.preempted.get()
     }
@@ -50,7 +50,7 @@ impl Channel {
         InstanceId(self.instances.get())
     }
 
-    /// Waits until `condition` returns true. A different part of the run makes `condition` true.
+    /// Waits until `condition` returns true. Another part of the run makes `condition` true.
     pub(super) async fn until(&self, condition: impl Fn() -> bool) {
         poll_fn(|_| if condition() { Poll::Ready(()) } else { Poll::Pending }).await;
     }

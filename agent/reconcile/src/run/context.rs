@@ -23,13 +23,14 @@ pub struct BookInputs {
     pub book: Arc<Book>,
     /// The rollout of a coordinated book. `rollout` is `None` for a book without a rollout, and in a dry run.
     pub rollout: Option<RolloutPlan>,
-    /// The mode of a book without a rollout. In a rollout, each segment has a separate mode.
+    /// The run mode of a book without a rollout: apply a new revision, or look for drift. In a rollout, each segment
+    /// has a separate run mode.
     pub mode: RunMode,
-    /// The drift policy of tasks that do not set a drift policy.
+    /// The default drift policy of the tasks in the book.
     pub drift: Drift,
     /// True if the run ends at the first failure. A dry run continues after a failure.
     pub ends_at_failure: bool,
-    /// The record of the book, as the journal contains it.
+    /// The journal record of the book.
     pub record: BookRecord,
 }
 
@@ -98,8 +99,8 @@ pub(super) struct ActiveSegment {
     pub(super) number: Option<u32>,
     /// The purpose for which the node uses the slot of the segment.
     pub(super) slot_use: SlotUse,
-    /// The slot that a change needs; the second value is true if `serialize` limits the number of slots. `slot` is
-    /// `None` in a book without coordination.
+    /// The slot that a change needs, and true if `serialize` limits the number of slots. `slot` is `None` in a book
+    /// without coordination.
     pub(super) slot: Option<(Slot, bool)>,
     /// True if the node may make changes in this segment.
     pub(super) admitted: bool,
@@ -109,14 +110,14 @@ pub(super) struct ActiveSegment {
     pub(super) prepared: bool,
     /// True while a lane of tasks asks for admission, or runs the `before` tasks.
     pub(super) beginning: bool,
-    /// The reason why changes of this segment cannot begin. A refusal applies to all lanes of parallel tasks of the
-    /// segment.
+    /// The reason why changes of this segment cannot begin. After the gates refuse one lane of tasks, no lane of the
+    /// segment begins changes.
     pub(super) refused: Option<NotBegun>,
     /// True while a lane of tasks runs the pending handlers.
     pub(super) handling: bool,
     /// True if probes without a registered result run in this segment.
     pub(super) probes: bool,
-    /// True if the `after` tasks are left out, because a removal has failed.
+    /// True if the run skips the `after` tasks, because a removal has failed.
     pub(super) kept_out: bool,
 }
 
@@ -213,7 +214,7 @@ pub(super) struct Steps {
 }
 
 impl Steps {
-    /// Returns the results of a failed step, which ends the lane of tasks.
+    /// Returns the results of a step that has failed and that ends the lane of tasks.
     pub(super) fn failed(report: TaskReport) -> Self {
         Self { reports: vec![report], stop: Some(Stop::Failed), unsteady: false }
     }
@@ -248,7 +249,7 @@ impl Steps {
         self.stop.is_some()
     }
 
-    /// Appends the results of later steps to these results.
+    /// Appends the results of later steps.
     pub(super) fn add(&mut self, later: Self) {
         self.reports.extend(later.reports);
         self.unsteady |= later.unsteady;

@@ -33,8 +33,8 @@ pub(super) struct Lane {
     queue: Queue,
     /// The reports, in the order in which the tasks ran. The report of a dropped change is `None`.
     reports: Vec<Option<TaskReport>>,
-    /// The tasks that the run has reached. The value of a task in `reached` is true if the task, or a required task,
-    /// failed or is held.
+    /// The tasks that the run has reached. The value of a task is true if the task, or a task that it requires, failed
+    /// or is held.
     reached: BTreeMap<String, bool>,
     /// The items that the tasks of this lane manage.
     managed: BTreeSet<Managed>,
@@ -49,13 +49,13 @@ pub(super) struct Lane {
     stop: Option<Stop>,
     /// The result of an elected task that this node ran.
     elected: Option<Value>,
-    /// The results of loop items, by the position of the item's report. `results` omits items with the default result.
-    /// In a dry run, the result is `None` for an item that would change.
+    /// The results of loop items, by the position of the item's report. `results` omits the loop items that registered
+    /// the default result. In a dry run, the result is `None` for an item that a real run changes.
     results: BTreeMap<usize, Option<Value>>,
 }
 
 impl Lane {
-    /// Returns a lane of tasks for a task that runs in parallel with other tasks. The new lane starts with a list of
+    /// Returns a separate lane for a task that runs in parallel with other tasks. The new lane starts with a list of
     /// the tasks that have failed.
     pub(super) fn beside(&self) -> Self {
         Self { reached: self.reached.clone(), ..Self::default() }
@@ -134,7 +134,7 @@ impl Lane {
         self.reports.len().saturating_sub(1)
     }
 
-    /// Returns the position that the next added report will have.
+    /// Returns the position of the next report.
     pub(super) fn next_position(&self) -> usize {
         self.reports.len()
     }
@@ -162,7 +162,7 @@ impl Lane {
         if blocked { worst.max(Outcome::Held) } else { worst.max(Outcome::Unchanged) }
     }
 
-    /// Returns one text with the names and messages of the failed tasks, including tasks in later steps.
+    /// Returns one text with the names and messages of all failed tasks and failed `later` steps.
     pub(super) fn failure_message(&self, later: &Steps) -> String {
         let failed = self.reports_from(0).chain(later.reports()).filter(|report| report.outcome == Outcome::Failed);
         let message =
@@ -181,7 +181,7 @@ impl Lane {
         self.reached.insert(task.id.clone(), true);
     }
 
-    /// Checks the tasks that a task requires, and returns the first one that failed or is held.
+    /// Checks the tasks that a task requires, and returns the first required task that failed or is held.
     pub(super) fn unmet_by<'t>(&self, task: &'t Task) -> Option<&'t str> {
         task.requires.iter().find(|name| self.reached.get(*name) == Some(&true)).map(String::as_str)
     }
@@ -228,7 +228,7 @@ impl Lane {
     }
 
     /// Returns the result that a loop registers: the results of all items, true if an item changed, and the worst
-    /// outcome. Returns `None` in a dry run, if an item of the loop would change.
+    /// outcome. Returns `None` in a dry run, if an item of the loop needs a change.
     pub(super) fn loop_result(&self, items: &[usize]) -> Option<Value> {
         let reports = || items.iter().filter_map(|at| Some((at, self.reports.get(*at)?.as_ref()?)));
         let changed = reports().any(|(_, report)| report.outcome == Outcome::Changed);
@@ -279,8 +279,8 @@ impl Lane {
         !self.stopped()
     }
 
-    /// Makes the queued file changes. Corrections of file content are made even if the gates refuse admission (P90).
-    /// Returns true if the lane of tasks may run another task.
+    /// Makes the queued file changes. The lane makes corrections of file content even if the gates refuse admission
+    /// (P90). Returns true if the lane of tasks may run another task.
     pub(super) async fn flush_files(&mut self, run: &Run) -> bool {
         let mut changes = self.queue.take_files();
         if batch::admission(&changes) != Admission::Free
@@ -351,7 +351,7 @@ impl Lane {
         }
     }
 
-    /// Reports the result of a change, and registers it for later tasks.
+    /// Reports the result of a change, and registers the result for later tasks.
     async fn end(&mut self, run: &Run, change: &Queued, applied: Applied) {
         let Some(task) = run.task(change.instance.task) else { return };
         let (outcome, Finished { message, result }) = match applied {

@@ -65,20 +65,20 @@ impl BookRun {
         }
     }
 
-    /// Gives the run the executor's answer to a command. An answer to an unknown command is ignored.
+    /// Accepts the executor's answer to a command. The run ignores an answer to a command that the run has not given.
     pub fn observe(&mut self, id: CommandId, seen: Observation) {
         if let Some(open) = self.channel.open.borrow_mut().get_mut(&id) {
             *open = Some(seen);
         }
     }
 
-    /// Returns true while several tasks of the run are in progress. While several tasks are in progress, a command
-    /// should not block the commands of other tasks.
+    /// Returns true while several tasks of the run are in progress. While several tasks are in progress, the executor
+    /// should carry out their commands at the same time.
     pub fn is_side_by_side(&self) -> bool {
         self.channel.side_by_side.get()
     }
 
-    /// Asks the run to end before the run starts its next task.
+    /// Asks the run to end before its next task.
     pub fn preempt(&mut self) {
         self.channel.preempted.set(true);
     }

@@ -225,7 +225,7 @@ impl MainLane<'_> {
         may_continue
     }
 
-    /// Runs an elected task on an elected node, or adopts its result on any other node.
+    /// Runs an elected task on an elected node, or adopts the task's result on any other node.
     async fn elected(&mut self, index: usize, done: bool) {
         let at = TaskRef { list: List::Tasks, index };
         let Some(of) = self.run.task(at) else { return };
@@ -320,7 +320,7 @@ async fn has_pending(run: &Run) -> bool {
     run.channel.handlers().await.map_or(true, |pending| !pending.is_empty())
 }
 
-/// Returns the items that a task would manage on this node. Returns `None` if the items of the task are not known.
+/// Returns the items that a task manages on this node. Returns `None` if the items of the task are not known.
 async fn managed_by(run: &Run, at: TaskRef, of: &Task) -> Option<Vec<Managed>> {
     if of.module.as_ref().is_none_or(|module| !module.schema.is_state()) {
         return Some(Vec::new());

@@ -9,7 +9,7 @@ use crate::{
     record::{BookRecord, Frame, Slot, SlotRef, SlotState},
 };
 
-/// Changes the record of the book, and writes a changed record to the journal.
+/// Updates the record of the book, and writes the record to the journal if the record has changed.
 ///
 /// # Errors
 /// Fails if the node cannot write the record to the journal.
@@ -28,7 +28,7 @@ pub(super) async fn persist(run: &Run, change: impl FnOnce(&mut BookRecord)) -> 
     persisted
 }
 
-/// Changes the record of the book, and writes the record to the journal. If the journal write fails, the report shows a
+/// Updates the record of the book, and writes the record to the journal. If the journal write fails, the report shows a
 /// failed task, and the lane of tasks ends.
 pub(super) async fn persist_or_stop(run: &Run, what: &str, change: impl FnOnce(&mut BookRecord)) -> Steps {
     match persist(run, change).await {
@@ -71,7 +71,7 @@ async fn begin_alone(run: &Run) -> (Steps, Result<(), NotBegun>) {
     (steps, prepared)
 }
 
-/// Runs the `before` tasks, and records that changes may follow.
+/// Runs the `before` tasks, and records that the segment may begin its changes.
 async fn prepare(run: &Run) -> (Steps, Result<(), NotBegun>) {
     if let Err(message) = persist(run, |record| record.frame = Some(Frame::Preparing)).await {
         return (Steps::default(), Err(NotBegun::Failed(message)));
@@ -84,8 +84,8 @@ async fn prepare(run: &Run) -> (Steps, Result<(), NotBegun>) {
     (steps, prepared.map_err(NotBegun::Failed))
 }
 
-/// Asks for admission. The node writes the slot to the journal before and after the request. If the book is deleted,
-/// the node can still release the slot.
+/// Asks for admission. The node writes the slot to the journal before and after its request to the fleet. The journal
+/// record allows the node to release the slot after the book is deleted.
 async fn admit(run: &Run) -> Result<(), NotBegun> {
     let (slot, admit) = {
         let (segment, record) = (run.segment.borrow(), run.record.borrow());
@@ -120,8 +120,9 @@ async fn admit(run: &Run) -> Result<(), NotBegun> {
     Ok(())
 }
 
-/// Releases a slot that an earlier revision or segment acquired in a different budget. The record of the book names a
-/// slot until the slot is released. In one budget, a node has one slot record for all partitions.
+/// Releases the slot that the node acquired in another budget for an earlier revision or segment. The record of the
+/// book names a slot until the slot is released. A node has at most one slot record in each budget, even if the budget
+/// has several partitions.
 async fn leave_other_slot(run: &Run, slot: &Slot) -> Result<(), NotBegun> {
     let is_other = run.record.borrow().slot.as_ref().is_some_and(|known| known.slot.budget != slot.budget);
     if !is_other {

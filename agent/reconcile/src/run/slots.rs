@@ -13,7 +13,7 @@ use crate::{
     record::{Frame, Slot, SlotRef, SlotState},
 };
 
-/// The position of a segment in its run, with the progress of this node.
+/// The number of a segment, and the progress of this node in the run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Position {
     /// The number of the segment.
@@ -68,8 +68,8 @@ pub(super) async fn vote(run: &Run, lane: &Lane, at: Position) -> (Steps, bool) 
     (released(run, failed.then_some((at.number, admitted))).await, !failed)
 }
 
-/// Returns true if a completed segment uses the slot of the interrupted segment. The function also returns true if the
-/// interrupted segment has begun to change the node.
+/// Returns true if a completed segment uses the same slot as the first incomplete segment. The function also returns
+/// true if the first incomplete segment has begun to change the node.
 pub(super) fn shares_slot(run: &Run, number: u32) -> bool {
     let Some(plan) = &run.inputs.rollout else { return true };
     let record = run.record.borrow();
@@ -78,8 +78,8 @@ pub(super) fn shares_slot(run: &Run, number: u32) -> bool {
     record.frame.is_some() || slots.is_none_or(|(one, other)| one.slot == other.slot)
 }
 
-/// Returns true if the node has a claim or a failure record in a different budget. A node with a claim or a failure
-/// record in a different budget may be only partly changed.
+/// Returns true if the node has a claim or a failure record in another budget than that of the active segment. A node
+/// with an interrupted change may be only partly changed.
 fn holds_other_slot(run: &Run) -> bool {
     let (record, segment) = (run.record.borrow(), run.segment.borrow());
     let active = segment.slot.as_ref().map(|(slot, _)| slot);
@@ -103,8 +103,8 @@ pub(super) async fn leave_old_failure(run: &Run) -> Steps {
     persist_or_stop(run, "slot", |record| record.slot = None).await
 }
 
-/// Records in the journal that the slot was released, or is kept after a failure. The node also releases a slot in a
-/// budget that the run no longer uses.
+/// Records in the journal that the slot was released, or is kept after a failure. If the run no longer uses the budget
+/// of a slot, the node releases the slot.
 ///
 /// `failed` contains the segment in which the node failed, and true if the changes of the segment were admitted.
 async fn released(run: &Run, failed: Option<(u32, bool)>) -> Steps {
@@ -133,14 +133,14 @@ async fn released(run: &Run, failed: Option<(u32, bool)>) -> Steps {
     persist_or_stop(run, "slot", |record| record.slot = now).await
 }
 
-/// Releases a slot that an earlier pass acquired, after all segments are completed without a failure. The node keeps
-/// its position in the slot queue, because a removal may wait for the slot.
+/// Releases the slot of an earlier pass if all segments are completed without a failure. The node keeps its position in
+/// the slot queue, because a removal may wait for the slot.
 pub(super) async fn leave_old_slot(run: &Run, lane: &Lane) -> Steps {
     let holds = run.record.borrow().slot.is_some() && !is_queued(run);
     if holds { leave(run, lane).await } else { Steps::default() }
 }
 
-/// Removes the node from the queue for a slot, if no removal waits for the slot.
+/// Removes the node from the slot queue if no removal waits for the slot.
 pub(super) async fn leave_queue(run: &Run, lane: &Lane) -> Steps {
     if is_queued(run) && !lane.stopped() { leave(run, lane).await } else { Steps::default() }
 }
@@ -158,7 +158,7 @@ async fn leave(run: &Run, lane: &Lane) -> Steps {
     persist_or_stop(run, "slot", |record| record.slot = None).await
 }
 
-/// Announces to the fleet that this node will reboot, and names the slot that it holds (P59).
+/// Announces to the fleet that this node will reboot, and names the slot that the node holds (P59).
 ///
 /// # Errors
 /// Fails if a gate is closed, or if the node cannot write the record to the journal.
@@ -178,7 +178,7 @@ pub(super) async fn announce_absence(run: &Run, instance: InstanceId) -> Result<
     recorded.map_err(NotBegun::Failed)
 }
 
-/// Enters the last segment of the rollout, so that items can be removed. The node acquires a separate slot for the
+/// Enters the last segment of the rollout, in which the node removes items. The node acquires a separate slot for the
 /// removal.
 ///
 /// # Errors

@@ -99,7 +99,7 @@ async fn all_items(run: &Run, lane: &mut Lane, at: TaskRef, task: &Task, items: 
 }
 
 /// Runs a task, or one item of its loop. Returns the position of the task's report. Returns `None` if the task or loop
-/// item has no result.
+/// item waits for an input, or if the lane of tasks has ended.
 async fn item(run: &Run, lane: &mut Lane, at: TaskRef, task: &Task, item: Option<Item>) -> Option<usize> {
     let name = instance::name(task, item.as_ref());
     let instance = Arc::new(Instance { id: run.channel.new_instance(), task: at, item, name });
@@ -197,7 +197,7 @@ async fn probe(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance>
     finish_item(run, lane, task, instance, report, result).await
 }
 
-/// Returns the result of a probe, which never counts as a change.
+/// Sets `changed` to false in the result of a probe.
 fn as_unchanged(mut result: Value, outcome: Outcome) -> Value {
     if let Some(map) = result.as_object_mut() {
         map.insert("changed".into(), false.into());
@@ -256,7 +256,7 @@ async fn action(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance
     }
 }
 
-/// The message for drift that the task's policy does not correct.
+/// The message for drift that the task's drift policy does not correct.
 const DRIFT_IS_LEFT: &str = "the drift is not corrected (drift: report)";
 
 async fn run_action(
@@ -288,7 +288,7 @@ fn interrupted(times: u32) -> String {
     format!("the action was interrupted {times} before its end, and ran again")
 }
 
-/// Checks the state of a task, and makes or queues the change that it needs.
+/// Checks the state of a task, and makes or queues the change that the task needs.
 async fn state(run: &Run, lane: &mut Lane, task: &Task, instance: Arc<Instance>, facts: &Facts) -> Option<usize> {
     // The check of a direct change may depend on queued changes of files.
     let depends = facts.applies_directly || facts.path.as_ref().is_some_and(|path| lane.queue().affects(path));
@@ -414,7 +414,7 @@ fn change_report(task: &Task, instance: &Instance, cause: Cause, preview: &Previ
     report
 }
 
-/// Reboots the node if a reboot is due, or continues after the reboot.
+/// Reboots the node if a reboot is due, or continues the task after the reboot.
 async fn reboot(run: &Run, lane: &mut Lane, task: &Task, instance: &Arc<Instance>) -> Option<usize> {
     if !lane.flush(run).await {
         return None;
@@ -518,8 +518,8 @@ fn conclude(run: &Run, lane: &mut Lane, task: &Task, report: TaskReport) -> usiz
     position
 }
 
-/// Returns true if a task would change something, or if a task cannot be checked before an earlier change. A probe with
-/// a registered result runs, because later tasks read the result.
+/// Returns true if a task needs a change, or if the check of a task must wait for an earlier change. A probe with a
+/// registered result runs, because later tasks read the result.
 pub(super) async fn would_change(run: &Run, indices: impl Iterator<Item = usize>) -> bool {
     for index in indices {
         if run.channel.preempted() {
@@ -542,7 +542,7 @@ pub(super) async fn would_change(run: &Run, indices: impl Iterator<Item = usize>
     false
 }
 
-/// Returns the result of a loop that changes nothing. Returns `None` if the loop would change something.
+/// Returns the result of a loop that changes nothing. Returns `None` if the loop needs a change.
 async fn items_unchanged(run: &Run, task: &Task, at: TaskRef, items: Vec<Item>) -> Option<Value> {
     let (mut worst, mut results) = (Outcome::Skipped, Vec::new());
     for item in items {
@@ -553,8 +553,8 @@ async fn items_unchanged(run: &Run, task: &Task, at: TaskRef, items: Vec<Item>) 
     Some(json!({ "results": results, "changed": false, "outcome": worst.as_str() }))
 }
 
-/// Returns the outcome and the result of a task or item that changes nothing. Returns `None` if the task would change
-/// something.
+/// Returns the outcome and the result of a task or item that changes nothing. Returns `None` if the task needs a
+/// change.
 async fn item_unchanged(run: &Run, task: &Task, at: TaskRef, item: Option<Item>) -> Option<(Outcome, Value)> {
     let name = instance::name(task, item.as_ref());
     let instance = Arc::new(Instance { id: run.channel.new_instance(), task: at, item, name });

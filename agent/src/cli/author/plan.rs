@@ -1,4 +1,4 @@
-//! `towpath plan`: the changes that the agent would make on this node.
+//! `towpath plan`: the changes that the accepted revision or a working tree requires on a node.
 
 use clap::Args;
 use towpath_proto::v1alpha as pb;
@@ -61,7 +61,7 @@ impl Plan {
         plan.map_err(|error| Failure::failed(error.to_string()))
     }
 
-    /// Makes the plan for another node. The plan does not read the files of that node.
+    /// Prints the plan for another node. The plan for another node does not read the files on that node.
     fn plan_for(&self, other: &OtherNode) -> Result<pb::PlanReply, Failure> {
         let (before, after) = block_on(async {
             Ok::<_, Failure>(if self.source.source_dir.is_some() {
@@ -143,7 +143,7 @@ fn text(plan: &pb::PlanReply) -> String {
     text
 }
 
-/// Returns whether a task would change something. A task with an unknown result does not count as a change.
+/// Returns true if a task needs a change. A task with an unknown result does not count as a change.
 fn would_change(task: &pb::PlannedTask) -> bool {
     task.action != "none" && task.action != "unknown"
 }

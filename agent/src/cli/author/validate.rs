@@ -72,7 +72,7 @@ impl Validate {
     }
 }
 
-/// Returns a note for each parameter that is allowed to contain untrusted data, and contains such data.
+/// Returns a note for each parameter that contains permitted untrusted data.
 fn untrusted(set: &ObjectSet) -> Vec<Problem> {
     let uses = untrusted_uses(set).into_iter().filter(|found| found.allowed);
     let note = |found: UntrustedUse| {

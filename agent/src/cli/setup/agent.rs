@@ -24,7 +24,7 @@ use crate::{
     status::PeerService,
 };
 
-/// The time that the current task has to finish after the agent is asked to stop.
+/// The time limit for the current task after the agent is asked to stop.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// Runs the agent.

@@ -1,4 +1,4 @@
-//! Opens the data store of the fleet, as the bootstrap file names it.
+//! Opens the data store that the bootstrap file names.
 
 use std::{path::PathBuf, sync::Arc};
 

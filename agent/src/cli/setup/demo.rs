@@ -35,7 +35,7 @@ const FILES: [(&str, &str); 3] = [
     ("hello.yaml", include_str!("../../../../repos-example/quickstart/hello.yaml")),
     ("templates/hello.txt.j2", include_str!("../../../../repos-example/quickstart/templates/hello.txt.j2")),
 ];
-/// The time in which all nodes must apply a pushed commit.
+/// The time limit for all nodes to apply a pushed commit.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Shows a fleet of three nodes on this machine.

@@ -23,7 +23,7 @@ pub(in crate::cli) struct Pki {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Create the cluster's certificate authority, once; keep its folder where no node can read it
+    /// Create the cluster's certificate authority, once; keep the folder unreadable for all nodes
     Init(Init),
     /// Create a certificate for a node, a viewer or an operator
     Issue(Issue),

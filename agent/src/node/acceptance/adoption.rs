@@ -42,8 +42,8 @@ impl Acceptance {
         }
     }
 
-    /// Remembers the reason for which a record is not adopted, and returns the inputs that show the reason. `own` is the
-    /// accepted record of this node.
+    /// Remembers why an acceptance record is not adopted, and returns the state machine inputs that show the reason.
+    /// `own` is the acceptance record that this node has adopted.
     pub(in crate::node) fn note_adoption_error(
         &mut self,
         own: &Accepted,

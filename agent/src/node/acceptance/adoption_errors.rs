@@ -1,4 +1,4 @@
-//! The accepted revision in the data store, if a node does not adopt the revision (P25).
+//! Remembers the accepted revision that a node does not adopt, and the reason (P25).
 
 use std::time::Instant;
 
@@ -20,15 +20,15 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Adoption {
     error: Option<Unfollowed>,
-    /// The time that the node has waited for a missing commit, manifest, record or agent.
+    /// The time that the node has waited for a missing commit, manifest, record or agent version.
     lacking: LackingWait,
 }
 
-/// A record that this node does not adopt.
+/// An acceptance record that this node does not adopt.
 #[derive(Debug)]
 struct Unfollowed {
     record: Rejected,
-    /// True if this node may overwrite the record.
+    /// True if this node may overwrite the acceptance record.
     is_replaceable: bool,
 }
 
@@ -37,8 +37,8 @@ impl Adoption {
         self.error.is_some()
     }
 
-    /// Returns true if this node must not propose a revision, because the node does not adopt the accepted revision. A
-    /// node that does not adopt the accepted revision might propose an older candidate.
+    /// Returns true if this node must not propose a revision, because the node does not adopt the accepted revision.
+    /// A candidate of this node can be older than the accepted revision.
     pub(super) fn blocks(&self) -> bool {
         self.error.is_some() && self.rejected().is_none()
     }
@@ -48,9 +48,9 @@ impl Adoption {
         self.error.as_ref().filter(|error| error.is_replaceable).map(|error| &error.record)
     }
 
-    /// Turns an expired wait into a rejection, and remembers the reason for which a record is not adopted. `is_sure`
-    /// returns whether this node has accepted a revision before, or its git servers answer. Returns the inputs that show
-    /// the reason.
+    /// Turns an expired wait into a rejection, and remembers why an acceptance record is not adopted. `is_sure` returns
+    /// true if this node has accepted a revision before, or if its git servers answer. Returns the state machine inputs
+    /// that show the reason.
     pub(super) fn note(
         &mut self,
         found: &Found,
@@ -96,22 +96,22 @@ impl Adoption {
     }
 }
 
-/// Returns the reason, as text for messages, why a node must not overwrite a record that it rejects. `None` if the node
-/// may overwrite the record, or does not reject it.
+/// Returns the message that explains why a node must not overwrite a record that it rejects. Returns `None` if the node
+/// may overwrite the record, or has not rejected the record.
 fn remaining_doubt(why: &AdoptionError, relation: &Relation, is_sure: impl FnOnce() -> bool) -> Option<&'static str> {
     match (why, relation) {
         (AdoptionError::Rejected(_), Relation::Apart) => Some(
             "the data store does not keep the chain of acceptances back to the generation of this node, so another node must replace the record; if no other node can, delete the key /towpath/CLUSTER/shared/accepted from the data store",
         ),
         (AdoptionError::Rejected(_), _) if !is_sure() => Some(
-            "this node has not accepted a revision yet, so it replaces the record only while its own git server answers; check the network, the URL and auth",
+            "this node has not accepted a revision yet, so it replaces the record only while its own git server answers; check the network, the URL and `auth`",
         ),
         _ => None,
     }
 }
 
-/// Returns the inputs that show why a record is not adopted. `doubt` is the reason for which this node does not
-/// overwrite a rejected record.
+/// Returns the state machine inputs that show why an acceptance record is not adopted. `doubt` is the reason why this
+/// node does not overwrite a rejected record.
 fn inputs_of(found: &Found, why: Option<&AdoptionError>, doubt: Option<&str>) -> Effects<'static> {
     let Accepted { generation, by, .. } = &found.record;
     let what = |why: &str| format!("generation {generation} was accepted by {by}: {why}");

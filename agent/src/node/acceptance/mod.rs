@@ -44,7 +44,7 @@ pub(super) struct Acceptance {
     revision: Option<Arc<Revision>>,
 }
 
-/// An accepted revision, and the changes that the node must write before using the revision.
+/// An accepted revision, and the journal changes that the node must write before it uses the revision.
 #[derive(Debug)]
 pub(super) struct Adopted {
     /// The revision. `revision` is `None` if the node already uses the accepted revision.
@@ -94,7 +94,7 @@ impl Acceptance {
         self.adoption.has_adoption_error()
     }
 
-    /// Returns the record of the accepted revision from the journal.
+    /// Returns the acceptance record from the journal.
     pub(super) fn accepted(&self) -> Accepted {
         self.journal.get_readable(&()).ok().flatten().unwrap_or_default()
     }
@@ -104,8 +104,8 @@ impl Acceptance {
         self.journal.get_readable(&()).ok().flatten().unwrap_or_default()
     }
 
-    /// Returns the identity of the fleet, which is equal on all its nodes. Without a shared data store, the identity is
-    /// empty, so every change of the bootstrap file is permitted (P18).
+    /// Returns the identity of the fleet, which is equal on all nodes of the fleet. Without a shared data store, the
+    /// identity is empty, so every change of the bootstrap file is permitted (P18).
     fn origin(&self) -> FleetIdentity {
         let Some(first) = self.settings.sources.first().filter(|_| self.store.shared()) else {
             return FleetIdentity::default();
@@ -132,7 +132,7 @@ impl Acceptance {
     /// Proposes the candidate revision of a refresh to the fleet. `is_rejected` is true if the fleet rejects this node.
     ///
     /// # Errors
-    /// Fails if the data store does not answer, or if the node has no permission to write its record.
+    /// Fails if the data store does not answer, or if the node has no permission to write the acceptance record.
     pub(super) fn propose(
         &self,
         report: &RefreshReport,
@@ -229,8 +229,8 @@ impl Acceptance {
     }
 }
 
-/// Returns the changes of the state and of the event log for an accepted revision. `tick` is the time of the refresh.
-/// `by_this_node` is true if this node wrote the record of the acceptance.
+/// Returns the changes to the node's state and to the event log for an accepted revision. `tick` is the time of the
+/// refresh. `by_this_node` is true if this node wrote the acceptance record.
 fn accepted_by(accepted: &Accepted, manifest: &RevisionManifest, tick: i64, by_this_node: bool) -> Effects<'static> {
     let input = Input::Accepted(AcceptedState {
         generation: accepted.generation,

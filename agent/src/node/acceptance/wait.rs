@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::node::sources::follow::Lacking;
 
-/// The longest interval between two refreshes that counts in full as waiting time. If two refreshes are further apart,
-/// the git server may have been unreachable between them.
+/// The maximum waiting time that the interval between two refreshes can add. During a longer interval, the git server
+/// may have been unreachable.
 const STEP: Duration = Duration::from_secs(60);
 
 impl Lacking {
@@ -36,7 +36,7 @@ pub(super) struct LackingWait {
 
 impl LackingWait {
     /// Records that a part of the revision was missing at a refresh. Returns whether the wait has expired. After the
-    /// wait, the node rejects the record as long as the part is missing.
+    /// wait has expired, the node rejects the acceptance record while the part is missing.
     pub(super) fn look(&mut self, id: &str, what: Lacking, answered: bool, now: Instant) -> bool {
         if self.id != id {
             *self = Self { id: id.to_owned(), ..Self::default() };
@@ -48,7 +48,7 @@ impl LackingWait {
         self.waited >= what.limit()
     }
 
-    /// Ends the wait, because the node has adopted the record or the fleet has replaced it.
+    /// Ends the wait, because the node has adopted the record, or the fleet has replaced the record.
     pub(super) fn end(&mut self) {
         *self = Self::default();
     }

@@ -1,5 +1,5 @@
 //! The queue of pending work of the main loop. Timers, webhooks, file events and new commits only record that the main
-//! loop has work. If more work arrives while the main loop is busy, the work is merged into one entry.
+//! loop has work. While the main loop is busy, the queue merges all new work into one entry.
 
 pub(super) mod pace;
 pub(super) mod poller;
@@ -21,7 +21,7 @@ pub struct PendingWork {
     pub poll: bool,
     /// True if a source has changed.
     pub source_changed: bool,
-    /// True if a request to a git server has ended after its refresh stopped waiting.
+    /// True if a git server has answered a request after the refresh stopped waiting for the answer.
     pub answered: bool,
     /// True if another node has accepted a revision.
     pub accepted: bool,
@@ -56,7 +56,7 @@ pub struct Inbox {
     news: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
-/// The maximum number of touched paths in the queue. If more paths change than this maximum, the node checks all
+/// The maximum number of changed paths in the queue. If more paths change than this maximum, the node checks all
 /// TaskBooks.
 const TOUCHED: usize = 1000;
 
@@ -90,8 +90,8 @@ impl Inbox {
         self.news.lock().unwrap_or_else(PoisonError::into_inner).get(source).copied().unwrap_or_default()
     }
 
-    /// Waits for pending work and takes it from the queue. The returned work is empty if no work arrives within
-    /// `patience`.
+    /// Waits for pending work, and removes all pending work from the queue. Returns no work if the time `patience`
+    /// passes without new work.
     pub fn take(&self, patience: Duration) -> PendingWork {
         self.progress.fetch_add(1, Ordering::Relaxed);
         let (mut work, _) = self
@@ -102,7 +102,7 @@ impl Inbox {
         std::mem::take(&mut *work)
     }
 
-    /// Returns true if the current run should be preempted, because of a newer revision or the end of the agent.
+    /// Returns true if the current run should be preempted, because a newer revision exists or the agent must stop.
     pub fn should_preempt(&self) -> bool {
         self.progress.fetch_add(1, Ordering::Relaxed);
         let work = self.lock();

@@ -16,8 +16,9 @@ pub(in crate::node) struct Retry {
 }
 
 impl Retry {
-    /// Records whether the error still exists. The pauses between refreshes grow from 2 to 15 s. A due refresh stays
-    /// due until the main loop runs it, because a pass can delay the refresh.
+    /// Schedules the next refresh while an error exists, or clears the schedule after the error has ended. The pauses
+    /// between refreshes grow from 2 to 15 s. A due refresh stays due until the main loop runs it, because a pass can
+    /// delay the refresh.
     pub(in crate::node) fn noted(&mut self, failing: bool, now: Instant) {
         if !failing {
             *self = Self::default();
@@ -38,14 +39,14 @@ impl Retry {
     }
 }
 
-/// A change of a managed file in this time after a pass counts as a result of the pass.
+/// The time after a pass in which a change of a managed file counts as a result of the pass.
 const ECHO: Duration = Duration::from_secs(2);
 
-/// The number of consecutive passes that start without a pause after changes of managed files.
+/// The maximum number of consecutive passes that start without a pause after changes of managed files.
 const AT_ONCE: u32 = 8;
 
-/// Limits the number of passes that changes of managed files cause. Without this limit, a task that changes a managed
-/// file in each pass would start endless passes.
+/// Limits the number of passes that changes of managed files cause. The limit prevents endless passes if a task changes
+/// a managed file in each pass.
 #[derive(Debug, Clone, Default)]
 pub(in crate::node) struct TouchPace {
     /// The number of consecutive passes that were started by changes of managed files.

@@ -29,7 +29,7 @@ impl Polled {
     }
 
     /// Sets the sources to poll, and the heads that a refresh found. The poller wakes the node only if a head differs
-    /// from the head that the refresh found. After an incomplete refresh, the poller still polls all its sources.
+    /// from the head that the refresh found. The poller polls all sources, even after an incomplete refresh.
     pub(in crate::node) fn set(&self, sources: &[Source], heads: BTreeMap<String, String>, is_complete: bool) {
         let mut known = self.lock();
         let named = |source: &Source| sources.iter().any(|other| other.git.name == source.git.name);
@@ -105,13 +105,14 @@ impl Drop for Poller {
     }
 }
 
-/// Returns the pause between two polls. The pause doubles with each consecutive failure, up to ten intervals.
+/// Returns the pause between two polls. The pause doubles with each consecutive failure, up to ten times the poll
+/// interval.
 fn backed_off(interval: Duration, failures: u32) -> Duration {
     interval.saturating_mul(1 << failures.min(4)).min(interval.saturating_mul(10))
 }
 
-/// Returns the interval, lengthened or shortened by up to `percent`. The length of the interval depends on the node and
-/// the time.
+/// Returns the interval, lengthened or shortened by up to `percent` percent. The length of the interval depends on the
+/// node and the time.
 pub(in crate::node) fn jittered(interval: Duration, percent: u64, node: &str, now: i64) -> Duration {
     use sha2::Digest as _;
     let digest = sha2::Sha256::digest(format!("{node} {now}"));

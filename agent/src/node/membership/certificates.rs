@@ -20,14 +20,14 @@ pub(super) fn expiring(term: &CertificateTerm, now: i64) -> Option<NewEvent> {
         false => ("Expired", "has expired, so other nodes reject this node; it expired"),
     };
     let message = format!(
-        "the certificate {} of this node {what} at {end}; renew it with `towpath pki renew`, and replace tls.certFile",
+        "the certificate {} of this node {what} at {end}; renew it with `towpath pki renew`, and replace `tls.certFile`",
         term.serial
     );
     let event = NewEvent::new(EventType::CertificateExpiring, message).because(reason);
     Some(event.with("serial", term.serial.as_str()).with("until", end))
 }
 
-/// Returns the event for a new certificate that the agent has loaded in place of an old one.
+/// Returns the event for a new certificate that the agent has loaded in place of the previous certificate.
 pub(super) fn renewed(old: &CertificateTerm, new: &CertificateTerm) -> Option<NewEvent> {
     if old == new {
         return None;
@@ -38,13 +38,14 @@ pub(super) fn renewed(old: &CertificateTerm, new: &CertificateTerm) -> Option<Ne
     Some(event.with("serial", new.serial.as_str()).with("before", old.serial.as_str()).with("until", end))
 }
 
-/// Returns the event for the use of a revoked certificate or key. `is_own` states that this node itself uses it.
+/// Returns the event for the use of a revoked certificate or key. `is_own` is true if this node itself uses the revoked
+/// certificate or key.
 pub(super) fn revoked(used: &RevokedUse, is_own: bool) -> NewEvent {
     let RevokedUse { name, serial, key, why } = used;
     let message = match is_own {
-        true => {
-            format!("{why}, and this node uses it; create a new identity for this node, or remove the entry from git")
-        }
+        true => format!(
+            "{why}, but this node uses the revoked identity; create a new identity, or remove the entry from git"
+        ),
         false => format!("rejected a connection with {name}: {why}"),
     };
     let event = NewEvent::new(EventType::CertificateRevoked, message).because("Revoked");
@@ -115,7 +116,7 @@ mod tests {
         let event = revoked(&used, false);
         assert_eq!(event.message, "rejected a connection with db: the certificate 3f is revoked (revoked of Config)");
         assert_eq!((&event.data["name"], &event.data["serial"]), (&"db".into(), &"3f".into()));
-        assert!(revoked(&used, true).message.contains("this node uses it"));
+        assert!(revoked(&used, true).message.contains("this node uses the revoked identity"));
         assert!(!revoked(&RevokedUse { serial: None, ..used }, false).data.contains_key("serial"));
     }
 

@@ -23,13 +23,13 @@ use crate::{
     reconcile::{Revision, runs},
 };
 
-/// The number of record numbers that one journal commit reserves for signing (P110).
+/// The count of record numbers that one journal transaction reserves for signing (P110).
 const RESERVED: u64 = 1 << 24;
 
-/// The maximum number of writers whose record numbers each journal commit saves. If the record numbers of more writers
-/// have changed, the node saves these numbers only at an interval.
+/// The maximum number of writers whose changed record numbers the node saves in every journal transaction. If the
+/// record numbers of more writers have changed, the node saves the numbers only at an interval.
 const FEW: usize = 32;
-/// The interval at which the record numbers of many writers are saved.
+/// The interval at which the node saves the record numbers of many writers.
 const SAVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The rights of nodes in the TaskBooks of the most recent revisions, in the form that the journal stores.
@@ -100,7 +100,7 @@ impl NodeIdentity {
         Arc::clone(&self.signer)
     }
 
-    /// Returns the identity that decrypts results that other nodes encrypted for this node.
+    /// Returns the identity for decrypting the results that other nodes encrypted for this node.
     pub(in crate::node) fn signing_identity(&self) -> SigningIdentity {
         self.signing_identity.clone()
     }
@@ -131,8 +131,8 @@ impl NodeIdentity {
         });
     }
 
-    /// Adds the changed record numbers, the reservation and the rights to a journal commit. If the record numbers of
-    /// many writers have changed, the numbers are saved only at an interval, unless `all` is true.
+    /// Adds the changed record numbers, the reserved record numbers and the rights to a journal transaction. If the
+    /// record numbers of many writers have changed, the numbers are saved only at an interval, unless `all` is true.
     pub(in crate::node) fn keep(&self, changes: &mut Changes, now: Instant, all: bool) {
         let mut saved = self.saved.lock().unwrap_or_else(PoisonError::into_inner);
         if all || self.signer.changed() <= FEW || now.duration_since(saved.at) >= SAVE_INTERVAL {
@@ -163,12 +163,13 @@ impl NodeIdentity {
         self.signer.refuses(&self.name, false, &self.keys().sign, serial.as_deref())
     }
 
-    /// Returns the serial number and the validity of the node's certificate. `None` for a node without a certificate.
+    /// Returns the serial number and the validity of the node's certificate. Returns `None` for a node without a
+    /// certificate.
     pub(in crate::node) fn term(&self) -> Option<CertificateTerm> {
         self.signing_identity.term()
     }
 
-    /// Returns the revoked certificates and keys that were used since the last call.
+    /// Returns the revoked certificates and keys that were used since the previous call of this function.
     pub(in crate::node) fn revoked_uses(&self) -> Vec<RevokedUse> {
         self.signer.revoked().take_used()
     }
@@ -179,8 +180,8 @@ impl NodeIdentity {
     }
 }
 
-/// Reserves and returns the first record number of this process. The returned number is larger than all earlier numbers
-/// of the node, even if the clock goes back.
+/// Reserves and returns the first record number of this process. The returned number is larger than all earlier record
+/// numbers of the node, even if the clock goes back.
 fn number(journal: &Journal, clock: &dyn Clock) -> Result<u64, NodeError> {
     let used: RecordNumbers = journal.get_readable(&())?.unwrap_or_default();
     let first = used.reserved.max(u64::try_from(clock.wall()).unwrap_or(0)).saturating_add(1);

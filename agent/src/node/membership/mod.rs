@@ -1,4 +1,4 @@
-//! Membership of a node in its fleet: joining, publishing its state, answering peers, and republishing claims.
+//! Membership of a node in its fleet: joining, publishing the node's state, answering peers, and republishing claims.
 
 mod certificates;
 pub(super) mod identity;
@@ -55,7 +55,8 @@ pub(super) struct Membership {
     /// The time at which the node was opened. `alone_since` is `None` with a local data store, or if another node has
     /// joined.
     alone_since: Option<Instant>,
-    /// The certificate that this node used at the last look. `None` before the first look, or without a certificate.
+    /// The certificate that this node used at the most recent check. The certificate is `None` before the first check,
+    /// or for a node without a certificate.
     certificate: Option<CertificateTerm>,
 }
 
@@ -148,8 +149,8 @@ impl Membership {
         }
     }
 
-    /// Republishes the claims of this node after a rollback of the data store. Before its claims are published again,
-    /// the node makes no requests to the fleet (P15).
+    /// Republishes the claims of this node after a rollback of the data store. The node makes no requests to the fleet
+    /// until its claims are published again (P15).
     pub(super) fn republish_claims(
         &self,
         machine: &HostContext,
@@ -174,7 +175,7 @@ impl Membership {
     }
 
     /// Returns an event for each rejected record of the data store. A record is rejected if the writer has no
-    /// permission for it, or is not an agent of the fleet.
+    /// permission for the record, or is not an agent of the fleet.
     pub(super) fn rejected_records(&self) -> Effects<'static> {
         let event = |(key, why): (String, String)| {
             let message = format!("ignored the record {key} in the data store: {why}");
@@ -184,8 +185,7 @@ impl Membership {
         if events.is_empty() { Effects::default() } else { Effects::default().events(events) }
     }
 
-    /// Returns the events about certificates: the expiry and the renewal of this node's certificate, and each use of a
-    /// revoked certificate.
+    /// Returns the events about an expiring, renewed or revoked certificate.
     pub(super) fn certificate_events(&mut self) -> Effects<'static> {
         let term = self.identity.term();
         let firing = term.as_ref().and_then(|term| certificates::expiring(term, self.clock.wall() / 1000));

@@ -169,8 +169,8 @@ fn run_progress(journal: &Journal) -> RunProgress {
     journal.get_readable(&()).ok().flatten().unwrap_or_default()
 }
 
-/// Returns the events for the changes of a pass, if the pass will be repeated. The repeated pass does not report the
-/// changes that the first pass made.
+/// Returns the events for the changes of a pass that will be repeated. The repeated pass does not report the changes
+/// that the first pass made.
 pub(in crate::node) fn of_changes(journal: &Journal, outcome: &PassOutcome) -> Effects<'static> {
     let runs = run_progress(journal);
     Effects::default().events(outcome.books.iter().flat_map(|book| happenings::of_changes(book, &runs)).collect())

@@ -1,8 +1,8 @@
 //! The steady state: the record of a pass that found all TaskBooks in sync. In the steady state, the agent loads,
 //! renders and applies nothing, until an input changes.
 //!
-//! The agent deletes the record of the steady state before it changes anything. After a crash, the journal therefore
-//! contains no outdated record.
+//! The agent deletes the steady state record before it changes anything, so that no outdated record remains after a
+//! crash.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -85,9 +85,9 @@ impl SteadyState {
             && pass::is_still_steady(&self.machine, &steady_pass.checks, &self.cancel)
     }
 
-    /// Returns true if the steady state of the previous agent process is still valid: sources, settings, facts and
-    /// files are unchanged. The node loads no objects to check the steady state of the previous agent process. `now` is
-    /// the time in milliseconds since 1970.
+    /// Returns true if the steady state of the previous agent process is still valid. The steady state is valid while
+    /// the sources, settings, facts and files are unchanged. The node loads no objects to check the steady state of the
+    /// previous agent process. `now` is the time in milliseconds since 1970.
     pub(in crate::node) fn held_before(&self, state: &State, now: i64, facts: &PassFacts<'_>) -> bool {
         let coordinated = self.settings.coordinated();
         let quiet = state.is_applied() && state.problems.is_empty() && state.stalled.is_empty();
@@ -114,7 +114,7 @@ impl SteadyState {
         keyed_digest(&self.machine.digest_key, text.as_bytes())
     }
 
-    /// Forgets the steady state. The node writes the returned effects before it changes anything.
+    /// Forgets the steady state. The node writes the returned journal changes before it changes anything.
     pub(in crate::node) fn invalidate(&mut self) -> Effects<'static> {
         self.steady_pass = None;
         if !std::mem::take(&mut self.is_on_disk) {
@@ -146,8 +146,8 @@ impl SteadyState {
         Effects::default().changes(changes)
     }
 
-    /// Returns the record of the steady state, which the agent reads at its next start. Returns `None` if the journal
-    /// already has the record, or if a check cannot be stored.
+    /// Returns the steady state record that the agent reads at its next start. Returns `None` if the journal already
+    /// has the record, or if a check cannot be stored.
     fn record(
         &self,
         revision: &Revision,

@@ -1,4 +1,4 @@
-//! Checks revisions that other nodes have accepted against the rules in the bootstrap file of this node.
+//! Checks the accepted revisions of other nodes against the rules in the bootstrap file of this node.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,17 +15,17 @@ use super::{
 };
 use crate::{config::Source, error_chain::error_chain};
 
-/// The reason for which a node does not adopt an accepted revision.
+/// The reason why a node does not adopt an accepted revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::node) enum AdoptionError {
     /// A temporary failure: the node cannot use the data store, a mirror or a source at the moment.
     Behind(String),
-    /// A git server has not answered a request yet. Until the answer, the node keeps its previous decision about the
-    /// revision.
+    /// A git server has not answered a request yet. Until the git server answers, the node keeps its previous decision
+    /// about the revision.
     Pending(String),
-    /// The node lacks a commit, a manifest, a valid record or a newer agent. The node waits for a limited time, and
-    /// then rejects the revision. The wait counts only the time in which the supplier (git server or data store)
-    /// answers.
+    /// The node lacks a commit, a manifest, a valid acceptance record or a newer agent. The node waits for a limited
+    /// time, and then rejects the revision. The wait counts only the time in which the supplier (git server or data
+    /// store) answers.
     Missing {
         /// The text of the cause, for messages.
         why: String,
@@ -37,22 +37,22 @@ pub(in crate::node) enum AdoptionError {
     /// The bootstrap file of this node contradicts the acceptance record of the revision. The node adopts no revision
     /// until an administrator resolves the conflict.
     Refused(String),
-    /// The rules of this node reject the revision. The node ignores the record of a revision that its rules reject.
+    /// The rules of this node reject the revision. The node ignores the acceptance record of a rejected revision.
     Rejected(String),
     /// The acceptance record of the revision is invalid, and every node rejects it.
     Void(String),
 }
 
-/// A part that a node needs to adopt a revision, and that is missing on the node.
+/// A missing part that a node needs to adopt a revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::node) enum Lacking {
     /// A commit that is not in the mirror.
     Commit,
-    /// The manifest that the record of the revision names.
+    /// The manifest that the acceptance record names.
     Manifest,
-    /// A newer version of the agent, because this version does not know the schema of the record.
+    /// A newer agent, because the agent of this node does not know the schema of the acceptance record.
     Agent,
-    /// A valid record of acceptance, for a node that has not accepted a revision yet. Other nodes overwrite an invalid
+    /// A valid acceptance record, for a node that has not accepted a revision yet. Other nodes overwrite an invalid
     /// record with their own valid record.
     Record,
 }
@@ -69,10 +69,10 @@ struct Step<'a> {
     requests: &'a Requests,
     mirror: Mirror,
     commit: &'a str,
-    /// The commit from which the accepted commit must descend. `floor` is `None` if this node has not accepted a commit
-    /// of the source yet.
+    /// The newest commit of the source that this node has accepted. The commit of the other nodes must descend from
+    /// `floor`. `floor` is `None` if this node has not accepted a commit of the source yet.
     floor: Option<String>,
-    /// The git tag of the commit from which the accepted commit must descend.
+    /// The git tag of the `floor` commit.
     tag: Option<String>,
     peers: AskPeers<'a>,
     now: u64,
@@ -83,7 +83,7 @@ impl Sources {
     /// its source that this node has accepted. Each commit must be signed as the settings of this node require.
     ///
     /// # Errors
-    /// Fails with the reason for which this node cannot adopt the revision.
+    /// Fails with the reason why this node cannot adopt the revision.
     pub(in crate::node) fn follow(
         &self,
         journal: &Journal,
@@ -222,7 +222,7 @@ impl Step<'_> {
         }
     }
 
-    /// Returns an error of a request as text.
+    /// Returns the error of an ended request as text.
     ///
     /// # Errors
     /// Fails if the request has not ended.

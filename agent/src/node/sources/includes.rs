@@ -77,7 +77,7 @@ impl Sources {
         Ok(load(&trees, &pinned))
     }
 
-    /// Fetches the repository of an include without the credentials of the fleet (P116).
+    /// Fetches the repository of an include, and sends no credentials of the fleet (P116).
     fn fetch_pinned(&self, pinned: &Pinned) -> Result<Arc<dyn Tree>, RequestError> {
         use sha2::Digest as _;
         let name = format!("include-{}", &hex::encode(sha2::Sha256::digest(pinned.url.as_bytes()))[..16]);

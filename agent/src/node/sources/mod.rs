@@ -56,8 +56,7 @@ impl SourceState {
     }
 }
 
-/// A function that loads objects from source trees. The function `load_partial` leaves out objects with problems, and
-/// `load` does not.
+/// A function that loads objects from source trees. `load_partial` omits invalid objects, and `load` omits no object.
 type Load = fn(&[SourceTree], &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded;
 
 /// The snapshot of each source in a candidate revision, by name of the source.
@@ -71,7 +70,7 @@ pub(in crate::node) struct Sources {
     requests: Requests,
 }
 
-/// The result of a refresh of one source, from the best to the worst.
+/// The result of a refresh of one source. The variants are ordered from the best result to the worst.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::node) enum RefreshResult {
     /// The node knows the head of the source.
@@ -88,7 +87,7 @@ pub(in crate::node) enum RefreshResult {
 pub(in crate::node) struct RefreshReport {
     /// The commits of the valid candidate revision, by source.
     pub(in crate::node) commits: BTreeMap<String, String>,
-    /// The objects of the candidate revision. `set` is `None` without a valid candidate.
+    /// The objects of the candidate revision. `set` is `None` if there is no valid candidate.
     pub(in crate::node) set: Option<Arc<ObjectSet>>,
     /// The inputs that the refresh adds to the state machine of the node.
     pub(in crate::node) inputs: Vec<Input>,
@@ -96,10 +95,10 @@ pub(in crate::node) struct RefreshReport {
     pub(in crate::node) problems: Vec<Problem>,
     /// The sources of the bootstrap file, and the sources that the candidate revision adds.
     pub(in crate::node) sources: Vec<Source>,
-    /// The head commits on the git servers, by source. The tag of a head is present if the candidate revision contains
-    /// the head, and a tag selected the head.
+    /// The head commits on the git servers, by source. Each entry contains the head commit, and the tag that selected
+    /// the head. The tag is `None` if the candidate revision does not contain the head.
     pub(in crate::node) heads: BTreeMap<String, (String, Option<String>)>,
-    /// The checkpoints of accepted commits that the git server has shown for the first time, by source.
+    /// A checkpoint for each accepted commit that this refresh found on the git server for the first time, by source.
     pub(in crate::node) seen: BTreeMap<String, SourceCheckpoint>,
     /// The rejected candidate revisions. Each rejected candidate is a map from sources to commits.
     pub(in crate::node) refused: BTreeSet<BTreeMap<String, String>>,
@@ -114,8 +113,8 @@ impl Sources {
         Self { folder, first, requests }
     }
 
-    /// Limits the time that the main loop waits for answers of a git server. A request that takes longer continues in
-    /// its own thread, and does not block the main loop.
+    /// Limits the time that the main loop waits for answers of a git server. A request that exceeds the limit continues
+    /// in a separate thread, and does not block the main loop.
     pub(in crate::node) fn limit(&self, patience: Duration) {
         self.requests.limit(patience);
     }
@@ -273,8 +272,8 @@ impl Sources {
     }
 
     /// Advances the sources to their heads, one source at a time. A source advances to its head if the objects of the
-    /// head and of all earlier sources are valid together. Objects of later sources that become invalid are held, and
-    /// do not block the advance (P21).
+    /// head are valid together with the objects of all preceding sources. Invalid objects of the following sources are
+    /// held, and do not block the advance (P21).
     fn advance_individually(
         &self,
         states: BTreeMap<String, SourceState>,
@@ -408,7 +407,7 @@ impl Sources {
             Err(VerifyError::Unverified(why)) => {
                 report.worst = RefreshResult::Rejected;
                 let message = format!(
-                    "{}: {why}; sign the commit with a key of verify.keyFiles, or add the signer's key to verify.keyFiles",
+                    "{}: {why}; sign the commit with a key of `verify.keyFiles`, or add the signer's key to `verify.keyFiles`",
                     source.git.name
                 );
                 report.inputs.push(Input::Rejected(name, Some(ConditionReason::new("Unverified", message))));
@@ -458,7 +457,7 @@ impl Sources {
         }
     }
 
-    /// Reports that the mirror of a source is damaged, and that the node rebuilds it.
+    /// Reports that the mirror of a source is damaged, and that the node rebuilds the mirror.
     fn report_damage(name: &str, report: &mut RefreshReport) {
         tracing::warn!(source = name, "the mirror is damaged; rebuilding it");
         let message = format!(
@@ -504,8 +503,8 @@ impl Sources {
         }
     }
 
-    /// Returns the accepted snapshot of a source from the mirror. Returns `None` without an accepted commit, or if the
-    /// mirror cannot be read.
+    /// Returns the accepted snapshot of a source from the mirror. Returns `None` if the source has no accepted commit,
+    /// or if the mirror cannot be read.
     fn stay(
         &self,
         mirror: &Mirror,
@@ -596,8 +595,9 @@ pub(in crate::node) fn origin(source: &Source) -> String {
     format!("{} {:?}", source.git.url, source.git.reference)
 }
 
-/// Returns whether the git server of this node has shown the accepted commit of a source at the ref. `checkpoint` is
-/// the checkpoint of this commit. Only a commit of a branch may come from other nodes alone (P140).
+/// Returns true if this node has found the accepted commit of a source at the ref on the git server. `checkpoint`
+/// belongs to the accepted commit. Only a commit of a branch can come from other nodes alone, so all tags and pinned
+/// commits count as found (P140).
 fn has_seen(source: &Source, mirror: &Mirror, checkpoint: Option<&SourceCheckpoint>, accepted: Option<&str>) -> bool {
     let is_branch = matches!(source.git.reference, Reference::Branch(_));
     let shown = || accepted.is_none_or(|commit| mirror.has_shown(commit).unwrap_or(false));

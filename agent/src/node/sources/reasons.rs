@@ -12,7 +12,7 @@ pub(super) fn of_error(error: &SourceError, name: &str) -> ConditionReason {
     let (reason, message) = match error {
         SourceError::Unreachable { .. } | SourceError::TimedOut { .. } | SourceError::TooMuch { .. } => (
             "SourceUnreachable",
-            format!("{shown}; the node keeps applying the last good revision; check the network, the URL and auth"),
+            format!("{shown}; the node keeps applying the last good revision; check the network, the URL and `auth`"),
         ),
         SourceError::Pending { .. } => ("SourceUnreachable", shown.clone()),
         SourceError::Missing { .. } => {
@@ -56,8 +56,8 @@ pub(super) fn of_error(error: &SourceError, name: &str) -> ConditionReason {
     ConditionReason::new(reason, message)
 }
 
-/// Returns the reason why the node must not follow a head. `None` if the node may follow the head (P28, P29). `seen`
-/// states that the git server of this node has shown the accepted commit at the ref.
+/// Returns the reason why the node must not follow a head. Returns `None` if the node may follow the head (P28, P29).
+/// `seen` is true if this node has found the accepted commit at the ref on the git server.
 pub(super) fn refused(
     source: &Source,
     fetched: &Fetched,
@@ -78,9 +78,9 @@ pub(super) fn refused(
             let commit = checkpoint.map(|checkpoint| checkpoint.commit.clone()).unwrap_or_default();
             let remedy = match source.git.allow_rewind {
                 true => {
-                    "allowRewind permits this, but the git server of this node has never shown that commit at the branch, so another node must propose the new head; if no node does, push a revert on top of that commit"
+                    "`allowRewind` permits this head, but the git server of this node has never shown that commit at the branch, so another node must propose the new head; if no node does, push a revert on top of that commit"
                 }
-                false => "push a revert on top of it, or set allowRewind for the source",
+                false => "push a revert on top of the accepted commit, or set `allowRewind` for the source",
             };
             Some(ConditionReason::new("Rewound", format!("the branch {branch} of {name} {what} {commit}; {remedy}")))
         }
@@ -88,7 +88,7 @@ pub(super) fn refused(
             let tag = fetched.tag.as_deref().unwrap_or_default().escape_debug();
             ConditionReason::new(
                 "Rewound",
-                format!("the tag {tag} of {name} {why}; create a newer tag, or set allowRewind for the source"),
+                format!("the tag {tag} of {name} {why}; create a newer tag, or set `allowRewind` for the source"),
             )
         }),
         Reference::Commit(_) => None,

@@ -1,5 +1,5 @@
-//! Requests to git servers and to other nodes. The requests run in threads beside the main loop. A server that does not
-//! answer therefore does not delay the correction of drift.
+//! Requests to git servers and to other nodes. The requests run in threads beside the main loop, so that a slow server
+//! does not delay the correction of drift.
 
 mod answers;
 mod line;
@@ -28,7 +28,7 @@ use self::{
 };
 use crate::node::inbox::Inbox;
 
-/// The key of the map entry that contains the requests to other nodes. The name of a source never equals this key.
+/// The key of the map entry that contains the requests to other nodes. The name of a source never equals `/peers`.
 const PEERS: &str = "/peers";
 
 /// A function that writes a git pack of another node to a file.
@@ -133,7 +133,7 @@ impl Requests {
         self.ask_git(mirror, Name::Renew, |()| None, Mirror::renew).result
     }
 
-    /// Returns whether a git server answers. The result is `None` if the git server has not answered yet.
+    /// Returns whether a git server answers. Returns `None` if the git server has not answered yet.
     pub(in crate::node) fn answers(&self, mirror: &Mirror) -> Option<bool> {
         let name = Name::Answers { origin: origin(mirror) };
         match self.ask_git(mirror, name, |()| None, Mirror::check_answers).result {
@@ -155,8 +155,8 @@ impl Requests {
         self.ask_git(mirror, name, |()| None, move |mirror| mirror.take_pack(&commit, write)).result
     }
 
-    /// Requests the acceptance record that other nodes announce, by the digest of the record. The result is `None` if
-    /// no node has answered yet.
+    /// Requests the acceptance record that other nodes announce, by the digest of the record. Returns `None` if no node
+    /// has answered yet.
     pub(in crate::node) fn acceptance(
         &self,
         digest: &str,
@@ -166,7 +166,8 @@ impl Requests {
         self.ask(PEERS, Name::Acceptance { digest: digest.to_owned() }, outcome, work).ok()
     }
 
-    /// Returns an error if a request uses the mirror. The content of the mirror is not complete until the request ends.
+    /// Returns an error if a request uses the mirror. While a request uses the mirror, the content of the mirror is not
+    /// complete.
     pub(in crate::node) fn check_idle(&self, mirror: &Mirror) -> Result<(), RequestError> {
         let mut state = self.lock();
         let line = state.lines.get_mut(&mirror.options().name);
@@ -193,8 +194,8 @@ impl Requests {
         asked.unwrap_or_else(|unanswered| Answer { result: Err(pending(mirror, unanswered)), answered: false })
     }
 
-    /// Sends a request, and waits for the answer until the time limit of the refresh. If the answer arrives later, a
-    /// later refresh receives it.
+    /// Sends a request, and waits for the answer until the time limit of the refresh. If the answer arrives after the
+    /// time limit, a later refresh receives the answer.
     ///
     /// # Errors
     /// Fails if this request, or another request for the same mirror, has not ended.
@@ -269,8 +270,8 @@ impl Requests {
     }
 }
 
-/// Wakes the main loop when a late request ends. The main loop also wakes if the request panics, because the value is
-/// then dropped.
+/// Wakes the main loop when a late request ends. The main loop also wakes if the request panics, because a panic drops
+/// the `End` value.
 struct End {
     inbox: Inbox,
     is_late: Arc<AtomicBool>,

@@ -74,9 +74,9 @@ pub(super) fn plan(rollout: &BookRollout<'_>, node: &str) -> RolloutPlan {
     RolloutPlan { run: run.spec.run.clone(), segments }
 }
 
-/// The record of a TaskBook in the journal.
+/// Reads and writes the journal record of a TaskBook.
 pub(super) struct Coordinator {
-    /// The record of the TaskBook, as the journal contains it.
+    /// The journal record of the TaskBook.
     record: Mutex<state::BookRecord>,
 }
 
@@ -123,8 +123,8 @@ impl Coordinator {
         }
     }
 
-    /// Writes the changed fields of the record of the TaskBook to the journal. One journal commit contains the slots,
-    /// the progress, and the position in the data store.
+    /// Writes the changed fields of the record of the TaskBook to the journal. One journal transaction writes the slot,
+    /// the progress, and the position in the data store together.
     ///
     /// # Errors
     /// Fails if the journal cannot be written.
@@ -169,7 +169,8 @@ impl Coordinator {
         Ok(())
     }
 
-    /// Converts the record of the run for the journal. A run has no progress until the node has completed a segment.
+    /// Converts the record of the run into the form that the journal stores. A run has no progress until the node has
+    /// completed a segment.
     fn journal_record(
         &self,
         session: &Session<'_>,
@@ -414,7 +415,7 @@ fn forget_election(
     commit(session, changes)
 }
 
-/// Adopts the results of the elected nodes on this node (P81, P82).
+/// Adopts on this node the results that the elected nodes have published (P81, P82).
 fn use_results(
     session: &Session<'_>,
     task: &Task,

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::reconcile::{admission::Permit, pass::batch};
 
-/// A direct change by a tool or daemon that a task needs, with the records to undo the change.
+/// A change that a task needs and that a tool or daemon makes, with the records to undo the change.
 struct DirectChange<'t> {
     position: usize,
     rendered: Arc<RenderedTask>,
@@ -42,7 +42,7 @@ impl DirectChange<'_> {
     }
 }
 
-/// The results of the changes in a set. Each result has the position of its change in the set.
+/// The results of the changes in a set. Each number is the position of the change in the set.
 type Results = Vec<(usize, Applied)>;
 
 /// Applies direct changes. Returns one result for each task in `ids`, in the same order.
@@ -105,7 +105,7 @@ fn pending_names(session: &Session<'_>) -> BTreeSet<String> {
     pending.into_iter().map(|(id, _)| id).collect()
 }
 
-/// Records the handler notifications and the undo before a change, because a crash during the change could lose both.
+/// Records the handler notifications and the undo before a change, because a crash during the change can lose both.
 fn record_in_advance<'t>(session: &Session<'_>, change: DirectChange<'t>, before: &mut Changes) -> DirectChange<'t> {
     let (task, ready) = (change.task, &change.rendered.ready);
     let context = session.context(task);
@@ -128,7 +128,7 @@ fn record_in_advance<'t>(session: &Session<'_>, change: DirectChange<'t>, before
     DirectChange { recorded: vec![change.key.clone()], applied, ..change }
 }
 
-/// Records the undo of each new item of a task that manages several items. Returns the keys of the undo records.
+/// For a task that manages several items, records how to undo each new item. Returns the keys of the undo records.
 fn record_parts(
     session: &Session<'_>,
     resource: &dyn Resource,
@@ -271,9 +271,8 @@ fn is_done(session: &Session<'_>, change: &DirectChange<'_>) -> bool {
     matches!(change.resource().check(&session.context(change.task)), Ok(Checked::InSync))
 }
 
-/// Discards changes that were recorded in advance but did not run. The function removes the undo records and the
-/// notifications of the discarded changes. The notification of a handler is kept if another task has notified the same
-/// handler.
+/// Deletes the undo records and the handler notifications of changes that did not run. The notification of a handler is
+/// kept if another task has notified the same handler.
 fn discard_unstarted(session: &Session<'_>, direct_changes: Vec<DirectChange<'_>>, notified: &BTreeSet<String>) {
     let names: BTreeSet<String> = direct_changes.iter().map(|change| change.rendered.instance.name.clone()).collect();
     let mut changes = Changes::default();

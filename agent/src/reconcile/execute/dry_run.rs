@@ -22,7 +22,7 @@ use crate::reconcile::pass::PassContext;
 /// The executor of a plan, which reads the node and changes nothing.
 pub(in crate::reconcile) struct DryRun<'a> {
     session: Session<'a>,
-    /// True if a change was planned. A later probe may depend on this change.
+    /// True if a change was planned. A later probe may depend on a planned change.
     has_changes: AtomicBool,
 }
 

@@ -33,7 +33,7 @@ use towpath_reconcile::plan::batch::ChangeSet;
 
 /// An executor that carries out the commands of a run.
 pub(in crate::reconcile) trait CarryOut<'a>: Sync + Sized {
-    /// The outcome of a task that needs the result of another task, if this result is missing.
+    /// The outcome of a task that cannot run because the result of another task is missing.
     const LACKING: Outcome;
 
     /// The data that an executor needs in addition to its session.

@@ -33,10 +33,10 @@ use crate::reconcile::{
     },
 };
 
-/// The maximum length of a text in a remembered result, in bytes.
+/// The maximum length of a text in a result that the journal stores, in bytes.
 const REMEMBERED: usize = 64 << 10;
 
-/// Runs a probe, an action, a handler, or a task before or after a segment.
+/// Runs a probe, an action, a handler, a `before` task or an `after` task.
 pub(super) fn invoke(session: &Session<'_>, invocation: &Invocation, permit: Permit<'_>) -> Executed {
     let writer = permit.writer();
     let attempted = match invocation {
@@ -114,7 +114,7 @@ fn log_action(session: &Session<'_>, record: Changes) -> Result<(), String> {
     journal.commit(changes).map_err(|error| session.failed(batch::journal_failed(&error)))
 }
 
-/// Runs a handler of the TaskBook, or a task before or after a segment.
+/// Runs a handler, a `before` task or an `after` task of the TaskBook.
 fn unconditional(session: &Session<'_>, task: &Task, writer: &FsWriter) -> Attempted {
     let begun = session.machine().clock.monotonic();
     let attempted = match instance::prepare(session.machine(), &session.renderer, task, None) {
@@ -288,7 +288,7 @@ fn rebooted(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Atte
     }
 }
 
-/// Returns a task that runs before or after the removal of a deleted TaskBook.
+/// Returns a `before` or `after` task for the removal of a deleted TaskBook.
 fn kept(session: &Session<'_>, at: TaskRef) -> Option<KeptTask> {
     let last = session.last.as_ref()?;
     let tasks = if at.list == List::Before { &last.before } else { &last.after };

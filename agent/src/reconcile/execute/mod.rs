@@ -86,7 +86,7 @@ pub(super) enum Found {
         /// True if the `changed` expression of the task is false for this change.
         is_quiet: bool,
     },
-    /// An action must run. The value is the record of the action's previous run.
+    /// An action must run. `Action` contains the record of the action's previous run.
     Action(Option<ActionRecord>),
 }
 
@@ -105,7 +105,7 @@ pub(in crate::reconcile) struct Notes {
     pub(super) in_sync: BTreeMap<InstanceId, (Managed, AppliedItem)>,
     /// The duration of each rendered task.
     took: BTreeMap<InstanceId, Duration>,
-    /// The duration of each handler, and of each task before or after a segment.
+    /// The duration of each handler, `before` task and `after` task.
     took_by_name: BTreeMap<String, Duration>,
 }
 
@@ -131,7 +131,7 @@ pub(in crate::reconcile) struct Session<'a> {
     pub(super) book: Arc<Book>,
     pub(super) id: BookId,
     pub(in crate::reconcile) renderer: Renderer,
-    /// The outcome of a task that needs the result of another task, if this result is missing.
+    /// The outcome of a task that cannot run because the result of another task is missing.
     pub(super) lacking: Outcome,
     /// The rollout that a deleted TaskBook had before its deletion.
     pub(super) last: Option<LastRollout>,
@@ -141,7 +141,7 @@ pub(in crate::reconcile) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Creates a session. `lacking` is the outcome of a task that needs the result of another task, if this result is
+    /// Creates a session. `lacking` is the outcome of a task that cannot run because the result of another task is
     /// missing.
     pub(in crate::reconcile) fn new(
         pass: &'a PassContext<'a>,
@@ -217,7 +217,7 @@ impl<'a> Session<'a> {
         self.notes().took.insert(rendered.instance.id, rendered.begun.elapsed());
     }
 
-    /// Records the duration of a handler, or of a task before or after a segment.
+    /// Records the duration of a handler, a `before` task or an `after` task.
     pub(super) fn took_by_name(&self, name: &str, begun: Instant) {
         self.notes().took_by_name.insert(name.to_owned(), begun.elapsed());
     }
@@ -240,7 +240,7 @@ impl<'a> Session<'a> {
 
     /// Records the versions of the files that a task manages. The caller checks the task after the versions are
     /// recorded. With the recorded version, the agent detects a change that another program makes during the pass. If
-    /// several tasks manage a file, the version before the first of these tasks is recorded.
+    /// several tasks manage a file, the session records the version before the first of these tasks.
     pub(super) fn watch(&self, options: &dyn Resource, context: &Context<'_>) {
         let machine = self.machine();
         for path in options.watched_paths(context) {

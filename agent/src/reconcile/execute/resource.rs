@@ -250,7 +250,7 @@ fn action(session: &Session<'_>, task: &Task, rendered: &RenderedTask) -> Checke
     Checked { check, last, shown }
 }
 
-/// Returns the last run of an action from its record.
+/// Reads the most recent run of an action from the action's record.
 pub(super) fn last_run(known: &ActionRecord, definition: &str) -> LastRun {
     let same_definition = known.definition == definition;
     let finished = known.finished.as_ref();

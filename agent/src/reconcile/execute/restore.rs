@@ -97,11 +97,11 @@ fn remove_one<'m>(
     restore(session, item, &name, writer)
 }
 
-/// The message for an item that the agent removed with the item's undo record.
+/// The message for an item that the agent removed according to its undo record.
 const TAKEN_OUT: &str = "the item was removed, because the agent had added it";
 
-/// Returns the desired state in which an item is removed, from the undo record of the item. Returns `None` if the
-/// record of the item has no undo.
+/// Returns the desired state that removes an item, as the item's undo record defines it. Returns `None` if the record
+/// of the item has no undo.
 fn undo(session: &Session<'_>, managed: &Managed) -> Result<Option<Arc<dyn Resource>>, String> {
     let Some(params) = session.machine().applied(managed).and_then(|applied| applied.undo) else { return Ok(None) };
     let said = |problems: Vec<Problem>| problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>();

@@ -77,7 +77,7 @@ pub(in crate::reconcile) fn carry_out(
 }
 
 /// Saves the original content of each path before the agent changes the path for the first time. The agent does not
-/// change a path if it cannot save the content of the path.
+/// change a path if the content of the path cannot be saved.
 fn remember_originals(
     machine: &HostContext,
     journal: &Journal,
@@ -97,8 +97,8 @@ fn remember_originals(
     Ok(())
 }
 
-/// Records the files that must be validated after the write, because they are only valid in their final location. After
-/// a crash, the agent validates the recorded files at its next start.
+/// Records the files that can be validated only in their final location, and therefore only after the write. After a
+/// crash, the agent validates the recorded files at its next start.
 fn mark_unchecked(
     machine: &HostContext,
     journal: &Journal,
@@ -151,8 +151,8 @@ pub(in crate::reconcile) fn check_unchecked(journal: &Journal, writer: &FsWriter
     Ok(())
 }
 
-/// Returns the path that a step changes, with links resolved, and the file reader for this path. A step that writes
-/// through a link changes the target of the link.
+/// Returns the path that a step changes, after links are resolved, and the file reader for this path. A step that
+/// writes through a link changes the target of the link.
 fn real_path(machine: &HostContext, step: &Step) -> Result<(String, FsReader), ModuleError> {
     let path = step.path();
     let io = |error: std::io::Error| ModuleError::io(path, &error);
@@ -194,8 +194,8 @@ fn original(reader: &FsReader, journal: &Journal, path: &str) -> Result<Original
     })
 }
 
-/// Returns the error of a change, if the agent cannot write the intent of the change to the journal. The agent makes no
-/// change without a recorded intent.
+/// Returns the error of a change whose intent cannot be written to the journal. The agent makes no change without a
+/// recorded intent.
 pub(in crate::reconcile) fn journal_failed(error: &JournalError) -> ModuleError {
     let disk = match error {
         JournalError::DiskFull { .. } => Some(towpath_modules::Disk::Full),

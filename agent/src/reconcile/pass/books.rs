@@ -43,7 +43,7 @@ struct Books<E> {
     outcome: PassOutcome,
 }
 
-/// Runs a pass with an executor of type `E`, which changes the node or makes a dry run. `computed_failures` contains
+/// Runs a pass with an executor of type `E` that changes the node or makes a dry run. `computed_failures` contains
 /// messages about values that could not be computed.
 pub(in crate::reconcile) fn run<'a, E: CarryOut<'a>>(
     pass: &'a PassContext<'a>,
@@ -213,7 +213,7 @@ fn gone(pass: &PassContext<'_>) -> BTreeMap<BookId, InventoryRecord> {
     inventories
 }
 
-/// Returns a TaskBook without tasks, which removes the remaining items of a deleted TaskBook. The `before` and `after`
+/// Returns an empty TaskBook, whose run removes the remaining items of a deleted TaskBook. The `before` and `after`
 /// tasks come from the rollout that the TaskBook had before its deletion.
 fn book_of(id: &BookId, record: &InventoryRecord) -> Arc<Book> {
     // A deleted TaskBook has no location in git.
@@ -237,7 +237,7 @@ fn book_of(id: &BookId, record: &InventoryRecord) -> Arc<Book> {
     })
 }
 
-/// Returns a task that runs before or after the removal of a deleted TaskBook. The returned task has no parameters,
+/// Returns a `before` or `after` task for the removal of a deleted TaskBook. The returned task has no parameters,
 /// because the executor reads the parameters from the journal.
 fn task_of(kept: KeptTask, place: &Place) -> Task {
     let module = towpath_proto::module(&kept.module);
@@ -347,7 +347,7 @@ fn inventory(pass: &PassContext<'_>, book: &Book, all_managed: &Arc<BTreeSet<Man
     }
 }
 
-/// Returns the prune budget of a TaskBook. `last` is the limit that a deleted TaskBook had before its deletion.
+/// Returns the prune budget of a TaskBook. `last` is the prune budget that a deleted TaskBook had before its deletion.
 fn budget_of(pass: &PassContext<'_>, id: &BookId, last: Option<&str>) -> PruneBudget {
     PruneBudget::of(pass.set, &id.namespace, &id.name, last)
 }

@@ -36,7 +36,7 @@ pub(in crate::reconcile) fn spec_of(slot: &SlotRef, book: &BookId, node: &str) -
     }
 }
 
-/// Converts a claim in the journal into a claim of a rollout.
+/// Converts a claim from the journal into the type that a rollout uses.
 pub(in crate::reconcile) fn known_claim(claim: SlotClaim) -> (SlotState, String, u32) {
     let state = match claim.state {
         ClaimState::Claim => SlotState::Claim,

@@ -1,5 +1,5 @@
-//! The plan for another node. This process cannot read the files of another node, so the plan compares two revisions
-//! that are rendered for that node.
+//! The plan for another node. The plan for another node compares the tasks of two revisions, because this process
+//! cannot read the files on another node.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +38,7 @@ pub struct DesiredTask {
     pub skipped: bool,
     /// The identities of the managed items. `items` is `None` if the items of the task are not known.
     pub items: Option<Vec<String>>,
-    /// The parameters of the task, or null if the parameters are not known.
+    /// The parameters of the task, or `null` if the parameters are not known.
     pub params: Value,
     /// A digest of the files that the task copies or runs.
     pub source: Option<String>,
@@ -52,16 +52,16 @@ pub struct DesiredTask {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Desired {
-    /// The number of the revision, or 0 for a working tree.
+    /// The generation of the revision, or 0 for a working tree.
     pub generation: u64,
     /// The tasks. `tasks` is `None` if there is no revision, or if the revision does not name the node.
     pub tasks: Option<Vec<DesiredTask>>,
-    /// The books of the node. The value is true if the book removes the items that the book no longer mentions.
+    /// The books of the node. An entry is true if the TaskBook removes the items that it no longer mentions.
     pub prunes: BTreeMap<String, bool>,
 }
 
 impl Desired {
-    /// Renders the tasks of one node. The view contains the parts of the revision that concern the node.
+    /// Renders the tasks of one node. `view` contains the parts of the revision that concern the node.
     pub(crate) fn of(revision: &Revision, view: &NodeView, inputs: &Inputs) -> Result<Self, RenderError> {
         let generation = revision.id.generation;
         if !revision.set.all_nodes().contains(&view.node) {
@@ -209,15 +209,15 @@ fn tasks_of(desired: &Desired) -> &[DesiredTask] {
     desired.tasks.as_deref().unwrap_or_default()
 }
 
-/// The tasks of the base revision, with which a plan compares.
+/// The tasks of the base revision, to which a plan compares a newer revision.
 struct Base<'t> {
     owners: BTreeMap<(&'t str, &'t str), &'t DesiredTask>,
     tasks: &'t [DesiredTask],
 }
 
 impl<'t> Base<'t> {
-    /// Returns the task of the base revision that manages an item of another task. Returns `None` if no task manages
-    /// the item, or if the condition of the task is false.
+    /// Returns the task of the base revision that manages one of the items of the given task. Returns `None` if no task
+    /// manages the item, or if the condition of the task is false.
     fn owner(&self, task: &DesiredTask) -> Option<&'t DesiredTask> {
         let items = task.items.iter().flatten();
         items
@@ -304,7 +304,7 @@ fn change(task: &DesiredTask, base: &Base<'_>) -> pb::PlannedTask {
     }
 }
 
-/// Returns the difference of the parameters, as YAML. A changed source is named.
+/// Returns the differences between two sets of parameters, as YAML. A changed source is named.
 fn diff(before: &Value, task: &DesiredTask, source: Option<&String>) -> Option<String> {
     let lines = |value: &Value| if value.is_null() { String::new() } else { to_yaml(value) };
     let (old, new) = (lines(before), lines(&task.params));

@@ -17,8 +17,8 @@ use super::HostContext;
 
 /// The result of preparing a task.
 pub(in crate::reconcile) enum Prepared {
-    /// The condition of the task is false. The value contains the items that the skipped task would manage. The value
-    /// is `None` if the items of the skipped task are not known.
+    /// The condition of the task is false. `Skipped` contains the items of the skipped task. `Skipped(None)` means that
+    /// the items of the skipped task are not known.
     Skipped(Option<Vec<Managed>>),
     /// Inputs of the task are missing.
     Missing(Vec<MissingInput>),
@@ -33,7 +33,7 @@ pub(in crate::reconcile) enum Prepared {
 pub(in crate::reconcile) struct Ready {
     pub(in crate::reconcile) options: Arc<dyn Resource>,
     pub(in crate::reconcile) params: Value,
-    /// A keyed digest of the parameters and the source of the task.
+    /// A keyed digest of the parameters and the source file of the task.
     pub(in crate::reconcile) definition: String,
     /// The identity of the managed item. `identity` is `None` for a task without an item.
     pub(in crate::reconcile) identity: Option<String>,
@@ -104,8 +104,8 @@ pub(in crate::reconcile) fn prepare(
     Prepared::Ready(Box::new(Ready { options, params, definition, identity }))
 }
 
-/// Returns the items that a skipped task would manage. The items of a skipped task must not be pruned. Returns `None`
-/// if the items of the task are not known.
+/// Returns the items of a skipped task. The items of a skipped task must not be pruned. Returns `None` if the items of
+/// the task are not known.
 pub(in crate::reconcile) fn skipped(
     machine: &HostContext,
     renderer: &Renderer,

@@ -59,7 +59,7 @@ pub struct HostContext {
     pub clock: Arc<dyn Clock>,
     /// The secret key for keyed digests. Keyed digests are used only on this node.
     pub digest_key: [u8; 32],
-    /// The caches of modules, which all tasks share.
+    /// The module caches that all tasks share.
     pub module_cache: ModuleCache,
     /// The files that the agent has written, and has not checked after the write.
     pub written: Arc<WrittenFiles>,
@@ -145,7 +145,7 @@ pub struct Coordination<'a> {
     /// The fleet of the node.
     pub fleet: &'a Fleet,
     /// The manifest of the revision. For each TaskBook, the manifest contains the newest generation that changed the
-    /// TaskBook, and the nodes at that time.
+    /// TaskBook, and the nodes of that generation.
     pub manifest: &'a RevisionManifest,
 }
 
@@ -157,14 +157,14 @@ pub struct PassContext<'a> {
     pub set: &'a ObjectSet,
     /// The parts of the revision that concern this node.
     pub view: &'a NodeView,
-    /// The facts, and the state of other nodes, which templates can read.
+    /// The inputs of templates: the facts, and the state of other nodes.
     pub inputs: Inputs,
-    /// The acceptance of the revision.
+    /// The generation and the digest of the accepted revision.
     pub accepted: AcceptedId,
     /// True if the revision is not yet fully applied on the node. Until the revision is fully applied, every pass runs
     /// the probes.
     pub fresh: bool,
-    /// The drift policy of tasks that do not set a drift policy.
+    /// The default drift policy of tasks.
     pub drift: Drift,
     /// The suspensions that apply to the whole fleet.
     pub suspended: Vec<pb::Suspend>,
@@ -203,7 +203,7 @@ pub struct PassOutcome {
     pub steady_checks: Option<Vec<SteadyCheck>>,
 }
 
-/// The managed files. Each file has the version that the pass read before the check of the file.
+/// The managed files. For each file, the map contains the version that the pass read before it checked the file.
 pub type Watched = BTreeMap<PathBuf, Seen>;
 
 /// One check that confirms the steady state.
@@ -211,7 +211,7 @@ pub type Watched = BTreeMap<PathBuf, Seen>;
 pub enum SteadyCheck {
     /// The values that a check reads in the steady state. The check succeeds if a later read returns the same values.
     Expectations(Vec<Expectation>),
-    /// The check of the module, which runs again if its inputs cannot be stored as data.
+    /// The check of the module must run again, because the values that it reads cannot be stored.
     Check {
         /// The resolved parameters of the task.
         options: Arc<dyn Resource>,
@@ -243,9 +243,9 @@ pub fn is_still_steady(machine: &HostContext, steady_checks: &[SteadyCheck], can
 }
 
 impl PassContext<'_> {
-    /// Returns the items that tasks manage, as far as the items are known before the pass. With these items, the agent
-    /// can find two tasks with the same item before it applies one of the tasks. Items that depend on the result of a
-    /// task are compared later, when the result is known.
+    /// Returns the items that tasks manage, as far as the items are known before the pass. The list allows the agent to
+    /// find two tasks with the same item before it applies one of the tasks. Items that depend on the result of a task
+    /// are compared later, when the result is known.
     pub(in crate::reconcile) fn claims(&self) -> Claims {
         Claims::ahead(self.set, self.view, &self.inputs, &kept_identities)
     }
@@ -267,8 +267,8 @@ pub struct Other {
     pub facts: Option<Value>,
 }
 
-/// Returns the values of the template function `nodes()`. The values are the Node objects in git, with the liveness and
-/// the shared facts of each node.
+/// Returns the values of the template function `nodes()`. `nodes()` contains the Node objects in git, with the liveness
+/// and the shared facts of each node.
 pub fn known_nodes(
     set: &ObjectSet,
     view: &NodeView,
@@ -300,7 +300,7 @@ pub fn known_nodes(
     nodes
 }
 
-/// Returns the id of a TaskBook, which is the key of its records.
+/// Returns the id of a TaskBook. The id is the key of the TaskBook's records.
 pub(in crate::reconcile) fn book_id(book: &Book) -> BookId {
     BookId::new(&book.namespace, &book.name)
 }

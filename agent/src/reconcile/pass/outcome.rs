@@ -14,13 +14,13 @@ pub struct TaskOutcome {
     pub name: String,
     /// The module of the task.
     pub module: String,
-    /// The outcome of the task, such as changed or failed.
+    /// The outcome of the task, such as `Changed` or `Failed`.
     pub outcome: Outcome,
     /// The duration of the task.
     pub took: Duration,
     /// The message of the task, such as the cause of a failure.
     pub message: Option<String>,
-    /// The action that a plan shows: none, create, update, remove, run or unknown.
+    /// The action that a plan shows: `none`, `create`, `update`, `remove`, `run` or `unknown`.
     pub action: &'static str,
     /// The change that the task makes, as a readable diff.
     pub diff: Option<String>,

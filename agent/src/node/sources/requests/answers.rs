@@ -10,7 +10,7 @@ use std::{
 /// The time for which later refreshes use a late answer, if nothing has changed on the git servers.
 const VALID: Duration = Duration::from_secs(60);
 
-/// The name of a request, with its parameters. All answers to one name have the same type.
+/// The name of a request, with its parameters. All answers to requests with one name have the same type.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Name {
     Acceptance { digest: String },
@@ -34,7 +34,7 @@ pub(super) struct Kept {
     pub(super) answer: Arc<dyn Any + Send + Sync>,
     pub(super) outcome: Outcome,
     pub(super) arrived: Instant,
-    /// The number of changes that the poller had reported when the request began.
+    /// The number of reported changes on git servers at the start of the request.
     pub(super) news: u64,
     /// The duration of the request.
     pub(super) took: Duration,
@@ -44,7 +44,7 @@ pub(super) struct Kept {
     pub(super) refresh: Option<u64>,
 }
 
-/// The parts of an answer that decide about later requests.
+/// The parts of an answer that affect later requests.
 #[derive(Debug)]
 pub(super) struct Outcome {
     /// The head commit that a fetch has found.

@@ -19,7 +19,8 @@ pub(in crate::node) const PATIENCE: Duration = Duration::from_secs(2);
 /// The number of refreshes without a request after which the agent deletes the stored answers of a mirror.
 const FORGOTTEN: u64 = 16;
 
-/// The requests of one mirror. At most one request runs at a time, because two requests could write the mirror.
+/// The requests of one mirror. At most one request runs at a time, because two requests must not write the mirror at
+/// the same time.
 #[derive(Debug, Default)]
 pub(super) struct Line {
     running: Option<Running>,
@@ -80,7 +81,7 @@ impl Line {
         self.answers.get(name)
     }
 
-    /// Begins a refresh. `news` is the number of changes on git servers that were reported.
+    /// Begins a refresh. `news` is the number of reported changes on git servers.
     pub(super) fn begin_refresh(&mut self, refresh: u64, now: Instant, news: u64) {
         self.collect();
         self.answers.begin_refresh(refresh, now, news, self.running.is_some());
