@@ -38,9 +38,9 @@ pub struct CustomProblem {
     pub message: String,
 }
 
-/// Gathers the fact `custom`: a map with the value of each file, by the file name without extension.
+/// Gathers the fact `custom`: a map from the name of each file, without extension, to the value in the file.
 ///
-/// A YAML file is stored as text. The crate `render` parses the text later.
+/// The fact contains a YAML file as text. The crate `render` parses the YAML text.
 pub(super) fn gather(options: &Options) -> (Map<String, Value>, Vec<CustomProblem>) {
     let mut facts = Map::new();
     let mut problems = Vec::new();

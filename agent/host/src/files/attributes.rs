@@ -40,10 +40,11 @@ impl Attributes {
         Ok(Self(found))
     }
 
-    /// Sets the extended attributes of an open file. An ACL that the file inherited from its directory is removed.
+    /// Sets the extended attributes of an open file. The function removes an ACL that the file inherited from its
+    /// directory.
     ///
-    /// An attribute that the file system does not support is ignored. If the agent lacks the permission to set an
-    /// attribute other than an ACL, it logs a warning and continues.
+    /// The function ignores an attribute that the file system does not support. If the kernel denies the agent an
+    /// attribute other than an ACL, the agent logs a warning and continues.
     ///
     /// # Errors
     /// Returns an error if the agent lacks the permission to set an ACL, or if the kernel rejects an attribute.

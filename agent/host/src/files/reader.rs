@@ -170,8 +170,8 @@ impl FsReader {
         Rules { plain_below: self.plain_below.as_deref(), last }
     }
 
-    /// Resolves the links in a path, and returns the path without links. Missing files and directories in the path are
-    /// kept as they are.
+    /// Resolves the links in a path, and returns the path without links. Components of the path that do not exist are
+    /// returned unchanged.
     ///
     /// If `last` is true, a link at the end of the path is also resolved.
     ///

@@ -19,7 +19,7 @@ use rustix::{
 };
 use thiserror::Error;
 
-/// The maximum number of links in one path, as in the kernel.
+/// The maximum number of links in one path. The kernel has the same limit.
 const LINKS: usize = 40;
 
 /// The error that the path resolver rejects a link.
@@ -279,7 +279,8 @@ impl<'a> Walk<'a> {
         self.judge()
     }
 
-    /// Checks each link that was followed to the current directory. The owner of the link must also own the directory.
+    /// Checks the owner of each link that the path resolver has followed to reach the current directory. An
+    /// unprivileged owner of a followed link must also own the directory.
     fn judge(&mut self) -> io::Result<()> {
         let owner = self.here()?.owner;
         while let Some(link) = self.followed.pop_if(|link| self.rest.len() <= link.rest) {
@@ -288,7 +289,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Ends the resolution at a file in the current directory. The owner of each followed link must also own the file.
+    /// Returns the file in the current directory as the result of the path resolution. An unprivileged owner of a
+    /// followed link must also own the file.
     fn end(&mut self, name: OsString, found: Option<&Stat>) -> io::Result<Place> {
         let path = self.path_to(&name);
         let here = self.directories.pop().ok_or(Errno::INVAL)?;

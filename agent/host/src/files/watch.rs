@@ -1,4 +1,4 @@
-//! A watch for file events of the kernel (inotify). With the events, the agent notices a change of a managed path at
+//! A watch for file events of the kernel (inotify). Through inotify, the agent notices a change of a managed path at
 //! once.
 //!
 //! The watch reports changes of files, but not reads, because the agent's own checks read files.

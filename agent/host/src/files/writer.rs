@@ -59,7 +59,7 @@ pub struct FsWriter {
     written: Option<Arc<WrittenFiles>>,
 }
 
-/// The permissions, the owner and the group of a written file.
+/// The permissions, the owner and the group of a file that the agent writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Access {
     /// The permission bits of the file.
@@ -70,7 +70,7 @@ pub struct Access {
     pub gid: Option<u32>,
 }
 
-/// A staged file. The agent has written the file under a temporary name, and later renames it to its final path.
+/// A staged file: the agent has written the file under a temporary name, and later renames the file to its final path.
 #[derive(Debug)]
 #[must_use = "a staged file must be synced and put in place, or discarded"]
 pub struct Staged {
@@ -211,7 +211,7 @@ impl FsWriter {
     /// Flushes staged files to the disk, and then renames the files to their final paths.
     ///
     /// # Errors
-    /// Returns an error if a flush or a rename fails. After an error, the agent may have replaced some of the files.
+    /// Returns an error if a flush or a rename fails. Some of the files may then already be at their final paths.
     pub fn commit_all(&self, staged: Vec<Staged>) -> io::Result<()> {
         self.sync(&staged)?;
         let committed = staged.into_iter().map(|one| self.commit(one)).collect::<io::Result<Vec<_>>>()?;
@@ -329,14 +329,14 @@ impl FsWriter {
     /// Sets mode and owner of a file. A link at the end of the path is followed.
     ///
     /// # Errors
-    /// Returns an error if mode or owner cannot be set, or if the file may be another user's hard link to a foreign
-    /// file.
+    /// Returns an error if the mode or the owner cannot be set. A file that may be another user's hard link to a
+    /// foreign file is also an error.
     pub fn set_permissions(&self, path: &str, access: Access) -> io::Result<()> {
         self.set_permissions_if(path, access, None)
     }
 
-    /// Sets mode and owner of a file, if the file still has the version `expects`. With `None`, any version is
-    /// accepted.
+    /// Sets the mode and the owner of a file if the file still has the version `expects`. If `expects` is `None`, the
+    /// file may have any version.
     ///
     /// # Errors
     /// Returns the errors of [`FsWriter::set_permissions`], and an error if the file has another version.
@@ -413,7 +413,7 @@ impl FsWriter {
     ///
     /// # Errors
     /// Returns an error if the file cannot be written, renamed or flushed to the disk. If only the last flush fails,
-    /// the path contains the new file. After an earlier error, the path still contains the old file.
+    /// the path contains the new file. After any other error, the path still contains the old file.
     pub fn replace(&self, path: &str, content: &[u8], access: Access) -> io::Result<()> {
         self.replace_with(path, content, access, None)
     }
@@ -449,7 +449,7 @@ impl FsWriter {
 #[must_use = "it must be put in place, or left for the next attempt"]
 pub struct Part {
     staged: Staged,
-    /// The open partial file. A write appends bytes, and a read may start at any offset.
+    /// The open partial file. The agent appends bytes to the partial file, and can read bytes at any offset.
     pub file: std::fs::File,
 }
 

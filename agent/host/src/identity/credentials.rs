@@ -43,7 +43,7 @@ pub struct Loaded {
     pub certificate: Vec<u8>,
     /// The time at which the node's certificate expires, in seconds since 1970.
     pub not_after: i64,
-    /// The secret half of the node's identity.
+    /// The secret keys of the node.
     pub identity: Arc<Identity>,
     /// The TLS settings for incoming connections.
     pub server: Arc<ServerConfig>,

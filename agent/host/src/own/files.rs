@@ -39,7 +39,7 @@ pub fn write_text(file: &Path, text: &str) -> io::Result<()> {
 /// An entry of a folder. A link is not followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FolderEntry {
-    /// The name of the entry. Bytes of the file name that are not UTF-8 are replaced.
+    /// The name of the entry. Bytes that are not UTF-8 are replaced by U+FFFD.
     pub name: String,
     /// The full path of the entry.
     pub path: PathBuf,

@@ -1,5 +1,5 @@
-//! Starts a command as the child of a supervisor process. Through the supervisor, the agent can end the whole process
-//! tree of the command at the deadline.
+//! Starts a command as the child of a supervisor process. The supervisor enables the agent to end all processes of the
+//! command at the deadline.
 //!
 //!     agent ── supervisor ── command ── …
 //!
@@ -37,7 +37,8 @@ const LAST_FILE: RawFd = 1 << 16;
 struct Plan {
     identity: Option<(Uid, Gid, Vec<Gid>)>,
     cwd: Option<Folder>,
-    /// The home directory, for a command without `cwd`. If the command cannot enter its home directory, it runs in `/`.
+    /// The home directory of the user, for a command without the parameter `cwd`. If the command cannot enter the home
+    /// directory, the command runs in `/`.
     home: Option<CString>,
 }
 
@@ -45,7 +46,7 @@ struct Plan {
 enum Folder {
     /// The path of the working directory. The command enters the directory with the rights of its user.
     Path(CString),
-    /// The open working directory of a command of root. The path resolver has opened the directory, so no user can
+    /// The open working directory of a command of root. The path resolver has opened the directory, so a user cannot
     /// redirect the command by a link.
     Open(OwnedFd),
 }
