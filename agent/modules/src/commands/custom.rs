@@ -1,5 +1,6 @@
 //! The module `custom` manages a resource through a program in the state repository. The agent calls the program for
-//! three operations. For each operation, the program reads one JSON document and writes one JSON document:
+//! the operations `describe`, `check` and `apply`. For each operation, the program reads one JSON document and writes
+//! one JSON document:
 //!
 //! - `describe` returns the known parameters: `{"params": {"port": {"required": true}}}`.
 //! - `check` changes nothing, and returns `{"inSync": true}` or `{"inSync": false, "diff": "readable text"}`.
@@ -97,7 +98,7 @@ struct Param {
     required: bool,
 }
 
-/// A cache of the parameters that each program supports, by the digest of the program.
+/// A cache that maps the digest of each program to the parameters that the program supports.
 #[derive(Debug, Default)]
 struct Descriptions(Mutex<BTreeMap<String, Arc<Described>>>);
 

@@ -1,4 +1,5 @@
-//! The module `publish` will publish a value for other nodes. The module is not implemented yet.
+//! The module `publish` is reserved for a task that publishes a value for other nodes. The module is not implemented
+//! yet.
 
 use serde_json::Value;
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};

@@ -1,7 +1,7 @@
 //! The module `download` fetches a file over https, and verifies its SHA-256 digest.
 //!
-//! After an interrupted download, the next attempt fetches only the missing bytes (RFC 9110, Range Requests). If the
-//! digest of a downloaded file is wrong, the file is not renamed to its path.
+//! After an interrupted download, the next attempt requests only the missing bytes (RFC 9110, Range Requests). If the
+//! digest of a downloaded file is wrong, the agent does not rename the file to its path.
 
 use std::io::{Read, Seek as _, Write as _};
 
