@@ -40,13 +40,13 @@ const CACHE: usize = 256 << 10;
 /// Assumptions: only one process uses the journal, because the agent has locked the state directory.
 #[derive(Debug)]
 pub struct Journal {
-    /// The open database. After an error, the value is `None` until a call opens the database again.
+    /// The open database. After an error, the value is `None` until the next call opens the database again.
     database: Mutex<Option<Database>>,
     folder: PathBuf,
     observer: OnceLock<Observer>,
 }
 
-/// A function of a test that receives each commit.
+/// A function of a test, which is called with each journal transaction.
 struct Observer(Box<dyn Fn(&Commit) + Send + Sync>);
 
 impl fmt::Debug for Observer {
@@ -58,8 +58,8 @@ impl fmt::Debug for Observer {
 impl Journal {
     /// Opens the journal of a state directory, or creates the journal if it is missing.
     ///
-    /// A damaged journal file is renamed, and a new journal is created. The second result is the new path of the
-    /// damaged file; `None` if the journal was not damaged.
+    /// If the journal file is damaged, the function renames the file and creates a new journal. The second result is
+    /// the new path of the damaged file; `None` if the journal was not damaged.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be opened or created.
@@ -75,7 +75,8 @@ impl Journal {
         }
     }
 
-    /// Opens the journal of a state directory; `None` if the journal is missing. A damaged journal file is not renamed.
+    /// Opens the journal of a state directory; `None` if the journal is missing. The function does not rename a damaged
+    /// journal file.
     ///
     /// # Errors
     /// Returns an error if the journal is damaged or cannot be opened.
@@ -96,7 +97,8 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Calls `work` with the open database. After an error, the database is closed, and a later call opens it again.
+    /// Calls `work` with the open database. After an error, the function closes the database, and the next call opens
+    /// the database again.
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, JournalError> {
         let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         if slot.is_none() {
@@ -150,7 +152,7 @@ impl Journal {
         self.below(prefix_of::<R::Kind>())
     }
 
-    /// Returns the records of one kind that belong to tasks of a TaskBook, each with the name of its task. If this
+    /// Returns all records of one kind for the tasks of a TaskBook. Each record has the name of its task. If this
     /// version of the agent cannot parse a record, it logs a warning and omits the record.
     ///
     /// # Errors
@@ -224,8 +226,8 @@ impl Journal {
 
     /// Commits changes to the disk.
     ///
-    /// A change of a single field keeps the other fields of the record, so two threads can change different fields. If
-    /// all fields of a record have their defaults, the record is removed.
+    /// Two threads can change different fields of one record, because a change of a field keeps the other fields. The
+    /// function removes a record if all its fields have their defaults.
     ///
     /// # Errors
     /// Returns an error if the write fails. After an error, the journal contains none of the changes.
@@ -317,17 +319,17 @@ impl Journal {
             .unwrap_or_default()
     }
 
-    /// Calls `show` with every later commit to the journal, in the order of the commits. Only the first call of
+    /// Calls `show` with every later journal transaction, in the order of the transactions. Only the first call of
     /// `observe_commits` has an effect.
     ///
-    /// Only tests may observe commits, because records may contain secrets. The test `tests/tests/tidy` fails if the
-    /// agent calls `observe_commits`. The function `show` must not use the journal, because the commit waits until
-    /// `show` returns.
+    /// Only tests may call this function, because records can contain secrets. The test `tests/tests/tidy` fails if the
+    /// code of the agent calls `observe_commits`. The function `show` must not use the journal, because the journal
+    /// waits until `show` returns.
     pub fn observe_commits(&self, show: impl Fn(&Commit) + Send + Sync + 'static) {
         let _ = self.observer.set(Observer(Box::new(show)));
     }
 
-    /// Stores the original content of a file, before Towpath replaces the file for the first time. Returns the SHA-256
+    /// Stores the original content of a file. The caller then replaces the file for the first time. Returns the SHA-256
     /// digest of the content.
     ///
     /// # Errors
@@ -351,7 +353,7 @@ impl Journal {
     ///
     /// # Errors
     /// Returns an error if the journal cannot be read or written. The method never replaces an unreadable key, because
-    /// all actions would run again with a new key.
+    /// with a new key, all actions run again.
     pub fn digest_key(&self) -> Result<[u8; 32], JournalError> {
         if let Some(DigestKey(key)) = self.get(&())? {
             return Ok(key);
@@ -367,7 +369,7 @@ impl Journal {
     }
 }
 
-/// A record in which the commit changes single fields.
+/// A record in which a journal transaction changes single fields.
 enum Edited {
     Book(BookRecord),
     Election(ElectionRecord),

@@ -58,14 +58,14 @@ impl List {
             return None;
         }
         if let Some(serial) = serial.filter(|serial| self.entries.contains(&plain(serial))) {
-            return Some(format!("the certificate {serial} is revoked (revoked of Config)"));
+            return Some(format!("the certificate {serial} is revoked (`revoked` in a Config)"));
         }
         let key = text(key);
         if self.entries.contains(&key) {
-            return Some(format!("the key {key} is revoked (revoked of Config)"));
+            return Some(format!("the key {key} is revoked (`revoked` in a Config)"));
         }
         let serial = self.shown.get(&key)?.iter().find(|serial| self.entries.contains(*serial))?;
-        Some(format!("the certificate {serial} is revoked, and therefore its key {key} too (revoked of Config)"))
+        Some(format!("the certificate {serial} of the key {key} is revoked (`revoked` in a Config)"))
     }
 }
 

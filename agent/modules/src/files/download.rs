@@ -116,8 +116,8 @@ fn digest(mut from: impl Read, context: &Context<'_>) -> std::io::Result<String>
     }
 }
 
-/// The state of the file at the path. The file is missing, has a wrong digest, or has the right digest and maybe wrong
-/// permissions.
+/// The state of the downloaded file at its path. The state is one of three: no file, a file with a wrong digest, or a
+/// file with the right digest.
 enum Found {
     Nothing,
     Other(Meta),
@@ -157,7 +157,8 @@ pub(crate) fn check(spec: &DownloadSpec, context: &Context<'_>) -> Result<Checke
     }
 }
 
-/// Returns a URL for messages. The user, the password and the query are removed, because they may be secret.
+/// Returns a URL for messages. The function removes the user, the password and the query, because these parts of a URL
+/// may be secret.
 fn display_url(url: &str) -> String {
     let plain = url.split(['?', '#']).next().unwrap_or_default();
     match plain.split_once("://") {
@@ -213,7 +214,7 @@ pub(crate) fn run(spec: &DownloadSpec, context: &Context<'_>, writer: &FsWriter)
     Ok(Report::success())
 }
 
-/// Downloads the bytes of a file after the first `from` bytes. Returns the digest of the whole file.
+/// Downloads a file, except its first `from` bytes. Returns the digest of the whole file.
 fn fetch(
     spec: &DownloadSpec,
     context: &Context<'_>,
@@ -278,7 +279,7 @@ fn fetch(
     whole(part)
 }
 
-/// Returns the parameters for the undo of the task; `None` if the file already exists, or if the task removes the file.
+/// Returns the parameters that undo the task; `None` if the file already exists, or if the task removes the file.
 pub(crate) fn undo(spec: &DownloadSpec, context: &Context<'_>) -> Option<Value> {
     let new = !spec.absent && !context.reader.exists(&spec.path).ok()?;
     new.then(|| json!({ "path": spec.path, "state": "absent" }))

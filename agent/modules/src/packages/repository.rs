@@ -100,8 +100,8 @@ fn resolve(repository: &pb::PackageRepository) -> Result<RepositorySpec, Vec<Pro
     Ok(RepositorySpec { file, base_url: repository.base_url.clone() })
 }
 
-/// Adds a problem for each parameter that is not a single word. A second word or line would be another setting of the
-/// repository file.
+/// Adds a problem for each of the given parameters that is not a single word. In a repository file, a second word or
+/// line is a separate setting.
 fn one_word(repository: &pb::PackageRepository, problems: &mut Vec<Problem>) {
     let lists = [
         ("uris", &repository.uris),

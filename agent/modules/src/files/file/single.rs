@@ -26,7 +26,8 @@ pub(super) fn absent(path: &str, reader: &FsReader) -> Result<Checked, ModuleErr
     Ok(Checked::Change(Change { verb: Verb::Remove, diff, steps: vec![Step::Remove { path: path.to_owned() }] }))
 }
 
-/// Compares a path with the desired link. A file at the path is replaced only if Towpath created the file.
+/// Compares the file at a path with the desired symbolic link. The agent replaces a file at the path only if Towpath
+/// created the file.
 pub(super) fn link(path: &str, target: &str, reader: &FsReader, context: &Context<'_>) -> Result<Checked, ModuleError> {
     let old = reader.link(path).map_err(io(path))?;
     if old.as_deref() == Some(target) {
@@ -62,7 +63,7 @@ pub(super) fn new_link(path: &str, target: &str, mut steps: Vec<Step>) -> Checke
     Checked::Change(Change { verb: Verb::Create, diff: format!("{path} -> {target}"), steps })
 }
 
-/// Compares a path with the desired directory. A link to a directory is accepted as a directory.
+/// Compares the file at a path with the desired directory. A link to a directory is accepted as a directory.
 pub(super) fn directory(spec: &FileSpec, path: &str, reader: &FsReader) -> Result<Checked, ModuleError> {
     let (uid, gid) = spec.ids()?;
     let Some(meta) = reader.meta(path).map_err(io(path))? else {
@@ -106,7 +107,8 @@ pub(super) fn granted(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32
     })
 }
 
-/// Returns a text about the needed changes of mode, owner and group. The text is empty if no change is needed.
+/// Describes the needed changes of mode, owner and group in a text for people. The text is empty if no change is
+/// needed.
 pub(crate) fn access_diff(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>) -> String {
     let mut diff = String::new();
     if let Some(mode) = mode.filter(|mode| *mode != meta.mode) {
@@ -201,7 +203,8 @@ pub(super) fn write(spec: &FileSpec, path: &str, content: Content, access: Acces
     }
 }
 
-/// Returns an error if a file is stored in Git LFS, because git then contains only a pointer to its content.
+/// Returns an error if the content of a file is in Git LFS, because the git repository contains only a pointer to the
+/// content.
 pub(super) fn refuse_pointer(tree: &Arc<dyn Tree>, path: &str) -> Result<(), ModuleError> {
     let bytes = tree.read(path).map_err(io(path))?.unwrap_or_default();
     if bytes.starts_with(b"version https://git-lfs.github.com/spec/") {

@@ -99,7 +99,8 @@ impl FileSpec {
     }
 }
 
-/// Returns the user id of the owner and the id of the group. An id is `None` if the task does not set it.
+/// Returns the user id of the owner and the id of the group. An id is `None` if the task does not set the owner or the
+/// group.
 pub(crate) fn ids(owner: Option<&str>, group: Option<&str>) -> Result<(Option<u32>, Option<u32>), ModuleError> {
     let missing = |what: &str, name: &str| {
         ModuleError::new(format!("this node has no {what} {name:?}; create the {what} in an earlier task"))
