@@ -329,7 +329,7 @@ pub fn validated(line: &str, cancel: &Cancel) -> Outcome {
         .map_err(|error| ModuleError::new(format!("cannot run validate {line:?}: {error}")))?;
     if output.timed_out || output.cancelled {
         let why = if output.cancelled { "the agent stops" } else { "the command took longer than 60 s" };
-        return Err(ModuleError::new(format!("validate {line:?} was ended: {why}; the old file is kept")));
+        return Err(ModuleError::new(format!("the agent ended validate {line:?}: {why}; the old file is kept")));
     }
     if output.rc == 0 {
         return Ok(());

@@ -82,7 +82,7 @@ impl Context<'_> {
             return Ok(());
         }
         Err(ModuleError::new(format!(
-            "cannot use the module {module} with root {}: the module changes the whole machine; set root: /",
+            "cannot use the module {module} with `root: {}`: the module changes the whole machine; set `root: /`",
             self.reader.root().display()
         )))
     }

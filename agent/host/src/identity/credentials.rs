@@ -142,7 +142,7 @@ fn load(files: &TlsFiles, clock: &dyn Clock) -> Result<Loaded, IdentityError> {
     let good_at = now.clamp(begin, (end - 1).max(begin)).saturating_mul(1000);
     let subject = trust.subject(&certificate, good_at).ok_or_else(|| {
         wrong(format!(
-            "the authority {} did not issue this certificate; issue a certificate with towpath pki issue",
+            "the authority {} did not issue this certificate; issue a certificate with `towpath pki issue`",
             files.ca.display()
         ))
     })?;

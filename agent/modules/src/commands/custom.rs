@@ -198,7 +198,7 @@ impl<'a> Program<'a> {
         if output.timed_out {
             let seconds = self.context.timeout.as_secs();
             return Err(ModuleError::new(format!(
-                "{what} took longer than {seconds} s and was ended; raise the timeout"
+                "{what} took longer than {seconds} s, so the agent ended it; raise the timeout of the task"
             )));
         }
         let said = output.stderr.trim().lines().rev().take(5).collect::<Vec<_>>();

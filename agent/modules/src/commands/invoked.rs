@@ -157,7 +157,7 @@ pub(super) fn finish_run(
     }
     if output.timed_out {
         return Err(ModuleError::new(format!(
-            "the program took longer than {} s and was ended; raise the timeout of the task",
+            "the program took longer than {} s, so the agent ended it; raise the timeout of the task",
             context.timeout.as_secs()
         )));
     }

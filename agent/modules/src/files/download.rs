@@ -206,7 +206,7 @@ pub(crate) fn run(spec: &DownloadSpec, context: &Context<'_>, writer: &FsWriter)
         writer.drop_part(path).map_err(io)?;
         let from = display_url(&spec.url);
         return Err(ModuleError::new(format!(
-            "cannot write {path}: the file from {from} has the digest {got}, but sha256 is {}",
+            "cannot write {path}: the file from {from} has the digest {got}, but `sha256` is {}",
             spec.digest
         )));
     }
@@ -257,7 +257,7 @@ fn fetch(
         if size > limit || all.is_some_and(|all| all > limit) {
             writer.drop_part(path).map_err(io)?;
             let message = format!(
-                "cannot write {path}: the file from {shown} has more than {limit} bytes; raise the parameter maxBytes"
+                "cannot write {path}: the file from {shown} has more than {limit} bytes; raise the parameter `maxBytes`"
             );
             return Err(ModuleError::new(message));
         }

@@ -208,7 +208,7 @@ fn refuse_fstab(spec: &MountSpec, context: &Context<'_>) -> Result<(), ModuleErr
     if text.lines().any(here) && spec.state != State::Absent {
         return Err(ModuleError::new(format!(
             "cannot manage the mount {}: /etc/fstab also contains the mount; \
-             remove the line with the module line in an earlier task",
+             remove the line in an earlier task (module `line`)",
             spec.path
         )));
     }

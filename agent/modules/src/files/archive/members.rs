@@ -73,7 +73,7 @@ impl Budget {
     pub(super) fn spend(&self, bytes: u64) -> io::Result<()> {
         let left = self.left.get().checked_sub(bytes).ok_or_else(|| {
             refused(format!(
-                "cannot unpack the archive: the content has more than {} bytes; raise the parameter maxBytes",
+                "cannot unpack the archive: the content has more than {} bytes; raise the parameter `maxBytes`",
                 self.limit
             ))
         })?;
@@ -225,7 +225,7 @@ fn tar(content: impl Read, strip: usize, budget: &Budget, take: &mut Take<'_>) -
                 let of = inside(&target, strip)?;
                 Kind::Copy(of.ok_or_else(|| {
                     refused(format!(
-                        "cannot unpack {path:?}: the member is a hard link to a path that the parameter strip removes"
+                        "cannot unpack {path:?}: the member is a hard link to a path that the parameter `strip` removes"
                     ))
                 })?)
             }

@@ -36,14 +36,14 @@ pub(super) fn link(path: &str, target: &str, reader: &FsReader, context: &Contex
     let meta = reader.meta(path).map_err(io(path))?;
     if meta.is_some_and(|meta| meta.kind == FileKind::Directory) {
         return Err(ModuleError::new(format!(
-            "cannot create the link {path}: the path is a directory; remove the directory first with state: absent"
+            "cannot create the link {path}: the path is a directory; remove the directory first with `state: absent`"
         )));
     }
     let foreign = |meta: &Meta| meta.kind != FileKind::Link;
     if meta.filter(foreign).is_some() && !context.cache.has_made(&reader.resolved(path, false).map_err(io(path))?) {
         return Err(ModuleError::new(format!(
             "cannot create the link {path}: the path is a file that Towpath did not create; move the file, or \
-             remove the file with state: absent in an earlier commit"
+             remove the file with `state: absent` in an earlier commit"
         )));
     }
     if meta.is_none() {
@@ -79,15 +79,15 @@ pub(super) fn directory(spec: &FileSpec, path: &str, reader: &FsReader) -> Resul
     match (found, link) {
         (Some(meta), _) if meta.kind == FileKind::Directory => Ok(granted(path, meta, spec.mode, uid, gid)),
         (Some(_), None) => Err(ModuleError::new(format!(
-            "cannot create the directory {path}: the path is not a directory; remove {path} first with state: absent"
+            "cannot create the directory {path}: the path is not a directory; remove {path} first with `state: absent`"
         ))),
         (Some(_), Some(target)) => Err(ModuleError::new(format!(
             "cannot create the directory {path}: the path is a link to {target}, which is not a directory; \
-             remove the link first with state: absent, or change its target"
+             remove the link first with `state: absent`, or change its target"
         ))),
         (None, target) => Err(ModuleError::new(format!(
             "cannot create the directory {path}: the path is a link to {target}, which does not exist; \
-             create the target in an earlier task, or remove the link first with state: absent",
+             create the target in an earlier task, or remove the link first with `state: absent`",
             target = target.unwrap_or_default()
         ))),
     }
@@ -147,7 +147,7 @@ pub(super) fn one_file(
         Ok(old) => old,
         Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
             return Err(ModuleError::new(format!(
-                "cannot write {path}: the path is not a regular file; remove {path} first with state: absent"
+                "cannot write {path}: the path is not a regular file; remove {path} first with `state: absent`"
             )));
         }
         Err(error) => return Err(ModuleError::io(path, &error)),

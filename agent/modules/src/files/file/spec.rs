@@ -50,7 +50,7 @@ pub(super) fn resolve(file: &pb::File, params: &Value) -> Result<FileSpec, Vec<P
     }
     let state = file.state.as_deref().unwrap_or("present");
     if let (Some(origin), "directory" | "absent") = (origins.first(), state) {
-        problems.push(Problem::new(origin, format!("{origin} cannot be combined with state: {state}")));
+        problems.push(Problem::new(origin, format!("`{origin}` cannot be combined with `state: {state}`")));
     }
     if state == "absent" {
         for (key, given) in [
@@ -60,7 +60,7 @@ pub(super) fn resolve(file: &pb::File, params: &Value) -> Result<FileSpec, Vec<P
             ("validate", file.validate.is_some()),
         ] {
             if given {
-                problems.push(Problem::new(key, format!("{key} cannot be combined with state: absent")));
+                problems.push(Problem::new(key, format!("`{key}` cannot be combined with `state: absent`")));
             }
         }
     }

@@ -68,17 +68,17 @@ pub(super) fn resolve(package: pb::Package) -> Result<PackageSpec, Vec<Problem>>
     };
     if package.version.is_some() && state != State::Present {
         let state = package.state.as_deref().unwrap_or_default();
-        problems.push(Problem::new("version", format!("version cannot be combined with state: {state}")));
+        problems.push(Problem::new("version", format!("`version` cannot be combined with `state: {state}`")));
     }
     let names: Vec<String> = package.name.into_iter().chain(package.names).collect();
     if package.version.is_some() && names.len() > 1 {
         problems.push(Problem::new("version", "version needs exactly one package; write one task for each package"));
     }
     if package.hold.is_some() && state == State::Absent {
-        problems.push(Problem::new("hold", "hold cannot be combined with state: absent"));
+        problems.push(Problem::new("hold", "`hold` cannot be combined with `state: absent`"));
     }
     if !package.replaces.is_empty() && state == State::Absent {
-        problems.push(Problem::new("replaces", "replaces cannot be combined with state: absent"));
+        problems.push(Problem::new("replaces", "`replaces` cannot be combined with `state: absent`"));
     }
     for name in names.iter().chain(&package.replaces) {
         let fine = |c: char| c.is_ascii_alphanumeric() || "+-._:".contains(c);

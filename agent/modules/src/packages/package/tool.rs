@@ -67,7 +67,7 @@ pub(super) fn run_until(argv: &[&str], deadline: Deadline, context: &Context<'_>
     if output.timed_out {
         let seconds = context.timeout.as_secs();
         let what = format!(
-            "the change took longer than {seconds} s, and {} was ended; raise the timeout of the task",
+            "the package change took longer than {seconds} s, so the agent ended {}; raise the timeout of the task",
             argv[0]
         );
         return Err(ModuleError::new(what));
