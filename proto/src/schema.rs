@@ -63,8 +63,7 @@ pub struct ModuleSchema {
     /// The position of the module in the order in which the agent removes resources. The agent first removes resources
     /// of modules with lower numbers.
     pub removal: u32,
-    /// The relation of the module to a service, for the field `autoNotify` of a TaskBook. The value is `None` if the
-    /// module has no relation to a service.
+    /// The relation of the module to a service, for the field `autoNotify` of a TaskBook; `None` for no relation.
     pub service: Option<ServiceRole>,
     /// True if a task with the module can compute the value of a variable.
     pub computes: bool,
@@ -75,7 +74,7 @@ pub struct ModuleSchema {
     /// True if the module replaces whole files. The agent saves each original file, and restores the file when the
     /// resource is removed.
     pub keeps_originals: bool,
-    /// True if the module only shows a message. A plan also runs such a module.
+    /// True if the module only shows a message. A plan also runs a module that only shows a message.
     pub shows_message: bool,
     /// True if a task with the module can use the field `until`.
     pub repeatable: bool,

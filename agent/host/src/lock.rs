@@ -64,7 +64,7 @@ pub enum LockError {
 }
 
 impl StateDir {
-    /// Locks a state directory. A missing directory is created.
+    /// Locks a state directory. The function creates a missing state directory.
     ///
     /// # Errors
     /// Returns an error if another agent holds the lock, or if the directory cannot be used. Returns an error if

@@ -71,7 +71,7 @@ impl ModuleCache {
 }
 
 impl Context<'_> {
-    /// Sets the text about the task's progress that `towpath status` shows.
+    /// Sets the progress text of the task, which `towpath status` shows.
     pub(crate) fn report_progress(&self, progress: &str) {
         self.cache.activity.report(self.task, progress);
     }

@@ -11,8 +11,8 @@ use towpath_host::{FileKind, FsReader, keyed_digest, process};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expectation {
     pub(crate) path: String,
-    /// The target folder, if the path belongs to a copied folder (a tree); `None` for any other path. Links below the
-    /// target folder are not followed.
+    /// The target folder, if the path belongs to a copied folder (a tree); `None` for any other path. On the node, the
+    /// agent does not follow links below the target folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) plain_below: Option<String>,
     pub(crate) what: Expected,
@@ -56,7 +56,7 @@ impl<'a> Inspector<'a> {
         Self { reader, key, trees: BTreeMap::new(), users: BTreeMap::new(), groups: BTreeMap::new() }
     }
 
-    /// Returns true if a path has the stored state. The result is false if the path cannot be read.
+    /// Returns true if a path has the stored state. Returns false if the path cannot be read.
     pub fn holds(&mut self, expected: &Expectation) -> bool {
         let path = expected.path.as_str();
         let reader = match &expected.plain_below {

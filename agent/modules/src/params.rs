@@ -1,4 +1,4 @@
-//! Checks of task parameters that several modules use.
+//! Functions with which several modules check task parameters.
 
 use std::collections::BTreeMap;
 

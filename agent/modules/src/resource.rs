@@ -186,7 +186,7 @@ pub struct BatchKey {
 pub enum Checked {
     /// The resource has its desired state.
     InSync,
-    /// The resource has its desired state. The value becomes the field `data` in the registered result of the task.
+    /// The resource has its desired state, and the value becomes the field `data` in the registered result of the task.
     InSyncWithData(Value),
     /// The resource does not have its desired state.
     Change(Change),

@@ -16,7 +16,7 @@ pub struct BookRecord {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slot: Option<SlotRef>,
     /// The phase of the current segment of a TaskBook with `before` or `after` tasks. The phase is `None` if the
-    /// segment has not begun.
+    /// current segment has not begun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub segment: Option<SegmentPhase>,
     /// True if the agent could not remove an object that was deleted from the TaskBook. The `after` tasks do not run

@@ -1,4 +1,4 @@
-//! A set of changes to the journal. The journal commits all changes of a set, or none.
+//! A set of changes to the journal. The journal writes all changes of a set, or none.
 
 use crate::{
     book::{BookEdit, RunProgress, SegmentPhase, SlotRef},

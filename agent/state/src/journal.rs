@@ -34,13 +34,12 @@ const CACHE: usize = 256 << 10;
 
 /// The journal of one node.
 ///
-/// Guarantees: when [`Journal::commit`] returns, all changes of the commit are on disk. A crash does not lose the
-/// changes.
+/// Guarantees: when [`Journal::commit`] returns, all changes are on disk, so a crash does not lose the changes.
 ///
 /// Assumptions: only one process uses the journal, because the agent has locked the state directory.
 #[derive(Debug)]
 pub struct Journal {
-    /// The open database. After an error, the value is `None` until the next call opens the database again.
+    /// The open database; `None` after an error, until the next call opens the database again.
     database: Mutex<Option<Database>>,
     folder: PathBuf,
     observer: OnceLock<Observer>,
@@ -58,8 +57,8 @@ impl fmt::Debug for Observer {
 impl Journal {
     /// Opens the journal of a state directory, or creates the journal if it is missing.
     ///
-    /// If the journal file is damaged, the function renames the file and creates a new journal. The second result is
-    /// the new path of the damaged file; `None` if the journal was not damaged.
+    /// If the journal file is damaged, the function renames the file and creates a new journal. The function also
+    /// returns the new path of the damaged file; `None` if the journal was not damaged.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be opened or created.
@@ -128,8 +127,8 @@ impl Journal {
 
     /// Returns the record with the given key; `None` if the record is missing or unreadable.
     ///
-    /// If this version of the agent cannot parse the record, it logs a warning. A newer agent may have written the
-    /// record.
+    /// If this version of the agent cannot parse the record, the agent logs a warning. A newer version of the agent may
+    /// have written the record.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be read.
@@ -143,8 +142,8 @@ impl Journal {
         }
     }
 
-    /// Returns all records of a kind, in key order. If this version of the agent cannot parse a record, it logs a
-    /// warning and omits the record.
+    /// Returns all records of a kind, in key order. If this version of the agent cannot parse a record, the agent logs
+    /// a warning and omits the record.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be read.
@@ -153,7 +152,7 @@ impl Journal {
     }
 
     /// Returns all records of one kind for the tasks of a TaskBook. Each record has the name of its task. If this
-    /// version of the agent cannot parse a record, it logs a warning and omits the record.
+    /// version of the agent cannot parse a record, the agent logs a warning and omits the record.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be read.
@@ -308,7 +307,7 @@ impl Journal {
     }
 
     /// Returns the stored record, or the default record if the record is missing. If this version of the agent cannot
-    /// parse the record, it logs a warning and uses the default record.
+    /// parse the record, the agent logs a warning and uses the default record.
     fn known<R: DeserializeOwned + Default>(&self, key: &str, bytes: Option<&[u8]>) -> R {
         let parsed = bytes.map(|bytes| self.parse(key, bytes)).transpose();
         parsed
@@ -329,7 +328,7 @@ impl Journal {
         let _ = self.observer.set(Observer(Box::new(show)));
     }
 
-    /// Stores the original content of a file. The caller then replaces the file for the first time. Returns the SHA-256
+    /// Stores the original content of a file that Towpath is about to replace for the first time. Returns the SHA-256
     /// digest of the content.
     ///
     /// # Errors
@@ -353,7 +352,7 @@ impl Journal {
     ///
     /// # Errors
     /// Returns an error if the journal cannot be read or written. The method never replaces an unreadable key, because
-    /// with a new key, all actions run again.
+    /// a new key makes all actions run again.
     pub fn digest_key(&self) -> Result<[u8; 32], JournalError> {
         if let Some(DigestKey(key)) = self.get(&())? {
             return Ok(key);

@@ -98,7 +98,7 @@ kinds! {
         /// The inputs of the newest pass that has found nothing to do. A later pass with equal inputs does not render
         /// the TaskBooks.
         SteadyState(()) = "steady-state";
-        /// The highest data store revision that the node has seen, and the number of the node's newest write.
+        /// The highest data store revision that the node has seen, and the sequence number of the node's newest write.
         StorePosition(()) = "store-position";
         /// The sequence numbers that the node has reserved for the records that it signs.
         RecordNumbers(()) = "record-numbers";

@@ -71,13 +71,13 @@ pub struct OtherNodes {
 #[serde(transparent)]
 pub struct RejectedCandidates(pub BTreeSet<BTreeMap<String, String>>);
 
-/// The highest data store revision that this node has seen, and the number of this node's newest write.
+/// The highest data store revision that this node has seen, and the sequence number of this node's newest write.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(u64, u64)", into = "(u64, u64)")]
 pub struct StorePosition {
     /// The highest data store revision that this node has seen.
     pub revision: u64,
-    /// The number of this node's newest write to the data store.
+    /// The sequence number of this node's newest write to the data store.
     pub sequence: u64,
 }
 
@@ -175,7 +175,7 @@ pub struct StoreRevision(pub u64);
 pub struct Acceptance {
     /// The number of the revision.
     pub generation: u64,
-    /// The digest of the record that made the nodes accept the revision.
+    /// The digest of the acceptance record of the revision.
     pub digest: String,
     /// The commits of the revision, by source.
     pub commits: BTreeMap<String, String>,
@@ -210,7 +210,7 @@ pub struct Intent {
     pub phase: Phase,
     /// The name of the TaskBook that the agent is applying.
     pub book: String,
-    /// The paths of the files that the agent writes. After a crash, temporary files may remain beside the files.
+    /// The paths of the files that the agent writes. After a crash, temporary files may remain beside these paths.
     #[serde(default)]
     pub paths: Vec<String>,
 }
@@ -269,13 +269,13 @@ pub struct LastRollout {
 pub struct LastSlots {
     /// The name of the budget to which the slots belong.
     pub budget: String,
-    /// The partition of the budget for each node. The map is indexed by the names of the nodes.
+    /// The partition of each node in the budget, by the name of the node.
     pub partitions: BTreeMap<String, String>,
     /// The names of the nodes that the TaskBook targets.
     pub targets: BTreeSet<String>,
     /// The number of slots in each partition; `None` for no limit. Each slot allows one node to be disrupted.
     pub count: Option<u64>,
-    /// The maximum number of failed nodes. The rollout halts if more nodes fail.
+    /// The maximum number of failed nodes. The rollout halts if more nodes fail than this number.
     pub max_failures: u64,
 }
 
@@ -365,8 +365,7 @@ pub struct ActionRecord {
     /// The newest successful run of the action. The definition of the action may have changed after the successful run.
     #[serde(default)]
     pub finished: Option<FinishedAction>,
-    /// The kernel's boot id at the start of a reboot action. The value is `None` if the action does not reboot the
-    /// node.
+    /// The kernel's boot id at the start of a reboot action; `None` if the action does not reboot the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<String>,
 }

@@ -26,7 +26,7 @@ const ARCH: u64 = 1 << 18;
 /// The flag that makes a package transaction a dry run (pk-enum.h, `PK_TRANSACTION_FLAG_ENUM_SIMULATE`).
 const SIMULATE: u64 = 1 << 2;
 /// The numbers with which PackageKit marks a package as removed, obsoleted or downgraded. PackageKit 1.2 and later
-/// versions use different numbers, so each list contains both.
+/// versions use different numbers, so each list contains both numbers.
 const REMOVED: [u32; 4] = [13, 15, 28, 29];
 const DOWNGRADED: [u32; 2] = [20, 30];
 
@@ -37,11 +37,10 @@ pub enum PackageKitError {
     /// `package` uses apt or dnf.
     #[error("cannot use PackageKit: {0}")]
     Missing(String),
-    /// The error that PackageKit made no progress or gave no answer. The value is the time that the agent waited, in
-    /// seconds.
+    /// The error that PackageKit made no progress or gave no answer within the given number of seconds.
     #[error("PackageKit hangs: the transaction made no progress for {0} s")]
     Hangs(u64),
-    /// The error that a package task exceeded its time limit. The value is the time limit in seconds.
+    /// The error that a package task exceeded its time limit, in seconds.
     #[error("PackageKit did not finish within {0} s; set a higher timeout of the task")]
     TimedOut(u64),
     /// An error that PackageKit reported.
@@ -123,8 +122,8 @@ pub struct PackageKit<'a> {
     runtime: Runtime,
     connection: Connection,
     report: &'a dyn Fn(&str),
-    /// The time limit for all package transactions of the connection together. The field `deadline` is the time at
-    /// which the limit ends.
+    /// The time limit for all package transactions of the connection together. All transactions must end before the
+    /// time `deadline`.
     time: Duration,
     deadline: tokio::time::Instant,
 }
@@ -208,7 +207,7 @@ impl<'a> PackageKit<'a> {
         self.transaction(PackageKitCall::Update(0, ids)).map(drop)
     }
 
-    /// Removes packages. The removal fails if another installed package depends on them.
+    /// Removes packages. The removal fails if another installed package depends on one of the packages.
     ///
     /// # Errors
     /// Returns an error if the transaction fails.

@@ -100,7 +100,7 @@ fn read(file: &Path, options: &Options) -> Result<Option<Value>, String> {
     serde_json::from_str(&text).map(Some).map_err(|error| format!("it is not valid JSON: {error}"))
 }
 
-/// The only key of the JSON object in which the text of a YAML fact is stored. The crate `render` parses the YAML text.
+/// The text of a YAML fact is stored as a JSON object with this single key. The crate `render` parses the YAML text.
 pub const YAML_MARK: &str = "\u{0}yaml";
 
 #[cfg(test)]

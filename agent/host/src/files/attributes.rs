@@ -1,7 +1,7 @@
 //! The extended attributes that a file keeps when the agent replaces it: ACLs, SELinux and Smack labels, user and
 //! trusted attributes.
 //!
-//! A replaced file loses its file capabilities, because they were granted to the old content.
+//! A replaced file loses its file capabilities, because an administrator granted the capabilities to the old content.
 
 use std::{collections::BTreeMap, ffi::CStr, io, os::fd::AsFd};
 
@@ -23,7 +23,7 @@ impl Attributes {
         self.0.is_empty()
     }
 
-    /// Reads the extended attributes of an open file. The result is empty if the file system does not support extended
+    /// Reads the extended attributes of an open file. Returns an empty set if the file system does not support extended
     /// attributes.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
-//! Read-only access to the machine's files. All paths are below a root directory, and links cannot lead out of it.
+//! Read-only access to the machine's files. All paths are below a root directory, and links cannot lead out of the root
+//! directory.
 //!
 //! A path without links is resolved by one system call. A path with links is resolved component by component, by the
 //! module [`walk`](super::walk).
@@ -225,7 +226,7 @@ impl FsReader {
         }
     }
 
-    /// Returns true if a path exists. The function follows links, so the result is false for a link without a target.
+    /// Returns true if a path exists. Returns false for a link without a target, because the function follows links.
     ///
     /// # Errors
     /// Returns an error if a directory in the path cannot be opened.
@@ -257,7 +258,7 @@ impl FsReader {
         Ok(Some((bytes, meta)))
     }
 
-    /// Returns the extended attributes that the file keeps when the agent replaces it. The result is empty if the file
+    /// Returns the extended attributes that the file keeps when the agent replaces it. Returns an empty set if the file
     /// does not exist.
     ///
     /// # Errors
@@ -357,7 +358,7 @@ pub(crate) fn split(path: &str) -> Option<(&str, &str)> {
     (!name.is_empty() && name != "." && name != "..").then_some((folder, name))
 }
 
-/// Returns a path without repeated slashes and `.` components, as messages and the journal contain it.
+/// Returns a path without repeated slashes and `.` components, for messages and for the journal.
 fn clean(path: &str) -> String {
     let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
     format!("/{}", parts.join("/"))

@@ -4,7 +4,7 @@
 //! - Links resolve as in the kernel. A link cannot lead out of the root.
 //! - A link is followed if root or the agent's user owns the link, or if the same user owns the link and the target. A
 //!   link of an unprivileged user cannot lead the agent to a file of another user.
-//! - If another process changes the path while it is resolved, the resolver may return an error. The resolver never
+//! - If another process changes the path during the resolution, the resolver may return an error. The resolver never
 //!   opens a file to which a rejected link leads.
 
 use std::{
@@ -78,8 +78,8 @@ pub(crate) struct Place {
     pub(crate) name: OsString,
     /// The resolved path below the root, which contains no links.
     pub(crate) path: String,
-    /// The device and the inode of the file to which a followed link leads. The value is `None` if no link was
-    /// followed, or no file exists.
+    /// The device and the inode of the file to which a followed link leads; `None` without a followed link or without a
+    /// file.
     pub(crate) found: Option<(u64, u64)>,
 }
 
@@ -215,7 +215,7 @@ impl<'a> Walk<'a> {
         Ok(self.directories.last().ok_or(Errno::INVAL)?)
     }
 
-    /// Returns the path without links of a name in the resolver's current directory.
+    /// Returns the full path, without links, of a name in the resolver's current directory.
     fn path_to(&self, name: &OsStr) -> String {
         let names = self.directories.iter().skip(1).map(|one| one.name.as_os_str()).chain([name]);
         names.filter(|name| !name.is_empty()).map(|name| format!("/{}", name.to_string_lossy())).collect()

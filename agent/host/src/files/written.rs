@@ -3,7 +3,7 @@
 //!
 //! The kernel updates the change time of a file only at each clock tick, about every 10 ms. Two changes of a file
 //! within one clock tick can lead to the same file version. If a file has just changed, the agent compares the content
-//! of the file, because its version is not reliable.
+//! of the file, because the version of the file is not reliable.
 
 use std::{
     collections::BTreeMap,
@@ -59,7 +59,7 @@ fn is_recent(meta: Meta) -> bool {
 /// A file that the agent has written: its inode, its permissions and the digest of its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Written {
-    /// The metadata of the file. The change time is omitted, because a rename updates it.
+    /// The metadata of the file. The record does not contain the change time, because a rename updates the change time.
     meta: Meta,
     digest: [u8; 32],
 }

@@ -98,7 +98,8 @@ pub struct CertificateTerm {
 }
 
 impl CertificateTerm {
-    /// Reads the serial number and the validity of a certificate in DER. `None` if the bytes are not a certificate.
+    /// Reads the serial number and the validity of a certificate in DER. Returns `None` if the bytes are not a
+    /// certificate.
     pub(super) fn of(der: &[u8]) -> Option<Self> {
         let (begin, end) = validity(der)?;
         Some(Self { serial: super::serial(der)?, begin, end })
@@ -118,8 +119,8 @@ pub fn valid_until(pem: &[u8]) -> Option<i64> {
     validity(&first).map(|(_, until)| until)
 }
 
-/// The trusted certificate of the cluster's authority. Certificates of nodes and people are checked against the
-/// authority's certificate.
+/// The trusted certificate of the cluster's authority. The agent checks the certificates of nodes and people against
+/// the authority's certificate.
 #[derive(Debug, Clone)]
 pub struct Trust {
     pub(super) roots: Arc<RootCertStore>,

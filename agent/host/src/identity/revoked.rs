@@ -47,8 +47,8 @@ struct List {
     dirty: BTreeSet<String>,
     /// The number of changes of `entries` since the start of the agent.
     version: u64,
-    /// The revoked certificates and keys that their owners have presented, by name and key. The value is true until
-    /// [`Revoked::take_used`] has returned the entry.
+    /// The revoked certificates and keys that their owners have presented, by name and key. The flag of an entry is
+    /// true until [`Revoked::take_used`] has returned the entry.
     used: BTreeMap<(String, [u8; 32]), (RevokedUse, bool)>,
 }
 
@@ -70,8 +70,8 @@ impl List {
 }
 
 impl Revoked {
-    /// Replaces the list of revoked serial numbers (`3f:0a:91`) and keys (`ed25519:…`). Returns true if the list has
-    /// changed.
+    /// Replaces the list of revoked serial numbers (`3f:0a:91`) and keys (`ed25519:…`). Returns true if the new list
+    /// differs from the old list.
     pub fn set(&self, entries: impl IntoIterator<Item = String>) -> bool {
         let entries: BTreeSet<String> = entries.into_iter().map(|entry| plain(&entry)).collect();
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -85,8 +85,8 @@ impl Revoked {
         changed
     }
 
-    /// Returns the number of changes of the revocation list since the start of the agent. After each change, every
-    /// connection is checked again.
+    /// Returns the number of changes of the revocation list since the start of the agent. After each change of the
+    /// revocation list, the agent checks every connection again.
     pub fn version(&self) -> u64 {
         self.0.read().unwrap_or_else(PoisonError::into_inner).version
     }

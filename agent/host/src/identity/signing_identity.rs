@@ -44,7 +44,8 @@ impl SigningIdentity {
         }
     }
 
-    /// Returns the serial number and the validity of the node's certificate. `None` for a node without a certificate.
+    /// Returns the serial number and the validity of the node's certificate. Returns `None` for a node without a
+    /// certificate.
     pub fn term(&self) -> Option<CertificateTerm> {
         match self {
             Self::Certified(credentials) => CertificateTerm::of(&credentials.now().certificate),

@@ -25,7 +25,7 @@ pub fn read_text(file: &Path) -> io::Result<String> {
     fs::read_to_string(file)
 }
 
-/// Writes a text file. Missing folders are created, and an existing file is overwritten.
+/// Writes a text file. The function creates missing folders, and overwrites an existing file.
 ///
 /// # Errors
 /// Returns an error if the file or a folder cannot be written.

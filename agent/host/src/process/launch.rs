@@ -3,8 +3,8 @@
 //!
 //!     agent ── supervisor ── command ── …
 //!
-//! The supervisor is a fork of the agent that only waits for its child processes (reaps them). The supervisor is a
-//! child subreaper (prctl(2)). Every orphaned process of the command becomes a child of the supervisor, even after
+//! The supervisor is a fork of the agent, and only waits for its child processes (reaps the processes). The supervisor
+//! is a child subreaper (prctl(2)). Every orphaned process of the command becomes a child of the supervisor, even after
 //! setsid(2). The supervisor exits when the command exits. The remaining processes of the command then become children
 //! of init. The supervisor runs as the agent's user, so a command that runs as another user cannot kill the supervisor.
 
@@ -44,7 +44,7 @@ struct Plan {
 
 /// The working directory of a command.
 enum Folder {
-    /// The path of the working directory. The command enters the directory with the rights of its user.
+    /// The path of the working directory. The command enters the directory with the rights of the command's user.
     Path(CString),
     /// The open working directory of a command of root. The path resolver has opened the directory, so a user cannot
     /// redirect the command by a link.

@@ -26,7 +26,7 @@ use crate::{Clock as _, SystemClock};
 /// The agent keeps at least this number of bytes from the end of a command's output, and at most twice this number.
 const OUTPUT_KEPT: usize = 1 << 20;
 
-/// The agent looks for the last line in this number of bytes at the end of the output.
+/// The number of bytes at the end of an output in which the agent looks for the last line.
 const LINE: usize = 1 << 10;
 
 /// A flag that asks a running task to stop. When the flag is set, the agent ends the command of the task.

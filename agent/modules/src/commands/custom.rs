@@ -118,7 +118,7 @@ struct Apply {
     data: Option<Value>,
 }
 
-/// A copy of a program in a sealed memory file. The program supports the parameters of the task.
+/// A copy of a program in a sealed memory file. The program supports all parameters that the task sets.
 struct Program<'a> {
     spec: &'a CustomSpec,
     context: &'a Context<'a>,

@@ -1,7 +1,7 @@
 //! Code for the modules `ini`, `json`, `yaml` and `toml`. The code edits one value in a structured file.
 //!
-//! An edit changes only one value, and keeps the comments and the order of the file. If an edit would change a second
-//! value, the task fails.
+//! An edit changes only one value, and keeps the comments and the order of the file. The task fails if the edit also
+//! changes another value.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -143,7 +143,8 @@ pub(super) fn find<'a>(value: &'a Value, way: &[Part]) -> Option<&'a Value> {
     })
 }
 
-/// Sets or removes a value in a parsed document. The module compares the edited file with the changed document.
+/// Sets or removes a value in a parsed document. After the edit, the module compares the file with this changed
+/// document.
 fn expected(document: &mut Value, way: &[Part], value: Option<&Value>) -> Result<(), EditError> {
     let Some((part, rest)) = way.split_first() else {
         *document = value.cloned().unwrap_or(Value::Null);

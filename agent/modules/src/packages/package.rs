@@ -74,8 +74,9 @@ impl Resource for PackageSpec {
     }
 
     /// Returns the key of the task's package transaction; `None` if the task needs a transaction of its own. A
-    /// transaction either installs or removes packages, because the TaskBook defines the order of the two. The agent
-    /// applies a task with the parameter `version` alone, because its flags must not apply to other packages.
+    /// transaction either installs or removes packages, because the TaskBook defines the order of installations and
+    /// removals. The agent applies a task with the parameter `version` alone, because flags for the version must not
+    /// affect other packages.
     fn batch(&self) -> Option<BatchKey> {
         let removes = self.state == State::Absent;
         let settings = format!("{:?} {:?} {removes}", self.backend, self.conffiles);
@@ -183,13 +184,15 @@ fn package_transaction(uses: &[&PackageSpec], context: &Context<'_>) -> Result<(
     )))
 }
 
-/// Describes the wanted changes that a package transaction has not made. The text is empty if all changes were made.
+/// Describes the wanted changes that a package transaction has not made. Returns an empty text if the transaction has
+/// made all changes.
 fn unfinished(spec: &PackageSpec, installed: &Packages, newest: &BTreeMap<String, String>) -> String {
     let left = spec.missing(installed, newest);
     if left == Missing::default() { String::new() } else { spec.diff(&left, installed, newest) }
 }
 
-/// Returns the newest version of each package, if the desired state is `latest`. The map is empty for any other state.
+/// Returns the newest version of each package, if the desired state is `latest`. Returns an empty map for any other
+/// desired state.
 fn newest(spec: &PackageSpec, context: &Context<'_>) -> Result<BTreeMap<String, String>, ModuleError> {
     if spec.state == State::Latest { backend::newest(spec, context) } else { Ok(BTreeMap::new()) }
 }

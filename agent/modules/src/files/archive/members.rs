@@ -22,9 +22,9 @@ pub(super) enum Kind {
         /// True if the archive marks the file as executable for its owner.
         program: bool,
     },
-    /// A symbolic link. The value is the target of the link.
+    /// A symbolic link, with the link's target.
     Link(String),
-    /// A hard link. The value is the path of an earlier member, whose copy is unpacked in place of the link.
+    /// A hard link, with the path of an earlier member. The agent unpacks a copy of the earlier member.
     Copy(String),
 }
 
@@ -50,8 +50,8 @@ fn refused(what: String) -> io::Error {
 pub(super) struct Budget {
     limit: u64,
     left: Rc<Cell<u64>>,
-    /// The number of header bytes that the reader may still read before the next archive member. Headers are limited
-    /// because the decoder keeps them in memory.
+    /// The number of header bytes that the reader may still read before the next archive member. The number of header
+    /// bytes is limited, because the decoder keeps headers in memory.
     between: Rc<Cell<u64>>,
 }
 
@@ -247,8 +247,7 @@ fn tar(content: impl Read, strip: usize, budget: &Budget, take: &mut Take<'_>) -
     Ok(())
 }
 
-/// Reads the rest of an archive member without using it. The reader then does not count the rest as header bytes of the
-/// next member.
+/// Reads and ignores the rest of an archive member, so that the rest does not count as header bytes of the next member.
 fn pass_over(entry: &mut impl Read, budget: &Budget) -> io::Result<()> {
     io::copy(entry, &mut io::sink())?;
     budget.end();

@@ -1,9 +1,9 @@
 //! Checks a folder of the source that the agent copies to the node as a tree. The agent does not remove files in the
 //! target folder that the source does not contain.
 //!
-//! On the node, the agent follows links in the path of the target folder, but not links below the target folder. If an
-//! object of another kind is at the path of a file, such as a folder, the agent first removes the object. The task
-//! fails if Towpath did not create the object.
+//! On the node, the agent follows links in the path of the target folder, but not links below the target folder. If
+//! another kind of object, such as a folder, is at the path of a file, the agent first removes the object. The agent
+//! removes only objects that Towpath has created, and the task fails for any other object.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -113,7 +113,7 @@ impl Members<'_> {
         }
     }
 
-    /// Returns the step that creates the folder of a new file in the tree. The list of steps is empty if the folder
+    /// Returns the step that creates the folder of a new file in the tree. Returns an empty list of steps if the folder
     /// exists.
     fn way(&self, path: &str) -> Vec<Step> {
         let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);

@@ -107,7 +107,7 @@ pub(super) fn granted(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32
     })
 }
 
-/// Describes the needed changes of mode, owner and group in a text for people. The text is empty if no change is
+/// Describes the needed changes of mode, owner and group in a text for people. Returns an empty text if no change is
 /// needed.
 pub(crate) fn access_diff(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>) -> String {
     let mut diff = String::new();
@@ -123,7 +123,7 @@ pub(crate) fn access_diff(path: &str, meta: Meta, mode: Option<u32>, uid: Option
     diff
 }
 
-/// Returns the step that creates the missing parent directories of a path. The list of steps is empty if all parent
+/// Returns the step that creates the missing parent directories of a path. Returns an empty list of steps if all parent
 /// directories exist.
 pub(crate) fn parents(path: &str, reader: &FsReader) -> Result<Vec<Step>, ModuleError> {
     let Some((folder, _)) = path.trim_end_matches('/').rsplit_once('/') else { return Ok(Vec::new()) };

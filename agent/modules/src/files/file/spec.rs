@@ -27,7 +27,7 @@ pub(crate) struct FileSpec {
 #[derive(Debug, Clone)]
 pub(super) enum Want {
     Content(Arc<[u8]>),
-    /// A file whose content is not checked.
+    /// A file with any content, because the task does not set the content.
     Any,
     Source(String),
     Link(String),

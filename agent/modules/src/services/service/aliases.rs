@@ -42,7 +42,7 @@ enum Found {
     Alias(String),
 }
 
-/// Searches the unit folders, in their order, for a file with the given name. Returns the kind of the first file.
+/// Searches the unit folders, in their order, for a file with the given name, and returns the kind of the first file.
 fn target(reader: &FsReader, unit: &str) -> Found {
     for folder in FOLDERS {
         let path = format!("{folder}/{unit}");
