@@ -193,7 +193,7 @@ pub enum Type {
     Number,
     /// A string.
     String,
-    /// Bytes. Only messages of the gRPC services have fields of this type.
+    /// Bytes. Only messages of the gRPC services have fields with bytes.
     Bytes,
     /// A YAML value of any type.
     Any,
@@ -218,7 +218,7 @@ impl Field {
         self.words.into_iter().flat_map(|words| words.split('|'))
     }
 
-    /// Returns the type of the field's value. For a list or a map, the result is the type of a member.
+    /// Returns the type of the field's value. The type of a list or a map is the type of its members.
     pub fn value_type(&self) -> Type {
         match self.shape {
             Shape::One(inner) | Shape::List(inner) | Shape::Map(inner) => inner,

@@ -151,7 +151,7 @@ impl std::io::Read for Fetched {
     }
 }
 
-/// Requests a file. After an interrupted attempt, the client requests only the missing end of the file.
+/// Requests a file. After an interrupted download, the client requests only the missing end of the file.
 ///
 /// # Errors
 /// Returns an error if the server does not send the file, the URL is not https, or a redirect is rejected.

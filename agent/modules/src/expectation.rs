@@ -27,13 +27,13 @@ pub struct Expectation {
 /// The kind of file, and the content, that a managed path must have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Expected {
-    /// The path must be a file whose content has the given keyed hash.
+    /// The managed path must be a file whose content has the given keyed hash.
     Content(String),
     /// The path must be a file. The content is not checked.
     Any,
     /// The path must be a directory.
     Directory,
-    /// The path must be a link with the given target.
+    /// The managed path must be a link with the given target.
     Link(String),
     /// The path must not exist.
     Absent,

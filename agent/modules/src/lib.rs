@@ -119,8 +119,8 @@ pub static MODULES: &[&dyn Module] = &[
     &probes::debug::Debug,
 ];
 
-/// Resolves the parameters of a module without I/O. The caller must check the parameters against the schema first. The
-/// command `towpath validate` calls this function only for parameters without templates.
+/// Resolves the parameters of a module without I/O. The caller must first validate the parameters with the protobuf
+/// schema. The command `towpath validate` calls this function only for parameters without templates.
 ///
 /// # Errors
 /// Returns an error if a parameter is not valid. The error contains all problems of the parameters.
@@ -131,8 +131,8 @@ pub fn resolve(module: &str, params: &Value) -> Resolved {
     }
 }
 
-/// Returns the identities of the resources that a task manages. The list is empty for a probe and for an action, and if
-/// the parameters are not valid.
+/// Returns the identities of the resources that a task manages. A probe and an action have no identities, nor does a
+/// task with invalid parameters.
 pub fn kept_identities(module: &'static str, params: &Value) -> Vec<String> {
     let Ok(resource) = resolve(module, params) else { return Vec::new() };
     if resource.kind() != ModuleKind::State {

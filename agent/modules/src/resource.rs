@@ -60,7 +60,7 @@ pub trait Resource: Any + Debug + Send + Sync {
     }
 
     /// Returns true if the action runs once, and again only after its definition has changed. Returns false if the
-    /// action runs whenever its conditions are true.
+    /// action runs in every pass in which its conditions are true.
     fn runs_once(&self) -> bool {
         self.kind() == ModuleKind::Action
     }
@@ -114,8 +114,8 @@ pub trait Resource: Any + Debug + Send + Sync {
         &[]
     }
 
-    /// Returns a second name of the resource, such as the alias of a unit. A task in another TaskBook may name the same
-    /// resource by the second name.
+    /// Returns a second name of the task's resource, such as the alias of a unit. A task in another TaskBook may name
+    /// the same resource by the second name.
     fn other_name(&self, _context: &Context<'_>) -> Option<String> {
         None
     }
@@ -136,15 +136,15 @@ pub trait Resource: Any + Debug + Send + Sync {
         None
     }
 
-    /// Returns the managed paths of the task, which the agent watches for changes. For a task that copies a folder, the
-    /// result contains the paths of all files in the folder.
+    /// Returns the managed paths of the task, which the agent watches for changes. The paths of a task that copies a
+    /// folder are the paths of all files in the folder.
     fn watched_paths(&self, _context: &Context<'_>) -> Vec<String> {
         self.path().map(str::to_owned).into_iter().collect()
     }
 
     /// Returns the state that each managed path must have, so that a later pass can check the paths without the source.
-    /// Returns `None` if a later pass must check the task in full. The result contains hashes of the file contents,
-    /// which are computed with `key`.
+    /// Returns `None` if a later pass must check the task in full. The states contain keyed hashes of the file
+    /// contents, which the method computes with `key`.
     fn expectations(&self, _context: &Context<'_>, _key: &[u8; 32]) -> Option<Vec<Expectation>> {
         None
     }
@@ -201,8 +201,8 @@ pub struct Change {
     pub verb: Verb,
     /// A text that describes the change for people, such as a diff.
     pub diff: String,
-    /// The steps of the change, in the order of execution. The list is empty for a direct change, which
-    /// [`Resource::apply`] makes.
+    /// The steps of the change, in the order of execution. A direct change has no steps, because [`Resource::apply`]
+    /// makes the change.
     pub steps: Vec<Step>,
 }
 

@@ -73,7 +73,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// Returns the inner step of a [`Step::Within`]. For any other step, the method returns the step itself.
+    /// Returns the inner step of a [`Step::Within`]. Returns the step itself if the step is not a [`Step::Within`].
     pub fn inner(&self) -> &Self {
         match self {
             Self::Within { step, .. } => step.inner(),

@@ -1,5 +1,5 @@
-//! The journal record of a TaskBook. The record contains the progress of this node in the current run, and the slot of
-//! the node.
+//! The journal record of a TaskBook. The record of a TaskBook contains the progress of this node in the current run,
+//! and the slot of the node.
 
 use serde::{Deserialize, Serialize};
 

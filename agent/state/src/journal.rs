@@ -96,7 +96,7 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Calls `work` with the open database. After an error, the function closes the database, and the next call opens
+    /// Calls `work` with the open database. If `work` fails, the function closes the database, and the next call opens
     /// the database again.
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, JournalError> {
         let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
@@ -229,7 +229,7 @@ impl Journal {
     /// function removes a record if all its fields have their defaults.
     ///
     /// # Errors
-    /// Returns an error if the write fails. After an error, the journal contains none of the changes.
+    /// Returns an error if the write fails, and then the journal contains none of the changes.
     pub fn commit(&self, changes: Changes) -> Result<(), JournalError> {
         if changes.is_empty() {
             return Ok(());
@@ -321,8 +321,8 @@ impl Journal {
     /// Calls `show` with every later journal transaction, in the order of the transactions. Only the first call of
     /// `observe_commits` has an effect.
     ///
-    /// Only tests may call this function, because records can contain secrets. The test `tests/tests/tidy` fails if the
-    /// code of the agent calls `observe_commits`. The function `show` must not use the journal, because the journal
+    /// Only tests may call `observe_commits`, because records can contain secrets. The test `tests/tests/tidy` fails if
+    /// the code of the agent calls `observe_commits`. The function `show` must not use the journal, because the journal
     /// waits until `show` returns.
     pub fn observe_commits(&self, show: impl Fn(&Commit) + Send + Sync + 'static) {
         let _ = self.observer.set(Observer(Box::new(show)));

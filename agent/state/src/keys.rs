@@ -78,7 +78,7 @@ impl Key for BookId {
 pub struct TaskId {
     /// The id of the TaskBook.
     pub book: BookId,
-    /// The name of the task. For an action in a loop, the loop item follows the task name.
+    /// The name of the task. In the id of an action in a loop, the loop item follows the task name.
     pub task: String,
 }
 

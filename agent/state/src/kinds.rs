@@ -77,7 +77,7 @@ kinds! {
         /// The random key with which this node computes digests of values that may be secret. The key never leaves the
         /// node.
         DigestKey(()) = "digest-key";
-        /// The work that the agent is doing. After a crash, the agent uses this record to remove temporary files.
+        /// The work that the agent is doing. The agent uses this record after a crash, to remove temporary files.
         Intent(()) = "intent";
         /// The state and the conditions of the node.
         NodeState(()) = "state";
@@ -91,7 +91,7 @@ kinds! {
         /// The manifest of the accepted revision.
         Manifest(()) = "manifest";
         /// The state of the other nodes, as last read from the data store. While the data store does not answer,
-        /// templates use this stored state.
+        /// templates use the stored state of the other nodes.
         OtherNodes(()) = "other-nodes";
         /// The revisions that this node has rejected.
         RejectedCandidates(()) = "rejected-candidates";

@@ -11,7 +11,7 @@ use crate::{
     kinds::{self, Record},
 };
 
-/// Implements [`Record`] for each type in the list. The name after the type is the kind of the record.
+/// Implements [`Record`] for each type in the list. In the list, the kind of the record follows the type.
 macro_rules! records {
     ($($record:ident: $kind:ident;)*) => {
         $(impl Record for $record {
@@ -54,7 +54,7 @@ pub(crate) struct Schema(pub(crate) u32);
 pub(crate) struct DigestKey(pub(crate) [u8; 32]);
 
 /// The state of the other nodes, as last read from the data store. While the data store does not answer, templates use
-/// this stored state.
+/// the stored state of the other nodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OtherNodes {
@@ -203,7 +203,7 @@ pub enum Phase {
     Idle,
 }
 
-/// The work that the agent is doing. After a crash, the agent uses this record to remove temporary files.
+/// The work that the agent is doing. The agent uses this record after a crash, to remove temporary files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intent {
     /// The phase of the work that the agent has started.
@@ -327,7 +327,8 @@ pub enum Original {
         /// The target of the link.
         target: String,
     },
-    /// The path was a file in which Towpath changes only some lines. The record does not contain the original lines.
+    /// The path was a file in which Towpath changes only some lines. The journal does not contain the original lines of
+    /// the file.
     Part,
 }
 

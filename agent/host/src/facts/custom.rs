@@ -40,7 +40,7 @@ pub struct CustomProblem {
 
 /// Gathers the fact `custom`: a map from the name of each file, without extension, to the value in the file.
 ///
-/// The fact contains a YAML file as text. The crate `render` parses the YAML text.
+/// The fact `custom` contains a YAML file as text, which the crate `render` parses.
 pub(super) fn gather(options: &Options) -> (Map<String, Value>, Vec<CustomProblem>) {
     let mut facts = Map::new();
     let mut problems = Vec::new();
@@ -100,7 +100,7 @@ fn read(file: &Path, options: &Options) -> Result<Option<Value>, String> {
     serde_json::from_str(&text).map(Some).map_err(|error| format!("it is not valid JSON: {error}"))
 }
 
-/// The text of a YAML fact is stored as a JSON object with this single key. The crate `render` parses the YAML text.
+/// The single key of a JSON object that contains the text of a YAML fact. The crate `render` parses the YAML text.
 pub const YAML_MARK: &str = "\u{0}yaml";
 
 #[cfg(test)]

@@ -100,7 +100,8 @@ pub(crate) fn walk(root: &OwnedFd, path: &str, rules: Rules<'_>) -> io::Result<P
     Walk::new(root, path, rules)?.run()
 }
 
-/// Returns a path with all links resolved. After the first missing component, the rest of the path is unchanged.
+/// Returns a path with all links resolved. The resolver does not change the rest of a path after the first missing
+/// component.
 ///
 /// # Errors
 /// Returns an error if a link is rejected.

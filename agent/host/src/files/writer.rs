@@ -45,8 +45,8 @@ impl Host {
         Ok(Self(FsWriter { reader: FsReader::at(root)?, written: Some(Arc::default()) }))
     }
 
-    /// Returns a reader and the only writer of the files below the directory. Only code that holds a permit for a
-    /// change may get the writer.
+    /// Returns a reader and the only writer of the files below the directory. Only code that holds a permit may get the
+    /// [`FsWriter`].
     pub fn split(self) -> (FsReader, FsWriter) {
         (self.0.reader.clone(), self.0)
     }
@@ -97,7 +97,8 @@ impl FsWriter {
         self.written.clone().unwrap_or_default()
     }
 
-    /// Returns a writer for the files below a directory of this root. Returns `None` if the path is not a directory.
+    /// Returns a writer for the files below a directory, which is itself below the root of this writer. Returns `None`
+    /// if the path is not a directory.
     ///
     /// The new writer returns an error for each link below the directory. The new writer does not record the files that
     /// it writes.
@@ -241,7 +242,7 @@ impl FsWriter {
     /// Renames a staged file to its final path.
     ///
     /// # Errors
-    /// Returns an error if the rename fails. After an error, the path still contains the old file.
+    /// Returns an error if the rename fails, so that the path still contains the old file.
     pub fn commit(&self, staged: Staged) -> io::Result<Committed> {
         if let (Some(written), Some(digest)) = (&self.written, staged.digest) {
             written.note(self.reader.real_path(&staged.path), &staged.file, digest);
@@ -339,7 +340,7 @@ impl FsWriter {
     /// file may have any version.
     ///
     /// # Errors
-    /// Returns the errors of [`FsWriter::set_permissions`], and an error if the file has another version.
+    /// Returns an error in the same cases as [`FsWriter::set_permissions`], and if the file has another version.
     pub fn set_permissions_if(&self, path: &str, access: Access, expects: Option<FileVersion>) -> io::Result<()> {
         let place = self.reader.end(path)?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -421,7 +422,7 @@ impl FsWriter {
     /// Restores the earlier content and the earlier extended attributes of a file.
     ///
     /// # Errors
-    /// Returns the errors of [`FsWriter::replace`].
+    /// Returns an error in the same cases as [`FsWriter::replace`].
     pub fn restore(&self, path: &str, content: &[u8], access: Access, attributes: &Attributes) -> io::Result<()> {
         self.replace_with(path, content, access, Some(attributes))
     }

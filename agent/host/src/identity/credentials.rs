@@ -87,8 +87,8 @@ impl Credentials {
         &self.revoked
     }
 
-    /// Returns the current credentials. The function first loads all credential files again, if one of the files has
-    /// changed.
+    /// Returns the current credentials. If a credential file has changed, the function first loads all credential files
+    /// again.
     ///
     /// If the new credential files do not match each other, the agent logs a warning and keeps the previous
     /// credentials.

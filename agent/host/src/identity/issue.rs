@@ -132,7 +132,7 @@ impl Authority {
     /// Renews a certificate. The new certificate has the same names, role and keys, but expires later.
     ///
     /// # Errors
-    /// Returns an error if this authority did not issue the certificate.
+    /// Returns an error if another authority issued the certificate.
     pub fn renew(&self, file: &Path, lifetime: Duration, now: i64) -> Result<(Subject, String), IdentityError> {
         use rustls::pki_types::{CertificateDer, pem::PemObject as _};
         let wrong = |why: &str| IdentityError::Certificate { what: file.display().to_string(), why: why.to_owned() };
@@ -149,7 +149,8 @@ impl Authority {
     }
 }
 
-/// Checks the name of a cluster, a node or a person. The name must be valid for a Node object.
+/// Checks the name of a cluster, a node or a person. The name of a cluster, a node or a person must also be a valid
+/// name of a Node object.
 ///
 /// # Errors
 /// Returns an error if the name is not valid.

@@ -41,7 +41,7 @@ pub struct Revoked(Arc<RwLock<List>>);
 struct List {
     entries: BTreeSet<String>,
     /// The serial numbers of all certificates that were presented to the node, by the public key in the certificate.
-    /// The map is indexed by public keys as texts.
+    /// Each public key is in its text form.
     shown: BTreeMap<String, Vec<String>>,
     /// The public keys whose serial numbers must still be written to the journal.
     dirty: BTreeSet<String>,
@@ -113,7 +113,7 @@ impl Revoked {
         Some(why)
     }
 
-    /// Returns each revoked certificate or key that was used for the first time since it was revoked. Later calls do
+    /// Returns each revoked certificate or key that was used for the first time since it was revoked. A later call does
     /// not return the same certificate or key again.
     pub fn take_used(&self) -> Vec<RevokedUse> {
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -121,8 +121,8 @@ impl Revoked {
         new.collect()
     }
 
-    /// Records the serial number and the key of a presented certificate. The caller must first check that the presenter
-    /// has the secret key.
+    /// Records the serial number and the key of a presented certificate. The caller must first check that the owner of
+    /// the certificate has the secret key.
     pub fn saw(&self, serial: Option<&str>, key: &[u8; 32]) {
         let (Some(serial), key) = (serial.map(plain), text(key)) else { return };
         let known = |list: &List| list.shown.get(&key).is_some_and(|serials| serials.contains(&serial));
@@ -146,7 +146,7 @@ impl Revoked {
         }
     }
 
-    /// After a restart of the agent, adds the serial numbers from the journal.
+    /// Adds the serial numbers from the journal to the list after a restart of the agent.
     pub fn resume(&self, shown: impl IntoIterator<Item = (String, Vec<String>)>) {
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
         list.shown.extend(shown);

@@ -1,4 +1,4 @@
-//! Encrypts values for named readers. Only the readers can decrypt the values.
+//! Encrypts values for named readers. Only a named reader can decrypt a value.
 //!
 //! A value is encrypted once with a random key, by ChaCha20-Poly1305 (RFC 8439). The random key is then encrypted
 //! (wrapped) for each reader, by an X25519 exchange with an ephemeral key (RFC 7748). HKDF-SHA256 (RFC 5869) derives

@@ -28,7 +28,7 @@ impl SigningIdentity {
     }
 
     /// Returns the list of revoked certificates and keys. The agent checks both signed records and connections against
-    /// this revocation list.
+    /// the revocation list.
     pub fn revoked(&self) -> Revoked {
         match self {
             Self::Certified(credentials) => credentials.revoked().clone(),

@@ -57,8 +57,8 @@ pub struct Invocation {
     /// A command gets the agent's variables for language and time zone. A command of the agent's user also gets PATH
     /// and the proxies of the agent.
     pub env: BTreeMap<String, String>,
-    /// The working directory. For a command with a `user`, the default is the user's home directory, or `/` if the user
-    /// cannot enter the home directory. For a command without a `user`, the default is the agent's working directory.
+    /// The working directory. The default for a command with a `user` is the user's home directory, or `/` if the user
+    /// cannot enter the home directory. The default for a command without a `user` is the agent's working directory.
     pub cwd: Option<PathBuf>,
     /// The account that runs the command; `None` for the agent's own account.
     pub user: Option<Account>,

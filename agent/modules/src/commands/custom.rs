@@ -7,10 +7,10 @@
 //! - `apply` returns `{"changed": true}`, and an optional `message`.
 //! - `check` and `apply` may return `data`, which becomes part of the registered result.
 //!
-//! The program reads a JSON document from stdin. The document contains the fields `operation`, `name` and `node`. For
-//! the operations `check` and `apply`, the document also contains `params` and `root`. If the program ends with a
-//! status other than 0, the task fails, and the program's stderr is the error message. The agent copies the program
-//! from the accepted commit to a sealed memory file, and runs the copy.
+//! The program reads a JSON request from stdin. The JSON request contains the fields `operation`, `name` and `node`.
+//! The JSON request for the operations `check` and `apply` also contains the fields `params` and `root`. If the program
+//! ends with a status other than 0, the task fails, and the program's stderr is the error message. The agent copies the
+//! program from the accepted commit to a sealed memory file, and runs the copy.
 
 use std::{
     collections::BTreeMap,

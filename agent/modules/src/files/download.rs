@@ -116,8 +116,8 @@ fn digest(mut from: impl Read, context: &Context<'_>) -> std::io::Result<String>
     }
 }
 
-/// The state of the downloaded file at its path. The state is one of three: no file, a file with a wrong digest, or a
-/// file with the right digest.
+/// The state of the downloaded file at its path. The path has no file, a file with a wrong digest, or a file with the
+/// right digest.
 enum Found {
     Nothing,
     Other(Meta),

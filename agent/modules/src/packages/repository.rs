@@ -120,7 +120,8 @@ fn one_word(repository: &pb::PackageRepository, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Checks the parameter `signedBy`. The value is either the path of a keyring, or a public key in ASCII armour.
+/// Checks the parameter `signedBy`. The value of `signedBy` is either the path of a keyring, or a public key in ASCII
+/// armour.
 fn signed_by(key: &str, problems: &mut Vec<Problem>) {
     let text = key.trim();
     if !text.starts_with(ARMOUR.0) {

@@ -105,7 +105,8 @@ pub(crate) fn resolve(mount: pb::Mount) -> Result<MountSpec, Vec<Problem>> {
     Ok(MountSpec { path, device, kind: mount.r#type, options: mount.options, state })
 }
 
-/// Returns the name of the systemd mount unit for a path. The path is escaped as `systemd-escape --path` does.
+/// Returns the name of the systemd mount unit for a path. The function escapes the path in the same way as
+/// `systemd-escape --path`.
 fn unit(path: &str) -> String {
     let mut name = String::new();
     for (at, byte) in path.trim_matches('/').bytes().enumerate() {

@@ -131,7 +131,7 @@ impl ServiceSpec {
         aliases::unit(context.reader, &self.unit)
     }
 
-    /// Returns the state of the unit. The result contains the real name of the unit, even if the task names an alias.
+    /// Returns the state of the unit. The state contains the real name of the unit, even if the task names an alias.
     fn state(&self, systemd: &Systemd, context: &Context<'_>) -> Result<UnitState, ModuleError> {
         systemd.state(&self.unit_name(context)).map_err(failed)
     }

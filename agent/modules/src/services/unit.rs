@@ -1,5 +1,5 @@
-//! The module `unit` manages a unit file or drop-in below /etc/systemd/system. After a change, the agent makes systemd
-//! reload its unit files.
+//! The module `unit` manages a unit file or drop-in below /etc/systemd/system. After a change of a unit file or
+//! drop-in, the agent makes systemd reload all unit files.
 
 use serde_json::{Value, json};
 use towpath_host::systemd::Systemd;

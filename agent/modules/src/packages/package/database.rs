@@ -82,8 +82,8 @@ impl Known {
     }
 }
 
-/// Returns the native architecture of the machine. The result is the architecture of the installed package `dpkg` or
-/// `rpm`.
+/// Returns the native architecture of the machine. The function returns the architecture of the installed package
+/// `dpkg` or `rpm`.
 pub(super) fn native(packages: &Packages) -> Option<&str> {
     packages.get("dpkg").or_else(|| packages.get("rpm")).and_then(|own| own.arch.as_deref())
 }

@@ -20,7 +20,7 @@ pub(super) struct Deadline {
 }
 
 /// The minimum time between the start of a package change and its deadline. If a quarter of the task's timeout is
-/// shorter than this minimum, the quarter is the minimum.
+/// shorter, the agent uses the quarter of the timeout as the minimum.
 const WORK: Duration = Duration::from_secs(60);
 
 impl Deadline {
