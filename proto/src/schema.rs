@@ -57,8 +57,8 @@ pub struct ModuleSchema {
     /// True if a change by the module may interrupt a service. The agent makes a change that may interrupt a service
     /// only in a maintenance window and with a slot.
     pub interrupts: bool,
-    /// True if the module changes the node through a tool or a daemon. False if the module only returns the files that
-    /// must change, and the agent writes these files.
+    /// True if the module changes the node through a tool or a daemon. False if the agent itself writes the files of
+    /// the module.
     pub applies_directly: bool,
     /// The position of the module in the order in which the agent removes resources. The agent first removes resources
     /// of modules with lower numbers.

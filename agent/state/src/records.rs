@@ -164,7 +164,7 @@ pub struct ActiveEvent {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreRow(pub String, pub u64, pub u64);
 
-/// The revision number of the local data store. Each change of the local data store increases this number.
+/// The revision number of the local data store. Each change of the local data store increases the revision number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct StoreRevision(pub u64);
@@ -275,7 +275,7 @@ pub struct LastSlots {
     pub targets: BTreeSet<String>,
     /// The number of slots in each partition; `None` for no limit. Each slot allows one node to be disrupted.
     pub count: Option<u64>,
-    /// The maximum number of failed nodes. The rollout halts if more nodes fail than this number.
+    /// The maximum number of failed nodes. The rollout halts when the number of failed nodes exceeds the maximum.
     pub max_failures: u64,
 }
 

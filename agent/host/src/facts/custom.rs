@@ -100,7 +100,8 @@ fn read(file: &Path, options: &Options) -> Result<Option<Value>, String> {
     serde_json::from_str(&text).map(Some).map_err(|error| format!("it is not valid JSON: {error}"))
 }
 
-/// The single key of a JSON object that contains the text of a YAML fact. The crate `render` parses the YAML text.
+/// The single key of the JSON object for a YAML fact. The value of the key is the YAML text. The crate `render` parses
+/// the YAML text.
 pub const YAML_MARK: &str = "\u{0}yaml";
 
 #[cfg(test)]

@@ -543,7 +543,7 @@ fn commit_shared(staged: &Staged) -> io::Result<()> {
     committed
 }
 
-/// Creates a hard link to an open file in a directory, under the name `file`.
+/// Creates a hard link with the name `file` in a directory. The link leads to an open file.
 fn link_open(file: &OwnedFd, folder: &OwnedFd) -> io::Result<()> {
     use std::os::fd::AsRawFd as _;
     let open = format!("/proc/self/fd/{}", file.as_raw_fd());

@@ -12,7 +12,7 @@ use super::{Identity, IdentityError, PublicKeys, Role, Subject, Trust, certifica
 
 /// The time for which the authority's own certificate is valid.
 const TEN_YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// The time by which a certificate's start of validity is set back, because the clock of a new machine is often late.
+/// A new certificate is valid since this time before its issue, because the clock of a new machine is often late.
 const BEFORE: Duration = Duration::from_secs(3600);
 /// The bytes that precede an ed25519 key in a SubjectPublicKeyInfo (RFC 8410).
 const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];

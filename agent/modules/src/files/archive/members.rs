@@ -22,9 +22,9 @@ pub(super) enum Kind {
         /// True if the archive marks the file as executable for its owner.
         program: bool,
     },
-    /// A symbolic link, with the link's target.
+    /// A symbolic link in the archive, with the link's target.
     Link(String),
-    /// A hard link, with the path of an earlier member. The agent unpacks a copy of the earlier member.
+    /// A hard link, with the path of an earlier archive member. The agent unpacks a copy of the earlier archive member.
     Copy(String),
 }
 

@@ -1,4 +1,4 @@
-//! Checks a folder of the source that the agent copies to the node as a tree. The agent does not remove files in the
+//! Checks a tree: a folder of the source, which the agent copies to the node. The agent does not remove files in the
 //! target folder that the source does not contain.
 //!
 //! On the node, the agent follows links in the path of the target folder, but not links below the target folder. If
@@ -53,7 +53,7 @@ struct Members<'a> {
     context: &'a Context<'a>,
     /// The folders of the tree that already exist on the node.
     there: BTreeSet<String>,
-    /// The paths that the change removes, because the node has another kind of file at the path than the tree.
+    /// The paths that the change removes, because the node and the tree have different kinds of file there.
     removed: BTreeSet<String>,
     /// The folders of the tree that the change creates.
     made: BTreeSet<String>,
