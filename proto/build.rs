@@ -1,8 +1,8 @@
 //! The build script that generates Rust code from `towpath/v1alpha/*.proto`.
 //!
-//! The crates prost and tonic generate the Rust types of messages and services. The build script generates a static
-//! table of all messages and fields, with name, type, documentation and options. The check of YAML documents, the JSON
-//! Schema and `towpath explain` read the static table.
+//! The crates prost and tonic generate the Rust types of messages and services. The build script also generates a
+//! static table of all messages and fields, with their names, types, comments and options. The static table is the
+//! input for the checks of YAML documents, for the JSON Schema and for `towpath explain`.
 
 #[path = "build/module.rs"]
 mod module;
@@ -138,7 +138,7 @@ fn option(options: &prost_reflect::DynamicMessage, pool: &DescriptorPool, name: 
     format!("{value:?}")
 }
 
-/// Returns the comment above a message or a field. Without a comment, the build fails.
+/// Returns the comment above a message or a field. The build fails if the comment is missing.
 fn comment(file: &prost_reflect::FileDescriptor, path: &[i32]) -> Result<String, Box<dyn Error>> {
     let proto = file.file_descriptor_proto();
     let found = proto

@@ -1,6 +1,7 @@
-//! Generates Rust source from the protobuf option `module` of a message. The option contains the facts about a module.
+//! Generates Rust source from the protobuf option `module` of a message. The option `module` contains the properties of
+//! a module, such as its kind.
 //!
-//! The build fails if an option contradicts the schema, or if a module of the kind state omits a required option.
+//! The build fails if an option contradicts the schema, or if a module of the kind `state` omits a required option.
 
 use std::error::Error;
 
@@ -12,7 +13,7 @@ use super::PACKAGE;
 pub(super) struct Module {
     /// The name of the generated constant that describes the module.
     pub(super) constant: String,
-    /// The Rust source of the constant, and of an implementation of the trait `ModuleMessage`.
+    /// The Rust source of the constant, and of the module's implementation of the trait `ModuleMessage`.
     pub(super) source: String,
 }
 

@@ -1,4 +1,4 @@
-//! Creates the text that `towpath explain KIND[.field…]` prints: the documentation of the schema.
+//! Creates the text that `towpath explain KIND[.field…]` prints from the comments of the schema.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,7 @@ use crate::schema::{Field, Message, Shape, Type, did_you_mean, kinds, message};
 pub struct UnknownWord {
     /// The unknown word of the path.
     pub word: String,
-    /// The kind, message or field in which the word was not found.
+    /// The kind, message or field that does not contain the word.
     pub within: String,
     /// The most similar word, as a suggestion for the user; `None` if the schema has no similar word.
     pub meant: Option<String>,

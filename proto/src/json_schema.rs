@@ -1,11 +1,12 @@
-//! Creates the JSON Schema (draft 2020-12) of all kinds of objects. Editors check YAML documents with the JSON Schema.
+//! Creates the JSON Schema (draft 2020-12) of all kinds of objects. With the JSON Schema, a text editor can check YAML
+//! documents.
 
 use serde_json::{Map, Value, json};
 
 use crate::schema::{Field, Message, Shape, Type, kinds, message};
 
-/// Returns the JSON Schema of a kind; `None` if the kind does not exist. Without a kind, the JSON Schema contains all
-/// kinds.
+/// Returns the JSON Schema of a kind; `None` if the kind does not exist. If `kind` is `None`, the JSON Schema contains
+/// all kinds.
 pub fn json_schema(kind: Option<&str>) -> Option<Value> {
     let wanted: Vec<_> = kinds().filter(|message| kind.is_none_or(|name| message.name == name)).collect();
     if wanted.is_empty() {
@@ -43,8 +44,8 @@ fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/$defs/{name}") })
 }
 
-/// Adds the definition of a message, and the definitions of all messages to which it refers. Each parameter of a module
-/// can also be a string that contains a template.
+/// Adds the definition of a message, and the definitions of all messages to which it refers. In the JSON Schema, each
+/// parameter of a module can also be a string with a template.
 fn define(name: &'static str, templated: bool, definitions: &mut Map<String, Value>) {
     if definitions.contains_key(name) {
         return;

@@ -1,8 +1,8 @@
 //! The protobuf schema of Towpath. The schema defines objects, tasks, modules, events and services.
 //!
-//! The build script generates a static table of all messages. The check of YAML documents, the JSON Schema and `towpath
-//! explain` read the static table. The crate contains only the schema. Other crates parse documents and implement the
-//! modules.
+//! The build script generates a static table of all messages. The static table is the input for the checks of YAML
+//! documents, for the JSON Schema and for `towpath explain`. The crate contains only the schema. Other crates parse
+//! YAML documents and implement the modules.
 
 mod explain;
 mod json_schema;

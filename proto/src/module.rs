@@ -1,6 +1,6 @@
-//! Methods that return facts about a module. The facts are protobuf options of the module's message.
+//! Methods that return properties of a module. The properties of a module are protobuf options of the module's message.
 //!
-//! The agent uses the facts when it renders tasks, plans changes and removes resources. The protobuf schema is the only
+//! The agent uses the properties to render tasks, plan changes and remove resources. The protobuf schema is the only
 //! list of modules.
 
 use serde_json::Value;
@@ -27,12 +27,12 @@ impl ModuleSchema {
         of(self.identity)
     }
 
-    /// Returns true if the module is of the kind state: the agent keeps a resource in its desired state.
+    /// Returns true if the module has the kind `state`: the agent keeps a resource in its desired state.
     pub fn is_state(&self) -> bool {
         self.kind == ModuleKind::State
     }
 
-    /// Returns true if the module is of the kind probe: a task with the module only reads the state of the machine.
+    /// Returns true if the module has the kind `probe`: a task with the module only reads the state of the machine.
     pub fn is_probe(&self) -> bool {
         self.kind == ModuleKind::Probe
     }
@@ -64,7 +64,7 @@ fn join(parts: &[Part], params: &Value) -> Option<String> {
     Some(text)
 }
 
-/// Returns the value of a parameter as text. The strings of a list are joined with commas.
+/// Returns the value of a parameter as text. The function joins the strings of a list with commas.
 fn value(value: &Value) -> Option<String> {
     let list = |members: &Vec<Value>| members.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(",");
     value.as_str().map(str::to_owned).or_else(|| value.as_array().map(list))
@@ -87,7 +87,7 @@ impl Form {
 const UNITS: [&str; 11] =
     ["service", "socket", "timer", "mount", "automount", "swap", "path", "target", "slice", "scope", "device"];
 
-/// Returns the full name of a systemd unit. If the name has no suffix, `.service` is added.
+/// Returns the full name of a systemd unit. If the name has no suffix, the function adds `.service`.
 pub fn unit_name(name: &str) -> String {
     let whole = name.rsplit_once('.').is_some_and(|(_, kind)| UNITS.contains(&kind));
     if whole { name.to_owned() } else { format!("{name}.service") }

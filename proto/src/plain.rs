@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 
 use crate::v1alpha::{Value, ValueList, ValueMap, value::Kind};
 
-/// Converts a value to JSON. A number that JSON cannot represent, such as NaN, becomes null.
+/// Converts a value to JSON. A number that JSON cannot represent, such as NaN, becomes `null`.
 pub fn to_json(value: &Value) -> Json {
     match &value.kind {
         None => Json::Null,

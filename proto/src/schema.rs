@@ -9,7 +9,7 @@ pub struct Message {
     pub doc: &'static str,
     /// The scope of the kind, `global` or `namespaced`; `None` if the message is not a kind.
     pub scope: Option<&'static str>,
-    /// The facts about the module; `None` if the message is not a module.
+    /// The properties of the module; `None` if the message is not a module.
     pub module: Option<&'static ModuleSchema>,
     /// An example of a task with the module, as YAML; `None` if the message is not a module.
     pub example: Option<&'static str>,
@@ -32,19 +32,19 @@ pub struct Field {
     pub format: Option<&'static str>,
     /// True if the field is required.
     pub required: bool,
-    /// The kind of the objects that the field names; `None` if the field names no objects.
+    /// The kind of the objects whose names the field contains, such as `Node`; `None` for any other field.
     pub refers: Option<&'static str>,
     /// The default of the field, as a text for people; `None` if the field has no default.
     pub otherwise: Option<&'static str>,
     /// True if the value of the field is a command line that the module runs.
     pub runs_command: bool,
-    /// True if a task that sets the field waits for other nodes.
+    /// True if the field makes a task wait for other nodes.
     pub waits_for_nodes: bool,
     /// The untrusted values that the field can contain; `None` if the message is not a module.
     pub untrusted: Option<Untrusted>,
 }
 
-/// The facts about a module, such as its key in a task and its parameters.
+/// The properties of a module, such as its key in a task and its parameters.
 #[derive(Debug)]
 pub struct ModuleSchema {
     /// The key of the module in a task, such as `file`.
@@ -54,16 +54,16 @@ pub struct ModuleSchema {
     /// The kind of the module. The parameters of a task can change the kind: a `command` with `creates` is a state, not
     /// an action.
     pub kind: ModuleKind,
-    /// True if a change by the module may interrupt a service. A change that may interrupt a service needs a
-    /// maintenance window and a slot.
+    /// True if a change by the module may interrupt a service. The agent makes a change that may interrupt a service
+    /// only in a maintenance window and with a slot.
     pub interrupts: bool,
-    /// True if the module changes the node through a tool or a daemon. False if the module only writes files, which the
-    /// agent writes in batches.
+    /// True if the module changes the node through a tool or a daemon. False if the agent itself writes the files of
+    /// the module.
     pub applies_directly: bool,
-    /// The position in the order of removals. The agent first removes resources of modules with lower numbers.
+    /// The position of the module in the order in which the agent removes resources. The agent first removes resources
+    /// of modules with lower numbers.
     pub removal: u32,
-    /// The relation of the module to a service, for the field `autoNotify` of a TaskBook. The value is `None` if the
-    /// module has no relation to a service.
+    /// The relation of the module to a service, for the field `autoNotify` of a TaskBook; `None` for no relation.
     pub service: Option<ServiceRole>,
     /// True if a task with the module can compute the value of a variable.
     pub computes: bool,
@@ -74,18 +74,18 @@ pub struct ModuleSchema {
     /// True if the module replaces whole files. The agent saves each original file, and restores the file when the
     /// resource is removed.
     pub keeps_originals: bool,
-    /// True if the module only shows a message. A module that only shows a message also runs in a plan.
+    /// True if the module only shows a message. A plan also runs a module that only shows a message.
     pub shows_message: bool,
     /// True if a task with the module can use the field `until`.
     pub repeatable: bool,
-    /// True if the permission to use the module is also the permission to use command lines in other modules.
+    /// True if a Namespace that may use the module may also use command lines in other modules.
     pub governs_commands: bool,
     pub(crate) identity: &'static [Part],
 }
 
-/// A trait that links the Rust type of a module's parameters to the facts about the module.
+/// A trait that links the Rust type of a module's parameters to the properties of the module.
 pub trait ModuleMessage {
-    /// Returns the facts about the module whose parameters the type contains.
+    /// Returns the properties of the module whose parameters the type contains.
     fn module() -> &'static ModuleSchema;
 }
 
@@ -98,12 +98,12 @@ pub enum ModuleKind {
     Probe,
     /// The task is an action that runs once, and again if the definition of the task changes.
     Action,
-    /// The task is an action that runs in every pass. A module never has the kind `Always`.
+    /// The task is an action that runs in every pass. Only a task can have the kind `Always`, not a module.
     Always,
 }
 
 impl ModuleKind {
-    /// Returns the word for the kind in the documentation: state, probe or action.
+    /// Returns the word for the kind in the documentation: `state`, `probe` or `action`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::State => "state",
@@ -116,11 +116,11 @@ impl ModuleKind {
 /// The relation of a module to a service, for the field `autoNotify` of a TaskBook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServiceRole {
-    /// The module starts the service in its parameter `name`.
+    /// The module starts the service that its parameter `name` names.
     Runs,
-    /// The module writes the file of the unit in its parameter `name`.
+    /// The module writes the file of the unit that its parameter `name` names.
     Defines,
-    /// The module installs the packages in its parameters `name` and `names`.
+    /// The module installs the packages that its parameters `name` and `names` name.
     Installs,
 }
 
@@ -138,21 +138,21 @@ pub enum Untrusted {
     Arguments,
 }
 
-/// A part of an identity template. From the template, the agent computes the identity of a resource.
+/// A part of an identity template. The agent computes the identity of a resource from the parts of the template.
 #[derive(Debug)]
 pub(crate) enum Part {
     /// A literal text.
     Text(&'static str),
     /// The value of a field, in a canonical form.
     Value {
-        /// The names of the fields. The first field of the list that is set gives the value.
+        /// The names of fields. The first field that the task sets gives the value.
         fields: &'static [&'static str],
-        /// The canonical form to which the value is converted.
+        /// The canonical form to which the agent converts the value.
         form: Form,
-        /// The text to use if no field is set; `None` if one of the fields must be set.
+        /// The text to use if the task sets none of the fields; `None` if the task must set one of them.
         otherwise: Option<&'static str>,
     },
-    /// A group of parts. If the value of a part is missing, the group is omitted.
+    /// A group of parts. The agent omits the whole group if the value of a part in the group is missing.
     Optional(&'static [Self]),
 }
 
@@ -167,7 +167,7 @@ pub(crate) enum Form {
     Unit,
     /// The name of a systemd drop-in. The suffix `.conf` is removed.
     DropIn,
-    /// The type and the data of an ssh key. The comment of the key is removed.
+    /// The type and the data of an ssh key. The canonical form does not contain the comment of the key.
     SshKey,
 }
 
@@ -193,7 +193,7 @@ pub enum Type {
     Number,
     /// A string.
     String,
-    /// Bytes. Only messages of the gRPC services contain bytes.
+    /// Bytes. Only messages of the gRPC services have fields with bytes.
     Bytes,
     /// A YAML value of any type.
     Any,
@@ -213,12 +213,12 @@ impl Message {
 }
 
 impl Field {
-    /// Returns the words that the field accepts. The list is empty if the field accepts any string.
+    /// Returns the allowed values of the field; an empty list if the field accepts any string.
     pub fn word_list(&self) -> impl Iterator<Item = &'static str> {
         self.words.into_iter().flat_map(|words| words.split('|'))
     }
 
-    /// Returns the type of the field's value. For a list or a map, the result is the type of a member.
+    /// Returns the type of the field's value. The type of a list or a map is the type of its members.
     pub fn value_type(&self) -> Type {
         match self.shape {
             Shape::One(inner) | Shape::List(inner) | Shape::Map(inner) => inner,
@@ -236,7 +236,7 @@ pub fn kinds() -> impl Iterator<Item = &'static Message> {
     MESSAGES.iter().filter(|message| message.scope.is_some())
 }
 
-/// Returns the facts about all modules, in the order of the fields in the message Task.
+/// Returns the properties of all modules, in the order of the fields in the message `Task`.
 pub fn modules() -> impl Iterator<Item = &'static ModuleSchema> {
     message("Task").into_iter().flat_map(|task| task.fields).filter_map(|field| match field.shape {
         Shape::One(Type::Message(name)) => message(name)?.module,
@@ -244,7 +244,7 @@ pub fn modules() -> impl Iterator<Item = &'static ModuleSchema> {
     })
 }
 
-/// Returns the facts about the module with the given key, such as `file`. Returns `None` if no module has the key.
+/// Returns the properties of the module with the given key, such as `file`. Returns `None` if no module has the key.
 pub fn module(key: &str) -> Option<&'static ModuleSchema> {
     modules().find(|module| module.key == key)
 }

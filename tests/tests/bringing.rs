@@ -399,6 +399,6 @@ fn modules_that_change_the_machine_require_its_root() {
     for (module, params) in uses {
         let once = f.apply(&format!("    - name: it\n      {module}: {params}\n"));
         let message = said(&once, "it");
-        assert!(message.contains("set root: /") && message.contains(module), "{module}: {message}");
+        assert!(message.contains("set `root: /`") && message.contains(module), "{module}: {message}");
     }
 }

@@ -57,7 +57,7 @@ impl TestClock {
         self.jump(milliseconds.into());
     }
 
-    /// Moves only the wall clock; a negative number of milliseconds moves it back.
+    /// Moves only the wall clock: forward, or back if `milliseconds` is negative.
     pub fn jump(&self, milliseconds: i64) {
         self.wall.fetch_add(milliseconds, Ordering::SeqCst);
     }

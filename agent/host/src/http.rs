@@ -124,17 +124,17 @@ pub struct Fetch<'a> {
     pub from: u64,
 }
 
-/// A download that has begun. A read returns the next downloaded bytes.
+/// A download that has begun. Each read returns the next bytes of the response body.
 #[derive(Debug)]
 pub struct Fetched {
-    /// True if the server sends only the missing rest of the file; false if the server sends the whole file.
+    /// True if the server sends only the missing end of the file; false if the server sends the whole file.
     pub resumes: bool,
     deadline: Instant,
     response: reqwest::blocking::Response,
 }
 
 impl Fetched {
-    /// Returns the content length of the response; `None` if the server did not send it.
+    /// Returns the content length of the response; `None` if the response does not contain its length.
     pub fn length(&self) -> Option<u64> {
         self.response.content_length()
     }
@@ -151,7 +151,7 @@ impl std::io::Read for Fetched {
     }
 }
 
-/// Requests a file. If an earlier attempt was interrupted, only the rest of the file is requested.
+/// Requests a file. After an interrupted download, the client requests only the missing end of the file.
 ///
 /// # Errors
 /// Returns an error if the server does not send the file, the URL is not https, or a redirect is rejected.
@@ -179,7 +179,7 @@ pub fn fetch(fetch: &Fetch<'_>) -> Result<Fetched, HttpError> {
     Ok(Fetched { resumes, deadline, response })
 }
 
-/// Returns true if the response contains only the requested rest of the file.
+/// Returns true if the response contains only the requested end of the file.
 fn is_rest(response: &reqwest::blocking::Response, from: u64) -> bool {
     let range = response.headers().get("content-range").and_then(|range| range.to_str().ok()).unwrap_or_default();
     response.status() == reqwest::StatusCode::PARTIAL_CONTENT && range.starts_with(&format!("bytes {from}-"))
@@ -196,7 +196,7 @@ struct Sent<'a> {
     timeout: Duration,
 }
 
-/// Sends a request, and follows at most ten redirects. A redirect to a URL that is not permitted is an error.
+/// Sends a request, and follows at most ten redirects. A redirect to a forbidden URL is an error.
 fn follow(
     client: &reqwest::blocking::Client,
     url: &str,
@@ -246,7 +246,7 @@ fn next_url(response: &reqwest::blocking::Response, url: &reqwest::Url) -> Resul
     allowed(url, location).map(Some)
 }
 
-/// Returns the URL to which a Location header leads. A redirect from https to http, or to any other scheme, is an
+/// Returns the URL in the header `Location` of a response. A redirect from https to http, or to any other scheme, is an
 /// error.
 fn allowed(url: &reqwest::Url, location: &str) -> Result<reqwest::Url, HttpError> {
     let next = url
@@ -261,8 +261,8 @@ fn allowed(url: &reqwest::Url, location: &str) -> Result<reqwest::Url, HttpError
     }
 }
 
-/// Removes the user, the password and the fragment from a URL. If `first` is given, its user and password are added to
-/// the URL.
+/// Removes the user, the password and the fragment from a URL. If `first` is given, the function copies the user and
+/// the password of `first` into the URL.
 fn target(mut url: reqwest::Url, first: Option<&reqwest::Url>) -> reqwest::Url {
     // `set_username` and `set_password` fail only for URLs without a host.
     let _ = url.set_username(first.map_or("", reqwest::Url::username));

@@ -19,7 +19,7 @@ pub fn set_hostname(name: &str) -> io::Result<()> {
     Ok(nix::unistd::sethostname(name)?)
 }
 
-/// Sets a kernel parameter. The next boot resets the parameter. `path` is below /proc/sys.
+/// Sets a kernel parameter. The next boot resets the kernel parameter. `path` is below /proc/sys.
 ///
 /// # Errors
 /// Returns an error if the kernel rejects the value.

@@ -1,7 +1,7 @@
 //! Access to the machine: files, processes, facts, clocks, HTTP requests and file events.
 //!
-//! An [`FsReader`] only reads files. The [`FsWriter`] changes files. Only code that holds a permit for a change gets
-//! the writer. The crate does not depend on tasks or TaskBooks.
+//! An [`FsReader`] only reads files. The [`FsWriter`] changes files. Only code that holds a permit gets the
+//! [`FsWriter`]. The crate `host` does not know tasks or TaskBooks.
 
 pub mod clock;
 mod dbus;

@@ -15,8 +15,8 @@ use thiserror::Error;
 
 use crate::FsReader;
 
-/// The maximum number of retries for the lock on the state directory. After an agent was killed, its child process may
-/// hold the lock for a moment, between fork and exec.
+/// The maximum number of retries for the lock on the state directory. The child process of a killed agent can hold the
+/// lock for a moment, between fork and exec.
 pub const TRIES: usize = 20;
 /// The pause between two attempts to lock the state directory.
 pub const PAUSE: Duration = Duration::from_millis(50);
@@ -36,7 +36,7 @@ pub enum LockError {
     Taken {
         /// The path of the state directory.
         path: PathBuf,
-        /// The name of the node and the id of the process that hold the lock, as written in the lock file.
+        /// The owner of the lock: the text of the lock file, with the name of a node and the id of a process.
         holder: String,
     },
     /// The error that another user can change the state directory.
@@ -64,7 +64,7 @@ pub enum LockError {
 }
 
 impl StateDir {
-    /// Locks a state directory. A missing directory is created.
+    /// Locks a state directory. The function creates a missing state directory.
     ///
     /// # Errors
     /// Returns an error if another agent holds the lock, or if the directory cannot be used. Returns an error if
@@ -106,7 +106,7 @@ impl StateDir {
 
     /// Returns true if the locked state directory is still at its path, and still contains the journal.
     ///
-    /// If the state directory was deleted, the agent has lost its records, and must not act like a new agent.
+    /// If the state directory was deleted, the agent must not continue, because the agent has lost its records.
     pub fn is_there(&self) -> bool {
         let same = |own: fs::Metadata, now: fs::Metadata| (own.dev(), own.ino()) == (now.dev(), now.ino());
         let now = fs::metadata(self.path.join("lock"));
@@ -154,7 +154,8 @@ fn make_private(path: &Path) -> Result<(), LockError> {
 /// Returns the owner or the mode that gives another user write access to a directory. Returns `None` if only root and
 /// the agent's user can write.
 ///
-/// In a directory with the sticky bit, a user cannot rename or remove files of other users.
+/// A directory with the sticky bit is safe, because users cannot rename or remove files of other users in the
+/// directory.
 fn changeable(uid: u32, gid: u32, mode: u32) -> Option<String> {
     let own = rustix::process::geteuid().as_raw();
     if uid != 0 && uid != own {

@@ -2,8 +2,9 @@
 
 /// Makes all threads of the process use the same memory arena.
 ///
-/// By default, glibc creates an arena for each thread, and keeps the free memory of every arena. A single arena is
-/// enough, because usually only one thread of the agent works. Call the function before the process starts a thread.
+/// By default, glibc creates an arena for each thread, and keeps the free memory of every arena. One memory arena is
+/// enough, because usually only one thread of the agent allocates memory. Call the function before the process starts a
+/// thread.
 #[cfg(target_env = "gnu")]
 #[expect(unsafe_code, reason = "glibc has no other way, and no crate wraps it")]
 pub fn share_one_arena() {
@@ -11,7 +12,7 @@ pub fn share_one_arena() {
     let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) };
 }
 
-/// With another C library than glibc, the function does nothing.
+/// If the C library is not glibc, the function does nothing.
 #[cfg(not(target_env = "gnu"))]
 pub fn share_one_arena() {}
 
@@ -25,7 +26,7 @@ pub fn give_back() {
     let _ = unsafe { libc::malloc_trim(0) };
 }
 
-/// With another C library than glibc, the function does nothing, because the library itself returns free memory.
+/// If the C library is not glibc, the function does nothing, because other libraries return free memory themselves.
 #[cfg(not(target_env = "gnu"))]
 pub fn give_back() {}
 

@@ -14,7 +14,7 @@ pub struct Activity(Mutex<BTreeMap<String, At>>);
 struct At {
     book: String,
     begun: Instant,
-    /// A text of the module about the progress of the task.
+    /// The progress of the task, as the module describes the progress.
     progress: Option<String>,
 }
 

@@ -1,8 +1,8 @@
 //! Executes the steps of several tasks as one batch. All files are written under temporary names, synced to disk, and
 //! then renamed.
 //!
-//! Guarantees: after a crash at any instruction, each file has its old or its new content. If a file changed after its
-//! check, the agent changes neither its content nor its permissions.
+//! Guarantees: after a crash at any instruction, each file has its old or its new content. If another program changed a
+//! file after the check, the agent changes neither the content nor the permissions of the file.
 
 use std::{collections::BTreeMap, io};
 
@@ -16,7 +16,7 @@ use towpath_host::{
 
 use crate::{Content, ModuleError, Step};
 
-/// The phases in which a batch changes files. The caller can record each phase before the phase begins.
+/// The phases in which a batch changes files. The agent can record the start of each phase in the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// The files are written under temporary names beside their paths.
@@ -36,8 +36,8 @@ pub type Outcome = Result<(), ModuleError>;
 
 /// Executes the steps of several tasks as one batch.
 ///
-/// Before each phase, `before` is called with the paths of all files that the batch writes. An error of `before` stops
-/// the batch.
+/// The function calls `before` before each phase, with the paths of all files that the batch writes. An error of
+/// `before` stops the batch.
 ///
 /// Returns the result of each task, in the order of `tasks`.
 pub fn batch(tasks: Vec<Vec<Step>>, writer: &FsWriter, cancel: &Cancel, before: &mut Before<'_>) -> Vec<Outcome> {
@@ -95,7 +95,7 @@ pub fn batch(tasks: Vec<Vec<Step>>, writer: &FsWriter, cancel: &Cancel, before: 
     outcomes
 }
 
-/// Makes systemd reload its unit files once, if at least one task needs the reload.
+/// If at least one task needs the reload, makes systemd reload its unit files once.
 fn reload_units(reloads: &[bool], outcomes: &mut [Outcome]) {
     let asked = |(reload, outcome): &(&bool, &mut Outcome)| **reload && outcome.is_ok();
     let mut asking: Vec<&mut Outcome> =
@@ -130,7 +130,7 @@ fn stop_unit(unit: &str) -> Outcome {
 /// Executes the steps of one task.
 ///
 /// # Errors
-/// Returns the error of the first step that fails.
+/// The function stops at the first step that fails, and returns its error.
 pub fn all(steps: Vec<Step>, writer: &FsWriter, cancel: &Cancel) -> Outcome {
     batch(vec![steps], writer, cancel, &mut |_, _| Ok(())).into_iter().collect()
 }
@@ -142,7 +142,7 @@ struct Pending {
     backup: bool,
 }
 
-/// Executes a step at once. For a step that writes a file, only the temporary file is written.
+/// Executes a step at once. For a step that writes a file, the function writes only the temporary file.
 fn carry_out(step: Step, writer: &FsWriter, cancel: &Cancel) -> Result<Option<(Staged, Pending)>, ModuleError> {
     let failed = |path: &str| {
         let path = path.to_owned();
@@ -201,7 +201,7 @@ fn stage(
 }
 
 /// Runs the `validate` command on a new file before the file is renamed to its path. If other users could replace the
-/// new file, the command checks a sealed copy of the file.
+/// new file, the command validates a sealed copy of the file.
 fn judged(line: &str, staged: &Staged, bytes: &[u8], writer: &FsWriter, cancel: &Cancel) -> Outcome {
     let io = |error: io::Error| ModuleError::io(&staged.path, &error);
     let sealed = if writer.reader().is_private(&staged.path).map_err(io)? { None } else { Some(Sealed::new(bytes)) };
@@ -260,14 +260,15 @@ fn commit_all(
     }
 }
 
-/// The old content of a replaced file. If the `validate` command fails after the rename, the old content is restored.
+/// The old content of a replaced file. If the `validate` command fails after the rename, the agent restores the old
+/// content.
 struct Undo {
     path: String,
     old: Option<(Vec<u8>, Access, Attributes)>,
 }
 
-/// Returns an error if the old file has changed after the check of its task. Returns the old content if the task needs
-/// a backup or a restore.
+/// Returns an error if another program has changed the old file after the check. Returns the old content if the task
+/// needs a backup or a restore.
 fn prepare(path: &str, pending: &Pending, writer: &FsWriter) -> Result<Undo, ModuleError> {
     let meta = writer.reader().meta(path).map_err(|error| ModuleError::io(path, &error))?;
     if pending.expects.is_none() && meta.is_none() {
@@ -328,7 +329,7 @@ pub fn validated(line: &str, cancel: &Cancel) -> Outcome {
         .map_err(|error| ModuleError::new(format!("cannot run validate {line:?}: {error}")))?;
     if output.timed_out || output.cancelled {
         let why = if output.cancelled { "the agent stops" } else { "the command took longer than 60 s" };
-        return Err(ModuleError::new(format!("validate {line:?} was ended: {why}; the old file is kept")));
+        return Err(ModuleError::new(format!("the agent ended validate {line:?}: {why}; the old file is kept")));
     }
     if output.rc == 0 {
         return Ok(());

@@ -32,7 +32,8 @@ pub struct Context<'a> {
     pub cache: &'a ModuleCache,
 }
 
-/// The caches that all tasks of a TaskBook use. With a cache, data such as the installed packages is read only once.
+/// The caches that all tasks of a TaskBook use. Data in a cache, such as the installed packages, is read only once in a
+/// run.
 #[derive(Debug, Default)]
 pub struct ModuleCache {
     /// The caches, by the type of their data. A module creates its cache at the first use.
@@ -42,14 +43,14 @@ pub struct ModuleCache {
     origins: Option<Arc<dyn Origins>>,
 }
 
-/// The set of paths that Towpath has created or changed.
+/// The paths of the files that Towpath has created or changed.
 pub trait Origins: std::fmt::Debug + Send + Sync {
     /// Returns true if Towpath has created or changed the file at a path. The path contains no links.
     fn has_made(&self, path: &str) -> bool;
 }
 
 impl ModuleCache {
-    /// Creates empty caches. `origins` knows the paths that Towpath has created or changed.
+    /// Creates empty caches. `origins` contains the paths that Towpath has created or changed.
     pub fn knowing(origins: Arc<dyn Origins>) -> Self {
         Self { origins: Some(origins), ..Self::default() }
     }
@@ -70,18 +71,18 @@ impl ModuleCache {
 }
 
 impl Context<'_> {
-    /// Sets the text about the task's progress that `towpath status` shows.
+    /// Sets the progress text of the task, which `towpath status` shows.
     pub(crate) fn report_progress(&self, progress: &str) {
         self.cache.activity.report(self.task, progress);
     }
 
-    /// Returns an error if the root directory is not `/`. The caller is a module that changes the whole machine.
+    /// Returns an error if the root directory is not `/`. Modules that change the whole machine call this function.
     pub(crate) fn needs_whole_root(&self, module: &str) -> Result<(), ModuleError> {
         if self.reader.root() == std::path::Path::new("/") {
             return Ok(());
         }
         Err(ModuleError::new(format!(
-            "cannot use the module {module} with root {}: the module changes the whole machine; set root: /",
+            "cannot use the module {module} with `root: {}`: the module changes the whole machine; set `root: /`",
             self.reader.root().display()
         )))
     }
@@ -95,7 +96,8 @@ pub struct ModuleError {
     pub message: String,
     /// The reason why the disk rejected a write; `None` if the error has another cause.
     pub disk: Option<Disk>,
-    /// True if another program changed the resource after the check. The agent then checks the resource again at once.
+    /// True if another program changed the resource after the check. After a change by another program, the agent
+    /// checks the resource again at once.
     pub conflict: bool,
 }
 
@@ -104,7 +106,7 @@ pub struct ModuleError {
 pub enum Disk {
     /// The disk or the quota is full.
     Full,
-    /// The file system or the directory is not writable.
+    /// The file system or the directory is read-only.
     ReadOnly,
 }
 

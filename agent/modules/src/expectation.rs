@@ -1,17 +1,18 @@
 //! After a check without drift, the agent stores the state that each managed path must have. A later pass compares the
-//! paths with the stored states, and needs neither the source nor the templates.
+//! files with the stored states, and needs neither the source nor the templates.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use towpath_host::{FileKind, FsReader, keyed_digest, process};
 
-/// The state that a managed path must have. For the content of a file, only a keyed hash is stored.
+/// The state that a managed path must have. The agent does not store the content of a file, but only a keyed hash of
+/// the content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expectation {
     pub(crate) path: String,
-    /// The target folder of the tree to which the path belongs. The value is `None` if the path does not belong to a
-    /// tree. Links below the target folder are not followed.
+    /// The target folder, if the path belongs to a copied folder (a tree); `None` for any other path. On the node, the
+    /// agent does not follow links below the target folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) plain_below: Option<String>,
     pub(crate) what: Expected,
@@ -26,13 +27,13 @@ pub struct Expectation {
 /// The kind of file, and the content, that a managed path must have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Expected {
-    /// The path must be a file whose content has the given keyed hash.
+    /// The managed path must be a file whose content has the given keyed hash.
     Content(String),
     /// The path must be a file. The content is not checked.
     Any,
     /// The path must be a directory.
     Directory,
-    /// The path must be a link with the given target.
+    /// The managed path must be a link with the given target.
     Link(String),
     /// The path must not exist.
     Absent,
@@ -49,13 +50,13 @@ pub struct Inspector<'a> {
 }
 
 impl<'a> Inspector<'a> {
-    /// Creates an inspector for the files below a root. With `key`, the inspector computes the keyed hashes of file
+    /// Creates an inspector for the files below a root. The inspector uses `key` to compute the keyed hashes of file
     /// contents.
     pub fn new(reader: &'a FsReader, key: &'a [u8; 32]) -> Self {
         Self { reader, key, trees: BTreeMap::new(), users: BTreeMap::new(), groups: BTreeMap::new() }
     }
 
-    /// Returns true if a path has the stored state. The result is false if the path cannot be read.
+    /// Returns true if a path has the stored state. Returns false if the path cannot be read.
     pub fn holds(&mut self, expected: &Expectation) -> bool {
         let path = expected.path.as_str();
         let reader = match &expected.plain_below {

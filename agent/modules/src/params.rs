@@ -1,4 +1,4 @@
-//! Checks of task parameters that several modules use.
+//! Functions with which several modules check task parameters.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Creates a problem of a parameter, without a remedy.
+    /// Creates a problem of a parameter, without a hint about the remedy.
     pub(crate) fn new(key: &str, message: impl Into<String>) -> Self {
         Self { key: key.to_owned(), message: message.into(), hint: None }
     }
@@ -52,7 +52,8 @@ pub(crate) fn managed_path(key: &str, path: &str, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Adds a problem if a value contains a control character or a line break. The value must fit on one line of a file.
+/// Adds a problem if a value contains a control character or a line break. The value must be valid as a single line of
+/// a file.
 pub(crate) fn one_line(key: &str, text: &str, problems: &mut Vec<Problem>) {
     // Some programs end a line at a line separator or paragraph separator. The control characters include NEL.
     let found = text.chars().find(|c| c.is_control() && *c != '\t' || matches!(c, '\u{2028}' | '\u{2029}'));

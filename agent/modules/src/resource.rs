@@ -1,5 +1,4 @@
-//! The traits [`Module`] and [`Resource`], which each module implements, and the parameters and results of their
-//! methods.
+//! Each module implements the traits [`Module`] and [`Resource`] of this file.
 
 use std::{any::Any, collections::BTreeMap, fmt::Debug, sync::Arc};
 
@@ -19,15 +18,15 @@ pub trait Module: Sync {
     /// Returns the description of the module from the protobuf schema, such as its key and its kind.
     fn schema(&self) -> &'static ModuleSchema;
 
-    /// Resolves the parameters of a task without I/O. Before the call, the caller must render the templates in the
-    /// parameters, and check the rendered parameters against the schema.
+    /// Resolves the parameters of a task without I/O. The caller must first render the templates in the parameters, and
+    /// validate the rendered parameters with the schema.
     ///
     /// # Errors
-    /// Returns an error if a parameter is not valid. The error contains all problems.
+    /// Returns an error if a parameter is not valid. The error contains all problems of the parameters.
     fn resolve(&self, params: &Value) -> Resolved;
 
-    /// Applies several resources of this module in one transaction. The method [`Resource::batch`] must return the same
-    /// key for all resources.
+    /// Applies several resources of this module in one transaction. All resources must have the same key in
+    /// [`Resource::batch`].
     ///
     /// # Errors
     /// Returns an error if a resource cannot be applied. After an error, some of the resources may have been applied.
@@ -60,8 +59,8 @@ pub trait Resource: Any + Debug + Send + Sync {
         self.module().schema().kind
     }
 
-    /// Returns true if the action runs only once for each version of its definition. Returns false if the action runs
-    /// whenever its conditions are true.
+    /// Returns true if the action runs once, and again only after its definition has changed. Returns false if the
+    /// action runs in every pass in which its conditions are true.
     fn runs_once(&self) -> bool {
         self.kind() == ModuleKind::Action
     }
@@ -69,31 +68,31 @@ pub trait Resource: Any + Debug + Send + Sync {
     /// Compares the machine with the desired state of the resource. A probe is always in sync.
     ///
     /// # Errors
-    /// Returns an error if the machine cannot be read. Returns an error if an existing object must not be replaced,
-    /// such as a directory at the path of a file.
+    /// Returns an error if the machine cannot be read. Also returns an error if the task must not replace an existing
+    /// object, such as a directory at the path of a file.
     fn check(&self, context: &Context<'_>) -> Result<Checked, ModuleError>;
 
-    /// Runs an action, or makes a direct change. Only code with a permit for the change has the writer.
-    /// [`crate::apply`] executes changes that have steps.
+    /// Runs an action, or makes a direct change. Only code that holds a permit has the writer. [`crate::apply`]
+    /// executes changes that have steps.
     ///
     /// # Errors
-    /// Returns an error if the resource cannot be applied. If a command ends with a status other than 0, the report
-    /// contains the status, and the method returns no error.
+    /// Returns an error if the resource cannot be applied. A command that ends with a status other than 0 is not an
+    /// error here; the report contains the status.
     fn apply(&self, context: &Context<'_>, _writer: &FsWriter) -> Result<Report, ModuleError> {
         self.observe(context)
     }
 
-    /// Runs a probe, or runs a task that computes the value of a variable. A probe needs no permit.
+    /// Runs a probe, or a task that computes the value of a variable. A probe needs no permit.
     ///
     /// # Errors
-    /// Returns an error if the probe fails, or if the module is neither a probe nor computes a value.
+    /// Returns an error if the probe fails, or if the module does not implement this method.
     fn observe(&self, _context: &Context<'_>) -> Result<Report, ModuleError> {
         let module = self.module().schema().key;
         Err(ModuleError::new(format!("internal error: the module {module} applies its changes as steps")))
     }
 
-    /// Returns the parameters for the undo of the task; `None` if the task needs no undo. The caller must call this
-    /// method before it applies the task.
+    /// Returns the parameters that undo the task; `None` if the task needs no undo. The caller must call this method
+    /// before it applies the task.
     fn undo(&self, _context: &Context<'_>) -> Option<Value> {
         None
     }
@@ -110,24 +109,24 @@ pub trait Resource: Any + Debug + Send + Sync {
         false
     }
 
-    /// Returns the names of all resources of the task, if the task manages several resources, such as packages.
+    /// Returns the names of all resources of a task that manages several resources, such as packages.
     fn parts(&self) -> &[String] {
         &[]
     }
 
-    /// Returns a second name of the resource, such as the alias of a unit. A task of another TaskBook may use the
-    /// second name.
+    /// Returns a second name of the task's resource, such as the alias of a unit. A task in another TaskBook may name
+    /// the same resource by the second name.
     fn other_name(&self, _context: &Context<'_>) -> Option<String> {
         None
     }
 
-    /// Returns the key of a transaction; `None` if the task is applied alone. Tasks with equal keys can be applied in
-    /// one transaction.
+    /// Returns a key, so that the agent can apply tasks with equal keys in one transaction; `None` if the agent applies
+    /// the task alone.
     fn batch(&self) -> Option<BatchKey> {
         None
     }
 
-    /// Returns true if the agent reads files of the source to check the task.
+    /// Returns true if the check of the task reads files of the source.
     fn reads_source(&self) -> bool {
         self.module().schema().runs_source
     }
@@ -137,14 +136,15 @@ pub trait Resource: Any + Debug + Send + Sync {
         None
     }
 
-    /// Returns the managed paths of the task, which the agent watches for changes. The paths of a tree are all its
-    /// files.
+    /// Returns the managed paths of the task, which the agent watches for changes. The paths of a task that copies a
+    /// folder are the paths of all files in the folder.
     fn watched_paths(&self, _context: &Context<'_>) -> Vec<String> {
         self.path().map(str::to_owned).into_iter().collect()
     }
 
     /// Returns the state that each managed path must have, so that a later pass can check the paths without the source.
-    /// Returns `None` if a later pass needs the full check. The file contents are hashed with `key`.
+    /// Returns `None` if a later pass must check the task in full. The states contain keyed hashes of the file
+    /// contents, which the method computes with `key`.
     fn expectations(&self, _context: &Context<'_>, _key: &[u8; 32]) -> Option<Vec<Expectation>> {
         None
     }
@@ -186,7 +186,7 @@ pub struct BatchKey {
 pub enum Checked {
     /// The resource has its desired state.
     InSync,
-    /// The resource has its desired state. The value becomes the field `data` in the registered result of the task.
+    /// The resource has its desired state, and the value becomes the field `data` in the registered result of the task.
     InSyncWithData(Value),
     /// The resource does not have its desired state.
     Change(Change),
@@ -201,13 +201,13 @@ pub struct Change {
     pub verb: Verb,
     /// A text that describes the change for people, such as a diff.
     pub diff: String,
-    /// The steps of the change, in the order of execution. The list is empty for a direct change, which
-    /// [`Resource::apply`] makes.
+    /// The steps of the change, in the order of execution. A direct change has no steps, because [`Resource::apply`]
+    /// makes the change.
     pub steps: Vec<Step>,
 }
 
 impl Change {
-    /// Creates a direct change. A direct change has no steps, and [`Resource::apply`] makes the change.
+    /// Creates a direct change: a change without steps, which [`Resource::apply`] makes.
     pub(crate) fn direct(verb: Verb, diff: impl Into<String>) -> Checked {
         Checked::Change(Self { verb, diff: diff.into(), steps: Vec::new() })
     }
@@ -227,7 +227,7 @@ pub enum Verb {
 }
 
 impl Verb {
-    /// Returns the word for the kind of change that `towpath plan` prints.
+    /// Returns the word that `towpath plan` prints for this kind of change.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Create => "create",
@@ -241,9 +241,10 @@ impl Verb {
 /// The report of a probe or an action.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Report {
-    /// True if the module counts the probe or action as successful.
+    /// True if the probe or the action was successful, in the judgment of the module.
     pub ok: bool,
-    /// Fields for the registered result of the task. The agent adds the fields `changed` and `outcome`.
+    /// The fields that the module adds to the registered result of the task. The agent itself adds the fields `changed`
+    /// and `outcome`.
     pub fields: BTreeMap<&'static str, Value>,
     /// A message that `towpath status` shows; `None` for no message.
     pub message: Option<String>,

@@ -27,18 +27,20 @@ pub enum Step {
         access: Access,
         /// The `validate` command, which must succeed; `None` for no check of the file.
         validate: Option<String>,
-        /// True if the old file is kept as `PATH.towpath-backup`.
+        /// True if the agent keeps the old file as `PATH.towpath-backup`.
         backup: bool,
-        /// The version of the old file at its check. The step fails if the old file has another version now.
+        /// The version of the old file when the agent checked the file. The step fails if the old file no longer has
+        /// this version.
         expects: Option<towpath_host::FileVersion>,
     },
     /// Sets the permissions and the owner of a path.
     Grant {
-        /// The path whose permissions are set.
+        /// The path that gets the permissions and the owner.
         path: String,
         /// The mode, the owner and the group to set.
         access: Access,
-        /// The version of the file at its check. The step fails if the file has another version now.
+        /// The version of the file when the agent checked the file. The step fails if the file no longer has this
+        /// version.
         expects: towpath_host::FileVersion,
     },
     /// Creates a symbolic link.
@@ -53,11 +55,12 @@ pub enum Step {
         /// The path to remove.
         path: String,
     },
-    /// Executes a step for a path in a tree of files. The step does not follow links below the folder of the tree.
+    /// Executes another step on a path below the target folder of a copied folder (a tree). The inner step does not
+    /// follow links below the target folder.
     Within {
         /// The folder of the tree.
         folder: String,
-        /// The step for a path below the folder of the tree.
+        /// The inner step, for a path below the target folder.
         step: Box<Step>,
     },
     /// Stops a unit and disables it at boot.
@@ -70,7 +73,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// Returns the inner step of a [`Step::Within`]. For any other step, the method returns the step itself.
+    /// Returns the inner step of a [`Step::Within`]. Returns the step itself if the step is not a [`Step::Within`].
     pub fn inner(&self) -> &Self {
         match self {
             Self::Within { step, .. } => step.inner(),
@@ -78,7 +81,7 @@ impl Step {
         }
     }
 
-    /// Returns the path of the step. The path is empty for steps that reload or stop units.
+    /// Returns the path of the step. Returns an empty path for a step that reloads or stops a unit.
     pub fn path(&self) -> &str {
         match self {
             Self::StopUnit { .. } | Self::ReloadUnits => "",
@@ -97,7 +100,7 @@ impl Step {
 pub enum Content {
     /// Bytes in memory.
     Bytes(Arc<[u8]>),
-    /// A file of the source. The agent reads the file only when it executes the step.
+    /// A file of the source. The agent reads the content when it executes the step, not earlier.
     Source(Arc<dyn Tree>, String),
 }
 

@@ -1,11 +1,11 @@
-//! The journal record of a TaskBook. The record contains the progress of this node in the current run, and the slot of
-//! the node.
+//! The journal record of a TaskBook. The record of a TaskBook contains the progress of this node in the current run,
+//! and the slot of the node.
 
 use serde::{Deserialize, Serialize};
 
 use crate::kinds::{self, Record};
 
-/// The state of a TaskBook on this node. If no record exists, this node has not started the TaskBook.
+/// The state of a TaskBook on this node. A TaskBook without a record has not started on this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct BookRecord {
@@ -15,11 +15,11 @@ pub struct BookRecord {
     /// The slot that this node holds or waits for; `None` if the node needs no slot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slot: Option<SlotRef>,
-    /// The phase of the current segment, if the TaskBook has `before` or `after` tasks. The value is `None` if the
-    /// segment has not begun.
+    /// The phase of the current segment of a TaskBook with `before` or `after` tasks. The phase is `None` if the
+    /// current segment has not begun.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub segment: Option<SegmentPhase>,
-    /// True if the agent could not remove an object that the TaskBook no longer mentions. The `after` tasks do not run
+    /// True if the agent could not remove an object that was deleted from the TaskBook. The `after` tasks do not run
     /// until the removal succeeds.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub removal_failed: bool,
@@ -35,9 +35,9 @@ impl Record for BookRecord {
 pub struct RunProgress {
     /// The name of the run.
     pub run: String,
-    /// The number of segments that this node has completed and voted for.
+    /// The number of segments that this node has completed. The node has voted for the completion of these segments.
     pub done: usize,
-    /// True if all nodes have completed the run.
+    /// True if all nodes of the TaskBook have completed the run.
     pub completed: bool,
 }
 
@@ -47,7 +47,7 @@ pub struct RunProgress {
 pub enum SegmentPhase {
     /// The `before` tasks have begun, but have not all succeeded.
     Preparing,
-    /// The `before` tasks have succeeded, so the node may begin its changes.
+    /// The `before` tasks have succeeded, and the node may change its resources.
     Changing,
 }
 
@@ -57,7 +57,7 @@ pub enum SegmentPhase {
 pub struct SlotRef {
     /// The name of the slot's budget.
     pub budget: String,
-    /// The partition to which the slot belongs: a value of the label that divides the budget, or empty.
+    /// The partition of the slot's budget: the node's value of the `per` label; empty for a budget without `per`.
     pub partition: String,
     /// The claim of the node to the slot; `None` while the node waits for the slot.
     pub claim: Option<SlotClaim>,
@@ -85,11 +85,11 @@ pub struct SlotClaim {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClaimState {
-    /// The node holds the slot, and may change its resources.
+    /// The node holds the slot, so the node may change its resources.
     Claim,
     /// The node has failed in the segment, and still holds the slot.
     Failure,
-    /// The node has failed before it got a slot, so it does not hold a slot.
+    /// The node has failed in the segment, and does not hold a slot.
     Unadmitted,
 }
 

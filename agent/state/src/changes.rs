@@ -1,4 +1,4 @@
-//! A set of changes to the journal. The journal commits all changes of a set, or none.
+//! A set of changes to the journal. The journal writes all changes of a set, or none.
 
 use crate::{
     book::{BookEdit, RunProgress, SegmentPhase, SlotRef},
@@ -7,7 +7,7 @@ use crate::{
     kinds::{self, KeyOf, Record, Whole, text_of},
 };
 
-/// A set of changes to the journal. [`crate::Journal::commit`] writes all changes, or none.
+/// A set of changes to the journal. [`crate::Journal::commit`] writes all changes of the set, or none.
 #[derive(Debug, Default)]
 #[must_use = "changes count only when they are committed"]
 pub struct Changes {
@@ -38,7 +38,7 @@ impl Changes {
         }
     }
 
-    /// Sets a record whose kind has only one record, such as the accepted revision.
+    /// Sets the only record of a kind, such as the accepted revision.
     pub fn set<R: Record>(&mut self, record: &R)
     where
         R::Kind: Whole + kinds::Kind<Key = ()>,
@@ -66,7 +66,7 @@ impl Changes {
         self.edit_book(book, BookEdit::Segment(phase));
     }
 
-    /// Records if the agent failed to remove an object that a TaskBook no longer mentions.
+    /// Records whether the agent failed to remove an object that was deleted from a TaskBook.
     pub fn set_removal_failed(&mut self, book: &BookId, failed: bool) {
         self.edit_book(book, BookEdit::RemovalFailed(failed));
     }
@@ -81,12 +81,14 @@ impl Changes {
         self.edit_election(task, ElectionEdit::Published(result));
     }
 
-    /// Records the result of an elected task that this node uses. The result comes from the elected nodes.
+    /// Records the combined result of an elected task, which this node uses. The elected nodes have published the
+    /// result.
     pub fn set_used_result(&mut self, task: &TaskId, result: UsedResult) {
         self.edit_election(task, ElectionEdit::Used(result));
     }
 
-    /// Removes this node's own run and result of an elected task from the record, because other nodes are elected.
+    /// Removes this node's run of an elected task and the result of the run from the record, because other nodes are
+    /// elected now.
     pub fn forget_election(&mut self, task: &TaskId) {
         self.edit_election(task, ElectionEdit::Forgotten);
     }
@@ -99,7 +101,7 @@ impl Changes {
         self.puts.push((text_of::<kinds::Election>(task), Put::Election(edit)));
     }
 
-    /// Moves all changes of another set to this set.
+    /// Appends the changes of another set to this set.
     pub fn append(&mut self, mut others: Self) {
         self.puts.append(&mut others.puts);
         self.deletes.append(&mut others.deletes);
@@ -111,7 +113,7 @@ impl Changes {
     }
 }
 
-/// A commit of the journal that has reached the disk.
+/// A journal transaction that is on disk.
 #[derive(Debug, Default)]
 pub struct Commit {
     pub(crate) puts: Vec<(String, Vec<u8>)>,
@@ -119,13 +121,13 @@ pub struct Commit {
 }
 
 impl Commit {
-    /// Returns the key and the JSON of each record that the commit has set, in the order of the changes.
+    /// Returns the key and the JSON of each record that the journal transaction has set, in the order of the changes.
     pub fn puts(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.puts.iter().map(|(key, bytes)| (key.as_str(), bytes.as_slice()))
     }
 
-    /// Returns the keys of the records that the commit has removed, in the order of the changes. A commit removes
-    /// records before it sets records.
+    /// Returns the keys of the records that the journal transaction has removed, in the order of the changes. A journal
+    /// transaction first removes records, and then sets records.
     pub fn deletes(&self) -> impl Iterator<Item = &str> {
         self.deletes.iter().map(String::as_str)
     }

@@ -15,7 +15,8 @@ pub struct ElectionRecord {
     /// The result that this node has published for the elected task.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub published: Option<PublishedResult>,
-    /// The result of the task that this node uses. The result combines the results of all elected nodes.
+    /// The combined result of the elected task, which this node uses. The combined result contains the results of all
+    /// elected nodes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub used: Option<UsedResult>,
 }
@@ -24,27 +25,28 @@ impl Record for ElectionRecord {
     type Kind = kinds::Election;
 }
 
-/// The result of an elected task that an elected node has published.
+/// The result that an elected node has published for an elected task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PublishedResult {
     /// The digest of the task's definition.
     pub definition: String,
     /// True if the task succeeded.
     pub ok: bool,
-    /// The value that the task registers.
+    /// The registered result of the task.
     pub result: Value,
     /// The message of the task; `None` for no message.
     #[serde(default)]
     pub message: Option<String>,
 }
 
-/// The result of an elected task that this node uses. The result combines the results of all elected nodes.
+/// The combined result of an elected task, which this node uses. The combined result contains the results of all
+/// elected nodes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UsedResult {
     /// The digest of the task's definition.
     pub definition: String,
-    /// The value that the task registers. The value is the result of the elected node, or a map from node to result if
-    /// several nodes are elected.
+    /// The registered result of the task. If several nodes are elected, the value is a map from the name of each
+    /// elected node to its result.
     pub result: Value,
 }
 
@@ -54,7 +56,7 @@ pub(crate) enum ElectionEdit {
     Begun(String),
     Published(PublishedResult),
     Used(UsedResult),
-    /// Removes the begun definition and the published result, because this node is not elected any more.
+    /// Removes the digest of the started task and the published result, because this node is not elected any more.
     Forgotten,
 }
 

@@ -24,7 +24,7 @@ pub enum JournalError {
     Damaged {
         /// The path of the state directory.
         path: PathBuf,
-        /// The error message of the database or the file system about the damage.
+        /// The message of the database or the file system that describes the damage.
         message: String,
     },
     /// The error that this version of the agent cannot parse a record.
@@ -37,7 +37,7 @@ pub enum JournalError {
         /// The error of the JSON parser.
         message: String,
     },
-    /// An error of the database or the file system that has no error type of its own.
+    /// Any other error of the database or the file system.
     #[error("cannot use the journal in {path}: {message}", path = path.display())]
     Failed {
         /// The path of the state directory.

@@ -34,19 +34,18 @@ const CACHE: usize = 256 << 10;
 
 /// The journal of one node.
 ///
-/// Guarantees: when [`Journal::commit`] returns, all changes of the commit are on disk. A crash does not lose the
-/// changes.
+/// Guarantees: when [`Journal::commit`] returns, all changes are on disk, so a crash does not lose the changes.
 ///
 /// Assumptions: only one process uses the journal, because the agent has locked the state directory.
 #[derive(Debug)]
 pub struct Journal {
-    /// The open database. After an error, the value is `None` until a call opens the database again.
+    /// The open database; `None` after an error, until the next call opens the database again.
     database: Mutex<Option<Database>>,
     folder: PathBuf,
     observer: OnceLock<Observer>,
 }
 
-/// A function of a test that receives each commit.
+/// A function of a test, which is called with each journal transaction.
 struct Observer(Box<dyn Fn(&Commit) + Send + Sync>);
 
 impl fmt::Debug for Observer {
@@ -58,8 +57,8 @@ impl fmt::Debug for Observer {
 impl Journal {
     /// Opens the journal of a state directory, or creates the journal if it is missing.
     ///
-    /// A damaged journal file is renamed, and a new journal is created. The second result is the new path of the
-    /// damaged file; `None` if the journal was not damaged.
+    /// If the journal file is damaged, the function renames the file and creates a new journal. The function also
+    /// returns the new path of the damaged file; `None` if the journal was not damaged.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be opened or created.
@@ -75,7 +74,8 @@ impl Journal {
         }
     }
 
-    /// Opens the journal of a state directory; `None` if the journal is missing. A damaged journal file is not renamed.
+    /// Opens the journal of a state directory; `None` if the journal is missing. The function does not rename a damaged
+    /// journal file.
     ///
     /// # Errors
     /// Returns an error if the journal is damaged or cannot be opened.
@@ -96,7 +96,8 @@ impl Journal {
         Ok(journal)
     }
 
-    /// Calls `work` with the open database. After an error, the database is closed, and a later call opens it again.
+    /// Calls `work` with the open database. If `work` fails, the function closes the database, and the next call opens
+    /// the database again.
     fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, JournalError> {
         let mut slot = self.database.lock().unwrap_or_else(PoisonError::into_inner);
         if slot.is_none() {
@@ -126,8 +127,8 @@ impl Journal {
 
     /// Returns the record with the given key; `None` if the record is missing or unreadable.
     ///
-    /// If this version of the agent cannot parse the record, it logs a warning. A newer agent may have written the
-    /// record.
+    /// If this version of the agent cannot parse the record, the agent logs a warning. A newer version of the agent may
+    /// have written the record.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be read.
@@ -141,8 +142,8 @@ impl Journal {
         }
     }
 
-    /// Returns all records of a kind, in key order. If this version of the agent cannot parse a record, it logs a
-    /// warning and omits the record.
+    /// Returns all records of a kind, in key order. If this version of the agent cannot parse a record, the agent logs
+    /// a warning and omits the record.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be read.
@@ -150,8 +151,8 @@ impl Journal {
         self.below(prefix_of::<R::Kind>())
     }
 
-    /// Returns the records of one kind that belong to tasks of a TaskBook, each with the name of its task. If this
-    /// version of the agent cannot parse a record, it logs a warning and omits the record.
+    /// Returns all records of one kind for the tasks of a TaskBook. Each record has the name of its task. If this
+    /// version of the agent cannot parse a record, the agent logs a warning and omits the record.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be read.
@@ -224,11 +225,11 @@ impl Journal {
 
     /// Commits changes to the disk.
     ///
-    /// A change of a single field keeps the other fields of the record, so two threads can change different fields. If
-    /// all fields of a record have their defaults, the record is removed.
+    /// Two threads can change different fields of one record, because a change of a field keeps the other fields. The
+    /// function removes a record if all its fields have their defaults.
     ///
     /// # Errors
-    /// Returns an error if the write fails. After an error, the journal contains none of the changes.
+    /// Returns an error if the write fails, and then the journal contains none of the changes.
     pub fn commit(&self, changes: Changes) -> Result<(), JournalError> {
         if changes.is_empty() {
             return Ok(());
@@ -306,7 +307,7 @@ impl Journal {
     }
 
     /// Returns the stored record, or the default record if the record is missing. If this version of the agent cannot
-    /// parse the record, it logs a warning and uses the default record.
+    /// parse the record, the agent logs a warning and uses the default record.
     fn known<R: DeserializeOwned + Default>(&self, key: &str, bytes: Option<&[u8]>) -> R {
         let parsed = bytes.map(|bytes| self.parse(key, bytes)).transpose();
         parsed
@@ -317,17 +318,17 @@ impl Journal {
             .unwrap_or_default()
     }
 
-    /// Calls `show` with every later commit to the journal, in the order of the commits. Only the first call of
+    /// Calls `show` with every later journal transaction, in the order of the transactions. Only the first call of
     /// `observe_commits` has an effect.
     ///
-    /// Only tests may observe commits, because records may contain secrets. The test `tests/tests/tidy` fails if the
-    /// agent calls `observe_commits`. The function `show` must not use the journal, because the commit waits until
-    /// `show` returns.
+    /// Only tests may call `observe_commits`, because records can contain secrets. The test `tests/tests/tidy` fails if
+    /// the code of the agent calls `observe_commits`. The function `show` must not use the journal, because the journal
+    /// waits until `show` returns.
     pub fn observe_commits(&self, show: impl Fn(&Commit) + Send + Sync + 'static) {
         let _ = self.observer.set(Observer(Box::new(show)));
     }
 
-    /// Stores the original content of a file, before Towpath replaces the file for the first time. Returns the SHA-256
+    /// Stores the original content of a file that Towpath is about to replace for the first time. Returns the SHA-256
     /// digest of the content.
     ///
     /// # Errors
@@ -351,7 +352,7 @@ impl Journal {
     ///
     /// # Errors
     /// Returns an error if the journal cannot be read or written. The method never replaces an unreadable key, because
-    /// all actions would run again with a new key.
+    /// a new key makes all actions run again.
     pub fn digest_key(&self) -> Result<[u8; 32], JournalError> {
         if let Some(DigestKey(key)) = self.get(&())? {
             return Ok(key);
@@ -367,7 +368,7 @@ impl Journal {
     }
 }
 
-/// A record in which the commit changes single fields.
+/// A record in which a journal transaction changes single fields.
 enum Edited {
     Book(BookRecord),
     Election(ElectionRecord),

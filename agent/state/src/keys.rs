@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The key of a record. The journal stores the text of the key after the prefix of the record's kind.
+/// The key of a record. In the journal, the prefix of the record's kind precedes the text of the key.
 pub trait Key: Sized {
     /// Returns the key as text.
     fn text(&self) -> String;
@@ -13,7 +13,7 @@ pub trait Key: Sized {
     fn parse(text: &str) -> Option<Self>;
 }
 
-/// A kind that has only one record uses the empty key.
+/// The empty key of a kind that has only one record.
 impl Key for () {
     fn text(&self) -> String {
         String::new()
@@ -78,7 +78,7 @@ impl Key for BookId {
 pub struct TaskId {
     /// The id of the TaskBook.
     pub book: BookId,
-    /// The name of the task. For an action in a loop, the loop item follows the task name.
+    /// The name of the task. In the id of an action in a loop, the loop item follows the task name.
     pub task: String,
 }
 
@@ -94,7 +94,7 @@ impl Key for TaskId {
     }
 }
 
-/// The id of a run of a TaskBook. Runs that are sorted by id are in the order of their start times.
+/// The id of a run of a TaskBook. The order of the ids is the order of the start times.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RunId {
     /// The start of the run, in milliseconds since 1970.
@@ -123,7 +123,7 @@ pub struct Managed {
     pub identity: String,
 }
 
-/// The text form of a managed object's key is `MODULE/IDENTITY`.
+/// The key of a managed object as text is `MODULE/IDENTITY`.
 impl Key for Managed {
     fn text(&self) -> String {
         format!("{}/{}", self.module, self.identity)

@@ -5,9 +5,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::keys::{BookId, Key, Managed, RunId, TaskId};
 
 mod sealed {
-    /// The trait is private, so other crates can neither define kinds of records nor build keys of records.
+    /// Only this crate defines kinds of records and builds the keys of records, because the trait is private.
     pub trait Sealed {
-        /// The text with which all keys of the kind begin in the journal.
+        /// The prefix of all keys of the kind in the journal.
         const PREFIX: &'static str;
     }
 }
@@ -18,7 +18,7 @@ pub trait Kind: sealed::Sealed {
     type Key: Key;
 }
 
-/// A kind whose records are always written as a whole. The records of other kinds are written field by field.
+/// A kind whose records the agent always writes as a whole. The agent writes the records of other kinds field by field.
 pub trait Whole: Kind {}
 
 /// A type of journal record. Each kind has one record type.
@@ -35,7 +35,7 @@ pub(crate) fn text_of<K: Kind>(key: &K::Key) -> String {
     format!("{}{}", K::PREFIX, key.text())
 }
 
-/// Returns the text with which all keys of a kind begin in the journal.
+/// Returns the prefix of all keys of a kind in the journal.
 pub(crate) fn prefix_of<K: Kind>() -> &'static str {
     K::PREFIX
 }
@@ -77,8 +77,7 @@ kinds! {
         /// The random key with which this node computes digests of values that may be secret. The key never leaves the
         /// node.
         DigestKey(()) = "digest-key";
-        /// The work that the agent has started. After a crash, the agent removes the temporary files of the unfinished
-        /// work.
+        /// The work that the agent is doing. The agent uses this record after a crash, to remove temporary files.
         Intent(()) = "intent";
         /// The state and the conditions of the node.
         NodeState(()) = "state";
@@ -91,24 +90,25 @@ kinds! {
         Accepted(()) = "accepted";
         /// The manifest of the accepted revision.
         Manifest(()) = "manifest";
-        /// The state of the other nodes, as last read from the data store. Templates use the stored state while the
-        /// data store does not answer.
+        /// The state of the other nodes, as last read from the data store. While the data store does not answer,
+        /// templates use the stored state of the other nodes.
         OtherNodes(()) = "other-nodes";
         /// The revisions that this node has rejected.
         RejectedCandidates(()) = "rejected-candidates";
-        /// The inputs of the newest pass that found nothing to do. A pass with equal inputs skips rendering.
+        /// The inputs of the newest pass that has found nothing to do. A later pass with equal inputs does not render
+        /// the TaskBooks.
         SteadyState(()) = "steady-state";
-        /// The highest revision of the data store that the node has seen, and the number of the node's newest write.
+        /// The highest data store revision that the node has seen, and the sequence number of the node's newest write.
         StorePosition(()) = "store-position";
         /// The sequence numbers that the node has reserved for the records that it signs.
         RecordNumbers(()) = "record-numbers";
-        /// The rights that each node has in each TaskBook, for the newest revisions.
+        /// The rights of each node in each TaskBook, for each of the newest revisions.
         BookRights(()) = "book-rights";
         /// The signing key of a node, and the sequence numbers of the newest records that the node has signed. The key
         /// of the record is the name of the node.
         Writer(String) = "writer/";
-        /// The serial numbers of the certificates that nodes have presented with a signing key. The signing key is the
-        /// key of the record.
+        /// The serial numbers of the certificates that nodes have presented with a signing key. The record key is the
+        /// signing key.
         Certificates(String) = "certificates/";
         /// The newest accepted commit of a source. The key of the record is the name of the source.
         Checkpoint(String) = "checkpoint/";
@@ -125,15 +125,16 @@ kinds! {
         Original(String) = "original/";
         /// A replaced file whose `validate` command has not run yet. The key of the record is the path of the file.
         Unchecked(String) = "unchecked/";
-        /// The newest run of an action. The key of the record is the id of the action, with its loop item.
+        /// The newest run of an action. The record key is the id of the action; for an action in a loop, the id
+        /// contains the loop item.
         Action(TaskId) = "action/";
         /// A handler that a task has notified, and that has not succeeded since the notification.
         Handler(TaskId) = "handler/";
         /// The objects that a TaskBook manages.
         Inventory(BookId) = "inventory/";
-        /// A row of the local data store. The key of the record contains the key of the row in the data store.
+        /// A row of the local data store. The record key contains the key of the data store's row.
         StoreRow(String) = "store/row/";
-        /// The revision of the local data store.
+        /// The revision number of the local data store.
         StoreRevision(()) = "store/revision";
     }
     by_field {

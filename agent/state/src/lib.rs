@@ -1,13 +1,13 @@
 //! The state that a node keeps on disk. The state consists of typed records in a journal.
 //!
-//! [`Journal`] reads records. A set of [`Changes`] is written to the disk in one commit. Each [`Record`] type belongs
-//! to one [`Kind`]. The kind defines the type of the record's key. Only this crate converts keys to text, so a caller
-//! cannot read a record with a key of the wrong kind.
+//! [`Journal`] reads records. The journal writes a set of [`Changes`] to the disk in one transaction. Each [`Record`]
+//! type belongs to one [`Kind`]. The kind of a record defines the type of the record's key. Callers use typed keys, so
+//! a caller cannot read a record with the key of another kind.
 //!
 //! To add a record, add a line to `kinds.rs`, and implement [`Record`] beside the record's type. Several threads change
-//! [`BookRecord`] and [`ElectionRecord`], so the changes of both types are made field by field.
+//! [`BookRecord`] and [`ElectionRecord`], so the journal changes these records field by field.
 //!
-//! The crate only stores records. The callers of the crate decide when a record is written.
+//! The crate `state` only stores records; its callers decide when to write a record.
 
 mod book;
 mod changes;

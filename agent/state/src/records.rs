@@ -1,4 +1,4 @@
-//! Types of journal records that do not need other crates.
+//! Types of journal records. The types in this file do not depend on other crates.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ use crate::{
     kinds::{self, Record},
 };
 
-/// Implements [`Record`] for each type in the list. The name after the type is the kind of the record.
+/// Implements [`Record`] for each type in the list. In the list, the kind of the record follows the type.
 macro_rules! records {
     ($($record:ident: $kind:ident;)*) => {
         $(impl Record for $record {
@@ -53,31 +53,31 @@ pub(crate) struct Schema(pub(crate) u32);
 #[serde(transparent)]
 pub(crate) struct DigestKey(pub(crate) [u8; 32]);
 
-/// The state of the other nodes, as last read from the data store. Templates use the stored state while the data store
-/// does not answer.
+/// The state of the other nodes, as last read from the data store. While the data store does not answer, templates use
+/// the stored state of the other nodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OtherNodes {
     /// The names of the nodes that have a lease in the data store.
     pub alive: BTreeSet<String>,
-    /// The names of the nodes that have ever joined the cluster.
+    /// The names of all nodes that have joined the cluster at any time.
     pub joined: BTreeSet<String>,
-    /// The facts that each node shares, by the name of the node.
+    /// The facts that each node shares with the other nodes, by the name of the node.
     pub facts: BTreeMap<String, Value>,
 }
 
-/// The revisions that this node has rejected. Each rejected revision is a map of commits by source.
+/// The revisions that this node has rejected. Each rejected revision is a map from source to commit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RejectedCandidates(pub BTreeSet<BTreeMap<String, String>>);
 
-/// The highest revision of the data store that this node has seen, and the number of this node's newest write.
+/// The highest data store revision that this node has seen, and the sequence number of this node's newest write.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(u64, u64)", into = "(u64, u64)")]
 pub struct StorePosition {
-    /// The highest revision of the data store that this node has seen.
+    /// The highest data store revision that this node has seen.
     pub revision: u64,
-    /// The number of this node's newest write to the data store.
+    /// The sequence number of this node's newest write to the data store.
     pub sequence: u64,
 }
 
@@ -108,18 +108,20 @@ pub struct RecordNumbers {
 #[serde(transparent)]
 pub struct PresentedCertificates(pub Vec<String>);
 
-/// The newest accepted commit of a source. With the accepted commit, the agent detects a rewind of the source (P29).
+/// The newest accepted commit of a source. The agent compares the source with the accepted commit to detect a rewind of
+/// the source (P29).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceCheckpoint {
-    /// The URL and the ref of the source. If the URL or the ref of the source changes, the checkpoint is ignored.
+    /// The URL and the ref of the source. The agent ignores the checkpoint after the URL or the ref of the source has
+    /// changed.
     pub origin: String,
     /// The last accepted commit.
     pub commit: String,
     /// The tag of the accepted commit; `None` if the source does not follow tags.
     #[serde(default)]
     pub tag: Option<String>,
-    /// True if only other nodes have supplied the commit so far, and the git server of this node has not shown it at the
-    /// ref. Such a node proposes no rewind (P28).
+    /// True if this node has the commit only from other nodes, and not yet from the git server. A node that has not
+    /// seen the commit on the git server proposes no rewind (P28).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unseen: bool,
 }
@@ -134,7 +136,7 @@ pub struct StoredEvent {
     pub time: i64,
     /// The type of the event, such as `task.failed`.
     pub r#type: String,
-    /// The state of an alarm: `firing` or `resolved`; `None` for an event that is not an alarm.
+    /// The state of an alarm, `firing` or `resolved`; `None` for any other event.
     pub state: Option<String>,
     /// The reason of the event, in one word.
     pub reason: Option<String>,
@@ -157,12 +159,12 @@ pub struct ActiveEvent {
     pub event: StoredEvent,
 }
 
-/// A row of the local data store. The fields are the value in base64, the revision that created the row, and the
-/// revision of its newest change.
+/// A row of the local data store. The three fields are the value in base64, the store revision that created the row,
+/// and the store revision of the row's newest change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreRow(pub String, pub u64, pub u64);
 
-/// The revision of the local data store. Each change of the store increases the revision.
+/// The revision number of the local data store. Each change of the local data store increases the revision number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct StoreRevision(pub u64);
@@ -173,7 +175,7 @@ pub struct StoreRevision(pub u64);
 pub struct Acceptance {
     /// The number of the revision.
     pub generation: u64,
-    /// The digest of the acceptance record.
+    /// The digest of the acceptance record of the revision.
     pub digest: String,
     /// The commits of the revision, by source.
     pub commits: BTreeMap<String, String>,
@@ -201,21 +203,21 @@ pub enum Phase {
     Idle,
 }
 
-/// The work that the agent has started. After a crash, the agent removes the temporary files of the unfinished work.
+/// The work that the agent is doing. The agent uses this record after a crash, to remove temporary files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Intent {
     /// The phase of the work that the agent has started.
     pub phase: Phase,
     /// The name of the TaskBook that the agent is applying.
     pub book: String,
-    /// The paths of the files that the agent writes. After a crash, temporary files may remain beside the files.
+    /// The paths of the files that the agent writes. After a crash, temporary files may remain beside these paths.
     #[serde(default)]
     pub paths: Vec<String>,
 }
 
 impl Intent {
-    /// Returns the intent of an idle agent, which changes nothing. `book` is the TaskBook that the agent has applied
-    /// before.
+    /// Returns the record of an idle agent, which changes nothing at the moment. `book` is the TaskBook that the agent
+    /// has applied last.
     pub fn idle(book: String) -> Self {
         Self { phase: Phase::Idle, book, paths: Vec::new() }
     }
@@ -228,7 +230,7 @@ pub struct AppliedItem {
     pub definition: String,
     /// The generation of the revision that contains the applied task.
     pub generation: u64,
-    /// The parameters for the undo of the task; `None` if the agent restores the original file instead.
+    /// The parameters that undo the task; `None` if the agent restores the original file instead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub undo: Option<Value>,
 }
@@ -241,19 +243,19 @@ pub struct Inventory {
     pub items: BTreeSet<Managed>,
     /// The field `prune` of the TaskBook: true if the agent removes objects that the TaskBook no longer mentions.
     pub prune: bool,
-    /// The maximum number of objects that one pass removes, as a count or a percentage.
+    /// The maximum number of objects that the agent removes in one pass, as a count or a percentage.
     pub budget: Option<String>,
-    /// The rollout of the TaskBook; `None` if the TaskBook has no rollout or removes nothing.
+    /// The stored rollout of the TaskBook; `None` if the TaskBook has no rollout, or does not remove objects.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rollout: Option<LastRollout>,
 }
 
-/// The stored rollout of a TaskBook. If the TaskBook is deleted, the agent removes its objects by the rules of the
-/// stored rollout.
+/// The rollout of a TaskBook, which the agent stores for the time after the TaskBook's deletion. After the deletion of
+/// the TaskBook, the agent removes the TaskBook's objects by the rules of the stored rollout.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LastRollout {
-    /// The slots of the rollout; `None` if the run needs no coordination with other nodes.
+    /// The slots of the rollout; `None` if the nodes need no slots.
     pub slots: Option<LastSlots>,
     /// The tasks that a node runs before its first change.
     pub before: Vec<KeptTask>,
@@ -267,18 +269,17 @@ pub struct LastRollout {
 pub struct LastSlots {
     /// The name of the budget to which the slots belong.
     pub budget: String,
-    /// The partition of the budget for each node. Each key of the map is the name of a node.
+    /// The partition of each node in the budget, by the name of the node.
     pub partitions: BTreeMap<String, String>,
     /// The names of the nodes that the TaskBook targets.
     pub targets: BTreeSet<String>,
-    /// The maximum number of nodes that hold a slot of one partition at the same time. The value is `None` for no
-    /// limit.
+    /// The number of slots in each partition; `None` for no limit. Each slot allows one node to be disrupted.
     pub count: Option<u64>,
-    /// The maximum number of failed nodes. With more failed nodes, the rollout halts.
+    /// The maximum number of failed nodes. The rollout halts when the number of failed nodes exceeds the maximum.
     pub max_failures: u64,
 }
 
-/// A stored task with its parameters. The agent can run the task even after its TaskBook was deleted.
+/// A stored task with its parameters. The agent can run the stored task even after the deletion of its TaskBook.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptTask {
     /// The name of the task.
@@ -312,7 +313,7 @@ pub enum Original {
         #[serde(default, skip_serializing_if = "Attributes::is_empty")]
         attributes: Attributes,
     },
-    /// The path was a directory. Towpath never removes a directory that existed before.
+    /// The path was a directory. Towpath never removes a directory that existed before Towpath.
     Directory {
         /// The permission bits of the directory.
         mode: u32,
@@ -326,7 +327,8 @@ pub enum Original {
         /// The target of the link.
         target: String,
     },
-    /// The path was a file in which Towpath changes only some lines. The original lines are not stored.
+    /// The path was a file in which Towpath changes only some lines. The journal does not contain the original lines of
+    /// the file.
     Part,
 }
 
@@ -354,18 +356,17 @@ pub enum ActionState {
 /// The last run of an action.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ActionRecord {
-    /// The keyed hash of the action's definition in its newest run.
+    /// The keyed hash of the definition that the newest run of the action has used.
     pub definition: String,
     /// The state of the last run.
     pub state: ActionState,
     /// The number of interrupted runs of the action with the same definition.
     #[serde(default)]
     pub interrupted: u32,
-    /// The newest successful run of the action. The definition of the action may have changed since the run.
+    /// The newest successful run of the action. The definition of the action may have changed after the successful run.
     #[serde(default)]
     pub finished: Option<FinishedAction>,
-    /// The kernel's boot id at the start of a reboot action. The value is `None` if the action does not reboot the
-    /// node.
+    /// The kernel's boot id at the start of a reboot action; `None` if the action does not reboot the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<String>,
 }
@@ -373,7 +374,7 @@ pub struct ActionRecord {
 /// A successful run of an action.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FinishedAction {
-    /// The keyed hash of the action's definition in its successful run.
+    /// The keyed hash of the definition that the successful run of the action has used.
     pub definition: String,
     /// The result that the action registered.
     pub result: Value,
@@ -382,9 +383,9 @@ pub struct FinishedAction {
 /// A handler that a task has notified, and that has not succeeded since the notification.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HandlerRecord {
-    /// The module of the handler when the task notified the handler.
+    /// The module of the handler at the time of the notification.
     pub module: String,
-    /// The module parameters of the handler when the task notified the handler.
+    /// The module parameters of the handler at the time of the notification.
     pub params: Value,
     /// The digest under which the content of the script is stored; `None` if the module is not `script`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -410,7 +411,7 @@ pub struct RunRecord {
     pub took: f64,
     /// The worst outcome among the tasks of the run.
     pub outcome: String,
-    /// The reports of the run's tasks. Each report contains the fields name, module, outcome, changed, took and
-    /// message.
+    /// The reports of the run's tasks. Each report contains the fields `name`, `module`, `outcome`, `changed`, `took`
+    /// and `message`.
     pub tasks: Value,
 }

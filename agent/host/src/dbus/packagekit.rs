@@ -15,18 +15,18 @@ const SILENCE: Duration = Duration::from_secs(300);
 /// answer.
 const ANSWER: Duration = Duration::from_secs(25);
 
-/// The time between two queries about the progress of a package transaction.
+/// The interval at which the client reads the progress of a package transaction.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Numbers of PackageKit's D-Bus interface (pk-enum.h): for an installed package, for a successful transaction, and for
-/// the filter by the native architecture.
+/// Constants from PackageKit's pk-enum.h: the info of an installed package, the exit code of a successful transaction,
+/// and the filter for the native architecture.
 const INSTALLED: u32 = 1;
 const SUCCESS: u32 = 1;
 const ARCH: u64 = 1 << 18;
 /// The flag that makes a package transaction a dry run (pk-enum.h, `PK_TRANSACTION_FLAG_ENUM_SIMULATE`).
 const SIMULATE: u64 = 1 << 2;
 /// The numbers with which PackageKit marks a package as removed, obsoleted or downgraded. PackageKit 1.2 and later
-/// versions use different numbers, so each list contains both.
+/// versions use different numbers, so each list contains both numbers.
 const REMOVED: [u32; 4] = [13, 15, 28, 29];
 const DOWNGRADED: [u32; 2] = [20, 30];
 
@@ -37,11 +37,10 @@ pub enum PackageKitError {
     /// `package` uses apt or dnf.
     #[error("cannot use PackageKit: {0}")]
     Missing(String),
-    /// The error that PackageKit made no progress or gave no answer. The value is the time that the agent waited, in
-    /// seconds.
+    /// The error that PackageKit made no progress or gave no answer within the given number of seconds.
     #[error("PackageKit hangs: the transaction made no progress for {0} s")]
     Hangs(u64),
-    /// The error that a package task exceeded its time limit. The value is the time limit in seconds.
+    /// The error that a package task exceeded its time limit, in seconds.
     #[error("PackageKit did not finish within {0} s; set a higher timeout of the task")]
     TimedOut(u64),
     /// An error that PackageKit reported.
@@ -62,7 +61,8 @@ pub struct Found {
     pub arch: String,
     /// True if the package is installed.
     pub installed: bool,
-    /// The effect of a dry run on the package; `None` if the package would be installed or upgraded.
+    /// The unwanted effect that the dry run predicts for the package; `None` if the package is only installed or
+    /// upgraded.
     pub effect: Option<Effect>,
 }
 
@@ -122,8 +122,8 @@ pub struct PackageKit<'a> {
     runtime: Runtime,
     connection: Connection,
     report: &'a dyn Fn(&str),
-    /// The time limit in which all package transactions of the connection must end. The field `deadline` is the time at
-    /// which the limit ends.
+    /// The time limit for all package transactions of the connection together. All transactions must end before the
+    /// time `deadline`.
     time: Duration,
     deadline: tokio::time::Instant,
 }
@@ -207,7 +207,7 @@ impl<'a> PackageKit<'a> {
         self.transaction(PackageKitCall::Update(0, ids)).map(drop)
     }
 
-    /// Removes packages, unless an installed package needs one of them.
+    /// Removes packages. The removal fails if another installed package depends on one of the packages.
     ///
     /// # Errors
     /// Returns an error if the transaction fails.
@@ -338,8 +338,8 @@ impl<'a> PackageKit<'a> {
     }
 }
 
-/// Returns a text for people about the progress of a package transaction, from its status (pk-enum.h, `PkStatusEnum`)
-/// and percentage. PackageKit reports the percentage 101 if it does not know the progress.
+/// Describes the progress of a package transaction in a short text for people, such as "downloading, 40 %". PackageKit
+/// reports the percentage 101 if it does not know the progress.
 ///
 /// Returns `None` if the status has no text for people.
 fn at(status: u32, percentage: u32) -> Option<String> {

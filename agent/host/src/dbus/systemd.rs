@@ -28,7 +28,7 @@ pub enum SystemdError {
         /// The reason that systemd gave.
         why: String,
     },
-    /// The error that a job of systemd did not end before its deadline.
+    /// The error that a systemd job exceeded its time limit.
     #[error("{unit}: the {job} did not finish within {seconds} s; see systemctl status {unit}")]
     TimedOut {
         /// The name of the unit.
@@ -38,7 +38,7 @@ pub enum SystemdError {
         /// The time limit of the job, in seconds.
         seconds: u64,
     },
-    /// The error that a job of systemd failed.
+    /// The error that a systemd job failed.
     #[error("{unit}: the {job} ended with the result {result}; see systemctl status {unit}")]
     Failed {
         /// The name of the unit.
@@ -55,11 +55,11 @@ pub enum SystemdError {
 pub struct UnitState {
     /// The name of the unit. The field `id` is the real name of the unit, even if the caller has used an alias.
     pub id: String,
-    /// The load state of the unit: loaded, not-found, masked, bad-setting …
+    /// The load state of the unit: `loaded`, `not-found`, `masked`, `bad-setting` …
     pub load: String,
-    /// The active state of the unit: active, inactive, failed, activating …
+    /// The active state of the unit: `active`, `inactive`, `failed`, `activating` …
     pub active: String,
-    /// The state of the unit file: enabled, disabled, static, masked …; empty if the unit has no file.
+    /// The state of the unit file: `enabled`, `disabled`, `static`, `masked` …; empty if the unit has no file.
     pub file: String,
     /// True if the unit file changed after systemd read it.
     pub stale: bool,
@@ -74,7 +74,7 @@ pub enum Job {
     Stop,
     /// A job that stops the unit, and then starts the unit.
     Restart,
-    /// A job that makes the unit reload its settings. A unit that cannot reload is restarted.
+    /// A job that makes the unit reload its settings. If a unit cannot reload its settings, systemd restarts the unit.
     Reload,
 }
 
@@ -164,8 +164,7 @@ fn silent(time_limit: Duration) -> SystemdError {
     SystemdError::Bus(format!("no answer within {} s", time_limit.as_secs()))
 }
 
-/// Connects to the system bus, with a time limit. A bus that hangs accepts a connection but never answers, so the call
-/// needs the limit.
+/// Connects to the system bus, with a time limit. A hanging bus can accept a connection and never answer.
 fn connected<T>(
     runtime: &Runtime,
     time_limit: Duration,

@@ -38,9 +38,9 @@ pub struct CustomProblem {
     pub message: String,
 }
 
-/// Gathers the fact `custom`: a map with the value of each file, by the file name without extension.
+/// Gathers the fact `custom`: a map from the name of each file, without extension, to the value in the file.
 ///
-/// A YAML file is stored as text. The crate `render` parses the text later.
+/// The fact `custom` contains a YAML file as text, which the crate `render` parses.
 pub(super) fn gather(options: &Options) -> (Map<String, Value>, Vec<CustomProblem>) {
     let mut facts = Map::new();
     let mut problems = Vec::new();
@@ -100,7 +100,8 @@ fn read(file: &Path, options: &Options) -> Result<Option<Value>, String> {
     serde_json::from_str(&text).map(Some).map_err(|error| format!("it is not valid JSON: {error}"))
 }
 
-/// The only key of the JSON object in which the text of a YAML fact is stored. The crate `render` parses the YAML text.
+/// The single key of the JSON object for a YAML fact. The value of the key is the YAML text. The crate `render` parses
+/// the YAML text.
 pub const YAML_MARK: &str = "\u{0}yaml";
 
 #[cfg(test)]

@@ -32,8 +32,8 @@ pub(super) fn disks() -> BTreeMap<String, Value> {
     disks
 }
 
-/// Gathers the fact `mounts`: device, type and sizes of each mount, by path. The fact `mounts` does not contain network
-/// file systems, nor file systems of the kernel such as /proc.
+/// Gathers the fact `mounts`: device, type and sizes of each mount, by path. The fact `mounts` contains neither network
+/// file systems nor virtual file systems such as /proc.
 pub(super) fn mounts() -> BTreeMap<String, Value> {
     let text = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let mut mounts = BTreeMap::new();

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 pub use custom::{CustomProblem, Options, YAML_MARK};
 use first_line::first_line;
 
-/// Gathers all facts. Returns the facts about the machine, and a problem for each custom fact that cannot be read.
+/// Gathers all facts. Returns the facts about the machine, and an error for each custom fact that cannot be read.
 pub fn gather(options: &Options) -> (Value, Vec<CustomProblem>) {
     let (custom, problems) = custom::gather(options);
     let (hostname, fqdn) = system::names();

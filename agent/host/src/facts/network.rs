@@ -41,8 +41,8 @@ fn ip(storage: &nix::sys::socket::SockaddrStorage) -> Option<IpAddr> {
     storage.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip()))
 }
 
-/// Gathers the fact `interfaces`. The fact contains the MAC address, the IP addresses in CIDR form and the up flag of
-/// each interface.
+/// Gathers the fact `interfaces`. The fact `interfaces` contains the MAC address, the IP addresses in CIDR form and the
+/// flag `up` of each network interface.
 pub(super) fn interfaces() -> BTreeMap<String, Value> {
     let mut interfaces: BTreeMap<String, (bool, Vec<String>)> = BTreeMap::new();
     for one in found() {

@@ -1,7 +1,7 @@
 //! The extended attributes that a file keeps when the agent replaces it: ACLs, SELinux and Smack labels, user and
 //! trusted attributes.
 //!
-//! A replaced file loses its file capabilities, because they were granted to the old content.
+//! A replaced file loses its file capabilities, because an administrator granted the capabilities to the old content.
 
 use std::{collections::BTreeMap, ffi::CStr, io, os::fd::AsFd};
 
@@ -23,7 +23,7 @@ impl Attributes {
         self.0.is_empty()
     }
 
-    /// Reads the extended attributes of an open file. The result is empty if the file system does not support extended
+    /// Reads the extended attributes of an open file. Returns an empty set if the file system does not support extended
     /// attributes.
     ///
     /// # Errors
@@ -40,10 +40,11 @@ impl Attributes {
         Ok(Self(found))
     }
 
-    /// Sets the extended attributes of an open file. An ACL that the file inherited from its directory is removed.
+    /// Sets the extended attributes of an open file. The function removes an ACL that the file inherited from its
+    /// directory.
     ///
-    /// An attribute that the file system does not support is ignored. If the agent lacks the permission to set an
-    /// attribute other than an ACL, it logs a warning and continues.
+    /// The function ignores an attribute that the file system does not support. If the kernel denies the agent an
+    /// attribute other than an ACL, the agent logs a warning and continues.
     ///
     /// # Errors
     /// Returns an error if the agent lacks the permission to set an ACL, or if the kernel rejects an attribute.

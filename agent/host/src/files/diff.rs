@@ -1,4 +1,4 @@
-//! Creates diffs of two versions of a file, which people read.
+//! Creates human-readable diffs between two versions of a file.
 
 use similar::TextDiff;
 

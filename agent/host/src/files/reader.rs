@@ -1,4 +1,5 @@
-//! Read-only access to the machine's files. All paths are below a root directory, and links cannot lead out of it.
+//! Read-only access to the machine's files. All paths are below a root directory, and links cannot lead out of the root
+//! directory.
 //!
 //! A path without links is resolved by one system call. A path with links is resolved component by component, by the
 //! module [`walk`](super::walk).
@@ -75,7 +76,8 @@ impl FsReader {
         Ok(Self { root: Arc::new(fd), path: root.to_owned(), whole: root == Path::new("/"), plain_below: None })
     }
 
-    /// Creates a reader of the files below a directory of this root. Returns `None` if the path is not a directory.
+    /// Creates a reader of the files below a directory, which is itself below the root of this reader. Returns `None`
+    /// if the path is not a directory.
     ///
     /// The new reader returns an error for each link below the directory.
     ///
@@ -170,8 +172,8 @@ impl FsReader {
         Rules { plain_below: self.plain_below.as_deref(), last }
     }
 
-    /// Resolves the links in a path, and returns the path without links. Missing files and directories in the path are
-    /// kept as they are.
+    /// Resolves the links in a path, and returns the path without links. Components of the path that do not exist are
+    /// returned unchanged.
     ///
     /// If `last` is true, a link at the end of the path is also resolved.
     ///
@@ -225,7 +227,7 @@ impl FsReader {
         }
     }
 
-    /// Returns true if a path exists. The function follows links, so the result is false for a link without a target.
+    /// Returns true if a path exists. Returns false for a link without a target, because the function follows links.
     ///
     /// # Errors
     /// Returns an error if a directory in the path cannot be opened.
@@ -257,7 +259,7 @@ impl FsReader {
         Ok(Some((bytes, meta)))
     }
 
-    /// Returns the extended attributes that the file keeps when the agent replaces it. The result is empty if the file
+    /// Returns the extended attributes that the file keeps when the agent replaces it. Returns an empty set if the file
     /// does not exist.
     ///
     /// # Errors
@@ -357,7 +359,7 @@ pub(crate) fn split(path: &str) -> Option<(&str, &str)> {
     (!name.is_empty() && name != "." && name != "..").then_some((folder, name))
 }
 
-/// Returns a path without repeated slashes and `.` components, as messages and the journal contain it.
+/// Returns a path without repeated slashes and `.` components, for messages and for the journal.
 fn clean(path: &str) -> String {
     let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
     format!("/{}", parts.join("/"))

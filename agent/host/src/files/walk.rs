@@ -4,7 +4,7 @@
 //! - Links resolve as in the kernel. A link cannot lead out of the root.
 //! - A link is followed if root or the agent's user owns the link, or if the same user owns the link and the target. A
 //!   link of an unprivileged user cannot lead the agent to a file of another user.
-//! - If another process changes the path while it is resolved, the resolver may return an error. The resolver never
+//! - If another process changes the path during the resolution, the resolver may return an error. The resolver never
 //!   opens a file to which a rejected link leads.
 
 use std::{
@@ -19,7 +19,7 @@ use rustix::{
 };
 use thiserror::Error;
 
-/// The maximum number of links in one path, as in the kernel.
+/// The maximum number of links in one path. The kernel has the same limit.
 const LINKS: usize = 40;
 
 /// The error that the path resolver rejects a link.
@@ -78,8 +78,8 @@ pub(crate) struct Place {
     pub(crate) name: OsString,
     /// The resolved path below the root, which contains no links.
     pub(crate) path: String,
-    /// The device and the inode of the file to which a followed link leads. The value is `None` if no link was
-    /// followed, or no file exists.
+    /// The device and the inode of the file to which a followed link leads; `None` without a followed link or without a
+    /// file.
     pub(crate) found: Option<(u64, u64)>,
 }
 
@@ -100,7 +100,8 @@ pub(crate) fn walk(root: &OwnedFd, path: &str, rules: Rules<'_>) -> io::Result<P
     Walk::new(root, path, rules)?.run()
 }
 
-/// Returns a path with all links resolved. After the first missing component, the rest of the path is unchanged.
+/// Returns a path with all links resolved. The resolver does not change the rest of a path after the first missing
+/// component.
 ///
 /// # Errors
 /// Returns an error if a link is rejected.
@@ -215,7 +216,7 @@ impl<'a> Walk<'a> {
         Ok(self.directories.last().ok_or(Errno::INVAL)?)
     }
 
-    /// Returns the path without links of a name in the resolver's current directory.
+    /// Returns the full path, without links, of a name in the resolver's current directory.
     fn path_to(&self, name: &OsStr) -> String {
         let names = self.directories.iter().skip(1).map(|one| one.name.as_os_str()).chain([name]);
         names.filter(|name| !name.is_empty()).map(|name| format!("/{}", name.to_string_lossy())).collect()
@@ -279,7 +280,8 @@ impl<'a> Walk<'a> {
         self.judge()
     }
 
-    /// Checks each link that was followed to the current directory. The owner of the link must also own the directory.
+    /// Checks the owner of each link that the path resolver has followed to reach the current directory. An
+    /// unprivileged owner of a followed link must also own the directory.
     fn judge(&mut self) -> io::Result<()> {
         let owner = self.here()?.owner;
         while let Some(link) = self.followed.pop_if(|link| self.rest.len() <= link.rest) {
@@ -288,7 +290,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// Ends the resolution at a file in the current directory. The owner of each followed link must also own the file.
+    /// Returns the file in the current directory as the result of the path resolution. An unprivileged owner of a
+    /// followed link must also own the file.
     fn end(&mut self, name: OsString, found: Option<&Stat>) -> io::Result<Place> {
         let path = self.path_to(&name);
         let here = self.directories.pop().ok_or(Errno::INVAL)?;

@@ -1,4 +1,4 @@
-//! A watch for file events of the kernel (inotify). With the events, the agent notices a change of a managed path at
+//! A watch for file events of the kernel (inotify). Through inotify, the agent notices a change of a managed path at
 //! once.
 //!
 //! The watch reports changes of files, but not reads, because the agent's own checks read files.
@@ -33,8 +33,8 @@ pub enum Touched {
     Anything,
 }
 
-/// The device and the inode of each watched directory, by its path. The value is `None` if the kernel may have dropped
-/// the watch of the directory.
+/// The device and the inode of each watched directory, by path; `None` if the kernel may have dropped the directory's
+/// watch.
 type Directories = Arc<Mutex<BTreeMap<PathBuf, Option<(u64, u64)>>>>;
 
 /// A watch on the directories that contain managed paths.

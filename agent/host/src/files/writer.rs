@@ -45,8 +45,8 @@ impl Host {
         Ok(Self(FsWriter { reader: FsReader::at(root)?, written: Some(Arc::default()) }))
     }
 
-    /// Returns a reader and the only writer of the files below the directory. Only code that holds a permit for a
-    /// change may get the writer.
+    /// Returns a reader and the only writer of the files below the directory. Only code that holds a permit may get the
+    /// [`FsWriter`].
     pub fn split(self) -> (FsReader, FsWriter) {
         (self.0.reader.clone(), self.0)
     }
@@ -59,7 +59,7 @@ pub struct FsWriter {
     written: Option<Arc<WrittenFiles>>,
 }
 
-/// The permissions, the owner and the group of a written file.
+/// The permissions, the owner and the group of a file that the agent writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Access {
     /// The permission bits of the file.
@@ -70,7 +70,7 @@ pub struct Access {
     pub gid: Option<u32>,
 }
 
-/// A staged file. The agent has written the file under a temporary name, and later renames it to its final path.
+/// A staged file: the agent has written the file under a temporary name, and later renames the file to its final path.
 #[derive(Debug)]
 #[must_use = "a staged file must be synced and put in place, or discarded"]
 pub struct Staged {
@@ -97,7 +97,8 @@ impl FsWriter {
         self.written.clone().unwrap_or_default()
     }
 
-    /// Returns a writer for the files below a directory of this root. Returns `None` if the path is not a directory.
+    /// Returns a writer for the files below a directory, which is itself below the root of this writer. Returns `None`
+    /// if the path is not a directory.
     ///
     /// The new writer returns an error for each link below the directory. The new writer does not record the files that
     /// it writes.
@@ -211,7 +212,7 @@ impl FsWriter {
     /// Flushes staged files to the disk, and then renames the files to their final paths.
     ///
     /// # Errors
-    /// Returns an error if a flush or a rename fails. After an error, the agent may have replaced some of the files.
+    /// Returns an error if a flush or a rename fails. Some of the files may then already be at their final paths.
     pub fn commit_all(&self, staged: Vec<Staged>) -> io::Result<()> {
         self.sync(&staged)?;
         let committed = staged.into_iter().map(|one| self.commit(one)).collect::<io::Result<Vec<_>>>()?;
@@ -241,7 +242,7 @@ impl FsWriter {
     /// Renames a staged file to its final path.
     ///
     /// # Errors
-    /// Returns an error if the rename fails. After an error, the path still contains the old file.
+    /// Returns an error if the rename fails, so that the path still contains the old file.
     pub fn commit(&self, staged: Staged) -> io::Result<Committed> {
         if let (Some(written), Some(digest)) = (&self.written, staged.digest) {
             written.note(self.reader.real_path(&staged.path), &staged.file, digest);
@@ -329,17 +330,17 @@ impl FsWriter {
     /// Sets mode and owner of a file. A link at the end of the path is followed.
     ///
     /// # Errors
-    /// Returns an error if mode or owner cannot be set, or if the file may be another user's hard link to a foreign
-    /// file.
+    /// Returns an error if the mode or the owner cannot be set. A file that may be another user's hard link to a
+    /// foreign file is also an error.
     pub fn set_permissions(&self, path: &str, access: Access) -> io::Result<()> {
         self.set_permissions_if(path, access, None)
     }
 
-    /// Sets mode and owner of a file, if the file still has the version `expects`. With `None`, any version is
-    /// accepted.
+    /// Sets the mode and the owner of a file if the file still has the version `expects`. If `expects` is `None`, the
+    /// file may have any version.
     ///
     /// # Errors
-    /// Returns the errors of [`FsWriter::set_permissions`], and an error if the file has another version.
+    /// Returns an error in the same cases as [`FsWriter::set_permissions`], and if the file has another version.
     pub fn set_permissions_if(&self, path: &str, access: Access, expects: Option<FileVersion>) -> io::Result<()> {
         let place = self.reader.end(path)?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -413,7 +414,7 @@ impl FsWriter {
     ///
     /// # Errors
     /// Returns an error if the file cannot be written, renamed or flushed to the disk. If only the last flush fails,
-    /// the path contains the new file. After an earlier error, the path still contains the old file.
+    /// the path contains the new file. After any other error, the path still contains the old file.
     pub fn replace(&self, path: &str, content: &[u8], access: Access) -> io::Result<()> {
         self.replace_with(path, content, access, None)
     }
@@ -421,7 +422,7 @@ impl FsWriter {
     /// Restores the earlier content and the earlier extended attributes of a file.
     ///
     /// # Errors
-    /// Returns the errors of [`FsWriter::replace`].
+    /// Returns an error in the same cases as [`FsWriter::replace`].
     pub fn restore(&self, path: &str, content: &[u8], access: Access, attributes: &Attributes) -> io::Result<()> {
         self.replace_with(path, content, access, Some(attributes))
     }
@@ -449,7 +450,7 @@ impl FsWriter {
 #[must_use = "it must be put in place, or left for the next attempt"]
 pub struct Part {
     staged: Staged,
-    /// The open partial file. A write appends bytes, and a read may start at any offset.
+    /// The open partial file. The agent appends bytes to the partial file, and can read bytes at any offset.
     pub file: std::fs::File,
 }
 
@@ -542,7 +543,7 @@ fn commit_shared(staged: &Staged) -> io::Result<()> {
     committed
 }
 
-/// Creates a hard link to an open file in a directory, under the name `file`.
+/// Creates a hard link with the name `file` in a directory. The link leads to an open file.
 fn link_open(file: &OwnedFd, folder: &OwnedFd) -> io::Result<()> {
     use std::os::fd::AsRawFd as _;
     let open = format!("/proc/self/fd/{}", file.as_raw_fd());

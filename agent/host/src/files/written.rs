@@ -1,9 +1,9 @@
-//! The versions of managed files. By the versions, the agent distinguishes its own changes from changes by other
+//! The versions of managed files. The agent compares file versions to distinguish its own changes from changes by other
 //! programs.
 //!
 //! The kernel updates the change time of a file only at each clock tick, about every 10 ms. Two changes of a file
-//! within one clock tick can have the same file version. If a file has just changed, the agent compares the content of
-//! the file, because its version is not reliable.
+//! within one clock tick can lead to the same file version. If a file has just changed, the agent compares the content
+//! of the file, because the version of the file is not reliable.
 
 use std::{
     collections::BTreeMap,
@@ -17,15 +17,15 @@ use sha2::{Digest as _, Sha256};
 
 use super::reader::{FileKind, FsReader, Meta, meta};
 
-/// The time for which the version of a changed file is not reliable, because a second change can have the same version.
+/// The time for which the version of a changed file is unreliable, because a second change can lead to the same
+/// version.
 const TICK: Duration = Duration::from_millis(20);
 
 /// The version of a managed path, which the agent records before a check and after its own change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     meta: Option<Meta>,
-    /// True if the file changed just before its version was recorded, so that a second change may have the same
-    /// version.
+    /// True if the version is unreliable because the file changed just before the agent recorded the version.
     recent: bool,
 }
 
@@ -59,7 +59,7 @@ fn is_recent(meta: Meta) -> bool {
 /// A file that the agent has written: its inode, its permissions and the digest of its content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Written {
-    /// The metadata of the file. The change time is omitted, because a rename updates it.
+    /// The metadata of the file. The record does not contain the change time, because a rename updates the change time.
     meta: Meta,
     digest: [u8; 32],
 }
@@ -91,7 +91,7 @@ impl WrittenFiles {
         self.lock().retain(|path, _| is_managed(path));
     }
 
-    /// Returns true if a file still has the content and the permissions that the agent has written. Returns `None` if
+    /// Returns true if a file still has the content and the permissions that the agent gave the file. Returns `None` if
     /// no record of the file exists.
     pub fn is_intact(&self, reader: &FsReader, real: &Path, path: &str) -> Option<bool> {
         let written = self.lock().get(real).cloned()?;

@@ -12,7 +12,7 @@ use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use super::{IdentityError, PublicKeys};
 
-/// The role of a certificate's owner: node, viewer or operator.
+/// The role of a certificate's owner: `node`, `viewer` or `operator`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// A server of the fleet.
@@ -27,7 +27,7 @@ impl Role {
     /// All roles.
     pub const ALL: [Self; 3] = [Self::Node, Self::Viewer, Self::Operator];
 
-    /// Returns the word for the role that a certificate contains.
+    /// Returns the role as the word that a certificate contains: `node`, `viewer` or `operator`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Node => "node",
@@ -71,8 +71,8 @@ impl Subject {
         whole.then(|| Self { cluster: cluster.into(), role, name: name.into(), keys: PublicKeys { sign, read } })
     }
 
-    /// Reads the subject of a certificate. The function does not check the issuer. [`Trust`] checks the issuer of a
-    /// certificate.
+    /// Reads the subject of a certificate. The function does not check the issuer of the certificate, which [`Trust`]
+    /// checks.
     ///
     /// Returns `None` if the certificate has no Towpath subject.
     pub fn of(der: &[u8]) -> Option<Self> {
@@ -91,14 +91,15 @@ impl Subject {
 pub struct CertificateTerm {
     /// The serial number, in the spelling of `towpath pki`.
     pub serial: String,
-    /// The begin of the validity, in seconds since 1970.
+    /// The first moment at which the certificate is valid, in seconds since 1970.
     pub begin: i64,
-    /// The end of the validity, in seconds since 1970.
+    /// The last moment at which the certificate is valid, in seconds since 1970.
     pub end: i64,
 }
 
 impl CertificateTerm {
-    /// Reads the term of a certificate in DER. `None` if the bytes are not a certificate.
+    /// Reads the serial number and the validity of a certificate in DER. Returns `None` if the bytes are not a
+    /// certificate.
     pub(super) fn of(der: &[u8]) -> Option<Self> {
         let (begin, end) = validity(der)?;
         Some(Self { serial: super::serial(der)?, begin, end })
@@ -118,8 +119,8 @@ pub fn valid_until(pem: &[u8]) -> Option<i64> {
     validity(&first).map(|(_, until)| until)
 }
 
-/// The trusted certificate of the cluster's authority. Certificates of nodes and people are checked against the
-/// authority's certificate.
+/// The trusted certificate of the cluster's authority. The agent checks the certificates of nodes and people against
+/// the authority's certificate.
 #[derive(Debug, Clone)]
 pub struct Trust {
     pub(super) roots: Arc<RootCertStore>,
@@ -127,7 +128,7 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// Reads the authority's certificate from PEM. Error messages show `what` as the name of the certificate.
+    /// Reads the authority's certificate from PEM. Error messages call the certificate `what`.
     ///
     /// # Errors
     /// Returns an error if the text does not contain a valid certificate.

@@ -43,7 +43,7 @@ pub struct Loaded {
     pub certificate: Vec<u8>,
     /// The time at which the node's certificate expires, in seconds since 1970.
     pub not_after: i64,
-    /// The secret half of the node's identity.
+    /// The secret keys of the node.
     pub identity: Arc<Identity>,
     /// The TLS settings for incoming connections.
     pub server: Arc<ServerConfig>,
@@ -87,7 +87,8 @@ impl Credentials {
         &self.revoked
     }
 
-    /// Returns the current credentials. If a credential file has changed, all credential files are loaded again first.
+    /// Returns the current credentials. If a credential file has changed, the function first loads all credential files
+    /// again.
     ///
     /// If the new credential files do not match each other, the agent logs a warning and keeps the previous
     /// credentials.
@@ -142,7 +143,7 @@ fn load(files: &TlsFiles, clock: &dyn Clock) -> Result<Loaded, IdentityError> {
     let good_at = now.clamp(begin, (end - 1).max(begin)).saturating_mul(1000);
     let subject = trust.subject(&certificate, good_at).ok_or_else(|| {
         wrong(format!(
-            "the authority {} did not issue this certificate; issue a certificate with towpath pki issue",
+            "the authority {} did not issue this certificate; issue a certificate with `towpath pki issue`",
             files.ca.display()
         ))
     })?;

@@ -12,7 +12,7 @@ use super::{Identity, IdentityError, PublicKeys, Role, Subject, Trust, certifica
 
 /// The time for which the authority's own certificate is valid.
 const TEN_YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// The time by which the start of a certificate's validity is backdated, because clocks of new machines are often late.
+/// A new certificate is valid since this time before its issue, because the clock of a new machine is often late.
 const BEFORE: Duration = Duration::from_secs(3600);
 /// The bytes that precede an ed25519 key in a SubjectPublicKeyInfo (RFC 8410).
 const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
@@ -132,7 +132,7 @@ impl Authority {
     /// Renews a certificate. The new certificate has the same names, role and keys, but expires later.
     ///
     /// # Errors
-    /// Returns an error if this authority did not issue the certificate.
+    /// Returns an error if another authority issued the certificate.
     pub fn renew(&self, file: &Path, lifetime: Duration, now: i64) -> Result<(Subject, String), IdentityError> {
         use rustls::pki_types::{CertificateDer, pem::PemObject as _};
         let wrong = |why: &str| IdentityError::Certificate { what: file.display().to_string(), why: why.to_owned() };
@@ -149,7 +149,8 @@ impl Authority {
     }
 }
 
-/// Checks the name of a cluster, a node or a person. The name must be valid for a Node object.
+/// Checks the name of a cluster, a node or a person. The name of a cluster, a node or a person must also be a valid
+/// name of a Node object.
 ///
 /// # Errors
 /// Returns an error if the name is not valid.

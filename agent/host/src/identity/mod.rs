@@ -71,7 +71,7 @@ pub(crate) fn unusable(file: &Path) -> impl FnOnce(std::io::Error) -> IdentityEr
     move |source| IdentityError::File { file, source }
 }
 
-/// The secret half of a node's identity. The secret half signs records and decrypts values.
+/// The secret keys of a node. The secret keys sign records and decrypt values.
 pub struct Identity {
     signing: SigningKey,
     reading: StaticSecret,
@@ -147,7 +147,7 @@ impl Identity {
         made.write_all(pem.as_bytes()).and_then(|()| made.sync_all()).map_err(unusable(file))
     }
 
-    /// Returns the public half of the identity.
+    /// Returns the public keys that belong to the secret keys.
     pub fn keys(&self) -> PublicKeys {
         PublicKeys {
             sign: self.signing.verifying_key().to_bytes(),
@@ -160,14 +160,14 @@ impl Identity {
         zeroize::Zeroizing::new(self.reading.to_bytes())
     }
 
-    /// Signs bytes with the secret half of the identity.
+    /// Signs bytes with the secret ed25519 key.
     pub fn sign(&self, bytes: &[u8]) -> [u8; 64] {
         self.signing.sign(bytes).to_bytes()
     }
 }
 
-/// The public half of a node's identity. With the public keys of a node, other nodes verify its signatures and encrypt
-/// values for the node.
+/// The public keys of a node. Other nodes use the public keys to verify the node's signatures and to encrypt values for
+/// the node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKeys {
     /// The ed25519 key that verifies signatures.
@@ -183,7 +183,7 @@ impl fmt::Debug for PublicKeys {
 }
 
 impl PublicKeys {
-    /// Returns the keys as texts, in the form of the field publicKeys of a Node.
+    /// Returns the keys as texts, in the form of the field `publicKeys` of a Node.
     pub fn texts(&self) -> [String; 2] {
         [
             format!("ed25519:{}", STANDARD_NO_PAD.encode(self.sign)),
@@ -191,7 +191,7 @@ impl PublicKeys {
         ]
     }
 
-    /// Parses the keys in the field publicKeys of a Node; `None` if a key is missing or not valid.
+    /// Parses the keys in the field `publicKeys` of a Node; `None` if a key is missing or not valid.
     pub fn read(texts: &[String]) -> Option<Self> {
         let key = |kind: &str| {
             let text = texts.iter().find_map(|text| text.trim().strip_prefix(kind)?.strip_prefix(':'))?;
@@ -200,7 +200,7 @@ impl PublicKeys {
         Some(Self { sign: key("ed25519")?, read: key("x25519")? })
     }
 
-    /// Returns true if the signature of the bytes matches this public identity.
+    /// Returns true if the signature over the bytes matches the public ed25519 key.
     pub fn signed(&self, bytes: &[u8], signature: &[u8]) -> bool {
         let Ok(key) = VerifyingKey::from_bytes(&self.sign) else { return false };
         Signature::from_slice(signature).is_ok_and(|signature| key.verify(bytes, &signature).is_ok())

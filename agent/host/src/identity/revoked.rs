@@ -13,7 +13,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 const KEYS: usize = 50_000;
 const SERIALS: usize = 64;
 
-/// The maximum number of refused presentations that are remembered.
+/// The maximum number of rejected certificates and keys that the node remembers.
 const PRESENTED: usize = 1_000;
 
 /// A revoked certificate or key that its owner has presented.
@@ -25,14 +25,15 @@ pub struct RevokedUse {
     pub serial: Option<String>,
     /// The presented key, as text.
     pub key: String,
-    /// The reason of the refusal, as text for messages.
+    /// The reason of the rejection, as a text for messages.
     pub why: String,
 }
 
 /// The list of revoked serial numbers and keys. All clones share one list.
 ///
-/// If a certificate is revoked, its key is revoked, too. A thief of a revoked key cannot use the bare key or an earlier
-/// certificate. A node knows the key of a revoked certificate only if the certificate was presented to the node.
+/// If a certificate is revoked, the key in the certificate is also revoked. A thief of the key can then use neither the
+/// bare key nor an earlier certificate of the key. A node knows the key of a revoked certificate only if the
+/// certificate was presented to the node.
 #[derive(Debug, Clone, Default)]
 pub struct Revoked(Arc<RwLock<List>>);
 
@@ -40,13 +41,14 @@ pub struct Revoked(Arc<RwLock<List>>);
 struct List {
     entries: BTreeSet<String>,
     /// The serial numbers of all certificates that were presented to the node, by the public key in the certificate.
-    /// Each key of the map is a public key as text.
+    /// Each public key is in its text form.
     shown: BTreeMap<String, Vec<String>>,
     /// The public keys whose serial numbers must still be written to the journal.
     dirty: BTreeSet<String>,
-    /// The number of times that `entries` has changed since the agent started.
+    /// The number of changes of `entries` since the start of the agent.
     version: u64,
-    /// The refused presentations, by name and key. The value is true until [`Revoked::take_used`] has returned it.
+    /// The revoked certificates and keys that their owners have presented, by name and key. The flag of an entry is
+    /// true until [`Revoked::take_used`] has returned the entry.
     used: BTreeMap<(String, [u8; 32]), (RevokedUse, bool)>,
 }
 
@@ -56,20 +58,20 @@ impl List {
             return None;
         }
         if let Some(serial) = serial.filter(|serial| self.entries.contains(&plain(serial))) {
-            return Some(format!("the certificate {serial} is revoked (revoked of Config)"));
+            return Some(format!("the certificate {serial} is revoked (`revoked` in a Config)"));
         }
         let key = text(key);
         if self.entries.contains(&key) {
-            return Some(format!("the key {key} is revoked (revoked of Config)"));
+            return Some(format!("the key {key} is revoked (`revoked` in a Config)"));
         }
         let serial = self.shown.get(&key)?.iter().find(|serial| self.entries.contains(*serial))?;
-        Some(format!("the certificate {serial} is revoked, and therefore its key {key} too (revoked of Config)"))
+        Some(format!("the certificate {serial} of the key {key} is revoked (`revoked` in a Config)"))
     }
 }
 
 impl Revoked {
-    /// Replaces the list of revoked serial numbers (`3f:0a:91`) and keys (`ed25519:…`). Returns true if the list has
-    /// changed.
+    /// Replaces the list of revoked serial numbers (`3f:0a:91`) and keys (`ed25519:…`). Returns true if the new list
+    /// differs from the old list.
     pub fn set(&self, entries: impl IntoIterator<Item = String>) -> bool {
         let entries: BTreeSet<String> = entries.into_iter().map(|entry| plain(&entry)).collect();
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -83,8 +85,8 @@ impl Revoked {
         changed
     }
 
-    /// Returns the number of times that the list of revocations has changed. After each change, every connection is
-    /// checked again.
+    /// Returns the number of changes of the revocation list since the start of the agent. After each change of the
+    /// revocation list, the agent checks every connection again.
     pub fn version(&self) -> u64 {
         self.0.read().unwrap_or_else(PoisonError::into_inner).version
     }
@@ -95,7 +97,7 @@ impl Revoked {
     }
 
     /// Returns the reason to reject a certificate or a key that `name` uses now, like [`Revoked::refuses`]. Records the
-    /// refusal for [`Revoked::take_used`].
+    /// rejection, which [`Revoked::take_used`] returns later.
     pub fn refuses_use(&self, name: &str, serial: Option<&str>, key: &[u8; 32]) -> Option<String> {
         let why = self.refuses(serial, key)?;
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -111,16 +113,16 @@ impl Revoked {
         Some(why)
     }
 
-    /// Returns each revoked certificate or key that was used for the first time since it was revoked. Later calls do not
-    /// return it again.
+    /// Returns each revoked certificate or key that was used for the first time since it was revoked. A later call does
+    /// not return the same certificate or key again.
     pub fn take_used(&self) -> Vec<RevokedUse> {
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let new = list.used.values_mut().filter_map(|(used, is_new)| std::mem::take(is_new).then(|| used.clone()));
         new.collect()
     }
 
-    /// Records the serial number and the key of a presented certificate. The caller must first check that the presenter
-    /// has the secret key.
+    /// Records the serial number and the key of a presented certificate. The caller must first check that the owner of
+    /// the certificate has the secret key.
     pub fn saw(&self, serial: Option<&str>, key: &[u8; 32]) {
         let (Some(serial), key) = (serial.map(plain), text(key)) else { return };
         let known = |list: &List| list.shown.get(&key).is_some_and(|serials| serials.contains(&serial));
@@ -144,14 +146,13 @@ impl Revoked {
         }
     }
 
-    /// Adds the serial numbers that the journal contains, after a restart of the agent.
+    /// Adds the serial numbers from the journal to the list after a restart of the agent.
     pub fn resume(&self, shown: impl IntoIterator<Item = (String, Vec<String>)>) {
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
         list.shown.extend(shown);
     }
 
-    /// Returns each key for which a new serial number was recorded after the previous call, with all its serial
-    /// numbers.
+    /// Returns each key that got a new serial number after the previous call, with all serial numbers of the key.
     pub fn take_changed(&self) -> Vec<(String, Vec<String>)> {
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let dirty = std::mem::take(&mut list.dirty);

@@ -1,4 +1,4 @@
-//! Encrypts values for named readers. Only the readers can decrypt the values.
+//! Encrypts values for named readers. Only a named reader can decrypt a value.
 //!
 //! A value is encrypted once with a random key, by ChaCha20-Poly1305 (RFC 8439). The random key is then encrypted
 //! (wrapped) for each reader, by an X25519 exchange with an ephemeral key (RFC 7748). HKDF-SHA256 (RFC 5869) derives
@@ -60,15 +60,15 @@ pub fn seal(bytes: &[u8], purpose: &str) -> std::io::Result<(String, SealKey)> {
 }
 
 impl SealKey {
-    /// Decrypts a value that was encrypted with this key for a purpose. Returns `None` if the key or the purpose is
-    /// wrong, or the bytes were changed.
+    /// Decrypts a value that was encrypted with the same random key for one purpose. Returns `None` if the key or the
+    /// purpose differs from the encryption, or if the bytes were changed.
     pub fn open(&self, sealed: &str, purpose: &str) -> Option<Vec<u8>> {
         let bytes = STANDARD_NO_PAD.decode(sealed).ok()?;
         let (nonce, sealed) = bytes.split_at_checked(NONCE_LEN)?;
         decrypt(&self.0, nonce.try_into().ok()?, purpose, sealed)
     }
 
-    /// Encrypts the random key of a value for one reader and one purpose.
+    /// Encrypts the random key of a value, so that only one reader can decrypt the random key for one purpose.
     ///
     /// # Errors
     /// Returns an error if the kernel does not provide random bytes, or the reader's key is not valid.
@@ -87,8 +87,8 @@ impl SealKey {
 }
 
 impl Identity {
-    /// Decrypts a key that was encrypted for this identity and for a purpose. Returns `None` if the key was encrypted
-    /// for another identity or purpose.
+    /// Decrypts a random key that was encrypted for this identity and for one purpose. Returns `None` if the key was
+    /// encrypted for another identity or purpose.
     pub fn unwrap_key(&self, wrapped: &str, purpose: &str) -> Option<SealKey> {
         let bytes = STANDARD_NO_PAD.decode(wrapped).ok()?;
         let (shown, wrapped) = bytes.split_at_checked(32)?;

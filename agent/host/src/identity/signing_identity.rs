@@ -27,7 +27,8 @@ impl SigningIdentity {
         }
     }
 
-    /// Returns the list of revoked certificates and keys. Records and connections are checked against the same list.
+    /// Returns the list of revoked certificates and keys. The agent checks both signed records and connections against
+    /// the revocation list.
     pub fn revoked(&self) -> Revoked {
         match self {
             Self::Certified(credentials) => credentials.revoked().clone(),
@@ -43,7 +44,8 @@ impl SigningIdentity {
         }
     }
 
-    /// Returns the serial number and the validity of the node's certificate. `None` for a node without a certificate.
+    /// Returns the serial number and the validity of the node's certificate. Returns `None` for a node without a
+    /// certificate.
     pub fn term(&self) -> Option<CertificateTerm> {
         match self {
             Self::Certified(credentials) => CertificateTerm::of(&credentials.now().certificate),
@@ -56,7 +58,7 @@ impl SigningIdentity {
         matches!(self, Self::Certified(_))
     }
 
-    /// Returns the secret half of the identity.
+    /// Returns the secret keys of the node.
     fn identity(&self) -> Arc<Identity> {
         match self {
             Self::Certified(credentials) => Arc::clone(&credentials.now().identity),
@@ -64,13 +66,13 @@ impl SigningIdentity {
         }
     }
 
-    /// Decrypts a key that was encrypted for this node and for a purpose. Returns `None` if the key was encrypted for
-    /// another node or purpose.
+    /// Decrypts a random key that was encrypted for this node and for one purpose. Returns `None` if the key was
+    /// encrypted for another node or purpose.
     pub fn unwrap_key(&self, wrapped: &str, purpose: &str) -> Option<SealKey> {
         self.identity().unwrap_key(wrapped, purpose)
     }
 
-    /// Signs bytes. Returns the node's certificate or bare key in base64, and the signature.
+    /// Signs bytes. Returns the node's certificate (or its bare key) in base64, and the signature.
     pub fn sign(&self, bytes: &[u8]) -> (String, [u8; 64]) {
         match self {
             Self::Certified(credentials) => {
@@ -84,7 +86,8 @@ impl SigningIdentity {
     /// Reads the certificate or the bare key that a node presents with a signature. Returns `None` if the certificate
     /// belongs to another node.
     ///
-    /// Every node accepts certificates and bare keys, so a fleet can get certificates node by node.
+    /// Every node accepts both certificates and bare keys, so the nodes of a fleet can get certificates one after the
+    /// other.
     pub fn read(&self, shown: &str, node: &str, cluster: &str) -> Option<PresentedKey> {
         if let Some(key) = STANDARD_NO_PAD.decode(shown).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()) {
             return Some(PresentedKey { key, proven: false, serial: None });
@@ -119,7 +122,7 @@ pub struct PresentedKey {
     pub serial: Option<String>,
 }
 
-/// Returns true if the signature of the bytes matches this public key.
+/// Returns true if the signature over the bytes matches the presented key.
 pub fn has_signed(key: &[u8; 32], bytes: &[u8], signature: &[u8]) -> bool {
     PublicKeys { sign: *key, read: [0; 32] }.signed(bytes, signature)
 }

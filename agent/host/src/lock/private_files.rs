@@ -44,8 +44,8 @@ pub fn set_aside(file: &Path) -> io::Result<PathBuf> {
     Ok(aside)
 }
 
-/// Writes a file that the agent never changes later. An existing file is kept. When the function returns, a crash
-/// cannot lose the file.
+/// Writes a new file that the agent does not change later. An existing file is kept. A crash cannot lose the file after
+/// the function has returned.
 ///
 /// # Errors
 /// Returns an error if the file cannot be written.

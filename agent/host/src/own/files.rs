@@ -25,7 +25,7 @@ pub fn read_text(file: &Path) -> io::Result<String> {
     fs::read_to_string(file)
 }
 
-/// Writes a text file. Missing folders are created, and an existing file is overwritten.
+/// Writes a text file. The function creates missing folders, and overwrites an existing file.
 ///
 /// # Errors
 /// Returns an error if the file or a folder cannot be written.
@@ -69,7 +69,7 @@ pub fn replace_text(file: &Path, text: &str) -> io::Result<()> {
 /// An entry of a folder. A link is not followed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FolderEntry {
-    /// The name of the entry. Bytes of the file name that are not UTF-8 are replaced.
+    /// The name of the entry. Bytes that are not UTF-8 are replaced by U+FFFD.
     pub name: String,
     /// The full path of the entry.
     pub path: PathBuf,

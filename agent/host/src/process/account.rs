@@ -1,4 +1,5 @@
-//! Reads user accounts and groups of the machine. The agent runs commands and creates files for an account.
+//! Reads the user accounts and the groups of the machine. The agent can run a command as an account, and give an
+//! account the ownership of a file.
 
 use std::{ffi::CString, io, path::PathBuf};
 
@@ -13,17 +14,17 @@ pub struct Account {
     pub gid: u32,
     /// The ids of all groups of the account, including the primary group.
     pub groups: Vec<u32>,
-    /// The name of the account. If the machine has no account for the user id, the name is the number.
+    /// The name of the account. The name for a user id without an account is the user id as text.
     pub name: String,
-    /// The home directory. If the machine has no account for the user id, the home directory is `/`.
+    /// The home directory. The home directory for a user id without an account is `/`.
     pub home: PathBuf,
     /// The login shell.
     pub shell: PathBuf,
 }
 
 impl Account {
-    /// Returns the account with the given name or user id. If the machine has no account for the user id, the result
-    /// has one group, whose id is the same number.
+    /// Returns the account with the given name or user id. For a user id without an account, the result has one group,
+    /// and the group id equals the user id.
     ///
     /// Returns `None` if the machine has no account with the name.
     ///
@@ -84,7 +85,7 @@ fn id(name: &str) -> Option<u32> {
     name.bytes().all(|byte| byte.is_ascii_digit()).then(|| name.parse().ok()).flatten()
 }
 
-/// Returns the user id and the group id of a user. The user is given by name or number.
+/// Returns the user id and the group id of a user. The user is given by name or user id.
 pub fn user(name: &str) -> Option<(u32, u32)> {
     if let Some(number) = id(name) {
         let known = User::from_uid(number.into()).ok().flatten();
@@ -93,7 +94,7 @@ pub fn user(name: &str) -> Option<(u32, u32)> {
     User::from_name(name).ok().flatten().map(|user| (user.uid.as_raw(), user.gid.as_raw()))
 }
 
-/// Returns the id of a group. The group is given by name or number.
+/// Returns the id of a group. The group is given by name or group id.
 pub fn group(name: &str) -> Option<u32> {
     if let Some(number) = id(name) {
         return Some(number);

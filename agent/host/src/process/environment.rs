@@ -1,7 +1,7 @@
 //! Returns environment variables of the agent, and the environment of a command that the agent runs.
 //!
 //! The agent does not pass its whole environment to a command. The agent's environment may contain secrets, such as
-//! tokens and CREDENTIALS_DIRECTORY. The variables NOTIFY_SOCKET and LISTEN_FDS are only for the agent.
+//! tokens and CREDENTIALS_DIRECTORY. The variables NOTIFY_SOCKET and LISTEN_FDS are meant only for the agent itself.
 
 use std::{collections::BTreeMap, io};
 
@@ -51,7 +51,7 @@ pub fn environment(name: &str) -> Option<String> {
 }
 
 /// Returns the environment of a command: the variables of its account, and the variables in `own`. A variable in `own`
-/// has precedence.
+/// replaces the account's variable of the same name.
 ///
 /// `other` is the account of the command; `None` if the command runs as the agent's user.
 pub(super) fn of_command(

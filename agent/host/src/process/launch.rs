@@ -1,10 +1,10 @@
-//! Starts a command as the child of a supervisor process. Through the supervisor, the agent can end the whole process
-//! tree of the command at the deadline.
+//! Starts a command as the child of a supervisor process. The supervisor enables the agent to end all processes of the
+//! command at the deadline.
 //!
 //!     agent ── supervisor ── command ── …
 //!
-//! The supervisor is a fork of the agent that only waits for its child processes (reaps them). The supervisor is a
-//! child subreaper (prctl(2)). Every orphaned process of the command becomes a child of the supervisor, even after
+//! The supervisor is a fork of the agent, and only waits for its child processes (reaps the processes). The supervisor
+//! is a child subreaper (prctl(2)). Every orphaned process of the command becomes a child of the supervisor, even after
 //! setsid(2). The supervisor exits when the command exits. The remaining processes of the command then become children
 //! of init. The supervisor runs as the agent's user, so a command that runs as another user cannot kill the supervisor.
 
@@ -37,15 +37,16 @@ const LAST_FILE: RawFd = 1 << 16;
 struct Plan {
     identity: Option<(Uid, Gid, Vec<Gid>)>,
     cwd: Option<Folder>,
-    /// The home directory, for a command without `cwd`. If the command cannot enter its home directory, it runs in `/`.
+    /// The home directory of the user, for a command without the parameter `cwd`. If the command cannot enter the home
+    /// directory, the command runs in `/`.
     home: Option<CString>,
 }
 
 /// The working directory of a command.
 enum Folder {
-    /// The path of the working directory. The command enters the directory with the rights of its user.
+    /// The path of the working directory. The command enters the directory with the rights of the command's user.
     Path(CString),
-    /// The open working directory of a command of root. The path resolver has opened the directory, so no user can
+    /// The open working directory of a command of root. The path resolver has opened the directory, so a user cannot
     /// redirect the command by a link.
     Open(OwnedFd),
 }

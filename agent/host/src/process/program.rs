@@ -17,7 +17,7 @@ use rustix::{
 
 use super::account::Account;
 
-/// A script in a temporary file. The file is removed when the `ScriptFile` is dropped.
+/// A script in a temporary file. The script file is removed when the `ScriptFile` is dropped.
 #[derive(Debug)]
 pub struct ScriptFile {
     folder: PathBuf,
@@ -86,7 +86,8 @@ impl Sealed {
         Ok(Self(fd))
     }
 
-    /// Returns the path of the program below /proc. Only the agent and its child processes can use the path.
+    /// Returns the path of the program below /proc. Only the agent and its child processes can use the path of a sealed
+    /// file.
     pub fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }

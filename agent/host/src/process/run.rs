@@ -1,4 +1,5 @@
-//! Runs commands with a deadline. At the deadline, the agent ends the whole process tree of the command.
+//! Runs commands with a deadline. At the deadline of a command, the agent ends all processes that the command has
+//! started.
 
 use std::{
     collections::BTreeMap,
@@ -22,11 +23,10 @@ use rustix::{
 use super::{account::Account, environment, launch, tree::Tree};
 use crate::{Clock as _, SystemClock};
 
-/// The minimum number of bytes that the agent keeps from the end of a command's output. The maximum is twice the
-/// minimum.
+/// The agent keeps at least this number of bytes from the end of a command's output, and at most twice this number.
 const OUTPUT_KEPT: usize = 1 << 20;
 
-/// The length of the end of an output, in bytes, in which the agent looks for the last line.
+/// The number of bytes at the end of an output in which the agent looks for the last line.
 const LINE: usize = 1 << 10;
 
 /// A flag that asks a running task to stop. When the flag is set, the agent ends the command of the task.
@@ -52,13 +52,13 @@ pub struct Invocation {
     pub argv: Vec<String>,
     /// The bytes that the command reads from stdin; `None` for an empty stdin.
     pub stdin: Option<Vec<u8>>,
-    /// The environment variables of the command, which have precedence over the variables of the command's account.
+    /// The additional environment variables of the command, which replace variables of the command's account.
     ///
     /// A command gets the agent's variables for language and time zone. A command of the agent's user also gets PATH
     /// and the proxies of the agent.
     pub env: BTreeMap<String, String>,
-    /// The working directory. With `user`, the default is the home directory of the user, or `/` if the user cannot
-    /// enter it. Without `user`, the default is the agent's working directory.
+    /// The working directory. The default for a command with a `user` is the user's home directory, or `/` if the user
+    /// cannot enter the home directory. The default for a command without a `user` is the agent's working directory.
     pub cwd: Option<PathBuf>,
     /// The account that runs the command; `None` for the agent's own account.
     pub user: Option<Account>,
@@ -71,13 +71,13 @@ pub struct Invocation {
 pub struct Output {
     /// The exit status. If a signal ended the command, the status is 128 plus the signal's number, as in a shell.
     pub rc: i32,
-    /// The command's stdout. If the output is long, only its end is kept.
+    /// The command's stdout. If the output is long, the field contains only the end of the output.
     pub stdout: String,
-    /// The command's stderr. If the output is long, only its end is kept.
+    /// The command's stderr. If the output is long, the field contains only the end of the output.
     pub stderr: String,
     /// True if the agent ended the command at its deadline.
     pub timed_out: bool,
-    /// True if the agent ended the command because the agent was stopping.
+    /// True if the agent ended the command because the agent itself was stopping.
     pub cancelled: bool,
 }
 
@@ -193,7 +193,7 @@ impl KeptOutput {
     }
 }
 
-/// Reads a pipe to its end. At least the last `OUTPUT_KEPT` bytes from the pipe are kept.
+/// Reads a pipe to its end. The function keeps at least the last `OUTPUT_KEPT` bytes from the pipe.
 fn keep(pipe: Option<impl Read + Send + 'static>) -> KeptOutput {
     let (sender, receiver) = std::sync::mpsc::channel();
     let bytes = Arc::new(std::sync::Mutex::new(Vec::new()));

@@ -12,17 +12,16 @@ use crate::{Clock as _, SystemClock};
 
 /// The time between SIGTERM and SIGKILL for the processes of a command.
 const TERMINATE: Duration = Duration::from_secs(5);
-/// The maximum time for which the agent tries to kill processes. A process cannot be killed while it waits for a
-/// device.
+/// The maximum time for which the agent tries to kill processes. The kernel cannot end a process while the process
+/// waits for a device.
 const KILL: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The maximum number of times that the agent tries to stop all processes of a tree, before it kills the stopped
-/// processes.
+/// The maximum number of attempts to stop all processes of a tree with SIGSTOP, before the agent kills the processes.
 const SWEEPS: usize = 200;
 
-/// The maximum depth in a process tree at which the agent looks for processes. A deeper process becomes a child of the
-/// supervisor when its ancestors have ended.
+/// The maximum depth in a process tree at which the agent looks for processes. When all ancestors of a process have
+/// ended, the process becomes a child of the supervisor.
 const DEPTH: usize = 4096;
 
 /// The state of a process from /proc/PID/stat (proc(5)).
@@ -46,7 +45,7 @@ impl Tree {
         Self { supervisor }
     }
 
-    /// Sends SIGTERM to all processes of the tree. Processes that do not end in time are killed.
+    /// Sends SIGTERM to all processes of the tree. The agent kills the processes that do not end in time.
     ///
     /// Returns true if all processes of the tree have ended.
     pub(super) fn end(&self) -> bool {
@@ -92,8 +91,8 @@ impl Tree {
 
     /// Calls a function for each living process of the tree. A parent process comes before its children.
     ///
-    /// All processes are listed before the first call, because the function may end a process. The children of an ended
-    /// process become children of the supervisor, so a later list could miss them.
+    /// The processes are listed before the first call of `visit`, because the call may end a process. The children of
+    /// an ended process become children of the supervisor, so a later search could miss these children.
     fn sweep(&self, visit: &mut dyn FnMut(Process, Stat)) {
         let mut listed: Vec<Pid> = Vec::new();
         let mut tree: HashSet<i32> = HashSet::from([self.supervisor.as_raw_pid()]);

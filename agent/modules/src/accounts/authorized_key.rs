@@ -236,7 +236,7 @@ pub(crate) fn run(spec: &AuthorizedKeySpec, context: &Context<'_>, writer: &FsWr
     Ok(Report::success())
 }
 
-/// Returns the parameters for the undo of the task; `None` if the key is already authorized, or if the task removes it.
+/// Returns the parameters that undo the task; `None` if the key is already authorized, or if the task removes the key.
 pub(crate) fn undo(spec: &AuthorizedKeySpec, context: &Context<'_>) -> Option<Value> {
     let there = home(&spec.user, context).ok()?.and_then(|home| context.reader.read(&keys(&home)).ok()?).is_some_and(
         |(bytes, _)| {

@@ -42,12 +42,12 @@ pub(super) fn removal(module: &str, name: &str, exists: bool) -> Option<ToolCall
     })
 }
 
-/// Returns the result of a check: a change if a tool call is needed, in sync if no call is needed.
+/// Returns the result of a check: a change for a tool call, or in sync if `call` is `None`.
 pub(super) fn checked(call: Option<ToolCall>) -> Checked {
     call.map_or(Checked::InSync, |call| Change::direct(call.verb, call.diff))
 }
 
-/// Runs a tool call. If no call is needed, the function does nothing.
+/// Runs a tool call, unless `call` is `None`.
 pub(super) fn run(
     module: &str,
     name: &str,
@@ -67,7 +67,7 @@ pub(super) fn run(
     Ok(Report::success())
 }
 
-/// Returns the parameters for the undo of the task; `None` if the account already exists, or if the task removes it.
+/// Returns the parameters that undo the task; `None` if the account already exists, or if the task removes the account.
 pub(super) fn undo(name: &str, absent: bool, exists: bool) -> Option<Value> {
     (!absent && !exists).then(|| json!({ "name": name, "state": "absent" }))
 }

@@ -115,7 +115,7 @@ impl UserSpec {
     }
 }
 
-/// Returns the names of the groups of which a user is a member.
+/// Returns the names of the groups that contain a user.
 fn groups_of(name: &str, context: &Context<'_>) -> Result<BTreeSet<String>, ModuleError> {
     let bytes = context.reader.read("/etc/group").map_err(|error| ModuleError::io("/etc/group", &error))?;
     let text = bytes.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();

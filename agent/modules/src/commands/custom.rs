@@ -1,15 +1,16 @@
 //! The module `custom` manages a resource through a program in the state repository. The agent calls the program for
-//! three operations. For each operation, the program reads one JSON document and writes one JSON document:
+//! the operations `describe`, `check` and `apply`. For each operation, the program reads one JSON document and writes
+//! one JSON document:
 //!
 //! - `describe` returns the known parameters: `{"params": {"port": {"required": true}}}`.
 //! - `check` changes nothing, and returns `{"inSync": true}` or `{"inSync": false, "diff": "readable text"}`.
 //! - `apply` returns `{"changed": true}`, and an optional `message`.
 //! - `check` and `apply` may return `data`, which becomes part of the registered result.
 //!
-//! The program reads a JSON document from stdin. The document contains the fields `operation`, `name` and `node`. For
-//! the operations `check` and `apply`, the document also contains `params` and `root`. If the program ends with a
-//! status other than 0, the task fails, and the program's stderr is the error message. The agent copies the program
-//! from the accepted commit to a sealed memory file, and runs the copy.
+//! The program reads a JSON request from stdin. The JSON request contains the fields `operation`, `name` and `node`.
+//! The JSON request for the operations `check` and `apply` also contains the fields `params` and `root`. If the program
+//! ends with a status other than 0, the task fails, and the program's stderr is the error message. The agent copies the
+//! program from the accepted commit to a sealed memory file, and runs the copy.
 
 use std::{
     collections::BTreeMap,
@@ -97,7 +98,7 @@ struct Param {
     required: bool,
 }
 
-/// A cache of the parameters that each program supports, by the digest of the program.
+/// A cache that maps the digest of each program to the parameters that the program supports.
 #[derive(Debug, Default)]
 struct Descriptions(Mutex<BTreeMap<String, Arc<Described>>>);
 
@@ -117,7 +118,7 @@ struct Apply {
     data: Option<Value>,
 }
 
-/// A copy of a program in a sealed memory file. The program supports the parameters of the task.
+/// A copy of a program in a sealed memory file. The program supports all parameters that the task sets.
 struct Program<'a> {
     spec: &'a CustomSpec,
     context: &'a Context<'a>,
@@ -197,7 +198,7 @@ impl<'a> Program<'a> {
         if output.timed_out {
             let seconds = self.context.timeout.as_secs();
             return Err(ModuleError::new(format!(
-                "{what} took longer than {seconds} s and was ended; raise the timeout"
+                "{what} took longer than {seconds} s, so the agent ended it; raise the timeout of the task"
             )));
         }
         let said = output.stderr.trim().lines().rev().take(5).collect::<Vec<_>>();

@@ -9,12 +9,12 @@ use towpath_proto::ModuleKind;
 
 use crate::{Change, Checked, Context, ModuleError, Report, Verb, params::Problem};
 
-/// A program with its arguments, its environment, and the conditions under which the program runs.
+/// A program with its arguments and environment, and the conditions on which the program runs.
 #[derive(Debug, Clone)]
 pub(super) struct Invoked {
     pub(super) argv: Vec<String>,
     /// The path of the script in the source; `None` for the module `command`. For a script, `argv` contains only the
-    /// arguments.
+    /// script's arguments.
     pub(super) script: Option<String>,
     pub(super) stdin: Option<String>,
     pub(super) env: BTreeMap<String, String>,
@@ -27,7 +27,7 @@ pub(super) struct Invoked {
     pub(super) user: Option<String>,
 }
 
-/// Checks parameters of `command` and `script`, such as `creates` and `argv`.
+/// Checks the parameters that the modules `command` and `script` share, such as `creates` and `argv`.
 pub(super) fn finish(spec: Invoked, mut problems: Vec<Problem>) -> Result<Invoked, Vec<Problem>> {
     if spec.always && spec.is_state() {
         problems.push(
@@ -51,8 +51,8 @@ impl Invoked {
         self.creates.is_some() || self.removes.is_some() || self.unless.is_some() || self.only_if.is_some()
     }
 
-    /// Returns the kind of the task. A task with `creates`, `removes`, `unless` or `onlyIf` is a state; any other task
-    /// is an action.
+    /// Returns the kind of the task. A task with `creates`, `removes`, `unless` or `onlyIf` describes a state, and any
+    /// other task is an action.
     pub(super) fn kind(&self) -> ModuleKind {
         match (self.always, self.is_state()) {
             (true, _) => ModuleKind::Always,
@@ -61,7 +61,7 @@ impl Invoked {
         }
     }
 
-    /// Returns true if the task has a command line as condition (`unless` or `onlyIf`).
+    /// Returns true if the task sets `unless` or `onlyIf`, whose value is a command line.
     pub(super) fn asks_commands(&self) -> bool {
         self.unless.is_some() || self.only_if.is_some()
     }
@@ -117,7 +117,8 @@ fn account(name: &str) -> Result<Account, ModuleError> {
     found.ok_or_else(|| ModuleError::new(format!("this node has no user {name:?}; create the user in an earlier task")))
 }
 
-/// Checks whether the program must run. Without conditions, the program must always run, even if it has run before.
+/// Checks whether the program must run. A program without conditions must always run, even if the program has run
+/// before.
 pub(super) fn check(spec: &Invoked, context: &Context<'_>) -> Result<Checked, ModuleError> {
     let there = |path: &String| context.reader.exists(path).map_err(|error| ModuleError::io(path, &error));
     let run = Checked::Change(Change { verb: Verb::Run, diff: spec.display(), steps: Vec::new() });
@@ -156,7 +157,7 @@ pub(super) fn finish_run(
     }
     if output.timed_out {
         return Err(ModuleError::new(format!(
-            "the program took longer than {} s and was ended; raise the timeout of the task",
+            "the program took longer than {} s, so the agent ended it; raise the timeout of the task",
             context.timeout.as_secs()
         )));
     }

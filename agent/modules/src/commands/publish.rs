@@ -1,4 +1,5 @@
-//! The module `publish` will publish a value for other nodes. The module is not implemented yet.
+//! The module `publish` is reserved for a task that publishes a value for other nodes. The module is not implemented
+//! yet.
 
 use serde_json::Value;
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
@@ -9,7 +10,7 @@ use crate::{
     resource::resource,
 };
 
-/// A task with the module `publish`. The task fails, because the module is not implemented yet.
+/// A task with the module `publish`, which fails because the module is not implemented yet.
 #[derive(Debug)]
 struct Unsupported;
 

@@ -1,4 +1,4 @@
-//! The module `reboot` reboots the node, either always or only if the system requires a reboot.
+//! The module `reboot` reboots the node: always, or only if the operating system asks for a reboot.
 
 use serde_json::Value;
 use towpath_host::{
@@ -14,8 +14,8 @@ use crate::{
 /// The resolved parameters of the module `reboot`.
 #[derive(Debug, Clone)]
 pub(crate) struct RebootSpec {
-    /// True if the task always reboots the node once. False if the task reboots the node only when the system requires
-    /// a reboot.
+    /// True if the task always reboots the node once. False if the task reboots the node only when the operating system
+    /// asks for a reboot.
     always: bool,
 }
 
@@ -51,7 +51,7 @@ impl Resource for RebootSpec {
     }
 }
 
-/// A Debian system requires a reboot if one of the listed files exists.
+/// A Debian system asks for a reboot by creating one of these files.
 const REQUIRED: [&str; 2] = ["/run/reboot-required", "/var/run/reboot-required"];
 
 pub(crate) fn resolve(reboot: &pb::Reboot) -> RebootSpec {

@@ -10,7 +10,8 @@ use crate::{
     resource::resource,
 };
 
-/// The resolved parameters of the module `block`: the lines, the marker lines, and the position in the file.
+/// The resolved parameters of the module `block`: the lines, the marker lines, and the position of the block in the
+/// file.
 #[derive(Debug, Clone)]
 pub(crate) struct BlockSpec {
     path: String,
@@ -18,7 +19,7 @@ pub(crate) struct BlockSpec {
     label: String,
     anchor: Anchor,
     absent: bool,
-    /// The parameters as the task sets them, from which the undo of the task is made.
+    /// The parameters in the task, from which the agent derives the undo of the task.
     params: Value,
 }
 

@@ -9,7 +9,7 @@ use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 use super::value::{EditError, Format, Part, resolve};
 use crate::{Module, Resolved, resource::resource};
 
-/// The type that implements the module `ini` and the format of ini files.
+/// The implementation of the module `ini` and of the format of ini files.
 #[derive(Debug)]
 pub(crate) struct Ini;
 
@@ -49,8 +49,7 @@ impl Format for Ini {
 #[derive(Debug, PartialEq, Eq)]
 enum Line<'a> {
     Section(&'a str),
-    /// A setting. The three texts of a setting are its name, the part of the line before the value, and the value with
-    /// its comment.
+    /// A setting as three texts: the name, the part of the line before the value, and the value with the comment.
     Setting(&'a str, &'a str, &'a str),
     Other,
 }
@@ -87,8 +86,8 @@ fn parts(value: &str) -> (&str, &str) {
     value.split_at(end)
 }
 
-/// Returns the range of lines that belong to a section; `None` if the file does not have the section. Without a section
-/// name, the range ends at the first section.
+/// Returns the line numbers of a section; `None` if the file does not have the section. If `section` is `None`, the
+/// range contains the lines before the first section.
 fn section(lines: &[&str], name: Option<&str>) -> Option<std::ops::Range<usize>> {
     let begins = |from: usize| lines[from..].iter().position(|text| matches!(line(text), Line::Section(_)));
     let from = match name {
@@ -112,7 +111,7 @@ fn refuse_continued(lines: &[&str], at: usize) -> Result<(), EditError> {
     Ok(())
 }
 
-/// Returns the line end of a file: LF or CRLF. Returns an error if the file contains both.
+/// Returns the line end of a file: LF or CRLF. Returns an error if the file contains both LF and CRLF.
 fn line_end(text: &str) -> Result<&'static str, EditError> {
     match (text.matches("\r\n").count(), text.matches('\n').count()) {
         (0, _) => Ok("\n"),
@@ -129,8 +128,8 @@ fn place(way: &[Part]) -> (Option<&str>, &str) {
     }
 }
 
-/// Parses an ini file. Each section becomes a map. Settings before the first section become members of the document
-/// itself. If a setting occurs several times, the last value counts.
+/// Parses an ini file. Each section becomes a map. In the parsed document, the settings before the first section are
+/// members of the top-level map. If a setting occurs several times, the document contains the last value.
 fn read(text: &str) -> Value {
     let mut whole = Map::new();
     let mut at: Option<&str> = None;

@@ -10,7 +10,7 @@ use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 use super::value::{EditError, Format, Part, resolve};
 use crate::{Module, Resolved, resource::resource};
 
-/// The type that implements the module `json` and the format of JSON files.
+/// The implementation of the module `json` and of the format of JSON files.
 #[derive(Debug)]
 pub(crate) struct Json;
 
@@ -79,8 +79,8 @@ fn root(text: &str) -> Result<CstRootNode, EditError> {
     CstRootNode::parse(text, &options()).map_err(|error| format!("the file is not valid JSON: {error}"))
 }
 
-/// Returns a member of an object. If a map contains a name several times, the last value counts, as in other JSON
-/// parsers.
+/// Returns a member of an object. If a JSON object contains a name several times, the parser uses the last value, as
+/// other JSON parsers do.
 fn member(object: &CstObject, name: &str) -> Option<CstObjectProp> {
     object.properties().into_iter().rev().find(|member| member.decoded_name().as_deref() == Some(name))
 }

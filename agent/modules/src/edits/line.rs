@@ -19,7 +19,7 @@ pub(crate) struct LineSpec {
     pattern: Option<Regex>,
     anchor: Anchor,
     absent: bool,
-    /// The parameters as the task sets them, from which the undo of the task is made.
+    /// The parameters in the task, from which the agent derives the undo of the task.
     params: Value,
 }
 

@@ -31,7 +31,8 @@ impl Lines {
         Ok(Self { lines, old, ends })
     }
 
-    /// Returns the change that writes the new lines to the file. Returns [`Checked::InSync`] if the lines are equal.
+    /// Returns the change that writes the new lines to the file; [`Checked::InSync`] if the file already has the new
+    /// lines.
     pub(crate) fn change(self, path: &str, new: &[String], context: &Context<'_>) -> Result<Checked, ModuleError> {
         if new == self.lines {
             return Ok(Checked::InSync);
@@ -60,8 +61,8 @@ impl Lines {
     }
 }
 
-/// Returns the parameters for the undo of the task; `None` if the task itself removes the line or block. The parameters
-/// in `without` are omitted.
+/// Returns the parameters that undo the task; `None` if the task removes the line or block. The result omits the
+/// parameters in `without`.
 pub(crate) fn undo(params: &Value, without: &[&str]) -> Option<Value> {
     if params.get("state").and_then(Value::as_str) == Some("absent") {
         return None;
@@ -75,8 +76,8 @@ pub(crate) fn undo(params: &Value, without: &[&str]) -> Option<Value> {
     Some(params)
 }
 
-/// The position of new lines. New lines are inserted after or before the last line that matches a regular expression,
-/// or at the end of the file.
+/// The position of new lines: after or before the last line that matches a regular expression, or at the end of the
+/// file.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Anchor {
     pub(crate) after: Option<Regex>,
@@ -92,7 +93,7 @@ impl Anchor {
         Self { after: pattern("after", after, problems), before: pattern("before", before, problems) }
     }
 
-    /// Returns the index that the first new line gets in the list of lines.
+    /// Returns the index in `lines` at which the new lines are inserted.
     pub(crate) fn position(&self, lines: &[String]) -> usize {
         let last = |pattern: &Regex| lines.iter().rposition(|line| pattern.is_match(line));
         let after = self.after.as_ref().and_then(last).map(|at| at + 1);

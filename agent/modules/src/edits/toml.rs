@@ -7,7 +7,7 @@ use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
 use super::value::{EditError, Format, Part, resolve};
 use crate::{Module, Resolved, resource::resource};
 
-/// The type that implements the module `toml` and the format of TOML files.
+/// The implementation of the module `toml` and of the format of TOML files.
 #[derive(Debug)]
 pub(crate) struct Toml;
 
@@ -110,7 +110,7 @@ fn with_line_ends(text: &str, new: &str) -> String {
     if text.contains("\r\n") { new.replace("\r\n", "\n").replace('\n', "\r\n") } else { new.to_owned() }
 }
 
-/// Returns the member of a map or list to which one part of a path leads. A missing map is created.
+/// Returns the value in a map or list that one part of a path selects. A missing map is created.
 fn down<'a>(at: &'a mut Item, part: &Part) -> Result<&'a mut Item, EditError> {
     if at.is_array() || at.is_array_of_tables() {
         let index = part.index.ok_or_else(|| {
@@ -199,7 +199,7 @@ fn remove(text: &str, way: &[Part]) -> Result<String, EditError> {
     Ok(with_line_ends(text, &document.to_string()))
 }
 
-/// Keeps the comment at the head of a file when the first key is removed. The next key gets the comment. A comment that
+/// Keeps the comment at the top of a file when the first key is removed. The next key gets the comment. A comment that
 /// is followed by an empty line describes the file, not the first key.
 fn keep_head(table: &mut dyn TableLike, name: &str) {
     let prefix = |table: &dyn TableLike, name: &str| {

@@ -1,7 +1,7 @@
 //! Code for the modules `ini`, `json`, `yaml` and `toml`. The code edits one value in a structured file.
 //!
-//! An edit changes only one value, and keeps the comments and the order of the file. If an edit would change a second
-//! value, the task fails.
+//! An edit changes only one value, and keeps the comments and the order of the file. The task fails if the edit also
+//! changes another value.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -31,7 +31,7 @@ pub(crate) trait Format: Debug + Send + Sync {
     /// Returns the module that edits files of this format.
     fn module(&self) -> &'static dyn Module;
 
-    /// Returns true if a file of this format consists of sections, and each setting is one line.
+    /// Returns true if files of this format have sections and one setting on each line, as ini files do.
     fn has_sections(&self) -> bool {
         false
     }
@@ -39,10 +39,10 @@ pub(crate) trait Format: Debug + Send + Sync {
     /// Parses the text of a file.
     fn read(&self, text: &str) -> Result<Value, EditError>;
 
-    /// Returns the new text of the file, in which the value is set.
+    /// Sets the value in the text of a file, and returns the new text.
     fn set(&self, text: &str, way: &[Part], value: &Value) -> Result<String, EditError>;
 
-    /// Returns the new text of the file, from which the value is removed.
+    /// Removes the value from the text of a file, and returns the new text.
     fn remove(&self, text: &str, way: &[Part]) -> Result<String, EditError>;
 }
 
@@ -50,11 +50,11 @@ pub(crate) trait Format: Debug + Send + Sync {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Part {
     pub(crate) name: String,
-    /// The index in a list, if the name is an unquoted number. The value is `None` for any other name.
+    /// The index in a list, if the path part is an unquoted number; `None` for any other path part.
     pub(crate) index: Option<usize>,
 }
 
-/// The reason why a file cannot be edited, for the error message.
+/// A text for the error message: the reason why the file cannot be edited.
 pub(crate) type EditError = String;
 
 /// Resolves the parameters of a module that sets or removes one value of a file.
@@ -143,7 +143,8 @@ pub(super) fn find<'a>(value: &'a Value, way: &[Part]) -> Option<&'a Value> {
     })
 }
 
-/// Sets or removes a value in a parsed document. The edited file must have exactly the resulting values.
+/// Sets or removes a value in a parsed document. The module then compares the values in the edited file with the
+/// changed document.
 fn expected(document: &mut Value, way: &[Part], value: Option<&Value>) -> Result<(), EditError> {
     let Some((part, rest)) = way.split_first() else {
         *document = value.cloned().unwrap_or(Value::Null);
@@ -205,8 +206,8 @@ fn edited(format: &dyn Format, text: &str, way: &[Part], value: Option<&Value>) 
     Ok(Some(format!("{mark}{new}")))
 }
 
-/// Returns a document without nulls and empty maps. When the last member of a map is removed, some formats keep an
-/// empty map, and some remove it.
+/// Returns a copy of a document without null values and empty maps. When the last member of a map is removed, some
+/// formats keep the empty map, and other formats remove the map.
 fn normalized(value: Value) -> Value {
     match value {
         Value::Object(members) => {
@@ -273,8 +274,8 @@ impl ValueSpec {
         Ok(Checked::Change(Change { verb: if meta.is_some() { Verb::Update } else { Verb::Create }, diff, steps }))
     }
 
-    /// Returns the parameters for the undo of the task. The undo restores the current value, or removes the value if
-    /// the file does not contain it now.
+    /// Returns the parameters that undo the task. The undo restores the current value. If the file has no current
+    /// value, the undo removes the value.
     fn current(&self, context: &Context<'_>) -> Option<Value> {
         let bytes = context.reader.read(&self.path).ok()?.map(|(bytes, _)| bytes).unwrap_or_default();
         let text = String::from_utf8(bytes).ok()?;

@@ -10,7 +10,7 @@ use yaml_edit::{Document, Sequence, YamlFile, YamlValue, path::YamlPath as _};
 use super::value::{EditError, Format, Part, resolve};
 use crate::{Module, Resolved, resource::resource};
 
-/// The type that implements the module `yaml` and the format of YAML files.
+/// The implementation of the module `yaml` and of the format of YAML files.
 #[derive(Debug)]
 pub(crate) struct Yaml;
 
@@ -46,8 +46,8 @@ fn read(text: &str) -> Result<Value, EditError> {
     plain_value(text).map_err(|error| format!("the file is not valid YAML: {error}"))
 }
 
-/// Returns the path to a value in the notation of the library yaml-edit. In the notation of yaml-edit, a number is an
-/// index in a list. A backslash before the digits makes the number a name.
+/// Returns the path to a value in the notation of the library yaml-edit. In a path of yaml-edit, a number is an index
+/// in a list. A backslash before the digits makes the number a name.
 fn way_text(way: &[Part], document: &Value) -> String {
     let mut texts = Vec::new();
     let mut at = Some(document);
@@ -81,7 +81,7 @@ fn only(text: &str) -> Result<(YamlFile, Document), EditError> {
     Ok((file, document))
 }
 
-/// Converts a value to YAML. Maps and lists are written in block style, and their order is kept. Scalars are quoted if
+/// Converts a value to YAML. Writes maps and lists in block style, in the order of the value. Quotes scalars if
 /// necessary.
 fn written(value: &Value) -> Result<YamlValue, EditError> {
     Ok(match value {

@@ -1,8 +1,8 @@
 //! The module `archive` unpacks a tar or zip archive to a directory.
 //!
 //! The agent writes the archive members to disk while it reads the archive, so the unpacked content is never in memory.
-//! An archive from the source is in memory, but only in its packed form. An archive member is rejected if its path or
-//! its link target is outside of the target directory.
+//! The agent loads an archive into memory only if the archive is from the source, and only in packed form. An archive
+//! member is rejected if its path or its link target is outside of the target directory.
 
 mod members;
 
@@ -364,8 +364,8 @@ impl Unpacking<'_> {
         Ok(())
     }
 
-    /// Returns an error if an archive member is a link in a folder that is itself a link. The target of the member
-    /// would depend on the folder's target.
+    /// Returns an error if an archive member is a link below another link, because the two links together can lead to a
+    /// third file.
     fn refuse_links_above(&self, path: &str) -> io::Result<()> {
         for (at, _) in path.match_indices('/') {
             if self.writer.reader().link(&path[..at])?.is_some() {
@@ -384,7 +384,8 @@ impl Unpacking<'_> {
     }
 }
 
-/// Returns the parameters for the undo of the task; `None` if the directory already exists, or if the task removes it.
+/// Returns the parameters that undo the task; `None` if the directory already exists, or if the task removes the
+/// directory.
 pub(crate) fn undo(spec: &ArchiveSpec, context: &Context<'_>) -> Option<Value> {
     let new = !spec.absent && !context.reader.exists(&spec.path).ok()?;
     new.then(|| json!({ "path": spec.path, "state": "absent" }))

@@ -1,7 +1,7 @@
 //! The module `download` fetches a file over https, and verifies its SHA-256 digest.
 //!
-//! After an interrupted download, the next attempt fetches only the missing bytes (RFC 9110, Range Requests). If the
-//! digest of a downloaded file is wrong, the file is not renamed to its path.
+//! After an interrupted download, the next attempt requests only the missing bytes (RFC 9110, Range Requests). If the
+//! digest of a downloaded file is wrong, the agent does not rename the file to its path.
 
 use std::io::{Read, Seek as _, Write as _};
 
@@ -116,8 +116,8 @@ fn digest(mut from: impl Read, context: &Context<'_>) -> std::io::Result<String>
     }
 }
 
-/// The state of the file at the path. The file is missing, has a wrong digest, or has the right digest and maybe wrong
-/// permissions.
+/// The state of the downloaded file at its path. The path has no file, a file with a wrong digest, or a file with the
+/// right digest.
 enum Found {
     Nothing,
     Other(Meta),
@@ -157,7 +157,8 @@ pub(crate) fn check(spec: &DownloadSpec, context: &Context<'_>) -> Result<Checke
     }
 }
 
-/// Returns a URL for messages. The user, the password and the query are removed, because they may be secret.
+/// Returns a URL for messages. The function removes the user, the password and the query, because these parts of a URL
+/// may be secret.
 fn display_url(url: &str) -> String {
     let plain = url.split(['?', '#']).next().unwrap_or_default();
     match plain.split_once("://") {
@@ -205,7 +206,7 @@ pub(crate) fn run(spec: &DownloadSpec, context: &Context<'_>, writer: &FsWriter)
         writer.drop_part(path).map_err(io)?;
         let from = display_url(&spec.url);
         return Err(ModuleError::new(format!(
-            "cannot write {path}: the file from {from} has the digest {got}, but sha256 is {}",
+            "cannot write {path}: the file from {from} has the digest {got}, but `sha256` is {}",
             spec.digest
         )));
     }
@@ -213,7 +214,7 @@ pub(crate) fn run(spec: &DownloadSpec, context: &Context<'_>, writer: &FsWriter)
     Ok(Report::success())
 }
 
-/// Downloads the bytes of a file after the first `from` bytes. Returns the digest of the whole file.
+/// Downloads a file, except its first `from` bytes. Returns the digest of the whole file.
 fn fetch(
     spec: &DownloadSpec,
     context: &Context<'_>,
@@ -256,7 +257,7 @@ fn fetch(
         if size > limit || all.is_some_and(|all| all > limit) {
             writer.drop_part(path).map_err(io)?;
             let message = format!(
-                "cannot write {path}: the file from {shown} has more than {limit} bytes; raise the parameter maxBytes"
+                "cannot write {path}: the file from {shown} has more than {limit} bytes; raise the parameter `maxBytes`"
             );
             return Err(ModuleError::new(message));
         }
@@ -278,7 +279,7 @@ fn fetch(
     whole(part)
 }
 
-/// Returns the parameters for the undo of the task; `None` if the file already exists, or if the task removes the file.
+/// Returns the parameters that undo the task; `None` if the file already exists, or if the task removes the file.
 pub(crate) fn undo(spec: &DownloadSpec, context: &Context<'_>) -> Option<Value> {
     let new = !spec.absent && !context.reader.exists(&spec.path).ok()?;
     new.then(|| json!({ "path": spec.path, "state": "absent" }))

@@ -1,4 +1,4 @@
-//! A drop-in file: a file in a folder such as /etc/sudoers.d. A program reads all files of the folder.
+//! A drop-in file: a file in a folder such as /etc/sudoers.d. A program such as sudo reads all files in the folder.
 
 use serde_json::{Value, json};
 
@@ -30,8 +30,7 @@ impl DropInFile {
         self.file.path()
     }
 
-    /// Returns the parameters for the undo of the task; `None` if the file already exists, or if the task removes the
-    /// file.
+    /// Returns the parameters that undo the task; `None` if the file already exists, or if the task removes the file.
     pub(crate) fn undo(&self, context: &Context<'_>) -> Option<Value> {
         if self.absent || context.reader.exists(self.file.path()?).ok()? {
             return None;

@@ -102,8 +102,8 @@ fn compare(spec: &FileSpec, context: &Context<'_>) -> Result<Checked, ModuleErro
     }
 }
 
-/// Returns the state that each managed path must have, by the rules of [`compare`]. Returns `None` if a later pass
-/// needs the full check.
+/// Returns the state that each managed path must have, by the rules of [`compare`]. Returns `None` if a later pass must
+/// check the task in full.
 fn expected(spec: &FileSpec, context: &Context<'_>, key: &[u8; 32]) -> Option<Vec<Expectation>> {
     let one = |path: &str, what: Expected, mode: Option<u32>| Expectation {
         path: path.to_owned(),

@@ -1,6 +1,6 @@
 //! The module `git` copies the files of a git repository at one commit to the node. The agent fetches the repository
-//! together with the commit that contains the task. The agent manages the files of the repository like files of the
-//! source.
+//! when the agent fetches the commit that contains the task. The agent manages the files of the repository in the same
+//! way as files of the source.
 
 use serde_json::{Value, json};
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};
@@ -12,7 +12,7 @@ use crate::{
     resource::resource,
 };
 
-/// The resolved parameters of the module `git`: the parameters of the tree of files.
+/// The resolved parameters of the module `git`: the files of the commit as a tree.
 #[derive(Debug)]
 struct GitSpec(FileSpec);
 
@@ -59,7 +59,7 @@ impl Resource for GitSpec {
     }
 }
 
-/// The text that a plan shows if the repository is not fetched yet.
+/// The text in a plan for a git repository that the node has not fetched yet.
 const UNKNOWN: &str = "the files are unknown: only the agent fetches the repository, not a plan from a working tree";
 
 fn resolve(params: &Value) -> Result<GitSpec, Vec<Problem>> {

@@ -73,9 +73,10 @@ impl Resource for PackageSpec {
         &self.names
     }
 
-    /// Returns the key of the package transactions that the task can join. A transaction only installs or only removes
-    /// packages, because the TaskBook defines the order. A task with a version is applied alone, because its flags must
-    /// not apply to other packages.
+    /// Returns the key of the task's package transaction; `None` if the task needs a transaction of its own. A
+    /// transaction either installs or removes packages, because the TaskBook defines the order of installations and
+    /// removals. The agent applies a task with the parameter `version` alone, because flags for the version must not
+    /// affect other packages.
     fn batch(&self) -> Option<BatchKey> {
         let removes = self.state == State::Absent;
         let settings = format!("{:?} {:?} {removes}", self.backend, self.conffiles);
@@ -99,8 +100,7 @@ fn check(spec: &PackageSpec, context: &Context<'_>) -> Result<Checked, ModuleErr
     Ok(Checked::Change(Change { verb, diff: spec.diff(&missing, &installed, &newest), steps: Vec::new() }))
 }
 
-/// Returns the parameters for the undo of the task, which removes the new packages; `None` if all packages are already
-/// installed.
+/// Returns parameters that remove the packages that the task installs; `None` if all packages are already installed.
 fn undo(spec: &PackageSpec, context: &Context<'_>) -> Option<Value> {
     let installed = context.cache.entry::<Database>().read(spec.backend, context).ok()?;
     let new: Vec<&String> = spec.names.iter().filter(|name| !installed.contains_key(*name)).collect();
@@ -123,7 +123,7 @@ fn all_there(uses: &[&PackageSpec], context: &Context<'_>) -> Result<bool, Modul
     Ok(true)
 }
 
-/// Applies several package tasks together. If the backend supports transactions, all packages change in one
+/// Applies several tasks of the module `package`. If the package tool supports transactions, all packages change in one
 /// transaction.
 fn package_transaction(uses: &[&PackageSpec], context: &Context<'_>) -> Result<(), ModuleError> {
     context.needs_whole_root("package")?;
@@ -184,14 +184,15 @@ fn package_transaction(uses: &[&PackageSpec], context: &Context<'_>) -> Result<(
     )))
 }
 
-/// Returns a text about the changes that a package transaction has not made. The text is empty if all changes were
-/// made.
+/// Describes the wanted changes that a package transaction has not made. Returns an empty text if the transaction has
+/// made all changes.
 fn unfinished(spec: &PackageSpec, installed: &Packages, newest: &BTreeMap<String, String>) -> String {
     let left = spec.missing(installed, newest);
     if left == Missing::default() { String::new() } else { spec.diff(&left, installed, newest) }
 }
 
-/// Returns the newest version of each package, if the desired state is `latest`. The map is empty for any other state.
+/// Returns the newest version of each package, if the desired state is `latest`. Returns an empty map for any other
+/// desired state.
 fn newest(spec: &PackageSpec, context: &Context<'_>) -> Result<BTreeMap<String, String>, ModuleError> {
     if spec.state == State::Latest { backend::newest(spec, context) } else { Ok(BTreeMap::new()) }
 }

@@ -100,8 +100,8 @@ fn resolve(repository: &pb::PackageRepository) -> Result<RepositorySpec, Vec<Pro
     Ok(RepositorySpec { file, base_url: repository.base_url.clone() })
 }
 
-/// Adds a problem for each parameter that is not a single word. A second word or line would be another setting of the
-/// repository file.
+/// Adds a problem for each of the given parameters that is not a single word. In a repository file, a second word or
+/// line is a separate setting.
 fn one_word(repository: &pb::PackageRepository, problems: &mut Vec<Problem>) {
     let lists = [
         ("uris", &repository.uris),
@@ -120,7 +120,8 @@ fn one_word(repository: &pb::PackageRepository, problems: &mut Vec<Problem>) {
     }
 }
 
-/// Checks the parameter `signedBy`. The value is either the path of a keyring, or a public key in ASCII armour.
+/// Checks the parameter `signedBy`. The value of `signedBy` is either the path of a keyring, or a public key in ASCII
+/// armour.
 fn signed_by(key: &str, problems: &mut Vec<Problem>) {
     let text = key.trim();
     if !text.starts_with(ARMOUR.0) {

@@ -1,4 +1,4 @@
-//! The module `wait` waits for a duration, a port, a path, or a shared value.
+//! The module `wait` waits until a duration has passed, or until a port, a path or a shared value is available.
 
 use std::{
     net::{TcpStream, ToSocketAddrs as _},
@@ -17,7 +17,7 @@ use crate::{
     resource::resource,
 };
 
-/// The event for which the module `wait` waits.
+/// The condition for which the module `wait` waits.
 #[derive(Debug, Clone)]
 enum WaitSpec {
     /// The wait ends after the given duration.

@@ -56,8 +56,7 @@ impl Resource for HostnameSpec {
         Ok(Report::success())
     }
 
-    /// Returns the parameters for the undo of the task, with the current host name; `None` if /etc/hostname contains no
-    /// name.
+    /// Returns parameters that restore the current host name; `None` if /etc/hostname contains no host name.
     fn undo(&self, context: &Context<'_>) -> Option<Value> {
         let name = written(context).ok().filter(|name| !name.is_empty())?;
         Some(json!({ "name": name }))

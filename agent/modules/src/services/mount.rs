@@ -1,4 +1,4 @@
-//! The module `mount` manages a file system. A systemd unit mounts the file system, now and at every boot
+//! The module `mount` manages the mount of a file system. A systemd unit mounts the file system, now and at every boot
 //! (systemd.mount(5)).
 
 use serde_json::{Value, json};
@@ -105,7 +105,8 @@ pub(crate) fn resolve(mount: pb::Mount) -> Result<MountSpec, Vec<Problem>> {
     Ok(MountSpec { path, device, kind: mount.r#type, options: mount.options, state })
 }
 
-/// Returns the name of the mount unit for a path. The path is escaped as `systemd-escape --path` does.
+/// Returns the name of the systemd mount unit for a path. The function escapes the path in the same way as
+/// `systemd-escape --path`.
 fn unit(path: &str) -> String {
     let mut name = String::new();
     for (at, byte) in path.trim_matches('/').bytes().enumerate() {
@@ -144,7 +145,7 @@ impl MountSpec {
     }
 }
 
-/// An action that brings a mount to its desired state, such as enabling its unit.
+/// A step that brings a mount to its desired state, such as `systemctl enable` for the mount unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Missing {
     Write,
@@ -196,8 +197,8 @@ fn missing(
     Ok((missing, state, old))
 }
 
-/// Returns an error if /etc/fstab also contains the path, because the line and the systemd unit could contradict each
-/// other.
+/// Returns an error if /etc/fstab also contains the mount point, because /etc/fstab and the mount unit could contradict
+/// each other.
 fn refuse_fstab(spec: &MountSpec, context: &Context<'_>) -> Result<(), ModuleError> {
     let read = context.reader.read("/etc/fstab").map_err(|error| ModuleError::io("/etc/fstab", &error))?;
     let text = read.map(|(bytes, _)| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
@@ -208,7 +209,7 @@ fn refuse_fstab(spec: &MountSpec, context: &Context<'_>) -> Result<(), ModuleErr
     if text.lines().any(here) && spec.state != State::Absent {
         return Err(ModuleError::new(format!(
             "cannot manage the mount {}: /etc/fstab also contains the mount; \
-             remove the line with the module line in an earlier task",
+             remove the line in an earlier task (module `line`)",
             spec.path
         )));
     }
@@ -275,7 +276,8 @@ pub(crate) fn run(spec: &MountSpec, context: &Context<'_>, writer: &FsWriter) ->
     Ok(Report::success())
 }
 
-/// Returns the parameters for the undo of the task; `None` if the mount unit already exists, or if the task removes it.
+/// Returns the parameters that undo the task; `None` if the mount unit already exists, or if the task removes the mount
+/// unit.
 pub(crate) fn undo(spec: &MountSpec, context: &Context<'_>) -> Option<Value> {
     let new = spec.state != State::Absent && !context.reader.exists(&spec.file()).ok()?;
     new.then(|| json!({ "path": spec.path, "state": "absent" }))

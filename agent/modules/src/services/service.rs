@@ -125,13 +125,13 @@ impl ServiceSpec {
         matches!(self.state, Some(State::Restarted | State::Reloaded))
     }
 
-    /// Returns the real name of the unit, if the parameter `name` is an alias. The function reads the unit files, so
-    /// the unit need not be loaded.
+    /// Returns the real name of the unit, if the parameter `name` is an alias. The function reads unit files from the
+    /// disk, so systemd need not have loaded the unit.
     pub(crate) fn unit_name(&self, context: &Context<'_>) -> String {
         aliases::unit(context.reader, &self.unit)
     }
 
-    /// Returns the state of the unit. The result contains the real name of the unit, even if the task names an alias.
+    /// Returns the state of the unit. The state contains the real name of the unit, even if the task names an alias.
     fn state(&self, systemd: &Systemd, context: &Context<'_>) -> Result<UnitState, ModuleError> {
         systemd.state(&self.unit_name(context)).map_err(failed)
     }
@@ -241,8 +241,8 @@ fn started(systemd: &Systemd, unit: &str, job: Job, context: &Context<'_>) -> Re
     Ok(())
 }
 
-/// Adds the last lines of systemd's journal about a unit to an error message. The message begins with `what`, unless
-/// `what` is empty.
+/// Adds the last lines of systemd's journal about a unit to an error message. The message begins with the text `what`,
+/// unless `what` is empty.
 pub(crate) fn with_journal(what: &str, unit: &str, error: &SystemdError, context: &Context<'_>) -> ModuleError {
     let lines = journal(unit, context);
     let said = if lines.is_empty() { String::new() } else { format!("; its journal ends with: {lines}") };
@@ -262,8 +262,7 @@ fn journal(unit: &str, context: &Context<'_>) -> String {
     output.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 
-/// Returns the parameters for the undo of the task, with the current state of the unit; `None` if the task does not
-/// change the state.
+/// Returns parameters that restore the current state of the unit; `None` if the task does not change the state.
 pub(crate) fn undo(spec: &ServiceSpec, context: &Context<'_>) -> Option<Value> {
     let unit = spec.state(&Systemd::connect().ok()?, context).ok()?;
     let mut params = json!({ "name": unit.id });

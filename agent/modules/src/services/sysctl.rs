@@ -74,7 +74,8 @@ pub(crate) fn resolve(sysctl: &pb::Sysctl) -> Result<SysctlSpec, Vec<Problem>> {
     Ok(SysctlSpec { name, value, absent })
 }
 
-/// Returns the value of a kernel setting with one blank between its words. The kernel separates the words by tabs.
+/// Returns the value of a kernel setting, with one blank between the words of the value. The kernel separates the words
+/// of a value by tabs.
 fn plain(value: &str) -> String {
     value.split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -89,8 +90,8 @@ impl SysctlSpec {
         format!("{} = {}\n", self.name, self.value.as_deref().unwrap_or_default())
     }
 
-    /// Returns the path of the kernel setting below /proc/sys. The parts of the name are separated by dots, or by
-    /// slashes if the first separator is a slash (sysctl.d(5)).
+    /// Returns the path of the kernel setting below /proc/sys. A dot separates the parts of the name; if the first
+    /// separator is a slash, a slash separates all parts (sysctl.d(5)).
     fn place(&self) -> String {
         let slash = self.name.find('/').unwrap_or(usize::MAX);
         if slash < self.name.find('.').unwrap_or(usize::MAX) {
@@ -117,7 +118,7 @@ impl SysctlSpec {
     }
 }
 
-/// The parts of a kernel setting that do not have the desired state.
+/// The differences between a kernel setting and its desired state: in the file, in the running kernel, or in both.
 #[derive(Default)]
 struct Missing {
     /// True if the file below /etc/sysctl.d must be written or removed.
@@ -127,7 +128,8 @@ struct Missing {
     diff: String,
 }
 
-/// Returns the parts of a kernel setting that must change; `None` if the kernel does not have the setting.
+/// Returns the differences between a kernel setting and its desired state; `None` if the kernel does not have the
+/// setting.
 fn missing(spec: &SysctlSpec, context: &Context<'_>) -> Result<Option<Missing>, ModuleError> {
     let mut missing = Missing::default();
     let file = spec.file();
@@ -188,8 +190,8 @@ pub(crate) fn run(spec: &SysctlSpec, context: &Context<'_>, writer: &FsWriter) -
     Ok(Report::success())
 }
 
-/// Returns the parameters for the undo of the task, with the kernel's current value. Returns `None` if Towpath already
-/// manages the kernel setting, or if the task removes the kernel setting.
+/// Returns parameters that restore the kernel's current value. Returns `None` if Towpath already manages the kernel
+/// setting, or if the task removes the kernel setting.
 pub(crate) fn undo(spec: &SysctlSpec, context: &Context<'_>) -> Option<Value> {
     if spec.absent || context.reader.exists(&spec.file()).ok()? {
         return None;

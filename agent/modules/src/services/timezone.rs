@@ -44,7 +44,7 @@ impl Resource for TimezoneSpec {
         compare(self, context)
     }
 
-    /// Returns the parameters for the undo of the task, with the current time zone; `None` if no time zone is set.
+    /// Returns parameters that restore the current time zone; `None` if the machine has no time zone setting.
     fn undo(&self, context: &Context<'_>) -> Option<Value> {
         let target = context.reader.link(LOCALTIME).ok()??;
         Some(json!({ "name": target.split("zoneinfo/").nth(1)? }))

@@ -1,5 +1,5 @@
-//! The module `unit` manages a unit file or drop-in below /etc/systemd/system. After a change, the agent makes systemd
-//! reload its unit files.
+//! The module `unit` manages a unit file or drop-in below /etc/systemd/system. After a change of a unit file or
+//! drop-in, the agent makes systemd reload all unit files.
 
 use serde_json::{Value, json};
 use towpath_host::systemd::Systemd;
@@ -93,8 +93,8 @@ fn template(unit: &str) -> bool {
     unit.contains("@.")
 }
 
-/// Returns true if the distribution has a unit with the same name as the managed unit. When the managed unit file is
-/// removed, systemd uses the unit of the distribution.
+/// Returns true if the distribution has a unit with the same name as the managed unit. After the agent removes the
+/// managed unit file, systemd uses the unit of the distribution.
 fn vendor(unit: &str, context: &Context<'_>) -> bool {
     ["/usr/lib/systemd/system", "/lib/systemd/system"]
         .iter()
@@ -122,7 +122,8 @@ pub(crate) fn check(spec: &UnitSpec, context: &Context<'_>) -> Result<Checked, M
     Ok(Checked::Change(change))
 }
 
-/// Returns the parameters for the undo of the task; `None` if the unit file already exists, or if the task removes it.
+/// Returns the parameters that undo the task; `None` if the unit file already exists, or if the task removes the unit
+/// file.
 pub(crate) fn undo(spec: &UnitSpec, context: &Context<'_>) -> Option<Value> {
     if spec.absent || context.reader.exists(spec.path()?).ok()? {
         return None;

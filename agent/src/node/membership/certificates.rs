@@ -111,10 +111,13 @@ mod tests {
             name: "db".into(),
             serial: Some("3f".into()),
             key: "ed25519:AA".into(),
-            why: "the certificate 3f is revoked (revoked of Config)".into(),
+            why: "the certificate 3f is revoked (`revoked` in a Config)".into(),
         };
         let event = revoked(&used, false);
-        assert_eq!(event.message, "rejected a connection with db: the certificate 3f is revoked (revoked of Config)");
+        assert_eq!(
+            event.message,
+            "rejected a connection with db: the certificate 3f is revoked (`revoked` in a Config)"
+        );
         assert_eq!((&event.data["name"], &event.data["serial"]), (&"db".into(), &"3f".into()));
         assert!(revoked(&used, true).message.contains("this node uses the revoked identity"));
         assert!(!revoked(&RevokedUse { serial: None, ..used }, false).data.contains_key("serial"));

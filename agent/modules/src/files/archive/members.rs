@@ -1,4 +1,4 @@
-//! Reads the members of an archive in their order. All archive formats give the same type of member.
+//! Reads the members of an archive in the order of the archive. The type `Member` is the same for all archive formats.
 
 use std::{
     cell::Cell,
@@ -22,9 +22,9 @@ pub(super) enum Kind {
         /// True if the archive marks the file as executable for its owner.
         program: bool,
     },
-    /// A symbolic link. The value is the target of the link.
+    /// A symbolic link in the archive, with the link's target.
     Link(String),
-    /// A hard link in the archive. The hard link is unpacked as a copy of an earlier member, whose path is the value.
+    /// A hard link, with the path of an earlier archive member. The agent unpacks a copy of the earlier archive member.
     Copy(String),
 }
 
@@ -45,13 +45,13 @@ fn refused(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
-/// The limit on the bytes that are unpacked from an archive, and the number of bytes that remain.
+/// The budget of an archive: the maximum number of unpacked bytes, and the number of bytes that remain.
 #[derive(Debug, Clone)]
 pub(super) struct Budget {
     limit: u64,
     left: Rc<Cell<u64>>,
-    /// The number of header bytes that may still be read before the next archive member. Headers are limited because
-    /// the decoder keeps them in memory.
+    /// The number of header bytes that the reader may still read before the next archive member. The number of header
+    /// bytes is limited, because the decoder keeps headers in memory.
     between: Rc<Cell<u64>>,
 }
 
@@ -73,7 +73,7 @@ impl Budget {
     pub(super) fn spend(&self, bytes: u64) -> io::Result<()> {
         let left = self.left.get().checked_sub(bytes).ok_or_else(|| {
             refused(format!(
-                "cannot unpack the archive: the content has more than {} bytes; raise the parameter maxBytes",
+                "cannot unpack the archive: the content has more than {} bytes; raise the parameter `maxBytes`",
                 self.limit
             ))
         })?;
@@ -92,7 +92,8 @@ impl Budget {
     }
 }
 
-/// A reader of an archive member's content. Bytes beyond the size in the header also reduce the budget.
+/// A reader of an archive member's content. If the content is longer than the size in the member's header, each extra
+/// byte also reduces the budget.
 struct Counted<'a, R> {
     from: R,
     stated: u64,
@@ -109,7 +110,7 @@ impl<R: Read> Read for Counted<'_, R> {
     }
 }
 
-/// A reader that returns an error if too many bytes precede an archive member.
+/// A reader that returns an error if too many header bytes precede an archive member.
 struct Headers<R> {
     from: R,
     budget: Budget,
@@ -224,7 +225,7 @@ fn tar(content: impl Read, strip: usize, budget: &Budget, take: &mut Take<'_>) -
                 let of = inside(&target, strip)?;
                 Kind::Copy(of.ok_or_else(|| {
                     refused(format!(
-                        "cannot unpack {path:?}: the member is a hard link to a path that the parameter strip removes"
+                        "cannot unpack {path:?}: the member is a hard link to a path that the parameter `strip` removes"
                     ))
                 })?)
             }
@@ -246,7 +247,7 @@ fn tar(content: impl Read, strip: usize, budget: &Budget, take: &mut Take<'_>) -
     Ok(())
 }
 
-/// Reads the rest of an archive member without using it. The rest must not count as the header of the next member.
+/// Reads and ignores the rest of an archive member, so that the rest does not count as header bytes of the next member.
 fn pass_over(entry: &mut impl Read, budget: &Budget) -> io::Result<()> {
     io::copy(entry, &mut io::sink())?;
     budget.end();
@@ -277,8 +278,8 @@ fn zip(source: Box<dyn Source>, strip: usize, budget: &Budget, take: &mut Take<'
     Ok(())
 }
 
-/// A reader of all frames of a zstd file (RFC 8878). The library decodes only one frame, and does not verify its
-/// checksum. The reader reads all frames of the file, and verifies the checksum of each frame.
+/// A reader of all frames of a zstd file (RFC 8878). The library for zstd decodes only one frame, and does not verify
+/// the frame's checksum. The reader reads all frames of the file, and verifies the checksum of each frame.
 struct Zstd<R: Read> {
     state: State<R>,
 }
@@ -296,7 +297,7 @@ impl<R: Read> Zstd<R> {
         Self { state: State::Between(from) }
     }
 
-    /// Starts to decode the next zstd frame. A skippable frame, which has no content, is ignored.
+    /// Starts to decode the next zstd frame. The function skips frames without content.
     fn next(mut from: R) -> io::Result<State<R>> {
         let mut magic = [0; 4];
         if from.read(&mut magic[..1])? == 0 {

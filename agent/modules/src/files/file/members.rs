@@ -1,9 +1,9 @@
-//! Checks a folder of the source that the agent copies to the node as a tree. Files in the target folder that the
-//! source does not contain are kept.
+//! Checks a tree: a folder of the source, which the agent copies to the node. The agent does not remove files in the
+//! target folder that the source does not contain.
 //!
-//! Links in the path of the target folder are followed. Links below the target folder are not followed. If a member
-//! must replace a file of another kind, such as a folder, the agent removes the old file or folder. If Towpath did not
-//! create the old file or folder, the task fails instead.
+//! On the node, the agent follows links in the path of the target folder, but not links below the target folder. If
+//! another kind of object, such as a folder, is at the path of a file, the agent first removes the object. The agent
+//! removes only objects that Towpath has created, and the task fails for any other object.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -53,9 +53,9 @@ struct Members<'a> {
     context: &'a Context<'a>,
     /// The folders of the tree that already exist on the node.
     there: BTreeSet<String>,
-    /// The paths that a step of the change removes, because the tree has another kind of file at the path.
+    /// The paths that the change removes, because the node and the tree have different kinds of file there.
     removed: BTreeSet<String>,
-    /// The folders of the tree that a step of the change creates.
+    /// The folders of the tree that the change creates.
     made: BTreeSet<String>,
     change: Change,
 }
@@ -113,7 +113,8 @@ impl Members<'_> {
         }
     }
 
-    /// Returns the step that creates the folder of a new member. The list of steps is empty if the folder exists.
+    /// Returns the step that creates the folder of a new file in the tree. Returns an empty list of steps if the folder
+    /// exists.
     fn way(&self, path: &str) -> Vec<Step> {
         let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
         if self.there.contains(folder) {
@@ -123,8 +124,8 @@ impl Members<'_> {
         vec![Step::MakeDirectory { path: folder.to_owned(), access }]
     }
 
-    /// Returns true if the folder of a member does not exist yet. If a file is at the path of the folder, the function
-    /// adds a step that removes the file.
+    /// Returns true if the folder of a file in the tree does not exist yet. If a file is at the path of the folder, the
+    /// function adds a step that removes the file.
     fn is_new(&mut self, path: &str) -> Result<bool, ModuleError> {
         for (at, _) in path.match_indices('/').filter(|(at, _)| *at >= self.base.len()) {
             let folder = &path[..at];
@@ -146,8 +147,8 @@ impl Members<'_> {
         Ok(false)
     }
 
-    /// Returns the result of a member's check. Returns `None` if a file of another kind is at the member's path, and a
-    /// step removes the file.
+    /// Returns the result of the check of one path in the tree. Returns `None` if the node has another kind of file at
+    /// the path, which a step removes.
     fn or_removed(
         &mut self,
         path: &str,
@@ -192,7 +193,7 @@ impl Members<'_> {
         Ok(self.reader.meta(path).map_err(io(path))?.is_some_and(|meta| meta.kind == FileKind::Directory))
     }
 
-    /// Searches a path and all paths below the path. Returns the first path that Towpath did not create.
+    /// Searches a path, and all paths below that path. Returns the first path that Towpath did not create.
     fn foreign(&self, path: &str, depth: usize) -> Result<Option<String>, ModuleError> {
         if !self.is_folder(path)? {
             let real = self.reader.resolved(path, false).map_err(io(path))?;

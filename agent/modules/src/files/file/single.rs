@@ -26,7 +26,8 @@ pub(super) fn absent(path: &str, reader: &FsReader) -> Result<Checked, ModuleErr
     Ok(Checked::Change(Change { verb: Verb::Remove, diff, steps: vec![Step::Remove { path: path.to_owned() }] }))
 }
 
-/// Compares a path with the desired link. A file at the path is replaced only if Towpath created the file.
+/// Compares the file at a path with the desired symbolic link. The agent replaces a file at the path only if Towpath
+/// created the file.
 pub(super) fn link(path: &str, target: &str, reader: &FsReader, context: &Context<'_>) -> Result<Checked, ModuleError> {
     let old = reader.link(path).map_err(io(path))?;
     if old.as_deref() == Some(target) {
@@ -35,14 +36,14 @@ pub(super) fn link(path: &str, target: &str, reader: &FsReader, context: &Contex
     let meta = reader.meta(path).map_err(io(path))?;
     if meta.is_some_and(|meta| meta.kind == FileKind::Directory) {
         return Err(ModuleError::new(format!(
-            "cannot create the link {path}: the path is a directory; remove the directory first with state: absent"
+            "cannot create the link {path}: the path is a directory; remove the directory first with `state: absent`"
         )));
     }
     let foreign = |meta: &Meta| meta.kind != FileKind::Link;
     if meta.filter(foreign).is_some() && !context.cache.has_made(&reader.resolved(path, false).map_err(io(path))?) {
         return Err(ModuleError::new(format!(
             "cannot create the link {path}: the path is a file that Towpath did not create; move the file, or \
-             remove the file with state: absent in an earlier commit"
+             remove the file with `state: absent` in an earlier commit"
         )));
     }
     if meta.is_none() {
@@ -62,7 +63,7 @@ pub(super) fn new_link(path: &str, target: &str, mut steps: Vec<Step>) -> Checke
     Checked::Change(Change { verb: Verb::Create, diff: format!("{path} -> {target}"), steps })
 }
 
-/// Compares a path with the desired directory. A link to a directory is accepted as a directory.
+/// Compares the file at a path with the desired directory. A link to a directory is accepted as a directory.
 pub(super) fn directory(spec: &FileSpec, path: &str, reader: &FsReader) -> Result<Checked, ModuleError> {
     let (uid, gid) = spec.ids()?;
     let Some(meta) = reader.meta(path).map_err(io(path))? else {
@@ -78,15 +79,15 @@ pub(super) fn directory(spec: &FileSpec, path: &str, reader: &FsReader) -> Resul
     match (found, link) {
         (Some(meta), _) if meta.kind == FileKind::Directory => Ok(granted(path, meta, spec.mode, uid, gid)),
         (Some(_), None) => Err(ModuleError::new(format!(
-            "cannot create the directory {path}: the path is not a directory; remove {path} first with state: absent"
+            "cannot create the directory {path}: the path is not a directory; remove {path} first with `state: absent`"
         ))),
         (Some(_), Some(target)) => Err(ModuleError::new(format!(
             "cannot create the directory {path}: the path is a link to {target}, which is not a directory; \
-             remove the link first with state: absent, or change its target"
+             remove the link first with `state: absent`, or change its target"
         ))),
         (None, target) => Err(ModuleError::new(format!(
             "cannot create the directory {path}: the path is a link to {target}, which does not exist; \
-             create the target in an earlier task, or remove the link first with state: absent",
+             create the target in an earlier task, or remove the link first with `state: absent`",
             target = target.unwrap_or_default()
         ))),
     }
@@ -106,7 +107,8 @@ pub(super) fn granted(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32
     })
 }
 
-/// Returns a text about the needed changes of mode, owner and group. The text is empty if no change is needed.
+/// Describes the needed changes of mode, owner and group in a text for people. Returns an empty text if no change is
+/// needed.
 pub(crate) fn access_diff(path: &str, meta: Meta, mode: Option<u32>, uid: Option<u32>, gid: Option<u32>) -> String {
     let mut diff = String::new();
     if let Some(mode) = mode.filter(|mode| *mode != meta.mode) {
@@ -121,7 +123,7 @@ pub(crate) fn access_diff(path: &str, meta: Meta, mode: Option<u32>, uid: Option
     diff
 }
 
-/// Returns the step that creates the missing parent directories of a path. The list of steps is empty if all parent
+/// Returns the step that creates the missing parent directories of a path. Returns an empty list of steps if all parent
 /// directories exist.
 pub(crate) fn parents(path: &str, reader: &FsReader) -> Result<Vec<Step>, ModuleError> {
     let Some((folder, _)) = path.trim_end_matches('/').rsplit_once('/') else { return Ok(Vec::new()) };
@@ -145,7 +147,7 @@ pub(super) fn one_file(
         Ok(old) => old,
         Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
             return Err(ModuleError::new(format!(
-                "cannot write {path}: the path is not a regular file; remove {path} first with state: absent"
+                "cannot write {path}: the path is not a regular file; remove {path} first with `state: absent`"
             )));
         }
         Err(error) => return Err(ModuleError::io(path, &error)),
@@ -201,7 +203,8 @@ pub(super) fn write(spec: &FileSpec, path: &str, content: Content, access: Acces
     }
 }
 
-/// Returns an error if a file is stored in Git LFS, because git then contains only a pointer to its content.
+/// Returns an error if the content of a file is in Git LFS, because the git repository contains only a pointer to the
+/// content.
 pub(super) fn refuse_pointer(tree: &Arc<dyn Tree>, path: &str) -> Result<(), ModuleError> {
     let bytes = tree.read(path).map_err(io(path))?.unwrap_or_default();
     if bytes.starts_with(b"version https://git-lfs.github.com/spec/") {

@@ -27,7 +27,7 @@ pub(crate) struct FileSpec {
 #[derive(Debug, Clone)]
 pub(super) enum Want {
     Content(Arc<[u8]>),
-    /// A file whose content is not checked.
+    /// A file with any content, because the task does not set the content.
     Any,
     Source(String),
     Link(String),
@@ -50,7 +50,7 @@ pub(super) fn resolve(file: &pb::File, params: &Value) -> Result<FileSpec, Vec<P
     }
     let state = file.state.as_deref().unwrap_or("present");
     if let (Some(origin), "directory" | "absent") = (origins.first(), state) {
-        problems.push(Problem::new(origin, format!("{origin} cannot be combined with state: {state}")));
+        problems.push(Problem::new(origin, format!("`{origin}` cannot be combined with `state: {state}`")));
     }
     if state == "absent" {
         for (key, given) in [
@@ -60,7 +60,7 @@ pub(super) fn resolve(file: &pb::File, params: &Value) -> Result<FileSpec, Vec<P
             ("validate", file.validate.is_some()),
         ] {
             if given {
-                problems.push(Problem::new(key, format!("{key} cannot be combined with state: absent")));
+                problems.push(Problem::new(key, format!("`{key}` cannot be combined with `state: absent`")));
             }
         }
     }
@@ -99,7 +99,8 @@ impl FileSpec {
     }
 }
 
-/// Returns the user id of the owner and the id of the group. An id is `None` if the task does not set it.
+/// Returns the user id of the owner and the id of the group. An id is `None` if the task does not set the owner or the
+/// group.
 pub(crate) fn ids(owner: Option<&str>, group: Option<&str>) -> Result<(Option<u32>, Option<u32>), ModuleError> {
     let missing = |what: &str, name: &str| {
         ModuleError::new(format!("this node has no {what} {name:?}; create the {what} in an earlier task"))

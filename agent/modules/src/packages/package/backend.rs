@@ -18,12 +18,12 @@ pub(super) struct BackendChoice {
     pub(super) backend: Backend,
     /// The version to install; `None` if the task does not set a version.
     pub(super) version: Option<String>,
-    /// True if PackageKit can change all packages. PackageKit cannot select half-installed packages, nor packages of
-    /// another architecture.
+    /// True if PackageKit can change all packages of the task. PackageKit can change neither half-installed packages
+    /// nor packages of another architecture.
     pub(super) plain: bool,
-    /// The setting that decides if changed configuration files are kept or replaced.
+    /// The parameter `conffiles`: an upgrade keeps or replaces configuration files that were changed on the node.
     pub(super) conffiles: Conffiles,
-    /// The packages that the installation may change or remove.
+    /// The packages that the task names. The installation may remove or downgrade only these packages.
     pub(super) named: Named,
 }
 
@@ -87,7 +87,7 @@ pub(super) fn change(missing: &Missing, choice: &BackendChoice, context: &Contex
     }
 }
 
-/// The time between two attempts, while another process holds the lock of the package database.
+/// The time between two attempts to change packages while another process holds the lock of the package database.
 const PAUSE: Duration = Duration::from_secs(2);
 
 /// Changes packages with PackageKit. While another process holds the lock of the package database, the agent retries,

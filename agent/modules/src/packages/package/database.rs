@@ -14,13 +14,13 @@ use crate::{Context, ModuleError};
 /// The path of dpkg's status file.
 pub(super) const DPKG: &str = "/var/lib/dpkg/status";
 
-/// Returns true if the node has a package database of dpkg, as Debian and Ubuntu have.
+/// Returns true if the node has the package database of dpkg, as on Debian and Ubuntu.
 pub(super) fn debian(context: &Context<'_>) -> bool {
     context.reader.exists(DPKG).unwrap_or(false)
 }
 
-/// The database files of rpm. Each database backend has another file (sqlite, ndb, bdb; see rpm(8), `%_db_backend`),
-/// and sqlite also has a write-ahead log.
+/// The files of the rpm database: one file name for each of the backends sqlite, ndb and bdb, and the write-ahead log
+/// of sqlite.
 const RPM: [&str; 4] = ["rpmdb.sqlite", "rpmdb.sqlite-wal", "Packages.db", "Packages"];
 
 /// A cache of the installed packages. The cache is valid until the files of the package database change.
@@ -36,7 +36,7 @@ struct Known {
 }
 
 impl Database {
-    /// Returns the installed packages. The package database is read only if it has changed.
+    /// Returns the installed packages. The function reads the package database only if its files have changed.
     pub(super) fn read(&self, backend: Backend, context: &Context<'_>) -> Result<Arc<Packages>, ModuleError> {
         let io = |error: std::io::Error| ModuleError::io(DPKG, &error);
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -82,14 +82,14 @@ impl Known {
     }
 }
 
-/// Returns the native architecture of the machine. The function takes the architecture of the installed package `dpkg`
-/// or `rpm`.
+/// Returns the native architecture of the machine. The function returns the architecture of the installed package
+/// `dpkg` or `rpm`.
 pub(super) fn native(packages: &Packages) -> Option<&str> {
     packages.get("dpkg").or_else(|| packages.get("rpm")).and_then(|own| own.arch.as_deref())
 }
 
-/// Parses the status file of dpkg (deb-control(5), dpkg(1): "want flag status"). A name without an architecture means
-/// the package of the native architecture.
+/// Parses the status file of dpkg (deb-control(5), dpkg(1): "want flag status"). In the result, a package name without
+/// an architecture means the native architecture.
 pub(super) fn dpkg(text: &str) -> Packages {
     let mut packages = entries(text);
     let Some(native) = native(&packages).map(str::to_owned) else { return packages };
@@ -135,9 +135,9 @@ fn entries(text: &str) -> Packages {
     packages
 }
 
-/// Parses the output of rpm. Each line contains the name, the architecture, the version with release, and the install
-/// time of a package. If several versions of a package are installed, as with kernels, the result contains the version
-/// that was installed last.
+/// Parses the output of rpm. Each line of the rpm output contains the name, the architecture, the version with release,
+/// and the install time of a package. If several versions of a package are installed, such as kernels, the result
+/// contains the most recently installed version.
 fn rpm(text: &str) -> Packages {
     let mut packages = Packages::new();
     let mut lines: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();

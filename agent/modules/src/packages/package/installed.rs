@@ -14,7 +14,7 @@ pub(super) struct Installed {
     pub(super) arch: Option<String>,
 }
 
-/// The installed packages. The map contains each package by its name, and by its name with architecture.
+/// The installed packages. The map contains each package twice: under its name, and under its name with architecture.
 pub(super) type Packages = BTreeMap<String, Installed>;
 
 impl Installed {

@@ -1,21 +1,21 @@
-//! Finds the side effects of an installation: other packages that it would remove or downgrade, and held packages that
-//! it would change. Before an installation, the agent runs a simulation with the package tool. The output of the
-//! simulation shows the side effects.
+//! Finds the side effects of an installation: removals and downgrades of other packages, and changes of held packages.
+//! Before an installation, the agent runs a simulation with the package tool. The output of the simulation shows the
+//! side effects.
 
 use crate::ModuleError;
 
-/// The side effects that an installation would have on other packages.
+/// The side effects of an installation on other packages, as the simulation shows.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Effects {
-    /// The packages that the installation would remove.
+    /// The packages that the simulated installation removes.
     pub(super) removed: Vec<String>,
-    /// The packages that the installation would downgrade.
+    /// The packages that the simulated installation downgrades.
     pub(super) downgraded: Vec<String>,
-    /// The packages that the installation would change, although an administrator has marked them as held.
+    /// The packages that an administrator has marked as held, but the simulated installation changes.
     pub(super) held: Vec<String>,
 }
 
-/// The packages that a task names. An installation may change only packages that the task names.
+/// The packages that a task names. A side effect is allowed only on a package that the task names.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Named {
     /// The packages to install or upgrade.
@@ -27,7 +27,8 @@ pub(super) struct Named {
 }
 
 impl Named {
-    /// Returns the name of a package. The architecture is removed from the name if it is the native architecture.
+    /// Returns the name of a package. The function removes the native architecture from a package name, and keeps any
+    /// other architecture.
     fn plain<'a>(&self, name: &'a str) -> &'a str {
         match name.rsplit_once([':', '.']) {
             Some((plain, arch)) if self.native.as_deref() == Some(arch) || matches!(arch, "all" | "any" | "noarch") => {
@@ -41,11 +42,12 @@ impl Named {
         list.iter().any(|known| self.plain(known) == self.plain(name))
     }
 
-    /// Checks the side effects of an installation. The installation may only change packages that the task names.
+    /// Checks the side effects of an installation. The installation may remove, downgrade or change held packages only
+    /// if the task names these packages.
     ///
     /// # Errors
-    /// Returns an error if the installation would change a package that the task does not name. The error message lists
-    /// the packages.
+    /// Returns an error if a side effect concerns a package that the task does not name. The error message lists the
+    /// packages.
     pub(super) fn allow(&self, effects: &Effects) -> Result<(), ModuleError> {
         let others = |list: &[String], allowed: &[String]| {
             let mut others: Vec<&str> =

@@ -1,5 +1,5 @@
-//! The resolved parameters of the module `package`. A comparison with the installed packages gives the packages to
-//! change.
+//! The resolved parameters of the module `package`. The agent compares the parameters with the installed packages to
+//! find the packages that must change.
 
 use std::collections::BTreeMap;
 
@@ -37,7 +37,8 @@ pub(super) enum Backend {
     Dnf,
 }
 
-/// Decides which configuration file remains, if both an administrator and a new package version have changed the file.
+/// The version of a configuration file that an upgrade keeps, if an administrator and the new package have both changed
+/// the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Conffiles {
     Keep,
@@ -67,17 +68,17 @@ pub(super) fn resolve(package: pb::Package) -> Result<PackageSpec, Vec<Problem>>
     };
     if package.version.is_some() && state != State::Present {
         let state = package.state.as_deref().unwrap_or_default();
-        problems.push(Problem::new("version", format!("version cannot be combined with state: {state}")));
+        problems.push(Problem::new("version", format!("`version` cannot be combined with `state: {state}`")));
     }
     let names: Vec<String> = package.name.into_iter().chain(package.names).collect();
     if package.version.is_some() && names.len() > 1 {
         problems.push(Problem::new("version", "version needs exactly one package; write one task for each package"));
     }
     if package.hold.is_some() && state == State::Absent {
-        problems.push(Problem::new("hold", "hold cannot be combined with state: absent"));
+        problems.push(Problem::new("hold", "`hold` cannot be combined with `state: absent`"));
     }
     if !package.replaces.is_empty() && state == State::Absent {
-        problems.push(Problem::new("replaces", "replaces cannot be combined with state: absent"));
+        problems.push(Problem::new("replaces", "`replaces` cannot be combined with `state: absent`"));
     }
     for name in names.iter().chain(&package.replaces) {
         let fine = |c: char| c.is_ascii_alphanumeric() || "+-._:".contains(c);
@@ -119,7 +120,7 @@ pub(super) struct Missing {
 }
 
 impl Missing {
-    /// Adds the packages that another task must change.
+    /// Adds the packages of another task to the packages that must change.
     pub(super) fn append(&mut self, other: Self) {
         self.install.extend(other.install);
         self.upgrade.extend(other.upgrade);
@@ -157,7 +158,7 @@ impl PackageSpec {
         missing
     }
 
-    /// Returns a text that describes the changes of packages for people.
+    /// Describes the changes of packages in a text for people.
     pub(super) fn diff(&self, missing: &Missing, installed: &Packages, newest: &BTreeMap<String, String>) -> String {
         let mut diff = String::new();
         let version = |name: &String| installed.get(name).map(|known| known.version.clone());

@@ -14,13 +14,13 @@ use crate::{Context, ModuleError};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Deadline {
     end: Instant,
-    /// The minimum time that must remain before the deadline when a change of packages begins. An interrupted change
-    /// would break the package database.
+    /// The minimum time between the start of a package change and its deadline. The agent avoids interruptions, because
+    /// an interrupted package change can damage the package database.
     pub(super) least: Duration,
 }
 
-/// The minimum time that must remain before the deadline when a change of packages begins. If a quarter of the task's
-/// timeout is shorter, the quarter is the minimum.
+/// The minimum time between the start of a package change and its deadline. If a quarter of the task's timeout is
+/// shorter, the agent uses the quarter of the timeout as the minimum.
 const WORK: Duration = Duration::from_secs(60);
 
 impl Deadline {
@@ -67,7 +67,7 @@ pub(super) fn run_until(argv: &[&str], deadline: Deadline, context: &Context<'_>
     if output.timed_out {
         let seconds = context.timeout.as_secs();
         let what = format!(
-            "the change took longer than {seconds} s, and {} was ended; raise the timeout of the task",
+            "the package change took longer than {seconds} s, so the agent ended {}; raise the timeout of the task",
             argv[0]
         );
         return Err(ModuleError::new(what));
@@ -75,8 +75,8 @@ pub(super) fn run_until(argv: &[&str], deadline: Deadline, context: &Context<'_>
     Ok(output)
 }
 
-/// Converts a line of output from apt or dnf to the text that `towpath status` shows. A line with a URL is not shown,
-/// because the URL may contain credentials.
+/// Converts a line of output from apt or dnf to the text that `towpath status` shows. The function omits a line with a
+/// URL, because the URL may contain credentials.
 pub(super) fn display_line(line: &str) -> String {
     if line.contains("://") { "fetching".into() } else { line.trim().chars().take(100).collect() }
 }

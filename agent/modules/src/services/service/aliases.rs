@@ -1,4 +1,4 @@
-//! Resolves aliases of systemd units. An alias is a link to another unit file, or a name in the setting Alias= of a
+//! Resolves aliases of systemd units. An alias is a link to another unit file, or a name in the setting `Alias=` of a
 //! unit (systemd.unit(5)).
 
 use towpath_host::FsReader;
@@ -16,10 +16,10 @@ const FOLDERS: [&str; 8] = [
     "/lib/systemd/system",
 ];
 
-/// The maximum number of links that lead from an alias to a unit file.
+/// The maximum number of links that the agent follows from an alias to the unit file.
 const LINKS: usize = 8;
 
-/// Returns the real name of a unit that is named by an alias. A name that is not an alias is returned unchanged.
+/// Returns the real name of the unit to which an alias belongs. A name that is not an alias is returned unchanged.
 pub(super) fn unit(reader: &FsReader, name: &str) -> String {
     let mut unit = name.to_owned();
     for _ in 0..LINKS {
@@ -42,7 +42,7 @@ enum Found {
     Alias(String),
 }
 
-/// Searches the folders in order for a unit file with the given name, and returns the kind of the first file.
+/// Searches the unit folders, in their order, for a file with the given name, and returns the kind of the first file.
 fn target(reader: &FsReader, unit: &str) -> Found {
     for folder in FOLDERS {
         let path = format!("{folder}/{unit}");
@@ -62,8 +62,8 @@ fn target(reader: &FsReader, unit: &str) -> Found {
     Found::Nothing
 }
 
-/// Returns the name of the unit to which an alias links. If the unit is a template, the instance name of the alias is
-/// inserted.
+/// Returns the name of the unit to which an alias links. If the unit is a template, such as `web@.service`, the result
+/// contains the instance name from the alias.
 fn instance(target: &str, alias: &str) -> String {
     let of_alias = alias.split_once('@').and_then(|(_, rest)| rest.rsplit_once('.')).map(|(instance, _)| instance);
     match (target.split_once("@."), of_alias) {
@@ -72,7 +72,8 @@ fn instance(target: &str, alias: &str) -> String {
     }
 }
 
-/// Returns the unit whose setting Alias= contains a name. On Debian, ssh.service contains Alias=sshd.service.
+/// Returns the unit whose setting `Alias=` contains a name. On Debian, for example, `ssh.service` contains
+/// `Alias=sshd.service`.
 fn owner(reader: &FsReader, alias: &str) -> Option<String> {
     // An instance of a template unit has no file of its own.
     if alias.contains('@') {
@@ -90,7 +91,7 @@ fn owner(reader: &FsReader, alias: &str) -> Option<String> {
     None
 }
 
-/// Returns true if the setting Alias= in the text of a unit file contains a name.
+/// Returns true if the setting `Alias=` in the text of a unit file contains a name.
 fn takes(text: &str, alias: &str) -> bool {
     let mut install = false;
     text.lines().map(str::trim).any(|line| {
