@@ -1,4 +1,5 @@
-//! Accepts revisions: any node that has loaded newer commits may write the next acceptance record (P22).
+//! Accepts revisions: a node that has loaded newer commits than the accepted commits may write the next acceptance
+//! record (P22).
 
 mod chain;
 mod id;

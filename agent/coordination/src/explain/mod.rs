@@ -1,4 +1,4 @@
-//! Explains to people why a run waits. An explanation names the slot, wave or barrier that the run waits for, the nodes
+//! Creates the messages that explain why a run waits. Each message names the cause (a slot, wave or barrier), the nodes
 //! that the run waits for, and the remedy.
 //!
 //! Each message about a wait has the form `waiting for X (held by Y since T); continues when Z`. The remedy follows the
