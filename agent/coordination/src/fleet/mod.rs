@@ -1,5 +1,5 @@
-//! A node of the fleet. The node repeats three steps (read a snapshot, decide, commit) until it may continue or must
-//! wait.
+//! A node of the fleet. The node reads a snapshot, decides and commits. It repeats these steps until it may continue or
+//! must wait.
 
 mod elect;
 mod leases;
