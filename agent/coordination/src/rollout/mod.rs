@@ -1,9 +1,9 @@
-//! Rollouts: the slots, waves, barriers, failures and lost nodes of the runs of a book.
+//! Decisions about the runs of a book: slots, waves, barriers, failures, lost nodes and elections.
 //!
-//! Decisions are pure functions. The inputs of a decision are a [`RolloutSpec`] (the rollout in the revision) and a
-//! [`RunSnapshot`] (the state in the store). The result of a decision is a [`Decision`], which may contain a
-//! transaction for the store. The agent, the model checker and the simulation call the same decision functions. The
-//! agent, the model checker and the simulation differ only in the code that runs a transaction (P2).
+//! Decisions are pure functions. The inputs of a decision are a [`RolloutSpec`] (from the accepted revision) and a
+//! [`RunSnapshot`] (from the store). The result of a decision is a [`Decision`], which may contain a transaction for
+//! the store. The agent, the model checker and the simulation call the same decision functions. The agent, the model
+//! checker and the simulation differ only in the code that runs a transaction (P2).
 
 mod decide;
 mod elect;
