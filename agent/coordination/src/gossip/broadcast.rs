@@ -107,8 +107,8 @@ impl BroadcastHandler<MemberId> for BroadcastState {
                 news
             }
             Payload::Accepted(id) => {
-                // Of two acceptances of one number, only the store decides. If each replaced the other here, nodes would
-                // send both forever.
+                // Only the store decides between two acceptances with one number. If each replaced the other here,
+                // nodes would send both of them forever.
                 let news = listener.accepted.id.generation < id.generation;
                 if news {
                     listener.accepted = Announced { id, by: broadcast.node.clone() };

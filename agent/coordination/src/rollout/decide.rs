@@ -272,8 +272,8 @@ fn done(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, segment: u32
     let own_slot = snapshot.own_slot(spec, own_node);
     let vote = keys::vote(&spec.run, segment, spec.is_member(own_node), own_node);
     let put = Op::put(vote.clone(), bytes(&Vote { run: spec.run.clone(), segment, accepted: spec.accepted.clone() }));
-    // A node that has lost its journal, or repeats a vote, completes a segment again. A record of a later segment of the
-    // run is then still valid (P49).
+    // A node that has lost its journal, or repeats a vote, completes a segment again. Then a record of a later segment
+    // of the run is still valid (P49).
     let is_later = |held: &SlotRecord| held.kind != SlotState::Lost && held.run == spec.run && held.segment > segment;
     if let Some(later) = own_slot.filter(|own_slot| is_later(&own_slot.held)) {
         if snapshot.voted.contains(&segment) {
