@@ -125,7 +125,7 @@ impl Stored {
 
 /// Decides whether a node must write a candidate as the next acceptance. The node starts from the record in the store.
 /// If the acceptance on disk is newer, because the store was restored or wiped, the node starts from the acceptance on
-/// disk. The same holds if the node has rejected the record in the store.
+/// disk. The node also starts from the acceptance on disk if it has rejected the record in the store.
 ///
 /// # Errors
 /// Returns an error if the node must not follow the record in the store.

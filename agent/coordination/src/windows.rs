@@ -146,7 +146,7 @@ impl Windows {
         Err(Gate::new(
             GateReason::Window,
             format!(
-                "waiting for a maintenance window; the next one opens at {} ({} in {})",
+                "waiting for a maintenance window; the next one opens at {} (local time {} in {})",
                 opens.format("%Y-%m-%dT%H:%M:%SZ"),
                 window.zone.local(opens).format("%a %H:%M"),
                 window.zone.name
@@ -184,7 +184,7 @@ mod tests {
         assert!(windows.open(at("2026-11-24T03:00:00Z")).is_err());
         assert!(windows.open(at("2026-11-25T02:00:00Z")).is_ok(), "Tuesday's, on Wednesday morning");
         let gate = windows.open(at("2026-11-25T12:00:00Z")).unwrap_err();
-        assert!(gate.opens.contains("2026-11-30T21:00:00Z (Mon 22:00 in Europe/Berlin)"), "{}", gate.opens);
+        assert!(gate.opens.contains("2026-11-30T21:00:00Z (local time Mon 22:00 in Europe/Berlin)"), "{}", gate.opens);
     }
 
     #[test]

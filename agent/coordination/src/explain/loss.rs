@@ -133,7 +133,7 @@ impl WrittenOff {
             )
         } else {
             format!(
-                "{node} is lost since {}; run {run} continues without it (onLostNode: skip). When {node} is back, it needs a new slot",
+                "{node} has been lost since {}; run {run} continues without {node} (`onLostNode: skip`). When {node} returns, it needs a new slot",
                 rfc3339(since)
             )
         };

@@ -79,8 +79,8 @@ struct Inner {
     snapshots: BTreeMap<String, Known>,
     /// The names of the alive nodes, and the time at which this node read them from the store.
     alive: Option<(Instant, BTreeSet<String>)>,
-    /// The earliest end of a lease for which this node has set a timer. After this time, the node does not use a list
-    /// of alive nodes that is older.
+    /// The earliest end of a lease for which this node has set a timer. After the end of the lease, this node does not
+    /// use an older list of alive nodes.
     lease_end: Option<Instant>,
     /// For each partition, the time since which gossip reports slots that the store does not contain.
     hearsay: BTreeMap<String, Instant>,
@@ -246,14 +246,14 @@ impl Fleet {
         self.lock().behind
     }
 
-    /// Returns a number that differs from node to node. It varies delays, so that the nodes do not all act at the same
-    /// time.
+    /// Returns a number that differs from node to node. The number varies delays, so that the nodes do not all act at
+    /// the same time.
     fn spread(&self) -> u64 {
         self.node.bytes().fold(7_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)))
     }
 
-    /// Returns true if the lease of this node may have ended. The node must then check its claims before its next
-    /// change.
+    /// Returns true if the lease of this node may have ended. A node whose lease may have ended must check its claims
+    /// before its next change.
     pub fn lease_may_be_gone(&self) -> bool {
         self.membership.lease_may_be_gone()
     }

@@ -78,7 +78,7 @@ pub struct SlotRecord {
 }
 
 impl SlotRecord {
-    /// Returns true if the node of the record counts as failed. The node then counts as failed for all books that share
+    /// Returns true if the node of the record counts as failed. A failed node counts as failed for all books that share
     /// the budget.
     pub fn is_failed(&self) -> bool {
         matches!(self.kind, SlotState::Failure | SlotState::Unadmitted) || self.lost

@@ -83,8 +83,8 @@ fn after(snapshot: &RunSnapshot, old: &SlotEntry, new: Option<&SlotRecord>) -> R
 
 /// Adds offers of the free slots to a transaction that replaces or removes one slot record (P53). If this node must not
 /// offer slots, or has not read the queue of the partition, the function adds a notice of free slots. Records of other
-/// nodes, for example failures, may reduce the number of offers. The transaction requires that these records are
-/// unchanged. Otherwise, free slots could stay without an offer (P135).
+/// nodes, for example failures, may reduce the number of offers. The transaction requires that the records of other
+/// nodes are unchanged, so that no free slot stays without an offer (P135).
 pub(super) fn offer_on(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,

@@ -90,8 +90,8 @@ fn republish_slot(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, ow
     Some(txn)
 }
 
-/// Returns true if other nodes hold all slots of the partition. This node then cannot republish its claim, and needs a
-/// new slot (P16).
+/// Returns true if other nodes hold all slots of the partition. In a full partition, this node cannot republish its
+/// claim, and needs a new slot (P16).
 fn crowded(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, own_slot: Option<&SlotEntry>) -> bool {
     let partition = own_slot.map_or_else(|| spec.partition(own_node), |own_slot| own_slot.partition.as_str());
     let claims =

@@ -15,7 +15,7 @@ use crate::{
 /// The number of queue entries that a snapshot contains at most. The snapshot contains the oldest entries.
 const HEADS: usize = 16;
 
-/// The number of segments whose votes the first request of a snapshot reads. The number is limited because a
+/// The number of segments whose votes the first request of a snapshot reads. The first request is limited because a
 /// transaction has at most 128 operations.
 const FIRST_SEGMENTS: u32 = 40;
 
@@ -87,8 +87,8 @@ pub struct RunSnapshot {
     pub acknowledged: BTreeSet<String>,
     /// True if this node has detected a rollback of the store, and no other node has reported it.
     pub rolled_back: bool,
-    /// True during the first 3 s after the node has connected to the store. In this time, a node that has seen a later
-    /// state of the store can report a rollback.
+    /// True during the first 3 s after the node has connected to the store. Shortly after a connection, a node that has
+    /// seen a later state of the store can report a rollback.
     pub stabilizing: bool,
     /// The sequence number of this node's newest write, as the store contains it. 0 if the store does not contain the
     /// number.
@@ -143,8 +143,8 @@ impl RunSnapshot {
     }
 
     /// Returns the transactions that read the votes of all segments after the first 40, which [`RunSnapshot::reading`]
-    /// leaves out. Most runs have fewer segments, so that the result is empty. A node may read these votes later than
-    /// the rest of the snapshot, because a vote is never withdrawn.
+    /// leaves out. The result is empty for a run with at most 40 segments. A node may read votes later than the rest of
+    /// the snapshot, because a vote is never withdrawn.
     pub fn reading_more(spec: &RolloutSpec, own_node: &str) -> Vec<Txn> {
         let mut reads = Vec::new();
         let mut from = FIRST_SEGMENTS;
@@ -157,7 +157,7 @@ impl RunSnapshot {
     }
 
     /// Adds to the snapshot the votes that one transaction of [`RunSnapshot::reading_more`] has read. The caller must
-    /// add the votes in the order of these transactions.
+    /// add the votes in the order of the transactions.
     #[must_use]
     pub fn with_votes(mut self, spec: &RolloutSpec, own_node: &str, answers: Vec<Answer>) -> Self {
         let mut answers = answers.into_iter();

@@ -43,8 +43,8 @@ pub struct RolloutSpec {
     pub accepted: AcceptedId,
     /// The nodes that the run waits for, each with its wave (P38).
     pub members: BTreeMap<String, u32>,
-    /// The targets that joined after the acceptance that started the run. These late targets belong to the last wave,
-    /// and the run does not wait for them (P39).
+    /// The targets that joined after the acceptance that started the run. Late targets belong to the last wave, and the
+    /// run does not wait for late targets (P39).
     pub late: Vec<String>,
     /// The names of all nodes in git.
     pub known: Vec<String>,
@@ -55,9 +55,9 @@ pub struct RolloutSpec {
     pub count: Option<u64>,
     /// The number of failed nodes with which the run still continues. With one more failed node, the run halts.
     pub max_failures: u64,
-    /// True if other nodes and later waves continue despite failures (`failAfterAllTargetsRan`). The run then completes
-    /// only after enough failed nodes have succeeded. If several books share the slot, the failure limit of the other
-    /// books still applies.
+    /// True if other nodes and later waves continue despite failures (`failAfterAllTargetsRan`). A run with too many
+    /// failures completes only after enough failed nodes have succeeded. If several books share the slot, the failure
+    /// limit of the other books still applies.
     pub fail_after_all: bool,
     /// The smallest `max_failures` of all books that share the slot, which is the limit of all these books. `None` if
     /// the `max_failures` of this book applies.

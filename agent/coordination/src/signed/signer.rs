@@ -76,7 +76,7 @@ struct State {
 struct Checked {
     signed: Result<Signed, String>,
     /// True if the signer had the right to write the record when this node accepted the record. A later revision does
-    /// not change this.
+    /// not revoke the right.
     entitled: bool,
 }
 
@@ -183,7 +183,7 @@ impl RecordSigner {
         let given = state.named.as_ref().and_then(|named| named.get(node).copied()).flatten();
         let known = given.map(|keys| keys.sign).or_else(|| state.known.of(node).map(|known| known.sign))?;
         (known != *key).then(|| {
-            format!("the certificate of node {node} does not have the valid key of the node; to replace the key, commit the new key to publicKeys of Node {node}")
+            format!("the certificate of node {node} does not have the valid key of the node; to replace the key, commit the new key to `publicKeys` of the Node object {node}")
         })
     }
 
@@ -445,10 +445,10 @@ impl RecordSigner {
             Some(expected) if expected == shown.key => Ok(()),
             Some(_) if state.known.of(by).is_some_and(|known| known.former.contains(&shown.key)) => Err(Doubt::Former),
             Some(_) => Err(Doubt::Refused(format!(
-                "node {by} has not signed the record with its valid key; to replace the key, commit the new key to publicKeys of Node {by}"
+                "node {by} has not signed the record with its valid key; to replace the key, commit the new key to `publicKeys` of the Node object {by}"
             ))),
             None if certified && !shown.proven => Err(Doubt::Refused(format!(
-                "node {by} has no certificate; issue one, or commit its keys to publicKeys of Node {by}"
+                "node {by} has no certificate; issue a certificate, or commit the keys of the node to `publicKeys` of the Node object {by}"
             ))),
             None if state.known.pin(by, shown.key) => Ok(()),
             None => Err(Doubt::Refused(format!("cannot remember the key of node {by}: the list of keys is full"))),

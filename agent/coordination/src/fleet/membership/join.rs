@@ -140,8 +140,8 @@ impl Shared {
         }
     }
 
-    /// Rejects this node if another agent with the same name and key has written the record `row` (P146). This node
-    /// then writes its own record again, so that the other agent also detects the conflict. Both agents are rejected,
+    /// Rejects this node if another agent with the same name and key has written the record `row` (P146). The rejected
+    /// node writes its own record again, so that the other agent also detects the conflict. Both agents are rejected,
     /// because no node can know which of the two agents is correct.
     pub(super) fn check_namesake(&self, row: &Row) {
         if row.key != keys::agent(&self.node) || !self.lock().identity.is_presented() || !self.store.is_of_namesake(row)

@@ -31,7 +31,7 @@ impl Leases {
         self.lease.take()
     }
 
-    /// Gives up the lease. The node must then join again.
+    /// Gives up the lease. A node that has given up its lease must join again.
     pub(super) fn give_up(&mut self) {
         (self.lease, self.renewed_at) = (None, None);
     }

@@ -108,7 +108,7 @@ impl Member {
     }
 
     /// Checks whether an etcd member has rejected this node's certificate, if the connection broke before the first
-    /// answer. In that case, the returned fault has this cause, and the member has not executed the request.
+    /// answer. A member that has rejected the certificate has not executed the request.
     pub(super) async fn explain(&self, connection: &Connection, fault: Fault) -> Fault {
         if fault.kind != Kind::Away || connection.proven.load(Ordering::Relaxed) {
             return fault;

@@ -1,8 +1,8 @@
 //! The selection of etcd members. Decides which etcd member a request asks next, how long requests avoid a failed
 //! member, and when the whole etcd cluster counts as unreachable (P132).
 //!
-//! All functions are pure. They get each time as an argument: a duration since an arbitrary start. Other files in the
-//! folder `etcd` send the requests and read the clock.
+//! All functions are pure. The functions of this file get each time as an argument: a duration since an arbitrary
+//! start. Other files in the folder `etcd` send the requests and read the clock.
 
 use std::time::Duration;
 
@@ -17,15 +17,15 @@ const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// The maximum time for which requests avoid a failed member.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
 
-/// The time for which a node repeats a request that no member answers, if etcd has answered an earlier request. In this
-/// time, the members can elect a new leader.
+/// The time for which a node repeats a request that no member answers, if etcd has answered an earlier request. In 10
+/// s, the members of an etcd cluster can elect a new leader.
 const FAILOVER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The minimum number of times that a request asks all members. The first time, all members may still be without a
 /// leader.
 const ROUNDS: u32 = 2;
 
-/// The time for which new requests fail immediately after no member has answered a request. After this time, one
+/// The time for which new requests fail immediately after no member has answered a request. When `AWAY` has passed, one
 /// request tries the members again.
 const AWAY: Duration = Duration::from_secs(1);
 
