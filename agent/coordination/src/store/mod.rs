@@ -304,7 +304,7 @@ impl Txn {
     }
 }
 
-/// Returns a key that one operation writes and another operation writes or deletes. `None` if there is no such key.
+/// Returns a key that one operation writes and another operation writes or deletes. `None` if no key is written twice.
 fn written_twice(operations: &[Op]) -> Option<&str> {
     let mut written = BTreeSet::new();
     let again = operations.iter().find_map(|operation| match operation {
