@@ -40,7 +40,7 @@ pub struct Candidate {
 /// The decision of a node about a candidate (proposed commits): keep the accepted revision, or write a new acceptance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// The candidate's commits are already accepted. The field contains the acceptance record.
+    /// The candidate's commits are already accepted. The variant contains the acceptance record.
     Stay(Box<Accepted>),
     /// The node must write the candidate as the next acceptance. The node must write the manifest before the acceptance
     /// record, or in the same transaction.
@@ -69,7 +69,7 @@ pub struct Proposal<'a> {
     pub disk_manifest: &'a RevisionManifest,
     /// The commits that the node proposes as the next revision.
     pub candidate: &'a Candidate,
-    /// The settings that must be equal on all nodes of the fleet.
+    /// The settings in the bootstrap file that must be equal on all nodes of the fleet.
     pub origin: &'a FleetIdentity,
     /// The digest of each coordinated book of the candidate, by `namespace/name`.
     pub digests: &'a BTreeMap<String, String>,
@@ -123,9 +123,9 @@ impl Stored {
     }
 }
 
-/// Decides whether a node must write a candidate as the next acceptance. The node starts from the record in the store.
-/// If the acceptance on disk is newer, because the store was restored or wiped, the node starts from the acceptance on
-/// disk. The node also starts from the acceptance on disk if it has rejected the record in the store.
+/// Decides whether a node must write a candidate as the next acceptance. The next acceptance follows the record in the
+/// store. If the store was restored or wiped, or if the node has rejected the record in the store, the next acceptance
+/// follows the acceptance on the node's disk.
 ///
 /// # Errors
 /// Returns an error if the node must not follow the record in the store.
@@ -198,10 +198,10 @@ fn writing(stored: Option<&Row>, accepted: &Accepted, newest: &Accepted) -> Resu
 /// The result of an attempt to accept a candidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attempt {
-    /// The candidate is now the accepted revision. The fields contain the acceptance record and its manifest.
+    /// The candidate is now the accepted revision. The variant contains the acceptance record and the manifest.
     Accepted(Accepted, RevisionManifest),
-    /// Another node has written an acceptance record first, which the field contains. This node must check that record
-    /// before it proposes its candidate again.
+    /// Another node has written an acceptance record first, which the variant contains. This node must check the record
+    /// of the other node before it proposes its candidate again.
     Lost(Accepted),
 }
 

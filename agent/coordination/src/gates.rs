@@ -89,7 +89,7 @@ impl Gate {
         Self { is_shared: true, ..Self::new(reason, opens) }
     }
 
-    /// Creates a closed gate for the error of a request to the data store.
+    /// Creates a closed gate from the error of a request to the data store.
     pub fn unreachable(error: &StoreError) -> Self {
         if let StoreError::LostRaces(_) = error {
             return Self::shared(GateReason::Dependency, error.to_string());

@@ -33,8 +33,8 @@ pub enum Key<'a> {
         /// The id of the task.
         task: Cow<'a, str>,
     },
-    /// The key of the record of the agent that runs under a node's name. If a second agent has the same name, it
-    /// overwrites the record, and the first agent detects this.
+    /// The key of the record of the agent that runs under a node's name. A second agent with the same name overwrites
+    /// the record, so that the first agent detects the second agent.
     Agent {
         /// The name under which the agent runs.
         node: &'a str,
@@ -123,7 +123,7 @@ pub enum Key<'a> {
         node: &'a str,
     },
     /// The key of a node's fence. If an etcd member receives an outdated transaction of the node, etcd rejects it
-    /// because the fence has changed. The value is empty. Only the etcd revision of the key counts.
+    /// because the fence has changed. The value is empty. Only the etcd revision of the fence counts.
     Fence {
         /// The node whose transactions compare the fence.
         node: &'a str,
@@ -388,12 +388,14 @@ fn unescape(part: &str) -> Cow<'_, str> {
     if part.contains('%') { unescaped(part).into() } else { part.into() }
 }
 
-/// Returns the prefix of all slot records of a budget. A transaction can compare all records with this prefix at once.
+/// Returns the prefix of all slot records of a budget. A transaction can compare all slot records with this prefix in
+/// one condition.
 pub fn all_held(budget: &str) -> String {
     format!("fleet/held/{budget}/")
 }
 
-/// Returns the key of the slot record of one node for one book. `partition` is the value of the budget's `per` label.
+/// Returns the key of the slot record of one node for one book. `partition` is the value of the node label that the
+/// field `per` names.
 pub fn held(budget: &str, partition: &str, book: &str, node: &str) -> String {
     Key::Slot { budget, partition, book, node }.to_string()
 }
@@ -452,13 +454,14 @@ pub fn joined(node: &str) -> String {
 pub const ALL_JOINED: &str = "fleet/joined/";
 
 /// Returns the key of a node's fence. Each etcd transaction of the node requires that the fence is unchanged. A paused
-/// etcd member may apply an old transaction late. The transaction fails if the node has written the fence since.
+/// etcd member may apply an old transaction late. A late transaction fails if the node has written its fence in the
+/// meantime.
 pub fn fence(node: &str) -> String {
     Key::Fence { node }.to_string()
 }
 
-/// Returns the key of a node's write sequence. If the sequence number in the store is lower than in the journal of the
-/// node, the store was rolled back.
+/// Returns the key of the record that numbers a node's writes. If the sequence number in the store is lower than in the
+/// journal of the node, the store was rolled back.
 pub fn write_sequence(node: &str) -> String {
     Key::Sequence { node }.to_string()
 }

@@ -37,8 +37,8 @@ pub enum Relation {
     Sound,
     /// The node cannot check the chain, because the store has deleted the link of the acceptance on the node's disk.
     Apart,
-    /// The record in the store is invalid, for the reason in the text. Nodes ignore the generation of an invalid
-    /// record, and may overwrite the record.
+    /// The record in the store is invalid, for the reason that the variant contains. Nodes ignore the generation of an
+    /// invalid record, and may overwrite the record.
     Void(String),
 }
 

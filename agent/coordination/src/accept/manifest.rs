@@ -11,8 +11,8 @@ use crate::{
     store::{Op, Page, Store, StoreError, Txn},
 };
 
-/// The metadata of a generation: for each coordinated book, the generation that last changed the book, and the nodes
-/// that had joined by then.
+/// The metadata of a generation: the generation that last changed each coordinated book, and the nodes that had joined
+/// before that change.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RevisionManifest {
@@ -41,8 +41,9 @@ pub struct ManifestEntry {
 const DIGITS: usize = 12;
 
 impl ManifestEntry {
-    /// Returns the name of the book's run. The name contains the first digits of the definition's digest. So runs of
-    /// two definitions have different names, also if their acceptances have the same number (P70).
+    /// Returns the name of the book's run. The name contains the first digits of the definition's digest. Two
+    /// definitions of a book therefore have runs with different names, even if their acceptances have the same number
+    /// (P70).
     pub fn run(&self, book: &str) -> String {
         format!("{book}@{}.{}", self.since, self.digest.get(..DIGITS).unwrap_or(&self.digest))
     }

@@ -79,7 +79,7 @@ pub struct FleetIdentity {
     pub verify: VerifyPolicy,
 }
 
-/// The errors of a node that cannot accept a revision.
+/// The reasons for which a node cannot accept a revision.
 #[derive(Debug, Error)]
 pub enum AcceptError {
     /// A request to the data store has failed.
@@ -111,7 +111,7 @@ pub enum AcceptError {
         /// The verification policy of the first source in the bootstrap file of this node.
         ours: &'static str,
     },
-    /// The node cannot write the acceptance record, for the reason in the text.
+    /// The node cannot write the acceptance record, for the reason that the variant contains.
     #[error("cannot write the acceptance record: {0}")]
     Unwritable(String),
 }
@@ -140,7 +140,7 @@ impl Accepted {
     /// Checks that a node with the settings `ours` may follow the acceptance record.
     ///
     /// # Errors
-    /// Returns the reason if a node with these settings must not follow the record.
+    /// Returns an error with the reason if the node must not follow the record.
     pub fn admits(&self, ours: &FleetIdentity) -> Result<(), AcceptError> {
         if self.schema > SCHEMA {
             return Err(AcceptError::TooOld(self.schema));

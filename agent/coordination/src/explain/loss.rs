@@ -17,7 +17,7 @@ use crate::{
 /// The maximum length of a failure message in the data store, in characters.
 const MESSAGE: usize = 400;
 
-/// The data about lost and failed nodes that one node keeps in memory.
+/// The times, error messages and write-offs of lost and failed nodes, which this node keeps in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Loss {
     /// The nodes that had a lease when this node last read the leases.
@@ -26,7 +26,7 @@ pub(crate) struct Loss {
     since: BTreeMap<String, i64>,
     /// The error message of this node's most recent failure in each book.
     failures: BTreeMap<String, String>,
-    /// For each book, the slot holders that the book waits for, and the time since which they are the same.
+    /// For each book, the slot holders that the book waits for, and the time since which these holders are the same.
     waits: BTreeMap<String, (BTreeSet<(String, u64)>, Instant)>,
     /// The write-offs that this node has committed, but has not reported as events yet.
     written_off: Vec<WrittenOff>,

@@ -11,7 +11,7 @@ use crate::{
 pub struct Milestone {
     /// The book of the rollout, as `namespace/name`.
     pub book: String,
-    /// The name of the run, as `namespace/name@generation`.
+    /// The name of the run, as `namespace/name@generation.digest`.
     pub run: String,
     /// The kind of the milestone.
     pub kind: MilestoneKind,

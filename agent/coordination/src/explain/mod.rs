@@ -26,8 +26,8 @@ pub(crate) use milestone::{may_reach, reached};
 pub use rollout::{FailedNode, Holder, Liveness, NodeReport, Rollout};
 pub(crate) use rollout::{Observed, OpenElection, report, unreachable};
 
-/// The maximum number of names in a list in a message. If there are more names, the list ends with the number of the
-/// names that are left out.
+/// The maximum number of names in a list in a message. A longer list ends with the number of the names that it leaves
+/// out.
 const NAMES: usize = 5;
 
 /// The maximum number of characters of a failed node's error message that a message quotes.
@@ -107,7 +107,7 @@ fn start<T: AsRef<str>>(nodes: impl IntoIterator<Item = T>) -> String {
 }
 
 /// Describes a slot holder: its name, the time of its loss, and the time of its slot record. The text also names the
-/// book of the slot record if it is not the waiting book.
+/// book of the slot record, unless that book is the one that waits.
 fn holder(situation: Situation<'_>, entry: &SlotEntry) -> String {
     let mut facts = Vec::new();
     if let Some(at) = situation.lost.get(&entry.node) {
@@ -178,8 +178,8 @@ fn arrivals(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32)
     }
 }
 
-/// Returns the text that lists the failed and lost members for which a segment does not wait. The text is empty if
-/// there are none.
+/// Returns the text that lists the failed and lost members for which a segment does not wait. The text is empty if the
+/// segment waits for all its members.
 fn excused_text(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> String {
     let names = arrived(snapshot, segment);
     let of = |is_failed: bool, word: &str| {
@@ -210,7 +210,8 @@ fn missing<'a>(spec: &'a RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave
     spec.up_to(wave).filter(|node| !came(node)).collect()
 }
 
-/// Returns the text that lists the members for which a segment waits. The text is empty if their names are not known.
+/// Returns the text that lists the members for which a segment waits. The text is empty if the names of the members are
+/// not known.
 fn missing_text(situation: Situation<'_>, segment: u32, wave: u32) -> String {
     let missing = missing(situation.spec, situation.snapshot, segment, wave);
     let with_loss = |node: &str| match situation.lost.get(node) {
@@ -238,8 +239,8 @@ fn wave(situation: Situation<'_>, node: &str, segment: u32) -> Gate {
     Gate::shared(GateReason::Wave, opens)
 }
 
-/// Returns the closed gate of a barrier. Its message counts all nodes that have arrived at the barrier, including this
-/// node.
+/// Returns the closed gate of a barrier. The message of the gate counts all nodes that have arrived at the barrier,
+/// including this node.
 fn barrier(situation: Situation<'_>, segment: u32) -> Gate {
     let Situation { spec, snapshot, .. } = situation;
     let (before, wave) =
@@ -257,7 +258,8 @@ fn barrier(situation: Situation<'_>, segment: u32) -> Gate {
     Gate::shared(GateReason::Barrier, opens)
 }
 
-/// Returns the text for a loaded generation in a message that also names the accepted generation.
+/// Returns the number of a loaded generation as text. The text states if the loaded acceptance differs from the
+/// accepted acceptance with the same number.
 fn loaded(loaded: &AcceptedId, accepted: &AcceptedId) -> String {
     let other = if loaded.generation == accepted.generation { " with other content" } else { "" };
     format!("{}{other}", loaded.generation)

@@ -54,8 +54,7 @@ pub struct FailedNode {
 pub struct Holder {
     /// The name of the node that holds the slot.
     pub node: String,
-    /// The time of the write of the node's slot record, by the clock of the node that wrote it. Unit: milliseconds
-    /// since 1970.
+    /// The time at which a node wrote the slot record, by the clock of that node. Unit: milliseconds since 1970.
     pub since: Option<i64>,
     /// The liveness of the node: alive, suspect, lost, left or unknown.
     pub liveness: &'static str,
@@ -71,7 +70,7 @@ pub struct Liveness {
 }
 
 impl Liveness {
-    /// Returns whether the node is lost or has left.
+    /// Returns true if the node is lost or has left.
     pub fn is_lost(self) -> bool {
         matches!(self.word, "lost" | "left")
     }
@@ -237,7 +236,7 @@ pub(crate) fn report(observed: &Observed<'_>) -> Rollout {
     }
 }
 
-/// Returns whether the run has written off the node of a slot record.
+/// Returns true if the run has written off the node of a slot record.
 fn is_skipped(spec: &RolloutSpec, held: &SlotEntry) -> bool {
     let left_out =
         held.held.kind == SlotState::WrittenOff || held.held.kind == SlotState::Lost && spec.on_lost == OnLost::Skip;
@@ -248,8 +247,8 @@ fn queued<'o>(observed: &'o Observed<'_>, spec: &'o RolloutSpec) -> impl Iterato
     observed.queue.iter().filter(|(_, entry)| entry.book == spec.book)
 }
 
-/// Returns the members that have not completed the segment, from the waves 1 to `wave`. The result leaves out failed
-/// and lost members.
+/// Returns the members in the waves 0 to `wave` that have not completed the segment. The result leaves out failed and
+/// lost members.
 fn members_missing<'s>(
     spec: &'s RolloutSpec,
     snapshot: &RunSnapshot,

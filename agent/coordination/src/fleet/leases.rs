@@ -21,8 +21,8 @@ const LEASES: usize = 8;
 /// The interval at which a node that waits for more than `LEASES` nodes reads the list of alive nodes.
 const MANY: Duration = Duration::from_secs(4);
 
-/// The time that a node adds to the remaining time of a lease. etcd reports the time in whole seconds, and may remove
-/// an expired lease late.
+/// The time that a node adds to the remaining time of a lease, because etcd reports whole seconds and may remove an
+/// expired lease late.
 const LATER: Duration = Duration::from_secs(1);
 
 impl Fleet {

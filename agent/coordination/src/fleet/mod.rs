@@ -1,5 +1,5 @@
-//! A node of the fleet. The node reads a snapshot, decides and commits. It repeats these steps until it may continue or
-//! must wait.
+//! A node of the fleet. The node repeats three steps (read a snapshot, decide, commit) until it may continue or must
+//! wait.
 
 mod elect;
 mod leases;
@@ -90,7 +90,7 @@ struct Inner {
     due: Option<Instant>,
     /// The number of consecutive requests of this node that failed because of an error.
     troubles: u32,
-    /// The data about lost and failed nodes for messages.
+    /// The times, error messages and write-offs of lost and failed nodes.
     loss: Loss,
     /// True if a snapshot in this pass contained no acceptance, or an acceptance that this node has not loaded.
     behind: bool,
@@ -123,7 +123,7 @@ struct Requested {
 pub enum Answer {
     /// The node may continue.
     Go,
-    /// The node must wait. The field contains the closed gate that blocks the request.
+    /// The node must wait. The variant contains the closed gate that blocks the request.
     Hold(Gate),
 }
 
@@ -153,8 +153,8 @@ impl Fleet {
         self.gossip.get().is_none_or(|gossip| gossip.considers_lost(node))
     }
 
-    /// Attaches the gossip of this node. From then on, another node counts as lost only if gossip also considers it
-    /// lost.
+    /// Attaches the gossip of this node. With gossip, another node counts as lost only if gossip also considers that
+    /// node lost.
     pub fn attach_gossip(&self, gossip: Gossip) {
         let _ = self.gossip.set(gossip);
     }
@@ -215,8 +215,8 @@ impl Fleet {
         self.lock().due.take()
     }
 
-    /// Makes this node decide again in about a minute. The node then does the maintenance of the run, unless another
-    /// node has done it (P73).
+    /// Makes this node decide again in about a minute, so that it does maintenance of the run that no other node has
+    /// done (P73).
     pub fn look_again(&self) {
         let at = self.clock.monotonic() + Duration::from_millis(50_000 + self.spread() % 20_000);
         sooner(&mut self.lock().due, at);
@@ -241,12 +241,12 @@ impl Fleet {
     }
 
     /// Returns true if a snapshot in this pass contained no acceptance, or an acceptance that this node has not loaded.
-    /// No watch reports a deleted acceptance record, or one that was restored from a backup.
+    /// No watch reports that the acceptance record was deleted or restored from a backup.
     pub fn is_behind(&self) -> bool {
         self.lock().behind
     }
 
-    /// Returns a number that differs from node to node. The number varies delays, so that the nodes do not all act at
+    /// Returns a number that differs from node to node. The number changes delays, so that the nodes do not all act at
     /// the same time.
     fn spread(&self) -> u64 {
         self.node.bytes().fold(7_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)))
@@ -366,8 +366,8 @@ impl Fleet {
         Ok(Answer::Hold(explain::busy(spec, TRIES)))
     }
 
-    /// Ends a request whose answer is that the node may continue. After the completion of a segment, the node also does
-    /// the maintenance that is due in the run.
+    /// Ends a request after which the node may continue. After the completion of a segment, the node also does the
+    /// maintenance that is due in the run.
     fn go(
         &self,
         spec: &RolloutSpec,
@@ -389,8 +389,8 @@ impl Fleet {
     }
 
     /// Returns the cached snapshot of a run if it is recent enough for the first attempt at a decision. A decision from
-    /// an outdated snapshot is safe, because its transaction fails if a record has changed. If a watch has reported an
-    /// offer or an opened wave since, the cached snapshot is not used.
+    /// an outdated snapshot is safe, because its transaction fails if a record has changed. `None` if the request needs
+    /// a newer snapshot, for example after a watch has reported a change.
     fn recent(&self, spec: &RolloutSpec, request: Request) -> Option<RunSnapshot> {
         let now = self.clock.monotonic();
         let inner = self.lock();
@@ -401,12 +401,12 @@ impl Fleet {
         (gives_back || fresh).then(|| known.snapshot.clone())
     }
 
-    /// Returns the state of this node now, for a request that it sends.
+    /// Returns the present time, the number of reported changes, and the store position of this node.
     fn requested(&self) -> Requested {
         Requested { at: self.clock.monotonic(), news: self.membership.news(), position: self.position.known() }
     }
 
-    /// Does the maintenance that is due in a run, which any node may do. Returns true if the run is complete.
+    /// Does the maintenance of a run that is due. Any node may do the maintenance. Returns true if the run is complete.
     ///
     /// # Errors
     /// The store does not answer.
@@ -534,7 +534,8 @@ impl Fleet {
         Ok(snapshot)
     }
 
-    /// Drops all cached snapshots after an error. When the store answers again, it may have been restored or replaced.
+    /// Drops all cached snapshots, because a store that answers again after an error may have been restored or
+    /// replaced.
     fn forget(&self) {
         self.note_silence();
         self.lock().snapshots.clear();

@@ -22,8 +22,8 @@ fn partition_of(spec: &RolloutSpec, partition: &str) -> String {
     format!("{}/{partition}", spec.budget)
 }
 
-/// Returns the time at which this node first saw each record of a snapshot. Forgets the records of the budget that the
-/// snapshot no longer contains. Keeps the records of other budgets, because a snapshot covers only one budget.
+/// Returns the time at which this node first saw each record of a snapshot. Forgets the times of records that are not
+/// in the snapshot, but keeps the times of other budgets.
 fn first_seen<T>(
     known: &mut FirstSeen,
     budget: &str,
@@ -40,7 +40,7 @@ fn first_seen<T>(
 }
 
 impl Fleet {
-    /// Adds the fields to a snapshot that depend on the clock of this node, and the lost nodes.
+    /// Adds to a snapshot the lost nodes, and the fields that depend on the clock of this node.
     pub(super) fn noticed(&self, spec: &RolloutSpec, mut snapshot: RunSnapshot) -> Result<RunSnapshot, StoreError> {
         snapshot.stabilizing = self.is_stabilizing();
         snapshot.stale.extend(self.stale_offers(spec, &snapshot));
@@ -90,8 +90,8 @@ impl Fleet {
     }
 
     /// Returns true while slots that only gossip reports count as taken. A report by gossip counts only for a limited
-    /// time, because gossip messages are not trusted. The time starts again if gossip reports no such slot in between
-    /// (P104).
+    /// time, because gossip messages are not trusted. The time limit starts again after gossip has reported no slot
+    /// that the store does not contain (P104).
     fn believes_hearsay(&self, partition: &str, hidden: &BTreeSet<String>) -> bool {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
@@ -139,8 +139,8 @@ impl Fleet {
         gossip.holds(Holds { number: snapshot.sequence, partitions });
     }
 
-    /// Returns the offers that other nodes have not taken within the time limit. Each entry of the result contains the
-    /// node and the store revision of the offer.
+    /// Returns the offers that other nodes have not taken within 10 s. Each entry of the result contains the node and
+    /// the store revision of the offer.
     pub(super) fn stale_offers(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> BTreeSet<(String, u64)> {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
@@ -161,7 +161,7 @@ impl Fleet {
         stale
     }
 
-    /// Returns the claims of nodes whose announced absence lasts longer than they announced.
+    /// Returns the claims of nodes that are absent for longer than they announced.
     pub(super) fn overdue_absences(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> BTreeSet<(String, u64)> {
         let now = self.clock.monotonic();
         let mut inner = self.lock();

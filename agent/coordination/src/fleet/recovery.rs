@@ -7,8 +7,8 @@ use crate::{
     store::StoreError,
 };
 
-/// Returns a `RolloutSpec` for snapshots of the whole fleet, which need no book. The book and the budget in the spec do
-/// not exist.
+/// Returns a `RolloutSpec` for snapshots of the whole fleet, which need no book. The book and the budget in the
+/// returned `RolloutSpec` do not exist.
 fn of_the_fleet(known: &[String]) -> RolloutSpec {
     let no_book = "none/none".to_owned();
     RolloutSpec { book: no_book.clone(), budget: no_book, known: known.to_vec(), waves: 1, ..RolloutSpec::default() }

@@ -153,9 +153,9 @@ impl Fleet {
         Ok(lost.map(|(held, _)| held.node.clone()).filter(|node| self.confirms_loss(node)).collect())
     }
 
-    /// Returns the state of a book's run, as `rollouts` shows it. The first spec has the budget of the book. The other
-    /// specs have the budgets of single tasks. `accepted` is the time at which this node accepted the generation of the
-    /// specs, in milliseconds since 1970.
+    /// Returns the state of a book's run, as `rollouts` shows it. The first element of `specs` has the budget of the
+    /// book. The other elements of `specs` have the budgets of single tasks. `accepted` is the time at which this node
+    /// accepted the generation of `specs`, in milliseconds since 1970.
     pub fn rollout(
         &self,
         specs: &[&RolloutSpec],

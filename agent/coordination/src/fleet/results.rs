@@ -1,6 +1,6 @@
-//! The results of elected tasks. A node seals (encrypts) a task result once. It then wraps (encrypts) the sealing key
-//! for each target, and writes the wrapped key to the target's inbox. A target that joined later requests the sealing
-//! key from other targets. A target that can read the result answers (P123, P126).
+//! The results of elected tasks. A node seals (encrypts) a task result once. For each target, the node wraps (encrypts)
+//! the sealing key, and writes the wrapped key to the inbox of the target. A target that joined later requests the
+//! sealing key from other targets. A target that can read the result answers (P123, P126).
 
 use std::collections::BTreeMap;
 

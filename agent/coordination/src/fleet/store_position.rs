@@ -1,4 +1,4 @@
-//! The newest position in the history of the store that a node has seen. If the store is older, it was rolled back
+//! The newest position in the history of the store that a node has seen. A store at an earlier position was rolled back
 //! (P14).
 
 use std::{
@@ -16,7 +16,7 @@ const STABILIZATION_PERIOD: Duration = Duration::from_secs(3);
 /// The newest position in the history of the store that this node has seen.
 #[derive(Debug)]
 pub(super) struct StorePosition {
-    /// True if other processes use the store too. A node reports a rollback only if the field is true.
+    /// True if other processes use the store too. A node reports a rollback only if other processes use the store too.
     shared: bool,
     known: Mutex<Known>,
 }
@@ -76,7 +76,8 @@ impl StorePosition {
 
     /// Records the store revision that an answer of the store contains. `before` is the store position that this node
     /// had seen when it sent the request. An answer with a lower revision than `before` proves that the store was
-    /// rolled back. The position of this node may be newer than `before` now, because requests run at the same time.
+    /// rolled back. The store position of this node may be newer than `before`, because several requests run at the
+    /// same time.
     pub(super) fn seen(&self, before: (u64, u64), revision: u64) {
         let mut known = self.lock();
         if revision > 0 && revision < before.0 {

@@ -46,7 +46,8 @@ impl Announcements {
         is_news
     }
 
-    /// Returns the stored acceptance, which the caller announces now. Cancels the planned repetition.
+    /// Returns the stored acceptance, which the caller announces now. Cancels the planned repetition of the
+    /// announcements.
     pub(super) fn take_accepted(&mut self) -> Announced {
         self.again = None;
         self.accepted.clone()
@@ -67,7 +68,8 @@ impl Announcements {
         &self.holds
     }
 
-    /// Stores `changed`, the number of changes of the slots of other nodes. Returns true if the number is new.
+    /// Stores `changed`, the number of changes of the slots of other nodes. Returns true if `changed` differs from the
+    /// previously stored number.
     pub(super) fn note_slots(&mut self, changed: u64) -> bool {
         std::mem::replace(&mut self.changed, changed) != changed
     }

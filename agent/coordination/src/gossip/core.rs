@@ -3,8 +3,8 @@
 //! nodes.
 //!
 //! The gossip library foca implements the algorithm SWIM (Das, Gupta, Motivala 2002). The option `periodic_gossip` of
-//! foca is off, because with it members send messages even if nothing has changed. After a change, such as a new
-//! suspicion, a member sends gossip to a few members several times (P99).
+//! foca is off, because the option makes members send messages even if nothing has changed. After a change, such as a
+//! new suspicion, a member sends gossip to a few members several times (P99).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -60,7 +60,7 @@ impl Liveness {
 pub enum MembershipEvent {
     /// The named node is alive.
     Joined(String),
-    /// The named node has left: it announced its departure.
+    /// The named node has announced its departure.
     Left(String),
     /// The named node is lost.
     Lost(String),
@@ -76,8 +76,8 @@ const PERIOD: Duration = Duration::from_secs(1);
 const ANSWER: Duration = Duration::from_millis(500);
 /// The time that a suspected member has to prove that it is alive.
 const SUSPICION: Duration = Duration::from_secs(4);
-/// The maximum size of a gossip message, in bytes. A message of this size can contain the names of a thousand nodes.
-/// With larger messages, a large fleet starts more slowly.
+/// The maximum size of a gossip message, in bytes. A gossip message of 16 KiB can contain the names of a thousand
+/// nodes. Larger messages slow down the start of a large fleet.
 pub const LARGEST: usize = 16 << 10;
 
 /// Returns the number of times that each member sends one update, in a fleet of `nodes` nodes. The number is four for
@@ -152,8 +152,8 @@ impl Member {
         self.foca.num_members()
     }
 
-    /// Sets the names of the nodes that this member may ask to join. This member asks the nodes that gossip does not
-    /// know yet.
+    /// Sets the names of the nodes that this member may ask to join. This member sends requests to join to the nodes
+    /// that gossip does not know yet.
     pub fn seeds(&mut self, seeds: Vec<String>, now: Instant) {
         self.joining.seeds(seeds, now);
     }

@@ -51,7 +51,7 @@ impl Joining {
     /// Returns the nodes to which this member must send a request to join now, and sets the time of the next request.
     /// `known` contains the nodes about which gossip has received data, or is `None` if no other member is alive. If
     /// other members are alive, the result contains only nodes that are not in `known`. Nodes that start at the same
-    /// time may form separate groups. Requests to unknown nodes unite these groups.
+    /// time may form separate groups. Requests to unknown nodes unite groups of nodes that started separately.
     pub(super) fn choose(&mut self, known: Option<&BTreeSet<&str>>, now: Instant) -> Vec<String> {
         let is_new = |seed: &&String| known.is_none_or(|known| !known.contains(seed.as_str()));
         let candidates: Vec<&String> = self.seeds.iter().filter(is_new).collect();

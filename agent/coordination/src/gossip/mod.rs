@@ -81,7 +81,7 @@ const WAITING: usize = 1024;
 /// The time after the start of gossip in which gossip learns of every alive node.
 const JOIN_PERIOD: Duration = Duration::from_secs(15);
 /// The minimum time between two updates of the published liveness, if the liveness of a node may have changed. `SELDOM`
-/// is the maximum time between two updates.
+/// is the maximum time between two updates of the published liveness.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(200);
 const SELDOM: Duration = Duration::from_secs(2);
 /// The maximum number of nodes to which this node sends the same request.
@@ -105,7 +105,7 @@ pub struct Gossip {
     peers: Arc<dyn Peers>,
     clock: Arc<dyn Clock>,
     began: Instant,
-    /// A number that selects the nodes that this node asks. The number differs from node to node.
+    /// A number that differs from node to node, so that the nodes of a fleet send their requests to different nodes.
     seed: usize,
 }
 
@@ -195,7 +195,7 @@ impl Gossip {
     }
 
     /// Returns the addresses of at most five alive nodes. The node `first` comes first if it is alive. The order of the
-    /// other nodes differs on each node.
+    /// other addresses differs from node to node.
     fn answering(&self, first: &str) -> Vec<(String, String)> {
         let seen = self.lock();
         let alive = |node: &str| seen.liveness_by_node.get(node) == Some(&Liveness::Alive);
@@ -255,8 +255,9 @@ impl Gossip {
         if silent && self.peers.refused().contains_key(node) { Liveness::Unknown } else { liveness }
     }
 
-    /// Returns true if gossip considers a node lost. A node may have been lost before this node started, so that gossip
-    /// receives no data about it. Such an unknown node counts as lost 15 s after the start of gossip.
+    /// Returns true if gossip considers a node lost. If a node was lost before this node started, gossip receives no
+    /// data about the lost node. A node about which gossip has received no data counts as lost 15 s after the start of
+    /// gossip.
     pub fn considers_lost(&self, node: &str) -> bool {
         match self.liveness_of(node) {
             Liveness::Lost | Liveness::Left => true,

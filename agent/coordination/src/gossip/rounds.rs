@@ -1,5 +1,5 @@
-//! The times at which a gossip member sends gossip to a few other members. After each change there are three such
-//! rounds.
+//! The times at which a gossip member sends gossip to a few other members. After each change, a member sends gossip in
+//! three rounds.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ pub(super) struct Rounds {
     left: u8,
     /// The number of updates that waited in the gossip library foca at the last check.
     backlog: usize,
-    /// True if there was a change since the last call of `take_news`.
+    /// True if the liveness of a node may have changed since the last call of `take_news`.
     news: bool,
 }
 
@@ -45,7 +45,7 @@ impl Rounds {
         self.backlog = backlog;
     }
 
-    /// Plans three rounds if more updates wait than at the last check, or if `event` is true.
+    /// Plans three rounds of gossip if more updates wait in foca than at the last check, or if `event` is true.
     pub(super) fn note(&mut self, backlog: usize, event: bool) {
         if backlog > self.backlog || event {
             self.left = ROUNDS;
@@ -54,7 +54,7 @@ impl Rounds {
         self.backlog = backlog;
     }
 
-    /// Returns true if there was a change since the previous call.
+    /// Returns true if the liveness of a node may have changed since the previous call.
     pub(super) fn take_news(&mut self) -> bool {
         std::mem::take(&mut self.news)
     }

@@ -8,7 +8,7 @@ use std::{
 
 use super::member_id::MemberId;
 
-/// A member that handles a timer this late counts as stalled: its machine slept or is overloaded.
+/// The lateness with a timer from which a member counts as stalled, because its machine slept or is overloaded.
 const STALL: Duration = Duration::from_millis(100);
 /// The pause that a late member adds between two rounds of gossip, as a multiple of its lateness.
 const BACKOFF_FACTOR: u32 = 50;

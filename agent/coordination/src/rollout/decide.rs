@@ -22,14 +22,14 @@ pub enum Request {
     Correct,
     /// The node has completed a segment.
     Done(u32),
-    /// The node has failed in a segment. The second field is true if the node already had the permission to change
+    /// The node has failed in a segment. The variant also states whether the node already had the permission to change
     /// something in the segment.
     Failed(u32, bool),
-    /// The node announces that it will be absent during a segment. The second field is the duration in seconds. A node
-    /// does not count as lost during its announced absence.
+    /// The node announces that it will be absent during a segment, for the given number of seconds. A node does not
+    /// count as lost during its announced absence.
     Absent(u32, u64),
-    /// The node wants to delete its slot record and its queue entry. The reason is that the node is not a target any
-    /// more, or that it has corrected its drift.
+    /// The node wants to delete its slot record and its queue entry. A node leaves when it is no longer a target, or
+    /// after it has corrected its drift.
     Leave,
 }
 

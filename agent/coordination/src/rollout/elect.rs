@@ -41,8 +41,8 @@ pub struct SealedResult {
 pub struct Record {
     /// The store revision at which the records were read.
     revision: u64,
-    /// The election record of each node, with the store revision that wrote the record. `None` replaces a record that
-    /// cannot be parsed.
+    /// The election record of each node, with the store revision that wrote the record. The value is `None` instead of
+    /// a record that cannot be parsed.
     rows: BTreeMap<String, (Option<Elected>, u64)>,
 }
 
@@ -69,8 +69,8 @@ impl Record {
         of.map(|(node, elected)| (node.clone(), elected.clone())).collect()
     }
 
-    /// Returns the generation in which the current election of the task began. If there is none, returns the generation
-    /// in which it begins now.
+    /// Returns the generation in which the current election of the task began. If the task has no current election,
+    /// returns the generation in which an election begins now.
     fn since(&self, spec: &RolloutSpec, current: &BTreeMap<String, Elected>) -> u64 {
         let newest = self.read().map(|(_, elected)| elected.since).max().unwrap_or(0);
         current.values().next().map_or_else(|| spec.accepted.generation.max(newest), |elected| elected.since)
@@ -104,16 +104,16 @@ pub enum Election {
     /// This node must wait until the listed nodes have published their results. If the list is empty, this node must
     /// wait for a change of the election.
     Wait(Vec<String>),
-    /// All elected nodes have published their results. The field contains the result of each node.
+    /// All elected nodes have published their results. The variant contains the result of each node.
     Results(BTreeMap<String, SealedResult>),
 }
 
 /// The result of a decision about an election.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ElectStep {
-    /// The decision is final. The field contains the next action of the node.
+    /// The decision is final. The variant contains the next action of the node.
     Decided(Election),
-    /// The node must commit the transaction in the field, which elects the node.
+    /// The node must commit the transaction that the variant contains, which elects the node.
     Commit(Txn),
     /// The node cannot elect now. Either the node has not loaded the accepted revision, or it has just connected to the
     /// store, or a recovery is open.

@@ -1,5 +1,5 @@
-//! The maintenance of a run, for example opened waves, withdrawn offers, offered slots and write-offs. Any node may do
-//! each of these steps, so that the crash of a node does not stop a run (P73).
+//! Does the maintenance of a run: opens waves, withdraws and makes offers, and writes off lost nodes. Any node may do
+//! the maintenance, so that the crash of a node does not stop a run (P73).
 
 use super::{
     Cut, Entry, OnLost, RolloutProgress, RolloutSpec, RunSnapshot, SlotEntry, SlotRecord, SlotState,
@@ -96,8 +96,8 @@ fn has_failed(spec: &RolloutSpec, snapshot: &RunSnapshot) -> bool {
     snapshot.own_failures(spec) > spec.max_failures
 }
 
-/// Returns an open segment with enough votes for the completion of its last open wave. To decide whether the wave is
-/// complete, the caller must read the names of the voters of this segment.
+/// Returns an open segment with enough votes for the completion of its last open wave. The caller must then read the
+/// names of the voters of the returned segment, to decide whether the wave is complete.
 pub fn segment_to_inspect(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<u32> {
     frontier(spec, snapshot).into_iter().find_map(|(segment, wave)| {
         let others =
@@ -130,8 +130,8 @@ pub fn frontier(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Vec<(u32, u32)> {
     found
 }
 
-/// Returns the transaction that follows the completion of a wave: it opens the next wave, opens the segment after a
-/// barrier, or completes the run (P72).
+/// After the completion of a wave, returns the transaction that opens the next wave, opens the segment after a barrier,
+/// or completes the run (P72).
 fn open(spec: &RolloutSpec, snapshot: &RunSnapshot, guards: &[Compare]) -> Option<Txn> {
     let (segment, wave) = complete(spec, snapshot)?;
     let mut waves: Vec<u32> = (0..spec.segments()).map(|segment| snapshot.open_waves(spec, segment)).collect();
@@ -173,8 +173,8 @@ fn open(spec: &RolloutSpec, snapshot: &RunSnapshot, guards: &[Compare]) -> Optio
     Some(Txn { compare, then, otherwise: Vec::new() })
 }
 
-/// Returns the transaction that withdraws an offer that is void or that its node has not taken in time (P57), or that
-/// removes the slot record of a node that is not in git any more (P50).
+/// Returns the transaction that withdraws an offer, because it is void or too old (P57), or removes the slot record of
+/// a node that is no longer in git (P50).
 fn give_up(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, guards: &[Compare]) -> Option<Txn> {
     let stale = |held: &&SlotEntry| {
         let unknown = !spec.known.contains(&held.node);

@@ -49,10 +49,10 @@ pub enum SlotState {
     /// The node has failed before it got a slot, so that it has changed nothing. The node counts as failed, and needs a
     /// slot for its first change (P62).
     Unadmitted,
-    /// The run continues without the node, for example because the node had a claim and was lost. If the node returns,
-    /// it needs a new slot (P61).
+    /// The run continues without the node, for example because the node had a claim and was lost. A written-off node
+    /// that returns needs a new slot (P61).
     WrittenOff,
-    /// The node had no claim and was lost. When the node returns, it removes this record (P60).
+    /// The node had no claim and was lost. When the node returns, it removes the record of its loss (P60).
     Lost,
 }
 
@@ -71,8 +71,8 @@ pub struct SlotRecord {
     /// True if the node was lost under `onLostNode: fail`. The node counts as failed until it returns.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lost: bool,
-    /// The announced duration of the node's absence, in seconds. During that time, the node does not count as lost
-    /// (P59). `absent` is 0 if the node has not announced an absence.
+    /// The announced duration of the node's absence, in seconds. A node does not count as lost during its announced
+    /// absence (P59). `absent` is 0 if the node has not announced an absence.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub absent: u64,
 }
@@ -125,8 +125,8 @@ pub struct RolloutProgress {
     pub waves: Vec<u32>,
     /// True if all segments are complete.
     pub done: bool,
-    /// The name of the preceding run, whose votes are deleted when this run completes (P10). Empty if there is no
-    /// preceding run.
+    /// The name of the preceding run, whose votes are deleted when this run completes (P10). The name is empty if there
+    /// is no preceding run.
     #[serde(default)]
     pub before: String,
 }
@@ -136,7 +136,8 @@ pub struct RolloutProgress {
 pub struct RecoveryEpoch {
     /// The random identifier of the recovery.
     pub id: String,
-    /// The node that reported the rollback. The name is part of the store key, and not of the stored value.
+    /// The node that reported the rollback. The name of the reporting node is part of the store key, and not of the
+    /// stored value.
     #[serde(skip)]
     pub by: String,
     /// The time of the report, by the clock of the node that reported. No decision reads the time. Unit: milliseconds
@@ -150,9 +151,9 @@ pub struct RecoveryEpoch {
 pub enum Decision {
     /// The node may continue.
     Go,
-    /// The node must wait, for the reason in the field.
+    /// The node must wait, for the reason that the variant contains.
     Wait(BlockReason),
-    /// The node must commit the transaction in the field, and then decide again from a new snapshot.
+    /// The node must commit the transaction that the variant contains, and then decide again from a new snapshot.
     Commit(Txn),
 }
 

@@ -13,15 +13,15 @@ use crate::{
     store::{Compare, Op, Txn},
 };
 
-/// The maximum number of offers in one transaction. The limit exists because each offer needs several of the 128
-/// operations of a transaction.
+/// The maximum number of offers in one transaction. The number of offers is limited, because each offer needs several
+/// of the 128 operations of a transaction.
 const OFFERS: usize = 8;
 
 /// The maximum number of waiting nodes that one notice of free slots names.
 const NAMED: usize = 16;
 
-/// The maximum number of slot records for which a transaction has its own condition. If there are more, the transaction
-/// wakes all waiters.
+/// The maximum number of slot records for which a transaction has its own condition. If a transaction would need more
+/// than 32 such conditions, it wakes all waiters instead.
 const COMPARED: usize = 32;
 
 /// A notice that a budget may have free slots, which no node has offered.
@@ -180,7 +180,7 @@ fn unchanged(spec: &RolloutSpec, held: &SlotEntry) -> Compare {
 }
 
 /// Adds the condition that the failures of other nodes are unchanged, so that the run is still halted. If two nodes
-/// succeed at the same time, one transaction fails, and that node then offers the slots.
+/// succeed at the same time, the transaction of one node fails, and that node offers the slots in its next attempt.
 fn stays_halted(spec: &RolloutSpec, snapshot: &RunSnapshot, old: &SlotEntry, txn: &mut Txn) {
     let enough = usize::try_from(spec.failure_limit().unwrap_or(0).saturating_add(1)).unwrap_or(usize::MAX);
     if enough > COMPARED {

@@ -1,6 +1,6 @@
 //! The transactions of a recovery, after etcd was restored from a backup. Each node republishes the claims in its
-//! journal, because the restored store may lack them. No node gets a slot until every node has republished its claims
-//! or is written off (P14 to P17).
+//! journal, because the restored store may lack these claims. No node gets a slot until every node has republished its
+//! claims or is written off (P14 to P17).
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ use crate::{
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeClaims {
     /// The claim or the failure of the node, with the name of the run and the number of the segment. `None` if the node
-    /// has neither.
+    /// has no claim and no failure.
     pub away: Option<(SlotState, String, u32)>,
     /// The segments of the run that the node has completed.
     pub voted: BTreeSet<u32>,
@@ -34,8 +34,8 @@ pub fn report_rollback(snapshot: &RunSnapshot, own_node: &str, id: &str, known: 
     Some(Txn { compare: snapshot.same_recovery(), then: vec![put], otherwise: Vec::new() })
 }
 
-/// Returns the transaction that writes one record of this node which the store lacks or has in another version. `None`
-/// if the store already contains all records in the journal.
+/// Returns the transaction that writes one record of this node, if the store lacks the record or contains another
+/// version. `None` if the store already contains all records in the journal.
 pub fn republish(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, own: &NodeClaims) -> Option<Txn> {
     let vote = own.voted.iter().find(|segment| !snapshot.voted.contains(segment)).map(|segment| {
         let key = keys::vote(&spec.run, *segment, spec.is_member(own_node), own_node);

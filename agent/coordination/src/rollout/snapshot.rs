@@ -12,7 +12,7 @@ use crate::{
     store::{Answer, Compare, Op, Row, Txn},
 };
 
-/// The number of queue entries that a snapshot contains at most. The snapshot contains the oldest entries.
+/// The maximum number of queue entries in a snapshot. The snapshot contains the oldest queue entries.
 const HEADS: usize = 16;
 
 /// The number of segments whose votes the first request of a snapshot reads. The first request is limited because a
@@ -110,10 +110,10 @@ pub struct RunSnapshot {
     /// The number of one segment, and the names of the members that have voted for it. `None` if this node has not read
     /// the names.
     pub names: Option<(u32, BTreeSet<String>)>,
-    /// The offers that other nodes have not taken within the time limit, by this node's clock. Each entry contains the
-    /// node and the store revision of the offer.
+    /// The offers that other nodes have not taken within 10 s, by this node's clock. Each entry contains the node and
+    /// the store revision of the offer.
     pub stale: BTreeSet<(String, u64)>,
-    /// The claims whose nodes are absent longer than they announced, by this node's clock.
+    /// The claims of nodes that are absent for longer than they announced, by this node's clock.
     pub overdue: BTreeSet<(String, u64)>,
     /// True if this node may offer a free slot to another node: the slot was free for long, or a notice arrived.
     pub idle: bool,
@@ -219,7 +219,7 @@ impl RunSnapshot {
             .max(spec.open_at_first(segment))
     }
 
-    /// Returns whether the run is complete.
+    /// Returns true if the run is complete.
     pub fn done(&self, spec: &RolloutSpec) -> bool {
         self.progress.as_ref().is_some_and(|(progress, _)| progress.run == spec.run && progress.done)
     }
@@ -235,8 +235,8 @@ impl RunSnapshot {
         self.rolled_back || self.recovery.is_some() && !self.acknowledged.contains(own_node)
     }
 
-    /// Returns true if slots of the book may be granted: no recovery is open, or every node in git has republished its
-    /// claims or is written off (P17).
+    /// Returns true unless an open recovery blocks the slots of the book. A recovery blocks them until every node in
+    /// git has republished its claims or is written off (P17).
     pub fn recovery_complete(&self, spec: &RolloutSpec) -> bool {
         let said = |node: &String| {
             self.acknowledged.contains(node)
@@ -355,8 +355,8 @@ fn reading_votes(spec: &RolloutSpec, own_node: &str, segments: Range<u32>) -> Ve
     segments.flat_map(of).collect()
 }
 
-/// Reads a complete snapshot. The closure `run` executes the transactions. A run with many segments needs several
-/// transactions.
+/// Reads a complete snapshot. The closure `run` executes the transactions. A run with more than 40 segments needs
+/// several transactions.
 pub fn look<E>(
     spec: &RolloutSpec,
     own_node: &str,

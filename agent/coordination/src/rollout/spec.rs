@@ -17,7 +17,7 @@ pub enum Cut {
     Passage,
 }
 
-/// The value of the field `onLostNode`: the reaction of a run to a lost node.
+/// The value of the field `onLostNode`, which states how a run reacts to a lost node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum OnLost {
     /// `hold`: the run waits for the lost node.
@@ -36,8 +36,8 @@ pub struct RolloutSpec {
     pub book: String,
     /// The name of the budget: the name of the book, or the name of a slot that several books share.
     pub budget: String,
-    /// The name of the run. It contains the book, the generation that last changed the book, and the digest of its
-    /// definition (P35, P70).
+    /// The name of the run. The name contains the book, the generation that last changed the book, and the digest of
+    /// its definition (P35, P70).
     pub run: String,
     /// The acceptance of the revision that defines the rollout.
     pub accepted: AcceptedId,
@@ -53,11 +53,11 @@ pub struct RolloutSpec {
     pub partitions: BTreeMap<String, String>,
     /// The maximum number of nodes that hold a slot of one partition at the same time. `None` if there is no limit.
     pub count: Option<u64>,
-    /// The number of failed nodes with which the run still continues. With one more failed node, the run halts.
+    /// The maximum number of failed nodes with which the run continues. If more nodes fail, the run halts.
     pub max_failures: u64,
-    /// True if other nodes and later waves continue despite failures (`failAfterAllTargetsRan`). A run with too many
-    /// failures completes only after enough failed nodes have succeeded. If several books share the slot, the failure
-    /// limit of the other books still applies.
+    /// The value of the field `failAfterAllTargetsRan`: true if other nodes and later waves continue in spite of
+    /// failures. A run with too many failures completes only after enough failed nodes have succeeded. If several books
+    /// share the slot, the failure limit of the other books still applies.
     pub fail_after_all: bool,
     /// The smallest `max_failures` of all books that share the slot, which is the limit of all these books. `None` if
     /// the `max_failures` of this book applies.
@@ -65,7 +65,7 @@ pub struct RolloutSpec {
     /// True if several books or tasks share the budget. A shared budget may have partitions that are not in
     /// `partitions`.
     pub shared: bool,
-    /// The reaction of the run to a lost node.
+    /// The value of the field `onLostNode`, which states how the run reacts to a lost node.
     pub on_lost: OnLost,
     /// The number of waves, at least one.
     pub waves: u32,

@@ -10,8 +10,8 @@ use towpath_state::{Record, kinds};
 
 /// The maximum number of writers that this node remembers.
 const WRITERS: usize = 20_000;
-/// The maximum number of store keys for which this node remembers the newest record number of one writer. If there are
-/// more, this node forgets `FORGOTTEN` numbers at once.
+/// The maximum number of store keys for which this node remembers the newest record number of one writer. Above this
+/// maximum, this node forgets `FORGOTTEN` record numbers at once.
 const KEYS: usize = 8192;
 const FORGOTTEN: usize = 1024;
 /// The maximum number of former public keys that this node remembers for one writer.
@@ -57,8 +57,8 @@ impl KnownWriter {
     }
 }
 
-/// Returns the hashes of the store keys whose record numbers this node never forgets. A writer changes its records at
-/// these keys rarely, so that a valid record may have a low number.
+/// Returns the hashes of the store keys whose record numbers this node never forgets. A writer rarely changes its
+/// record at such a store key, so that a valid record may have a low number.
 fn fixed(name: &str) -> [u64; 8] {
     [
         crate::keys::joined(name),
@@ -92,8 +92,8 @@ impl Writers {
         self.known.get(name)
     }
 
-    /// Sets the public key of a writer. The previous key becomes a former key. Returns false if this node already
-    /// remembers the maximum number of writers.
+    /// Sets the public key of a writer. The previous public key becomes a former key of the writer. Returns false if
+    /// this node already remembers the maximum number of writers.
     pub(super) fn pin(&mut self, name: &str, key: [u8; 32]) -> bool {
         let full = self.known.len() >= WRITERS;
         match self.known.get_mut(name) {
@@ -116,8 +116,8 @@ impl Writers {
         true
     }
 
-    /// Remembers the number of a writer's record at a store key. Returns false if the record may be a replay, because
-    /// its number is too low.
+    /// Remembers the number of a writer's record at a store key. Returns false if the number is so low that the record
+    /// may be a replay.
     pub(super) fn take(&mut self, name: &str, key: &str, number: u64) -> bool {
         let Some(heard) = self.known.get_mut(name) else { return false };
         let key = hash(key);

@@ -127,7 +127,8 @@ impl SignedStore {
         }
     }
 
-    /// Deletes rejected records from the inner store, because they would make a condition about the prefix fail.
+    /// Deletes rejected records with a prefix from the inner store, because a condition about the prefix also counts
+    /// rejected records.
     fn clear(&self, prefix: &str, after: u64) -> Result<(), StoreError> {
         for (key, at) in self.signer.void_below(prefix) {
             if at > after {

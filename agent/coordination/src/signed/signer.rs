@@ -1,4 +1,4 @@
-//! The signatures of records. A node signs its own records. For each record that a node reads, it verifies the
+//! The signatures of records. A node signs its own records. For each record that a node reads, the node verifies the
 //! signature, the rights of the signer, and the record number.
 
 use std::{
@@ -34,7 +34,7 @@ const VOID: usize = 4096;
 struct Signature {
     by: String,
     seq: u64,
-    /// The certificate of the signer. If the signer has no certificate, its public key.
+    /// The certificate of the signer, or the public key of a signer that has no certificate.
     with: String,
     sig: String,
 }
@@ -76,7 +76,7 @@ struct State {
 struct Checked {
     signed: Result<Signed, String>,
     /// True if the signer had the right to write the record when this node accepted the record. A later revision does
-    /// not revoke the right.
+    /// not revoke the right to write the record.
     entitled: bool,
 }
 
@@ -90,9 +90,9 @@ struct Signed {
 
 /// The reason why a public key is not the valid key of the signer.
 enum Doubt {
-    /// The key was valid before a commit replaced it.
+    /// The public key was valid before a commit replaced it.
     Former,
-    /// The key is not valid, for the reason in the field.
+    /// The public key is not valid, for the reason that the variant contains.
     Refused(String),
 }
 
@@ -100,7 +100,7 @@ enum Doubt {
 enum Void {
     /// The node of the slot signed the claim or failure with its former key. The slot still counts as taken.
     Taken,
-    /// The record counts as absent, for the reason in the field.
+    /// The record counts as absent, for the reason that the variant contains.
     Refused(String),
 }
 
@@ -212,7 +212,7 @@ impl RecordSigner {
         std::mem::take(&mut self.lock().refused)
     }
 
-    /// Returns the nodes whose presented public key differs from their valid key, each with the presented keys.
+    /// Returns the nodes that present a public key other than their valid key, each with the presented keys.
     pub fn strangers(&self) -> BTreeMap<String, Vec<String>> {
         self.lock().strangers.clone()
     }
@@ -236,7 +236,7 @@ impl RecordSigner {
         hash.finalize().to_vec()
     }
 
-    /// Adds this node's signature to a record. Returns a value that is not a JSON object without a change.
+    /// Adds this node's signature to a record. If the value is not a JSON object, the function returns it unchanged.
     pub(super) fn sign(&self, key: &str, value: &[u8]) -> Vec<u8> {
         let Ok(Value::Object(mut record)) = serde_json::from_slice(value) else { return value.to_vec() };
         record.remove(FIELD);
@@ -266,8 +266,8 @@ impl RecordSigner {
     }
 
     /// Returns true if another process has signed a row with this node's key since this process began. The caller must
-    /// not have written the row itself. The next record of this node then gets a higher number, so that the other
-    /// process accepts it.
+    /// not have written the row itself. If the result is true, the next record of this node gets a higher number, so
+    /// that the other process accepts it.
     pub(super) fn is_of_namesake(&self, row: &Row) -> bool {
         let newer = self.own_number(row).filter(|number| *number > self.floor.load(Ordering::Relaxed));
         if let Some(number) = newer {

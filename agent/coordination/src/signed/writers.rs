@@ -1,4 +1,4 @@
-//! Defines for each store key which nodes may write it, according to the accepted revision (P141).
+//! Defines which nodes may write each store key, according to the accepted revision (P141).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -156,8 +156,8 @@ pub(super) fn writers<'k>(key: &'k Key<'k>) -> Writers<'k> {
     }
 }
 
-/// Returns true if a node remembers the number of the newest record at a key, so that it rejects a replayed record.
-/// Keys that contain a run or a digest, and keys that no decision reads, need no such number.
+/// Returns true if a node remembers the number of the newest record at a key, so that it rejects a replayed record. A
+/// node remembers no numbers for keys that contain a run or a digest, or for keys that no decision reads.
 pub(super) fn is_remembered(key: &Key<'_>) -> bool {
     match key {
         Key::Accepted

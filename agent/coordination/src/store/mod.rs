@@ -28,14 +28,14 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// The store does not answer.
     fn read(&self, prefix: &str, page: &Page) -> Result<Read, StoreError>;
 
-    /// Starts a watch of the keys with a prefix. The receiver gets all changes of these keys, from the store revision
-    /// `from` on.
+    /// Starts a watch of the keys with a prefix. The receiver gets all changes of keys with the prefix, from the store
+    /// revision `from` on.
     ///
     /// # Errors
     /// Returns an error if the store does not answer, or has deleted the changes since `from`.
     fn watch(&self, prefix: &str, from: u64) -> Result<mpsc::UnboundedReceiver<Change>, StoreError>;
 
-    /// Creates a lease. When the lease ends, the store deletes the keys that are bound to it.
+    /// Creates a lease. When a lease ends, the store deletes the keys that are bound to the lease.
     ///
     /// # Errors
     /// The store does not answer.
@@ -54,7 +54,7 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// The store does not answer.
     fn time_left(&self, key: &str) -> Result<Option<Duration>, StoreError>;
 
-    /// Returns true if processes other than this one use the store too.
+    /// Returns true if other processes use the store too.
     fn shared(&self) -> bool {
         true
     }
@@ -94,7 +94,7 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Runs a transaction.
     ///
     /// # Errors
-    /// If the store does not answer, it may have applied the transaction or not.
+    /// If the store does not answer, the store may have applied the transaction or not.
     fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError>;
 }
 
@@ -142,7 +142,7 @@ pub struct Row {
 pub enum Change {
     /// A key was set.
     Put(Row),
-    /// A key was deleted. The fields contain the key and the store revision of the deletion.
+    /// A key was deleted. The variant contains the key and the store revision of the deletion.
     Delete(String, u64),
 }
 
@@ -150,8 +150,8 @@ pub enum Change {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(pub u64);
 
-/// A transaction of the store: it has conditions, operations for the case that all conditions hold, and operations for
-/// the other case.
+/// A transaction of the store. It has conditions, operations that run if all conditions hold, and operations that run
+/// otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Txn {
     /// The conditions of the transaction.
@@ -169,7 +169,7 @@ pub enum Compare {
     Absent(String),
     /// The newest change of the key must have the given store revision.
     Revision(String, u64),
-    /// No key with the prefix must have changed after the given store revision.
+    /// All keys with the prefix must be unchanged since the given store revision.
     NoneNewer(String, u64),
 }
 
@@ -237,7 +237,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Returns the store revision and the answers, whichever operations the store executed.
+    /// Returns the store revision and the answers, for both outcomes of the transaction.
     pub fn answers(self) -> (u64, Vec<Answer>) {
         match self {
             Self::Done { revision, answers } | Self::Refused { revision, answers } => (revision, answers),
@@ -251,7 +251,7 @@ pub enum StoreError {
     /// The store does not answer.
     #[error("the data store does not answer: {0}")]
     Unreachable(String),
-    /// All attempts at a decision failed, because other nodes changed the same records first. The field contains the
+    /// All attempts at a decision failed, because other nodes changed the same records first. The variant contains the
     /// number of attempts.
     #[error("lost {0} races with other nodes; retrying")]
     LostRaces(usize),
@@ -278,7 +278,7 @@ pub enum StoreError {
         /// The maximum size of the value, in bytes.
         most: usize,
     },
-    /// The watch cannot begin at the requested store revision, because the store has deleted the changes since then.
+    /// The watch cannot begin at the requested store revision, because the store has deleted later changes.
     #[error("the data store no longer has the changes since revision {0}")]
     Compacted(u64),
     /// The lease has ended.

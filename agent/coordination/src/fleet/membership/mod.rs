@@ -32,8 +32,8 @@ use crate::{
 /// The interval at which a node renews its lease (P101).
 const KEEP: Duration = Duration::from_secs(10);
 
-/// The time for which a node trusts its lease after a renewal. The time is shorter than the lease, because the clocks
-/// of the node and of the store differ (P93).
+/// The time for which a node trusts its lease after a renewal. A node trusts its lease for less than the duration of
+/// the lease, because the clocks of the node and of the store differ (P93).
 const LEASE_TRUST: Duration = Duration::from_secs(20);
 
 /// The stack size of a thread that makes requests to the store, in bytes. Unoptimised builds need a stack of more than
@@ -62,7 +62,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     position: Arc<StorePosition>,
     stop: AtomicBool,
-    /// The identifier of this process. The identifier differs if another agent runs under the node's name.
+    /// The identifier of this process. Another agent that runs under the node's name has another identifier.
     id: String,
     state: Mutex<State>,
 }
@@ -255,7 +255,7 @@ impl Shared {
         }
     }
 
-    /// Renews the lease of the node, or acquires a lease if the node has none. Returns whether the node has a lease.
+    /// Renews the lease of the node, or acquires a lease if the node has none. Returns true if the node has a lease.
     fn keep(&self, joined: &Joined) -> bool {
         let before = self.clock.monotonic();
         match self.kept(joined) {

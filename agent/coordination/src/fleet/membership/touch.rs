@@ -76,7 +76,7 @@ impl Touches {
         self.postponed.entry(budget).or_insert(now + PAUSE);
     }
 
-    /// Records whether this node waits for a slot in the run that `spec` describes.
+    /// Stores the fact that this node waits, or does not wait, for a slot in the run that `spec` describes.
     pub(in crate::fleet) fn set_waiting(&mut self, spec: &RolloutSpec, waits: bool) {
         let entry = (spec.budget.clone(), spec.book.clone());
         if waits {
@@ -101,12 +101,12 @@ impl Touches {
         acts
     }
 
-    /// Allows this node to offer the free slots of a budget without a delay.
+    /// Permits this node to offer the free slots of a budget without a delay.
     pub(in crate::fleet) fn offer_now(&mut self, budget: &str) {
         self.touched.insert(budget.to_owned());
     }
 
-    /// Returns whether this node may offer the free slots of a budget without a delay.
+    /// Returns true if this node may offer the free slots of a budget without a delay.
     pub(in crate::fleet) fn offers_now(&self, budget: &str) -> bool {
         self.touched.contains(budget)
     }

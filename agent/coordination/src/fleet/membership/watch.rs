@@ -1,4 +1,4 @@
-//! The watches of a node on the store. They wake the node after a change, and detect a rollback of the store.
+//! The watches of a node on the store, which wake the node after a change and detect a rollback of the store.
 
 use std::{
     thread,

@@ -22,6 +22,6 @@ impl fmt::Debug for Access {
     }
 }
 
-/// A function that reads the credentials from their files. The node calls it for each new connection, so that renewed
-/// files take effect.
+/// A function that reads the credentials from their files. The node reads the credentials for each new connection, so
+/// that renewed files take effect.
 pub type ReadAccess = Arc<dyn Fn() -> Result<Access, String> + Send + Sync>;

@@ -22,8 +22,8 @@ use super::{
 /// The time after which a member that has not answered a request counts as failed.
 pub(super) const SILENCE: Duration = Duration::from_secs(3);
 
-/// The timeout for the TCP connection to a member. It is shorter than `SILENCE`, so that the error message names the
-/// TCP connection.
+/// The timeout for the TCP connection to a member. The timeout is shorter than `SILENCE`, so that the error message
+/// names the TCP connection.
 const CONNECT: Duration = Duration::from_secs(2);
 
 /// The interval of pings on a connection. etcd rejects clients with a shorter interval (`--grpc-keepalive-min-time`).
@@ -58,8 +58,8 @@ impl Connection {
 pub(super) struct Member {
     pub(super) endpoint: String,
     connection: Mutex<Option<Connection>>,
-    /// A lock that permits one attempt to connect at a time. It contains the time and the cause of the newest failed
-    /// attempt.
+    /// A lock that permits one attempt to connect at a time. The lock contains the time and the cause of the newest
+    /// failed attempt to connect.
     connecting: tokio::sync::Mutex<Option<(Instant, Fault)>>,
 }
 

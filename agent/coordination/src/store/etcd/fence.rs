@@ -1,10 +1,11 @@
 //! Runs etcd transactions that write. A node finds out whether etcd has applied a transaction, even if the asked etcd
 //! member does not answer.
 //!
-//! A paused etcd member may execute a transaction late, although the node already uses another member. Therefore each
-//! node has a fence: one store key. Each etcd transaction that writes requires that the etcd revision of the fence is
-//! unchanged. If the result of a transaction is unknown, the node writes its fence, so that etcd can no longer apply
-//! the transaction. The node then reads whether etcd had applied the transaction, and repeats it if not (P132).
+//! A paused etcd member may execute a transaction late, although the node already uses another member. To prevent late
+//! transactions, each node has one store key, which is called its fence. Each etcd transaction that writes requires
+//! that the etcd revision of the fence is unchanged. If the result of a transaction is unknown, the node writes its
+//! fence, so that etcd can no longer apply the transaction. The node then reads whether etcd had applied the
+//! transaction, and repeats it if not (P132).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -106,8 +107,8 @@ impl Committer {
     }
 
     /// Returns the outcome of a transaction if etcd has applied it: the first key that it writes then has the written
-    /// value. The operations that read are repeated now. `None` if etcd has not applied the transaction, or if the
-    /// transaction writes no value.
+    /// value. The function executes the operations that read again. `None` if etcd has not applied the transaction, or
+    /// if the transaction writes no value.
     async fn applied(&self, txn: &Txn) -> Result<Option<Outcome>, StoreError> {
         let Some((key, value)) = first_put(txn) else { return Ok(None) };
         let reading = txn.then.iter().filter(|operation| !operation.writes()).cloned();
@@ -119,7 +120,7 @@ impl Committer {
     }
 }
 
-/// Returns the first key that a transaction writes, with the value. The pair identifies the transaction.
+/// Returns the first key that a transaction writes, with the value. The key and the value identify the transaction.
 fn first_put(txn: &Txn) -> Option<(&str, &[u8])> {
     txn.then.iter().find_map(|operation| match operation {
         Op::Put { key, value, .. } => Some((key.as_str(), value.as_slice())),

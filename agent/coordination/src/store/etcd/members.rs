@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::store::StoreError;
 
 /// The time for which requests avoid a member after its first failure. Each further failure of the member doubles the
-/// time.
+/// time for which requests avoid it.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 
 /// The maximum time for which requests avoid a failed member.
@@ -21,15 +21,15 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
 /// s, the members of an etcd cluster can elect a new leader.
 const FAILOVER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The minimum number of times that a request asks all members. The first time, all members may still be without a
-/// leader.
+/// The minimum number of times that a request asks all members. When a request asks the members for the first time,
+/// they may still be without a leader.
 const ROUNDS: u32 = 2;
 
 /// The time for which new requests fail immediately after no member has answered a request. When `AWAY` has passed, one
 /// request tries the members again.
 const AWAY: Duration = Duration::from_secs(1);
 
-/// The time for which new requests fail immediately after a member has rejected the node's credentials. The time is
+/// The time for which new requests fail immediately after a member has rejected the node's credentials. `REFUSED` is
 /// longer than `AWAY`, because each attempt costs the members a TLS handshake or the check of a password.
 const REFUSED: Duration = Duration::from_secs(5);
 
@@ -75,8 +75,8 @@ pub(super) enum Admission {
         /// True if the node asks all members again after a round without an answer.
         patient: bool,
     },
-    /// The request fails without an attempt, because no member answered a moment ago. The field contains the error of
-    /// that attempt.
+    /// The request fails without an attempt, because no member answered a moment ago. The variant contains the error of
+    /// the earlier attempt.
     Refused(StoreError),
 }
 
