@@ -161,7 +161,7 @@ impl Gates {
                 .push(Gate::new(GateReason::Suspended, opens).action("Remove `suspend` from git to continue earlier"));
         }
         for dependency in &self.dependencies {
-            let opens = format!("waiting for {dependency}; continues when it is applied");
+            let opens = format!("waiting for {dependency}; continues when the dependency is applied");
             closed.push(Gate::new(GateReason::Dependency, opens));
         }
         closed.extend(self.found.iter().cloned());

@@ -1,5 +1,5 @@
-//! Maintenance windows: the times of day at which a node may begin changes. The code compares instants in UTC, so that
-//! the start or end of daylight saving time does not skip or repeat a window.
+//! Maintenance windows: the times at which a node may begin changes. The code compares instants in UTC, so that the
+//! start or end of daylight saving time does not skip or repeat a window.
 
 use chrono::{DateTime, Datelike as _, Days, NaiveDate, NaiveDateTime, NaiveTime, Utc, Weekday};
 use tz::TimeZoneRef;
@@ -22,8 +22,8 @@ impl Zone {
         Some(Self { name: name.to_owned(), rules: tzdb_data::find_tz(name.as_bytes())? })
     }
 
-    /// Returns the offset of the time zone from UTC at an instant, in seconds. East of Greenwich, the offset is
-    /// positive.
+    /// Returns the offset of the time zone from UTC at an instant, in seconds. The offset is positive for zones to the
+    /// east of Greenwich.
     fn ahead(&self, at: i64) -> i64 {
         self.rules.find_local_time_type(at).map_or(0, |kind| i64::from(kind.ut_offset()))
     }
@@ -59,7 +59,7 @@ pub struct Window {
     pub to: NaiveTime,
     /// The time zone of `from` and `to`.
     pub zone: Zone,
-    /// True if a change that began inside the window may continue after its end.
+    /// True if a change that began inside the window may continue after the end of the window.
     pub finish: bool,
 }
 
@@ -100,8 +100,8 @@ impl Window {
         day.and_time(time).and_utc()
     }
 
-    /// Returns `Ok` if the window is open at `now`. Otherwise, the error contains the time at which the window opens
-    /// next, if it does.
+    /// Returns `Ok` if the window is open at `now`. If the window is closed, the error contains the time at which it
+    /// opens next. `None` if it never opens.
     fn at(&self, now: DateTime<Utc>) -> Result<(), Option<DateTime<Utc>>> {
         let today = self.zone.local(now).date();
         let first = today.checked_sub_days(Days::new(1)).unwrap_or(today);
@@ -124,8 +124,7 @@ impl Windows {
     /// Checks that changes may begin: a window is open at `now`. Unit of `now`: milliseconds since 1970.
     ///
     /// # Errors
-    /// If no window is open, the error is the closed gate. Its message contains the time at which the next window
-    /// opens.
+    /// If no window is open, returns the closed gate, whose message contains the time at which the next window opens.
     pub fn open(&self, now: i64) -> Result<(), Gate> {
         if self.0.is_empty() {
             return Ok(());
@@ -154,8 +153,8 @@ impl Windows {
         ))
     }
 
-    /// Returns true if a change that began inside a window may continue after the end of the window. All windows must
-    /// permit this.
+    /// Returns true if a change that began inside a window may continue after the end of the window. Returns false
+    /// unless all windows permit this.
     pub fn finish(&self) -> bool {
         self.0.iter().all(|window| window.finish)
     }

@@ -153,8 +153,9 @@ fn slot<'a>(
         OnLost::Skip => " or is written off",
         OnLost::Fail => " or counts as failed",
     };
-    let opens =
-        format!("waiting for a slot of {budget} (held by {names}); continues when one of them releases it{back}");
+    let opens = format!(
+        "waiting for a slot of {budget} (held by {names}); continues when one of these nodes releases the slot{back}"
+    );
     let gate = Gate::shared(GateReason::Slot, opens).since(holders.iter().filter_map(|entry| entry.note.at).min());
     if away.is_empty() || spec.on_lost == OnLost::Skip { gate } else { gate.action(start(away)) }
 }
@@ -249,7 +250,7 @@ fn barrier(situation: Situation<'_>, segment: u32) -> Gate {
     let count = arrivals(spec, snapshot, before, last);
     let waves = if wave < last { format!(", wave {} of {} is open", wave + 1, spec.waves) } else { String::new() };
     let opens = format!(
-        "waiting at the barrier before segment {} ({count} of {} nodes have arrived{waves}{}{}); continues when all have arrived",
+        "waiting at the barrier before segment {} ({count} of {} nodes have arrived{waves}{}{}); continues when all nodes have arrived",
         before.saturating_add(2),
         spec.members.len(),
         missing_text(situation, before, last),
@@ -268,7 +269,7 @@ fn loaded(loaded: &AcceptedId, accepted: &AcceptedId) -> String {
 fn behind(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
     let opens = match &snapshot.accepted {
         Some((accepted, _)) => format!(
-            "waiting for generation {}, which the fleet has accepted (this node has loaded generation {}); continues when this node has loaded it",
+            "waiting for generation {}, which the fleet has accepted (this node has loaded generation {}); continues when this node has loaded the accepted generation",
             accepted.generation,
             loaded(&spec.accepted, accepted)
         ),

@@ -347,7 +347,7 @@ fn progress(
     let opens = if !missing.is_empty() {
         let names = listed(missing.iter().map(describe));
         format!(
-            "waiting for {names} to complete {place} ({came} of {total} nodes have{excused}); continues when these nodes have completed it, then {next}"
+            "waiting for {names} to complete {place} ({came} of {total} nodes have{excused}); continues when these nodes have completed the wave, then {next}"
         )
     } else if is_last_wave || spec.soak.is_zero() {
         format!(

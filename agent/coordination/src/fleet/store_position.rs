@@ -99,7 +99,7 @@ impl StorePosition {
         let mut known = self.lock();
         if known.sequence > 0 && self.shared {
             tracing::warn!(
-                "the data store has no record of this node: the store was wiped, or restored from an old backup"
+                "the data store has no join record of this node: the store was wiped, or restored from an old backup"
             );
             (known.rolled_back, known.needs_republish) = (true, true);
         }

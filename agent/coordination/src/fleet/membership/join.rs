@@ -106,7 +106,7 @@ impl Shared {
         }
         let Some(row) = found(outcome).filter(|row| row.key == key) else {
             return Err(StoreError::Unreachable(format!(
-                "cannot write {key}: other nodes write it at the same time; retrying"
+                "cannot write {key}: other nodes write this key at the same time; retrying"
             )));
         };
         let there: Joined = serde_json::from_slice(&row.value).unwrap_or_default();
