@@ -262,8 +262,8 @@ pub fn attempt(store: &dyn Store, proposal: &Proposal<'_>) -> Result<Attempt, Ac
 }
 
 impl Proposal<'_> {
-    /// Returns true if the record on the node's disk is as new as the record in the store, or newer. If the record on
-    /// disk is older, the node must not propose a candidate.
+    /// Returns true if the record on the node's disk is as new as the record in the store, or newer. A node whose
+    /// record on disk is older than the record in the store must not propose a candidate.
     fn knows(&self, in_store: &Accepted) -> bool {
         let older = in_store.generation > 0 && in_store.generation < self.disk.generation;
         older || in_store.id() == self.disk.id()

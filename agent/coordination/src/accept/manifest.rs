@@ -37,7 +37,7 @@ pub struct ManifestEntry {
     pub since: u64,
 }
 
-/// The number of hexadecimal digits of the definition's digest that the name of a run contains.
+/// The number of hexadecimal digits of a definition's digest in the name of a run.
 const DIGITS: usize = 12;
 
 impl ManifestEntry {

@@ -81,7 +81,7 @@ impl Liveness {
 pub struct NodeReport {
     /// The acceptance that the node has loaded.
     pub accepted: AcceptedId,
-    /// The closed gates of the book that only the published state of the node shows.
+    /// The gates that the node has found closed for the book, and that no other node can evaluate.
     pub gates: Vec<Gate>,
 }
 

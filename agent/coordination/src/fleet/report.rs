@@ -19,7 +19,8 @@ use crate::{
     store::{Compare, Op, Row, StoreError, Txn},
 };
 
-/// The wait before a node without gossip checks the leases of the slot holders under `onLostNode: hold`.
+/// The time that a node without gossip waits, under `onLostNode: hold`, before it checks the leases of the slot
+/// holders.
 const LONG_WAIT: Duration = Duration::from_secs(20);
 
 /// The maximum number of slot holders whose leases a node reads in one check.

@@ -15,7 +15,7 @@ pub(super) struct Announcements {
     accepted: Announced,
     /// The newest report of this node about the slots that it holds.
     holds: Holds,
-    /// The number of changes of the slots of other nodes for which this member has created an event.
+    /// The number of slot changes of other nodes that this member has already reported as events.
     changed: u64,
     /// The time of the next repetition of the announcements.
     again: Option<Instant>,
@@ -68,7 +68,7 @@ impl Announcements {
         &self.holds
     }
 
-    /// Stores `changed`, the number of changes of the slots of other nodes. Returns true if `changed` differs from the
+    /// Stores `changed`, the number of slot changes of other nodes. Returns true if `changed` differs from the
     /// previously stored number.
     pub(super) fn note_slots(&mut self, changed: u64) -> bool {
         std::mem::replace(&mut self.changed, changed) != changed

@@ -41,8 +41,8 @@ pub struct SealedResult {
 pub struct Record {
     /// The store revision at which the records were read.
     revision: u64,
-    /// The election record of each node, with the store revision that wrote the record. The value is `None` instead of
-    /// a record that cannot be parsed.
+    /// The election record of each node, with the store revision at which the record was written. The value is `None`
+    /// instead of a record that cannot be parsed.
     rows: BTreeMap<String, (Option<Elected>, u64)>,
 }
 

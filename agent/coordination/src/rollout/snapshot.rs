@@ -29,7 +29,7 @@ pub struct WriteSequence {
     pub number: u64,
 }
 
-/// A slot record, with the node, partition and book in its key, and the store revision that wrote the record.
+/// A slot record, with the node, partition and book from its store key, and the store revision at which it was written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotEntry {
     /// The name of the node that the record is about.
@@ -40,7 +40,7 @@ pub struct SlotEntry {
     pub book: String,
     /// The slot record itself.
     pub held: SlotRecord,
-    /// The store revision that wrote the record.
+    /// The store revision at which the record was written.
     pub modified: u64,
     /// The time of the write and the error message. Decisions do not read these fields.
     pub note: SlotNote,
@@ -56,7 +56,7 @@ pub struct SlotNote {
     pub message: Option<String>,
 }
 
-/// A queue entry, with the node, partition and book in its key, and the store revision that wrote the entry.
+/// A queue entry, with the node, partition and book from its store key, and the store revision at which it was written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Entry {
     /// The name of the waiting node.
@@ -67,7 +67,7 @@ pub struct Entry {
     pub book: String,
     /// The queue entry itself.
     pub queued: Queued,
-    /// The store revision that wrote the entry.
+    /// The store revision at which the entry was written.
     pub modified: u64,
     /// The time of the write. Decisions do not read this field.
     pub note: SlotNote,
@@ -78,9 +78,9 @@ pub struct Entry {
 pub struct RunSnapshot {
     /// The store revision at which the snapshot was read.
     pub revision: u64,
-    /// The acceptance in the store, and the store revision that wrote it.
+    /// The acceptance in the store, and the store revision at which it was written.
     pub accepted: Option<(AcceptedId, u64)>,
-    /// The open recovery, and the store revision that wrote its record. `None` if no recovery is open.
+    /// The open recovery, and the store revision at which its record was written. `None` if no recovery is open.
     pub recovery: Option<(RecoveryEpoch, u64)>,
     /// The nodes that have republished their claims in the open recovery. `acknowledged` is empty if this node has not
     /// read the acknowledgements.
@@ -93,13 +93,13 @@ pub struct RunSnapshot {
     /// The sequence number of this node's newest write, as the store contains it. 0 if the store does not contain the
     /// number.
     pub sequence: u64,
-    /// The open waves of the book's run, and the store revision that wrote them.
+    /// The open waves of the book's run, and the store revision at which their record was written.
     pub progress: Option<(RolloutProgress, u64)>,
     /// All slot records of the budget, including the records of other books that share the budget.
     pub held: Vec<SlotEntry>,
     /// The oldest queue entries of this node's partition.
     pub queue: Vec<Entry>,
-    /// The queue entry of this node, and the store revision that wrote it. `None` if the node does not wait.
+    /// The queue entry of this node, and the store revision at which it was written. `None` if the node does not wait.
     pub queued: Option<(Queued, u64)>,
     /// True if this node has a lease. Other nodes may write off a node without a lease.
     pub leased: bool,
@@ -110,7 +110,7 @@ pub struct RunSnapshot {
     /// The number of one segment, and the names of the members that have voted for it. `None` if this node has not read
     /// the names.
     pub names: Option<(u32, BTreeSet<String>)>,
-    /// The offers that other nodes have not taken within 10 s, by this node's clock. Each entry contains the node and
+    /// The offers that other nodes have not taken within 10 s, by this node's clock. Each element contains the node and
     /// the store revision of the offer.
     pub stale: BTreeSet<(String, u64)>,
     /// The claims of nodes that are absent for longer than they announced, by this node's clock.
@@ -224,8 +224,8 @@ impl RunSnapshot {
         self.progress.as_ref().is_some_and(|(progress, _)| progress.run == spec.run && progress.done)
     }
 
-    /// Returns the store revision that wrote the acceptance in the store. `None` if the spec belongs to another
-    /// acceptance, even to an acceptance with the same number (P26).
+    /// Returns the store revision at which the acceptance in the store was written. `None` if the spec belongs to
+    /// another acceptance, even to an acceptance with the same number (P26).
     pub fn current(&self, spec: &RolloutSpec) -> Option<u64> {
         self.accepted.as_ref().filter(|(accepted, _)| *accepted == spec.accepted).map(|(_, modified)| *modified)
     }
@@ -235,8 +235,8 @@ impl RunSnapshot {
         self.rolled_back || self.recovery.is_some() && !self.acknowledged.contains(own_node)
     }
 
-    /// Returns true unless an open recovery blocks the slots of the book. A recovery blocks them until every node in
-    /// git has republished its claims or is written off (P17).
+    /// Returns true unless an open recovery blocks the slots of the book. A recovery blocks all slots until every node
+    /// in git has republished its claims or is written off (P17).
     pub fn recovery_complete(&self, spec: &RolloutSpec) -> bool {
         let said = |node: &String| {
             self.acknowledged.contains(node)
@@ -374,8 +374,8 @@ fn parse<T: DeserializeOwned>(row: &Row) -> Option<T> {
     serde_json::from_slice(&row.value).ok()
 }
 
-/// Returns the newest report about a rollback, and the store revision that wrote the report. `None` if no rollback was
-/// reported.
+/// Returns the newest report about a rollback, and the store revision at which the report was written. `None` if no
+/// rollback was reported.
 pub fn newest_recovery(rows: &[Row]) -> Option<(RecoveryEpoch, u64)> {
     let newest = rows.iter().max_by_key(|row| row.modified)?;
     let by = newest.key.strip_prefix(keys::ALL_RECOVERIES)?.to_owned();

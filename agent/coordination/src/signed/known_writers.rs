@@ -10,8 +10,8 @@ use towpath_state::{Record, kinds};
 
 /// The maximum number of writers that this node remembers.
 const WRITERS: usize = 20_000;
-/// The maximum number of store keys for which this node remembers the newest record number of one writer. Above this
-/// maximum, this node forgets `FORGOTTEN` record numbers at once.
+/// The maximum number of store keys for which this node remembers the newest record number of one writer. If a writer
+/// has records at more than `KEYS` store keys, this node forgets `FORGOTTEN` record numbers at once.
 const KEYS: usize = 8192;
 const FORGOTTEN: usize = 1024;
 /// The maximum number of former public keys that this node remembers for one writer.

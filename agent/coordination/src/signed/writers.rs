@@ -39,8 +39,9 @@ impl BookRights {
     }
 }
 
-/// The rights of the current revision and of earlier revisions. A former target may still write its claim until it has
-/// removed its items of the book (P66). The results that a former target has published stay valid (P83).
+/// The rights to write store records, from the current revision and from earlier revisions. A former target may still
+/// write its claim until it has removed its items of the book (P66). The results that a former target has published
+/// stay valid (P83).
 #[derive(Debug, Default)]
 pub(super) struct Books {
     now: Option<BTreeMap<String, BookRights>>,

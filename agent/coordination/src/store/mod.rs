@@ -150,8 +150,8 @@ pub enum Change {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(pub u64);
 
-/// A transaction of the store. It has conditions, operations that run if all conditions hold, and operations that run
-/// otherwise.
+/// A transaction of the store. A transaction has conditions, operations that run if all conditions hold, and operations
+/// that run otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Txn {
     /// The conditions of the transaction.
