@@ -154,12 +154,12 @@ pub enum Key<'a> {
         /// The generation of the link.
         generation: u64,
     },
-    /// The key of the facts about a node that the node publishes for other nodes.
+    /// The key of the facts that a node publishes about itself.
     Facts {
         /// The node that the facts describe.
         node: &'a str,
     },
-    /// The key of the state of a node that the node publishes for other nodes.
+    /// The key of the state that a node publishes for other nodes.
     State {
         /// The node that publishes its state.
         node: &'a str,
@@ -502,7 +502,7 @@ pub fn link(generation: u64) -> String {
 /// The prefix of all links in the chain of acceptances. The keys sort by generation.
 pub const LINKS: &str = "fleet/accepted/chain/";
 
-/// Returns the key of the facts about a node that the node publishes for other nodes.
+/// Returns the key of the facts that a node publishes about itself.
 pub fn facts(node: &str) -> String {
     Key::Facts { node }.to_string()
 }

@@ -10,9 +10,9 @@ use super::record::Accepted;
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AcceptedId {
-    /// The number of the accepted revision. 0 if no revision is accepted.
+    /// The number of the accepted revision, or 0 if no revision is accepted.
     pub generation: u64,
-    /// The digest of the acceptance record. Empty if no revision is accepted.
+    /// The digest of the acceptance record. The digest is empty if no revision is accepted.
     pub digest: String,
 }
 

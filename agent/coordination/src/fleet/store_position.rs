@@ -93,8 +93,8 @@ impl StorePosition {
     }
 
     /// Records that the store does not contain a join record of this node. If the node has written to the store before,
-    /// the missing record proves that the store was wiped or replaced. The store revision is not a proof, because a new
-    /// store may already have a higher revision.
+    /// the missing record proves that the store was wiped or replaced. The store revision alone cannot prove a wipe,
+    /// because a new store may already have a higher revision.
     pub(super) fn note_missing_join_record(&self) {
         let mut known = self.lock();
         if known.sequence > 0 && self.shared {
@@ -151,8 +151,7 @@ impl StorePosition {
         self.lock().rolled_back = false;
     }
 
-    /// Records that a watch has shown a report about a rollback. The next read of the store confirms or refutes the
-    /// report.
+    /// Records that a watch has shown a report about a rollback. The next read of the store checks the report.
     pub(super) fn note_recovery(&self) {
         self.lock().is_reported = true;
     }

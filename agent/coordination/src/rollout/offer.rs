@@ -20,8 +20,8 @@ const OFFERS: usize = 8;
 /// The maximum number of waiting nodes that one notice of free slots names.
 const NAMED: usize = 16;
 
-/// The maximum number of slot records for which a transaction has its own condition. If a transaction would need more
-/// than 32 such conditions, it wakes all waiters instead.
+/// The maximum number of slot records for which a transaction has its own condition. If a transaction would need
+/// conditions for more than 32 slot records, it wakes all waiters instead.
 const COMPARED: usize = 32;
 
 /// A notice that a budget may have free slots, which no node has offered.

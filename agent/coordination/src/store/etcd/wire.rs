@@ -121,7 +121,7 @@ impl Prefix {
     }
 }
 
-/// Returns the end of the range of keys with a prefix: the first key after them, in the order of bytes.
+/// Returns the first key that is greater than all keys with a prefix, in the order of bytes.
 fn end(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
     while let Some(last) = end.pop() {
