@@ -123,9 +123,9 @@ impl Stored {
     }
 }
 
-/// Decides whether a node must write a candidate as the next acceptance. The next acceptance follows the record in the
-/// store. If the store was restored or wiped, or if the node has rejected the record in the store, the next acceptance
-/// follows the acceptance on the node's disk.
+/// Decides whether a node must write a candidate as the next acceptance. The node compares the candidate with the
+/// record in the store. If the store was restored or wiped, or if the node has rejected the record in the store, the
+/// node compares the candidate with the acceptance on its disk.
 ///
 /// # Errors
 /// Returns an error if the node must not follow the record in the store.

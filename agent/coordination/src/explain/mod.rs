@@ -196,8 +196,8 @@ fn excused_text(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: 
     of(true, "failed") + &of(false, "lost")
 }
 
-/// Returns the members in the waves 0 to `wave` that have not completed a segment. The result is empty if this node has
-/// not read the names of the voters.
+/// Returns the members in the waves 0 to `wave` that have not completed a segment. The result is empty if members have
+/// voted, but this node has not read the names of the voters.
 fn missing<'a>(spec: &'a RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> Vec<&'a str> {
     let names = arrived(snapshot, segment);
     let votes = snapshot.votes.get(segment as usize).copied().unwrap_or(0);

@@ -65,7 +65,7 @@ pub struct SlotRecord {
     pub run: String,
     /// The number of the segment that the record belongs to, counted from 0.
     pub segment: u32,
-    /// The acceptance that the writer of the record had loaded.
+    /// The acceptance that the node that created the record had loaded.
     #[serde(default)]
     pub accepted: AcceptedId,
     /// True if the node was lost under `onLostNode: fail`. The node counts as failed until it returns.
@@ -96,7 +96,7 @@ pub struct Queued {
     pub run: String,
     /// The number of the segment for which the node waits, counted from 0.
     pub segment: u32,
-    /// The acceptance that the writer of the entry had loaded.
+    /// The acceptance that the waiting node had loaded when it queued.
     #[serde(default)]
     pub accepted: AcceptedId,
 }
@@ -118,7 +118,7 @@ pub struct Vote {
 pub struct RolloutProgress {
     /// The name of the run.
     pub run: String,
-    /// The acceptance that the writer of the record had loaded.
+    /// The acceptance that the node that created the record had loaded.
     #[serde(default)]
     pub accepted: AcceptedId,
     /// The number of open waves of each segment.
