@@ -1,4 +1,5 @@
-//! Accepts revisions: any node that has loaded newer commits may write the next acceptance record (P22).
+//! Accepts revisions: a node that has loaded newer commits than the accepted commits may write the next acceptance
+//! record (P22).
 
 mod chain;
 mod id;
@@ -27,27 +28,26 @@ pub use self::{
 /// The store key of the acceptance record.
 pub use crate::keys::ACCEPTED as KEY;
 
-/// The commits that a node proposes as the next revision. A node proposes only commits that it has verified and loaded
-/// without errors.
+/// The commits that a node proposes as the next revision, after it has verified and loaded them without errors.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Candidate {
     /// The commit of each source, by the name of the source.
     pub commits: BTreeMap<String, String>,
-    /// The schema version of the records in the store.
+    /// The schema version of store records that the agent of the node writes.
     pub schema: u32,
 }
 
-/// The decision of a node about a candidate: keep the accepted revision, or write a new acceptance.
+/// The decision of a node about a candidate (proposed commits): keep the accepted revision, or write a new acceptance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// The candidate's commits are already accepted. The variant contains the accepted record.
+    /// The candidate's commits are already accepted. The variant contains the acceptance record.
     Stay(Box<Accepted>),
-    /// The node must write the candidate as the next acceptance. The node writes the manifest together with the
-    /// acceptance record, or earlier.
+    /// The node must write the candidate as the next acceptance. The node must write the manifest before the acceptance
+    /// record, or in the same transaction.
     Accept(Box<Next>),
 }
 
-/// An acceptance that a node is about to write, with the transaction that writes it.
+/// An acceptance that a node must write to the store, with the transaction that writes the acceptance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Next {
     /// The acceptance record to write.
@@ -65,11 +65,11 @@ pub struct Proposal<'a> {
     pub node: &'a str,
     /// The acceptance record on the disk of the proposing node.
     pub disk: &'a Accepted,
-    /// The manifest that belongs to the acceptance record on the node's disk.
+    /// The manifest that belongs to the acceptance record on the disk of the proposing node.
     pub disk_manifest: &'a RevisionManifest,
     /// The commits that the node proposes as the next revision.
     pub candidate: &'a Candidate,
-    /// The settings that all nodes of the fleet must share.
+    /// The settings in the bootstrap file that must be equal on all nodes of the fleet.
     pub origin: &'a FleetIdentity,
     /// The digest of each coordinated book of the candidate, by `namespace/name`.
     pub digests: &'a BTreeMap<String, String>,
@@ -77,10 +77,10 @@ pub struct Proposal<'a> {
     pub joined: &'a [String],
     /// The candidate's objects, by `Kind/namespace/name`.
     pub objects: &'a BTreeSet<String>,
-    /// The acceptance record in the store, if this node has rejected the record.
+    /// The acceptance record in the store, if the proposing node has rejected it.
     pub rejected: Option<&'a Rejected>,
-    /// True if the node adopts the fleet's acceptance record before it proposes a candidate. `follows` is false for
-    /// several nodes in one process, because each node reads the sources itself.
+    /// True if the node adopts the acceptance record in the store before it proposes a candidate. `follows` is false if
+    /// several nodes run in one process, because each of these nodes reads the sources itself.
     pub follows: bool,
 }
 
@@ -89,9 +89,9 @@ pub struct Proposal<'a> {
 pub struct Rejected {
     /// The identifier of the rejected record, as in [`Found::id`].
     pub id: String,
-    /// True if the next acceptance gets the generation after the generation of the rejected record. If `counts` is
-    /// false, the next acceptance gets the generation after the node's own generation. `counts` is false if the
-    /// rejected record is void, or if no chain of links connects the record with the record on disk.
+    /// True if the next acceptance gets the generation after the rejected record. If `counts` is false, the next
+    /// acceptance gets the generation after the acceptance on the node's disk. `counts` is false if the rejected record
+    /// is invalid, or if no chain of links leads from the rejected record to the acceptance on disk.
     pub counts: bool,
 }
 
@@ -100,8 +100,7 @@ pub struct Rejected {
 struct Stored {
     /// The parsed record. `None` if the store has no record, or the record cannot be parsed.
     record: Option<Accepted>,
-    /// The digest and the signer of the record. If the record cannot be parsed, the id contains the digest of the bytes
-    /// of the record.
+    /// The digest and the signer of the record. If the record cannot be parsed, `id` contains a digest of its bytes.
     id: String,
     /// The reason why the record cannot be parsed. `None` if the record was parsed.
     unreadable: Option<String>,
@@ -124,9 +123,9 @@ impl Stored {
     }
 }
 
-/// Decides whether a node must write a candidate as the next acceptance. A newer acceptance on disk has precedence over
-/// the record in the store. The store may have been restored or wiped. The acceptance on disk also has precedence over
-/// a rejected record in the store.
+/// Decides whether a node must write a candidate as the next acceptance. The node compares the candidate with the
+/// record in the store. If the store was restored or wiped, or if the node has rejected the record in the store, the
+/// node compares the candidate with the acceptance on its disk.
 ///
 /// # Errors
 /// Returns an error if the node must not follow the record in the store.
@@ -202,14 +201,14 @@ fn writing(stored: Option<&Row>, accepted: &Accepted, newest: &Accepted) -> Resu
 /// The result of an attempt to accept a candidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attempt {
-    /// The candidate is now the accepted revision. The variant contains the acceptance record and its manifest.
+    /// The candidate is now the accepted revision. The variant contains the acceptance record and the manifest.
     Accepted(Accepted, RevisionManifest),
-    /// Another node has written its acceptance record first, and the variant contains the record. This node checks the
-    /// record of the other node before it proposes its candidate again.
+    /// Another node has written an acceptance record first, which the variant contains. This node must check the record
+    /// of the other node before it proposes its candidate again.
     Lost(Accepted),
 }
 
-/// The maximum number of manifest pages that one transaction writes together with the acceptance record.
+/// The maximum number of manifest pages that a node writes in the same transaction as the acceptance record.
 const PAGES_AT_ONCE: usize = 4;
 
 /// Tries to make a candidate the accepted revision.
@@ -266,8 +265,8 @@ pub fn attempt(store: &dyn Store, proposal: &Proposal<'_>) -> Result<Attempt, Ac
 }
 
 impl Proposal<'_> {
-    /// Returns true if the record on the node's disk is as new as the record in the store, or newer. A node with an
-    /// older record must not propose a candidate.
+    /// Returns true if the record on the node's disk is as new as the record in the store, or newer. A node whose
+    /// record on disk is older than the record in the store must not propose a candidate.
     fn knows(&self, in_store: &Accepted) -> bool {
         let older = in_store.generation > 0 && in_store.generation < self.disk.generation;
         older || in_store.id() == self.disk.id()
@@ -279,11 +278,11 @@ fn read_row(store: &dyn Store) -> Result<Option<Row>, StoreError> {
     Ok(store.read(KEY, &page)?.rows.into_iter().find(|row| row.key == KEY))
 }
 
-/// The acceptance record in the store, with the result of the comparison with the record on a node's disk.
+/// The acceptance record in the store, and its relation to the acceptance record on a node's disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// The acceptance record. If the store has no acceptance record, or the record cannot be parsed, `record` has the
-    /// default value.
+    /// The acceptance record. `record` has the default value if the store has no acceptance record, or if the record
+    /// cannot be parsed.
     pub record: Accepted,
     /// The identifier of the record. Two records with the same identifier are equal.
     pub id: String,
@@ -309,14 +308,14 @@ pub fn current(store: &dyn Store, disk: &Accepted) -> Result<Found, AcceptError>
     Ok(Found { record: record.unwrap_or_default(), id, relation, revision: read.revision })
 }
 
-/// Returns whether the data store answers a read.
+/// Returns true if the data store answers a read request.
 pub fn answers(store: &dyn Store) -> bool {
     read_row(store).is_ok()
 }
 
 impl Accepted {
-    /// Parses an acceptance record and its manifest that another node has sent. `None` if the digest of the record or
-    /// of the manifest is wrong.
+    /// Parses an acceptance record and its manifest that another node has sent. `None` if the digest in the
+    /// announcement or in the record does not match.
     pub fn of_announced(record: &[u8], manifest: &[u8], digest: &str) -> Option<(Self, RevisionManifest)> {
         let accepted: Self = serde_json::from_slice(record).ok()?;
         let manifest: RevisionManifest = serde_json::from_slice(manifest).ok()?;
@@ -324,9 +323,8 @@ impl Accepted {
     }
 }
 
-/// Checks an acceptance record that another node has sent. The message contains no chain links, so a record is sound
-/// only if its parent is the node's own acceptance. A node does not trust the generation number of a record alone
-/// (P103).
+/// Compares an acceptance record that another node has sent with the record on this node's disk. The other node sends
+/// no further links of the chain, so the links in the record must lead to the generation on this node's disk (P103).
 pub fn judge_announced(record: &Accepted, disk: &Accepted) -> Relation {
     match chain::relation(record, &BTreeMap::new(), disk) {
         Relation::Apart => Relation::Void(format!(

@@ -1,22 +1,22 @@
-//! The gates of a change. A gate is a condition that blocks a change. A closed gate has a reason, and names the event
-//! that opens the gate (P89). [`Gates`] evaluates the gates that a node can check without data of other nodes. Slots,
-//! waves and barriers are gates of a rollout, and the module `explain` describes them.
+//! The gates of a change. A gate is a condition that blocks a change. Each closed gate states its reason, and the event
+//! after which the change may continue (P89). [`Gates`] evaluates the gates that a node can check without records of
+//! other nodes. Slots, waves and barriers are gates of a rollout, and the module `explain` describes them.
 
 use std::fmt;
 
 use crate::store::StoreError;
 
-/// Defines the reasons of closed gates and their names.
+/// Defines the reasons for which a gate can be closed, with the name of each reason.
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// The reason why a gate is closed. `status` shows the name of the reason.
+        /// The reason for which a gate is closed. `status` shows the name of the reason.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         pub enum GateReason {
             $($(#[$doc])* $name,)*
         }
 
         impl GateReason {
-            /// All reasons why a gate can be closed.
+            /// All reasons for which a gate can be closed.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
             /// Returns the name of the reason, as `status` shows it.
@@ -38,20 +38,20 @@ reasons! {
     Slot,
     /// The wave of the node has not opened.
     Wave,
-    /// Other nodes have not completed the segments before a barrier.
+    /// A barrier is closed, because other nodes have not completed the segments before the barrier.
     Barrier,
     /// The rollout is halted, or a removal exceeds the prune budget.
     Budget,
-    /// The change waits for another book, node or result that is not ready.
+    /// The change waits for another book, for a node, or for the result of a task.
     Dependency,
     /// The data store does not answer.
     StoreUnreachable,
-    /// The fleet has accepted a record that only a newer agent can read.
+    /// Only a newer agent can read the acceptance record of the fleet.
     AgentTooOld,
 }
 
 impl GateReason {
-    /// Returns the reason with a given name. Returns `Dependency` for a name that this agent does not know.
+    /// Returns the reason with the name `name`. Returns `Dependency` for a name that this agent does not know.
     pub fn named(name: &str) -> Self {
         Self::ALL.iter().copied().find(|reason| reason.name() == name).unwrap_or(Self::Dependency)
     }
@@ -68,13 +68,13 @@ impl fmt::Display for GateReason {
 pub struct Gate {
     /// The reason why the gate is closed.
     pub reason: GateReason,
-    /// The text that explains what the change waits for, and which event opens the gate.
+    /// The message about the closed gate: the cause of the wait, and the event after which the change may continue.
     pub opens: String,
     /// The time since which the gate is closed, in milliseconds since 1970. `None` if the time is not known.
     pub since: Option<i64>,
     /// The action by which an administrator opens the gate. `None` if the gate opens without an action.
     pub action: Option<String>,
-    /// True if the data store shows the gate to every node. False if only this node knows the gate.
+    /// True if every node can derive the gate from the data store. False if only this node knows the gate.
     pub is_shared: bool,
 }
 
@@ -84,12 +84,12 @@ impl Gate {
         Self { reason, opens: opens.into(), since: None, action: None, is_shared: false }
     }
 
-    /// Creates a gate that the data store shows to every node.
+    /// Creates a gate that every node can derive from the data store.
     pub fn shared(reason: GateReason, opens: impl Into<String>) -> Self {
         Self { is_shared: true, ..Self::new(reason, opens) }
     }
 
-    /// Creates the gate that is closed because the data store does not answer.
+    /// Creates a closed gate from the error of a request to the data store.
     pub fn unreachable(error: &StoreError) -> Self {
         if let StoreError::LostRaces(_) = error {
             return Self::shared(GateReason::Dependency, error.to_string());
@@ -130,22 +130,22 @@ impl fmt::Display for Gate {
 /// The conditions that one node evaluates before a change.
 #[derive(Debug, Clone, Default)]
 pub struct Gates {
-    /// The suspensions that apply to the book on this node.
+    /// The suspensions (field `suspend` in git) that apply to the book on this node.
     pub suspended: Vec<Suspension>,
     /// The time of the evaluation. Unit: seconds since 1970.
     pub now: i64,
-    /// The dependencies of the book that are not applied yet.
+    /// The dependencies of the book that this node has not applied yet.
     pub dependencies: Vec<String>,
-    /// The gates that the caller has already found closed, for example because the data store does not answer.
+    /// The other closed gates that the caller knows, for example because the data store does not answer.
     pub found: Vec<Gate>,
 }
 
-/// A suspension of a book or of the whole fleet, as git states it.
+/// A suspension of a book or of the whole fleet, from the field `suspend` in git.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Suspension {
-    /// The reason of the suspension, as git states it.
+    /// The reason for the suspension, as git states it.
     pub reason: String,
-    /// The end of the suspension, as git states it.
+    /// The end of the suspension, as text from git.
     pub until: String,
     /// The end of the suspension. Unit: seconds since 1970.
     pub ends: i64,
@@ -161,7 +161,7 @@ impl Gates {
                 .push(Gate::new(GateReason::Suspended, opens).action("Remove `suspend` from git to continue earlier"));
         }
         for dependency in &self.dependencies {
-            let opens = format!("waiting for {dependency}; continues when it is applied");
+            let opens = format!("waiting for {dependency}; continues when the dependency is applied");
             closed.push(Gate::new(GateReason::Dependency, opens));
         }
         closed.extend(self.found.iter().cloned());

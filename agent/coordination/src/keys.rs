@@ -1,11 +1,12 @@
-//! The keys of the data store. Every store key is built from a [`Key`], and can be parsed into a [`Key`] again.
+//! The keys of the data store. A [`Key`] is a parsed store key. The functions of this file build store keys, and
+//! [`Key::parse`] parses them.
 //!
 //! Every node watches `shared/`. Only node NODE watches `inbox/NODE/`, and no node watches `fleet/` (P3).
 //! ARCHITECTURE.md lists the keys, and `signed::writers` defines which nodes may write each key.
 
 use std::{borrow::Cow, fmt};
 
-/// A key of the data store, with its variable parts.
+/// A store key, split into its variable parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Key<'a> {
     /// The key of the acceptance record.
@@ -20,7 +21,7 @@ pub enum Key<'a> {
         /// The book that the run belongs to.
         book: &'a str,
     },
-    /// The key of the notice that slots of a budget may be free, although no node has offered them.
+    /// The key of the notice that a budget may have free slots, which no node has offered.
     Freed {
         /// The budget that has free slots.
         budget: &'a str,
@@ -33,9 +34,9 @@ pub enum Key<'a> {
         task: Cow<'a, str>,
     },
     /// The key of the record of the agent that runs under a node's name. A second agent with the same name overwrites
-    /// the record, so the first agent detects the second agent.
+    /// the record, so that the first agent detects the second agent.
     Agent {
-        /// The node whose name the agent uses.
+        /// The name under which the agent runs.
         node: &'a str,
     },
     /// The key of the notice that a node was offered a slot.
@@ -45,9 +46,9 @@ pub enum Key<'a> {
         /// The budget of the offered slot.
         budget: &'a str,
     },
-    /// The store key of a sealing key, which decrypts the result of an elected task and is wrapped for one node.
+    /// The store key of a wrapped sealing key. The target decrypts the result of an elected task with the sealing key.
     ResultKey {
-        /// The node that can unwrap the sealing key.
+        /// The target, which can unwrap the sealing key.
         node: &'a str,
         /// The book that contains the task.
         book: &'a str,
@@ -69,7 +70,7 @@ pub enum Key<'a> {
         /// The node that sends the request.
         from: &'a str,
     },
-    /// The key of a slot record: a claim, offer, failure, loss or write-off of one node in a budget.
+    /// The key of a slot record, which contains the claim, offer, failure, loss or write-off of one node in a budget.
     Slot {
         /// The budget of the slot.
         budget: &'a str,
@@ -91,18 +92,18 @@ pub enum Key<'a> {
         /// The node that waits.
         node: &'a str,
     },
-    /// The key of a node's vote that it has completed a segment of a run.
+    /// The key of a node's vote, which states that the node has completed a segment of a run.
     Vote {
         /// The name of the run.
         run: &'a str,
         /// The number of the segment, counted from 0.
         segment: u32,
-        /// True if the run waits for the node.
+        /// True if the node is a member of the run, so that the run waits for its vote.
         member: bool,
         /// The node that votes.
         node: &'a str,
     },
-    /// The key of the election record of one elected node.
+    /// The key of the election record of one node, which was elected to run a task.
     Elected {
         /// The book that contains the task.
         book: &'a str,
@@ -116,43 +117,44 @@ pub enum Key<'a> {
         /// The node that has joined.
         node: &'a str,
     },
-    /// The key of the sequence number of a node's last write.
+    /// The key of the record that numbers a node's writes.
     Sequence {
         /// The node whose writes are numbered.
         node: &'a str,
     },
-    /// The key of a node's fence, by which etcd rejects an old commit of the node. The etcd store writes and compares
-    /// the fence, whose value is empty.
+    /// The key of a node's fence. If an etcd member receives an outdated transaction of the node, etcd rejects it
+    /// because the fence has changed. The value is empty. Only the etcd revision of the fence counts.
     Fence {
-        /// The node whose commits are fenced.
+        /// The node whose transactions compare the fence.
         node: &'a str,
     },
-    /// The key of a node's acknowledgement that it has republished its claims in a recovery.
+    /// The key of a node's acknowledgement in a recovery: the node has republished its claims.
     RecoveryAck {
         /// The identifier of the recovery.
         recovery: &'a str,
         /// The node that acknowledges the recovery.
         node: &'a str,
     },
-    /// The key that is bound to a node's lease. The store deletes the key when the lease ends.
+    /// The key of the record that shows that a node is alive. The store deletes the record when the lease of the node
+    /// ends.
     Alive {
         /// The node that has the lease.
         node: &'a str,
     },
     /// The key of one page of a revision manifest.
     Manifest {
-        /// The digest of the whole manifest.
+        /// The digest of the manifest with all its pages.
         digest: &'a str,
         /// The number of the page, counted from 0.
         page: usize,
     },
-    /// The key of a link in the chain of acceptances. The link carries no signature, because the signed acceptance
-    /// record contains the digest of the link.
+    /// The key of a link in the chain of acceptances. The link has no signature, because a later signed acceptance
+    /// record proves its digest.
     Link {
         /// The generation of the link.
         generation: u64,
     },
-    /// The key of the facts that a node shares with other nodes.
+    /// The key of the facts that a node publishes about itself.
     Facts {
         /// The node that the facts describe.
         node: &'a str,
@@ -202,12 +204,12 @@ impl fmt::Display for Key<'_> {
 const MEMBER: &str = "member";
 const LATE: &str = "late";
 
-/// The part of a key that is not parsed yet.
+/// The rest of a key, which is not parsed yet.
 struct Parts<'a>(Option<&'a str>);
 
 impl<'a> Parts<'a> {
-    /// Removes the next part of a key, which consists of `segments` segments, and returns the part. `None` if segments
-    /// of the key are missing or empty.
+    /// Removes the next `segments` path segments from the rest of the key, and returns them. `None` if a path segment
+    /// is missing or empty.
     fn take(&mut self, segments: usize) -> Option<&'a str> {
         let rest = self.0?;
         let (taken, left) = match rest.match_indices('/').nth(segments.checked_sub(1)?) {
@@ -222,7 +224,7 @@ impl<'a> Parts<'a> {
         self.take(1)
     }
 
-    /// Removes the name of a book or a budget, which consists of two segments of the key, and returns the name.
+    /// Removes the name of a book or a budget (two path segments) from the rest of the key, and returns the name.
     fn pair(&mut self) -> Option<&'a str> {
         self.take(2)
     }
@@ -332,7 +334,7 @@ pub fn result_notice(book: &str, task: &str) -> String {
     Key::ResultNotice { book, task: task.into() }.to_string()
 }
 
-/// Returns the key of the notice that slots of a budget may be free, although no node has offered them.
+/// Returns the key of the notice that a budget may have free slots, which no node has offered.
 pub fn freed(budget: &str) -> String {
     Key::Freed { budget }.to_string()
 }
@@ -366,12 +368,13 @@ pub fn result_requests(node: &str) -> String {
     format!("inbox/{node}/request/")
 }
 
-/// Returns the key of a request that `from` sends to `node`, for the sealing key of the result that `by` published.
+/// Returns the store key of a request for a sealing key. The node `from` sends the request to `node`, for the result
+/// that `by` has published.
 pub fn result_request(node: &str, book: &str, task: &str, by: &str, from: &str) -> String {
     Key::ResultRequest { node, book, task: task.into(), by, from }.to_string()
 }
 
-/// Escapes the id of a task, so that it contains no `/` and can be one segment of a key.
+/// Escapes the id of a task, so that the id can be one path segment of a key.
 fn escaped(task: &str) -> String {
     task.replace('%', "%25").replace('/', "%2F")
 }
@@ -385,13 +388,14 @@ fn unescape(part: &str) -> Cow<'_, str> {
     if part.contains('%') { unescaped(part).into() } else { part.into() }
 }
 
-/// Returns the prefix of all slot records of a budget. All slot records of a budget have the same prefix, so a
-/// transaction can compare all of them at once.
+/// Returns the prefix of all slot records of a budget. A transaction can compare all slot records with this prefix in
+/// one condition.
 pub fn all_held(budget: &str) -> String {
     format!("fleet/held/{budget}/")
 }
 
-/// Returns the key of the slot record of one node for one book. `partition` is the value of the budget's `per` label.
+/// Returns the key of the slot record of one node for one book. `partition` is the value of the node label that the
+/// field `per` names.
 pub fn held(budget: &str, partition: &str, book: &str, node: &str) -> String {
     Key::Slot { budget, partition, book, node }.to_string()
 }
@@ -449,19 +453,20 @@ pub fn joined(node: &str) -> String {
 /// The prefix of the join records of all nodes.
 pub const ALL_JOINED: &str = "fleet/joined/";
 
-/// Returns the key of a node's fence. Each commit of the node compares the revision of its fence. An etcd member that
-/// was stopped may run an old commit later. The old commit fails if the node has written its fence in the meantime.
+/// Returns the key of a node's fence. Each etcd transaction of the node requires that the fence is unchanged. A paused
+/// etcd member may apply an old transaction late. A late transaction fails if the node has written its fence in the
+/// meantime.
 pub fn fence(node: &str) -> String {
     Key::Fence { node }.to_string()
 }
 
-/// Returns the key of a node's write sequence. If the store has a lower sequence number than the node remembers, the
-/// store was rolled back.
+/// Returns the key of the record that numbers a node's writes. If the sequence number in the store is lower than in the
+/// journal of the node, the store was rolled back.
 pub fn write_sequence(node: &str) -> String {
     Key::Sequence { node }.to_string()
 }
 
-/// Returns the key of a node's acknowledgement that it has republished its claims in a recovery.
+/// Returns the key of a node's acknowledgement in a recovery: the node has republished its claims.
 pub fn recovery_ack(recovery: &str, node: &str) -> String {
     Key::RecoveryAck { recovery, node }.to_string()
 }
@@ -471,15 +476,15 @@ pub fn all_recovery_acks(recovery: &str) -> String {
     format!("fleet/recovery/acks/{recovery}/")
 }
 
-/// Returns the key that is bound to a node's lease.
+/// Returns the key of the record that shows that a node is alive.
 pub fn alive(node: &str) -> String {
     Key::Alive { node }.to_string()
 }
 
-/// The prefix of the lease keys of all nodes.
+/// The prefix of the records that show that nodes are alive.
 pub const ALL_ALIVE: &str = "fleet/alive/";
 
-/// Returns the key of one page of a revision manifest. `digest` is the digest of the whole manifest.
+/// Returns the key of one page of a revision manifest. `digest` is the digest of the manifest with all its pages.
 pub fn manifest(digest: &str, page: usize) -> String {
     Key::Manifest { digest, page }.to_string()
 }
@@ -497,7 +502,7 @@ pub fn link(generation: u64) -> String {
 /// The prefix of all links in the chain of acceptances. The keys sort by generation.
 pub const LINKS: &str = "fleet/accepted/chain/";
 
-/// Returns the key of the facts that a node shares.
+/// Returns the key of the facts that a node publishes about itself.
 pub fn facts(node: &str) -> String {
     Key::Facts { node }.to_string()
 }
@@ -513,7 +518,7 @@ pub fn state(node: &str) -> String {
 /// The prefix of the states of all nodes.
 pub const ALL_STATES: &str = "fleet/state/";
 
-/// Returns the segments of a key after a prefix. The result is empty if the key does not begin with the prefix.
+/// Returns the path segments of a key after a prefix. The result is empty if the key does not begin with the prefix.
 pub fn parts<'a>(key: &'a str, prefix: &str) -> Vec<&'a str> {
     key.strip_prefix(prefix).map(|rest| rest.split('/').collect()).unwrap_or_default()
 }

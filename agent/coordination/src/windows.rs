@@ -1,15 +1,15 @@
-//! Maintenance windows: the times at which changes may begin. Windows are compared as instants, so that a change of
-//! daylight saving time neither skips nor repeats a window.
+//! Maintenance windows: the times at which a node may begin changes. The code compares instants in UTC, so that the
+//! start or end of daylight saving time does not skip or repeat a window.
 
 use chrono::{DateTime, Datelike as _, Days, NaiveDate, NaiveDateTime, NaiveTime, Utc, Weekday};
 use tz::TimeZoneRef;
 
 use crate::{Gate, GateReason};
 
-/// The number of days that the search for the next window covers.
+/// The number of days after today in which the code searches for the next window.
 const AHEAD: u64 = 370;
 
-/// A time zone with its rules for the offset from UTC.
+/// A time zone, with its offsets from UTC.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Zone {
     name: String,
@@ -17,13 +17,13 @@ pub struct Zone {
 }
 
 impl Zone {
-    /// Returns the time zone with a name, such as Europe/Berlin. `None` if the name is unknown.
+    /// Returns the time zone with the given name, such as `Europe/Berlin`. `None` if the name is unknown.
     pub fn read(name: &str) -> Option<Self> {
         Some(Self { name: name.to_owned(), rules: tzdb_data::find_tz(name.as_bytes())? })
     }
 
-    /// Returns the offset of the zone from UTC at an instant, in seconds. The offset is positive to the east of
-    /// Greenwich.
+    /// Returns the offset of the time zone from UTC at an instant, in seconds. The offset is positive for zones to the
+    /// east of Greenwich.
     fn ahead(&self, at: i64) -> i64 {
         self.rules.find_local_time_type(at).map_or(0, |kind| i64::from(kind.ut_offset()))
     }
@@ -32,8 +32,8 @@ impl Zone {
         at.naive_utc() + chrono::Duration::seconds(self.ahead(at.timestamp()))
     }
 
-    /// Returns the instants at which local clocks show a time, earliest first. A time in a skipped hour has no instant,
-    /// and a time in a repeated hour has two instants.
+    /// Returns the instants at which local clocks show the given time, earliest first. A time in an hour that daylight
+    /// saving time skips has no instant, and a time in a repeated hour has two instants.
     fn instants(&self, local: NaiveDateTime) -> Vec<DateTime<Utc>> {
         let shown = local.and_utc().timestamp();
         // The offset changes at most once within these two days, so no third offset can apply.
@@ -51,7 +51,7 @@ impl Zone {
 /// A maintenance window of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
-    /// The days on which the window begins. An empty list means every day.
+    /// The days of the week on which the window begins. An empty list means every day.
     pub days: Vec<Weekday>,
     /// The local time at which the window begins.
     pub from: NaiveTime,
@@ -59,7 +59,7 @@ pub struct Window {
     pub to: NaiveTime,
     /// The time zone of `from` and `to`.
     pub zone: Zone,
-    /// True if a change that has begun may continue after the window ends.
+    /// True if a change that began inside the window may continue after the end of the window.
     pub finish: bool,
 }
 
@@ -68,15 +68,15 @@ pub struct Window {
 pub struct Windows(pub Vec<Window>);
 
 impl Window {
-    /// Parses a maintenance window. `None` if a day, a time or the zone is invalid.
+    /// Parses a maintenance window. `None` if a day, a time or the time zone is invalid.
     pub fn read(days: &[String], from: &str, to: &str, zone: &str, finish: bool) -> Option<Self> {
         let time = |text: &str| NaiveTime::parse_from_str(text, "%H:%M").ok();
         let days = days.iter().map(|day| day.parse().ok()).collect::<Option<Vec<Weekday>>>()?;
         Some(Self { days, from: time(from)?, to: time(to)?, zone: Zone::read(zone)?, finish })
     }
 
-    /// Returns the beginning and the end of the window that begins on a day. `None` if the window does not begin on
-    /// that day.
+    /// Returns the beginning and the end of the window on the given day. `None` if the window does not begin on that
+    /// day.
     fn on(&self, day: NaiveDate) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
         if !self.days.is_empty() && !self.days.contains(&day.weekday()) {
             return None;
@@ -85,8 +85,9 @@ impl Window {
         Some((self.instant(day, self.from, false), self.instant(last, self.to, true)))
     }
 
-    /// Returns the instant of a local time. For a time in a skipped hour, returns the first instant after that hour.
-    /// For a time in a repeated hour, a window begins at the first instant and ends at the last instant.
+    /// Converts a local time, at which a window begins or ends, into an instant. A time in a skipped hour becomes the
+    /// first instant after that hour. A time in a repeated hour becomes the first instant for a beginning, and the last
+    /// instant for an end.
     fn instant(&self, day: NaiveDate, time: NaiveTime, end: bool) -> DateTime<Utc> {
         let mut local = day.and_time(time);
         for _ in 0..24 * 60 {
@@ -99,8 +100,8 @@ impl Window {
         day.and_time(time).and_utc()
     }
 
-    /// Returns `Ok` if the window is open at `now`. The error contains the next time at which the window opens, if
-    /// there is one.
+    /// Returns `Ok` if the window is open at `now`. If the window is closed, the error contains the time at which it
+    /// opens next. `None` if it never opens.
     fn at(&self, now: DateTime<Utc>) -> Result<(), Option<DateTime<Utc>>> {
         let today = self.zone.local(now).date();
         let first = today.checked_sub_days(Days::new(1)).unwrap_or(today);
@@ -120,10 +121,10 @@ impl Window {
 }
 
 impl Windows {
-    /// Checks that a window is open at `now`, in milliseconds since 1970, so that changes may begin.
+    /// Checks that changes may begin: a window is open at `now`. Unit of `now`: milliseconds since 1970.
     ///
     /// # Errors
-    /// Returns the closed gate as an error, with the time at which the next window opens.
+    /// If no window is open, returns the closed gate, whose message contains the time at which the next window opens.
     pub fn open(&self, now: i64) -> Result<(), Gate> {
         if self.0.is_empty() {
             return Ok(());
@@ -144,7 +145,7 @@ impl Windows {
         Err(Gate::new(
             GateReason::Window,
             format!(
-                "waiting for a maintenance window; the next one opens at {} ({} in {})",
+                "waiting for a maintenance window; the next one opens at {} (local time {} in {})",
                 opens.format("%Y-%m-%dT%H:%M:%SZ"),
                 window.zone.local(opens).format("%a %H:%M"),
                 window.zone.name
@@ -152,8 +153,8 @@ impl Windows {
         ))
     }
 
-    /// Returns whether changes that have begun may continue after a window ends. The result is true only if all windows
-    /// permit a begun change to continue.
+    /// Returns true if a change that began inside a window may continue after the end of the window. Returns false
+    /// unless all windows permit this.
     pub fn finish(&self) -> bool {
         self.0.iter().all(|window| window.finish)
     }
@@ -182,7 +183,7 @@ mod tests {
         assert!(windows.open(at("2026-11-24T03:00:00Z")).is_err());
         assert!(windows.open(at("2026-11-25T02:00:00Z")).is_ok(), "Tuesday's, on Wednesday morning");
         let gate = windows.open(at("2026-11-25T12:00:00Z")).unwrap_err();
-        assert!(gate.opens.contains("2026-11-30T21:00:00Z (Mon 22:00 in Europe/Berlin)"), "{}", gate.opens);
+        assert!(gate.opens.contains("2026-11-30T21:00:00Z (local time Mon 22:00 in Europe/Berlin)"), "{}", gate.opens);
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! Acceptance records form a chain: each record contains the link (the main fields) of the preceding record. The store
-//! keeps the links of the newest 1,000 generations.
+//! Acceptance records form a chain: each record contains the main fields of the preceding record, which are called its
+//! link. The store keeps the links of the newest 1,000 acceptances.
 //!
-//! Any node may write the acceptance record, so a node cannot trust the generation number in the record. A node follows
-//! a record if a complete chain of links leads from the record to the generation of the node. A node may follow a
-//! record without a chain if the store has deleted the link of the accepted generation (P138).
+//! Any node may write an acceptance record, so the other nodes cannot trust its generation number. A node follows a
+//! record if a complete chain of links leads from the record to the acceptance on the node's disk. A node may also
+//! follow a record if the store has deleted the link of the acceptance on the node's disk (P138).
 
 use std::collections::BTreeMap;
 
@@ -19,9 +19,9 @@ use crate::{
 /// The number of acceptance links that the store keeps (P24).
 pub const LINKS_KEPT: u64 = 1000;
 
-/// The maximum number of generations by which a record without a chain may be above the generation of the node. A fleet
-/// with one acceptance a second needs 136 years for 2^32 generations. Because of the maximum, a forged record can skip
-/// only few of the 2^64 generation numbers.
+/// The maximum difference between the generation of a record without a chain and the generation on the node's disk. A
+/// fleet with one acceptance a second needs 136 years for 2^32 generations. Because of the maximum, a forged record
+/// cannot use up the 2^64 generation numbers.
 pub const FARTHEST: u64 = 1 << 32;
 
 /// The result of the comparison between the acceptance record in the store and the acceptance record on a node's disk.
@@ -33,17 +33,16 @@ pub enum Relation {
     Own,
     /// The record in the store has a lower generation than the record on the node's disk.
     Older,
-    /// A chain of links leads from the record in the store to the generation of the record on the node's disk.
+    /// A chain of links leads from the record in the store to the record on the node's disk.
     Sound,
-    /// The node cannot check the chain of links, because the store no longer keeps the link of the node's generation.
+    /// The node cannot check the chain, because the store has deleted the link of the acceptance on the node's disk.
     Apart,
-    /// The record in the store is invalid; the text is the reason. Nodes ignore the generation of an invalid record,
-    /// and may overwrite the record.
+    /// The record in the store is invalid, for the reason that the variant contains. Nodes ignore the generation of an
+    /// invalid record, and may overwrite the record.
     Void(String),
 }
 
-/// Compares the acceptance record in the store with the record on a node's disk. The function uses the links in the
-/// store.
+/// Compares the acceptance record in the store with the record on a node's disk, by the links in the store.
 pub(super) fn relation(record: &Accepted, links: &BTreeMap<u64, Link>, disk: &Accepted) -> Relation {
     if record.id() == disk.id() {
         return Relation::Own;
@@ -90,8 +89,8 @@ pub(super) fn relation(record: &Accepted, links: &BTreeMap<u64, Link>, disk: &Ac
     Relation::Apart
 }
 
-/// Returns the reason why the fields of a record are invalid. The function does not check the chain of links. `None` if
-/// the record is well formed.
+/// Returns the reason why the fields of an acceptance record are invalid. The function does not check the chain of
+/// links. `None` if the fields are valid.
 fn malformed(record: &Accepted, disk: &Accepted) -> Option<String> {
     let Accepted { generation, parent, .. } = *record;
     if generation == 0 || parent.checked_add(1) != Some(generation) {
@@ -121,7 +120,8 @@ fn is_commit_id(text: &str) -> bool {
     matches!(text.len(), 40 | 64) && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// Reads the links from a record down to a node's own generation, but at most `LINKS_KEPT` links.
+/// Reads the links between a record in the store and the generation on this node's disk, but at most `LINKS_KEPT`
+/// links.
 pub(super) fn links(store: &dyn Store, record: &Accepted, own: u64) -> Result<BTreeMap<u64, Link>, StoreError> {
     let mut links = BTreeMap::new();
     // The record itself contains the link of its parent, so no read is needed.

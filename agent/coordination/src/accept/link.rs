@@ -1,4 +1,4 @@
-//! The link of an acceptance record: the fields that the next acceptance record copies.
+//! The link of an acceptance record: the fields of the record that the next acceptance record copies.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -15,8 +15,8 @@ pub struct Link {
     pub parent: u64,
     /// The digest of the parent's link. The digest is empty if the acceptance has no parent.
     pub parent_digest: String,
-    /// The digest of the remaining fields of the acceptance record, which the link does not contain. The digest does
-    /// not cover the name of the signer.
+    /// The digest of the fields of the acceptance record that are not in the link. The digest does not cover the name
+    /// of the signer.
     pub body: String,
     /// The node that wrote the acceptance record.
     pub by: String,
@@ -24,8 +24,7 @@ pub struct Link {
 
 impl Link {
     /// Returns the digest of the acceptance. The digest does not cover the signer, so two nodes that accept the same
-    /// content get the same digest. The digest also stays the same if another node writes the record to the store
-    /// again.
+    /// content get the same digest. The digest stays the same if another node writes the same record again.
     pub fn digest(&self) -> String {
         let mut hash = Sha256::new();
         for part in [

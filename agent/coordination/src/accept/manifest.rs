@@ -11,14 +11,14 @@ use crate::{
     store::{Op, Page, Store, StoreError, Txn},
 };
 
-/// The metadata of a generation: the last change of each coordinated book, and the nodes that had joined before the
-/// change.
+/// The metadata of a generation: the generation that last changed each coordinated book, and the nodes that had joined
+/// before that change.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RevisionManifest {
     /// The coordinated books, by `namespace/name`.
     pub books: BTreeMap<String, ManifestEntry>,
-    /// The names of the joined nodes, for each generation in which a book of the manifest last changed.
+    /// The names of the nodes that had joined, by the generation in which a book of the manifest last changed.
     pub joined: BTreeMap<u64, Vec<String>>,
     /// The generation in which each object first appeared, by `Kind/namespace/name`.
     pub created_in: BTreeMap<String, u64>,
@@ -37,28 +37,28 @@ pub struct ManifestEntry {
     pub since: u64,
 }
 
-/// The number of digits of a definition's digest in the name of a run.
+/// The number of hexadecimal digits of a definition's digest in the name of a run.
 const DIGITS: usize = 12;
 
 impl ManifestEntry {
-    /// Returns the name of the book's run. The name contains the first digits of the definition's digest. Without them,
-    /// two acceptances of one number would give one name to the runs of two definitions, and a vote for one definition
-    /// would count for the other (P70).
+    /// Returns the name of the book's run. The name contains the first digits of the definition's digest. Two
+    /// definitions of a book therefore have runs with different names, even if their acceptances have the same number
+    /// (P70).
     pub fn run(&self, book: &str) -> String {
         format!("{book}@{}.{}", self.since, self.digest.get(..DIGITS).unwrap_or(&self.digest))
     }
 }
 
-/// The data by which a node checks the manifest of another node.
+/// The data with which this node compares the manifest that another node has written.
 #[derive(Debug, Clone, Copy)]
 pub struct Made<'a> {
-    /// The digests of the coordinated books, which this node has computed from the commits of the acceptance.
+    /// The digest of each coordinated book. This node computes the digests from the commits of the acceptance.
     pub digests: &'a BTreeMap<String, String>,
     /// The objects that this node has loaded from the commits of the acceptance, by `Kind/namespace/name`.
     pub objects: &'a BTreeSet<String>,
     /// The acceptance record on the disk of this node.
     pub disk: &'a Accepted,
-    /// The manifest that belongs to the acceptance record on disk.
+    /// The manifest that belongs to the acceptance record on the disk of this node.
     pub disk_manifest: &'a RevisionManifest,
 }
 
@@ -66,8 +66,8 @@ pub struct Made<'a> {
 const PAGE: usize = 64 << 10;
 
 impl RevisionManifest {
-    /// Derives the manifest of the next acceptance from this manifest. In the new manifest, unchanged books and objects
-    /// keep their generations.
+    /// Derives the manifest of the next acceptance from this manifest. Books and objects that have not changed keep
+    /// their generations.
     pub(super) fn following(
         &self,
         generation: u64,
@@ -97,11 +97,11 @@ impl RevisionManifest {
         Self { books, joined, created_in }
     }
 
-    /// Checks the manifest of another node. Compares the manifest with the books and objects that this node has
-    /// computed from the commits of the record.
+    /// Checks a manifest that another node has written. Compares the manifest with the books and objects in the commits
+    /// of the acceptance.
     ///
     /// # Errors
-    /// Returns an error if the manifest differs from the books and objects that this node has computed.
+    /// Returns an error if the manifest differs from the books and objects in the commits of the acceptance.
     pub fn check(&self, accepted: &Accepted, made: &Made<'_>) -> Result<(), String> {
         let Made { digests, objects, disk, .. } = *made;
         let generation = accepted.generation;
@@ -142,7 +142,7 @@ impl RevisionManifest {
         self.check_without_own(made)
     }
 
-    /// Checks a manifest whose generation follows directly after the generation of this node.
+    /// Checks a manifest that another node has derived from the manifest of this node.
     fn check_next(&self, generation: u64, made: &Made<'_>) -> Result<(), String> {
         let Made { digests, objects, disk_manifest, .. } = *made;
         let joined = self.joined.get(&generation).map(Vec::as_slice).unwrap_or_default();
@@ -152,8 +152,8 @@ impl RevisionManifest {
         Ok(())
     }
 
-    /// Checks the manifest of a record that does not follow directly after this node's acceptance. A book or an object
-    /// keeps the generation that this node's manifest states. Only a book or object that last changed in this node's
+    /// Checks a manifest that another node has not derived from the manifest of this node. A book or an object must
+    /// have the same generation as in the manifest of this node. A book or object that last changed in this node's
     /// generation may have a later generation.
     fn check_without_own(&self, made: &Made<'_>) -> Result<(), String> {
         let own = made.disk.generation;
@@ -211,7 +211,7 @@ impl RevisionManifest {
         Ok(())
     }
 
-    /// Returns the operations that write the pages of the manifest to the store.
+    /// Returns the store operations that write the pages of the manifest.
     pub(crate) fn pages(&self) -> Vec<Op> {
         let digest = self.digest();
         if digest.is_empty() {

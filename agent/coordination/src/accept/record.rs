@@ -1,4 +1,4 @@
-//! The acceptance record, and the settings that all nodes of a fleet must share to follow the record (P18).
+//! The acceptance record, and the settings that must be equal on all nodes of a fleet (P18).
 
 use std::collections::BTreeMap;
 
@@ -22,15 +22,15 @@ pub struct Accepted {
     pub generation: u64,
     /// The commit of each source, by the name of the source.
     pub commits: BTreeMap<String, String>,
-    /// The generation of the parent, which is the acceptance that this acceptance replaced. The parent's generation is
-    /// always one less than `generation`.
+    /// The generation of the parent, which is the preceding acceptance. The parent's generation is always one less than
+    /// `generation`.
     pub parent: u64,
     /// The link of the parent acceptance. `None` for generation 1.
     pub before: Option<Link>,
-    /// The first source, the cluster and the store, as the acceptance record of generation 1 names them.
+    /// The identity of the fleet (first source, cluster and store), as the acceptance record of generation 1 states it.
     pub origin: String,
-    /// The verification policy of the first source, as the acceptance record of generation 1 names it. A node with a
-    /// weaker verification policy accepts no revision.
+    /// The verification policy of the first source, as the acceptance record of generation 1 states it. A node whose
+    /// bootstrap file has a weaker verification policy accepts no revision.
     pub verify: VerifyPolicy,
     /// The digest of the manifest of this acceptance.
     pub manifest: String,
@@ -45,21 +45,21 @@ impl Record for Accepted {
     type Kind = kinds::Accepted;
 }
 
-/// The verification policy of the first source, which defines the commits that must be signed.
+/// The verification policy of the first source: the commits that must be signed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VerifyPolicy {
     /// No commit must be signed.
     #[default]
     None,
-    /// The newest commit must be signed.
+    /// Only the newest commit must be signed.
     Head,
-    /// Every commit after the accepted commit must be signed.
+    /// Every commit that is newer than the accepted commit must be signed.
     Range,
 }
 
 impl VerifyPolicy {
-    /// Returns the name of the policy, as `verify.mode` of a source spells it.
+    /// Returns the value of the field `verify.mode` of a source that selects this policy.
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -69,17 +69,17 @@ impl VerifyPolicy {
     }
 }
 
-/// The settings of a bootstrap file that all nodes of a fleet must share.
+/// The settings in the bootstrap file that must be equal on all nodes of a fleet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FleetIdentity {
-    /// The first source, the cluster and the store of the node, as one text. `from` is empty if no other process uses
-    /// the store.
+    /// The identity of the node's fleet: the first source, the cluster and the store, as one text. The field `from` is
+    /// empty if only this node uses the store.
     pub from: String,
-    /// The policy by which the node verifies the first source.
+    /// The policy by which the node verifies the commits of the first source.
     pub verify: VerifyPolicy,
 }
 
-/// The reasons why a node cannot accept a revision.
+/// The reasons for which a node cannot accept a revision.
 #[derive(Debug, Error)]
 pub enum AcceptError {
     /// A request to the data store has failed.
@@ -90,27 +90,28 @@ pub enum AcceptError {
         "cannot read the acceptance record: its schema is {0}, and this agent knows schemas up to {SCHEMA}; upgrade the agent"
     )]
     TooOld(u32),
-    /// The first source of the fleet differs from the first source in the bootstrap file of this node (P18).
+    /// The identity of the fleet differs from the identity in the bootstrap file of this node (P18).
     #[error(
         "cannot follow the fleet: it began with {theirs}, and this node is configured with {ours}; correct the bootstrap file"
     )]
     OtherOrigin {
-        /// The first source, cluster and store, as the acceptance record of generation 1 names them.
+        /// The identity of the fleet (first source, cluster and store), as the acceptance record of generation 1 states
+        /// it.
         theirs: String,
-        /// The first source, cluster and store in the bootstrap file of this node.
+        /// The identity of the fleet (first source, cluster and store) in the bootstrap file of this node.
         ours: String,
     },
-    /// The fleet verifies the first source more strictly than the bootstrap file of this node demands.
+    /// The verification policy of the fleet is stricter than the policy in the bootstrap file of this node.
     #[error(
         "cannot follow the fleet: it requires verify.mode {theirs} for the first source, and this node is configured with {ours}; set verify.mode to {theirs} or stricter in the bootstrap file"
     )]
     Weaker {
-        /// The verification policy, as the acceptance record of generation 1 names it.
+        /// The verification policy of the first source, as the acceptance record of generation 1 states it.
         theirs: &'static str,
-        /// The verification policy in the bootstrap file of this node.
+        /// The verification policy of the first source in the bootstrap file of this node.
         ours: &'static str,
     },
-    /// The node cannot write the acceptance record; the text is the cause.
+    /// The node cannot write the acceptance record, for the reason that the variant contains.
     #[error("cannot write the acceptance record: {0}")]
     Unwritable(String),
 }
@@ -136,7 +137,7 @@ impl Accepted {
         self.link().digest()
     }
 
-    /// Checks that a node with the settings `ours` may follow the record.
+    /// Checks that a node with the settings `ours` may follow the acceptance record.
     ///
     /// # Errors
     /// Returns an error with the reason if the node must not follow the record.

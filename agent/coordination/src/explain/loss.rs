@@ -1,4 +1,4 @@
-//! Collects the data that people see about lost and failed nodes: times, messages and write-offs.
+//! Collects data about lost and failed nodes for messages: times, causes and write-offs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,37 +17,37 @@ use crate::{
 /// The maximum length of a failure message in the data store, in characters.
 const MESSAGE: usize = 400;
 
-/// The data about lost and failed nodes that one node keeps in memory.
+/// The times, error messages and write-offs of lost and failed nodes, which this node keeps in memory.
 #[derive(Debug, Default)]
 pub(crate) struct Loss {
     /// The nodes that had a lease when this node last read the leases.
     alive: BTreeSet<String>,
-    /// The time at which this node first noticed the loss of each lost node. Unit: milliseconds since 1970.
+    /// For each lost node, the time at which this node noticed the loss. Unit: milliseconds since 1970.
     since: BTreeMap<String, i64>,
     /// The error message of this node's most recent failure in each book.
     failures: BTreeMap<String, String>,
-    /// The slot holders that each book waits for, and the time since which the set of holders is unchanged.
+    /// For each book, the slot holders that the book waits for, and the time since which these holders are the same.
     waits: BTreeMap<String, (BTreeSet<(String, u64)>, Instant)>,
-    /// The write-offs that this node has committed and not yet reported.
+    /// The write-offs that this node has committed, but has not reported as events yet.
     written_off: Vec<WrittenOff>,
-    /// The milestones that this node has reached and not yet reported.
+    /// The milestones that transactions of this node have caused, but that are not reported as events yet.
     milestones: Vec<Milestone>,
 }
 
-/// A lost node that a run has written off. The run continues without the written-off node.
+/// A node that a run has written off, so that the run continues without the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WrittenOff {
     /// The book of the run, as `namespace/name`.
     pub book: String,
     /// The name of the node that was written off.
     pub node: String,
-    /// The message that explains the write-off to people.
+    /// The message of the event about the write-off.
     pub message: String,
 }
 
 impl Loss {
-    /// Stores the nodes that are alive now. A node that was alive at the previous call and is not alive at this call
-    /// counts as lost since `now`.
+    /// Stores the names of the nodes that are alive now. A node that was alive at the previous call, and is not alive
+    /// now, counts as lost since `now`.
     pub(crate) fn note_alive(&mut self, alive: &BTreeSet<String>, now: i64) {
         for node in self.alive.difference(alive) {
             self.since.entry(node.clone()).or_insert(now);
@@ -62,7 +62,7 @@ impl Loss {
         *self.since.entry(node.to_owned()).or_insert(now)
     }
 
-    /// Sets the error message of this node's failure in a book.
+    /// Stores the error message of this node's failure in a book.
     pub(crate) fn describe(&mut self, book: &str, message: &str) {
         self.failures.insert(book.to_owned(), message.chars().take(MESSAGE).collect());
     }
@@ -72,8 +72,8 @@ impl Loss {
         self.failures.get(book)
     }
 
-    /// Stores the slot holders that a book waits for. Returns true if the book has waited for the same slot holders at
-    /// least for the duration `long`.
+    /// Stores the slot holders that a book waits for. Returns true if the book has waited for the same slot holders for
+    /// the duration `long` or longer.
     pub(crate) fn waits_long(
         &mut self,
         book: &str,
@@ -88,12 +88,12 @@ impl Loss {
         now.duration_since(*first) >= long
     }
 
-    /// Stores a write-off until it is reported.
+    /// Stores a write-off until the node reports it as an event.
     pub(crate) fn note_written_off(&mut self, written_off: WrittenOff) {
         self.written_off.push(written_off);
     }
 
-    /// Stores milestones until they are reported.
+    /// Stores milestones until the node reports them as events.
     pub(crate) fn note_milestones(&mut self, milestones: Vec<Milestone>) {
         self.milestones.extend(milestones);
     }
@@ -109,7 +109,8 @@ impl Loss {
     }
 }
 
-/// Returns the book, the node and the run of a write-off. `None` if the operation does not write off a node.
+/// Returns the book, the node and the run of the write-off that an operation contains. `None` if the operation does not
+/// write off a node.
 pub(crate) fn written_off<'o>(spec: &RolloutSpec, operation: &'o Op) -> Option<(&'o str, &'o str, String)> {
     let Op::Put { key, value, .. } = operation else { return None };
     let Some(Key::Slot { book, node, .. }) = Key::parse(key) else { return None };
@@ -123,7 +124,7 @@ pub(crate) fn written_off<'o>(spec: &RolloutSpec, operation: &'o Op) -> Option<(
 }
 
 impl WrittenOff {
-    /// Creates the report of a write-off that the node `by` has committed.
+    /// Creates the report of a write-off, which the node `by` has committed.
     pub(crate) fn new(by: &str, book: &str, node: &str, run: &str, since: i64) -> Self {
         let message = if node == by {
             // A node that finds all slots taken after a restore of the store writes itself off.
@@ -132,7 +133,7 @@ impl WrittenOff {
             )
         } else {
             format!(
-                "{node} is lost since {}; run {run} continues without it (onLostNode: skip). When {node} is back, it needs a new slot",
+                "{node} has been lost since {}; run {run} continues without {node} (`onLostNode: skip`). When {node} returns, it needs a new slot",
                 rfc3339(since)
             )
         };

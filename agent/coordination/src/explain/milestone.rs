@@ -1,4 +1,4 @@
-//! The milestones of a rollout. The node that commits the transaction of a milestone also reports the milestone.
+//! The milestones of a rollout. The node whose transaction causes a milestone also reports the milestone.
 
 use crate::{
     keys::Key,
@@ -11,7 +11,7 @@ use crate::{
 pub struct Milestone {
     /// The book of the rollout, as `namespace/name`.
     pub book: String,
-    /// The name of the run, as `namespace/name@generation`.
+    /// The name of the run, as `namespace/name@generation.digest`.
     pub run: String,
     /// The kind of the milestone.
     pub kind: MilestoneKind,
@@ -22,7 +22,7 @@ pub struct Milestone {
 pub enum MilestoneKind {
     /// A wave of a segment has opened. Segments and waves are counted from 1.
     Wave {
-        /// The number of the segment that contains the wave.
+        /// The number of the segment in which the wave has opened.
         segment: u32,
         /// The number of the opened wave.
         wave: u32,
@@ -37,9 +37,9 @@ pub enum MilestoneKind {
         /// The id of the elected task.
         task: String,
     },
-    /// The failure or the loss of a node has halted the run.
+    /// A failed or lost node has halted the run.
     Halted,
-    /// All nodes have completed the run.
+    /// All nodes that the run waits for have completed the run.
     Finished,
 }
 
@@ -95,8 +95,8 @@ fn progress(operation: &Op) -> Option<RolloutProgress> {
     matches!(Key::parse(key), Some(Key::Progress { .. })).then(|| serde_json::from_slice(value).ok())?
 }
 
-/// Returns the node whose failure or loss an operation records. The function ignores failures of nodes other than
-/// `own_node`.
+/// Returns the name of the failed or lost node if an operation records a failure or a loss. The function ignores
+/// failures of nodes other than `own_node`.
 fn failure<'o>(own_node: &str, operation: &'o Op) -> Option<&'o str> {
     let Op::Put { key, value, .. } = operation else { return None };
     let Some(Key::Slot { node, .. }) = Key::parse(key) else { return None };
@@ -105,8 +105,8 @@ fn failure<'o>(own_node: &str, operation: &'o Op) -> Option<&'o str> {
     (is_lost || node == own_node && record.is_failed()).then_some(node)
 }
 
-/// Returns true if a run is halted only because of the failure of one node. The function does not use the snapshot
-/// before the transaction, because its failure record may belong to a previous run.
+/// Returns true if the slot record of a node halts a run: without the record, the run is not halted. The function does
+/// not use the snapshot before the transaction, because the failure in that snapshot may belong to a previous run.
 fn has_halted(spec: &RolloutSpec, node: &str, after: &RunSnapshot) -> bool {
     let mut without = after.clone();
     without.held.retain(|entry| entry.node != node);

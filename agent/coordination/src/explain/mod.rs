@@ -1,4 +1,4 @@
-//! Explains to people why a run waits. An explanation names the slot, wave or barrier that the run waits for, the nodes
+//! Creates the messages that explain why a run waits. Each message names the cause (a slot, wave or barrier), the nodes
 //! that the run waits for, and the remedy.
 //!
 //! Each message about a wait has the form `waiting for X (held by Y since T); continues when Z`. The remedy follows the
@@ -26,17 +26,17 @@ pub(crate) use milestone::{may_reach, reached};
 pub use rollout::{FailedNode, Holder, Liveness, NodeReport, Rollout};
 pub(crate) use rollout::{Observed, OpenElection, report, unreachable};
 
-/// The maximum number of names in a list of a message. If a list has more names, the message contains only the number
-/// of the remaining names.
+/// The maximum number of names in a list in a message. A longer list ends with the number of the names that it leaves
+/// out.
 const NAMES: usize = 5;
 
-/// The maximum length of a node's error message inside another message, in characters.
+/// The maximum number of characters of a failed node's error message that a message quotes.
 const MESSAGE: usize = 200;
 
 /// The lost nodes, each with the time of the loss if it is known. Unit: milliseconds since 1970.
 pub(crate) type LostNodes = BTreeMap<String, Option<i64>>;
 
-/// The input of a message about a rollout: the rollout, its state, and its lost nodes.
+/// The data for a message about a run: the rollout, its snapshot, and its lost nodes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Situation<'a> {
     pub spec: &'a RolloutSpec,
@@ -57,7 +57,8 @@ pub(crate) fn busy(spec: &RolloutSpec, tries: usize) -> Gate {
     Gate::shared(GateReason::Slot, opens)
 }
 
-/// Returns the gate that explains why the request of a node waits. `segment` is `None` for a request without a segment.
+/// Returns the closed gate that explains why a node's request must wait. `segment` is `None` for a request without a
+/// segment.
 pub(crate) fn closed_gate(situation: Situation<'_>, node: &str, segment: Option<u32>, reason: BlockReason) -> Gate {
     let Situation { spec, snapshot, .. } = situation;
     match reason {
@@ -93,20 +94,20 @@ fn listed<T: AsRef<str>>(names: impl IntoIterator<Item = T>) -> String {
     if more > 0 { format!("{shown} and {more} more") } else { shown }
 }
 
-/// Returns the text ` since TIME`. The text is empty if the time is not known.
+/// Returns the text ` since TIME`, or an empty text if the time is not known.
 fn since(at: Option<i64>) -> String {
     at.map_or_else(String::new, |at| format!(" since {}", rfc3339(at)))
 }
 
-/// Returns the remedy for lost nodes: an administrator must start the nodes, or remove the nodes from git.
+/// Returns the remedy for lost nodes: start the nodes, or remove the nodes from git.
 fn start<T: AsRef<str>>(nodes: impl IntoIterator<Item = T>) -> String {
     let nodes: Vec<T> = nodes.into_iter().collect();
     let pronoun = if nodes.len() == 1 { "it" } else { "them" };
     format!("Start {}, or remove {pronoun} from git", listed(nodes))
 }
 
-/// Describes a slot holder: its name, the time of its loss, and the time of its slot record. The description names the
-/// book of the holder only if the waiting run belongs to another book.
+/// Describes a slot holder: its name, the time of its loss, and the time of its slot record. The text also names the
+/// book of the slot record, unless that book is the one that waits.
 fn holder(situation: Situation<'_>, entry: &SlotEntry) -> String {
     let mut facts = Vec::new();
     if let Some(at) = situation.lost.get(&entry.node) {
@@ -126,7 +127,7 @@ fn has_slot(entry: &&SlotEntry) -> bool {
     matches!(entry.held.kind, SlotState::Claim | SlotState::Offer)
 }
 
-/// Returns the gate that explains why no slot is free in one partition of a budget.
+/// Returns the closed gate of a partition in which no slot is free for a waiting node.
 fn slot<'a>(
     situation: Situation<'_>,
     partition: &str,
@@ -152,19 +153,21 @@ fn slot<'a>(
         OnLost::Skip => " or is written off",
         OnLost::Fail => " or counts as failed",
     };
-    let opens =
-        format!("waiting for a slot of {budget} (held by {names}); continues when one of them releases it{back}");
+    let opens = format!(
+        "waiting for a slot of {budget} (held by {names}); continues when one of these nodes releases the slot{back}"
+    );
     let gate = Gate::shared(GateReason::Slot, opens).since(holders.iter().filter_map(|entry| entry.note.at).min());
     if away.is_empty() || spec.on_lost == OnLost::Skip { gate } else { gate.action(start(away)) }
 }
 
-/// Returns the members that have completed a segment. `None` if this node has not read the names of the voters.
+/// Returns the names of the members that have voted for a segment. `None` if this node has not read the names of the
+/// voters.
 fn arrived(snapshot: &RunSnapshot, segment: u32) -> Option<&BTreeSet<String>> {
     snapshot.names.as_ref().filter(|(of, _)| *of == segment).map(|(_, names)| names)
 }
 
-/// Returns the number of members in the waves up to `wave` that have completed a segment. The number is an estimate if
-/// this node has not read the names of the voters.
+/// Returns the number of members in the waves 0 to `wave` that have completed a segment. Without the names of the
+/// voters, the number is an estimate.
 fn arrivals(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> usize {
     let total = spec.up_to(wave).count();
     match arrived(snapshot, segment) {
@@ -176,7 +179,7 @@ fn arrivals(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32)
     }
 }
 
-/// Returns the text that lists the failed and lost members that a segment does not wait for. The text is empty if the
+/// Returns the text that lists the failed and lost members for which a segment does not wait. The text is empty if the
 /// segment waits for all its members.
 fn excused_text(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> String {
     let names = arrived(snapshot, segment);
@@ -193,8 +196,8 @@ fn excused_text(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: 
     of(true, "failed") + &of(false, "lost")
 }
 
-/// Returns the members of the waves up to `wave` that have not completed a segment. The result is empty if this node
-/// has read the number of votes, but not the names of the voters.
+/// Returns the members in the waves 0 to `wave` that have not completed a segment. The result is empty if members have
+/// voted, but this node has not read the names of the voters.
 fn missing<'a>(spec: &'a RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> Vec<&'a str> {
     let names = arrived(snapshot, segment);
     let votes = snapshot.votes.get(segment as usize).copied().unwrap_or(0);
@@ -208,7 +211,7 @@ fn missing<'a>(spec: &'a RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave
     spec.up_to(wave).filter(|node| !came(node)).collect()
 }
 
-/// Returns the text that lists the members that a segment waits for. The text is empty if the names of the members are
+/// Returns the text that lists the members for which a segment waits. The text is empty if the names of the members are
 /// not known.
 fn missing_text(situation: Situation<'_>, segment: u32, wave: u32) -> String {
     let missing = missing(situation.spec, situation.snapshot, segment, wave);
@@ -237,7 +240,7 @@ fn wave(situation: Situation<'_>, node: &str, segment: u32) -> Gate {
     Gate::shared(GateReason::Wave, opens)
 }
 
-/// Returns the gate that explains a closed barrier. The message about a barrier counts every node that has arrived,
+/// Returns the closed gate of a barrier. The message of the gate counts all nodes that have arrived at the barrier,
 /// including this node.
 fn barrier(situation: Situation<'_>, segment: u32) -> Gate {
     let Situation { spec, snapshot, .. } = situation;
@@ -247,7 +250,7 @@ fn barrier(situation: Situation<'_>, segment: u32) -> Gate {
     let count = arrivals(spec, snapshot, before, last);
     let waves = if wave < last { format!(", wave {} of {} is open", wave + 1, spec.waves) } else { String::new() };
     let opens = format!(
-        "waiting at the barrier before segment {} ({count} of {} nodes have arrived{waves}{}{}); continues when all have arrived",
+        "waiting at the barrier before segment {} ({count} of {} nodes have arrived{waves}{}{}); continues when all nodes have arrived",
         before.saturating_add(2),
         spec.members.len(),
         missing_text(situation, before, last),
@@ -256,7 +259,8 @@ fn barrier(situation: Situation<'_>, segment: u32) -> Gate {
     Gate::shared(GateReason::Barrier, opens)
 }
 
-/// Returns the number of the acceptance that a node has loaded, as it is shown to people beside the accepted one.
+/// Returns the number of a loaded generation as text. The text states if the loaded acceptance differs from the
+/// accepted acceptance with the same number.
 fn loaded(loaded: &AcceptedId, accepted: &AcceptedId) -> String {
     let other = if loaded.generation == accepted.generation { " with other content" } else { "" };
     format!("{}{other}", loaded.generation)
@@ -265,7 +269,7 @@ fn loaded(loaded: &AcceptedId, accepted: &AcceptedId) -> String {
 fn behind(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
     let opens = match &snapshot.accepted {
         Some((accepted, _)) => format!(
-            "waiting for generation {}, which the fleet has accepted (this node has loaded generation {}); continues when this node has loaded it",
+            "waiting for generation {}, which the fleet has accepted (this node has loaded generation {}); continues when this node has loaded the accepted generation",
             accepted.generation,
             loaded(&spec.accepted, accepted)
         ),
@@ -274,7 +278,7 @@ fn behind(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
     Gate::new(GateReason::Dependency, opens)
 }
 
-/// Returns the gate that is closed because gossip reports slots that the store does not contain.
+/// Returns the closed gate for slots that gossip reports and the store does not contain.
 fn hidden_claims(snapshot: &RunSnapshot) -> Gate {
     let nodes = listed(snapshot.hidden_claims.iter().map(String::as_str));
     let opens = format!(
@@ -284,8 +288,7 @@ fn hidden_claims(snapshot: &RunSnapshot) -> Gate {
     Gate::shared(GateReason::Slot, opens)
 }
 
-/// Returns the gate that explains a restore of the store. The gate names the nodes that have not republished their
-/// claims.
+/// Returns the closed gate of an open recovery. The gate names the nodes that have not republished their claims.
 fn restored(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
     let silent = spec.known.iter().filter(|node| !snapshot.acknowledged.contains(*node)).map(String::as_str);
     let opens = format!(
@@ -298,8 +301,8 @@ fn restored(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
         .action("Start these nodes, or delete their Node objects if they are gone")
 }
 
-/// Returns the gate of a node that was rejected because its key has changed. The node counts as lost until its Node
-/// object in git contains the new key (P145).
+/// Returns the closed gate for a node that the fleet rejects because its key has changed. The node counts as lost until
+/// its Node object in git lists the new key (P145).
 fn stranger(node: &str, keys: &[String]) -> Gate {
     let keys = keys.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
     let opens = format!("node {node} is rejected and counts as lost: its key is not the key with which it joined");
@@ -308,7 +311,8 @@ fn stranger(node: &str, keys: &[String]) -> Gate {
     ))
 }
 
-/// Returns the gate of a halted run. The gate names the failed nodes, or the lost node that cannot be written off.
+/// Returns the closed gate of a halted run. The gate names the failed nodes, or the lost node that the run cannot write
+/// off.
 fn halted(situation: Situation<'_>, held: &[SlotEntry]) -> Gate {
     let Situation { spec, snapshot, lost } = situation;
     if let Some(node) = snapshot.holder_beyond_budget(spec) {

@@ -16,15 +16,15 @@ use crate::{
 pub struct Rollout {
     /// The phase of the run: waiting, running, halted or done.
     pub phase: &'static str,
-    /// The number of the first incomplete segment, counted from 1.
+    /// The number of the first segment that is not complete, counted from 1.
     pub segment: u32,
     /// The number of segments of the run.
     pub segments: u32,
-    /// The number of the highest open wave in the segment, counted from 1.
+    /// The number of the last open wave in the first incomplete segment, counted from 1.
     pub wave: u32,
     /// The number of waves of the run.
     pub waves: u32,
-    /// The number of nodes that the run waits for.
+    /// The number of nodes that the run waits for, including the nodes that have completed the run.
     pub total: u64,
     /// The number of nodes that have completed the run.
     pub done: u64,
@@ -54,7 +54,7 @@ pub struct FailedNode {
 pub struct Holder {
     /// The name of the node that holds the slot.
     pub node: String,
-    /// The time at which the node's slot record was written, by the writer's clock. Unit: milliseconds since 1970.
+    /// The time at which a node wrote the slot record, by the clock of that node. Unit: milliseconds since 1970.
     pub since: Option<i64>,
     /// The liveness of the node: alive, suspect, lost, left or unknown.
     pub liveness: &'static str,
@@ -70,43 +70,44 @@ pub struct Liveness {
 }
 
 impl Liveness {
-    /// Returns whether the node is lost or has left.
+    /// Returns true if the node is lost or has left.
     pub fn is_lost(self) -> bool {
         matches!(self.word, "lost" | "left")
     }
 }
 
-/// The part of a node's published state that explains why a run waits for the node.
+/// The fields of a node's published state that explain why a run waits for the node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeReport {
     /// The acceptance that the node has loaded.
     pub accepted: AcceptedId,
-    /// The gates of the book that only the node itself can report.
+    /// The gates that the node has found closed for the book, and that no other node can evaluate.
     pub gates: Vec<Gate>,
 }
 
-/// The input of a report about a run, for all budgets of the book.
+/// The data from which a node computes the state of a run, for all budgets of the book.
 #[derive(Debug)]
 pub(crate) struct Observed<'a> {
     /// The rollouts of the book. The first rollout uses the budget of the book. Each further rollout uses the budget of
     /// one task.
     pub specs: &'a [&'a RolloutSpec],
-    /// The snapshot of the first rollout. The snapshot contains the names of the voters of the first open segment.
+    /// The snapshot of the rollout that uses the budget of the book. The snapshot also names the nodes that have voted
+    /// in the first incomplete segment.
     pub snapshot: RunSnapshot,
-    /// The slot records of all budgets, each with the index of its budget in `specs`.
+    /// The slot records in all budgets, each with the index in `specs` of its budget.
     pub held: Vec<(usize, SlotEntry)>,
-    /// The queue entries of all budgets, oldest first, each with the index of its budget in `specs`.
+    /// The queue entries in all budgets, oldest first, each with the index in `specs` of its budget.
     pub queue: Vec<(usize, Entry)>,
     /// The time at which this run last opened a wave, in milliseconds since 1970. `None` if the run has not opened a
     /// wave yet.
     pub opened: Option<i64>,
-    /// The elected nodes that have not published a result.
+    /// The elected tasks whose elected node has not published a result.
     pub elected: Vec<OpenElection>,
     /// The liveness of each node of the run.
     pub liveness: BTreeMap<String, Liveness>,
     /// The published states of the members of the run.
     pub reports: &'a BTreeMap<String, NodeReport>,
-    /// The rejected nodes of the run, each with its public keys.
+    /// The members of the run that the fleet rejects, each with its public keys.
     pub rejected: BTreeMap<String, Vec<String>>,
     /// The time since which gossip reports slots that the store does not contain, in milliseconds since 1970.
     pub hidden: Option<i64>,
@@ -123,7 +124,7 @@ pub(crate) struct OpenElection {
     pub task: String,
     /// The name of the elected node.
     pub node: String,
-    /// The time at which the node was elected, by its clock. Unit: milliseconds since 1970.
+    /// The time at which the node was elected, by the clock of the node. Unit: milliseconds since 1970.
     pub since: Option<i64>,
 }
 
@@ -140,8 +141,8 @@ impl Observed<'_> {
         RunSnapshot { held, ..snapshot.clone() }
     }
 
-    /// Returns the time at which the run began. `None` if this node does not know the time, because it has accepted later
-    /// generations since.
+    /// Returns the time at which the run began. `None` if this node has accepted a later generation since, and so no
+    /// longer knows the time.
     fn began(&self, spec: &RolloutSpec) -> Option<i64> {
         self.accepted.filter(|_| spec.run.starts_with(&format!("{}@{}.", spec.book, spec.accepted.generation)))
     }
@@ -235,7 +236,7 @@ pub(crate) fn report(observed: &Observed<'_>) -> Rollout {
     }
 }
 
-/// Returns whether the run has written off the node of a slot record.
+/// Returns true if the run has written off the node of a slot record.
 fn is_skipped(spec: &RolloutSpec, held: &SlotEntry) -> bool {
     let left_out =
         held.held.kind == SlotState::WrittenOff || held.held.kind == SlotState::Lost && spec.on_lost == OnLost::Skip;
@@ -246,7 +247,7 @@ fn queued<'o>(observed: &'o Observed<'_>, spec: &'o RolloutSpec) -> impl Iterato
     observed.queue.iter().filter(|(_, entry)| entry.book == spec.book)
 }
 
-/// Returns the members of the waves up to `wave` that have not completed the segment. The result leaves out failed and
+/// Returns the members in the waves 0 to `wave` that have not completed the segment. The result leaves out failed and
 /// lost members.
 fn members_missing<'s>(
     spec: &'s RolloutSpec,
@@ -258,7 +259,7 @@ fn members_missing<'s>(
     spec.up_to(wave).filter(|node| !names.contains(*node) && !excused(node)).collect()
 }
 
-/// Returns the nodes that halt a run: the failed nodes, or the lost node that the run cannot write off.
+/// Returns the nodes that halt a run: all failed nodes, or the lost node that the run cannot write off.
 fn halting_nodes(situation: Situation<'_>) -> Vec<String> {
     let Situation { spec, snapshot, .. } = situation;
     if let Some(node) = snapshot.holder_beyond_budget(spec) {
@@ -268,9 +269,9 @@ fn halting_nodes(situation: Situation<'_>) -> Vec<String> {
     failed.take(super::NAMES).map(|held| held.node.clone()).collect()
 }
 
-/// Returns a gate for each partition in which nodes of the book wait for a slot. The second returned list contains the
-/// slot holders that the gates name. A halted run gets no gate for a partition with free slots, because a halted run
-/// acquires no slots.
+/// Returns a gate for each partition in which nodes of the book wait for a slot. The second list of the result contains
+/// the slot holders that the gates name. For a halted run, the function ignores partitions with free slots, because the
+/// run acquires no slots.
 fn slots(observed: &Observed<'_>, situation: Situation<'_>, is_halted: bool) -> (Vec<Gate>, Vec<String>) {
     let mut partitions: BTreeMap<(usize, &str), Vec<&Entry>> = BTreeMap::new();
     for (budget, entry) in queued(observed, situation.spec) {
@@ -346,7 +347,7 @@ fn progress(
     let opens = if !missing.is_empty() {
         let names = listed(missing.iter().map(describe));
         format!(
-            "waiting for {names} to complete {place} ({came} of {total} nodes have{excused}); continues when these nodes have completed it, then {next}"
+            "waiting for {names} to complete {place} ({came} of {total} nodes have{excused}); continues when these nodes have completed the wave, then {next}"
         )
     } else if is_last_wave || spec.soak.is_zero() {
         format!(
@@ -358,7 +359,7 @@ fn progress(
     Some(Gate::shared(GateReason::Wave, opens).since(opened))
 }
 
-/// Returns a gate that names the lost nodes that the run waits for. The gate leaves out lost nodes that an earlier gate
+/// Returns a gate that names the lost nodes for which the run waits. The gate leaves out the nodes that an earlier gate
 /// names.
 fn lost_members(
     situation: Situation<'_>,
@@ -386,8 +387,8 @@ fn lost_members(
     Some(if spec.on_lost == OnLost::Skip { gate } else { gate.action(start(&gone)) })
 }
 
-/// Returns the gates that the members in `missing` have published. The function adds one gate for each older generation
-/// that members have loaded.
+/// Returns the gates in the published states of the members in `missing`. The function adds a gate for each older
+/// generation that members in `missing` still follow.
 fn reported(observed: &Observed<'_>, spec: &RolloutSpec, missing: &[&str]) -> Vec<Gate> {
     let mut behind: BTreeMap<&AcceptedId, Vec<&str>> = BTreeMap::new();
     let mut gates: Vec<(Gate, Vec<&str>)> = Vec::new();

@@ -1,4 +1,4 @@
-//! The part of one node in an election: the node reads the records, decides, commits, and publishes a result.
+//! Elections on one node: the node reads the election records, decides whether it is elected, and publishes a result.
 
 use super::{ElectedTask, Fleet, TRIES, TaskResult};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl Fleet {
-    /// Takes part in an election, which selects the node that runs a task.
+    /// Takes part in the election of the node that runs a task.
     ///
     /// # Errors
     /// The store does not answer.
@@ -57,8 +57,8 @@ impl Fleet {
         Ok(Election::Wait(Vec::new()))
     }
 
-    /// Returns the given election. If this node must wait, the function sets a timer for the end of the elected node's
-    /// lease.
+    /// Returns the given election. If this node must wait for an elected node, the function sets a timer for the end of
+    /// that node's lease.
     fn observe_election(&self, spec: &RolloutSpec, election: Election) -> Result<Election, StoreError> {
         if let Election::Wait(nodes) = &election {
             self.watch_elected(spec, nodes)?;
@@ -66,7 +66,7 @@ impl Fleet {
         Ok(election)
     }
 
-    /// Publishes the result of an elected task to all targets.
+    /// Publishes the result of an elected task to all targets of the book.
     ///
     /// # Errors
     /// Returns an error if the store does not answer, or if the result is too large.
@@ -83,7 +83,8 @@ impl Fleet {
         Err(too_fast())
     }
 
-    /// Writes this node's election record and task result to the store again, after a rollback has removed the records.
+    /// Writes this node's election record and task result to the store again if a rollback of the store has removed
+    /// them.
     ///
     /// # Errors
     /// The store does not answer.

@@ -1,6 +1,6 @@
-//! A waiting node watches the leases of the nodes that it waits for. Under `onLostNode: skip` or `fail`, a run
-//! continues when the lease of a lost node ends. The store does not report the end of a lease, so a waiting node sets a
-//! timer (P137).
+//! A waiting node sets a timer for the leases of the nodes that it waits for (P137). Under `onLostNode: skip` or
+//! `fail`, a run continues when the lease of a lost node ends. The store does not report the end of a lease, so the
+//! timer is necessary.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -11,22 +11,22 @@ use crate::{
     store::{Op, StoreError, Txn},
 };
 
-/// The number of waiting nodes that watch leases if gossip does not run.
+/// The number of waiting nodes in each run that watch leases, if gossip does not run.
 const WATCHERS: usize = 3;
 
-/// The maximum number of leases whose remaining time a waiting node reads. A node that waits for more than `LEASES`
-/// nodes reads the list of alive nodes every `MANY` instead.
+/// The maximum number of leases for which a waiting node reads the remaining time. A node that waits for more than
+/// `LEASES` nodes reads the list of alive nodes every `MANY` instead.
 const LEASES: usize = 8;
 
-/// The interval at which a node reads the list of alive nodes, if it waits for more than `LEASES` nodes.
+/// The interval at which a node that waits for more than `LEASES` nodes reads the list of alive nodes.
 const MANY: Duration = Duration::from_secs(4);
 
-/// The time that a node adds to the remaining time of a lease. etcd reports whole seconds, and removes the lease key
-/// late.
+/// The time that a node adds to the remaining time of a lease, because etcd reports whole seconds and may remove an
+/// expired lease late.
 const LATER: Duration = Duration::from_secs(1);
 
 impl Fleet {
-    /// Sets a timer for the end of the lease of each node that delays the run. With gossip, this node watches only the
+    /// Sets a timer for the end of each lease whose node the run waits for. With gossip, this node watches only the
     /// leases of nodes that gossip considers lost. Without gossip, the first three waiting nodes watch the leases of
     /// all nodes that the run waits for.
     pub(super) fn watch_leases(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<(), StoreError> {
@@ -81,9 +81,9 @@ impl Fleet {
         Ok(())
     }
 
-    /// Returns whether this node is one of the first three waiting nodes of a run. Waiting nodes are the first three
-    /// nodes in the queue, and the first three nodes that have voted. If fewer than three nodes have voted, members
-    /// whose wave is closed also count as waiting nodes.
+    /// Returns true if this node watches leases for a run. The first three nodes in the queue watch leases, and also
+    /// the first three nodes that have voted. If fewer than three nodes have voted, some members whose wave is closed
+    /// also watch leases.
     fn is_watcher(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<bool, StoreError> {
         if snapshot.queue.iter().take(WATCHERS).any(|entry| entry.node == self.node) {
             return Ok(true);
@@ -101,8 +101,7 @@ impl Fleet {
         Ok(voted.contains(&self.node) || more.into_iter().any(|node| *node == self.node))
     }
 
-    /// Returns the nodes that a run waits for: the slot holders, and the members that have not voted in the open
-    /// segment.
+    /// Returns the nodes that a run waits for: the slot holders, and the members in open waves that have not voted.
     fn waits_for(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<BTreeSet<String>, StoreError> {
         let holds = |kind: SlotState| matches!(kind, SlotState::Claim | SlotState::Offer);
         let mut nodes: BTreeSet<String> =

@@ -35,13 +35,14 @@ use crate::{
 use membership::Membership;
 use store_position::StorePosition;
 
-/// The maximum number of attempts to commit one decision while other nodes change the same records.
+/// The maximum number of attempts to commit a decision, if each attempt fails because other nodes have changed the same
+/// records.
 const TRIES: usize = 30;
 
-/// The time in which a node must take an offer, before another node withdraws the offer (P57).
+/// The time after which another node withdraws an offer that a node has not taken (P57).
 const OFFER: Duration = Duration::from_secs(10);
 
-/// The maximum age of a snapshot that a node uses for the first attempt at a decision.
+/// The maximum age of a cached snapshot from which a node makes the first attempt at a decision.
 const RECENT: Duration = Duration::from_secs(1);
 
 /// The handle by which one node takes part in the fleet.
@@ -52,14 +53,15 @@ pub struct Fleet {
     clock: Arc<dyn Clock>,
     membership: Membership,
     position: Arc<StorePosition>,
-    /// The gossip of this node. `gossip` is empty if gossip does not run.
+    /// The gossip of this node. The cell is empty if gossip does not run.
     gossip: OnceLock<Gossip>,
-    /// The identity with which this node decrypts values that were encrypted for the node.
+    /// The identity with which this node decrypts the values that other nodes have encrypted for it.
     signing_identity: OnceLock<SigningIdentity>,
     inner: Mutex<Inner>,
 }
 
-/// The time at which this node first saw each record. The outer key of the map is the name of the budget.
+/// The time at which this node first saw each record, by the name of the budget, and by the node and store revision of
+/// the record.
 type FirstSeen = BTreeMap<String, BTreeMap<(String, u64), Instant>>;
 
 #[derive(Debug, Default)]
@@ -68,42 +70,42 @@ struct Inner {
     offers: FirstSeen,
     /// For each claim with an announced absence, the time at which this node first saw the claim.
     absences: FirstSeen,
-    /// For each budget, the first waiter that does not take a free slot, and the time at which this node first saw the
+    /// For each budget, the first waiter that may take a free slot, and the time at which this node first saw that
     /// waiter.
     idle: BTreeMap<String, ((String, u64), Instant)>,
-    /// For each run, the complete wave, and the time at which this node first saw the complete wave.
+    /// For each run, the wave that is complete, and the time at which this node noticed the completion.
     complete: BTreeMap<String, ((u32, u32), Instant)>,
     /// The newest snapshot of each book.
     snapshots: BTreeMap<String, Known>,
-    /// The names of the alive nodes, and the time at which this node has read the names.
+    /// The names of the alive nodes, and the time at which this node read them from the store.
     alive: Option<(Instant, BTreeSet<String>)>,
-    /// The end of the lease of a node that a run waits for. After the end of the lease, the node no longer uses an
-    /// older list of alive nodes.
+    /// The earliest end of a lease for which this node has set a timer. After the end of the lease, this node does not
+    /// use an older list of alive nodes.
     lease_end: Option<Instant>,
     /// For each partition, the time since which gossip reports slots that the store does not contain.
     hearsay: BTreeMap<String, Instant>,
     /// For each book, the partition in which this node holds a slot.
     holding: BTreeMap<String, String>,
-    /// The time at which this node decides again, even if no watch reports a change.
+    /// The time at which this node must decide again, even if no watch reports a change.
     due: Option<Instant>,
-    /// The number of consecutive requests that had to wait because of an error.
+    /// The number of consecutive requests of this node that failed because of an error.
     troubles: u32,
-    /// The losses that this node has noticed, and the messages about failures and losses.
+    /// The times, error messages and write-offs of lost and failed nodes.
     loss: Loss,
-    /// True if a snapshot of this pass contained no accepted revision, or a revision that the node has not loaded.
+    /// True if a snapshot in this pass contained no acceptance, or an acceptance that this node has not loaded.
     behind: bool,
-    /// The time since which each snapshot showed such a revision. Unit: milliseconds since 1970.
+    /// The time since which this node has not loaded the acceptance in the store. Unit: milliseconds since 1970.
     behind_since: Option<i64>,
     /// The time since which the store has not answered a request for a snapshot. Unit: milliseconds since 1970.
     silent_since: Option<i64>,
 }
 
-/// A snapshot, with the state of the node at the time when it requested the snapshot (P134).
+/// A cached snapshot, with the state of the node at the time of the request for the snapshot (P134).
 #[derive(Debug, Clone)]
 struct Known {
     snapshot: RunSnapshot,
-    /// The state of the node at the request. The age of a snapshot begins at its request, because the answer may have
-    /// waited for a processor.
+    /// The state of the node at the time of the request. The age of the snapshot is measured from the request, because
+    /// the answer may be late.
     requested: Requested,
 }
 
@@ -112,21 +114,21 @@ struct Known {
 struct Requested {
     at: Instant,
     news: u64,
-    /// The store revision and the sequence number that this node had seen when it sent the request.
+    /// The store revision and the sequence number that this node had seen before the request.
     position: (u64, u64),
 }
 
-/// The answer to a request of a node.
+/// The answer to a node's request, for example to enter a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// The node may continue.
     Go,
-    /// The node must wait. The variant contains the gate that blocks the request.
+    /// The node must wait. The variant contains the closed gate that blocks the request.
     Hold(Gate),
 }
 
 impl Fleet {
-    /// Creates the handle of a node that has not joined the fleet yet.
+    /// Creates a handle for a node that has not joined the fleet yet.
     pub fn new(store: Arc<dyn Store>, node: String, clock: Arc<dyn Clock>) -> Self {
         let position = Arc::new(StorePosition::new(store.shared()));
         let membership = Membership::new(Arc::clone(&store), node.clone(), Arc::clone(&clock), Arc::clone(&position));
@@ -142,7 +144,7 @@ impl Fleet {
         }
     }
 
-    /// Returns true if gossip also considers a node lost. The result is true if gossip does not run (P58).
+    /// Returns true if gossip considers a node lost, or if gossip does not run (P58).
     fn confirms_loss(&self, node: &str) -> bool {
         // The agent that runs under the node's name has another key, so it does not prove that the node is alive.
         if self.store.strangers().contains_key(node) {
@@ -151,13 +153,13 @@ impl Fleet {
         self.gossip.get().is_none_or(|gossip| gossip.considers_lost(node))
     }
 
-    /// Attaches the gossip of this node. With gossip, a node counts as lost only if gossip also considers the node
-    /// lost.
+    /// Attaches the gossip of this node. With gossip, another node counts as lost only if gossip also considers that
+    /// node lost.
     pub fn attach_gossip(&self, gossip: Gossip) {
         let _ = self.gossip.set(gossip);
     }
 
-    /// Sets the identity with which this node decrypts values that were encrypted for the node.
+    /// Sets the identity with which this node decrypts the values that other nodes have encrypted for it.
     pub fn read_as(&self, signing_identity: SigningIdentity) {
         let _ = self.signing_identity.set(signing_identity);
     }
@@ -168,7 +170,8 @@ impl Fleet {
         self.membership.begin(joined, Arc::new(wakeup));
     }
 
-    /// Leaves the fleet and deletes the lease key, so that other nodes do not wait for the end of the lease.
+    /// Leaves the fleet. Deletes the record that shows that this node is alive, so that other nodes need not wait for
+    /// the end of its lease.
     pub fn leave(&self) {
         self.membership.end();
     }
@@ -178,12 +181,12 @@ impl Fleet {
         self.store.as_ref()
     }
 
-    /// Returns the reason why this node is rejected. `None` if this node is not rejected.
+    /// Returns the reason why the fleet rejects this node. `None` if the fleet does not reject this node.
     pub fn refused(&self) -> Option<String> {
         self.membership.refused()
     }
 
-    /// Returns whether another machine runs with the key of this node.
+    /// Returns true if another agent runs with the name and the key of this node.
     pub fn is_cloned(&self) -> bool {
         self.membership.is_cloned()
     }
@@ -193,7 +196,8 @@ impl Fleet {
         self.membership.set_listed_keys(keys);
     }
 
-    /// Commits a transaction. The commit fails without a request to the store if this node is rejected.
+    /// Commits a transaction. If the fleet rejects this node, the function returns an error and sends no request to the
+    /// store.
     fn write(&self, txn: &Txn) -> Result<Outcome, StoreError> {
         match self.membership.refused() {
             Some(why) => Err(StoreError::Denied(why)),
@@ -205,13 +209,14 @@ impl Fleet {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Removes and returns the time at which this node decides again without a report of a watch. An example is the end
-    /// of a soak.
+    /// Returns the time at which this node must decide again without a report from a watch, for example at the end of a
+    /// soak. Removes the stored time.
     pub fn due(&self) -> Option<Instant> {
         self.lock().due.take()
     }
 
-    /// Makes this node decide again in about a minute, in case no other node does the maintenance of the run (P73).
+    /// Makes this node decide again in about a minute, so that it does maintenance of the run that no other node has
+    /// done (P73).
     pub fn look_again(&self) {
         let at = self.clock.monotonic() + Duration::from_millis(50_000 + self.spread() % 20_000);
         sooner(&mut self.lock().due, at);
@@ -225,34 +230,36 @@ impl Fleet {
         sooner(&mut inner.due, at);
     }
 
-    /// Returns true if the most recent request had to wait because of an error.
+    /// Returns true if this node's newest request failed because of an error.
     pub fn has_error(&self) -> bool {
         self.lock().troubles > 0
     }
 
-    /// Begins a pass. During a pass, only the snapshots of the same pass determine the result of `is_behind`.
+    /// Begins a pass. After this call, the result of `is_behind` depends only on snapshots of this pass.
     pub fn begin_pass(&self) {
         self.lock().behind = false;
     }
 
-    /// Returns true if a snapshot of this pass contained no accepted revision, or a revision that the node has not
-    /// loaded. No watch reports that the acceptance record was deleted or restored from a backup.
+    /// Returns true if a snapshot in this pass contained no acceptance, or an acceptance that this node has not loaded.
+    /// No watch reports that the acceptance record was deleted or restored from a backup.
     pub fn is_behind(&self) -> bool {
         self.lock().behind
     }
 
-    /// Returns a number that differs from node to node, so that the nodes do not all act at the same time.
+    /// Returns a number that differs from node to node. The number changes delays, so that the nodes do not all act at
+    /// the same time.
     fn spread(&self) -> u64 {
         self.node.bytes().fold(7_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)))
     }
 
-    /// Returns whether the lease of this node may have ended. A node whose lease may have ended must check its claims
-    /// before the next change.
+    /// Returns true if the lease of this node may have ended. A node whose lease may have ended must check its claims
+    /// before its next change.
     pub fn lease_may_be_gone(&self) -> bool {
         self.membership.lease_may_be_gone()
     }
 
-    /// Restores, from the journal, the highest store revision that this node has seen, and its sequence number.
+    /// Restores from the journal the highest store revision that this node has seen, and the sequence number of its
+    /// newest write.
     pub fn resume(&self, revision: u64, sequence: u64) {
         self.position.resume(revision, sequence);
     }
@@ -263,12 +270,12 @@ impl Fleet {
         self.position.seen(before, revision);
     }
 
-    /// Returns the highest store revision that this node has seen, and the sequence number of its last write.
+    /// Returns the highest store revision that this node has seen, and the sequence number of its newest write.
     pub fn known(&self) -> (u64, u64) {
         self.position.known()
     }
 
-    /// Returns whether this node must republish its claims, because the store was rolled back.
+    /// Returns true if this node must republish its claims, because the store was rolled back.
     pub fn needs_republish(&self) -> bool {
         self.position.needs_republish()
     }
@@ -279,7 +286,7 @@ impl Fleet {
         self.lock().snapshots.get(&key).is_some_and(|known| !known.snapshot.voted.contains(&segment))
     }
 
-    /// Makes a request of this node. Repeats the request until the node may continue or must wait.
+    /// Makes a request for this node: decides and commits until the node may continue or must wait.
     pub fn ask(&self, spec: &RolloutSpec, request: Request) -> Answer {
         match self.asked(spec, request) {
             Ok(answer) => {
@@ -359,7 +366,7 @@ impl Fleet {
         Ok(Answer::Hold(explain::busy(spec, TRIES)))
     }
 
-    /// Completes a request after which the node may continue. A node that has completed a segment also does the
+    /// Ends a request after which the node may continue. After the completion of a segment, the node also does the
     /// maintenance that is due in the run.
     fn go(
         &self,
@@ -381,9 +388,9 @@ impl Fleet {
         Ok(())
     }
 
-    /// Returns the newest snapshot of a run, if the snapshot is recent enough for the first attempt at a decision. A
-    /// decision from an old snapshot is safe, because transactions compare the records that they depend on. A node
-    /// needs no new snapshot to notice offers and opened waves, which the watches report.
+    /// Returns the cached snapshot of a run if it is recent enough for the first attempt at a decision. A decision from
+    /// an outdated snapshot is safe, because its transaction fails if a record has changed. `None` if the request needs
+    /// a newer snapshot, for example after a watch has reported a change.
     fn recent(&self, spec: &RolloutSpec, request: Request) -> Option<RunSnapshot> {
         let now = self.clock.monotonic();
         let inner = self.lock();
@@ -394,12 +401,12 @@ impl Fleet {
         (gives_back || fresh).then(|| known.snapshot.clone())
     }
 
-    /// Returns the state of the node at the time of a request.
+    /// Returns the present time, the number of reported changes, and the store position of this node.
     fn requested(&self) -> Requested {
         Requested { at: self.clock.monotonic(), news: self.membership.news(), position: self.position.known() }
     }
 
-    /// Does the maintenance that is due in a run. Any node may do maintenance. Returns whether the run is complete.
+    /// Does the maintenance of a run that is due. Any node may do the maintenance. Returns true if the run is complete.
     ///
     /// # Errors
     /// The store does not answer.
@@ -419,15 +426,15 @@ impl Fleet {
         Ok(ended)
     }
 
-    /// Returns true if the run is complete in the newest snapshot. Only a rollback of the store can make a complete run
-    /// incomplete again.
+    /// Returns true if the run is complete in the newest snapshot. A complete run stays complete unless the store is
+    /// rolled back.
     fn has_seen_end(&self, spec: &RolloutSpec) -> bool {
         let inner = self.lock();
         let known = inner.snapshots.get(&snapshot_key(spec, &self.node)).map(|known| &known.snapshot);
         known.is_some_and(|snapshot| snapshot.done(spec) && snapshot.recovery.is_none() && !snapshot.rolled_back)
     }
 
-    /// Does the maintenance that a snapshot shows to be due in a run. Returns whether the run is complete.
+    /// Does the maintenance of a run that is due according to a snapshot. Returns true if the run is complete.
     fn next_maintenance(&self, spec: &RolloutSpec, mut snapshot: RunSnapshot) -> Result<bool, StoreError> {
         for _ in 0..TRIES {
             snapshot = self.noticed(spec, snapshot)?;
@@ -444,7 +451,7 @@ impl Fleet {
         self.snapshot_of(spec, requested, outcome)
     }
 
-    /// Commits a transaction of a run, and reads a new snapshot of the run in the same request.
+    /// Commits a transaction, and reads a new snapshot of the run in the same request.
     fn commit(&self, spec: &RolloutSpec, txn: Txn) -> Result<RunSnapshot, StoreError> {
         let mut txn = self.stamped(txn);
         let before = explain::may_reach(&self.node, &txn).then(|| self.snapshot(spec));
@@ -476,18 +483,19 @@ impl Fleet {
         Ok(snapshot)
     }
 
-    /// Returns the newest snapshot of a run. The snapshot is empty if this node has not read the run yet.
+    /// Returns the cached snapshot of a run, or an empty snapshot if this node has not read the run yet.
     fn snapshot(&self, spec: &RolloutSpec) -> RunSnapshot {
         let inner = self.lock();
         inner.snapshots.get(&snapshot_key(spec, &self.node)).map(|known| known.snapshot.clone()).unwrap_or_default()
     }
 
-    /// Returns the operation that writes the sequence number of this node.
+    /// Returns the operation that writes a new sequence number of this node to the store.
     fn write_sequence(&self, number: u64) -> Op {
         Op::put(keys::write_sequence(&self.node), serde_json::to_vec(&WriteSequence { number }).unwrap_or_default())
     }
 
-    /// Commits a transaction with the next sequence number, and reads no snapshot. Returns whether it was applied.
+    /// Commits a transaction with the next sequence number, without a snapshot. Returns true if the store has applied
+    /// the transaction.
     fn commit_marked(&self, txn: Txn) -> Result<bool, StoreError> {
         let mut txn = self.stamped(txn);
         let number = self.position.known().1 + 1;
@@ -526,7 +534,8 @@ impl Fleet {
         Ok(snapshot)
     }
 
-    /// Drops all snapshots. A store that answers again may have been restored or replaced.
+    /// Drops all cached snapshots, because a store that answers again after an error may have been restored or
+    /// replaced.
     fn forget(&self) {
         self.note_silence();
         self.lock().snapshots.clear();
@@ -534,13 +543,13 @@ impl Fleet {
     }
 }
 
-/// Returns the key of a cached snapshot. A book may have several budgets, and a snapshot covers one budget.
+/// Returns the key of a snapshot in the cache: the book, the budget, the run and the partition.
 fn snapshot_key(spec: &RolloutSpec, node: &str) -> String {
     format!("{} {} {} {}", spec.book, spec.budget, spec.run, spec.partition(node))
 }
 
-/// Returns the pause after `errors` errors. The pause is 2 s after the first error, and doubles up to 12 s. The
-/// argument `spread` lengthens the pause by up to a quarter.
+/// Returns the pause after `errors` consecutive errors. The pause is 2 s after the first error, and doubles up to 12 s.
+/// The argument `spread` makes the pause longer by up to a quarter.
 pub fn backed_off(errors: u32, spread: u64) -> Duration {
     let pause = (2_000_u64 << errors.min(3)).min(12_000);
     Duration::from_millis(pause + spread % (pause / 4))

@@ -1,5 +1,5 @@
-//! Durations that a node measures by its own clock. A node adds its measured durations to a snapshot, because decisions
-//! read no clock (P2).
+//! Measures durations by the clock of this node, for example the age of an offer. Decisions read no clock, so the
+//! results become fields of the snapshot (P2).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,14 +17,13 @@ use crate::{
     store::{Page, StoreError},
 };
 
-/// Returns the name of one partition of a budget.
+/// Returns the name of a partition, which includes the name of its budget.
 fn partition_of(spec: &RolloutSpec, partition: &str) -> String {
     format!("{}/{partition}", spec.budget)
 }
 
-/// Returns the time at which this node first saw each record of a snapshot. The node forgets records of the budget that
-/// the snapshot does not contain. The node still remembers records of other budgets, because a snapshot covers only one
-/// budget.
+/// Returns the time at which this node first saw each record of a snapshot. Forgets the times of records that are not
+/// in the snapshot, but keeps the times of other budgets.
 fn first_seen<T>(
     known: &mut FirstSeen,
     budget: &str,
@@ -41,7 +40,7 @@ fn first_seen<T>(
 }
 
 impl Fleet {
-    /// Adds the measured durations and the lost nodes to a snapshot.
+    /// Adds to a snapshot the lost nodes, and the fields that depend on the clock of this node.
     pub(super) fn noticed(&self, spec: &RolloutSpec, mut snapshot: RunSnapshot) -> Result<RunSnapshot, StoreError> {
         snapshot.stabilizing = self.is_stabilizing();
         snapshot.stale.extend(self.stale_offers(spec, &snapshot));
@@ -64,7 +63,7 @@ impl Fleet {
         Ok(snapshot)
     }
 
-    /// Returns the nodes of a run that have no lease, and that gossip also considers lost.
+    /// Returns the nodes of a run that have no lease and that gossip, if it runs, considers lost.
     fn lost_nodes(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<BTreeSet<String>, StoreError> {
         let alive = self.alive()?;
         let known = spec.known.iter().filter(|_| snapshot.recovery.is_some()).cloned();
@@ -74,7 +73,7 @@ impl Fleet {
         Ok(lost.filter(|node| self.confirms_loss(node)).collect())
     }
 
-    /// Returns the nodes that report, by gossip, a slot that the store does not contain.
+    /// Returns the nodes that hold a slot according to gossip, but not according to the store.
     fn hidden_claims(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<BTreeSet<String>, StoreError> {
         let mut hidden = BTreeSet::new();
         let Some(gossip) = self.gossip.get().filter(|_| spec.count.is_some()) else { return Ok(hidden) };
@@ -90,9 +89,9 @@ impl Fleet {
         Ok(if self.believes_hearsay(&partition, &hidden) { hidden } else { BTreeSet::new() })
     }
 
-    /// Returns true while slots that only gossip reports block other nodes. Reports by gossip block other nodes only
-    /// for a limited time, because gossip messages are not trusted. If the reports of gossip disappear and appear
-    /// again, the time limit starts again (P104).
+    /// Returns true while slots that only gossip reports count as taken. A report by gossip counts only for a limited
+    /// time, because gossip messages are not trusted. The time limit starts again after gossip has reported no slot
+    /// that the store does not contain (P104).
     fn believes_hearsay(&self, partition: &str, hidden: &BTreeSet<String>) -> bool {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
@@ -111,22 +110,22 @@ impl Fleet {
         believes
     }
 
-    /// Returns the time since which gossip reports slots of this node's partition that the store does not contain. Unit:
-    /// milliseconds since 1970.
+    /// Returns the time since which gossip reports slots in this node's partition that the store does not contain.
+    /// Unit: milliseconds since 1970.
     pub(super) fn hidden_since(&self, spec: &RolloutSpec) -> Option<i64> {
         let (now, wall) = (self.clock.monotonic(), self.clock.wall());
         let first = *self.lock().hearsay.get(&partition_of(spec, spec.partition(&self.node)))?;
         Some(wall.saturating_sub(i64::try_from(now.duration_since(first).as_millis()).ok()?))
     }
 
-    /// Returns the sequence number of a node's last write from the store. 0 if the store has none.
+    /// Reads the sequence number of a node's newest write from the store. 0 if the store does not contain the number.
     fn write_sequence_of(&self, node: &str) -> Result<u64, StoreError> {
         let rows = self.store.read(&keys::write_sequence(node), &Page { after: None, limit: 1 })?.rows;
         let row = rows.iter().find(|row| row.key == keys::write_sequence(node));
         Ok(row.and_then(|row| serde_json::from_slice::<WriteSequence>(&row.value).ok()).map_or(0, |mark| mark.number))
     }
 
-    /// Broadcasts the partitions in which this node holds a slot, after a write to the store (P104).
+    /// Sends the partitions in which this node holds a slot to the other nodes by gossip (P104).
     pub(super) fn announce_slots(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) {
         let Some(gossip) = self.gossip.get() else { return };
         let own_slot = snapshot.own_slot(spec, &self.node).filter(|own_slot| own_slot.held.kind == SlotState::Claim);
@@ -140,8 +139,8 @@ impl Fleet {
         gossip.holds(Holds { number: snapshot.sequence, partitions });
     }
 
-    /// Returns the offers that other nodes have not taken in time. Each entry of the result contains the node and the
-    /// store revision of the offer.
+    /// Returns the offers that other nodes have not taken within 10 s. Each entry of the result contains the node and
+    /// the store revision of the offer.
     pub(super) fn stale_offers(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> BTreeSet<(String, u64)> {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
@@ -162,7 +161,7 @@ impl Fleet {
         stale
     }
 
-    /// Returns the claims of nodes that did not return from an announced absence in time.
+    /// Returns the claims of nodes that are absent for longer than they announced.
     pub(super) fn overdue_absences(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> BTreeSet<(String, u64)> {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
@@ -185,8 +184,8 @@ impl Fleet {
         overdue
     }
 
-    /// Returns true if this node may offer a free slot, because the slot was free for long or a notice arrived. `None`
-    /// if no node waits for a free slot.
+    /// Returns true if this node may offer a free slot to another node: the slot was free for long, or a notice
+    /// arrived. `None` if no other node could take a free slot.
     fn has_idle_slot(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<bool> {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
@@ -210,7 +209,7 @@ impl Fleet {
         Some(is_idle)
     }
 
-    /// Returns true if the soak time of the complete wave has passed. `None` if no wave is complete.
+    /// Returns true if the soak time after the completion of a wave has passed. `None` if no wave is complete.
     fn has_soaked(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<bool> {
         let now = self.clock.monotonic();
         let mut inner = self.lock();

@@ -1,4 +1,4 @@
-//! Requests to the store that belong to no decision of a rollout.
+//! Requests to the store that are not part of a decision about a rollout.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -40,7 +40,7 @@ impl Fleet {
         Ok(alive)
     }
 
-    /// Returns the names of all nodes that have ever joined.
+    /// Returns the names of all nodes that have joined the fleet, now or in the past.
     ///
     /// # Errors
     /// The store does not answer.
@@ -48,7 +48,7 @@ impl Fleet {
         self.names(keys::ALL_JOINED)
     }
 
-    /// Returns the store keys that begin with a prefix, without the prefix.
+    /// Returns the store keys that begin with a prefix. The prefix is removed from each key.
     pub(super) fn names(&self, prefix: &str) -> Result<BTreeSet<String>, StoreError> {
         let mut page = Page::default();
         let mut names = BTreeSet::new();
@@ -72,7 +72,7 @@ impl Fleet {
         Ok(read.rows.into_iter().find(|row| row.key == key).and_then(|row| serde_json::from_slice(&row.value).ok()))
     }
 
-    /// Writes a value to the store for other nodes.
+    /// Writes a value to the store, so that other nodes can read it.
     ///
     /// # Errors
     /// The store does not answer.
@@ -90,8 +90,8 @@ impl Fleet {
         Ok(rows.into_iter().filter_map(rest).collect())
     }
 
-    /// Returns all rows with a prefix, and the store revision of the first page. A row that changes during the read has
-    /// a higher store revision.
+    /// Returns all rows whose key has a prefix, and the store revision at which the first page was read. A row that
+    /// changes while the pages are read has a higher store revision.
     pub(super) fn all_rows(&self, prefix: &str) -> Result<(u64, Vec<Row>), StoreError> {
         let mut page = Page::default();
         let (mut first, mut found) = (None, Vec::new());

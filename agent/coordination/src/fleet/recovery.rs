@@ -1,4 +1,4 @@
-//! The recovery of a node after a rollback of the store: it reports the rollback and republishes its claims.
+//! The steps of a node after a rollback of the store: the node reports the rollback and republishes its claims.
 
 use super::{Fleet, TRIES};
 use crate::{
@@ -7,8 +7,8 @@ use crate::{
     store::StoreError,
 };
 
-/// Returns a `RolloutSpec` for reads that concern the whole fleet, and not one book. The spec names a book and a budget
-/// that do not exist.
+/// Returns a `RolloutSpec` for snapshots of the whole fleet, which need no book. The book and the budget in the
+/// returned `RolloutSpec` do not exist.
 fn of_the_fleet(known: &[String]) -> RolloutSpec {
     let no_book = "none/none".to_owned();
     RolloutSpec { book: no_book.clone(), budget: no_book, known: known.to_vec(), waves: 1, ..RolloutSpec::default() }
@@ -29,8 +29,8 @@ impl Fleet {
         Err(StoreError::LostRaces(TRIES))
     }
 
-    /// Reads the store to check whether this node must republish its claims. A node does not trust a report of a
-    /// rollback that only a watch has shown.
+    /// Returns true if this node must republish its claims. Reads the store to check this. A node does not trust a
+    /// report from a watch about a rollback until a read of the store confirms the report.
     ///
     /// # Errors
     /// The store does not answer.
@@ -40,7 +40,7 @@ impl Fleet {
     }
 
     /// Records in the store that this node has republished all its claims. The argument `known` contains the names of
-    /// all nodes that git names.
+    /// all nodes in git.
     ///
     /// # Errors
     /// The store does not answer.

@@ -1,4 +1,4 @@
-//! The state of runs for people, and the times and messages in records, which no decision reads.
+//! The state of runs as `rollouts` shows it, and the fields of records that only `rollouts` reads (times and messages).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,24 +19,25 @@ use crate::{
     store::{Compare, Op, Row, StoreError, Txn},
 };
 
-/// The time that a node without gossip waits under `onLostNode: hold` before it checks the leases of the slot holders.
+/// The time that a node without gossip waits, under `onLostNode: hold`, before it checks the leases of the slot
+/// holders.
 const LONG_WAIT: Duration = Duration::from_secs(20);
 
-/// The maximum number of slot holders whose leases one check reads.
+/// The maximum number of slot holders whose leases a node reads in one check.
 const CHECKED: usize = 5;
 
 impl Fleet {
-    /// Sets the error message that this node writes into its next failure record of a book.
+    /// Sets the error message for this node's next failure record in a book.
     pub fn describe_failure(&self, book: &str, message: &str) {
         self.lock().loss.describe(book, message);
     }
 
-    /// Returns the write-offs that this node has committed since the previous call of this function.
+    /// Returns the write-offs that this node has committed since the previous call.
     pub fn take_written_off(&self) -> Vec<WrittenOff> {
         self.lock().loss.take_written_off()
     }
 
-    /// Returns the milestones that this node has reached since the previous call of this function.
+    /// Returns the milestones that transactions of this node have caused since the previous call.
     pub fn take_milestones(&self) -> Vec<Milestone> {
         self.lock().loss.take_milestones()
     }
@@ -56,8 +57,8 @@ impl Fleet {
         }
     }
 
-    /// Returns a transaction with the time of the write in each record whose age `rollouts` shows, and with the error
-    /// message in this node's failure. No decision reads these fields.
+    /// Adds the fields that only `rollouts` reads to the records in a transaction: the time of the write, and the error
+    /// message of this node's failure.
     pub(super) fn stamped(&self, mut txn: Txn) -> Txn {
         let now = self.clock.wall();
         for operation in &mut txn.then {
@@ -90,7 +91,7 @@ impl Fleet {
         txn
     }
 
-    /// Returns the transaction that replaces the error message in this node's failure record. `None` if the message is
+    /// Returns the transaction that updates the error message in this node's failure record. `None` if the message is
     /// unchanged.
     pub(super) fn newer_message(&self, spec: &RolloutSpec, snapshot: &RunSnapshot, request: Request) -> Option<Txn> {
         let own_slot = snapshot
@@ -108,7 +109,7 @@ impl Fleet {
         Some(Txn { compare, then: vec![Op::put(key, value)], otherwise: Vec::new() })
     }
 
-    /// Records the write-offs of a transaction that was applied.
+    /// Stores the write-offs in a transaction that the store has applied, until they are reported as events.
     pub(super) fn note_write_offs(&self, spec: &RolloutSpec, txn: &Txn) {
         for (book, node, run) in txn.then.iter().filter_map(|operation| explain::written_off(spec, operation)) {
             let since = self.lost_at(node);
@@ -123,7 +124,7 @@ impl Fleet {
     }
 
     /// Returns the lost nodes that block a run. Under `onLostNode: hold`, only lost slot holders block a run. Under
-    /// `onLostNode: skip` and `fail`, every lost node that the run waits for blocks the run.
+    /// `onLostNode: skip` or `fail`, each lost node for which the run waits blocks the run.
     pub(super) fn lost_holders(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<LostNodes, StoreError> {
         let mut lost = snapshot.lost.clone();
         if spec.on_lost == OnLost::Hold {
@@ -132,8 +133,8 @@ impl Fleet {
         Ok(lost.into_iter().map(|node| (node.clone(), Some(self.lost_at(&node)))).collect())
     }
 
-    /// Returns the slot holders that are lost. Without gossip, the function reads the leases only after a long wait, to
-    /// save requests.
+    /// Returns the slot holders that are lost. Without gossip, the function reads the leases only after a long wait,
+    /// because each read is a request to the store.
     fn dead_holders(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<BTreeSet<String>, StoreError> {
         let has_slot =
             |held: &&SlotEntry| matches!(held.held.kind, SlotState::Claim | SlotState::Offer) && held.node != self.node;
@@ -153,9 +154,9 @@ impl Fleet {
         Ok(lost.map(|(held, _)| held.node.clone()).filter(|node| self.confirms_loss(node)).collect())
     }
 
-    /// Returns the state of a book's run for people. The first spec has the budget of the book. The other specs have
-    /// the budgets of single tasks. `accepted` is the time at which this node accepted the generation of the specs, in
-    /// milliseconds since 1970.
+    /// Returns the state of a book's run, as `rollouts` shows it. The first element of `specs` has the budget of the
+    /// book. The other elements of `specs` have the budgets of single tasks. `accepted` is the time at which this node
+    /// accepted the generation of `specs`, in milliseconds since 1970.
     pub fn rollout(
         &self,
         specs: &[&RolloutSpec],
@@ -173,7 +174,8 @@ impl Fleet {
         }
     }
 
-    /// Records that the store did not answer. Returns the time since which this node has had no answer to a snapshot.
+    /// Records that the store did not answer a request. Returns the time since which the store has not answered this
+    /// node's requests for a snapshot.
     pub(super) fn note_silence(&self) -> i64 {
         let now = self.clock.wall();
         *self.lock().silent_since.get_or_insert(now)
@@ -246,7 +248,7 @@ impl Fleet {
         })
     }
 
-    /// Returns the elected nodes of a run that have not published a result.
+    /// Returns the elected tasks of a run whose elected node has not published a result.
     fn elected_without_result(&self, spec: &RolloutSpec) -> Result<Vec<OpenElection>, StoreError> {
         let (_, rows) = self.all_rows(&keys::book_elections(&spec.book))?;
         let open = |row: &Row| {

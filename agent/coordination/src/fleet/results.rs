@@ -1,6 +1,6 @@
-//! The results of elected tasks. A node encrypts (seals) a result once, and writes the wrapped key of the result to the
-//! inbox of each target. A target that joined later requests the key from other targets. A target that can read the
-//! result answers (P123, P126).
+//! The results of elected tasks. A node seals (encrypts) a task result once. For each target, the node wraps (encrypts)
+//! the sealing key, and writes the wrapped key to the inbox of the target. A target that joined later requests the
+//! sealing key from other targets. A target that can read the result answers (P123, P126).
 
 use std::collections::BTreeMap;
 
@@ -19,15 +19,15 @@ use crate::{
 /// The maximum size of a published result, in bytes (P126).
 const LARGEST: usize = 64 << 10;
 
-/// The maximum number of targets, besides the author, that a node asks for the key of a result.
+/// The maximum number of targets that a node asks for the key of a result, besides the node that made the result.
 const TARGETS_ASKED: usize = 3;
 
-/// The result of an elected task on one node, in decrypted form.
+/// The decrypted result of an elected task on one node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskResult {
     /// True if the task succeeded.
     pub ok: bool,
-    /// The value that the task has registered.
+    /// The value of the variable that the field `register` of the task names.
     pub result: Value,
     /// The message of the task. `None` if the task gave none.
     pub message: Option<String>,
@@ -65,8 +65,8 @@ pub struct ElectedTask<'a> {
 }
 
 impl ElectedTask<'_> {
-    /// Returns the text that binds a sealed result to its task and to the node that made the result. A node can decrypt
-    /// a result only with the text with which the result was sealed.
+    /// Returns the text that identifies a sealed result: its task, and the node that made the result. A node can
+    /// decrypt a result only with the same text that was used to seal the result.
     fn purpose(&self, by: &str) -> String {
         purpose(&self.spec.book, self.task, self.definition, by)
     }
@@ -81,8 +81,8 @@ fn failed(error: &std::io::Error) -> StoreError {
 }
 
 impl Fleet {
-    /// Encrypts (seals) a result for all targets. The result is not sealed if no other process uses the store, or if
-    /// this node has no identity.
+    /// Seals (encrypts) a task result for all targets. The result is not sealed if only this node uses the store, or if
+    /// this node has no keys.
     pub(super) fn sealed(&self, elected_task: ElectedTask<'_>, found: &TaskResult) -> Result<SealedResult, StoreError> {
         let bytes = serde_json::to_vec(found).unwrap_or_default();
         if bytes.len() > LARGEST {
@@ -97,7 +97,7 @@ impl Fleet {
         Ok(SealedResult { ok: found.ok, body })
     }
 
-    /// Wraps the sealing key of a result for several nodes, and writes each wrapped key to the inbox of its node.
+    /// Wraps the sealing key of a result for each given node, and writes the wrapped key to the inbox of that node.
     fn wrap_for(
         &self,
         elected_task: ElectedTask<'_>,
@@ -122,15 +122,15 @@ impl Fleet {
         Ok(())
     }
 
-    /// Returns the public keys of all nodes from their join records.
+    /// Reads the public keys of all nodes from their join records.
     fn readers(&self) -> Result<BTreeMap<String, PublicKeys>, StoreError> {
         let joined = self.rows(keys::ALL_JOINED)?;
         let keys = |value: &[u8]| PublicKeys::read(&serde_json::from_slice::<Joined>(value).ok()?.public_keys);
         Ok(joined.into_iter().filter_map(|(node, value)| Some((node, keys(&value)?))).collect())
     }
 
-    /// Decrypts the results of an elected task. If a key is missing, the function requests the key and returns the
-    /// nodes whose results are still encrypted.
+    /// Decrypts the results of an elected task. The function requests missing keys, and returns the nodes whose results
+    /// it cannot decrypt yet.
     ///
     /// # Errors
     /// The store does not answer.
@@ -173,7 +173,7 @@ impl Fleet {
         Ok(wrapped.and_then(|wrapped| signing_identity.unwrap_key(&wrapped.key, &elected_task.purpose(by))))
     }
 
-    /// Requests the keys of results from the nodes that made the results, and from up to three other targets.
+    /// Requests the key of each result from the node that made the result, and from up to three other targets.
     fn ask_for(&self, elected_task: ElectedTask<'_>, closed: &[String]) -> Result<(), StoreError> {
         let alive = self.alive()?;
         let targets = elected_task.spec.members.keys().chain(&elected_task.spec.late);
@@ -193,13 +193,13 @@ impl Fleet {
         self.write(&Txn { then, ..Txn::default() }).map(drop)
     }
 
-    /// Returns true if another node has requested the key of a task result since the previous call of this function.
+    /// Returns true if another node has requested the key of a task result from this node since the previous call.
     pub fn is_asked(&self) -> bool {
         self.membership.is_asked()
     }
 
-    /// Answers the requests for keys of results. `spec_of` returns the rollout of a book, if this node is a target of
-    /// the book.
+    /// Answers the requests of other nodes for the keys of task results. The closure `spec_of` returns the rollout of a
+    /// book, or `None` if this node is not a target of the book.
     ///
     /// # Errors
     /// The store does not answer.

@@ -1,4 +1,5 @@
-//! The newest state of the data store that a node has seen, by which the node detects a rollback (P14).
+//! The newest position in the history of the store that a node has seen. A store at an earlier position was rolled back
+//! (P14).
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -7,9 +8,9 @@ use std::{
 
 use crate::rollout::RunSnapshot;
 
-/// The time after a connection to the store in which a node admits no node. All nodes reach a restored store at about
-/// the same time. During the stabilization period, a node that has seen a later state of the store can report the
-/// rollback (P17).
+/// The time after a new connection to the store in which a node admits no node to a slot or segment. All nodes connect
+/// to a restored store at about the same time. During the stabilization period, a node that has seen a later state of
+/// the store can report the rollback (P17).
 const STABILIZATION_PERIOD: Duration = Duration::from_secs(3);
 
 /// The newest position in the history of the store that this node has seen.
@@ -24,15 +25,15 @@ pub(super) struct StorePosition {
 struct Known {
     /// The highest store revision that this node has seen.
     revision: u64,
-    /// The sequence number of this node's last write.
+    /// The sequence number of this node's newest write.
     sequence: u64,
-    /// True if this node has detected a rollback of the store that no other node has reported.
+    /// True if this node has detected a rollback of the store, and no other node has reported it.
     rolled_back: bool,
     /// The identifier of the most recent recovery that this node has read.
     recovery_id: Option<String>,
     /// True if this node must republish its claims.
     needs_republish: bool,
-    /// True if a watch has shown a report of a rollback, and this node has not read the store since.
+    /// True if a watch has shown a report about a rollback, and this node has not read the store since.
     is_reported: bool,
     /// True if the store did not answer the most recent request.
     away: bool,
@@ -75,7 +76,8 @@ impl StorePosition {
 
     /// Records the store revision that an answer of the store contains. `before` is the store position that this node
     /// had seen when it sent the request. An answer with a lower revision than `before` proves that the store was
-    /// rolled back. The current position may be newer than `before`, because other requests ran at the same time.
+    /// rolled back. The store position of this node may be newer than `before`, because several requests run at the
+    /// same time.
     pub(super) fn seen(&self, before: (u64, u64), revision: u64) {
         let mut known = self.lock();
         if revision > 0 && revision < before.0 {
@@ -90,21 +92,21 @@ impl StorePosition {
         known.revision = known.revision.max(revision);
     }
 
-    /// Records that the store has no join record of this node. If the node has written to the store before, the store
-    /// was wiped or replaced. The store revision alone cannot prove the wipe, because the new store may already have a
-    /// higher revision.
+    /// Records that the store does not contain a join record of this node. If the node has written to the store before,
+    /// the missing record proves that the store was wiped or replaced. The store revision alone cannot prove a wipe,
+    /// because a new store may already have a higher revision.
     pub(super) fn note_missing_join_record(&self) {
         let mut known = self.lock();
         if known.sequence > 0 && self.shared {
             tracing::warn!(
-                "the data store has no record of this node: the store was wiped, or restored from an old backup"
+                "the data store has no join record of this node: the store was wiped, or restored from an old backup"
             );
             (known.rolled_back, known.needs_republish) = (true, true);
         }
     }
 
-    /// Detects a rollback: compares a snapshot with the store position that this node had seen before it requested the
-    /// snapshot. Returns true if this node has detected a rollback that no other node has reported.
+    /// Detects a rollback by a snapshot. `before` is the store position that this node had seen when it requested the
+    /// snapshot. Returns true if this node has detected a rollback, and no other node has reported it.
     pub(super) fn judge(&self, before: (u64, u64), snapshot: &RunSnapshot) -> bool {
         self.seen(before, snapshot.revision);
         let mut known = self.lock();
@@ -138,18 +140,18 @@ impl StorePosition {
         known.sequence = known.sequence.max(sequence);
     }
 
-    /// Returns true if this node has detected a rollback of the store that no other node has reported.
+    /// Returns true if this node has detected a rollback of the store, and no other node has reported it.
     pub(super) fn has_rolled_back(&self) -> bool {
         self.lock().rolled_back && self.shared
     }
 
-    /// Records that this node has reported the rollback. A node does not repeat a report of a rollback that other nodes
-    /// reject.
+    /// Records that this node has reported the rollback. A node reports each rollback only once, also if other nodes
+    /// reject the report.
     pub(super) fn rollback_reported(&self) {
         self.lock().rolled_back = false;
     }
 
-    /// Records that a watch has shown a report of a rollback. The next read of the store verifies the report.
+    /// Records that a watch has shown a report about a rollback. The next read of the store checks the report.
     pub(super) fn note_recovery(&self) {
         self.lock().is_reported = true;
     }
@@ -161,7 +163,7 @@ impl StorePosition {
         known.needs_republish = known.rolled_back;
     }
 
-    /// Returns true if this node must republish its claims, or if a watch has shown a report of a rollback.
+    /// Returns true if this node must republish its claims, or if a watch has shown a report about a rollback.
     pub(super) fn needs_republish(&self) -> bool {
         let known = self.lock();
         known.needs_republish || known.is_reported
@@ -172,7 +174,7 @@ impl StorePosition {
         self.lock().recovery_id.clone()
     }
 
-    /// Returns the highest store revision that this node has seen, and the sequence number of this node's last write.
+    /// Returns the highest store revision that this node has seen, and the sequence number of this node's newest write.
     pub(super) fn known(&self) -> (u64, u64) {
         let known = self.lock();
         (known.revision, known.sequence)

@@ -1,23 +1,23 @@
-//! The announcements of a gossip member: its accepted revision and its held slots.
+//! The announcements of a gossip member to all other members: its accepted revision and its held slots.
 
 use std::time::{Duration, Instant};
 
 use super::broadcast::{Announced, Holds};
 
-/// The delay after which a member repeats its announcements for a node that has joined. During the delay, more nodes
-/// may join, and one announcement reaches all new nodes.
+/// The delay after which a member repeats its announcements, so that a node that has just joined receives them. If more
+/// nodes join during the delay, one repetition reaches all of them.
 const AGAIN: Duration = Duration::from_secs(2);
 
-/// The newest announcements of this member, and the announcements of other members that this member has handled.
+/// The announcements that this member repeats to new members, and the time of the next repetition.
 #[derive(Default)]
 pub(super) struct Announcements {
-    /// The highest acceptance that this node knows: its own acceptance, or an announced acceptance of another node.
+    /// The acceptance with the highest generation that this node has adopted or another node has announced.
     accepted: Announced,
     /// The newest report of this node about the slots that it holds.
     holds: Holds,
-    /// The number of changes in slot reports of other nodes that this member has handled.
+    /// The number of slot changes of other nodes that this member has already reported as events.
     changed: u64,
-    /// The time at which this member repeats its announcements for a node that has joined.
+    /// The time of the next repetition of the announcements.
     again: Option<Instant>,
 }
 
@@ -27,15 +27,16 @@ impl Announcements {
         announced.id.generation > self.accepted.id.generation
     }
 
-    /// Stores an acceptance that another node has announced, if it is higher than the known one.
+    /// Stores an acceptance that another node has announced, if its generation is above the stored generation.
     pub(super) fn hear(&mut self, announced: &Announced) {
         if self.is_below(announced) {
             self.accepted = announced.clone();
         }
     }
 
-    /// Stores the acceptance of this node unless a higher one is known. It replaces an announced acceptance of the same
-    /// number, because this node has verified it (P26). Returns whether it is news.
+    /// Stores the acceptance of this node, unless the stored acceptance is equal or has a higher generation. The
+    /// acceptance of this node replaces an announced acceptance with the same generation, because this node has
+    /// verified it (P26). Returns true if the acceptance was stored.
     pub(super) fn adopt(&mut self, own: Announced) -> bool {
         let known = &self.accepted.id;
         let is_news = own.id.generation >= known.generation && own.id != *known;
@@ -45,14 +46,14 @@ impl Announcements {
         is_news
     }
 
-    /// Returns the stored acceptance, and cancels the planned repetition, because the caller announces the acceptance
-    /// now.
+    /// Returns the stored acceptance, which the caller announces now. Cancels the planned repetition of the
+    /// announcements.
     pub(super) fn take_accepted(&mut self) -> Announced {
         self.again = None;
         self.accepted.clone()
     }
 
-    /// Stores a report about the slots of this node if the report is newer than the stored report. Returns whether the
+    /// Stores a report about the slots of this node if the report is newer than the stored report. Returns true if the
     /// report was stored.
     pub(super) fn hold(&mut self, holds: Holds) -> bool {
         let is_newer = holds.number > self.holds.number;
@@ -67,18 +68,18 @@ impl Announcements {
         &self.holds
     }
 
-    /// Stores the number of slot changes that other nodes have reported. Returns true if the number differs from the
+    /// Stores `changed`, the number of slot changes of other nodes. Returns true if `changed` differs from the
     /// previously stored number.
     pub(super) fn note_slots(&mut self, changed: u64) -> bool {
         std::mem::replace(&mut self.changed, changed) != changed
     }
 
-    /// Plans to repeat the announcements, so that a node that has just joined receives them.
+    /// Plans a repetition of the announcements for a node that has just joined.
     pub(super) fn note_joined(&mut self, now: Instant) {
         self.again.get_or_insert(now + AGAIN);
     }
 
-    /// Returns the time at which this member must repeat its announcements.
+    /// Returns the time at which this member must repeat its announcements. `None` if no repetition is planned.
     pub(super) fn next(&self) -> Option<Instant> {
         self.again
     }

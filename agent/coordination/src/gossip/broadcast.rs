@@ -1,4 +1,5 @@
-//! The broadcasts of a node: its departure, its accepted revision, and its held slots (P103, P104).
+//! The messages that a node sends to all other nodes by gossip: its departure, its accepted revision, and its held
+//! slots (P103, P104).
 
 use std::{
     collections::BTreeMap,
@@ -11,10 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::member_id::MemberId;
 use crate::accept::AcceptedId;
 
-/// The maximum number of nodes whose departures or held slots this node remembers.
+/// The maximum number of nodes for which this node remembers a departure, or held slots.
 const NODES: usize = 20_000;
 
-/// A broadcast of one node to all other nodes.
+/// A message of one node to all other nodes, which gossip distributes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Broadcast {
     pub(super) node: String,
@@ -34,13 +35,13 @@ pub(super) enum Payload {
 /// The report of a node about the slots that it holds.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Holds {
-    /// The sequence number of the node's last write to the data store.
+    /// The sequence number of the node's newest write to the data store.
     pub number: u64,
     /// The partitions in which the node holds a slot.
     pub partitions: Vec<String>,
 }
 
-/// The highest accepted generation that a node has announced.
+/// An acceptance that a node has announced by gossip.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Announced {
     /// The acceptance, by its number and the digest of its record.
@@ -63,21 +64,21 @@ impl Invalidates for Subject {
     }
 }
 
-/// The broadcasts that this node has received.
+/// The content of the broadcasts that this node has received.
 #[derive(Debug, Default)]
 pub(super) struct Listener {
-    /// The incarnation of each node that has announced its departure.
+    /// For each node that has announced its departure, the incarnation of the node that left.
     pub(super) left: BTreeMap<String, u64>,
-    /// The highest acceptance that any node has announced.
+    /// The announced acceptance with the highest generation.
     pub(super) accepted: Announced,
     /// The newest report of each node about the slots that it holds.
     pub(super) holds: BTreeMap<String, Holds>,
-    /// The number of times that `holds` has changed.
+    /// The number of changes of the field `holds`.
     pub(super) changed: u64,
 }
 
-/// A shared handle of the received broadcasts. The gossip library foca has one handle to write broadcasts, and the
-/// gossip member has a second handle to read broadcasts.
+/// A handle of the received broadcasts, which the gossip library foca and the gossip member share. foca writes the
+/// broadcasts, and the gossip member reads them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct BroadcastState(Arc<Mutex<Listener>>);
 
@@ -106,8 +107,8 @@ impl BroadcastHandler<MemberId> for BroadcastState {
                 news
             }
             Payload::Accepted(id) => {
-                // Of two acceptances of one number, only the store decides. If each replaced the other here, nodes would
-                // send both forever.
+                // Only the store decides between two acceptances with one number. If each replaced the other here,
+                // nodes would send both of them forever.
                 let news = listener.accepted.id.generation < id.generation;
                 if news {
                     listener.accepted = Announced { id, by: broadcast.node.clone() };

@@ -1,9 +1,10 @@
-//! The state machine of one gossip member, without a thread and without a clock. The inputs of a gossip member are
-//! messages and the time. The outputs of a gossip member are messages to send, and the liveness of other nodes.
+//! One gossip member, as a state machine without a thread and without a clock. The inputs of the state machine are
+//! received messages and the time. The outputs of the state machine are messages to send, and the liveness of other
+//! nodes.
 //!
-//! The gossip library foca implements the algorithm SWIM (Das, Gupta, Motivala 2002). The periodic gossip of foca is
-//! off, because it sends messages even if there is no news. A member with news, such as a suspicion, sends the news to
-//! a few members in several rounds (P99).
+//! The gossip library foca implements the algorithm SWIM (Das, Gupta, Motivala 2002). The option `periodic_gossip` of
+//! foca is off, because the option makes members send messages even if nothing has changed. After a change, such as a
+//! new suspicion, a member sends gossip to a few members several times (P99).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,13 +32,13 @@ use crate::accept::AcceptedId;
 pub enum Liveness {
     /// The node answers the probes of gossip.
     Alive,
-    /// The node did not answer a probe of another node, and has a few seconds to prove that it is alive.
+    /// The node did not answer a probe of another node, and still has time to prove that it is alive.
     Suspect,
-    /// The node did not prove in time that it is alive.
+    /// The suspected node did not prove in time that it is alive.
     Lost,
     /// The node announced its departure.
     Left,
-    /// Gossip has never heard of the node.
+    /// Gossip has not received any data about the node.
     Unknown,
 }
 
@@ -54,7 +55,7 @@ impl Liveness {
     }
 }
 
-/// An event that gossip reports to the node.
+/// An event that gossip reports to the agent of this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MembershipEvent {
     /// The named node is alive.
@@ -63,25 +64,24 @@ pub enum MembershipEvent {
     Left(String),
     /// The named node is lost.
     Lost(String),
-    /// A node has accepted a higher generation.
+    /// Another node has announced an acceptance with a higher generation.
     Accepted(Announced),
-    /// Another node has changed the slots that it reports.
+    /// The slots of another node have changed.
     Slots,
 }
 
-/// The time between two probes of members.
+/// The interval at which a member probes another member.
 const PERIOD: Duration = Duration::from_secs(1);
-/// The time in which a member must answer a probe. When the time to answer has passed, other members also probe the
-/// silent member.
+/// The time in which a member must answer a probe. If the member does not answer in time, other members probe it too.
 const ANSWER: Duration = Duration::from_millis(500);
-/// The time in which a suspected member may prove that it is alive.
+/// The time that a suspected member has to prove that it is alive.
 const SUSPICION: Duration = Duration::from_secs(4);
-/// The maximum size of a message in bytes. A message of the maximum size can contain a thousand names. Larger messages
-/// slow down the start of a large fleet.
+/// The maximum size of a gossip message, in bytes. A gossip message of 16 KiB can contain the names of a thousand
+/// nodes. Larger messages slow down the start of a large fleet.
 pub const LARGEST: usize = 16 << 10;
 
-/// Returns the number of times that each member sends a piece of news. The number is four for each decimal digit of
-/// `nodes`, plus one.
+/// Returns the number of times that each member sends one update, in a fleet of `nodes` nodes. The number is four for
+/// each decimal digit of `nodes`, plus one.
 fn transmissions(nodes: usize) -> NonZeroU8 {
     let digits = nodes.saturating_sub(1).checked_ilog10().map_or(1, |digits| digits + 1);
     NonZeroU8::new(u8::try_from(4 * digits + 1).unwrap_or(u8::MAX)).unwrap_or(NonZeroU8::MIN)
@@ -107,7 +107,7 @@ fn config(nodes: usize) -> foca::Config {
     }
 }
 
-/// The state of this node as a member of the gossip.
+/// One gossip member: this node's view of the other nodes, and its messages to them.
 pub struct Member {
     foca: Foca<MemberId, PostcardCodec, SmallRng, BroadcastState>,
     broadcasts: BroadcastState,
@@ -118,7 +118,7 @@ pub struct Member {
     announcements: Announcements,
     joining: Joining,
     rounds: Rounds,
-    /// The number of nodes for which this member has configured the gossip library foca.
+    /// The number of alive nodes for which the gossip library foca is configured.
     nodes: usize,
 }
 
@@ -129,7 +129,7 @@ impl fmt::Debug for Member {
 }
 
 impl Member {
-    /// Creates a member that knows no other member.
+    /// Creates a gossip member that knows no other member.
     pub fn new(me: MemberId, seed: u64, now: Instant) -> Self {
         let random = SmallRng::seed_from_u64(seed);
         let broadcasts = BroadcastState::default();
@@ -152,12 +152,13 @@ impl Member {
         self.foca.num_members()
     }
 
-    /// Sets the nodes that may be alive. This member sends requests to join to nodes that gossip does not know yet.
+    /// Sets the names of the nodes that this member may ask to join. This member sends requests to join to the nodes
+    /// that gossip does not know yet.
     pub fn seeds(&mut self, seeds: Vec<String>, now: Instant) {
         self.joining.seeds(seeds, now);
     }
 
-    /// Asks other nodes to admit this member to the gossip, if a request is due.
+    /// Sends a request to join to other nodes, if a request is due.
     fn ask_member(&mut self, now: Instant) {
         if !self.joining.is_due(now) {
             return;
@@ -186,7 +187,7 @@ impl Member {
         Ok(())
     }
 
-    /// Runs the timers that are due, sends news, and asks other nodes to admit this member to the gossip.
+    /// Does the work that is due at `now`: runs timers, sends gossip, and sends requests to join.
     pub fn tick(&mut self, now: Instant) {
         self.timers.measure_delay(now, SUSPICION);
         while let Some(timer) = self.timers.take_due(now) {
@@ -203,7 +204,7 @@ impl Member {
         self.ask_member(now);
     }
 
-    /// Sends news to some members, if a round is due.
+    /// Sends gossip to some members, if a round is due.
     fn send_on(&mut self, now: Instant) {
         if self.rounds.take_due(now, self.backoff()) {
             let done = self.foca.gossip(&mut self.runtime);
@@ -218,13 +219,13 @@ impl Member {
         self.foca.updates_backlog() + self.foca.custom_broadcast_backlog()
     }
 
-    /// Returns the time at which `tick` has to be called next.
+    /// Returns the time at which the caller must call `tick` next.
     pub fn next(&self) -> Option<Instant> {
         let times = [self.timers.next(), self.rounds.next(), self.joining.next(), self.announcements.next()];
         times.into_iter().flatten().min()
     }
 
-    /// Broadcasts the acceptance that this node has adopted.
+    /// Announces to all members the acceptance that this node has adopted.
     pub fn accepted(&mut self, id: AcceptedId, now: Instant) {
         let by = self.foca.identity().name.to_string();
         if self.announcements.adopt(Announced { id, by }) {
@@ -232,7 +233,8 @@ impl Member {
         }
     }
 
-    /// Broadcasts the partitions in which this node holds a slot, with the sequence number of its last write.
+    /// Announces to all members the partitions in which this node holds a slot, with the sequence number of its newest
+    /// write to the store.
     pub fn holds(&mut self, holds: Holds, now: Instant) {
         if self.announcements.hold(holds) {
             self.broadcast_slots(now);
@@ -256,7 +258,7 @@ impl Member {
         }
     }
 
-    /// Broadcasts that this node leaves.
+    /// Announces to all members that this node leaves.
     pub fn leave(&mut self, now: Instant) {
         let incarnation = self.foca.identity().began;
         self.broadcast(self.foca.identity().name.to_string(), incarnation, Payload::Leaves, now);
@@ -271,8 +273,8 @@ impl Member {
         self.after(done, now);
     }
 
-    /// Returns the time by which this member delays work that is not urgent. The delay is zero if this member handles
-    /// its timers in time.
+    /// Returns the duration by which this member delays work that is not urgent. The delay is zero if this member
+    /// handles its timers in time.
     pub fn backoff(&self) -> Duration {
         self.timers.backoff()
     }
@@ -282,17 +284,17 @@ impl Member {
         std::mem::take(&mut self.sends)
     }
 
-    /// Returns the events of gossip since the previous call of this function.
+    /// Returns the gossip events since the previous call.
     pub fn take_events(&mut self) -> Vec<MembershipEvent> {
         std::mem::take(&mut self.events)
     }
 
-    /// Returns true if the liveness of other nodes may have changed since the previous call of this function.
+    /// Returns true if the liveness of other nodes may have changed since the previous call.
     pub fn has_news(&mut self) -> bool {
         self.rounds.take_news()
     }
 
-    /// Returns the liveness of every other node that gossip has ever heard of.
+    /// Returns the liveness of each other node about which gossip has received data.
     pub fn liveness_by_node(&self) -> BTreeMap<Arc<str>, Liveness> {
         let states = self.foca.iter_membership_state();
         states.map(|member| (Arc::clone(&member.id().name), self.liveness_of(member))).collect()
@@ -314,7 +316,7 @@ impl Member {
         }
     }
 
-    /// Processes the result of a call to the gossip library foca, and plans rounds for new broadcasts.
+    /// Processes the results of a call to the gossip library foca: events, messages to send, and timers.
     fn after(&mut self, done: Result<(), foca::Error>, now: Instant) {
         if let Err(error) = done {
             tracing::debug!(%error, "ignored a gossip message that cannot be decoded");

@@ -1,21 +1,21 @@
-//! Selects the nodes to which a gossip member sends requests to join, and the times of the requests.
+//! Selects the nodes to which a gossip member sends requests to join, and the time of each request.
 
 use std::{
     collections::BTreeSet,
     time::{Duration, Instant},
 };
 
-/// The pause between two requests to join while this member knows no other member. `SELDOM` is the longest pause
-/// between two requests to nodes that gossip has never heard of. `SEEDS_ASKED` is the number of nodes that a member
-/// asks at the same time.
+/// The pause between two requests to join while this member knows no other member. `SELDOM` is the maximum pause
+/// between two requests while this member knows other members. `SEEDS_ASKED` is the number of nodes that this member
+/// asks at once while it knows no other member.
 const ALONE: Duration = Duration::from_secs(2);
 const SELDOM: Duration = Duration::from_secs(60);
 const SEEDS_ASKED: usize = 3;
 
-/// The nodes that may be alive, and the time of the next request to join.
+/// The nodes that this member may ask to join, and the time of the next request.
 pub(super) struct Joining {
     seeds: Vec<String>,
-    /// The position, in the list of nodes, of the node that the member asks next.
+    /// A number that selects the node that this member asks next.
     turn: usize,
     /// The time of the next request.
     ask: Instant,
@@ -23,12 +23,13 @@ pub(super) struct Joining {
 }
 
 impl Joining {
-    /// Creates the state of a member that knows no node yet. The seed differs from node to node.
+    /// Creates the state of a member that knows no node yet. The value of `seed` differs from node to node, so that
+    /// nodes ask different nodes.
     pub(super) fn new(seed: u64, now: Instant) -> Self {
         Self { seeds: Vec::new(), turn: usize::try_from(seed % 1_000_003).unwrap_or(0), ask: now, pause: ALONE }
     }
 
-    /// Sets the nodes that may be alive.
+    /// Sets the names of the nodes that this member may ask to join.
     pub(super) fn seeds(&mut self, seeds: Vec<String>, now: Instant) {
         if self.seeds != seeds {
             self.pause = ALONE;
@@ -47,11 +48,10 @@ impl Joining {
         self.next().is_some_and(|next| next <= now)
     }
 
-    /// Returns the nodes that this member asks to join now, and sets the time of the next request. `known` contains the
-    /// members that gossip has heard of. `known` is `None` if no other member is alive. A member that knows no other
-    /// member asks any of the nodes that may be alive. A member that knows other members asks only nodes that gossip
-    /// has never heard of. Nodes that start at the same time may form separate groups. Requests to unknown nodes unite
-    /// separate groups of nodes.
+    /// Returns the nodes to which this member must send a request to join now, and sets the time of the next request.
+    /// `known` contains the nodes about which gossip has received data, or is `None` if no other member is alive. If
+    /// other members are alive, the result contains only nodes that are not in `known`. Nodes that start at the same
+    /// time may form separate groups. Requests to unknown nodes unite groups of nodes that started separately.
     pub(super) fn choose(&mut self, known: Option<&BTreeSet<&str>>, now: Instant) -> Vec<String> {
         let is_new = |seed: &&String| known.is_none_or(|known| !known.contains(seed.as_str()));
         let candidates: Vec<&String> = self.seeds.iter().filter(is_new).collect();

@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// The name of a node, with its incarnation. A node that left or crashed returns with a higher incarnation.
+/// The identity of a gossip member: the name of its node, and the incarnation of the node. A restarted node has a
+/// higher incarnation than before.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(from = "(String, u64)")]
 pub struct MemberId {
-    /// The name of the node. The text is shared, because the gossip library foca copies the name for each member in a
+    /// The name of the node. The type is `Arc`, because the gossip library foca copies the name for each member in a
     /// message.
     pub name: Arc<str>,
     /// The incarnation of the node.
     pub began: u64,
-    /// A hash of the name, by which the gossip library foca compares members quickly.
+    /// A hash of the name, so that the gossip library foca can compare members fast.
     key: u128,
 }
 

@@ -1,7 +1,8 @@
 //! Failure detection by gossip. Gossip shows which nodes are alive or lost, even while the data store does not answer.
 //!
-//! [`core`] implements one member without side effects. This module gives the member a thread, a clock, and [`Peers`]
-//! as its transport. The caller of [`Gossip::receive`] must have authenticated the sender.
+//! The module [`core`] implements one gossip member without side effects. This module runs the member on a thread, with
+//! a clock, and with [`Peers`] as the transport. The caller of [`Gossip::receive`] must authenticate the sender of the
+//! message first.
 
 mod announcements;
 pub mod broadcast;
@@ -36,21 +37,20 @@ use crate::accept::AcceptedId;
 
 /// The transport of messages between nodes.
 pub trait Peers: fmt::Debug + Send + Sync {
-    /// Sends a message to the address HOST:PORT of a node, and does not wait for the result. The message may be lost.
+    /// Sends a message to a node at the address `HOST:PORT`, and does not wait for the result. The message may be lost.
     fn send(&self, node: &str, address: &str, message: Vec<u8>);
 
-    /// Returns the nodes that this node cannot connect to because a certificate is refused, each with the reason. A
-    /// node with a refused certificate is alive, although gossip does not hear from it. The refused certificate may
-    /// belong to this node or to the other node.
+    /// Returns the nodes to which this node cannot connect because one side rejects the certificate, each with the
+    /// reason. A node in the result may be alive, although gossip receives no messages from it.
     fn refused(&self) -> BTreeMap<String, String>;
 
-    /// Requests the acceptance record and its manifest from another node. Waits for the answer.
+    /// Requests the acceptance record and its manifest from the node `node`. Waits for the answer.
     ///
     /// # Errors
     /// Returns an error with the reason if the node does not answer.
     fn acceptance(&self, node: &str, address: &str) -> Result<(Vec<u8>, Vec<u8>), String>;
 
-    /// Requests a pack of git objects from a node, and writes it to a file. Waits for the answer.
+    /// Requests a pack of git objects from a node, and writes the pack to the file `into`. Waits for the answer.
     ///
     /// # Errors
     /// Returns an error with the reason if the node does not answer.
@@ -62,9 +62,10 @@ pub trait Peers: fmt::Debug + Send + Sync {
 pub struct PackRequest {
     /// The name of the source that the pack belongs to.
     pub source: String,
-    /// The requested commit of the accepted revision.
+    /// The commit of the accepted revision that the pack must contain.
     pub commit: String,
-    /// A commit that this node already has, with all its ancestors. `None` if this node has no commit of the source.
+    /// A commit that this node already has with all ancestors, so that the pack need not contain them. `None` if this
+    /// node has no commit of the source.
     pub have: Option<String>,
     /// The maximum size of the pack, in bytes.
     pub bytes: u64,
@@ -72,18 +73,18 @@ pub struct PackRequest {
     pub time: Duration,
 }
 
-/// The addresses of the nodes that may be alive, by the name of the node.
+/// The addresses of the nodes in git to which gossip may send messages, by the name of the node.
 pub type Seeds = BTreeMap<String, String>;
 
 /// The maximum number of messages in the queue of the gossip thread.
 const WAITING: usize = 1024;
-/// The time that gossip needs after its start to hear of every alive node.
+/// The time after the start of gossip in which gossip learns of every alive node.
 const JOIN_PERIOD: Duration = Duration::from_secs(15);
-/// The maximum age of the published liveness of nodes while gossip has news. `SELDOM` is the maximum age of the
-/// published liveness while gossip has no news.
+/// The minimum time between two updates of the published liveness, if the liveness of a node may have changed. `SELDOM`
+/// is the maximum time between two updates of the published liveness.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(200);
 const SELDOM: Duration = Duration::from_secs(2);
-/// The maximum number of nodes that this node asks the same question.
+/// The maximum number of nodes to which this node sends the same request.
 const PEERS_ASKED: usize = 5;
 /// The stack size of the gossip thread, in bytes.
 const STACK: usize = 512 << 10;
@@ -96,7 +97,7 @@ enum Input {
     Leave(Sender<()>),
 }
 
-/// A handle of the gossip of this node.
+/// A handle by which the agent uses the gossip of this node.
 #[derive(Debug, Clone)]
 pub struct Gossip {
     inputs: SyncSender<Input>,
@@ -104,7 +105,7 @@ pub struct Gossip {
     peers: Arc<dyn Peers>,
     clock: Arc<dyn Clock>,
     began: Instant,
-    /// A number that differs from node to node, and that determines which nodes this node asks.
+    /// A number that differs from node to node, so that the nodes of a fleet send their requests to different nodes.
     seed: usize,
 }
 
@@ -123,7 +124,7 @@ pub struct Options {
     pub node: String,
     /// The incarnation of this node, which must be higher than all its earlier incarnations.
     pub incarnation: u64,
-    /// The default port, for nodes whose address in git contains no port.
+    /// The port of each node whose address in git contains no port.
     pub port: u16,
     /// The clock that measures the timers of the gossip.
     pub clock: Arc<dyn Clock>,
@@ -158,42 +159,43 @@ impl Gossip {
         Ok(gossip)
     }
 
-    /// Passes a message of another node to the gossip thread. The caller must have authenticated the node that sent the
-    /// message.
+    /// Passes a message of another node to the gossip thread. The caller must authenticate the sender `from` first.
     pub fn receive(&self, from: &str, message: Vec<u8>) {
         // If the queue of the gossip thread is full, the message is lost, as on any network.
         let _ = self.inputs.try_send(Input::Message(from.to_owned(), message));
     }
 
-    /// Sets the addresses of the nodes that may be alive.
+    /// Sets the addresses of the nodes to which gossip may send messages.
     pub fn seeds(&self, seeds: Seeds) {
         let _ = self.inputs.send(Input::Seeds(seeds));
     }
 
-    /// Broadcasts the acceptance that this node has adopted.
+    /// Announces to all other nodes the acceptance that this node has adopted.
     pub fn accepted(&self, id: AcceptedId) {
         let _ = self.inputs.send(Input::Accepted(id));
     }
 
-    /// Broadcasts the partitions in which this node holds a slot, with the sequence number of its last write.
+    /// Announces to all other nodes the partitions in which this node holds a slot, with the sequence number of its
+    /// newest write to the store.
     pub fn holds(&self, holds: Holds) {
         let _ = self.inputs.send(Input::Holds(holds));
     }
 
-    /// Returns the nodes that report a slot in a partition, each with the sequence number of its last write.
+    /// Returns the nodes that have announced a slot in a partition, each with the sequence number of its newest write
+    /// to the store.
     pub fn holders(&self, partition: &str) -> BTreeMap<String, u64> {
         let seen = self.lock();
         let of_partition = seen.holds.iter().filter(|(_, holds)| holds.partitions.iter().any(|held| held == partition));
         of_partition.map(|(node, holds)| (node.clone(), holds.number)).collect()
     }
 
-    /// Returns the highest acceptance that another node has announced.
+    /// Returns the acceptance with the highest generation that another node has announced.
     pub fn announced(&self) -> Announced {
         self.lock().announced.clone()
     }
 
-    /// Returns the addresses of at most five alive nodes. The address of the node `first` is at the front if that node
-    /// is alive. The order of the remaining addresses differs from node to node.
+    /// Returns the addresses of at most five alive nodes. The node `first` comes first if it is alive. The order of the
+    /// other addresses differs from node to node.
     fn answering(&self, first: &str) -> Vec<(String, String)> {
         let seen = self.lock();
         let alive = |node: &str| seen.liveness_by_node.get(node) == Some(&Liveness::Alive);
@@ -213,7 +215,8 @@ impl Gossip {
         nodes
     }
 
-    /// Asks alive nodes a question, one node after another, until a node answers.
+    /// Sends a request to alive nodes, one after another, until a node answers. The closure `question` sends the
+    /// request to one node.
     ///
     /// # Errors
     /// Returns the errors of all asked nodes if no node answers.
@@ -244,7 +247,7 @@ impl Gossip {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the liveness of a node.
+    /// Returns the liveness of a node, as gossip sees it.
     pub fn liveness_of(&self, node: &str) -> Liveness {
         let liveness = self.lock().liveness_by_node.get(node).copied().unwrap_or(Liveness::Unknown);
         // A node whose certificate is refused counts as unknown, not as lost (P102).
@@ -252,8 +255,9 @@ impl Gossip {
         if silent && self.peers.refused().contains_key(node) { Liveness::Unknown } else { liveness }
     }
 
-    /// Returns whether gossip considers a node lost. A node that gossip has never heard of may have been lost before
-    /// this node started. A node that gossip does not know counts as lost only 15 s after the start of the gossip.
+    /// Returns true if gossip considers a node lost. If a node was lost before this node started, gossip receives no
+    /// data about the lost node. A node about which gossip has received no data counts as lost 15 s after the start of
+    /// gossip.
     pub fn considers_lost(&self, node: &str) -> bool {
         match self.liveness_of(node) {
             Liveness::Lost | Liveness::Left => true,
@@ -266,7 +270,8 @@ impl Gossip {
         }
     }
 
-    /// Returns the nodes that this node cannot connect to because a certificate is refused, each with the reason.
+    /// Returns the nodes to which this node cannot connect because one side rejects the certificate, each with the
+    /// reason.
     pub fn refused(&self) -> BTreeMap<String, String> {
         self.peers.refused()
     }
@@ -308,7 +313,7 @@ impl Thread {
         }
     }
 
-    /// Handles an input. Returns true if this node leaves, so that the gossip thread ends.
+    /// Handles an input. Returns true if this node leaves and the gossip thread must end.
     fn take(&mut self, input: Input) -> bool {
         let now = self.clock.monotonic();
         match input {
@@ -338,7 +343,7 @@ impl Thread {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds the default port to addresses without a port.
+    /// Adds the default port to each address without a port.
     fn whole(&self, seeds: Seeds) -> Seeds {
         let whole = |address: String| match address.parse::<IpAddr>() {
             Ok(ip) => SocketAddr::new(ip, self.port).to_string(),

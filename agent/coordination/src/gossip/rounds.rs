@@ -1,26 +1,26 @@
-//! The rounds in which a gossip member sends news to a few other members.
+//! The times at which a gossip member sends gossip to a few other members. After each change, a member sends gossip in
+//! three rounds.
 
 use std::time::{Duration, Instant};
 
-/// The time between two rounds in which a member sends news. `ROUNDS` is the number of rounds in which a member sends
-/// the same news.
+/// The minimum time between two rounds of gossip. `ROUNDS` is the number of rounds after a change.
 const ROUND: Duration = Duration::from_millis(200);
 const ROUNDS: u8 = 3;
 
-/// The rounds in which this member must still send news.
+/// The rounds in which this member must still send gossip.
 pub(super) struct Rounds {
     /// The time of the next round.
     round: Instant,
     /// The number of rounds left.
     left: u8,
-    /// The number of broadcasts that the gossip library foca still had to send when this member last checked.
+    /// The number of updates that waited in the gossip library foca at the last check.
     backlog: usize,
-    /// True if there was news since the last call of `take_news`.
+    /// True if the liveness of a node may have changed since the last call of `take_news`.
     news: bool,
 }
 
 impl Rounds {
-    /// Creates the rounds of a member that has sent no news yet.
+    /// Creates the rounds of a new gossip member.
     pub(super) fn new(now: Instant) -> Self {
         Self { round: now, left: 0, backlog: 0, news: true }
     }
@@ -30,7 +30,7 @@ impl Rounds {
         (self.left > 0).then_some(self.round)
     }
 
-    /// Begins a round if it is due. The next round is due after `ROUND` plus the extra delay `backoff`.
+    /// Begins a round if it is due. The next round is due after the time `ROUND` + `backoff`.
     pub(super) fn take_due(&mut self, now: Instant, backoff: Duration) -> bool {
         let due = self.next().is_some_and(|next| next <= now);
         if due {
@@ -40,12 +40,12 @@ impl Rounds {
         due
     }
 
-    /// Records the number of broadcasts that the gossip library foca must still send after a round.
+    /// Records that a round has ended, after which `backlog` updates still wait in the gossip library foca.
     pub(super) fn sent(&mut self, backlog: usize) {
         self.backlog = backlog;
     }
 
-    /// Plans rounds of news if the number of broadcasts to send has grown, or if there was an event.
+    /// Plans three rounds of gossip if more updates wait in foca than at the last check, or if `event` is true.
     pub(super) fn note(&mut self, backlog: usize, event: bool) {
         if backlog > self.backlog || event {
             self.left = ROUNDS;
@@ -54,7 +54,7 @@ impl Rounds {
         self.backlog = backlog;
     }
 
-    /// Returns true if there was news since the previous call of this function.
+    /// Returns true if the liveness of a node may have changed since the previous call.
     pub(super) fn take_news(&mut self) -> bool {
         std::mem::take(&mut self.news)
     }

@@ -1,4 +1,4 @@
-//! The timers of a gossip member, and the delay with which the member handles them.
+//! The timers of a gossip member, and the lateness with which the member handles them.
 
 use std::{
     cmp::Ordering,
@@ -8,18 +8,18 @@ use std::{
 
 use super::member_id::MemberId;
 
-/// A member counts as stalled if it handles a timer later than this delay, because its machine slept or is overloaded.
+/// The lateness with a timer from which a member counts as stalled, because its machine slept or is overloaded.
 const STALL: Duration = Duration::from_millis(100);
-/// The factor by which a late member multiplies its delay, to get the extra pause before its next round of news.
+/// The pause that a late member adds between two rounds of gossip, as a multiple of its lateness.
 const BACKOFF_FACTOR: u32 = 50;
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
-/// The timers of the gossip library foca that are not due yet.
+/// The timers that the gossip library foca has requested.
 #[derive(Default)]
 pub(super) struct Timers {
     waiting: BinaryHeap<Timer>,
     numbered: u64,
-    /// The delay with which this member handles its timers. A late member sends news less often, so that it still
+    /// The recent lateness of this member with its timers. A late member sends gossip less often, so that it still
     /// answers probes in time.
     late: Duration,
 }
@@ -31,13 +31,13 @@ impl Timers {
         self.waiting.push(Timer { at, number: self.numbered, timer });
     }
 
-    /// Returns the time of the first timer.
+    /// Returns the time of the earliest timer.
     pub(super) fn next(&self) -> Option<Instant> {
         self.waiting.peek().map(|timer| timer.at)
     }
 
-    /// Measures the delay of this member, up to `most`. A stalled member could not receive answers, so it cannot
-    /// conclude that other members were silent. The function postpones all timers of a stalled member by the delay.
+    /// Measures the lateness of this member, up to `most`. If this member was stalled, the function postpones all
+    /// timers by the lateness. A stalled member could not receive answers, so other members must not count as silent.
     pub(super) fn measure_delay(&mut self, now: Instant, most: Duration) {
         let late = self.next().map_or(Duration::ZERO, |first| now.saturating_duration_since(first));
         self.late = late.max(self.late / 2).min(most);
@@ -47,14 +47,14 @@ impl Timers {
         }
     }
 
-    /// Removes the first timer if it is due, and returns it.
+    /// Removes and returns the earliest timer if it is due.
     pub(super) fn take_due(&mut self, now: Instant) -> Option<foca::Timer<MemberId>> {
         self.waiting.peek().filter(|timer| timer.at <= now)?;
         self.waiting.pop().map(|timer| timer.timer)
     }
 
-    /// Returns the time by which this member delays work that is not urgent. The delay is zero if this member handles
-    /// its timers in time.
+    /// Returns the duration by which this member delays work that is not urgent. The delay is zero if this member
+    /// handles its timers in time.
     pub(super) fn backoff(&self) -> Duration {
         (self.late * BACKOFF_FACTOR).min(MAX_BACKOFF)
     }

@@ -1,4 +1,4 @@
-//! The decision about the next step of a node, for example to take a slot, to vote, or to wait.
+//! Decides the next step of a node in a rollout, for example to take a slot, to vote, or to wait.
 
 use super::{
     BlockReason, Decision, Entry, Queued, RolloutSpec, RunSnapshot, SlotEntry, SlotRecord, SlotState, Vote,
@@ -16,25 +16,25 @@ use crate::{
 pub enum Request {
     /// The node wants to enter a segment.
     Enter(u32),
-    /// The node wants to make a change in a segment.
+    /// The node wants to change something in a segment.
     Change(u32),
-    /// The node wants to make a disruptive corrective change, which belongs to no run and no segment.
+    /// The node wants to correct drift with a disruptive change, which is not part of a run.
     Correct,
     /// The node has completed a segment.
     Done(u32),
-    /// The node has failed in a segment. The second field is true if the node was admitted to make changes in the
-    /// segment.
+    /// The node has failed in a segment. The variant also states whether the node already had the permission to change
+    /// something in the segment.
     Failed(u32, bool),
-    /// The node announces an absence of some seconds during a segment. A node does not count as lost during its
-    /// announced absence.
+    /// The node announces that it will be absent during a segment, for the given number of seconds. A node does not
+    /// count as lost during its announced absence.
     Absent(u32, u64),
-    /// The node wants to delete its slot record and its queue entry. The node is no longer a target, or has finished a
-    /// corrective change.
+    /// The node wants to delete its slot record and its queue entry. A node leaves when it is no longer a target, or
+    /// after it has corrected its drift.
     Leave,
 }
 
 impl Request {
-    /// Returns the segment that the request belongs to. `None` for a request without a segment.
+    /// Returns the segment that the request names. `None` for a request without a segment.
     pub fn segment(self) -> Option<u32> {
         match self {
             Self::Enter(segment)
@@ -47,7 +47,7 @@ impl Request {
     }
 }
 
-/// Decides the next step of a node that has made a request.
+/// Decides the next step of the node `own_node`, which has made a request.
 pub fn decide(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, request: Request) -> Decision {
     match request {
         Request::Enter(segment) => match (returned(spec, snapshot, own_node), enter(spec, snapshot, own_node, segment))
@@ -65,10 +65,9 @@ pub fn decide(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, reques
     }
 }
 
-/// Returns the transaction that removes an outdated slot record of this node when the node enters a segment. The
-/// outdated record is a loss, or a failure of an earlier run in which the node changed nothing. `None` if the node has
-/// no outdated record. The outdated record must be removed, because no wave opens while the node counts as failed
-/// (P60).
+/// Returns the transaction that removes an outdated slot record of this node. A slot record is outdated if it is a
+/// loss, or a failure in an earlier run in which the node changed nothing. `None` if the node has no outdated record.
+/// With the outdated record, the node still counts as failed, so that no wave opens (P60).
 fn returned(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str) -> Option<Txn> {
     let is_over = |held: &SlotRecord| match held.kind {
         SlotState::Lost => true,
@@ -81,7 +80,7 @@ fn returned(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str) -> Optio
     may_write.then(|| release(spec, snapshot, own_node, own_slot))
 }
 
-/// Checks that a node may enter a segment.
+/// Checks that a node may enter a segment. Returns the reason if the node must wait.
 fn enter(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, segment: u32) -> Result<(), BlockReason> {
     if snapshot.needs_republish(own_node) {
         return Err(BlockReason::Recovery);
@@ -196,8 +195,8 @@ fn enqueue(
     Txn { compare, then: vec![Op::put(key, bytes(&queued))], otherwise: Vec::new() }
 }
 
-/// Returns the transaction that takes an offered slot. An offer of another acceptance, or of the node's former
-/// partition, is void. The node releases it to the next waiter, and then queues again at the end (P54).
+/// Returns the transaction that takes an offered slot. If the offer belongs to another acceptance or to the node's
+/// former partition, the node releases the slot to the next waiter, and queues again at the end (P54).
 fn take(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,
@@ -227,7 +226,7 @@ fn claim(spec: &RolloutSpec, segment: Option<u32>) -> SlotRecord {
     }
 }
 
-/// Decides how a node announces an absence (P59). The node writes the announcement into its claim. In a book without a
+/// Decides how a node announces an absence: the node writes the announcement into its claim (P59). In a book without a
 /// slot limit, the node first creates a claim.
 fn absent(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, segment: u32, seconds: u64) -> Decision {
     match snapshot.own_slot(spec, own_node) {
@@ -250,8 +249,8 @@ fn absent(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, segment: u
     }
 }
 
-/// Returns the transaction that takes a free slot for a waiting node. The transaction fails if any slot record of the
-/// budget is newer than the snapshot (P56).
+/// Returns the transaction that takes a free slot for a waiting node. The transaction fails if a slot record of the
+/// budget has changed since the snapshot (P56).
 fn claim_free(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,
@@ -268,13 +267,13 @@ fn claim_free(
     Txn { compare, then, otherwise: Vec::new() }
 }
 
-/// Decides how a node ends a completed segment: it votes, and releases its slot to the next waiters (P53).
+/// Decides how a node ends a completed segment: the node votes and releases its slot to the next waiters (P53).
 fn done(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, segment: u32) -> Decision {
     let own_slot = snapshot.own_slot(spec, own_node);
     let vote = keys::vote(&spec.run, segment, spec.is_member(own_node), own_node);
     let put = Op::put(vote.clone(), bytes(&Vote { run: spec.run.clone(), segment, accepted: spec.accepted.clone() }));
-    // A node that has lost its journal, or repeats a vote, completes a segment again. A record of a later segment of the
-    // run is then still valid (P49).
+    // A node that has lost its journal, or repeats a vote, completes a segment again. Then a record of a later segment
+    // of the run is still valid (P49).
     let is_later = |held: &SlotRecord| held.kind != SlotState::Lost && held.run == spec.run && held.segment > segment;
     if let Some(later) = own_slot.filter(|own_slot| is_later(&own_slot.held)) {
         if snapshot.voted.contains(&segment) {
@@ -301,8 +300,8 @@ fn done(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, segment: u32
     }
 }
 
-/// Returns the transaction that releases a claim, an offer or a failure of this node. The transaction of a release also
-/// offers all free slots to the next waiters.
+/// Returns the transaction that deletes this node's slot record (a claim, an offer or a failure), and offers the free
+/// slots to the next waiters.
 pub(super) fn release(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, own_slot: &SlotEntry) -> Txn {
     let mut txn = delete(spec, own_slot);
     if own_slot.held.kind == SlotState::Offer {
@@ -346,7 +345,7 @@ fn failed(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, segment: u
     }
 }
 
-/// Decides how a node leaves the rollout: it releases its slot record or removes its queue entry (P66).
+/// Decides how a node leaves the rollout: the node deletes its slot record or its queue entry (P66).
 fn leave(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str) -> Decision {
     match snapshot.own_slot(spec, own_node) {
         Some(own_slot) => Decision::Commit(release(spec, snapshot, own_node, own_slot)),
@@ -354,7 +353,7 @@ fn leave(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str) -> Decision
     }
 }
 
-/// Decides how a node leaves the queue: it removes its queue entry.
+/// Decides how a node leaves the queue: the node deletes its queue entry.
 fn withdraw(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str) -> Decision {
     let Some((_, modified)) = &snapshot.queued else { return Decision::Go };
     let key = own_queue(spec, own_node);

@@ -1,5 +1,5 @@
-//! Elections: one target of a book runs a task, and all targets get its result. Each decision about an election is a
-//! pure function.
+//! Elections: an elected target of a book runs a task, and all targets get the result of the task. Each decision about
+//! an election is a pure function.
 
 use std::collections::BTreeMap;
 
@@ -11,40 +11,43 @@ use crate::{
     store::{Compare, MAX_OPERATIONS, Op, Row, Txn},
 };
 
-/// The record of one elected node. The signature covers the node, the run, the definition and the sealed result (P142).
+/// The election record of one node, which was elected to run a task. The signature covers the node, the run, the
+/// definition and the sealed result (P142).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Elected {
-    /// The digest of the task and of the variables that it reads. The result of the task is valid until the digest
-    /// changes (P83).
+    /// The digest of the task and of the variables that it reads. The result of the task stays valid while the digest
+    /// is the same (P83).
     pub definition: String,
     /// The name of the run in which the node was elected.
     pub run: String,
-    /// The generation in which the election began. A record with a lower generation belongs to an earlier election.
+    /// The generation in which the election began. If the records of a task have different generations, only the
+    /// records with the highest generation count.
     pub since: u64,
     /// The result of the task. `None` while the task runs.
     pub result: Option<SealedResult>,
 }
 
-/// The result of an elected task on one node, encrypted for the targets.
+/// The result of an elected task on one node. Only the targets can decrypt the result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SealedResult {
     /// True if the task succeeded.
     pub ok: bool,
-    /// The encrypted result, which only the targets can read.
+    /// The result in encrypted form.
     pub body: String,
 }
 
-/// All records of an election, read at one store revision.
+/// All election records of one task, read at one store revision.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
     /// The store revision at which the records were read.
     revision: u64,
-    /// The record of each node, with the store revision that wrote it. The record is `None` if it cannot be parsed.
+    /// The election record of each node, with the store revision at which the record was written. The value is `None`
+    /// instead of a record that cannot be parsed.
     rows: BTreeMap<String, (Option<Elected>, u64)>,
 }
 
 impl Record {
-    /// Builds the election from its rows in the store. A row that cannot be parsed is ignored, and a later transaction
+    /// Parses the rows of an election in the store. A row that cannot be parsed does not count, and a later transaction
     /// may overwrite the row.
     pub fn of<'r>(rows: impl IntoIterator<Item = &'r Row>, revision: u64) -> Self {
         let node = |row: &Row| Some(row.key.rsplit('/').next()?.to_owned());
@@ -58,27 +61,29 @@ impl Record {
         self.rows.iter().filter_map(|(node, (elected, _))| Some((node, elected.as_ref()?)))
     }
 
-    /// Returns the records of the newest election. The result is empty if the newest election belongs to another
-    /// definition of the task.
+    /// Returns the records of the newest election of the task. The result is empty if the newest election belongs to
+    /// another definition of the task.
     fn current(&self, definition: &str) -> BTreeMap<String, Elected> {
         let newest = self.read().map(|(_, elected)| elected.since).max();
         let of = self.read().filter(|(_, elected)| elected.definition == definition && Some(elected.since) == newest);
         of.map(|(node, elected)| (node.clone(), elected.clone())).collect()
     }
 
-    /// Returns the generation in which the election for a task definition began, or will begin.
+    /// Returns the generation in which the current election of the task began. If the task has no current election,
+    /// returns the generation in which an election begins now.
     fn since(&self, spec: &RolloutSpec, current: &BTreeMap<String, Elected>) -> u64 {
         let newest = self.read().map(|(_, elected)| elected.since).max().unwrap_or(0);
         current.values().next().map_or_else(|| spec.accepted.generation.max(newest), |elected| elected.since)
     }
 
-    /// Returns the result of a node for a definition of the task. `None` if the node has not published a result.
+    /// Returns the result that a node has published for the task with the digest `definition`. `None` if the node has
+    /// not published a result.
     pub fn result_of(&self, definition: &str, node: &str) -> Option<&SealedResult> {
         let (elected, _) = self.rows.get(node)?;
         elected.as_ref().filter(|elected| elected.definition == definition)?.result.as_ref()
     }
 
-    /// Returns true if a node has begun or completed the task in the version `definition`.
+    /// Returns true if a node was elected to run the task with the digest `definition`.
     pub fn has_begun(&self, definition: &str, node: &str) -> bool {
         self.current(definition).contains_key(node)
     }
@@ -91,27 +96,27 @@ impl Record {
     }
 }
 
-/// The next action of a node in an election.
+/// The next action of a node after a decision about an election.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Election {
     /// This node must run the task.
     Run,
-    /// This node must wait for the results of the listed nodes. An empty list of nodes means that this node waits for
-    /// any change of the election.
+    /// This node must wait until the listed nodes have published their results. If the list is empty, this node must
+    /// wait for a change of the election.
     Wait(Vec<String>),
-    /// All elected nodes have published their results, which the variant contains.
+    /// All elected nodes have published their results. The variant contains the result of each node.
     Results(BTreeMap<String, SealedResult>),
 }
 
 /// The result of a decision about an election.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ElectStep {
-    /// The decision is final, and contains the next action of the node.
+    /// The decision is final. The variant contains the next action of the node.
     Decided(Election),
-    /// The node must commit the contained transaction, which elects the node.
+    /// The node must commit the transaction that the variant contains, which elects the node.
     Commit(Txn),
-    /// The node cannot elect now. The node lacks the accepted revision, has just connected to the store, or a recovery
-    /// is open.
+    /// The node cannot elect now. Either the node has not loaded the accepted revision, or it has just connected to the
+    /// store, or a recovery is open.
     Behind,
 }
 
@@ -126,7 +131,7 @@ pub struct ElectionContext<'a> {
     pub task: &'a str,
     /// The digest of the task and of the variables that it reads.
     pub definition: &'a str,
-    /// True if the deciding node may run the task.
+    /// True if the deciding node may be elected to run the task.
     pub eligible: bool,
     /// The number of nodes to elect.
     pub count: usize,
@@ -197,8 +202,8 @@ pub fn publish(
     }
 }
 
-/// Returns the transaction that writes this node's election record and result to the store again. `None` if the store
-/// still contains the election record and the result (P15).
+/// Returns the transaction that writes this node's election record to the store again, with the result of the task.
+/// `None` if the store still contains the election record and the result (P15).
 pub fn republish_election(
     spec: &RolloutSpec,
     own_node: &str,

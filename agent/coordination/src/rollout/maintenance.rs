@@ -1,5 +1,5 @@
-//! The maintenance of a run opens waves, withdraws stale offers, offers free slots, and handles lost nodes. Any node
-//! may do the maintenance, so the crash of a single node does not stop a run (P73).
+//! Does the maintenance of a run: opens waves, withdraws and makes offers, and writes off lost nodes. Any node may do
+//! the maintenance, so that the crash of a node does not stop a run (P73).
 
 use super::{
     Cut, Entry, OnLost, RolloutProgress, RolloutSpec, RunSnapshot, SlotEntry, SlotRecord, SlotState,
@@ -11,9 +11,9 @@ use crate::{
     store::{Compare, Op, Txn},
 };
 
-/// Returns the transaction of the first maintenance that is due. `None` if nothing is due. Only a node that has loaded
-/// the accepted revision admits nodes or opens waves. During a recovery, nodes are admitted and waves open only after
-/// all nodes have republished their claims.
+/// Returns the transaction of the first maintenance step that is due. `None` if nothing is due. Only a node that has
+/// loaded the accepted revision may offer slots or open waves. During a recovery, no slot is offered and no wave opens
+/// until all nodes have republished their claims or are written off.
 pub fn next_maintenance(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str) -> Option<Txn> {
     let accepted = snapshot.current(spec).filter(|_| !snapshot.needs_republish(own_node))?;
     let Some(guards) = snapshot.admission_guards(spec) else { return lost_since(spec, snapshot, accepted) };
@@ -39,8 +39,8 @@ pub fn end_recovery(known: &[String], snapshot: &RunSnapshot) -> Option<Txn> {
     })
 }
 
-/// Returns the transaction that writes off a lost node during a recovery. The claims of the lost node are unknown,
-/// because the node has not republished its claims. `None` if `onLostNode` of the book is not `skip` (P17).
+/// Returns the transaction that writes off a lost node during a recovery, because the node has not republished its
+/// claims. `None` if `onLostNode` of the book is not `skip` (P17).
 fn lost_since(spec: &RolloutSpec, snapshot: &RunSnapshot, accepted: u64) -> Option<Txn> {
     snapshot.recovery.as_ref()?;
     let may =
@@ -79,8 +79,8 @@ fn lost_since(spec: &RolloutSpec, snapshot: &RunSnapshot, accepted: u64) -> Opti
     Some(txn)
 }
 
-/// Returns whether the waves up to `wave` have completed a segment. The result is false if the names of the voters were
-/// not read.
+/// Returns true if all members in the waves 0 to `wave` have completed a segment. Returns false if the snapshot does
+/// not contain the names of the voters.
 fn wave_is_complete(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> bool {
     let Some((_, names)) = snapshot.names.as_ref().filter(|(of, _)| *of == segment) else { return false };
     let has_completed = |node: &str| {
@@ -90,14 +90,14 @@ fn wave_is_complete(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wa
     (spec.fail_after_all || !has_failed(spec, snapshot)) && spec.up_to(wave).all(has_completed)
 }
 
-/// Returns whether more nodes have failed than the run permits. A failure of another book in the same budget blocks the
-/// slots of this book, but not its waves.
+/// Returns true if more than `max_failures` nodes of this book have failed. The function does not count failures of
+/// other books in the same budget, because they do not block the waves of this book.
 fn has_failed(spec: &RolloutSpec, snapshot: &RunSnapshot) -> bool {
     snapshot.own_failures(spec) > spec.max_failures
 }
 
-/// Returns a segment whose wave may be complete, because the segment has enough votes. The caller reads the names of
-/// the voters only for the returned segment.
+/// Returns an open segment with enough votes for the completion of its last open wave. The caller must then read the
+/// names of the voters of the returned segment, to decide whether the wave is complete.
 pub fn segment_to_inspect(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<u32> {
     frontier(spec, snapshot).into_iter().find_map(|(segment, wave)| {
         let others =
@@ -109,8 +109,8 @@ pub fn segment_to_inspect(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<
     })
 }
 
-/// Returns the last open wave of each open segment. The result leaves out a segment whose completion opens no wave and
-/// no segment.
+/// Returns each open segment with its last open wave. The result leaves out a segment if all its waves are open and the
+/// next segment is open too.
 pub fn frontier(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Vec<(u32, u32)> {
     if snapshot.done(spec) {
         return Vec::new();
@@ -130,7 +130,8 @@ pub fn frontier(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Vec<(u32, u32)> {
     found
 }
 
-/// Returns the transaction that opens a wave, opens the segment after a barrier, or completes the run (P72).
+/// After the completion of a wave, returns the transaction that opens the next wave, opens the segment after a barrier,
+/// or completes the run (P72).
 fn open(spec: &RolloutSpec, snapshot: &RunSnapshot, guards: &[Compare]) -> Option<Txn> {
     let (segment, wave) = complete(spec, snapshot)?;
     let mut waves: Vec<u32> = (0..spec.segments()).map(|segment| snapshot.open_waves(spec, segment)).collect();
@@ -172,8 +173,8 @@ fn open(spec: &RolloutSpec, snapshot: &RunSnapshot, guards: &[Compare]) -> Optio
     Some(Txn { compare, then, otherwise: Vec::new() })
 }
 
-/// Returns the transaction that withdraws a void or stale offer (P57), or removes a slot record. Git does not name the
-/// node of the removed slot record (P50).
+/// Returns the transaction that withdraws an offer, because it is void or too old (P57), or removes the slot record of
+/// a node that is no longer in git (P50).
 fn give_up(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, guards: &[Compare]) -> Option<Txn> {
     let stale = |held: &&SlotEntry| {
         let unknown = !spec.known.contains(&held.node);
@@ -201,7 +202,7 @@ fn give_up(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, guards: &
 }
 
 /// Returns the transaction that records a node as lost. The transaction fails if the node has a lease, or if its slot
-/// record has changed (P58).
+/// record has changed since the snapshot (P58).
 fn lost(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, guards: &[Compare]) -> Option<Txn> {
     if spec.on_lost == OnLost::Hold || snapshot.done(spec) {
         return None;
@@ -246,8 +247,8 @@ fn lost(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, guards: &[Co
     })
 }
 
-/// Returns the slot record that replaces the present record of a lost node. `None` if the record needs no change. The
-/// returned record belongs to the current run, so that the current run continues without the lost node.
+/// Returns the new slot record of a lost node, which replaces the record `held`. `None` if the record needs no change.
+/// The new record belongs to the current run, so that this run continues without the lost node.
 fn as_lost(spec: &RolloutSpec, snapshot: &RunSnapshot, held: &SlotEntry) -> Option<SlotRecord> {
     let fails = spec.on_lost == OnLost::Fail;
     // The segments of an earlier run are not those of this run.
@@ -270,20 +271,21 @@ fn as_lost(spec: &RolloutSpec, snapshot: &RunSnapshot, held: &SlotEntry) -> Opti
     }
 }
 
-/// Returns the open segment in which other nodes wait for a member, because the member has not voted.
+/// Returns the open segment for which the member `node` has not voted, so that other nodes wait for the member.
 fn missing(spec: &RolloutSpec, snapshot: &RunSnapshot, node: &str) -> Option<u32> {
     let (segment, _) = snapshot.names.as_ref().filter(|(_, names)| spec.is_member(node) && !names.contains(node))?;
     frontier(spec, snapshot).iter().any(|(open, _)| open == segment).then_some(*segment)
 }
 
-/// Returns the segment and number of a complete wave. The next wave opens when the soak time of the returned wave has
-/// passed (P71).
+/// Returns the segment and the number of the last open wave, if the wave is complete. The next wave opens after the
+/// soak time (P71).
 pub fn complete(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<(u32, u32)> {
     frontier(spec, snapshot).into_iter().find(|(segment, wave)| wave_is_complete(spec, snapshot, *segment, *wave))
 }
 
-/// Returns the transaction that removes a queue entry whose node cannot be admitted. A node cannot be admitted if it is
-/// lost or not a target, or if its queued run is over. A node that still needs a slot queues again.
+/// Returns the transaction that removes an outdated queue entry. An entry is outdated if its node is lost, is not a
+/// target or has another partition, or if the entry belongs to another run. A node that still needs a slot queues
+/// again.
 fn clear_queue(spec: &RolloutSpec, snapshot: &RunSnapshot, guards: &[Compare]) -> Option<Txn> {
     let over = |entry: &&Entry| {
         let drift = entry.queued.run.ends_with("!drift");

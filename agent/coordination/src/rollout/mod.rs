@@ -1,9 +1,9 @@
-//! Rollouts: the slots, waves, barriers, failures and lost nodes of the runs of a book.
+//! Decisions about the runs of a book: slots, waves, barriers, failures, lost nodes and elections.
 //!
-//! Decisions are pure functions. The inputs of a decision are a [`RolloutSpec`] (the rollout in the revision) and a
-//! [`RunSnapshot`] (the state in the store). The result of a decision is a [`Decision`], which may contain a
-//! transaction for the store. The agent, the model checker and the simulation call the same decision functions. The
-//! agent, the model checker and the simulation differ only in the code that runs a transaction (P2).
+//! Decisions are pure functions. The inputs of a decision are a [`RolloutSpec`] (from the accepted revision) and a
+//! [`RunSnapshot`] (from the store). The result of a decision is a [`Decision`], which may contain a transaction for
+//! the store. The agent, the model checker and the simulation call the same decision functions. The agent, the model
+//! checker and the simulation differ only in the code that runs a transaction (P2).
 
 mod decide;
 mod elect;
@@ -33,26 +33,26 @@ pub use snapshot::{Entry, RunSnapshot, SlotEntry, SlotNote, WriteSequence, look,
 pub(crate) use snapshot::{queue_entry, slot_entry};
 pub use spec::{Cut, OnLost, RolloutSpec, drift_of};
 
-/// The time after which a slot that only gossip reports no longer blocks other nodes (P104).
+/// The time for which a slot that only gossip reports counts as taken (P104).
 pub const HIDDEN_CLAIM_LIMIT: Duration = Duration::from_secs(120);
 
 /// The state of a slot record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SlotState {
-    /// The node was offered the slot, and may take the slot (P55).
+    /// Another node has offered the slot to the node, which may take it (P55).
     Offer,
     /// The node holds the slot from its first change in a segment until it has applied the segment (P48).
     Claim,
     /// The node has failed. The node retries, and counts as failed until it succeeds (P62).
     Failure,
-    /// The node has failed before its admission, so the node has changed nothing. The node counts as failed, but needs
-    /// a slot for its first change (P62).
+    /// The node has failed before it got a slot, so that it has changed nothing. The node counts as failed, and needs a
+    /// slot for its first change (P62).
     Unadmitted,
-    /// The run continues without the node, for example because the node was lost with a claim. A written-off node that
-    /// returns needs a new slot (P61).
+    /// The run continues without the node, for example because the node had a claim and was lost. A written-off node
+    /// that returns needs a new slot (P61).
     WrittenOff,
-    /// The node was lost without a claim. When the node returns, it removes the record of its loss (P60).
+    /// The node had no claim and was lost. When the node returns, it removes the record of its loss (P60).
     Lost,
 }
 
@@ -61,25 +61,25 @@ pub enum SlotState {
 pub struct SlotRecord {
     /// The state of the slot record.
     pub kind: SlotState,
-    /// The name of the run in which a node wrote the record.
+    /// The name of the run that the record belongs to.
     pub run: String,
     /// The number of the segment that the record belongs to, counted from 0.
     pub segment: u32,
-    /// The acceptance under which the record was created.
+    /// The acceptance that the node that created the record had loaded.
     #[serde(default)]
     pub accepted: AcceptedId,
     /// True if the node was lost under `onLostNode: fail`. The node counts as failed until it returns.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lost: bool,
-    /// The announced duration of the node's absence, in seconds. The node does not count as lost during an announced
-    /// absence. `absent` is 0 if the node has not announced an absence (P59).
+    /// The announced duration of the node's absence, in seconds. A node does not count as lost during its announced
+    /// absence (P59). `absent` is 0 if the node has not announced an absence.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub absent: u64,
 }
 
 impl SlotRecord {
-    /// Returns whether the node of the record counts as failed. The books that share a budget all count the same nodes
-    /// as failed.
+    /// Returns true if the node of the record counts as failed. A failed node counts as failed for all books that share
+    /// the budget.
     pub fn is_failed(&self) -> bool {
         matches!(self.kind, SlotState::Failure | SlotState::Unadmitted) || self.lost
     }
@@ -96,7 +96,7 @@ pub struct Queued {
     pub run: String,
     /// The number of the segment for which the node waits, counted from 0.
     pub segment: u32,
-    /// The acceptance under which the entry was created.
+    /// The acceptance that the waiting node had loaded when it queued.
     #[serde(default)]
     pub accepted: AcceptedId,
 }
@@ -108,7 +108,7 @@ pub struct Vote {
     pub run: String,
     /// The number of the completed segment, counted from 0.
     pub segment: u32,
-    /// The acceptance under which the vote was created.
+    /// The acceptance that the voting node had loaded.
     #[serde(default)]
     pub accepted: AcceptedId,
 }
@@ -118,15 +118,15 @@ pub struct Vote {
 pub struct RolloutProgress {
     /// The name of the run.
     pub run: String,
-    /// The acceptance under which the record was written.
+    /// The acceptance that the node that created the record had loaded.
     #[serde(default)]
     pub accepted: AcceptedId,
     /// The number of open waves of each segment.
     pub waves: Vec<u32>,
     /// True if all segments are complete.
     pub done: bool,
-    /// The name of the preceding run, or an empty text. When this run completes, the votes of the preceding run are
-    /// deleted (P10).
+    /// The name of the preceding run, whose votes are deleted when this run completes (P10). The name is empty if there
+    /// is no preceding run.
     #[serde(default)]
     pub before: String,
 }
@@ -136,11 +136,12 @@ pub struct RolloutProgress {
 pub struct RecoveryEpoch {
     /// The random identifier of the recovery.
     pub id: String,
-    /// The node that reported the rollback. The key of the record contains the name of the reporting node, but the
-    /// value does not.
+    /// The node that reported the rollback. The name of the reporting node is part of the store key, and not of the
+    /// stored value.
     #[serde(skip)]
     pub by: String,
-    /// The time of the report by the clock of its node, which no decision reads. Unit: milliseconds since 1970.
+    /// The time of the report, by the clock of the node that reported. No decision reads the time. Unit: milliseconds
+    /// since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<i64>,
 }
@@ -150,16 +151,16 @@ pub struct RecoveryEpoch {
 pub enum Decision {
     /// The node may continue.
     Go,
-    /// The node must wait, and the variant contains the reason.
+    /// The node must wait, for the reason that the variant contains.
     Wait(BlockReason),
-    /// The node must commit the contained transaction, and then decide again from the new snapshot.
+    /// The node must commit the transaction that the variant contains, and then decide again from a new snapshot.
     Commit(Txn),
 }
 
 /// The reason why a node's request must wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum BlockReason {
-    /// No slot is free, or other nodes are first in the queue.
+    /// No slot is free, or other nodes are earlier in the queue.
     Slot,
     /// The wave of the node is not open yet.
     Wave,
@@ -175,6 +176,6 @@ pub enum BlockReason {
     Recovery,
     /// The node has connected to the store less than 3 s ago.
     Stabilizing,
-    /// Nodes report slots that the store does not contain.
+    /// Gossip reports slots of other nodes that the store does not contain.
     HiddenClaims,
 }

@@ -1,6 +1,7 @@
-//! The offers of free slots. The transaction that releases a slot also offers the slot to the next waiter, so that
-//! waiters need no timer. A node that must not admit other nodes writes a notice of free slots instead of an offer. The
-//! notice wakes the waiting nodes (P135).
+//! The offers of free slots. The transaction that releases a slot also offers the slot to the next waiter, so that a
+//! waiter need not read the store at intervals. A node that must not offer slots, for example because it has not loaded
+//! the accepted revision, writes a notice of free slots. The notice wakes waiting nodes, which then take the free slots
+//! (P135).
 
 use std::collections::BTreeSet;
 
@@ -12,18 +13,18 @@ use crate::{
     store::{Compare, Op, Txn},
 };
 
-/// The maximum number of offers in one transaction. Each offer needs several of the 128 operations of a transaction,
-/// which also reads a snapshot.
+/// The maximum number of offers in one transaction. The number of offers is limited, because each offer needs several
+/// of the 128 operations of a transaction.
 const OFFERS: usize = 8;
 
 /// The maximum number of waiting nodes that one notice of free slots names.
 const NAMED: usize = 16;
 
-/// The maximum number of slot records that the release of a slot compares one by one. If a budget has more than 32 slot
-/// records, the release of a slot wakes all waiters.
+/// The maximum number of slot records for which a transaction has its own condition. If a transaction would need
+/// conditions for more than 32 slot records, it wakes all waiters instead.
 const COMPARED: usize = 32;
 
-/// A notice that slots of a budget may be free, although no node has offered them.
+/// A notice that a budget may have free slots, which no node has offered.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Freed {
     /// The nodes that the notice wakes. If `nodes` is empty, the notice wakes every node that waits for a slot of the
@@ -31,13 +32,13 @@ pub struct Freed {
     pub nodes: Vec<String>,
 }
 
-/// Returns whether a slot in a node's partition is free.
+/// Returns true if a slot in a node's partition is free and the run is not halted.
 pub(super) fn free(spec: &RolloutSpec, snapshot: &RunSnapshot, node: &str) -> bool {
     spec.count.is_some_and(|count| snapshot.taken(spec.partition(node)) < count) && !snapshot.halted(spec)
 }
 
-/// Returns the waiters that may be admitted, in the order of the queue. The result leaves out queue entries of other
-/// runs, and of nodes whose wave is closed. A waiter that the result leaves out decides again without a wake-up.
+/// Returns the queue entries of a partition whose nodes may take a slot, in the order of the queue. The result leaves
+/// out, for example, nodes whose wave is closed and nodes that already have a slot record.
 pub(super) fn eligible<'v>(
     spec: &'v RolloutSpec,
     snapshot: &'v RunSnapshot,
@@ -72,7 +73,7 @@ fn written_off(snapshot: &RunSnapshot, entry: &Entry) -> bool {
         .all(|held| held.node != entry.node || held.book != entry.book || held.held.kind == SlotState::WrittenOff)
 }
 
-/// Returns a copy of the snapshot in which one slot record is replaced, or removed if `new` is `None`.
+/// Returns a copy of the snapshot in which `new` replaces the slot record `old`. If `new` is `None`, `old` is removed.
 fn after(snapshot: &RunSnapshot, old: &SlotEntry, new: Option<&SlotRecord>) -> RunSnapshot {
     let mut after = snapshot.clone();
     after.held.retain(|held| held != old);
@@ -80,11 +81,10 @@ fn after(snapshot: &RunSnapshot, old: &SlotEntry, new: Option<&SlotRecord>) -> R
     after
 }
 
-/// Adds offers of the free slots to a transaction that replaces or removes one slot record (P53). A node that must not
-/// admit other nodes, or has not read the queue, adds a notice instead of an offer. Some records of other nodes are
-/// reasons to offer fewer slots, for example a failure. The transaction commits only if the records that reduce the
-/// number of offers are unchanged. A change of a compared record may free more slots, which no other node would offer
-/// (P135).
+/// Adds offers of the free slots to a transaction that replaces or removes one slot record (P53). If this node must not
+/// offer slots, or has not read the queue of the partition, the function adds a notice of free slots. Records of other
+/// nodes, for example failures, may reduce the number of offers. The transaction requires that the records of other
+/// nodes are unchanged, so that no free slot stays without an offer (P135).
 pub(super) fn offer_on(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,
@@ -174,13 +174,13 @@ pub(super) fn offer_on(
     }
 }
 
-/// Returns the condition that a slot record has not changed since this node has read the record.
+/// Returns the condition that a slot record has not changed since the snapshot.
 fn unchanged(spec: &RolloutSpec, held: &SlotEntry) -> Compare {
     Compare::Revision(keys::held(&spec.budget, &held.partition, &held.book, &held.node), held.modified)
 }
 
-/// Adds the condition that the failures of other nodes, which keep the run halted, are unchanged. The condition ensures
-/// that two nodes that succeed at the same time do not leave the offer to each other.
+/// Adds the condition that the failures of other nodes are unchanged, so that the run is still halted. If two nodes
+/// succeed at the same time, the transaction of one node fails, and that node offers the slots in its next attempt.
 fn stays_halted(spec: &RolloutSpec, snapshot: &RunSnapshot, old: &SlotEntry, txn: &mut Txn) {
     let enough = usize::try_from(spec.failure_limit().unwrap_or(0).saturating_add(1)).unwrap_or(usize::MAX);
     if enough > COMPARED {
@@ -190,13 +190,13 @@ fn stays_halted(spec: &RolloutSpec, snapshot: &RunSnapshot, old: &SlotEntry, txn
     txn.compare.extend(failures.take(enough).map(|held| unchanged(spec, held)));
 }
 
-/// Adds a notice of free slots to a transaction. The notice wakes every node that waits for a slot of the budget.
+/// Adds a notice of free slots to a transaction, for all nodes that wait for a slot of the budget.
 fn touch_all(spec: &RolloutSpec, txn: &mut Txn) {
     txn.then.push(Op::put(keys::freed(&spec.budget), bytes(&Freed::default())));
 }
 
-/// Adds a notice of free slots to a transaction. The notice wakes the first waiters of the partition. The notice wakes
-/// every waiter if the queue was not read, or if a halted run resumes.
+/// Adds a notice of free slots to a transaction, for the first waiters of the partition. The notice is for all waiters
+/// if this node has not read the queue of the partition, or if a halted run resumes.
 fn touch(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, old: &SlotEntry, resumes: bool, txn: &mut Txn) {
     let mut freed = Freed::default();
     if old.partition == spec.partition(own_node) && !resumes {
@@ -223,7 +223,7 @@ fn touch(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, old: &SlotE
     txn.then.push(Op::put(keys::freed(&spec.budget), bytes(&freed)));
 }
 
-/// Adds the offer of a slot to a transaction.
+/// Adds the offer of a slot to the waiter `next` to a transaction.
 fn offer_to(spec: &RolloutSpec, snapshot: &RunSnapshot, next: &Entry, txn: &mut Txn) {
     let queue = keys::queue(&spec.budget, &next.partition, &next.book, &next.node);
     let held = keys::held(&spec.budget, &next.partition, &next.book, &next.node);
@@ -248,8 +248,7 @@ fn offer_to(spec: &RolloutSpec, snapshot: &RunSnapshot, next: &Entry, txn: &mut 
     txn.then.push(Op::put(keys::offer_notice(&next.node, &spec.budget), bytes(&spec.accepted)));
 }
 
-/// Returns the first waiter that could take a free slot but does not take the slot. Also returns the store revision of
-/// the waiter's queue entry.
+/// Returns the first other waiter that may take a free slot, and the store revision of its queue entry.
 pub fn idle(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str) -> Option<(String, u64)> {
     first_waiting(spec, snapshot, own_node).map(|entry| (entry.node.clone(), entry.modified))
 }
@@ -262,9 +261,9 @@ fn first_waiting<'v>(spec: &'v RolloutSpec, snapshot: &'v RunSnapshot, own_node:
         .find(|next| free(spec, snapshot, &next.node))
 }
 
-/// Returns the transaction that offers a free slot to the first waiter. A waiter usually takes a free slot by itself. A
-/// node offers a free slot only after the slot was free for long, or after a notice of free slots. The delay ensures
-/// that the nodes of the fleet do not all make the same offer.
+/// Returns the transaction that offers a free slot to the first waiter. Waiters usually take free slots themselves.
+/// This node therefore makes the offer only after a delay, or after a notice of free slots. The delay differs from node
+/// to node, so that not all nodes make the same offer.
 pub(super) fn offer_free(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,

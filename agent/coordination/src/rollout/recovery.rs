@@ -1,6 +1,6 @@
-//! The recovery after etcd was restored from a backup. The journal of each node is newer than the restored store, so
-//! each node republishes its claims. No node is admitted until every node has republished its claims or is written off
-//! (P14 to P17).
+//! The transactions of a recovery, after etcd was restored from a backup. Each node republishes the claims in its
+//! journal, because the restored store may lack these claims. No node gets a slot until every node has republished its
+//! claims or is written off (P14 to P17).
 
 use std::collections::BTreeSet;
 
@@ -13,10 +13,11 @@ use crate::{
     store::{Compare, Op, Txn},
 };
 
-/// The claims and votes of this node in one run, as its journal contains them.
+/// The claim and the votes of this node in one run, from the journal of the node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeClaims {
-    /// The claim or failure of the node, with its run and segment. `None` if the node has no claim and no failure.
+    /// The claim or the failure of the node, with the name of the run and the number of the segment. `None` if the node
+    /// has no claim and no failure.
     pub away: Option<(SlotState, String, u32)>,
     /// The segments of the run that the node has completed.
     pub voted: BTreeSet<u32>,
@@ -33,8 +34,8 @@ pub fn report_rollback(snapshot: &RunSnapshot, own_node: &str, id: &str, known: 
     Some(Txn { compare: snapshot.same_recovery(), then: vec![put], otherwise: Vec::new() })
 }
 
-/// Returns the transaction that corrects the first record of this node that is missing or wrong in the store. `None` if
-/// the store agrees with the journal.
+/// Returns the transaction that writes one record of this node, if the store lacks the record or contains another
+/// version. `None` if the store already contains all records in the journal.
 pub fn republish(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, own: &NodeClaims) -> Option<Txn> {
     let vote = own.voted.iter().find(|segment| !snapshot.voted.contains(segment)).map(|segment| {
         let key = keys::vote(&spec.run, *segment, spec.is_member(own_node), own_node);
@@ -89,8 +90,8 @@ fn republish_slot(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, ow
     Some(txn)
 }
 
-/// Returns whether other nodes hold all slots of the partition. If other nodes hold all slots, the node cannot
-/// republish its claim, and needs a new slot (P16).
+/// Returns true if other nodes hold all slots of the partition. In a full partition, this node cannot republish its
+/// claim, and needs a new slot (P16).
 fn crowded(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, own_slot: Option<&SlotEntry>) -> bool {
     let partition = own_slot.map_or_else(|| spec.partition(own_node), |own_slot| own_slot.partition.as_str());
     let claims =
@@ -98,8 +99,8 @@ fn crowded(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, own_slot:
     spec.count.is_some_and(|count| snapshot.held.iter().filter(claims).count() as u64 >= count)
 }
 
-/// Returns the transaction that records that this node has republished all its claims. `None` if the store already has
-/// the acknowledgement.
+/// Returns the transaction that writes this node's acknowledgement: the node has republished all its claims. `None` if
+/// the store already contains the acknowledgement.
 pub fn acknowledge(snapshot: &RunSnapshot, own_node: &str) -> Option<Txn> {
     let (restored, _) = snapshot.recovery.as_ref().filter(|_| !snapshot.acknowledged.contains(own_node))?;
     Some(Txn {

@@ -8,7 +8,8 @@ use crate::{
     store::{Compare, Op, Txn},
 };
 
-/// Returns the transaction that replaces a slot record. The transaction fails if the slot record has changed.
+/// Returns the transaction that replaces a slot record. The transaction fails if the slot record has changed since the
+/// snapshot.
 pub(super) fn replace(spec: &RolloutSpec, old: &SlotEntry, new: &SlotRecord) -> Txn {
     let key = keys::held(&spec.budget, &old.partition, &old.book, &old.node);
     Txn {
@@ -18,7 +19,8 @@ pub(super) fn replace(spec: &RolloutSpec, old: &SlotEntry, new: &SlotRecord) -> 
     }
 }
 
-/// Returns the transaction that deletes a slot record. The transaction fails if the slot record has changed.
+/// Returns the transaction that deletes a slot record. The transaction fails if the slot record has changed since the
+/// snapshot.
 pub(super) fn delete(spec: &RolloutSpec, old: &SlotEntry) -> Txn {
     let key = keys::held(&spec.budget, &old.partition, &old.book, &old.node);
     Txn {
@@ -28,12 +30,12 @@ pub(super) fn delete(spec: &RolloutSpec, old: &SlotEntry) -> Txn {
     }
 }
 
-/// Returns the key of the slot record of a node in its own partition.
+/// Returns the key of a node's slot record in the partition to which the node belongs now.
 pub(super) fn own_held(spec: &RolloutSpec, own_node: &str) -> String {
     keys::held(&spec.budget, spec.partition(own_node), &spec.book, own_node)
 }
 
-/// Returns a record as JSON, as the store keeps the record.
+/// Returns a record in JSON, which is the format in the store.
 pub(super) fn bytes<T: Serialize>(record: &T) -> Vec<u8> {
     // The records are plain structs, so their serialization cannot fail.
     serde_json::to_vec(record).unwrap_or_default()

@@ -1,5 +1,5 @@
-//! The state of a run, as one node has read it from the store. The size of a snapshot does not grow with the fleet
-//! (P4).
+//! The state of a run, as one node has read it from the store. The size of a snapshot does not depend on the size of
+//! the fleet (P4).
 
 use std::{collections::BTreeSet, ops::Range};
 
@@ -12,24 +12,24 @@ use crate::{
     store::{Answer, Compare, Op, Row, Txn},
 };
 
-/// The maximum number of queue entries in a snapshot, which contains the oldest entries.
+/// The maximum number of queue entries in a snapshot. The snapshot contains the oldest queue entries.
 const HEADS: usize = 16;
 
-/// The number of segments whose votes the first request of a snapshot reads. The first request reads only 40 segments,
-/// because a transaction has at most 128 operations.
+/// The number of segments whose votes the first request of a snapshot reads. The first request is limited because a
+/// transaction has at most 128 operations.
 const FIRST_SEGMENTS: u32 = 40;
 
-/// The number of segments whose votes each further request of a snapshot reads.
+/// The number of segments whose votes each later request of the same snapshot reads.
 const MORE_SEGMENTS: u32 = 60;
 
-/// The sequence number of a node's last write to the store.
+/// The record of a node that numbers the writes of the node to the store.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WriteSequence {
-    /// The sequence number, which grows with each write.
+    /// The sequence number of the newest write. The number grows with each write.
     pub number: u64,
 }
 
-/// A slot record, with its node and the store revision that wrote it.
+/// A slot record, with the node, partition and book from its store key, and the store revision at which it was written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotEntry {
     /// The name of the node that the record is about.
@@ -40,23 +40,23 @@ pub struct SlotEntry {
     pub book: String,
     /// The slot record itself.
     pub held: SlotRecord,
-    /// The store revision that wrote the record.
+    /// The store revision at which the record was written.
     pub modified: u64,
-    /// The time of the write and the error message, which no decision reads.
+    /// The time of the write and the error message. Decisions do not read these fields.
     pub note: SlotNote,
 }
 
-/// The fields of a slot record that no decision reads.
+/// The fields of a record that `rollouts` shows, but that no decision reads.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SlotNote {
-    /// The time of the write by the writer's clock. Unit: milliseconds since 1970.
+    /// The time of the write, by the clock of the node that wrote the record. Unit: milliseconds since 1970.
     pub at: Option<i64>,
     /// The error message of a failed node.
     pub message: Option<String>,
 }
 
-/// A queue entry, with its node and the store revision that wrote it.
+/// A queue entry, with the node, partition and book from its store key, and the store revision at which it was written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Entry {
     /// The name of the waiting node.
@@ -67,9 +67,9 @@ pub struct Entry {
     pub book: String,
     /// The queue entry itself.
     pub queued: Queued,
-    /// The store revision that wrote the entry.
+    /// The store revision at which the entry was written.
     pub modified: u64,
-    /// The time of the write, which no decision reads.
+    /// The time of the write. Decisions do not read this field.
     pub note: SlotNote,
 }
 
@@ -78,54 +78,55 @@ pub struct Entry {
 pub struct RunSnapshot {
     /// The store revision at which the snapshot was read.
     pub revision: u64,
-    /// The acceptance in the store, and the store revision that wrote it.
+    /// The acceptance in the store, and the store revision at which it was written.
     pub accepted: Option<(AcceptedId, u64)>,
-    /// The recovery in progress, and the store revision that wrote its record. `None` if no recovery is open.
+    /// The open recovery, and the store revision at which its record was written. `None` if no recovery is open.
     pub recovery: Option<(RecoveryEpoch, u64)>,
     /// The nodes that have republished their claims in the open recovery. `acknowledged` is empty if this node has not
     /// read the acknowledgements.
     pub acknowledged: BTreeSet<String>,
-    /// True if this node has detected a rollback of the store that no other node has reported.
+    /// True if this node has detected a rollback of the store, and no other node has reported it.
     pub rolled_back: bool,
-    /// True during the first 3 s after the node has connected to the store. Shortly after a connection, another node
-    /// that has seen a later state of the store may report a rollback.
+    /// True during the first 3 s after the node has connected to the store. Shortly after a connection, a node that has
+    /// seen a later state of the store can report a rollback.
     pub stabilizing: bool,
-    /// The sequence number of this node's last write in the store, or 0 if the store has no number.
+    /// The sequence number of this node's newest write, as the store contains it. 0 if the store does not contain the
+    /// number.
     pub sequence: u64,
-    /// The open waves of the book's run, and the store revision that wrote them.
+    /// The open waves of the book's run, and the store revision at which their record was written.
     pub progress: Option<(RolloutProgress, u64)>,
     /// All slot records of the budget, including the records of other books that share the budget.
     pub held: Vec<SlotEntry>,
     /// The oldest queue entries of this node's partition.
     pub queue: Vec<Entry>,
-    /// The queue entry of this node, and the store revision that wrote it. `None` if the node does not wait.
+    /// The queue entry of this node, and the store revision at which it was written. `None` if the node does not wait.
     pub queued: Option<(Queued, u64)>,
-    /// True if the node has a lease. Other nodes may write off a node without a lease.
+    /// True if this node has a lease. Other nodes may write off a node without a lease.
     pub leased: bool,
     /// The segments of the run for which this node has voted.
     pub voted: BTreeSet<u32>,
-    /// The number of members that have voted, for each segment.
+    /// For each segment, the number of members that have voted.
     pub votes: Vec<u64>,
-    /// The members that have voted in one segment, with the number of the segment. `None` if this node has not read the
-    /// names of the voters.
+    /// The number of one segment, and the names of the members that have voted for it. `None` if this node has not read
+    /// the names.
     pub names: Option<(u32, BTreeSet<String>)>,
-    /// The offers that other nodes have not taken in time, by this node's clock. Each entry contains the node and the
-    /// store revision of the offer.
+    /// The offers that other nodes have not taken within 10 s, by this node's clock. Each element contains the node and
+    /// the store revision of the offer.
     pub stale: BTreeSet<(String, u64)>,
-    /// The claims of nodes that did not return from an announced absence in time, by this node's clock.
+    /// The claims of nodes that are absent for longer than they announced, by this node's clock.
     pub overdue: BTreeSet<(String, u64)>,
-    /// True if this node may offer a free slot, because the slot was free for long or a notice arrived.
+    /// True if this node may offer a free slot to another node: the slot was free for long, or a notice arrived.
     pub idle: bool,
-    /// The nodes that report, by gossip, a slot of this node's partition that the store does not contain.
+    /// The nodes that hold a slot in this node's partition according to gossip, but not according to the store.
     pub hidden_claims: BTreeSet<String>,
     /// The nodes that count as lost.
     pub lost: BTreeSet<String>,
-    /// True if the soak time of the complete wave has passed, by this node's clock.
+    /// True if the soak time after the completion of a wave has passed, by this node's clock.
     pub soaked: bool,
 }
 
 impl RunSnapshot {
-    /// Returns the transaction that reads a snapshot.
+    /// Returns the transaction with which a node reads a snapshot.
     pub fn reading(spec: &RolloutSpec, own_node: &str) -> Txn {
         let mut then = vec![
             Op::Read(keys::ACCEPTED.to_owned()),
@@ -141,9 +142,9 @@ impl RunSnapshot {
         Txn { compare: Vec::new(), then, otherwise: Vec::new() }
     }
 
-    /// Returns the transactions that read the remaining votes, because [`RunSnapshot::reading`] reads only the votes of
-    /// the first 40 segments. Most runs need no further transaction. A vote is never withdrawn, so a node may read
-    /// votes later than the rest of the snapshot.
+    /// Returns the transactions that read the votes of all segments after the first 40, which [`RunSnapshot::reading`]
+    /// leaves out. The result is empty for a run with at most 40 segments. A node may read votes later than the rest of
+    /// the snapshot, because a vote is never withdrawn.
     pub fn reading_more(spec: &RolloutSpec, own_node: &str) -> Vec<Txn> {
         let mut reads = Vec::new();
         let mut from = FIRST_SEGMENTS;
@@ -155,8 +156,8 @@ impl RunSnapshot {
         reads
     }
 
-    /// Adds the votes that one transaction of [`RunSnapshot::reading_more`] has read. The calls must follow the order
-    /// of the transactions that [`RunSnapshot::reading_more`] returns.
+    /// Adds to the snapshot the votes that one transaction of [`RunSnapshot::reading_more`] has read. The caller must
+    /// add the votes in the order of the transactions.
     #[must_use]
     pub fn with_votes(mut self, spec: &RolloutSpec, own_node: &str, answers: Vec<Answer>) -> Self {
         let mut answers = answers.into_iter();
@@ -203,7 +204,7 @@ impl RunSnapshot {
         self.held.iter().find(|held| held.node == own_node && held.book == spec.book)
     }
 
-    /// Returns whether the partition may have more queue entries than the snapshot contains.
+    /// Returns true if the queue of the partition may be longer than the queue in the snapshot.
     pub fn queue_is_cut(&self) -> bool {
         self.queue.len() >= HEADS
     }
@@ -218,24 +219,24 @@ impl RunSnapshot {
             .max(spec.open_at_first(segment))
     }
 
-    /// Returns whether the run is complete.
+    /// Returns true if the run is complete.
     pub fn done(&self, spec: &RolloutSpec) -> bool {
         self.progress.as_ref().is_some_and(|(progress, _)| progress.run == spec.run && progress.done)
     }
 
-    /// Returns the store revision that wrote the acceptance in the store. `None` if the spec is of another acceptance,
-    /// also of one with the same number (P26).
+    /// Returns the store revision at which the acceptance in the store was written. `None` if the spec belongs to
+    /// another acceptance, even to an acceptance with the same number (P26).
     pub fn current(&self, spec: &RolloutSpec) -> Option<u64> {
         self.accepted.as_ref().filter(|(accepted, _)| *accepted == spec.accepted).map(|(_, modified)| *modified)
     }
 
-    /// Returns whether this node must republish its claims before it may enter a segment.
+    /// Returns true if this node must republish its claims before it may enter a segment.
     pub fn needs_republish(&self, own_node: &str) -> bool {
         self.rolled_back || self.recovery.is_some() && !self.acknowledged.contains(own_node)
     }
 
-    /// Returns whether no recovery is open, or the open recovery is complete for the book. A recovery is complete when
-    /// every node that git names has republished its claims or is written off (P17).
+    /// Returns true unless an open recovery blocks the slots of the book. A recovery blocks all slots until every node
+    /// in git has republished its claims or is written off (P17).
     pub fn recovery_complete(&self, spec: &RolloutSpec) -> bool {
         let said = |node: &String| {
             self.acknowledged.contains(node)
@@ -247,15 +248,15 @@ impl RunSnapshot {
         !self.rolled_back && (self.recovery.is_none() || spec.known.iter().all(said))
     }
 
-    /// Returns the conditions of an admission: the accepted revision is unchanged, and no node has reported a rollback
-    /// since the snapshot. `None` if no node may be admitted now (P51).
+    /// Returns the conditions under which a transaction may grant a slot: the accepted revision is unchanged, and no
+    /// node has reported a rollback since the snapshot. `None` if this node must not grant a slot now (P51).
     pub fn admission_guards(&self, spec: &RolloutSpec) -> Option<Vec<Compare>> {
         let accepted = self.current(spec).filter(|_| self.recovery_complete(spec) && !self.stabilizing)?;
         let accepted = Compare::Revision(keys::ACCEPTED.to_owned(), accepted);
         Some([accepted].into_iter().chain(self.same_recovery()).collect())
     }
 
-    /// Returns the condition that no node has reported a rollback since this node has read the snapshot.
+    /// Returns the condition that no node has reported a rollback since the snapshot.
     pub fn same_recovery(&self) -> Vec<Compare> {
         let none_since = |at| Compare::NoneNewer(keys::ALL_RECOVERIES.to_owned(), at);
         match &self.recovery {
@@ -272,8 +273,8 @@ impl RunSnapshot {
         self.held.iter().filter(slots).count() as u64
     }
 
-    /// Returns the number of failed nodes in the budget, including lost nodes that count as failed. The number of
-    /// failed nodes includes other books that share the budget, because each failed node is half changed (P63).
+    /// Returns the number of failed nodes in the budget, including lost nodes that count as failed. The number includes
+    /// failures in other books that share the budget, because each failed node is half changed (P63).
     pub fn failures(&self) -> u64 {
         self.held.iter().filter(|held| held.held.is_failed()).count() as u64
     }
@@ -284,8 +285,8 @@ impl RunSnapshot {
         self.held.iter().filter(failed).count() as u64
     }
 
-    /// Returns true if the waves and barriers of this run do not wait for the node of a slot record. The run continues
-    /// without a node that has failed or is lost, if its record belongs to this run (P65).
+    /// Returns true if the run does not wait for the node of a slot record, because the record shows a failure or a
+    /// loss in this run (P65).
     pub fn is_excused(&self, spec: &RolloutSpec, held: &SlotEntry) -> bool {
         held.book == spec.book
             && held.held.run == spec.run
@@ -297,7 +298,7 @@ impl RunSnapshot {
             }
     }
 
-    /// Returns whether the node of a claim has announced an absence that has not ended yet (P59).
+    /// Returns true if the node of a claim has announced an absence, and the announced time has not passed (P59).
     pub fn is_away_on_purpose(&self, held: &SlotEntry) -> bool {
         held.held.absent > 0 && !self.overdue.contains(&(held.node.clone(), held.modified))
     }
@@ -308,9 +309,8 @@ impl RunSnapshot {
         self.held.iter().filter(gone).count() as u64
     }
 
-    /// Returns a lost node that this run cannot write off, because the run has already written off `count` nodes (P60).
-    /// The returned node has a claim, or a failure that halts the run or belongs to an earlier run. The function
-    /// ignores records of other books that share the budget.
+    /// Returns a lost node that halts the run, because the run has already written off `count` nodes (P60). The node
+    /// has a claim, or a failure that blocks the run. The function ignores records of other books.
     pub fn holder_beyond_budget(&self, spec: &RolloutSpec) -> Option<&str> {
         let spent = spec.on_lost == super::OnLost::Skip && self.written_off(spec) >= spec.count.unwrap_or(1);
         let halted = self.failures() > spec.failure_limit().unwrap_or(spec.max_failures);
@@ -325,14 +325,14 @@ impl RunSnapshot {
         self.held.iter().find(holds).filter(|_| spent).map(|held| held.node.as_str())
     }
 
-    /// Returns whether the run is halted, because too many nodes have failed (P62).
+    /// Returns true if too many nodes have failed, so that the run is halted (P62).
     pub fn halted(&self, spec: &RolloutSpec) -> bool {
         spec.failure_limit().is_some_and(|limit| self.failures() > limit)
     }
 
     /// Returns true if a node may enter a segment. The wave of the node must be open, or the node must have a claim or
-    /// failure (P64). A node that changed or failed in the segment has entered the segment before. After a restore, the
-    /// store may show a barrier as closed, although the node has already passed the barrier.
+    /// a failure (P64). A node that has changed something in the segment may enter it again, even if a restored store
+    /// shows a barrier as closed.
     pub fn may_enter(&self, spec: &RolloutSpec, node: &str, segment: u32) -> bool {
         let open = self.open_waves(spec, segment);
         let mut carried = self.held.iter().filter(|held| {
@@ -346,7 +346,7 @@ impl RunSnapshot {
     }
 }
 
-/// Returns the operations that read two values for each given segment: the number of votes, and this node's vote.
+/// Returns the operations that read the number of votes, and this node's vote, for each of the segments.
 fn reading_votes(spec: &RolloutSpec, own_node: &str, segments: Range<u32>) -> Vec<Op> {
     let of = |segment| {
         let own = keys::vote(&spec.run, segment, spec.is_member(own_node), own_node);
@@ -355,8 +355,8 @@ fn reading_votes(spec: &RolloutSpec, own_node: &str, segments: Range<u32>) -> Ve
     segments.flat_map(of).collect()
 }
 
-/// Reads a complete snapshot. The closure `run` executes the transactions. The function calls `run` more than once only
-/// for a run with many segments.
+/// Reads a complete snapshot. The closure `run` executes the transactions. A run with more than 40 segments needs
+/// several transactions.
 pub fn look<E>(
     spec: &RolloutSpec,
     own_node: &str,
@@ -374,14 +374,16 @@ fn parse<T: DeserializeOwned>(row: &Row) -> Option<T> {
     serde_json::from_slice(&row.value).ok()
 }
 
-/// Returns the newest report of a rollback, and the store revision that wrote it. `None` if no rollback was reported.
+/// Returns the newest report about a rollback, and the store revision at which the report was written. `None` if no
+/// rollback was reported.
 pub fn newest_recovery(rows: &[Row]) -> Option<(RecoveryEpoch, u64)> {
     let newest = rows.iter().max_by_key(|row| row.modified)?;
     let by = newest.key.strip_prefix(keys::ALL_RECOVERIES)?.to_owned();
     Some((RecoveryEpoch { by, ..parse(newest)? }, newest.modified))
 }
 
-/// Parses the part of a key after the prefix. The part has the form `PARTITION/NAMESPACE/BOOK/NODE`.
+/// Parses the rest of a key after the prefix, which has the form `PARTITION/NAMESPACE/BOOK/NODE`. Returns the
+/// partition, the book and the node.
 fn owner(row: &Row, prefix: &str) -> Option<(String, String, String)> {
     match keys::parts(&row.key, prefix)[..] {
         [partition, namespace, book, node] => {
@@ -391,14 +393,14 @@ fn owner(row: &Row, prefix: &str) -> Option<(String, String, String)> {
     }
 }
 
-/// Parses a slot record. `prefix` is the prefix of the slot records of the budget.
+/// Parses the row of a slot record. `prefix` is the prefix of all slot records of the budget.
 pub(crate) fn slot_entry(row: &Row, prefix: &str) -> Option<SlotEntry> {
     let (partition, book, node) = owner(row, prefix)?;
     let note = parse(row).unwrap_or_default();
     Some(SlotEntry { node, partition, book, held: parse(row)?, modified: row.modified, note })
 }
 
-/// Parses a queue entry. `prefix` is the prefix of the queue of the budget.
+/// Parses the row of a queue entry. `prefix` is the prefix of all queue entries of the budget.
 pub(crate) fn queue_entry(row: &Row, prefix: &str) -> Option<Entry> {
     let (partition, book, node) = owner(row, prefix)?;
     let note = parse(row).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! The rollout of a book, as one revision defines it. The rollout is the same on every node that has loaded the same
-//! generation.
+//! The rollout of a book, as one revision defines it. All nodes that have loaded the same revision compute the same
+//! rollout.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,23 +11,21 @@ use crate::accept::AcceptedId;
 /// The cut between two segments of a book.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cut {
-    /// A barrier: the next segment opens for all nodes when the last wave has completed the segment before the barrier
-    /// (P74).
+    /// A barrier. The next segment opens when all waves have completed the segment before the barrier (P74).
     Barrier,
-    /// A cut without a barrier: a node enters the next segment without waiting until all nodes have completed this
-    /// segment.
+    /// A cut without a barrier. A node may enter the next segment before other nodes have completed this segment.
     Passage,
 }
 
-/// The setting `onLostNode`: a run waits for a lost node, continues without the node, or counts the node as failed.
+/// The value of the field `onLostNode`, which states how a run reacts to a lost node.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum OnLost {
-    /// The run pauses: the other nodes wait for the lost node.
+    /// `hold`: the run waits for the lost node.
     #[default]
     Hold,
-    /// The lost node is written off, and the other nodes continue.
+    /// `skip`: the run writes off the lost node and continues without the node.
     Skip,
-    /// The lost node counts as failed.
+    /// `fail`: the lost node counts as failed.
     Fail,
 }
 
@@ -36,44 +34,44 @@ pub enum OnLost {
 pub struct RolloutSpec {
     /// The book, as `namespace/name`.
     pub book: String,
-    /// The name of the budget, which is the book's own budget or a named slot that several books share.
+    /// The name of the budget: the name of the book, or the name of a slot that several books share.
     pub budget: String,
-    /// The name of the run: the book, the generation that last changed its definition, and the digest of the definition
-    /// (P35, P70).
+    /// The name of the run. The name contains the book, the generation that last changed the book, and the digest of
+    /// its definition (P35, P70).
     pub run: String,
-    /// The acceptance of the revision.
+    /// The acceptance of the revision that defines the rollout.
     pub accepted: AcceptedId,
     /// The nodes that the run waits for, each with its wave (P38).
     pub members: BTreeMap<String, u32>,
     /// The targets that joined after the acceptance that started the run. Late targets belong to the last wave, and the
     /// run does not wait for late targets (P39).
     pub late: Vec<String>,
-    /// The names of all nodes that git names.
+    /// The names of all nodes in git.
     pub known: Vec<String>,
-    /// The partition of each node: the value of its label that `per` names. `partitions` is empty if the budget has no
-    /// partitions.
+    /// For each node, the partition of the budget: the value of the node label that the field `per` names. `partitions`
+    /// is empty if the budget has no partitions.
     pub partitions: BTreeMap<String, String>,
     /// The maximum number of nodes that hold a slot of one partition at the same time. `None` if there is no limit.
     pub count: Option<u64>,
-    /// The maximum number of failed nodes with which the run continues.
+    /// The maximum number of failed nodes with which the run continues. If more nodes fail, the run halts.
     pub max_failures: u64,
-    /// True if other nodes and later waves continue despite failures (`failAfterAllTargetsRan`). A run with too many
-    /// failures does not complete until enough failed nodes have succeeded. In a named slot, the failure limit of the
-    /// other books also applies to this book.
+    /// The value of the field `failAfterAllTargetsRan`: true if other nodes and later waves continue in spite of
+    /// failures. A run with too many failures completes only after enough failed nodes have succeeded. If several books
+    /// share the slot, the failure limit of the other books still applies.
     pub fail_after_all: bool,
-    /// The smallest `max_failures` of all books that share a named slot. All books of a named slot use the same limit.
-    /// `None` if the book's own `max_failures` applies.
+    /// The smallest `max_failures` of all books that share the slot, which is the limit of all these books. `None` if
+    /// the `max_failures` of this book applies.
     pub slot_failures: Option<u64>,
-    /// True if several books or tasks share the budget. A shared budget may have partitions that this spec does not
-    /// list.
+    /// True if several books or tasks share the budget. A shared budget may have partitions that are not in
+    /// `partitions`.
     pub shared: bool,
-    /// The effect of a lost node on the run.
+    /// The value of the field `onLostNode`, which states how the run reacts to a lost node.
     pub on_lost: OnLost,
     /// The number of waves, at least one.
     pub waves: u32,
-    /// The soak time between the completion of a wave and the opening of the next wave.
+    /// The soak time: the pause between the completion of a wave and the start of the next wave.
     pub soak: Duration,
-    /// The cuts between the segments, in order. The first segment has no cut before it.
+    /// The cuts between the segments: the first cut is between the first and the second segment.
     pub cuts: Vec<Cut>,
     /// The numbers of the segments that consist of an elected task. All waves of an elected segment open together,
     /// because the elected node may belong to any wave (P85).
@@ -86,12 +84,12 @@ impl RolloutSpec {
         u32::try_from(self.cuts.len()).unwrap_or(u32::MAX - 1) + 1
     }
 
-    /// Returns whether the run waits for a node.
+    /// Returns true if the run waits for a node.
     pub fn is_member(&self, node: &str) -> bool {
         self.members.contains_key(node)
     }
 
-    /// Returns whether the revision selects a node as a target of the book.
+    /// Returns true if a node is a target of the book.
     pub fn selects(&self, node: &str) -> bool {
         self.is_member(node) || self.late.iter().any(|late| late == node)
     }
@@ -129,7 +127,7 @@ impl RolloutSpec {
         }
     }
 
-    /// Returns the number of waves of a segment that are open when the run begins.
+    /// Returns the number of waves of a segment that are already open at the start of the run.
     pub fn open_at_first(&self, segment: u32) -> u32 {
         match segment.checked_sub(1).and_then(|before| self.cuts.get(before as usize)) {
             None | Some(Cut::Passage) => self.open_at_once(segment),
@@ -137,30 +135,30 @@ impl RolloutSpec {
         }
     }
 
-    /// Returns the number of waves of a segment that open together with the segment.
+    /// Returns the number of waves that open at the same time as their segment.
     pub fn open_at_once(&self, segment: u32) -> u32 {
         if self.elected.contains(&segment) { self.waves } else { 1 }
     }
 
-    /// Returns the maximum number of failed nodes with which the budget still gives slots. `None` if failures stop no
-    /// node.
+    /// Returns the maximum number of failed nodes in the budget at which nodes still get slots. `None` if failures do
+    /// not stop the run.
     pub fn failure_limit(&self) -> Option<u64> {
         self.slot_failures.or_else(|| (!self.fail_after_all).then_some(self.max_failures))
     }
 
-    /// Returns the members of all waves up to `wave`.
+    /// Returns the members in the waves 0 to `wave`.
     pub fn up_to(&self, wave: u32) -> impl Iterator<Item = &str> {
         self.members.iter().filter(move |(_, own)| **own <= wave).map(|(node, _)| node.as_str())
     }
 }
 
-/// Returns the name of the run to which a change belongs. `segment` is `None` for a corrective change.
+/// Returns the name of the run for the slot record of a change. `segment` is `None` if the change corrects drift.
 pub(super) fn run_of(spec: &RolloutSpec, segment: Option<u32>) -> String {
     segment.map_or_else(|| drift_of(&spec.book), |_| spec.run.clone())
 }
 
-/// Returns the text that records of corrective changes contain instead of the name of a run. Corrective changes belong
-/// to no run (P91).
+/// Returns the text that replaces the name of a run in the slot record of a corrective change, which is not part of a
+/// run (P91).
 pub fn drift_of(book: &str) -> String {
     format!("{book}!drift")
 }

@@ -1,5 +1,6 @@
-//! Tests of forged records. For each kind of store key, a test makes a node sign a record that the node must not write.
-//! Each test checks that the decision ignores the forged record, and accepts a record of the rightful writer.
+//! Tests of forged records. Tests with forged records: for each kind of store key, a node signs a record that it must
+//! not write. Each test checks that decisions ignore the forged record, and that they accept the record of a node that
+//! may write it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +24,7 @@ use crate::{
     store::{Change, LeaseId, Op, Outcome, Page, Read, Store, StoreError, Txn},
 };
 
-/// A local store that claims to be shared by several processes.
+/// A local store that claims that other processes use it too.
 #[derive(Debug, Default)]
 struct Common(LocalStore);
 
@@ -55,8 +56,8 @@ struct Node {
     keys: Vec<String>,
 }
 
-/// A fleet in which the tests forge records. The nodes a, b and c are targets of one book, and a and b may be elected.
-/// Git names the node z, which is not a target, and does not name the node `ghost`.
+/// A fleet in which a test forges records. The nodes a, b and c are targets of one book, and a and b may be elected.
+/// The node z is in git, but is not a target. The node `ghost` is not in git.
 struct Forgery {
     common: Arc<Common>,
     nodes: BTreeMap<&'static str, Node>,
@@ -140,7 +141,7 @@ impl Forgery {
     }
 }
 
-/// Returns the record that all nodes have accepted.
+/// Returns the acceptance record that all nodes of the test follow.
 fn accepted() -> Accepted {
     Accepted { schema: 1, generation: 1, ..Accepted::default() }
 }
@@ -154,7 +155,7 @@ fn is_hold(answer: &Answer, reason: &str) -> bool {
     matches!(answer, Answer::Hold(gate) if gate.reason.name() == reason)
 }
 
-/// Returns the test of each kind of key.
+/// Returns the test for a kind of store key.
 #[expect(dead_code, reason = "a kind of key without a test does not compile")]
 fn test_of(key: &Key<'_>) -> fn() {
     match key {

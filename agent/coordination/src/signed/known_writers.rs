@@ -1,5 +1,6 @@
-//! Remembers the public key of each writer of records, and the numbers of its records. The journal keeps the keys and
-//! the numbers, so that a node also rejects a replayed record after a restart (P144).
+//! Remembers the public key of each node that writes records, and the number of its newest record at each store key.
+//! The journal keeps the public keys and the numbers, so that a node also rejects a replayed record after a restart
+//! (P144).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -7,31 +8,31 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use towpath_state::{Record, kinds};
 
-/// The maximum number of writers that a node remembers.
+/// The maximum number of writers that this node remembers.
 const WRITERS: usize = 20_000;
-/// The maximum number of store keys for which a node remembers the record numbers of one writer. `FORGOTTEN` is the
-/// count of record numbers that the node forgets at once.
+/// The maximum number of store keys for which this node remembers the newest record number of one writer. If a writer
+/// has records at more than `KEYS` store keys, this node forgets `FORGOTTEN` record numbers at once.
 const KEYS: usize = 8192;
 const FORGOTTEN: usize = 1024;
-/// The maximum number of former signing keys that a node remembers for one writer.
+/// The maximum number of former public keys that this node remembers for one writer.
 const FORMER: usize = 8;
 
-/// The data that a node remembers about one writer of records.
+/// The data that this node remembers about one writer of records.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct KnownWriter {
     /// The public key that verifies the signatures of the writer.
     pub sign: [u8; 32],
-    /// The former public keys of the writer, which commits have replaced.
+    /// The public keys that the writer had before a commit replaced them.
     pub former: Vec<[u8; 32]>,
-    /// The highest record number of the writer.
+    /// The highest number of a record of the writer that this node has read.
     pub highest: u64,
-    /// The number of the writer's newest record at each store key, by a hash of the key.
+    /// The number of the writer's newest record at each store key, by a hash of the store key.
     pub keys: HashMap<u64, u64>,
-    /// The highest record number that the node has removed from `keys`. At a store key that is not in `keys`, the node
-    /// accepts only a record with a number above `forgotten`.
+    /// The highest record number that this node has removed from `keys`. If a store key is not in `keys`, only a record
+    /// with a higher number than `forgotten` is accepted.
     pub forgotten: u64,
-    /// The store keys that this node has read since it last forgot old record numbers.
+    /// The hashes of the store keys that this node has read recently.
     #[serde(skip)]
     seen: HashSet<u64>,
 }
@@ -41,8 +42,8 @@ impl Record for KnownWriter {
 }
 
 impl KnownWriter {
-    /// Forgets the lowest record numbers of the writer. The function first forgets numbers at store keys that this node
-    /// has not read recently.
+    /// Forgets some record numbers of the writer: first at store keys that this node has not read recently, and there
+    /// the lowest numbers first.
     fn forget(&mut self, fixed: &[u64]) {
         let movable = self.keys.iter().filter(|(key, _)| !fixed.contains(key));
         let mut all: Vec<(bool, u64, u64)> =
@@ -56,8 +57,8 @@ impl KnownWriter {
     }
 }
 
-/// Returns the store keys at which a writer has at most one record. The node never forgets the record numbers at the
-/// returned keys, because a valid record may be old.
+/// Returns the hashes of the store keys whose record numbers this node never forgets. A writer rarely changes its
+/// record at such a store key, so that a valid record may have a low number.
 fn fixed(name: &str) -> [u64; 8] {
     [
         crate::keys::joined(name),
@@ -72,11 +73,11 @@ fn fixed(name: &str) -> [u64; 8] {
     .map(|key| hash(&key))
 }
 
-/// The data that a node remembers about all writers of records.
+/// The data that this node remembers about all writers of records.
 #[derive(Debug, Default)]
 pub(super) struct Writers {
     known: BTreeMap<String, KnownWriter>,
-    /// The writers whose changes are not in the journal yet.
+    /// The writers whose data has changed since the last write to the journal.
     dirty: BTreeSet<String>,
 }
 
@@ -92,7 +93,7 @@ impl Writers {
     }
 
     /// Sets the public key of a writer. The previous public key becomes a former key of the writer. Returns false if
-    /// there are too many writers.
+    /// this node already remembers the maximum number of writers.
     pub(super) fn pin(&mut self, name: &str, key: [u8; 32]) -> bool {
         let full = self.known.len() >= WRITERS;
         match self.known.get_mut(name) {
@@ -115,8 +116,8 @@ impl Writers {
         true
     }
 
-    /// Remembers the number of a record at its store key. Returns false if the writer has written, or may have written,
-    /// a newer record at the same store key.
+    /// Remembers the number of a writer's record at a store key. Returns false if the number is so low that the record
+    /// may be a replay.
     pub(super) fn take(&mut self, name: &str, key: &str, number: u64) -> bool {
         let Some(heard) = self.known.get_mut(name) else { return false };
         let key = hash(key);
@@ -145,12 +146,12 @@ impl Writers {
         true
     }
 
-    /// Returns the number of writers whose changes are not in the journal yet.
+    /// Returns the number of writers whose data has changed since the last write to the journal.
     pub(super) fn changed(&self) -> usize {
         self.dirty.len()
     }
 
-    /// Returns the writers that have changed since the previous call of this function.
+    /// Returns the writers whose data has changed since the previous call.
     pub(super) fn take_changed(&mut self) -> Vec<(String, KnownWriter)> {
         let dirty = std::mem::take(&mut self.dirty);
         dirty.into_iter().filter_map(|name| Some((name.clone(), self.known.get(&name)?.clone()))).collect()

@@ -1,9 +1,9 @@
-//! A store whose records are signed. Each record contains the signature of its writer. Reads leave out records with a
-//! wrong signature or a wrong writer.
+//! A store whose records are signed. Each record contains the signature of its writer. A read leaves out each record
+//! with an invalid signature, and each record whose signer must not write it.
 //!
-//! An attacker who controls the store can delay and hide records, which disturbs the order of rollouts. The attacker
-//! cannot forge a record of another node. A record cannot be moved or replayed, because its signature covers the store
-//! key and a growing number (P106, P110).
+//! An attacker who controls the store can delay and hide records, and so delay rollouts or change their order. The
+//! attacker cannot forge a record of another node. The attacker cannot copy a record to another key or replay it,
+//! because the signature covers the store key and a growing number (P106, P110).
 
 mod known_writers;
 mod signer;
@@ -33,7 +33,7 @@ use crate::{
 pub struct SignedStore {
     inner: Arc<dyn Store>,
     signer: Arc<RecordSigner>,
-    /// True if the next record number of this node is above the numbers of its records in the store.
+    /// True if this node has already set its next record number above the numbers of its records in the store.
     adopted: Mutex<bool>,
 }
 
@@ -44,7 +44,7 @@ impl fmt::Debug for SignedStore {
 }
 
 impl SignedStore {
-    /// Creates a signed store, which keeps its records in another store.
+    /// Creates a signed store, which keeps its records in the store `inner`.
     pub fn new(inner: Arc<dyn Store>, signer: Arc<RecordSigner>) -> Self {
         Self { inner, signer, adopted: Mutex::new(false) }
     }
@@ -63,8 +63,8 @@ impl SignedStore {
         operations.iter().map(seal).collect()
     }
 
-    /// Raises the next record number of this node above the numbers of its records in the store. Only the first call
-    /// reads the store (P146).
+    /// Sets the next record number of this node above the numbers of its records in the store (P146). Only the first
+    /// call reads the store.
     fn adopt(&self) -> Result<(), StoreError> {
         let mut adopted = self.adopted.lock().unwrap_or_else(PoisonError::into_inner);
         if *adopted {
@@ -87,7 +87,7 @@ impl SignedStore {
         Ok(())
     }
 
-    /// Reads the join records of all nodes if a row is signed by an unknown writer, to learn the writer's key.
+    /// Learns the public keys of all nodes from their join records, if this node does not know the writer of a row.
     fn introduce(&self, rows: &[Row]) {
         if !rows.iter().any(|row| self.signer.is_by_unknown(row)) {
             return;
@@ -112,7 +112,7 @@ impl SignedStore {
         answers.into_iter().map(open).collect()
     }
 
-    /// Translates a condition for the inner store, which also contains the records that readers reject.
+    /// Converts a condition for the inner store, which also contains records that this node rejects.
     fn condition(&self, compare: &Compare) -> Result<Compare, StoreError> {
         match compare {
             Compare::Absent(key) => {
@@ -127,7 +127,8 @@ impl SignedStore {
         }
     }
 
-    /// Deletes the rejected records below a prefix, because a condition about the prefix also counts rejected records.
+    /// Deletes rejected records with a prefix from the inner store, because a condition about the prefix also counts
+    /// rejected records.
     fn clear(&self, prefix: &str, after: u64) -> Result<(), StoreError> {
         for (key, at) in self.signer.void_below(prefix) {
             if at > after {

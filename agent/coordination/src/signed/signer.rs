@@ -1,4 +1,4 @@
-//! The signatures of records. A node signs its own records. For each record of another node, the node verifies the
+//! The signatures of records. A node signs its own records. For each record that a node reads, the node verifies the
 //! signature, the rights of the signer, and the record number.
 
 use std::{
@@ -23,23 +23,23 @@ use crate::{keys::Key, store::Row};
 
 /// The name of the JSON field that contains the signature of a record.
 const FIELD: &str = "signed";
-/// The number of signatures in each half of the cache of verified signatures. When the newer half is full, it replaces
-/// the older half.
+/// The size of each of the two maps that cache verified signatures. When the newer map is full, it replaces the older
+/// map.
 const SIGNATURES: usize = 8192;
-/// The maximum number of remembered store keys with a rejected record.
+/// The maximum number of store keys with a rejected record that this node remembers.
 const VOID: usize = 4096;
 
-/// The signature of a record, as the record contains it.
+/// The signature of a record, which is a field of the record.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Signature {
     by: String,
     seq: u64,
-    /// The certificate of the signer, or the public key of a signer without a certificate.
+    /// The certificate of the signer, or the public key of a signer that has no certificate.
     with: String,
     sig: String,
 }
 
-/// The signer of this node's records and the verifier of all other records.
+/// Signs the records of this node, and verifies the records that this node reads.
 #[derive(Debug)]
 pub struct RecordSigner {
     cluster: String,
@@ -47,39 +47,40 @@ pub struct RecordSigner {
     signing_identity: SigningIdentity,
     revoked: Revoked,
     sequence: AtomicU64,
-    /// The highest record number that this node's key has signed before this process began.
+    /// The highest number of a record that this node signed before this process began.
     floor: AtomicU64,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// The Node objects with the public keys that they list. `None` before the first revision is loaded.
+    /// The names of the Node objects in git, each with the public keys that the object lists. `None` before the first
+    /// revision is loaded.
     named: Option<BTreeMap<String, Option<PublicKeys>>>,
     books: Books,
     known: Known,
-    /// The verified signatures, by the digest of the record. The first map is the newer half of the cache, and the
-    /// second map is the older half.
+    /// The cache of verified signatures, by the digest of the record. The first map has the newer entries, and the
+    /// second map has the older entries.
     checked: [HashMap<[u8; 32], Checked>; 2],
-    /// The store keys of rejected records, each with the reason.
+    /// The store keys of rejected records that were not reported yet, each with the reason for the rejection.
     refused: BTreeMap<String, String>,
-    /// The store revisions of rejected records, by store key. This node treats a rejected record as absent, and may
-    /// overwrite it.
+    /// The store revision of each rejected record, by store key. For this node, a rejected record does not exist, so
+    /// that this node may overwrite it.
     void: HashMap<String, u64>,
-    /// The nodes whose presented public key differs from their valid key, each with the presented keys.
+    /// The nodes that present a public key other than their valid key, each with the presented keys.
     strangers: BTreeMap<String, Vec<String>>,
 }
 
-/// A record whose signature was verified.
+/// The result of the verification of one record, for the cache.
 #[derive(Debug, Clone)]
 struct Checked {
     signed: Result<Signed, String>,
-    /// True if the signer once had the right to write the record. A later revision does not revoke the right to write
-    /// the record.
+    /// True if the signer had the right to write the record when this node accepted the record. A later revision does
+    /// not revoke the right to write the record.
     entitled: bool,
 }
 
-/// The verified signer of a record.
+/// The signer of a record, after the verification of its signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Signed {
     by: String,
@@ -87,19 +88,19 @@ struct Signed {
     shown: PresentedKey,
 }
 
-/// The reason why a key does not belong to the signer.
+/// The reason why a public key is not the valid key of the signer.
 enum Doubt {
-    /// The key is a former key of the signer, which a commit has replaced.
+    /// The public key was valid before a commit replaced it.
     Former,
-    /// The key is wrong for another reason, and the variant contains the reason.
+    /// The public key is not valid, for the reason that the variant contains.
     Refused(String),
 }
 
-/// The reason why a record is rejected.
+/// The reason why this node rejects a record.
 enum Void {
-    /// The record is a claim or failure that is signed with a former key. The slot of the record still counts as taken.
+    /// The node of the slot signed the claim or failure with its former key. The slot still counts as taken.
     Taken,
-    /// The record is treated as absent, and the variant contains the reason.
+    /// The record counts as absent, for the reason that the variant contains.
     Refused(String),
 }
 
@@ -139,7 +140,7 @@ impl RecordSigner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Restores, from the journal, the remembered writers and the rights of earlier revisions.
+    /// Restores the remembered writers and the rights of earlier revisions from the journal.
     pub fn resume(&self, writers: Vec<(String, KnownWriter)>, former: BTreeMap<String, BookRights>) {
         let mut state = self.lock();
         let own = self.signing_identity.keys().sign;
@@ -147,7 +148,7 @@ impl RecordSigner {
         state.books.remember(former);
     }
 
-    /// Sets the rights that a revision defines: its nodes with their keys, and the targets of its books.
+    /// Sets the rights that a new revision defines: the nodes with their public keys, and the targets of each book.
     pub fn set_rights(&self, rights: Rights) {
         let mut state = self.lock();
         for (node, keys) in &rights.nodes {
@@ -159,7 +160,7 @@ impl RecordSigner {
         state.books.set_books(rights.books);
     }
 
-    /// Returns the rights of all remembered revisions, for the journal.
+    /// Returns the rights of the current revision and of earlier revisions, to store them in the journal.
     pub fn rights(&self) -> BTreeMap<String, BookRights> {
         self.lock().books.all()
     }
@@ -169,8 +170,8 @@ impl RecordSigner {
         self.signing_identity.keys()
     }
 
-    /// Returns the reason to reject a caller. The caller's certificate or key is revoked, or another key belongs to the
-    /// caller's name (P143). `None` if the caller is admitted. `is_node` states that the caller is a node.
+    /// Returns the reason to reject a caller: its certificate or key is revoked, or it is a node with another valid key
+    /// (P143). `None` if the caller is permitted. `is_node` is true if the caller is a node, and not an administrator.
     pub fn refuses(&self, caller: &str, is_node: bool, key: &[u8; 32], serial: Option<&str>) -> Option<String> {
         // The TLS connection has proven that the caller owns the certificate and the key.
         self.revoked.saw(serial, key);
@@ -182,7 +183,7 @@ impl RecordSigner {
         let given = state.named.as_ref().and_then(|named| named.get(node).copied()).flatten();
         let known = given.map(|keys| keys.sign).or_else(|| state.known.of(node).map(|known| known.sign))?;
         (known != *key).then(|| {
-            format!("the certificate of node {node} does not have the valid key of the node; to replace the key, commit the new key to publicKeys of Node {node}")
+            format!("the certificate of node {node} does not have the valid key of the node; to replace the key, commit the new key to `publicKeys` of the Node object {node}")
         })
     }
 
@@ -191,12 +192,12 @@ impl RecordSigner {
         &self.revoked
     }
 
-    /// Returns the number of writers whose changes are not in the journal yet.
+    /// Returns the number of writers whose data has changed since the last write to the journal.
     pub fn changed(&self) -> usize {
         self.lock().known.changed()
     }
 
-    /// Returns the writers that have changed since the previous call of this function, for the journal.
+    /// Returns the writers whose data has changed since the previous call, to store them in the journal.
     pub fn take_changed(&self) -> Vec<(String, KnownWriter)> {
         self.lock().known.take_changed()
     }
@@ -211,7 +212,7 @@ impl RecordSigner {
         std::mem::take(&mut self.lock().refused)
     }
 
-    /// Returns the nodes whose presented public key differs from their valid key, each with the presented keys.
+    /// Returns the nodes that present a public key other than their valid key, each with the presented keys.
     pub fn strangers(&self) -> BTreeMap<String, Vec<String>> {
         self.lock().strangers.clone()
     }
@@ -235,7 +236,7 @@ impl RecordSigner {
         hash.finalize().to_vec()
     }
 
-    /// Returns a record with this node's signature. A value that is not a JSON object is returned unchanged.
+    /// Adds this node's signature to a record. If the value is not a JSON object, the function returns it unchanged.
     pub(super) fn sign(&self, key: &str, value: &[u8]) -> Vec<u8> {
         let Ok(Value::Object(mut record)) = serde_json::from_slice(value) else { return value.to_vec() };
         record.remove(FIELD);
@@ -248,7 +249,7 @@ impl RecordSigner {
         bytes(&record)
     }
 
-    /// Raises the next record number of this node above the numbers of its records in the store (P146).
+    /// Sets the next record number of this node above the numbers of its records in the store (P146).
     pub(super) fn adopt<'r>(&self, rows: impl IntoIterator<Item = &'r Row>) {
         let own = rows.into_iter().filter_map(|row| self.own_number(row)).max();
         let highest = own.unwrap_or(0);
@@ -264,9 +265,9 @@ impl RecordSigner {
         (signed.by == self.node && signed.shown.key == own).then_some(signed.seq)
     }
 
-    /// Returns whether a row was signed with this node's key since this process began. The caller has not written the
-    /// row itself, so another agent uses the key of this node. The next record of this node gets a higher number, so
-    /// that the other agent accepts it.
+    /// Returns true if another process has signed a row with this node's key since this process began. The caller must
+    /// not have written the row itself. If the result is true, the next record of this node gets a higher number, so
+    /// that the other process accepts it.
     pub(super) fn is_of_namesake(&self, row: &Row) -> bool {
         let newer = self.own_number(row).filter(|number| *number > self.floor.load(Ordering::Relaxed));
         if let Some(number) = newer {
@@ -275,7 +276,7 @@ impl RecordSigner {
         newer.is_some()
     }
 
-    /// Returns true if the signature of a row is valid and names a node. The function does not check that the key
+    /// Returns true if a row has a valid signature in the name of a node. The function does not check that the key
     /// belongs to the node.
     fn is_signed_as(&self, row: &Row, name: &str) -> bool {
         let Some((record, signature)) = split(&row.value) else { return false };
@@ -293,7 +294,7 @@ impl RecordSigner {
         self.lock().known.of(by).is_none()
     }
 
-    /// Learns the public keys of nodes from their join records.
+    /// Remembers the public keys of nodes from their join records.
     pub(super) fn learn<'r>(&self, joined: impl IntoIterator<Item = &'r Row>) {
         for row in joined {
             let Some(Key::Joined { node }) = Key::parse(&row.key) else { continue };
@@ -307,7 +308,7 @@ impl RecordSigner {
         }
     }
 
-    /// Verifies a row, and returns it without its signature. `None` if the record is rejected.
+    /// Verifies the record in a row, and returns the row without the signature. `None` if this node rejects the record.
     pub(super) fn read(&self, mut row: Row) -> Option<Row> {
         let Some(key) = Key::parse(&row.key) else {
             self.refuse(&row, "no record has a key of this form");
@@ -353,7 +354,7 @@ impl RecordSigner {
         state.void.insert(key, modified);
     }
 
-    /// Checks a record: its signature, its signer, the rights of the signer, and its number.
+    /// Checks a record: its signature, its signer, the rights of the signer, and the record number.
     fn judge(
         &self,
         row: &Row,
@@ -405,7 +406,7 @@ impl RecordSigner {
         }
     }
 
-    /// Verifies the signature of a record, without a check of the signer's rights.
+    /// Verifies the signature of a record. The function does not check the rights of the signer.
     fn check(&self, key: &str, record: &[u8], signature: Option<Value>) -> Result<Signed, String> {
         let signature = signature.and_then(|value| serde_json::from_value::<Signature>(value).ok());
         let Some(Signature { by, seq, with, sig }) = signature else { return Err("the record is not signed".into()) };
@@ -419,8 +420,8 @@ impl RecordSigner {
         Ok(Signed { by, seq, shown })
     }
 
-    /// Checks that the key belongs to the node that the signature names. The first key of a node is valid until git
-    /// lists another key (P143).
+    /// Checks that a record is signed with the valid key of the node in its signature. The first key of a node is valid
+    /// until git lists another key (P143).
     fn identify(&self, signed: &Signed) -> Result<(), Doubt> {
         let Signed { by, shown, .. } = signed;
         if shown.proven {
@@ -444,17 +445,17 @@ impl RecordSigner {
             Some(expected) if expected == shown.key => Ok(()),
             Some(_) if state.known.of(by).is_some_and(|known| known.former.contains(&shown.key)) => Err(Doubt::Former),
             Some(_) => Err(Doubt::Refused(format!(
-                "node {by} has not signed the record with its valid key; to replace the key, commit the new key to publicKeys of Node {by}"
+                "node {by} has not signed the record with its valid key; to replace the key, commit the new key to `publicKeys` of the Node object {by}"
             ))),
             None if certified && !shown.proven => Err(Doubt::Refused(format!(
-                "node {by} has no certificate; issue one, or commit its keys to publicKeys of Node {by}"
+                "node {by} has no certificate; issue a certificate, or commit the keys of the node to `publicKeys` of the Node object {by}"
             ))),
             None if state.known.pin(by, shown.key) => Ok(()),
             None => Err(Doubt::Refused(format!("cannot remember the key of node {by}: the list of keys is full"))),
         }
     }
 
-    /// Records that a node presents a public key that differs from its valid key.
+    /// Records that a node presents a public key other than its valid key.
     fn note_stranger(&self, key: &Key<'_>, signed: &Signed, record: &Map<String, Value>) {
         if *key != (Key::Alive { node: &signed.by }) || signed.by == self.node {
             return;
@@ -466,12 +467,13 @@ impl RecordSigner {
         self.lock().strangers.insert(signed.by.clone(), if fits { shown } else { Vec::new() });
     }
 
-    /// Returns the store revision of a rejected record. `None` if the record is accepted or unknown.
+    /// Returns the store revision of the rejected record at a key. `None` if this node has not rejected a record at the
+    /// key.
     pub(super) fn void(&self, key: &str) -> Option<u64> {
         self.lock().void.get(key).copied()
     }
 
-    /// Returns the store keys and revisions of the rejected records below a prefix.
+    /// Returns the rejected records whose keys begin with a prefix, each as its key and store revision.
     pub(super) fn void_below(&self, prefix: &str) -> Vec<(String, u64)> {
         let state = self.lock();
         let below = state.void.iter().filter(|(key, _)| key.starts_with(prefix));
@@ -493,7 +495,7 @@ impl RecordSigner {
     }
 }
 
-/// Returns whether a record is a claim or a failure that a node has written about itself.
+/// Returns true if a record is a claim or a failure of the node that has signed the record.
 fn is_own_claim(key: &Key<'_>, record: &Map<String, Value>, signed: Option<&Signed>) -> bool {
     let Key::Slot { node, .. } = key else { return false };
     let kind = record.get("kind").and_then(Value::as_str);

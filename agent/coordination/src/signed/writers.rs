@@ -1,4 +1,4 @@
-//! The nodes that may write each key, as the accepted revision defines them (P141).
+//! Defines which nodes may write each store key, according to the accepted revision (P141).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,23 +8,24 @@ use towpath_host::identity::PublicKeys;
 
 use crate::{keys::Key, rollout::SlotState};
 
-/// The rights that a revision defines: its nodes with their keys, and the targets of its coordinated books.
+/// The rights to write records that a revision defines: the nodes with their public keys, and the targets of each
+/// coordinated book.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rights {
-    /// The nodes that git names, each with the public keys that its Node object lists.
+    /// The nodes in git, each with the public keys that its Node object lists.
     pub nodes: BTreeMap<String, Option<PublicKeys>>,
     /// The rights of each coordinated book, by `namespace/name`.
     pub books: BTreeMap<String, BookRights>,
 }
 
-/// The nodes that may write records of a book.
+/// The nodes that may write the store records of a book.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BookRights {
     /// The names of the budgets that the book uses.
     pub budgets: BTreeSet<String>,
     /// The names of the targets of the book.
     pub targets: BTreeSet<String>,
-    /// The targets that may be elected, by the id of the task.
+    /// The targets that may be elected to run a task, by the id of the task.
     pub eligible: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -38,8 +39,9 @@ impl BookRights {
     }
 }
 
-/// The rights of the current revision and of earlier revisions. A node that is no longer a target keeps its claim until
-/// it has applied the revision (P66). The results that a former target has published stay valid (P83).
+/// The rights to write store records, from the current revision and from earlier revisions. A former target may still
+/// write its claim until it has removed its items of the book (P66). The results that a former target has published
+/// stay valid (P83).
 #[derive(Debug, Default)]
 pub(super) struct Books {
     now: Option<BTreeMap<String, BookRights>>,
@@ -47,7 +49,7 @@ pub(super) struct Books {
 }
 
 impl Books {
-    /// Sets the books of a new revision. A removed book keeps its rights for one more revision.
+    /// Sets the rights of the books in a new revision. The rights of a removed book stay valid for one more revision.
     pub(super) fn set_books(&mut self, books: BTreeMap<String, BookRights>) {
         if self.now.as_ref() == Some(&books) {
             return;
@@ -67,7 +69,7 @@ impl Books {
         }
     }
 
-    /// Returns the rights of all remembered revisions, for the journal.
+    /// Returns the rights of the current revision and of earlier revisions, to store them in the journal.
     pub(super) fn all(&self) -> BTreeMap<String, BookRights> {
         let mut all = self.former.clone();
         for (book, rights) in self.now.iter().flatten() {
@@ -91,7 +93,7 @@ impl Books {
         self.now.as_ref().is_some_and(of) || of(&self.former)
     }
 
-    /// Returns whether a node is or was a target of a book that uses a budget.
+    /// Returns true if a node is, or was in an earlier revision, a target of a book that uses a budget.
     fn draws_on(&self, budget: &str, node: &str) -> bool {
         let of = |books: &BTreeMap<String, BookRights>| {
             books.values().any(|book| book.budgets.contains(budget) && book.targets.contains(node))
@@ -100,33 +102,35 @@ impl Books {
     }
 }
 
-/// The nodes that may write a key of the store.
+/// The nodes that may write the record at a store key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Writers<'k> {
-    /// Every node may write the key. The record has no signature, because a signed record contains the digest of this
-    /// record.
+    /// Every node may write the key. The record has no signature, because another, signed record contains its digest.
     Digest,
-    /// Every node may write the key in its own name. Readers verify the content of the record (P25, P138, P140).
+    /// Every node may write the key. The record names its writer. Readers verify the content of the record (P25, P138,
+    /// P140).
     Proven,
     /// Only the given node may write the key.
     Own(&'k str),
     /// Only the given node may write the key, while it is a target of the given book.
     OwnTarget { node: &'k str, book: &'k str },
-    /// Only the given node may write the key, if it is or was a target of the given book. A former target queues for a
-    /// slot because it must still remove items of the book.
+    /// Only the given node may write the key, while it is a target of the given book or was one in an earlier revision.
+    /// A former target may need a slot to remove its items of the book.
     OwnWaiter { node: &'k str, book: &'k str },
     /// The targets of the given book may write the key.
     Targets(&'k str),
     /// The targets of all books that use the given budget may write the key.
     Budget(&'k str),
-    /// The targets that may be elected for the given task may write the key. If the variant contains a node, only this
-    /// node may write the key.
+    /// The targets that may be elected for the given task may write the key. If `node` is set, only this node may write
+    /// the key.
     Eligible { node: Option<&'k str>, book: &'k str, task: &'k str },
-    /// The node of the slot may write the key. Other nodes may only make certain changes of the slot record (P141).
+    /// The node of the slot may write the key. Other nodes may only offer the slot, or record the loss of the node
+    /// (P141).
     Slot { budget: &'k str, book: &'k str, node: &'k str },
 }
 
-/// Returns the nodes that may write a key. The code does not compile if the function lacks a kind of store key.
+/// Returns the nodes that may write a key. The `match` must list each kind of store key, so that a new kind needs a
+/// rule.
 pub(super) fn writers<'k>(key: &'k Key<'k>) -> Writers<'k> {
     match key {
         Key::Accepted => Writers::Proven,
@@ -153,8 +157,8 @@ pub(super) fn writers<'k>(key: &'k Key<'k>) -> Writers<'k> {
     }
 }
 
-/// Returns true if the node remembers the number of the newest record at a key, to reject a replayed record. A node
-/// remembers no number for keys that contain a run or a digest, or for keys that no decision reads.
+/// Returns true if a node remembers the number of the newest record at a key, so that it rejects a replayed record. A
+/// node remembers no numbers for keys that contain a run or a digest, or for keys that no decision reads.
 pub(super) fn is_remembered(key: &Key<'_>) -> bool {
     match key {
         Key::Accepted
@@ -183,10 +187,10 @@ pub(super) fn is_remembered(key: &Key<'_>) -> bool {
 }
 
 impl Writers<'_> {
-    /// Checks that a node may write a record.
+    /// Checks that the signer `by` may write a record.
     ///
     /// # Errors
-    /// Returns an error that names the nodes with the right to write the record.
+    /// Returns a message that names the nodes with the right to write the record.
     pub(super) fn check(&self, by: &str, record: &Map<String, Value>, books: &Books) -> Result<(), String> {
         let loaded = books.now.is_some();
         let (allowed, may) = match self {
@@ -225,7 +229,7 @@ impl Writers<'_> {
     }
 }
 
-/// Returns whether a node may write a slot record: a claim, an offer, a failure, a loss or a write-off.
+/// Returns true if the signer `by` may write the slot record of a node.
 fn held(books: &Books, budget: &str, book: &str, node: &str, by: &str, record: &Map<String, Value>) -> bool {
     let Some(kind) = record.get("kind").and_then(|kind| SlotState::deserialize(kind).ok()) else { return false };
     let lost = record.get("lost").and_then(Value::as_bool) == Some(true);

@@ -1,5 +1,5 @@
-//! The store for the nodes of one process, which is in memory and behaves like etcd. The journal of the first node
-//! keeps the rows of the store (P13).
+//! A store in memory for the nodes of one process, which behaves like etcd. The journal of the first node keeps a copy
+//! of the rows (P13).
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use towpath_state::{Changes, Journal, JournalError, StoreRevision, StoreRow, kin
 
 use super::{Change, LeaseId, Op, Outcome, Page, Read, Row, Store, StoreError, Txn, memory::Memory};
 
-/// The number of past changes that the store keeps for watches that begin at an earlier revision.
+/// The number of past changes that the store keeps, so that a watch can begin at an earlier revision.
 const HISTORY: usize = 10_000;
 
 /// A store in memory for the nodes of one process.
@@ -27,7 +27,7 @@ struct Inner {
     memory: Memory,
     watches: Vec<(String, mpsc::UnboundedSender<Change>)>,
     history: std::collections::VecDeque<(u64, Change)>,
-    /// The newest revision whose change was removed from the history.
+    /// The store revision of the newest change that was removed from the history.
     compacted: u64,
     leases: BTreeMap<LeaseId, (Duration, Instant)>,
     last_lease: u64,
@@ -41,7 +41,7 @@ impl LocalStore {
         inner
     }
 
-    /// Ends a lease, as if its time to live had passed.
+    /// Ends a lease before its time to live has passed.
     pub fn revoke(&self, lease: LeaseId) {
         let mut inner = self.lock();
         inner.leases.remove(&lease);
@@ -69,7 +69,7 @@ impl Inner {
         changes.into_iter().for_each(|change| self.notify_watchers(change));
     }
 
-    /// Writes the changes of a transaction to the journal. Rows with a lease are left out, because leases end with the
+    /// Writes the changes of a transaction to the journal, except rows with a lease, because leases end with the
     /// process.
     fn keep(&self, outcome: &Outcome, changes: &[Change]) -> Result<(), StoreError> {
         let (Some(journal), Outcome::Done { revision, .. }) = (&self.journal, outcome) else { return Ok(()) };

@@ -1,35 +1,35 @@
-//! Rows in memory, and the effect of transactions on them. All functions of this file are pure and behave like etcd.
-//! The local store, the model checker and the simulation use the rows of this file.
+//! Keeps the rows of a store in memory, and applies transactions to the rows. All functions of this file are pure, and
+//! a transaction has the same effect as in etcd. The local store, the model checker and the simulation use this file.
 
 use std::collections::BTreeMap;
 
 use super::{Answer, Change, Compare, LeaseId, Op, Outcome, Row, StoreError, Txn};
 
-/// The rows of a store, and the revision of the last change.
+/// The rows of a store, and the store revision of the newest change.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Memory {
-    /// The store revision of the last change.
+    /// The store revision of the newest change.
     pub revision: u64,
     rows: BTreeMap<String, (Row, Option<LeaseId>)>,
 }
 
 impl Memory {
-    /// Creates the store from existing rows and the revision of the last change.
+    /// Creates the store from existing rows and the store revision of the newest change.
     pub fn of(rows: impl IntoIterator<Item = Row>, revision: u64) -> Self {
         Self { revision, rows: rows.into_iter().map(|row| (row.key.clone(), (row, None))).collect() }
     }
 
-    /// Returns whether the row of a key is bound to a lease.
+    /// Returns true if the row of a key is bound to a lease.
     pub fn is_leased(&self, key: &str) -> bool {
         self.rows.get(key).is_some_and(|(_, lease)| lease.is_some())
     }
 
-    /// Returns the lease of a row. `None` if the row does not exist, or is not bound to a lease.
+    /// Returns the lease of the row at a key. `None` if the row does not exist or is not bound to a lease.
     pub fn lease_of(&self, key: &str) -> Option<LeaseId> {
         self.rows.get(key).and_then(|(_, lease)| *lease)
     }
 
-    /// Runs a transaction. Returns the outcome of the transaction and the changed rows.
+    /// Runs a transaction. Returns the outcome of the transaction, and the rows that it has changed.
     ///
     /// # Errors
     /// Returns an error if the transaction has too many operations, or writes a key twice.
@@ -89,12 +89,12 @@ impl Memory {
         }
     }
 
-    /// Returns the revision, and the answers to a transaction that only reads.
+    /// Runs a transaction that only reads. Returns the store revision and the answers.
     pub fn peek(&self, txn: &Txn) -> (u64, Vec<Answer>) {
         (self.revision, txn.then.iter().filter_map(|operation| self.answer(operation)).collect())
     }
 
-    /// Removes the rows whose lease has ended. `kept` returns whether a lease still exists.
+    /// Removes the rows whose lease has ended. The closure `kept` returns true if a lease still exists.
     pub fn drop_leased(&mut self, kept: impl Fn(LeaseId) -> bool) -> Vec<Change> {
         let gone: Vec<String> = self
             .rows
@@ -119,7 +119,7 @@ impl Memory {
         self.rows.range(prefix.to_owned()..).map(|(_, (row, _))| row).take_while(move |row| row.key.starts_with(prefix))
     }
 
-    /// Returns mutable references to all rows. The model checker modifies the rows to renumber revisions.
+    /// Returns mutable references to all rows, so that the model checker can renumber their store revisions.
     pub fn rows_mut(&mut self) -> impl Iterator<Item = &mut Row> {
         self.rows.values_mut().map(|(row, _)| row)
     }

@@ -1,5 +1,4 @@
-//! The data store through which nodes agree. The interface of the store has the semantics of etcd, which is one
-//! implementation of the interface.
+//! The interface of the data store through which nodes agree. Each implementation behaves like etcd.
 
 pub mod etcd;
 pub mod local;
@@ -18,24 +17,25 @@ use towpath_state::{Journal, JournalError};
 
 /// A data store with keys, values, revisions, transactions, watches and leases.
 ///
-/// Guarantees: transactions are applied one after another, each as a whole or not at all. Each transaction that writes
-/// gets a revision that is higher than all earlier revisions. A watch from a revision reports every later change in
-/// order.
+/// Guarantees: the store applies transactions one after another, each as a whole or not at all. Each transaction that
+/// writes gets a higher store revision than all earlier transactions. A watch that begins at a store revision reports
+/// all later changes in order.
 pub trait Store: fmt::Debug + Send + Sync {
-    /// Returns the rows whose keys begin with a prefix, in the order of keys, and the revision of the read.
+    /// Returns one page of the rows whose keys begin with a prefix, in the order of keys, and the store revision of the
+    /// read.
     ///
     /// # Errors
     /// The store does not answer.
     fn read(&self, prefix: &str, page: &Page) -> Result<Read, StoreError>;
 
-    /// Starts a watch of the keys with a prefix. The receiver gets all changes of keys with the prefix, from the
+    /// Starts a watch of the keys with a prefix. The receiver gets all changes of keys with the prefix, from the store
     /// revision `from` on.
     ///
     /// # Errors
-    /// Returns an error if the store does not answer, or no longer has the changes since `from`.
+    /// Returns an error if the store does not answer, or has deleted the changes since `from`.
     fn watch(&self, prefix: &str, from: u64) -> Result<mpsc::UnboundedReceiver<Change>, StoreError>;
 
-    /// Creates a lease. The store deletes keys that are bound to the lease when the lease ends.
+    /// Creates a lease. When a lease ends, the store deletes the keys that are bound to the lease.
     ///
     /// # Errors
     /// The store does not answer.
@@ -47,24 +47,24 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Returns an error if the store does not answer, or if the lease is gone.
     fn keep_alive(&self, lease: LeaseId) -> Result<(), StoreError>;
 
-    /// Returns the remaining time of the lease that a key is bound to. The time is zero if the lease has ended. `None`
-    /// if the key does not exist, or is not bound to a lease.
+    /// Returns the remaining time of the lease to which a key is bound, or zero if the lease has ended. `None` if the
+    /// key does not exist or is not bound to a lease.
     ///
     /// # Errors
     /// The store does not answer.
     fn time_left(&self, key: &str) -> Result<Option<Duration>, StoreError>;
 
-    /// Returns whether other processes use this store too.
+    /// Returns true if other processes use the store too.
     fn shared(&self) -> bool {
         true
     }
 
-    /// Returns whether readers accept the record in a row. A record that readers reject wakes no node.
+    /// Returns true if this node accepts the record in a row. A record that a node rejects does not wake the node.
     fn counts(&self, _row: &Row) -> bool {
         true
     }
 
-    /// Returns the row of a key as it was written, with its signature. `None` if the key does not exist.
+    /// Returns the row at a key without verification, and with its signature. `None` if the key does not exist.
     ///
     /// # Errors
     /// The store does not answer.
@@ -73,18 +73,17 @@ pub trait Store: fmt::Debug + Send + Sync {
         Ok(rows.into_iter().find(|row| row.key == key))
     }
 
-    /// Returns whether a row was signed with this node's own key since the process began.
+    /// Returns true if another process has signed a row with this node's key since this process began.
     fn is_of_namesake(&self, _row: &Row) -> bool {
         false
     }
 
-    /// Returns the nodes whose presented public key differs from their valid key, each with the presented keys.
+    /// Returns the nodes that present a public key other than their valid key, each with the presented keys.
     fn strangers(&self) -> BTreeMap<String, Vec<String>> {
         BTreeMap::new()
     }
 
-    /// Sets the journal that keeps the rows of the store. The journal has no effect on a store that keeps its rows in
-    /// etcd.
+    /// Sets the journal in which a local store keeps its rows. The function has no effect on a store in etcd.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be read.
@@ -95,11 +94,11 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Runs a transaction.
     ///
     /// # Errors
-    /// The store does not answer, so it is unknown whether the transaction was applied.
+    /// If the store does not answer, the store may have applied the transaction or not.
     fn commit(&self, txn: &Txn) -> Result<Outcome, StoreError>;
 }
 
-/// One page of the rows below a prefix.
+/// The page to read: a part of the rows whose keys begin with a prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
     /// The key after which the page begins. `None` if the page begins at the first key.
@@ -121,7 +120,7 @@ pub struct Read {
     pub rows: Vec<Row>,
     /// The store revision at which the rows were read.
     pub revision: u64,
-    /// True if more rows follow after the page.
+    /// True if there are more rows after this page.
     pub more: bool,
 }
 
@@ -132,9 +131,9 @@ pub struct Row {
     pub key: String,
     /// The value of the row.
     pub value: Vec<u8>,
-    /// The store revision that created the key.
+    /// The revision of the transaction that created the key.
     pub created: u64,
-    /// The store revision that last changed the key.
+    /// The revision of the transaction that changed the key most recently.
     pub modified: u64,
 }
 
@@ -151,14 +150,15 @@ pub enum Change {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(pub u64);
 
-/// A transaction of the store: conditions, and the operations that run if the conditions hold or do not hold.
+/// A transaction of the store. A transaction has conditions, operations that run if all conditions hold, and operations
+/// that run otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Txn {
-    /// The conditions of the transaction, which must all hold.
+    /// The conditions of the transaction.
     pub compare: Vec<Compare>,
     /// The operations that run if all conditions hold.
     pub then: Vec<Op>,
-    /// The operations that run if a condition does not hold.
+    /// The operations that run if at least one condition does not hold.
     pub otherwise: Vec<Op>,
 }
 
@@ -167,9 +167,9 @@ pub struct Txn {
 pub enum Compare {
     /// The key must not exist.
     Absent(String),
-    /// The revision that last changed the key must be the given revision.
+    /// The newest change of the key must have the given store revision.
     Revision(String, u64),
-    /// No key with the prefix may have a higher revision than the given revision.
+    /// All keys with the prefix must be unchanged since the given store revision.
     NoneNewer(String, u64),
 }
 
@@ -182,16 +182,16 @@ pub enum Op {
         key: String,
         /// The new value of the key.
         value: Vec<u8>,
-        /// The lease that the key is bound to. `None` if the key is not bound to a lease.
+        /// The lease to which the key is bound. `None` if the key is not bound to a lease.
         lease: Option<LeaseId>,
     },
     /// Deletes a key.
     Delete(String),
     /// Deletes all keys with a prefix.
     DeleteAll(String),
-    /// Reads the rows with a prefix. A read operation sees the earlier writes of the same transaction.
+    /// Reads the rows whose keys begin with a prefix. The operation sees the earlier writes of the same transaction.
     Read(String),
-    /// Reads the oldest rows with a prefix, at most as many as the given number.
+    /// Reads the oldest rows whose keys begin with a prefix, up to the given number of rows.
     Oldest(String, usize),
     /// Counts the rows with a prefix.
     Count(String),
@@ -211,33 +211,33 @@ impl Op {
 /// The answer to one reading operation of a transaction.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
-    /// The rows that were read. `rows` is empty if the operation only counts rows.
+    /// The rows that the operation has read. `rows` is empty if the operation only counts rows.
     pub rows: Vec<Row>,
-    /// The number of rows with the prefix.
+    /// The number of rows whose keys begin with the prefix.
     pub count: u64,
 }
 
 /// The outcome of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// All conditions held, and the operations in `then` were carried out.
+    /// All conditions held, and the store executed the operations in `then`.
     Done {
         /// The store revision after the transaction.
         revision: u64,
-        /// The answers to the reading operations of the transaction, in order.
+        /// The answers to the executed operations that read, in order.
         answers: Vec<Answer>,
     },
-    /// A condition did not hold, and the operations in `otherwise` were carried out.
+    /// At least one condition did not hold, and the store executed the operations in `otherwise`.
     Refused {
         /// The store revision after the transaction.
         revision: u64,
-        /// The answers to the reading operations of the transaction, in order.
+        /// The answers to the executed operations that read, in order.
         answers: Vec<Answer>,
     },
 }
 
 impl Outcome {
-    /// Returns the revision and the answers of the transaction, for both outcomes.
+    /// Returns the store revision and the answers, for both outcomes of the transaction.
     pub fn answers(self) -> (u64, Vec<Answer>) {
         match self {
             Self::Done { revision, answers } | Self::Refused { revision, answers } => (revision, answers),
@@ -251,7 +251,8 @@ pub enum StoreError {
     /// The store does not answer.
     #[error("the data store does not answer: {0}")]
     Unreachable(String),
-    /// The request failed many times in a row, because other nodes wrote the same records first.
+    /// All attempts at a decision failed, because other nodes changed the same records first. The variant contains the
+    /// number of attempts.
     #[error("lost {0} races with other nodes; retrying")]
     LostRaces(usize),
     /// The store has no free space.
@@ -263,13 +264,13 @@ pub enum StoreError {
     /// The store rejects this node.
     #[error("the data store refuses this node: {0}")]
     Denied(String),
-    /// The transaction has too many operations.
+    /// The transaction has more operations than the store permits.
     #[error("cannot run a transaction of {0} operations: the data store permits {MAX_OPERATIONS}")]
     TooLarge(usize),
     /// The transaction writes a key twice, which etcd does not permit.
     #[error("cannot run a transaction that writes {0} twice")]
     WrittenTwice(String),
-    /// The value is too large to be published.
+    /// The node cannot publish a value, because it is too large.
     #[error("cannot publish {what}: it is larger than {most} bytes")]
     TooMuch {
         /// The kind of the value, such as the result of an elected task.
@@ -277,7 +278,7 @@ pub enum StoreError {
         /// The maximum size of the value, in bytes.
         most: usize,
     },
-    /// The store no longer has the changes from which the watch should begin.
+    /// The watch cannot begin at the requested store revision, because the store has deleted later changes.
     #[error("the data store no longer has the changes since revision {0}")]
     Compacted(u64),
     /// The lease has ended.
@@ -286,8 +287,8 @@ pub enum StoreError {
 }
 
 impl Txn {
-    /// Checks that etcd would accept the transaction: not too many operations, and no key written twice. `more` is the
-    /// number of operations that the store adds to the transaction.
+    /// Checks two limits of etcd: a transaction must not have too many operations, and must not write a key twice.
+    /// `more` is the number of operations that the store itself adds to the transaction.
     ///
     /// # Errors
     /// Returns an error if the transaction has too many operations, or writes a key twice.
@@ -303,7 +304,7 @@ impl Txn {
     }
 }
 
-/// Returns a key that one operation writes and a second operation writes or deletes.
+/// Returns a key that one operation writes and another operation writes or deletes. `None` if no key is written twice.
 fn written_twice(operations: &[Op]) -> Option<&str> {
     let mut written = BTreeSet::new();
     let again = operations.iter().find_map(|operation| match operation {
@@ -321,6 +322,6 @@ fn written_twice(operations: &[Op]) -> Option<&str> {
     })
 }
 
-/// The maximum number of operations in one transaction, without its conditions. 128 operations are the default limit of
-/// etcd (P7).
+/// The maximum number of operations in one transaction, which is the default limit of etcd (P7). Conditions do not
+/// count.
 pub const MAX_OPERATIONS: usize = 128;

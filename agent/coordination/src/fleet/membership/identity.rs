@@ -1,8 +1,8 @@
-//! The identity with which a node joins the fleet, and the reasons for which the fleet rejects the node.
+//! The identity of a node: its join record, its public keys in git, and the reasons for its rejection by the fleet.
 
 use super::records::{Joined, same_keys};
 
-/// The identity of a node: its own keys, the keys that git lists for it, and the reasons for its rejection.
+/// The identity of a node: its join record, its public keys in git, and the reasons for its rejection by the fleet.
 #[derive(Debug, Default)]
 pub(super) struct Identity {
     /// The join record of this node. `None` if the node has not begun to join.
@@ -11,7 +11,7 @@ pub(super) struct Identity {
     presented: bool,
     /// The public keys that the Node object in git lists for this node. `None` if git lists none.
     listed_keys: Option<Vec<String>>,
-    /// The reason why this node is rejected until its process ends, if another agent uses the node's name.
+    /// The reason for the rejection of this node until its process ends, if another agent uses the node's name.
     namesake: Option<String>,
     /// The reason why the fleet rejects the key of this node.
     refused: Option<String>,
@@ -70,18 +70,17 @@ impl Identity {
         self.refused.as_ref()
     }
 
-    /// Records that another agent runs under the name of this node. Returns true if this node has found no other agent
-    /// with its name before.
+    /// Records that another agent runs under the name of this node. Returns true at the first call only.
     pub(super) fn note_namesake(&mut self, why: String) -> bool {
         self.namesake.replace(why).is_none()
     }
 
-    /// Returns the reason why this node is rejected, if another agent uses the node's name.
+    /// Returns the reason for the rejection of this node if another agent uses the node's name.
     pub(super) fn namesake(&self) -> Option<&String> {
         self.namesake.as_ref()
     }
 
-    /// Returns the reason why this node is rejected. `None` if this node is not rejected.
+    /// Returns the reason why the fleet rejects this node. `None` if the fleet does not reject this node.
     pub(super) fn rejected(&self) -> Option<&String> {
         self.namesake.as_ref().or(self.refused.as_ref())
     }

@@ -49,7 +49,7 @@ impl Shared {
     }
 
     /// Shows the keys of this rejected node to the other nodes. Does nothing if a node with the same name and the
-    /// accepted keys is alive. The other nodes do not consider the rejected node alive.
+    /// accepted keys has a lease. The other nodes do not count the rejected node as alive.
     fn show_keys(&self, joined: &Joined) -> Result<(), StoreError> {
         let known = self.lock().leases.rejected_lease();
         if let Some(lease) = known.filter(|_| self.store.shared()) {
@@ -73,8 +73,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Writes the join record of this node, unless a join record with other keys exists under the node's name. A node
-    /// is rejected if the existing record has another key and git does not list the node's key (P143, P145).
+    /// Writes the join record of this node, unless a join record with other keys exists under the node's name. This
+    /// node is rejected if the existing record has other keys and git does not list the keys of this node (P143, P145).
     fn introduce(&self, joined: &Joined) -> Result<(), StoreError> {
         let key = keys::joined(&self.node);
         let value = serde_json::to_vec(joined).unwrap_or_default();
@@ -106,7 +106,7 @@ impl Shared {
         }
         let Some(row) = found(outcome).filter(|row| row.key == key) else {
             return Err(StoreError::Unreachable(format!(
-                "cannot write {key}: other nodes write it at the same time; retrying"
+                "cannot write {key}: other nodes write this key at the same time; retrying"
             )));
         };
         let there: Joined = serde_json::from_slice(&row.value).unwrap_or_default();
@@ -130,7 +130,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Checks whether another agent has overwritten the record of this agent.
+    /// Checks whether another agent with the same name has overwritten the `Agent` record of this agent.
     pub(super) fn look_for_namesake(&self) {
         let key = keys::agent(&self.node);
         if self.lock().identity.is_presented()
@@ -140,9 +140,9 @@ impl Shared {
         }
     }
 
-    /// Rejects this node if another agent with the same key has written the given record (P146). The rejected node
-    /// writes its own record again, so that the other agent is rejected too. Both agents are rejected, because no node
-    /// can know which agent is meant to run.
+    /// Rejects this node if another agent with the same name and key has written the record `row` (P146). The rejected
+    /// node writes its own record again, so that the other agent also detects the conflict. Both agents are rejected,
+    /// because no node can know which of the two agents is correct.
     pub(super) fn check_namesake(&self, row: &Row) {
         if row.key != keys::agent(&self.node) || !self.lock().identity.is_presented() || !self.store.is_of_namesake(row)
         {

@@ -1,5 +1,5 @@
-//! The leases of a node. The first lease shows that the node is alive. The second lease shows the keys of a rejected
-//! node.
+//! The leases of a node. An accepted node has a lease that shows that the node is alive. A rejected node has a lease
+//! that shows its keys.
 
 use std::time::Instant;
 
@@ -11,7 +11,7 @@ pub(super) struct Leases {
     lease: Option<LeaseId>,
     /// The lease of a rejected node, which shows the node's keys to the other nodes.
     rejected_lease: Option<LeaseId>,
-    /// The time of the request that last renewed the lease. `None` if the store has confirmed no lease.
+    /// The time of the newest request that renewed the lease. `None` if the store has confirmed no lease.
     renewed_at: Option<Instant>,
 }
 
@@ -21,17 +21,17 @@ impl Leases {
         self.lease
     }
 
-    /// Replaces the leases of the node by a new lease. `lease` is `None` if the store has no leases.
+    /// Replaces all leases of the node by a new lease. `lease` is `None` if the type of store has no leases.
     pub(super) fn acquire(&mut self, lease: Option<LeaseId>) {
         (self.lease, self.rejected_lease) = (lease, None);
     }
 
-    /// Removes and returns the lease, which has ended or is about to end.
+    /// Removes the lease from this struct, and returns the lease.
     pub(super) fn end(&mut self) -> Option<LeaseId> {
         self.lease.take()
     }
 
-    /// Gives up the lease. A node that has given up its lease joins again.
+    /// Gives up the lease. A node that has given up its lease must join again.
     pub(super) fn give_up(&mut self) {
         (self.lease, self.renewed_at) = (None, None);
     }
@@ -41,7 +41,7 @@ impl Leases {
         self.renewed_at = Some(at);
     }
 
-    /// Returns the time of the request that last renewed the lease. `None` if the store has confirmed no lease.
+    /// Returns the time of the newest request that renewed the lease. `None` if the store has confirmed no lease.
     pub(super) fn renewed_at(&self) -> Option<Instant> {
         self.renewed_at
     }

@@ -1,4 +1,4 @@
-//! The membership of a node in the fleet: its join record, its lease, and the watches that wake the node.
+//! The membership of a node in the fleet: its join record, its lease, and its watches on the store.
 
 mod identity;
 mod join;
@@ -32,8 +32,8 @@ use crate::{
 /// The interval at which a node renews its lease (P101).
 const KEEP: Duration = Duration::from_secs(10);
 
-/// The time for which a node trusts its lease after a renewal. The node trusts its lease for a shorter time than the
-/// lease lasts, because clocks differ (P93).
+/// The time for which a node trusts its lease after a renewal. A node trusts its lease for less than the duration of
+/// the lease, because the clocks of the node and of the store differ (P93).
 const LEASE_TRUST: Duration = Duration::from_secs(20);
 
 /// The stack size of a thread that makes requests to the store, in bytes. Unoptimised builds need a stack of more than
@@ -45,7 +45,7 @@ const STACK: usize = 2 << 20;
 pub enum Wakeup {
     /// The fleet has accepted a new revision.
     Accepted,
-    /// A wave, an offer or another change may allow the node to continue.
+    /// A change in the store, such as an opened wave or an offer, may allow the node to continue.
     Look,
 }
 
@@ -62,7 +62,7 @@ struct Shared {
     clock: Arc<dyn Clock>,
     position: Arc<StorePosition>,
     stop: AtomicBool,
-    /// The identifier of this process. Another agent that runs under the node's name has a different identifier.
+    /// The identifier of this process. Another agent that runs under the node's name has another identifier.
     id: String,
     state: Mutex<State>,
 }
@@ -155,12 +155,12 @@ impl Membership {
         renewed_at.is_none_or(|renewed_at| self.shared.clock.monotonic().duration_since(renewed_at) >= LEASE_TRUST)
     }
 
-    /// Returns true if another node has requested the key of a task result since the previous call of this function.
+    /// Returns true if another node has requested the key of a task result from this node since the previous call.
     pub(super) fn is_asked(&self) -> bool {
         self.shared.lock().news.take_asked()
     }
 
-    /// Records that this node has not answered all requests for the keys of task results.
+    /// Records that this node still has to answer requests for the keys of task results.
     pub(super) fn note_asked(&self) {
         self.shared.lock().news.note_asked();
     }
@@ -169,13 +169,13 @@ impl Membership {
         self.shared.lock().identity.rejected().cloned()
     }
 
-    /// Returns whether another machine runs with the key of this node.
+    /// Returns true if another agent runs with the name and the key of this node.
     pub(super) fn is_cloned(&self) -> bool {
         self.shared.lock().identity.namesake().is_some()
     }
 
-    /// Sets the public keys that git lists for this node. A node that was rejected for its key tries to join
-    /// immediately.
+    /// Sets the public keys that git lists for this node. If the keys have changed, a node without a lease tries to
+    /// join immediately.
     pub(super) fn set_listed_keys(&self, keys: Option<Vec<String>>) {
         let again = {
             let mut state = self.shared.lock();
@@ -241,8 +241,8 @@ impl Shared {
         }
     }
 
-    /// Sends the delayed notices of free slots that are due. A delayed notice of free slots names no node, because the
-    /// queue may have changed during the delay.
+    /// Sends each delayed notice of free slots whose delay has passed. A delayed notice does not name the first
+    /// waiters, because the queue may have changed during the delay.
     fn send_due_touches(&self) {
         let now = self.clock.monotonic();
         let due = self.lock().news.touches().take_due(now);
@@ -255,7 +255,7 @@ impl Shared {
         }
     }
 
-    /// Renews the lease of the node, or acquires one. Returns whether the node has a lease.
+    /// Renews the lease of the node, or acquires a lease if the node has none. Returns true if the node has a lease.
     fn keep(&self, joined: &Joined) -> bool {
         let before = self.clock.monotonic();
         match self.kept(joined) {

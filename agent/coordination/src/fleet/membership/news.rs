@@ -1,13 +1,13 @@
-//! The news that the watches of a node have reported, and that the node has not acted on yet.
+//! The changes in the store that the watches of a node have reported to the node.
 
 use super::touch::Touches;
 use crate::store::Row;
 
-/// The changes that the watches have reported, and the notices of free slots in budgets.
+/// The changes in the store that the watches of a node have reported: their number, and the notices of free slots.
 #[derive(Debug, Default)]
 pub(super) struct News {
-    /// The number of changes that the watches have reported. A snapshot is stale if the node requested the snapshot
-    /// before the newest change.
+    /// The number of changes that the watches have reported. A snapshot is outdated if the number has grown since the
+    /// node requested the snapshot.
     count: u64,
     touches: Touches,
     /// True if another node has requested the key of a task result from this node.
@@ -25,8 +25,7 @@ impl News {
         self.count = self.count.wrapping_add(1);
     }
 
-    /// Counts a notice of free slots that a watch has reported. Returns true if the node acts on the notice of free
-    /// slots.
+    /// Counts a notice of free slots that a watch has reported. Returns true if the node must react to the notice.
     pub(super) fn receive_touch(&mut self, node: &str, row: &Row) -> bool {
         self.add();
         self.touches.acts_on(node, row)
@@ -37,12 +36,12 @@ impl News {
         &mut self.touches
     }
 
-    /// Records that this node has not answered all requests for the keys of task results.
+    /// Records that this node still has to answer requests for the keys of task results.
     pub(super) fn note_asked(&mut self) {
         self.asked = true;
     }
 
-    /// Returns true if another node has requested the key of a task result since the previous call of this function.
+    /// Returns true if another node has requested the key of a task result from this node since the previous call.
     pub(super) fn take_asked(&mut self) -> bool {
         std::mem::take(&mut self.asked)
     }

@@ -17,7 +17,7 @@ pub struct Joined {
     pub public_keys: Vec<String>,
 }
 
-/// The record that the store deletes when the lease of a node ends.
+/// The record that shows that a node is alive. The store deletes the record when the lease of the node ends.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Alive<'a> {
@@ -25,17 +25,17 @@ pub(super) struct Alive<'a> {
     pub(super) public_keys: &'a [String],
 }
 
-/// The record of the agent that runs under a node's name.
+/// The record of the agent process that runs under a node's name.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Agent {
-    /// The identifier of the agent process. Each process has a different identifier.
+    /// The identifier of the agent process. The identifier changes with each start of the agent.
     pub(super) id: String,
     /// The machine id of the node.
     pub(super) machine_id: String,
 }
 
-/// Returns whether two lists of public keys have the same signing key.
+/// Returns true if two lists of public keys contain the same signing key.
 pub(super) fn same_keys(one: &[String], other: &[String]) -> bool {
     match (PublicKeys::read(one), PublicKeys::read(other)) {
         (Some(one), Some(other)) => one.sign == other.sign,

@@ -1,5 +1,5 @@
 //! Touches: notices that slots of a budget may be free. A node sends at most one touch a second for each budget. Only a
-//! waiting node acts on a notice of free slots (P135).
+//! node that waits for a slot of the budget reacts to the notice (P135).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,11 +15,11 @@ use crate::{
 /// The minimum time between two notices of free slots that a node sends for the same budget.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The notice of free slots in a transaction that a node is about to commit.
+/// The notice of free slots in a transaction that a node will commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::fleet) struct Touch {
     budget: String,
-    /// True if the node removed the notice from the transaction, because the previous notice is less than a second old.
+    /// True if the node sends the notice later, because it sent a notice for the budget less than a second ago.
     delayed: bool,
 }
 
@@ -27,9 +27,9 @@ pub(in crate::fleet) struct Touch {
 #[derive(Debug, Default)]
 pub(in crate::fleet) struct Touches {
     sent: BTreeMap<String, Instant>,
-    /// The budgets with a delayed notice of free slots, each with the time at which the notice is due.
+    /// The budgets for which this node sends a notice of free slots later, each with the time of that notice.
     postponed: BTreeMap<String, Instant>,
-    /// The budgets in which this node waits for a slot, each with the book that needs the slot.
+    /// The budgets in which this node waits for a slot, each with the book whose run needs the slot.
     waits: BTreeSet<(String, String)>,
     /// The budgets for which a notice of free slots arrived while this node waited.
     touched: BTreeSet<String>,
@@ -37,7 +37,7 @@ pub(in crate::fleet) struct Touches {
 
 impl Touches {
     /// Returns the notice of free slots that a transaction contains. Removes the notice from the transaction if this
-    /// node sent a notice of the same budget less than a second ago.
+    /// node sent a notice for the same budget less than a second ago.
     pub(in crate::fleet) fn before_commit(&self, txn: &mut Txn, now: Instant) -> Option<Touch> {
         let is_touch = |operation: &Op| match operation {
             Op::Put { key, .. } => key.strip_prefix(keys::ALL_FREED).map(str::to_owned),
@@ -51,7 +51,7 @@ impl Touches {
         Some(Touch { budget, delayed })
     }
 
-    /// Records that a transaction with a notice of free slots was applied.
+    /// Records that the store has applied a transaction with a notice of free slots.
     pub(in crate::fleet) fn committed(&mut self, touch: Touch, now: Instant) {
         if touch.delayed {
             self.postponed.entry(touch.budget).or_insert(now + PAUSE);
@@ -60,7 +60,7 @@ impl Touches {
         }
     }
 
-    /// Removes and returns the budgets whose delayed notice is due.
+    /// Returns the budgets whose delayed notice the node must send now, and removes them from the list.
     pub(in crate::fleet) fn take_due(&mut self, now: Instant) -> Vec<String> {
         let due: Vec<String> =
             self.postponed.iter().filter(|(_, at)| **at <= now).map(|(budget, _)| budget.clone()).collect();
@@ -71,12 +71,12 @@ impl Touches {
         due
     }
 
-    /// Schedules a delayed notice of free slots again, because the notice could not be sent.
+    /// Delays a notice of free slots again, because the node could not send it.
     pub(in crate::fleet) fn postpone(&mut self, budget: String, now: Instant) {
         self.postponed.entry(budget).or_insert(now + PAUSE);
     }
 
-    /// Records whether this node waits for a slot in a run.
+    /// Stores the fact that this node waits, or does not wait, for a slot in the run that `spec` describes.
     pub(in crate::fleet) fn set_waiting(&mut self, spec: &RolloutSpec, waits: bool) {
         let entry = (spec.budget.clone(), spec.book.clone());
         if waits {
@@ -86,7 +86,7 @@ impl Touches {
         }
     }
 
-    /// Returns whether this node acts on a notice of free slots. A node acts on a notice if it waits for a slot of the
+    /// Returns true if this node must react to a notice of free slots. A node reacts if it waits for a slot of the
     /// budget. A notice that names nodes is only for the named nodes.
     pub(in crate::fleet) fn acts_on(&mut self, node: &str, row: &Row) -> bool {
         let Some(budget) = row.key.strip_prefix(keys::ALL_FREED) else { return false };
@@ -101,17 +101,17 @@ impl Touches {
         acts
     }
 
-    /// Allows this node to offer the free slots of a budget without a delay.
+    /// Permits this node to offer the free slots of a budget without a delay.
     pub(in crate::fleet) fn offer_now(&mut self, budget: &str) {
         self.touched.insert(budget.to_owned());
     }
 
-    /// Returns whether this node may offer the free slots of a budget without a delay.
+    /// Returns true if this node may offer the free slots of a budget without a delay.
     pub(in crate::fleet) fn offers_now(&self, budget: &str) -> bool {
         self.touched.contains(budget)
     }
 
-    /// Deletes a received notice of free slots, because no node waits for a slot of the budget any more.
+    /// Deletes a received notice of free slots, because no waiting node can take a free slot of the budget.
     pub(in crate::fleet) fn forget(&mut self, budget: &str) {
         self.touched.remove(budget);
     }

@@ -1,4 +1,4 @@
-//! The watches of a node, which wake the node when the store changes, and detect a rollback of the store.
+//! The watches of a node on the store, which wake the node after a change and detect a rollback of the store.
 
 use std::{
     thread,
@@ -52,8 +52,8 @@ impl Shared {
         }
     }
 
-    /// Wakes this node for a notice of free slots, if the node waits for a slot of the budget. The notice also makes
-    /// snapshots stale, so that a decision in progress reads the store again.
+    /// Wakes this node after a notice of free slots if the node waits for a slot of the budget. The notice also makes
+    /// earlier snapshots outdated, so that a decision in progress reads the store again.
     fn receive_touch(&self, row: &Row, wakeup: &Waker) {
         let acts = self.lock().news.receive_touch(&self.node, row);
         if acts {
@@ -61,7 +61,7 @@ impl Shared {
         }
     }
 
-    /// Watches the keys below a prefix until the node stops, and wakes the node when a key changes.
+    /// Watches all keys with a prefix until the agent stops, and wakes the node when a key changes.
     pub(super) fn watch(&self, prefix: &str, first: Option<mpsc::UnboundedReceiver<Change>>, wakeup: &Waker) {
         let mut begun = first;
         let mut reported: Option<Instant> = None;

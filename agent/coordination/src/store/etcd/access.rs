@@ -1,17 +1,17 @@
-//! The credentials of a node for etcd.
+//! The credentials that a node uses for etcd.
 
 use std::{fmt, sync::Arc};
 
-/// The credentials with which a node connects to etcd, and the certificate authority that it trusts.
+/// The credentials with which a node connects to etcd, and the authority whose server certificates the node trusts.
 #[derive(Clone, Default)]
 pub struct Access {
-    /// The certificate of the authority that issued the members' certificates, in PEM.
+    /// The certificate of the authority that has issued the certificates of the etcd members, in PEM.
     pub ca: Option<Vec<u8>>,
     /// The certificate and the private key of this node, in PEM.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
     /// The time at which the certificate of this node expires, in seconds since 1970. `None` if the time is unknown.
     pub valid_until: Option<i64>,
-    /// The user name and the password of the node in etcd.
+    /// The user name and the password with which the node logs in to etcd.
     pub user: Option<(String, String)>,
 }
 
@@ -22,6 +22,6 @@ impl fmt::Debug for Access {
     }
 }
 
-/// A function that reads the credentials. Each new connection calls the function, and thus uses renewed credential
-/// files.
+/// A function that reads the credentials from their files. The node reads the credentials for each new connection, so
+/// that renewed files take effect.
 pub type ReadAccess = Arc<dyn Fn() -> Result<Access, String> + Send + Sync>;

@@ -1,4 +1,5 @@
-//! Failover among the members of an etcd: a request goes to one member after another until a member answers.
+//! Failover between the members of an etcd cluster: a node sends a request to one member after another until a member
+//! answers.
 
 use std::{
     collections::BTreeMap,
@@ -16,24 +17,24 @@ use super::{
 };
 use crate::store::StoreError;
 
-/// The pause between two rounds of attempts at all members.
+/// The pause before a request asks all members again.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The rule for repeating a request that a member may already have carried out.
+/// States whether a node may repeat a request that an etcd member may already have executed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Repeat {
-    /// The request may be repeated, because it changes nothing, or because a second execution has the same result.
+    /// The node may repeat the request, because a second execution does no harm.
     Always,
-    /// The request may be repeated only if no member has carried it out.
+    /// The node may repeat the request only if it is certain that no member has executed it.
     IfUnsent,
 }
 
-/// The reason why a request has no result.
+/// The reason why a request to the etcd cluster has no result.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// The store answered with an error, or no member answered.
     Store(StoreError),
-    /// The result is unknown, because a member may have carried the request out.
+    /// The result is unknown, because a member may have executed the request without an answer.
     Unknown(String),
 }
 
@@ -46,14 +47,14 @@ impl From<Failure> for StoreError {
     }
 }
 
-/// A connection to a member, with the index of that member.
+/// A connection to an etcd member, with the index of the member.
 #[derive(Clone)]
 pub(super) struct Route {
     pub(super) member: usize,
     pub(super) connection: Connection,
 }
 
-/// The members of an etcd cluster, and the connections to them.
+/// The members of an etcd cluster, and this node's connections to the members.
 pub(super) struct Cluster {
     links: Vec<Member>,
     access: ReadAccess,
@@ -85,8 +86,8 @@ impl Cluster {
         self.began.elapsed()
     }
 
-    /// Sends a request to one member after another until a member answers. `what` is the name of the request in the
-    /// trace.
+    /// Sends a request to one member after another until a member answers. `what` is the name of the request in trace
+    /// logs.
     pub(super) async fn request<T, A>(&self, what: &str, repeat: Repeat, ask: impl Fn(Route) -> A) -> Result<T, Failure>
     where
         A: Future<Output = Result<T, Said>>,
@@ -140,7 +141,8 @@ impl Cluster {
         }
     }
 
-    /// Sends a request to one member. Repeats the request once with a new token if the member rejects the old token.
+    /// Sends a request to one member. If the member rejects the authentication token, the function gets a new token and
+    /// repeats the request once.
     async fn attempt<T, A>(&self, member: usize, ask: &impl Fn(Route) -> A) -> Result<T, Verdict>
     where
         A: Future<Output = Result<T, Said>>,
@@ -181,7 +183,7 @@ impl Cluster {
         }
     }
 
-    /// Records that a stream of a member broke, so that requests avoid the member.
+    /// Records that a watch stream from a member broke, so that later requests avoid the member.
     pub(super) fn broke(&self, route: &Route, said: &Said) {
         match judge(said, route.connection.shows) {
             Verdict::Move(fault) => {
@@ -211,7 +213,7 @@ impl Cluster {
         format!("{}: {why}", self.endpoint(member))
     }
 
-    /// Adds the endpoint of the member to an error. If etcd is full, adds the command that frees space.
+    /// Adds the endpoint of the member to the message of an error. If etcd is full, adds the command that frees space.
     fn at(&self, member: usize, error: StoreError) -> StoreError {
         match error {
             StoreError::Denied(why) => StoreError::Denied(self.named(member, &why)),

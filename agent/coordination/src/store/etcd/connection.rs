@@ -1,4 +1,4 @@
-//! The connection to one etcd member, made on demand with the node's current credentials.
+//! The connection to one etcd member. The node connects when it needs the member, with its current credentials.
 
 use std::{
     sync::{
@@ -19,14 +19,14 @@ use super::{
     verdict::{Fault, Kind, Said, Shows, Verdict, judge},
 };
 
-/// The time without an answer after which a member counts as failed.
+/// The time after which a member that has not answered a request counts as failed.
 pub(super) const SILENCE: Duration = Duration::from_secs(3);
 
-/// The timeout of the TCP connection. The timeout is shorter than `SILENCE`, so that the error names the TCP
-/// connection.
+/// The timeout for the TCP connection to a member. The timeout is shorter than `SILENCE`, so that the error message
+/// names the TCP connection.
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// The interval of pings on a connection; etcd rejects clients that ping more often (`--grpc-keepalive-min-time`).
+/// The interval of pings on a connection. etcd rejects clients with a shorter interval (`--grpc-keepalive-min-time`).
 const PING: Duration = Duration::from_secs(5);
 
 /// An open connection to an etcd member.
@@ -47,18 +47,19 @@ impl Connection {
         self.proven.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until the node gives up the connection.
+    /// Waits until the node gives up this connection.
     pub(super) async fn given_up(&self) {
         // The sender lives as long as this connection, so the wait does not end for another reason.
         let _ = self.given_up.subscribe().wait_for(|given_up| *given_up).await;
     }
 }
 
-/// An etcd member, and the connection to it if there is one.
+/// An etcd member, and the node's open connection to the member, if there is one.
 pub(super) struct Member {
     pub(super) endpoint: String,
     connection: Mutex<Option<Connection>>,
-    /// The lock for connection attempts, with the time and the cause of the last failed attempt.
+    /// A lock that permits one attempt to connect at a time. The lock contains the time and the cause of the newest
+    /// failed attempt to connect.
     connecting: tokio::sync::Mutex<Option<(Instant, Fault)>>,
 }
 
@@ -71,7 +72,7 @@ impl Member {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the connection to this member. Connects to the member if there is no connection.
+    /// Returns the open connection to this member, or makes a connection if none is open.
     pub(super) async fn connect(&self, access: &ReadAccess) -> Result<Connection, Fault> {
         if let Some(open) = self.lock().clone() {
             return Ok(open);
@@ -106,9 +107,8 @@ impl Member {
         }
     }
 
-    /// Finds the precise cause of a connection error if the etcd member has never answered over the connection. The
-    /// member may have rejected this node's certificate. A member that has rejected the certificate has not carried the
-    /// request out.
+    /// Checks whether an etcd member has rejected this node's certificate, if the connection broke before the first
+    /// answer. A member that has rejected the certificate has not executed the request.
     pub(super) async fn explain(&self, connection: &Connection, fault: Fault) -> Fault {
         if fault.kind != Kind::Away || connection.proven.load(Ordering::Relaxed) {
             return fault;
@@ -120,8 +120,7 @@ impl Member {
         }
     }
 
-    /// Gives up a connection. All streams and requests on the connection end, and the next request makes another
-    /// connection.
+    /// Gives up a connection. All streams and requests on the connection end, and the next request connects again.
     pub(super) fn give_up(&self, connection: &Connection) {
         let mut open = self.lock();
         if open.as_ref().is_some_and(|open| Arc::ptr_eq(&open.given_up, &connection.given_up)) {

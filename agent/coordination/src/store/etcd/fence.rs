@@ -1,10 +1,11 @@
-//! Commits to etcd. A node learns the result of a commit even if the asked etcd member does not answer.
+//! Runs etcd transactions that write. A node finds out whether etcd has applied a transaction, even if the asked etcd
+//! member does not answer.
 //!
-//! A member that was stopped may later carry out an old commit, although the node already uses another member. Each
-//! commit compares the revision of the node's fence, which is one store key of the node. If the result of a commit is
-//! unknown, the node writes its fence. After the write of the fence, etcd can no longer apply the old commit. After the
-//! write of the fence, the node reads whether the commit was applied. The node repeats a commit that was not applied
-//! (P132).
+//! A paused etcd member may execute a transaction late, although the node already uses another member. To prevent late
+//! transactions, each node has one store key, which is called its fence. Each etcd transaction that writes requires
+//! that the etcd revision of the fence is unchanged. If the result of a transaction is unknown, the node writes its
+//! fence, so that etcd can no longer apply the transaction. The node then reads whether etcd had applied the
+//! transaction, and repeats it if not (P132).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,16 +18,17 @@ use super::{
 };
 use crate::store::{Op, Outcome, StoreError, Txn};
 
-/// The maximum number of attempts at one commit.
+/// The maximum number of attempts to run one transaction.
 const TRIES: usize = 20;
 
-/// The part of the etcd store that runs the transactions of a node.
+/// Runs the transactions of a node in etcd.
 pub(super) struct Committer {
     pub(super) cluster: Arc<Cluster>,
     pub(super) prefix: Prefix,
     /// The store key of the fence.
     pub(super) key: String,
-    /// The revision of the fence. `None` before the fence is written, and while the result of a commit is unknown.
+    /// The etcd revision of the fence. `None` before the first write of the fence, and while the result of a
+    /// transaction is unknown.
     pub(super) fence: Mutex<Option<i64>>,
 }
 
@@ -35,7 +37,7 @@ impl Committer {
         self.fence.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs a transaction that only reads.
+    /// Runs a transaction that only reads, and so needs no fence.
     pub(super) async fn look(&self, txn: &Txn) -> Result<Outcome, StoreError> {
         let response = self
             .cluster
@@ -80,7 +82,7 @@ impl Committer {
         Err(StoreError::Unreachable(why))
     }
 
-    /// Forgets the stored revision of the fence if the stored revision is `revision`.
+    /// Forgets the etcd revision of the fence, if the known value is `revision`.
     fn invalidate(&self, revision: i64) {
         let mut fence = self.lock();
         if *fence == Some(revision) {
@@ -88,7 +90,7 @@ impl Committer {
         }
     }
 
-    /// Returns the revision of the fence. Writes the fence if its revision is unknown.
+    /// Returns the etcd revision of the fence. Writes the fence if the revision is unknown.
     async fn fence(&self) -> Result<i64, StoreError> {
         if let Some(fence) = *self.lock() {
             return Ok(fence);
@@ -104,9 +106,9 @@ impl Committer {
         Ok(revision)
     }
 
-    /// Returns the outcome of a transaction that was applied, with the current answers to its reading operations. The
-    /// transaction was applied if the first row that it writes has the written value. `None` if the transaction was not
-    /// applied, or writes no row.
+    /// Returns the outcome of a transaction if etcd has applied it. An applied transaction is recognized by the first
+    /// key that it writes. The function executes the operations that read again. `None` if etcd has not applied the
+    /// transaction, or if the transaction writes no value.
     async fn applied(&self, txn: &Txn) -> Result<Option<Outcome>, StoreError> {
         let Some((key, value)) = first_put(txn) else { return Ok(None) };
         let reading = txn.then.iter().filter(|operation| !operation.writes()).cloned();
@@ -118,7 +120,7 @@ impl Committer {
     }
 }
 
-/// Returns the first row that a transaction writes. The row identifies the transaction.
+/// Returns the first key that a transaction writes, with the value. The key and the value identify the transaction.
 fn first_put(txn: &Txn) -> Option<(&str, &[u8])> {
     txn.then.iter().find_map(|operation| match operation {
         Op::Put { key, value, .. } => Some((key.as_str(), value.as_slice())),

@@ -1,8 +1,8 @@
-//! A test handshake, which finds out why an etcd member rejects this node's certificate.
+//! Makes a TLS handshake to find out why an etcd member rejects this node's certificate.
 //!
-//! With TLS 1.3, a server verifies the client's certificate while the client already sends its first request. A
-//! rejected client of TLS 1.3 sees only a closed connection, and the alert with the reason is lost. To get the alert,
-//! this module makes a TLS handshake and sends no request.
+//! In TLS 1.3, the client sends its first request before the server has verified the client's certificate. If the
+//! server rejects the certificate, the client often sees only a closed connection, without the alert that contains the
+//! reason. This module gets the alert, because it sends no request after the handshake.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -15,11 +15,11 @@ use tokio_rustls::TlsConnector;
 
 use super::{access::Access, verdict::Said};
 
-/// The time that the test handshake waits for a member to reject the certificate.
+/// The time that this module waits for a member to reject the certificate.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Returns the error with which a member ends a TLS handshake. `None` if the member accepts the handshake, or does not
-/// answer.
+/// Returns the error with which an etcd member rejects a TLS handshake. `None` if the member accepts the handshake or
+/// does not answer.
 pub(super) async fn refusal(endpoint: &str, access: &Access) -> Option<Said> {
     let authority = endpoint.strip_prefix("https://")?;
     let refused = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(authority, access)).await.ok()?.err()?;

@@ -1,8 +1,8 @@
-//! The selection of etcd members. This module decides which member a request asks next, and how long a failed member is
-//! avoided. The module also decides when the whole store counts as away (P132).
+//! The selection of etcd members. Decides which etcd member a request asks next, how long requests avoid a failed
+//! member, and when the whole etcd cluster counts as unreachable (P132).
 //!
-//! All functions are pure. The functions of this file get times as arguments: durations since an arbitrary start. Other
-//! files of the folder `etcd` send the requests and read the clock.
+//! All functions are pure. The functions of this file get each time as an argument: a duration since an arbitrary
+//! start. Other files in the folder `etcd` send the requests and read the clock.
 
 use std::time::Duration;
 
@@ -10,44 +10,45 @@ use sha2::{Digest, Sha256};
 
 use crate::store::StoreError;
 
-/// The time for which a member is avoided after its first failure. Each further failure of a member doubles the time
-/// for which it is avoided.
+/// The time for which requests avoid a member after its first failure. Each further failure of the member doubles the
+/// time for which requests avoid it.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 
-/// The maximum time for which a failed member is avoided.
+/// The maximum time for which requests avoid a failed member.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
 
-/// The time for which a node repeats a request, if the store has answered an earlier request. In 10 s, the members of
-/// an etcd cluster can notice a silent leader and elect a new leader.
+/// The time for which a node repeats a request that no member answers, if etcd has answered an earlier request. In 10
+/// s, the members of an etcd cluster can elect a new leader.
 const FAILOVER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The minimum number of rounds in which a request asks all members. A second round is needed, because all members may
-/// still wait for a leader in the first round.
+/// The minimum number of times that a request asks all members. When a request asks the members for the first time,
+/// they may still be without a leader.
 const ROUNDS: u32 = 2;
 
-/// The time for which new requests fail at once, because no member has answered a request. When `AWAY` has passed, one
-/// request probes the members.
+/// The time for which new requests fail immediately after no member has answered a request. When `AWAY` has passed, one
+/// request tries the members again.
 const AWAY: Duration = Duration::from_secs(1);
 
-/// The time for which new requests fail at once, because all members have rejected the node. Each attempt costs the
-/// members a TLS handshake, or the check of a password.
+/// The time for which new requests fail immediately after a member has rejected the node's credentials. `REFUSED` is
+/// longer than `AWAY`, because each attempt costs the members a TLS handshake or the check of a password.
 const REFUSED: Duration = Duration::from_secs(5);
 
-/// The time after which another request may probe the members, because the current probe counts as abandoned.
+/// The time after which a probe (a request during an outage) counts as abandoned, so that another request may try the
+/// members.
 const LONGEST_PROBE: Duration = Duration::from_secs(30);
 
 /// The state of the members of an etcd cluster, as one node sees it.
 #[derive(Debug)]
 pub(super) struct Members {
-    /// The indexes of the members, in the order in which this node prefers them. The order differs from node to node,
-    /// so that a fleet spreads over the members.
+    /// The indexes of the members, in this node's order of preference. The order differs from node to node, so that the
+    /// nodes of a fleet use different members.
     order: Vec<usize>,
-    /// The position, in `order`, of the member that requests use now.
+    /// The position in `order` of the member that requests ask first now.
     current: usize,
-    /// The backoff of each member, by its index.
+    /// The backoff of each member, by the index of the member.
     backoffs: Vec<Backoff>,
     outage: Option<Outage>,
-    /// The time of the last answer from any member. `None` before the first one.
+    /// The time of the newest answer from any member. `None` before the first answer.
     answered: Option<Duration>,
 }
 
@@ -60,21 +61,22 @@ struct Backoff {
 #[derive(Debug)]
 struct Outage {
     error: StoreError,
-    /// The time from which one request may probe the members.
+    /// The time from which a probe (one request during the outage) may try the members.
     probe_from: Duration,
     /// The time at which the current probe began. `None` if no probe runs.
     probe: Option<Duration>,
 }
 
-/// The decision whether a request may be sent to the members.
+/// The decision whether the node may send a request to the members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Admission {
     /// The request may be sent.
     Ask {
-        /// True if the request is repeated at all members after a round without an answer.
+        /// True if the node asks all members again after a round without an answer.
         patient: bool,
     },
-    /// The request fails with the contained error, because no member answered a moment ago.
+    /// The request fails without an attempt, because no member answered a moment ago. The variant contains the error of
+    /// the earlier attempt.
     Refused(StoreError),
 }
 
@@ -86,7 +88,8 @@ impl Members {
         Self { order, current: 0, backoffs, outage: None, answered: None }
     }
 
-    /// Decides whether a request may be sent now. During an outage, one request at a time probes the members.
+    /// Decides whether the node may send a request now. During an outage, only one request at a time may try the
+    /// members.
     pub(super) fn admit(&mut self, now: Duration) -> Admission {
         let Some(outage) = &mut self.outage else { return Admission::Ask { patient: self.answered.is_some() } };
         let probed = outage.probe.is_some_and(|begun| now < begun + LONGEST_PROBE);
@@ -97,8 +100,8 @@ impl Members {
         Admission::Ask { patient: false }
     }
 
-    /// Returns all members in the order in which a request asks them. The member in use comes first, and failed members
-    /// come last. The result contains all members, because a request fails only if no member answers.
+    /// Returns all members, in the order in which a request asks them. The current member is first. Failed members are
+    /// last, but not left out, because a request fails only if no member answers.
     pub(super) fn round(&self, now: Duration) -> Vec<usize> {
         let count = self.order.len();
         let mut round: Vec<usize> =
@@ -108,7 +111,7 @@ impl Members {
         round
     }
 
-    /// Returns the time until which a member is avoided. `None` if the member is not avoided.
+    /// Returns the time until which requests avoid a member. `None` if requests do not avoid the member.
     fn avoided(&self, member: usize, now: Duration) -> Option<Duration> {
         self.backoffs.get(member).map(|backoff| backoff.until).filter(|until| now < *until)
     }
@@ -125,7 +128,7 @@ impl Members {
         }
     }
 
-    /// Records that a member has failed. Returns false if the failure is already known from another request.
+    /// Records that a member has failed. Returns true at the first failure since the newest answer of the member.
     pub(super) fn failed(&mut self, member: usize, now: Duration) -> bool {
         let Some(backoff) = self.backoffs.get_mut(member) else { return false };
         if now < backoff.until {
@@ -137,12 +140,13 @@ impl Members {
         backoff.failures == 1
     }
 
-    /// Returns true if a request asks all members again, after `rounds` rounds without an answer since `started`.
+    /// Returns true if a request must ask all members again after `rounds` rounds without an answer. `started` is the
+    /// time at which the request began.
     pub(super) fn again(&self, patient: bool, rounds: u32, started: Duration, now: Duration) -> bool {
         patient && (rounds < ROUNDS || now.saturating_sub(started) < FAILOVER_TIMEOUT)
     }
 
-    /// Records that a request, begun at `started`, has ended without an answer from any member.
+    /// Records that no member has answered a request that began at `started`.
     pub(super) fn gave_up(&mut self, error: StoreError, started: Duration, now: Duration) {
         if self.answered.is_some_and(|answered| answered > started) {
             // Another request has got an answer in the meantime, so the store is not away.
@@ -152,7 +156,7 @@ impl Members {
         self.outage = Some(Outage { error, probe_from: now + pause, probe: None });
     }
 
-    /// Ends the current probe, so that another request may probe the members.
+    /// Ends the current probe, so that another request may try the members.
     pub(super) fn ended_probe(&mut self) {
         if let Some(outage) = &mut self.outage {
             outage.probe = None;
@@ -160,7 +164,7 @@ impl Members {
     }
 }
 
-/// Returns the value of a member by which a node sorts the members.
+/// Returns the value by which a node sorts the members into its order of preference.
 fn rank(node: &str, endpoint: &str) -> [u8; 32] {
     Sha256::digest(format!("{node}\n{endpoint}")).into()
 }

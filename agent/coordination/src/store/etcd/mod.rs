@@ -1,11 +1,12 @@
-//! The data store of a fleet in etcd, with one or several members, with or without TLS.
+//! The data store of a fleet in an etcd cluster. The cluster has one or more members, and may use TLS.
 //!
-//! A request goes to one member, and to the next member if the first member fails. `members` selects the member,
-//! `verdict` classifies errors, and `cluster` sends the request. Watches and commits also continue at another member
-//! (`watch`, `fence`).
+//! A request goes to one member, and to the next member if the first member fails. The module `members` selects the
+//! member, `verdict` classifies errors, and `cluster` sends the request. Watches (`watch`) and transactions that write
+//! (`fence`) also continue at another member.
 //!
-//! etcd provides the guarantees of the trait `Store`. No request fails while a quorum of members answers.
-//! Assumptions: only this cluster uses the keys below the prefix, and only one process at a time writes as this node.
+//! etcd provides the guarantees of the trait `Store`. A request succeeds as long as a quorum of members answers.
+//! Assumptions: only one fleet uses the keys with the prefix, and only one process at a time writes in the name of this
+//! node.
 
 mod access;
 mod cluster;
@@ -40,11 +41,11 @@ use crate::keys;
 /// The settings of the connection to etcd.
 #[derive(Clone)]
 pub struct EtcdOptions {
-    /// The name of the node, which determines the etcd member that the node asks first.
+    /// The name of this node, which determines the etcd member that the node asks first.
     pub node: String,
     /// The URLs of the etcd members.
     pub endpoints: Vec<String>,
-    /// The prefix of all keys of the cluster in etcd.
+    /// The prefix of all keys of the fleet in etcd.
     pub prefix: String,
     /// The function that reads the credentials of the node.
     pub access: ReadAccess,
@@ -82,7 +83,8 @@ impl fmt::Debug for EtcdStore {
 }
 
 impl EtcdStore {
-    /// Creates the store. The first request connects to etcd, because etcd may be unreachable while the node starts.
+    /// Creates the store without a connection to etcd, because etcd may be unreachable when the node starts. The first
+    /// request connects.
     ///
     /// # Errors
     /// The thread of the store cannot be started.

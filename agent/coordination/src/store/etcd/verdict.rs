@@ -1,4 +1,4 @@
-//! The classification of the answers and errors of etcd members. Pure functions determine the next step of a request.
+//! Classifies the errors of etcd members. Pure functions determine from an error how a request continues.
 
 use std::error::Error;
 
@@ -6,10 +6,10 @@ use etcd_client as etcd;
 
 use crate::store::StoreError;
 
-/// The message with which etcd rejects a request for a key that the user must not access.
+/// The message of etcd about a key that the user of the node must not access.
 const PERMISSION_DENIED: &str = "etcdserver: permission denied";
 
-/// An error that an etcd member returned, or an error of the connection to a member.
+/// An error that an etcd member has returned, or an error of the connection to an etcd member.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Said {
     /// The gRPC status code. `None` for an error of the connection.
@@ -34,19 +34,19 @@ mod code {
 }
 
 impl Said {
-    /// Creates the error of a connection, with its causes.
+    /// Creates a connection error from an error with its causes.
     pub(super) fn of(error: &(dyn Error + 'static)) -> Self {
         Self { code: None, message: error.to_string(), chain: chain(error) }
     }
 
-    /// Creates the error of a stream that ended without a reason.
+    /// Creates the error for a stream that ended without a reason.
     pub(super) fn ended() -> Self {
         let message = "the stream ended".to_owned();
         Self { code: None, chain: message.clone(), message }
     }
 
-    /// Creates the error of a watch that the member rejected at its start. The version 3.4 of etcd sends the same
-    /// reason for an expired token and for a forbidden key.
+    /// Creates the error for a watch that a member rejected at the start. etcd 3.4 gives the same reason for an expired
+    /// token and for a forbidden key.
     pub(super) fn canceled(reason: &str) -> Self {
         let message = if reason.is_empty() { PERMISSION_DENIED.to_owned() } else { reason.to_owned() };
         let code = if message.contains("compacted") { code::OUT_OF_RANGE } else { code::UNAUTHENTICATED };
@@ -84,14 +84,14 @@ fn chain(error: &(dyn Error + 'static)) -> String {
     words.join(": ")
 }
 
-/// The next step of a request after an error.
+/// The step by which a request continues after an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// The request fails, because every member would give the same answer.
     Final(StoreError),
-    /// The request is repeated with a new token, because the member no longer accepts the old token.
+    /// The node repeats the request with a new token, because the member rejects the old token.
     NewToken(String),
-    /// The request goes to another member, because the asked member has a fault.
+    /// The node sends the request to another member, because the asked member has a fault.
     Move(Fault),
 }
 
@@ -100,27 +100,26 @@ pub(super) enum Verdict {
 pub(super) struct Fault {
     /// The kind of the fault, which determines how the request continues.
     pub(super) kind: Kind,
-    /// True if the member may have carried the request out in spite of the fault.
+    /// True if the member may have executed the request in spite of the fault.
     pub(super) unknown: bool,
-    /// The cause of the fault, as text for people.
+    /// The cause of the fault, for error messages.
     pub(super) why: String,
 }
 
 /// The kinds of faults of an etcd member.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
-    /// No connection to the member can be made, or the connection broke.
+    /// The node cannot connect to the member, or the connection broke.
     Away,
-    /// The member accepts connections but does not answer.
+    /// The member accepts connections, but does not answer requests.
     Silent,
     /// The member answers, but has no leader or cannot serve requests now.
     NoLeader,
-    /// The member rejects the node, or the node rejects the member, because a certificate, a key or a password is
-    /// wrong.
+    /// A certificate, a key or a password is wrong, so that the member rejects the node or the node rejects the member.
     Refused,
 }
 
-/// The kinds of credentials that a node has, which determine the text of error messages.
+/// The kinds of credentials that a node uses, which an error message depends on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Shows {
     /// True if the node has a certificate.
@@ -132,24 +131,24 @@ pub(super) struct Shows {
 }
 
 impl Fault {
-    /// Returns the fault of a member that has not answered for `seconds`.
+    /// Returns the fault for a member that has not answered within `seconds` seconds.
     pub(super) fn silent(seconds: u64, unknown: bool) -> Self {
         Self { kind: Kind::Silent, unknown, why: format!("no answer within {seconds} s") }
     }
 
-    /// Returns the fault of a connection that was given up, because another request found that the member had failed.
+    /// Returns the fault for a connection that the node has given up after another request failed at the member.
     pub(super) fn given_up() -> Self {
         Self { kind: Kind::Away, unknown: true, why: "the connection was given up".into() }
     }
 
-    /// Returns the fault of a member to which no connection can be made.
+    /// Returns the fault for a member to which the node cannot connect.
     pub(super) fn unconnected(said: &Said, shows: Shows) -> Self {
         let (kind, why) = explained(&said.chain, shows);
         Self { kind, unknown: false, why }
     }
 }
 
-/// Determines the next step of a request from an error.
+/// Determines from an error how a request continues.
 pub(super) fn judge(said: &Said, shows: Shows) -> Verdict {
     let message = said.message.as_str();
     let has = |word: &str| message.contains(word);
@@ -224,7 +223,7 @@ fn explained(chain: &str, shows: Shows) -> (Kind, String) {
     (Kind::Refused, refused.to_owned())
 }
 
-/// Returns the cause of a TLS alert with which a member ended the connection.
+/// Returns the cause of a TLS alert by which a member ended the connection, with the remedy.
 fn alert(chain: &str, shows: Shows) -> &'static str {
     let has = |word: &str| chain.contains(word);
     // Members that were built with an old version of Go send BadCertificate in all of these cases.

@@ -1,4 +1,5 @@
-//! A watch of etcd keys. A watch that breaks resumes at another member, and no change is lost (P133).
+//! A watch of etcd keys. If a watch breaks, the node continues the watch at another member, and no change is lost
+//! (P133).
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,10 +16,10 @@ use super::{
 };
 use crate::store::{Change, StoreError};
 
-/// The pause before a node starts a watch again, if no member answers or the watch ended at once.
+/// The pause before a node starts a watch again, if no member answered or the watch ended immediately.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// The pause before a node starts a watch again, if the members reject the watch.
+/// The pause before a node starts a watch again, if the members rejected the watch.
 const REFUSED: Duration = Duration::from_secs(5);
 
 /// A watch of the keys with a prefix.
@@ -28,22 +29,22 @@ pub(super) struct Watch {
     pub(super) below: String,
 }
 
-/// A watch that an etcd member has confirmed.
+/// A running watch, which an etcd member has confirmed.
 pub(super) struct Begun {
     stream: etcd::WatchStream,
     route: Route,
 }
 
 impl Watch {
-    /// Starts the watch at the revision `from`. `None` if etcd no longer has the changes since `from`.
+    /// Starts the watch at the store revision `from`. `None` if etcd has deleted the changes since `from`.
     pub(super) async fn begin(&self, from: u64) -> Result<Option<Begun>, StoreError> {
         let key = self.prefix.key(&self.below);
         let begun = self.cluster.request("watch", Repeat::Always, |route| begin_at(route, key.clone(), from)).await;
         Ok(begun?)
     }
 
-    /// Sends changes until the receiver is dropped. If changes were lost, the watch ends, and the receiver must read
-    /// all keys again.
+    /// Sends each change to `sender` until the receiver is dropped. If etcd has deleted changes that were not sent yet,
+    /// the watch ends, and the receiver must read all keys again.
     pub(super) async fn follow(self, begun: Begun, mut from: u64, sender: mpsc::UnboundedSender<Change>) {
         let mut begun = Some(begun);
         while !sender.is_closed() {

@@ -1,10 +1,10 @@
-//! Converts between the types of the store and the requests and answers of etcd.
+//! Converts store operations into etcd requests, and etcd answers into results of the store.
 
 use etcd_client as etcd;
 
 use crate::store::{Answer, Compare, Op, Outcome, Page, Row, Txn};
 
-/// The prefix that all keys of a cluster have in etcd.
+/// The prefix that all keys of a fleet have in etcd.
 #[derive(Debug, Clone)]
 pub(super) struct Prefix(pub(super) String);
 
@@ -23,7 +23,7 @@ impl Prefix {
         }
     }
 
-    /// Returns the first key and the options of an etcd request for one page of rows.
+    /// Returns the first key and the options of the etcd request that reads one page of rows.
     pub(super) fn page(&self, prefix: &str, page: &Page) -> (String, etcd::GetOptions) {
         let from = page.after.as_ref().map_or_else(|| self.key(prefix), |after| format!("{}\0", self.key(after)));
         let options = etcd::GetOptions::new()
@@ -33,9 +33,9 @@ impl Prefix {
         (from, options)
     }
 
-    /// Converts a transaction of the store into a transaction of etcd. The fence consists of a key and the expected
-    /// revision of the key. If the fence has changed, the transaction is not carried out, and the last answer contains
-    /// the fence.
+    /// Converts a transaction of the store into a transaction of etcd. `fence` is the key of the fence with its
+    /// expected etcd revision. If the fence has changed, etcd does not execute the transaction, and the last answer
+    /// contains the fence.
     pub(super) fn transaction(&self, txn: &Txn, fence: Option<(&str, i64)>) -> etcd::Txn {
         let mut compare: Vec<etcd::Compare> = txn.compare.iter().map(|compare| self.compare(compare)).collect();
         let mut otherwise: Vec<etcd::TxnOp> = txn.otherwise.iter().map(|operation| self.operation(operation)).collect();
@@ -86,8 +86,8 @@ impl Prefix {
         }
     }
 
-    /// Converts the answer of etcd to a transaction into the outcome of the transaction. If a changed fence prevented
-    /// the transaction, the error contains the new revision of the fence.
+    /// Converts the answer of etcd into the outcome of a transaction. If etcd did not execute the transaction because
+    /// the fence has changed, the error is the new revision of the fence.
     pub(super) fn outcome(&self, response: &etcd::TxnResponse, fence: Option<i64>) -> Result<Outcome, i64> {
         let revision = response.header().map_or(0, |header| header.revision().unsigned_abs());
         let mut gets: Vec<etcd::GetResponse> = response
@@ -121,7 +121,7 @@ impl Prefix {
     }
 }
 
-/// Returns the first key after all keys with a prefix, in the order of bytes.
+/// Returns the first key that is greater than all keys with a prefix, in the order of bytes.
 fn end(prefix: &str) -> Vec<u8> {
     let mut end = prefix.as_bytes().to_vec();
     while let Some(last) = end.pop() {
