@@ -46,11 +46,9 @@ impl Announcements {
         is_news
     }
 
-    /// Returns the stored acceptance, which the caller announces now. Cancels the planned repetition of the
-    /// announcements.
-    pub(super) fn take_accepted(&mut self) -> Announced {
-        self.again = None;
-        self.accepted.clone()
+    /// Returns the stored acceptance.
+    pub(super) fn accepted(&self) -> &Announced {
+        &self.accepted
     }
 
     /// Stores a report about the slots of this node if the report is newer than the stored report. Returns true if the
@@ -84,9 +82,9 @@ impl Announcements {
         self.again
     }
 
-    /// Returns true if this member must repeat its announcements now.
-    pub(super) fn must_repeat(&self, now: Instant) -> bool {
-        self.again.is_some_and(|again| again <= now)
+    /// Returns true if this member must repeat its announcements now. A due repetition is planned only once.
+    pub(super) fn take_repetition(&mut self, now: Instant) -> bool {
+        self.again.take_if(|again| *again <= now).is_some()
     }
 }
 
@@ -106,8 +104,20 @@ mod tests {
         assert!(!all.adopt(of(6, "w", "me")) && !all.adopt(of(7, "x", "me")), "this is known");
         assert!(all.adopt(of(7, "y", "me")));
         all.hear(&of(7, "x", "a"));
-        assert_eq!(all.take_accepted(), of(7, "y", "me"));
+        assert_eq!(*all.accepted(), of(7, "y", "me"));
         all.hear(&of(8, "z", "a"));
-        assert_eq!(all.take_accepted(), of(8, "z", "a"));
+        assert_eq!(*all.accepted(), of(8, "z", "a"));
+    }
+
+    #[test]
+    fn new_acceptance_does_not_cancel_the_repetition_for_a_joined_node() {
+        let now = towpath_host::Clock::monotonic(&towpath_host::SystemClock);
+        let mut all = Announcements::default();
+        all.note_joined(now);
+        all.adopt(Announced { id: AcceptedId { generation: 7, digest: "x".into() }, by: "me".into() });
+        let _ = all.accepted();
+        let due = all.next().unwrap();
+        assert!(!all.take_repetition(now));
+        assert!(all.take_repetition(due) && !all.take_repetition(due));
     }
 }

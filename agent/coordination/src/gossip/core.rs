@@ -194,7 +194,7 @@ impl Member {
             let done = self.foca.handle_timer(timer, &mut self.runtime);
             self.after(done, now);
         }
-        if self.announcements.must_repeat(now) {
+        if self.announcements.take_repetition(now) {
             self.broadcast_acceptance(now);
             if !self.announcements.holds().partitions.is_empty() {
                 self.broadcast_slots(now);
@@ -252,7 +252,7 @@ impl Member {
     }
 
     fn broadcast_acceptance(&mut self, now: Instant) {
-        let Announced { id, by } = self.announcements.take_accepted();
+        let Announced { id, by } = self.announcements.accepted().clone();
         if id.generation > 0 {
             self.broadcast(by, id.generation, Payload::Accepted(id), now);
         }
