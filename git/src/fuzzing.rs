@@ -7,7 +7,7 @@ use crate::{
     verify::{Signers, civil, commit_object, signature_of, tag},
 };
 
-/// Reads a tree object, and returns the names of its entries; `None` if the tree is rejected.
+/// Reads a git tree object, and returns the names of its entries; `None` if the tree is rejected.
 pub fn tree_names(data: &[u8]) -> Option<Vec<Vec<u8>>> {
     let entries = tree::entries(data, 10_000).ok()?;
     Some(entries.iter().map(|entry| entry.name().to_vec()).collect())

@@ -29,12 +29,12 @@ impl fmt::Debug for Snapshot {
 /// One entry of a snapshot: a file, a link or a submodule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Blob {
-    /// The kind of the snapshot's entry.
+    /// The kind of the snapshot's entry, such as a file or a link.
     pub kind: BlobKind,
     id: ObjectId,
 }
 
-/// The kind of a snapshot's entry.
+/// The kind of a snapshot's entry, such as a file or a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlobKind {
     /// A file.

@@ -22,7 +22,7 @@ type Unreachable = Box<dyn std::error::Error + Send + Sync>;
 
 type Connection<'a, 'b, 'c> = gix::remote::Connection<'a, 'b, 'c, Counted>;
 
-/// Connects to the remote of a mirror for the refs of one refspec, with limits for time and bytes.
+/// Connects to the remote of a mirror, and limits the time and the received bytes of the connection.
 fn connected<T>(
     repo: &BareRepo,
     spec: &str,

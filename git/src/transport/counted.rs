@@ -30,7 +30,7 @@ use gix::{
 pub(crate) struct Left(Arc<AtomicU64>);
 
 impl Left {
-    /// Creates a counter that allows this number of bytes.
+    /// Creates a counter with the number of bytes that the remote may send.
     pub(crate) fn new(bytes: u64) -> Self {
         Self(Arc::new(AtomicU64::new(bytes)))
     }

@@ -23,8 +23,7 @@ pub(crate) fn is_http(url: &str) -> bool {
     url.starts_with("http://") || url.starts_with("https://")
 }
 
-/// Returns the options of the HTTP transport: TLS settings, and the credentials as a header of the first and all
-/// further requests.
+/// Returns the options of the HTTP transport: the TLS settings, and a header with the credentials for all requests.
 pub(crate) fn http_options(options: &Options, time: Duration) -> Result<Box<dyn Any>, SourceError> {
     let tls = tls(&options.auth)?;
     let configure_client = move |builder: reqwest::blocking::ClientBuilder| {

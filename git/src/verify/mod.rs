@@ -20,7 +20,7 @@ pub(crate) use tag::tag;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("cannot verify {}: {message}", subject(commit))]
 pub struct Unverified {
-    /// The id of the commit; empty if the files with the keys cannot be used.
+    /// The id of the commit. The id is empty if a key file cannot be used.
     pub commit: String,
     /// The reason for the rejection.
     pub message: String,
