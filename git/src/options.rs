@@ -65,7 +65,7 @@ pub struct VerifyOptions {
     pub mode: VerifyMode,
     /// The paths of the node's files with OpenPGP keys or SSH allowed_signers.
     pub key_files: Vec<PathBuf>,
-    /// The path of a file with further signers, relative to the root of the source.
+    /// The path of a file with further signers, relative to the folder that the source reads.
     pub signers: Option<String>,
 }
 

@@ -117,7 +117,7 @@ fn size(text: &str) -> Result<(), Finding> {
         .map_err(|why| Finding::new(why).hint("write it like 64MiB"))
 }
 
-/// Returns true if the list `revoked` can contain a text: the serial number of a certificate, or a public key.
+/// Returns true if a text is a valid entry of the list `revoked`: the serial number of a certificate, or a public key.
 fn revocable(text: &str) -> bool {
     match text.strip_prefix("ed25519:") {
         Some(key) => key.trim_end_matches('=').len() == 43,

@@ -1,4 +1,4 @@
-//! Converts values that passed the schema check to the Rust types that are generated from the schema.
+//! Converts values to the generated Rust types of the schema. Each value has passed the schema check.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -6,8 +6,8 @@ use towpath_proto::{Shape, Type, message};
 
 /// Converts a checked value to the Rust type of the schema message `name`. A null value becomes an empty message.
 ///
-/// The schema check accepts more spellings than the Rust type. Before the conversion, the function removes null fields,
-/// and turns numbers into strings where the Rust type requires strings.
+/// The schema check accepts null fields, and numbers instead of strings. Before the conversion, the function removes
+/// null fields, and turns numbers into strings where the Rust type requires strings.
 ///
 /// # Errors
 /// Returns an error if the value does not fit the message.

@@ -10,7 +10,7 @@ use crate::{
     problem::Finding,
 };
 
-/// Returns the errors of TaskBooks that share a named slot, but set different counts for the slot.
+/// Returns an error if TaskBooks share a named slot, but set different counts for the slot.
 pub(super) fn shared_slots(set: &ObjectSet) -> Vec<Found<'_>> {
     let mut slots: BTreeMap<(String, String), (Option<String>, Place)> = BTreeMap::new();
     let mut found = Vec::new();
@@ -37,7 +37,7 @@ pub(super) fn shared_slots(set: &ObjectSet) -> Vec<Found<'_>> {
     found
 }
 
-/// Returns the errors of rollout settings that are surely a mistake, such as a count of 0.
+/// Returns an error for each invalid rollout setting, such as a count of 0.
 pub(super) fn senseless_settings(set: &ObjectSet) -> Vec<Found<'_>> {
     set.books.values().flat_map(|book| senseless_settings_of(book)).collect()
 }

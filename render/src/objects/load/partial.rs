@@ -25,8 +25,8 @@ use crate::{
 const ROUNDS: usize = 16;
 
 /// Loads all sources in order. Invalid objects of the second and all later sources are held. Objects that depend on a
-/// held object are held, too. Held objects are only in [`ObjectSet::partial`](crate::objects::ObjectSet::held). The
-/// problem of a held object is not in the list of errors.
+/// held object are held, too. The loader moves held objects to [`ObjectSet::held`](crate::objects::ObjectSet::held),
+/// with their problems. The list of errors does not contain the problems of held objects.
 pub fn load_partial(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded {
     load_within(sources, pinned, Budget::default())
 }
