@@ -25,7 +25,7 @@ pub(in crate::objects) enum UrlError {
     Scheme,
     /// The URL contains a user or a password that is not allowed.
     Credentials,
-    /// The named part of the URL is empty, or contains a forbidden character.
+    /// A part of the URL is empty, or contains a forbidden character. The string is the name of the part.
     Part(&'static str),
     /// The path contains `..`, an empty segment or a dot segment.
     Segments,

@@ -1,5 +1,5 @@
-//! Reads the objects of global kinds: Namespaces, Nodes, NodeGroups, Configs, and the ClusterVariables that Namespaces
-//! bind.
+//! Reads the objects of global kinds: Namespaces, Nodes, NodeGroups and Configs. Also finds the ClusterVariables that
+//! each Namespace binds.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,11 +13,11 @@ use crate::{
     scalars::Selector,
 };
 
-/// The objects of global kinds, to which the objects in Namespaces refer.
+/// The objects of global kinds, such as Nodes. Objects in Namespaces refer to these objects.
 pub(super) struct Globals {
     /// The Namespaces, by name.
     pub(super) namespaces: BTreeMap<String, pb::Namespace>,
-    /// The nodes that git names, with their labels.
+    /// The nodes that objects in git name, with the labels of the nodes.
     pub(super) nodes: BTreeMap<String, NodeObject>,
     /// The NodeGroups, by name.
     pub(super) groups: BTreeMap<String, Group>,
@@ -88,7 +88,7 @@ fn selects_nothing(object: &Object, group: &Group) -> Option<Found<'static>> {
     })
 }
 
-/// Returns the errors of URL patterns in a Namespace that cannot match any URL.
+/// Returns an error for each URL pattern of a Namespace that cannot match a URL.
 fn unusable_patterns(object: &Object, namespace: &pb::Namespace) -> Vec<Found<'static>> {
     let patterns = namespace.includes.iter().flat_map(|includes| &includes.allow).enumerate();
     let found = patterns.filter_map(|(index, pattern)| {
@@ -100,7 +100,7 @@ fn unusable_patterns(object: &Object, namespace: &pb::Namespace) -> Vec<Found<'s
     found.collect()
 }
 
-/// Returns the errors of fields in a Config that only the bootstrap file of a node may set.
+/// Returns an error for each field of a Config in git that is valid only in a bootstrap file.
 fn bootstrap_fields(object: &Object) -> Vec<Found<'static>> {
     let fields = ["node", "cluster", "root", "stateDir", "listen", "tls", "dataStore", "secrets"].into_iter();
     let written = fields.filter(|field| object.spec.get(*field).is_some_and(|value| !value.is_null()));

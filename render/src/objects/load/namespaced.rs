@@ -199,7 +199,7 @@ fn computed_value(expansion: &mut Expansion<'_>, object: &Object, place: Place, 
     }
 }
 
-/// Returns the error of a computed variable whose task has a module that cannot compute a value.
+/// Returns an error if a computed variable has a task with a module that cannot compute a value.
 fn computes_nothing(place: &Place, task: &Task) -> Option<Found<'static>> {
     let module = task.module.as_ref().filter(|module| !module.schema.computes)?;
     let able: Vec<_> = towpath_proto::modules().filter(|able| able.computes).map(|able| able.key).collect();
