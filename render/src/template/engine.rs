@@ -26,13 +26,12 @@ pub struct TemplateError {
     pub message: String,
 }
 
-/// The prefix of the name of a template that is a string instead of a file. In the template name, the text of the
-/// template follows the prefix. No path of a file begins with this prefix.
+/// The prefix of template names for strings. The rest of the name is the text of the template. No path of a file begins
+/// with this prefix.
 const WRITTEN: &str = "\0";
 
-/// The prefix of a template name that causes an error. The engine uses this prefix if a template has computed the name
-/// of another template from untrusted values. In the template name, the origins of the untrusted values follow the
-/// prefix.
+/// The prefix of template names that cause an error. The engine uses the prefix if a template computes the name of a
+/// template from untrusted values. The rest of the name lists the origins of these values.
 const UNTRUSTED: &str = "\u{1}";
 
 /// The template engine for one folder of a source. `import` and `include` read templates from this folder.
@@ -41,8 +40,8 @@ pub struct Engine {
     named: NamedTemplates,
 }
 
-/// The names of templates that other templates include or import with a literal name. A template name that is computed
-/// from untrusted values must be in this set of names.
+/// The template names that occur literally in `include` and `import` statements. A name that a template computes from
+/// untrusted values must be in this set.
 #[derive(Clone, Default)]
 struct NamedTemplates(Arc<Mutex<BTreeSet<String>>>);
 
@@ -105,8 +104,8 @@ impl Engine {
         Self { environment, named }
     }
 
-    /// Renders a string. If the string consists of one `{{ expression }}`, the result keeps the type of the
-    /// expression's value.
+    /// Renders a string. If the whole string is one `{{ expression }}`, the result keeps the type of the value, for
+    /// example a list.
     ///
     /// # Errors
     /// Returns an error if the template is invalid, or if it uses an undefined name.
@@ -126,7 +125,7 @@ impl Engine {
         }
     }
 
-    /// Renders a string that is rendered again later, as in a loop. The engine compiles the string only once.
+    /// Renders a string that is rendered several times, as in a loop. The engine compiles the string only once.
     ///
     /// # Errors
     /// Returns an error if the template is invalid, or if it uses an undefined name.
@@ -184,8 +183,8 @@ fn traced_text(render: impl FnOnce() -> Result<String, minijinja::Error>) -> Res
     Ok(Tainted::whole(Json::String(text), read))
 }
 
-/// Runs a rendering, and returns its result with the taints that the rendering has read. If the rendering has read a
-/// secret and fails, the error message is withheld, because the message may contain the secret.
+/// Runs a rendering. Returns its result, and the taints of all values that the rendering has read. If the rendering has
+/// read a secret and fails, the error message is withheld, because the message may contain the secret.
 fn traced_result<T>(render: impl FnOnce() -> Result<T, TemplateError>) -> Result<(T, Taint), TemplateError> {
     match trace::traced(render) {
         (Ok(result), read) => Ok((result, read)),
@@ -207,8 +206,8 @@ fn output(template: &Template<'_, '_>, scope: &Value) -> Result<String, minijinj
     String::from_utf8(bounded.0).map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))
 }
 
-/// A buffer for the output of a template, with the size limit of the output. The buffer keeps one byte more than the
-/// limit, so that the caller can see that the output is too large.
+/// A buffer for the output of a template, with the size limit of the output. The buffer keeps at most one byte more
+/// than the limit. The additional byte shows that the output is too large.
 struct Bounded(Vec<u8>);
 
 impl std::io::Write for Bounded {
@@ -267,7 +266,7 @@ fn describe(error: &minijinja::Error) -> String {
     }
 }
 
-/// Returns the text of the undefined expression that has caused an error.
+/// Returns the text of the undefined name that has caused an error, such as `vars.port`.
 fn undefined_name(error: &minijinja::Error) -> Option<String> {
     let source = error.template_source()?;
     let text = source.get(error.range()?)?.trim();

@@ -1,5 +1,5 @@
-//! Replaces the filters of the engine that convert lists and maps to text. The new versions of the filters charge fuel
-//! before the conversion to text.
+//! Replaces the filters of the engine that convert lists and maps to text. The replacements charge fuel before the
+//! conversion to text.
 
 use std::borrow::Cow;
 
@@ -14,8 +14,7 @@ use super::metered::{charge, charge_text, weigh};
 /// The maximum indentation of the JSON output of a filter, in spaces.
 const WIDEST: usize = 16;
 
-/// Adds a filter of the engine that converts its first argument to text. The added filter charges the fuel before the
-/// conversion.
+/// Adds a filter of the engine that converts its first argument to text. The filter charges fuel before the conversion.
 macro_rules! add_text {
     ($environment:expr, $name:literal, |$state:ident, $value:ident $(, $argument:ident: $kind:ty)*| $call:expr) => {
         $environment.add_filter($name, |$state: &mut State<'_, '_>, $value: &Value $(, $argument: $kind)*| {
@@ -59,8 +58,7 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     add_all(environment, "format", filters::format);
 }
 
-/// Adds a filter of the engine that converts any of its arguments to text. The added filter charges the fuel before the
-/// conversion.
+/// Adds a filter of the engine that converts all its arguments to text. The filter charges fuel before the conversion.
 fn add_all<F, Rv, Args>(environment: &mut Environment<'static>, name: &'static str, filter: F)
 where
     F: Function<Rv, Args>,
