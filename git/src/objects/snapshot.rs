@@ -71,7 +71,7 @@ impl Snapshot {
         let files = Trees::read(&local, root, Budget::SOURCE).and_then(|trees| trees.files(folder)).map_err(failed)?;
         let Some(files) = files.filter(|files| !files.is_empty() || folder.trim_matches(['/', '.']).is_empty()) else {
             return Err(SourceError::Settings {
-                message: format!("the source {source} has no folder {folder} at {commit}"),
+                message: format!("the source {source} has no folder {folder} at the commit {commit}"),
             });
         };
         let entries = files.into_iter().filter_map(|(path, (kind, id))| {

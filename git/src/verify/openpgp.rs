@@ -82,7 +82,7 @@ pub(super) fn verify(signature: &str, payload: &[u8], keys: &[Key], now: u64) ->
 fn judge(good: bool, key: &impl KeyDetails, usable: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     strong_key(key)?;
     if !good {
-        return Err(format!("the signature by the listed OpenPGP key {} is bad", key.fingerprint()));
+        return Err(format!("the signature by the listed OpenPGP key {} is invalid", key.fingerprint()));
     }
     usable()
 }

@@ -228,7 +228,7 @@ impl Walk {
         {
             self.key(
                 &Trail::Key(trail, "until"),
-                Finding::new(format!("until cannot repeat {}: until repeats only probes and commands", modules[0])),
+                Finding::new(format!("`until` cannot repeat {}: `until` repeats only probes and commands", modules[0])),
             );
         }
     }

@@ -213,7 +213,10 @@ impl Renderer {
                 let hint = finding.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
                 let message = match marks.at(&path.0).taint() {
                     taint if taint.has(Kind::Secret) => {
-                        format!("the value of {path} does not fit the schema; the value is {taint}")
+                        format!(
+                            "the value of {path} does not fit the schema; \
+                             the message omits the value, because the value is {taint}"
+                        )
                     }
                     _ => format!("{}{hint}", finding.message),
                 };
@@ -458,8 +461,8 @@ fn refuse(module: &ModuleUse, written: &Value, marks: &Marks, place: &Place) -> 
     Err(RenderError {
         place: place.below(&path),
         message: format!(
-            "cannot render {}.{path}{expression}: the value is untrusted, it comes from {origins}; pass it in \
-             argv, env, stdin or the content of a file",
+            "cannot render {}.{path}{expression}: the value comes from {origins}, and is untrusted; pass the value in \
+             `argv`, `env`, `stdin` or the content of a file",
             module.name,
         ),
     })

@@ -82,7 +82,7 @@ impl Check<'_, '_, '_> {
     fn visit(&mut self, members: usize) -> Result<(), Error> {
         self.size = self.size.saturating_add(members);
         if self.size > MOST {
-            return Err(wrong(format!("a value that set assigns has more than {MOST} members")));
+            return Err(wrong(format!("`set` assigns a value with more than {MOST} members")));
         }
         self.work(members)
     }
@@ -241,7 +241,7 @@ impl Check<'_, '_, '_> {
 }
 
 fn too_deep() -> Error {
-    wrong(format!("a value that set assigns is nested more than {DEPTH} deep"))
+    wrong(format!("`set` assigns a value that is nested more than {DEPTH} levels deep"))
 }
 
 /// Returns true if a list may keep further values in memory, such as `x` in `[x][1:]`.
@@ -361,7 +361,7 @@ impl Members {
             let held = self.held.fetch_add(bytes, Ordering::Relaxed);
             self.counted += bytes;
             if held.saturating_add(bytes) > OUTPUT {
-                return Err(wrong(format!("the lists that set assigns take more than {} MiB", OUTPUT >> 20)));
+                return Err(wrong(format!("`set` assigns lists with more than {} MiB together", OUTPUT >> 20)));
             }
             self.list.reserve_exact(more);
         }

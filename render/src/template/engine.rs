@@ -64,7 +64,7 @@ fn guarded(text: &str) -> Result<Cow<'_, str>, minijinja::Error> {
 fn untrusted_name(origins: &str) -> minijinja::Error {
     let why = format!(
         "cannot use a computed template name: the template has read untrusted values from {origins}; write literal \
-         names in if and else"
+         names in `if` and `else`"
     );
     minijinja::Error::new(ErrorKind::InvalidOperation, why)
 }

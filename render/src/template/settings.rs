@@ -1,4 +1,4 @@
-//! The settings of the template engine that several files of this module use.
+//! The settings of the template engine: the size limit of the output, and the syntax.
 
 use minijinja::syntax::SyntaxConfig;
 

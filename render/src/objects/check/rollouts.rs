@@ -53,7 +53,7 @@ fn senseless_settings_of(book: &Book) -> Vec<Found<'static>> {
     }
     for (list, name) in [(&book.rollout.before, "before"), (&book.rollout.after, "after")] {
         for task in list.iter().filter(|task| task.sync || task.elect.is_some() || task.serialize.is_some()) {
-            let finding = Finding::new(format!("a task in rollout.{name} cannot wait for other nodes"))
+            let finding = Finding::new(format!("a task in `rollout.{name}` cannot wait for other nodes"))
                 .hint("move the task to tasks: a node that holds a slot must not wait for other nodes");
             found.push(Found::new(task.place.clone(), finding));
         }

@@ -269,7 +269,7 @@ impl<'a> BookNames<'a> {
         }
         if registered.is_some() {
             return found(
-                Finding::new(format!("the result {name} is registered only by a later task"))
+                Finding::new(format!("only a later task registers the result `{name}`"))
                     .hint("use a result only in tasks after the task that registers it"),
             );
         }

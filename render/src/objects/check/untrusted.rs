@@ -88,7 +88,7 @@ pub(in crate::objects) fn refused_untrusted_uses(set: &ObjectSet) -> impl Iterat
     untrusted_uses(set).into_iter().filter(|found| !found.allowed).map(|found| {
         let UntrustedUse { place, parameter, origin, .. } = found;
         let finding = Finding::new(format!("cannot use {origin} in {parameter}: the value is untrusted"));
-        Found::new(place, finding.hint("pass it in argv, env, stdin or the content of a file"))
+        Found::new(place, finding.hint("pass the value in `argv`, `env`, `stdin` or the content of a file"))
     })
 }
 

@@ -105,8 +105,8 @@ fn bootstrap_fields(object: &Object) -> Vec<Found<'static>> {
     let fields = ["node", "cluster", "root", "stateDir", "listen", "tls", "dataStore", "secrets"].into_iter();
     let written = fields.filter(|field| object.spec.get(*field).is_some_and(|value| !value.is_null()));
     let found = written.map(|field| {
-        let finding = Finding::new(format!("only the bootstrap file of a node can set {field}"));
-        Found::new(object.place.key("spec").key(field), finding.hint("remove it here")).at_key()
+        let finding = Finding::new(format!("only the bootstrap file of a node can set `{field}`"));
+        Found::new(object.place.key("spec").key(field), finding.hint("remove the field from this Config")).at_key()
     });
     found.collect()
 }
