@@ -44,7 +44,7 @@ pub struct Fetched {
 }
 
 impl Mirror {
-    /// Creates the mirror of a source in a folder. `new` does not read or write files.
+    /// Creates the mirror of a source in a folder, without access to the disk.
     pub fn new(options: Options, folder: &Path) -> Self {
         let path = folder.join(format!("{}.git", options.name));
         Self { repo: BareRepo { path, options } }
@@ -109,8 +109,8 @@ impl Mirror {
         }
     }
 
-    /// Returns a text with the names, sizes, inodes and times of the packs on disk. A different text in a later call
-    /// means that a pack was changed on disk, and may be damaged.
+    /// Returns a text with the names, sizes, inodes and times of the packs on disk. If a later call returns a different
+    /// text, a pack was changed on disk, and may be damaged.
     pub fn fingerprint(&self) -> String {
         use std::os::unix::fs::MetadataExt as _;
         let Ok(found) = fs::read_dir(self.repo.pack_folder()) else { return String::new() };
@@ -194,7 +194,7 @@ impl Mirror {
 
     /// Checks that the commits of all refs of the mirror are readable.
     ///
-    /// A fetch cannot repair a damaged commit, because the remote sends no commit that the mirror already names.
+    /// A fetch cannot repair a damaged commit, because the remote sends no commit that a ref of the mirror names.
     fn undamaged(&self) -> Result<(), SourceError> {
         if !self.repo.path.join("HEAD").exists() {
             return Ok(());
@@ -249,7 +249,8 @@ impl Mirror {
         self.repo.path.with_extension("git.old")
     }
 
-    /// If the agent crashed while it replaced the mirror, restores the mirror. Also removes incomplete new mirrors.
+    /// If the agent crashed while it replaced the mirror, restores the mirror. Removes the incomplete mirrors of failed
+    /// replacements.
     fn put_back(&self) -> Result<(), SourceError> {
         if !self.repo.path.exists() && self.old().exists() {
             fs::rename(self.old(), &self.repo.path).map_err(|error| self.repo.disk(error))?;

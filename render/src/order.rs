@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::work;
 
-/// Returns cycles of a graph, each as a list of names. A list begins with its alphabetically first name. No name is in
-/// two of the lists.
+/// Returns cycles of a graph, each as a list of names. Each cycle begins with its alphabetically first name. No name is
+/// in two of the returned cycles.
 pub(crate) fn cycles(graph: &BTreeMap<String, Vec<String>>) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     let mut done: BTreeSet<&str> = BTreeSet::new();

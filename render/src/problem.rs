@@ -20,7 +20,7 @@ pub struct Problem {
     pub message: String,
     /// The remedy, if there is one.
     pub hint: Option<String>,
-    /// The line of the file with the problem. A long line is shortened to the part around the problem.
+    /// The line of the file that contains the problem, shortened if the line is long.
     #[serde(skip)]
     pub excerpt: String,
     /// The column of the problem in the excerpt, counted from 1.
@@ -47,7 +47,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Shortens a line to at most 160 characters around a column. Also returns the new position of the column.
+/// Shortens a line to at most 160 characters around a column, and returns the short line with the new column.
 pub(crate) fn excerpt(line: &str, column: usize) -> (String, usize) {
     let first = column.saturating_sub(81);
     let shown: String = line.chars().skip(first).take(160).collect();
@@ -66,7 +66,7 @@ pub(crate) fn without_credentials(text: &str) -> String {
         .collect()
 }
 
-/// Removes the secret parts of a URL. Also accepts the scp form `USER@HOST:PATH`.
+/// Removes the secret parts of a URL, also of a URL in the scp form `USER@HOST:PATH`.
 fn bare_url(word: &str) -> String {
     let is_scp = || word.split_once('@').is_some_and(|(_, host)| host.contains(':'));
     let Some((scheme, rest)) = word.split_once("://") else {

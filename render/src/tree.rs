@@ -36,9 +36,9 @@ pub struct Entry {
     pub path: String,
     /// The kind of the entry.
     pub kind: EntryKind,
-    /// The id of the content, such as a git object id. `None` if the tree has to read the content to compute an id.
+    /// The id of the content, such as a git object id; `None` if the tree must read the content to compute an id.
     pub id: Option<String>,
-    /// The size of the file in bytes. `None` if the tree has to read the content to find the size.
+    /// The size of the file in bytes; `None` if the tree must read the content to find the size.
     pub size: Option<u64>,
 }
 

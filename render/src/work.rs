@@ -1,4 +1,4 @@
-//! Counts the work of the loader in steps. Tests check with the count that the work grows only in proportion to the
+//! Counts the work of the loader in steps. Tests use the count to check that the work grows only in proportion to the
 //! input. Only test builds count.
 
 #[cfg(test)]

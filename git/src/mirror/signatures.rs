@@ -79,9 +79,9 @@ impl Mirror {
         verify::tag(&repository, tag, object, commit, &signers, now).map(Some).map_err(VerifyError::Unverified)
     }
 
-    /// Returns a tag that points to a commit and that the source may follow. If several tags are possible, returns the
-    /// tag with the highest version. If the source requires signatures, the signature of the tag must be valid, as in
-    /// [`Self::verify_head`]. Returns `None` if the source may follow no tag of the commit.
+    /// Returns a tag that points to a commit and that the source may follow. If the source may follow several tags of
+    /// the commit, returns the tag with the highest version. If the source requires signatures, the signature of the
+    /// tag must be valid, as in [`Self::verify_head`]. Returns `None` if the source may follow no tag of the commit.
     ///
     /// # Errors
     /// Returns an error if the keys or the mirror cannot be read.

@@ -1,7 +1,7 @@
 //! Reads the git tree of a commit within limits, and checks the tree as `git fsck` does.
 //!
-//! The reader reads each distinct tree object once. If several folders contain the same tree, its entries count once
-//! for each folder. A commit with ten small trees that expand to 10^10 files is rejected after ten reads.
+//! Each distinct tree object is read only once. If several folders contain the same tree, its entries count once for
+//! each folder. A commit with ten small trees that expand to 10^10 files is rejected after ten reads.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry};
 
@@ -20,7 +20,7 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// The limits that each source uses for its commits.
+    /// The limits for the git tree of each commit of a source.
     pub(crate) const SOURCE: Self = Self { entries: 1 << 20, depth: 256, paths: 256 << 20 };
 }
 
@@ -95,7 +95,7 @@ impl Totals {
     }
 }
 
-/// The tree objects of a commit, each stored once. Each object has passed all checks.
+/// The tree objects of a commit, each stored once. Each tree object has passed all checks.
 #[derive(Debug)]
 pub(crate) struct Trees {
     root: ObjectId,

@@ -163,8 +163,8 @@ impl<'a, R: ExtendedBufRead<'a>> ExtendedBufRead<'a> for CountedRead<R> {
     }
 }
 
-/// An HTTP client that counts all bytes of responses. The client is necessary because gix itself reads the capabilities
-/// of a server without a limit.
+/// An HTTP client that counts all bytes of responses. This HTTP client is necessary because gix itself reads the
+/// capabilities of a server without a limit.
 pub(crate) struct CountedHttp {
     pub(crate) inner: Remote,
     pub(crate) left: Left,

@@ -32,7 +32,7 @@ pub(crate) fn read(mut reference: gix::Reference<'_>) -> Option<Ref> {
     Some(Ref { name, object, commit })
 }
 
-/// Returns the tags of a mirror with a name that matches a pattern.
+/// Finds the tags in a mirror by a pattern for the names of tags.
 pub(crate) fn matching_tags(repository: &gix::Repository, pattern: &str) -> Result<Vec<Ref>, String> {
     let platform = repository.references().map_err(|error| error.to_string())?;
     let tags = platform.prefixed("refs/tags/").map_err(|error| error.to_string())?;
@@ -73,8 +73,8 @@ pub fn version(tag: &str) -> Option<semver::Version> {
     })
 }
 
-/// Returns true if a text matches a pattern, in which `*` is any text. The time of the comparison is at most
-/// proportional to the product of both lengths.
+/// Returns true if a text matches a pattern, in which `*` is any text. The time to compare a text is at most
+/// proportional to the product of the lengths of text and pattern.
 fn glob_matches(glob: &str, text: &str) -> bool {
     let mut parts = glob.split('*');
     let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else { return false };

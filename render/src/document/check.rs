@@ -17,8 +17,8 @@ pub struct Checked {
     pub findings: Vec<(Path, At, Finding)>,
     /// The references to other objects in the value.
     pub references: Vec<Reference>,
-    /// The paths of the file modes in the value. A later check reads the text at these paths, because a mode must be in
-    /// quotes.
+    /// The paths of the file modes in the value. A later check reads the text at these paths, because a file mode must
+    /// be in quotes.
     pub modes: Vec<Path>,
 }
 
@@ -36,7 +36,7 @@ pub struct Reference {
 /// The form of the value that is checked: as written in the file, or rendered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// The value is as written in the file. Module parameters, vars and some other fields may contain templates.
+    /// The value is not rendered yet, so module parameters, vars and some other fields may contain templates.
     Written,
     /// The value contains rendered module parameters, so the check treats braces as ordinary text.
     Rendered,

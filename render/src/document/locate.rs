@@ -1,7 +1,7 @@
 //! Finds the line and the column of a part of a YAML document.
 //!
 //! The YAML parser reports a position only with an error. To find the position of a part, the deserializer returns an
-//! error when it reaches the part.
+//! error when the deserializer reaches the part.
 
 use std::fmt;
 
@@ -136,7 +136,7 @@ impl<'de> Visitor<'de> for Follow<'_> {
     }
 }
 
-/// A deserializer of map keys. The deserializer returns an error at the wanted key, because only an error has a
+/// A deserializer of map keys. The deserializer returns an error at the key `wanted`, because only an error has a
 /// position.
 struct FollowKey<'a> {
     wanted: Option<&'a str>,

@@ -46,8 +46,8 @@ impl fmt::Display for Path {
     }
 }
 
-/// The path of the value that a check visits in a document. The path is on the stack. The check creates a [`Path`] only
-/// for an error, because an allocation for each value costs time.
+/// The path of the value that a check visits in a document. To save time, the check allocates a [`Path`] only for an
+/// error.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Trail<'a> {
     Root,

@@ -114,7 +114,7 @@ impl Place {
         Self::new(Arc::clone(&self.file), self.document, self.path.index(index))
     }
 
-    /// Returns the location to which a path leads from this location.
+    /// Returns the location of the value at a path below this location.
     #[must_use]
     pub fn below(&self, path: &Path) -> Self {
         let steps = self.path.0.iter().chain(&path.0).cloned().collect();

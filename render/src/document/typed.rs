@@ -1,4 +1,4 @@
-//! Converts values to the generated Rust types of the schema. Each value has passed the schema check.
+//! Converts checked values to the generated Rust types of the schema.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};

@@ -78,7 +78,7 @@ struct Parts<'a> {
     set: &'a ObjectSet,
     hash: Sha256,
     files: BTreeSet<(String, String)>,
-    /// The texts of the most recently added task. A search in these texts finds the variables that the task uses.
+    /// The texts of the most recently added task, in which a search finds the variables that the task uses.
     text: String,
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::task::{Book, Task};
 
-/// A part of a TaskBook. Nodes can wait for each other only before and after a segment.
+/// A part of a TaskBook. Nodes wait for each other only between segments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
     /// The positions of the segment's tasks in the list of tasks of the TaskBook.

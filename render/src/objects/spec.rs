@@ -20,7 +20,7 @@ pub(super) fn flag(value: &Value, key: &str) -> bool {
     value.get(key).and_then(Value::as_bool).unwrap_or(false)
 }
 
-/// Returns the members of the list under a key. Returns no members if the list is missing.
+/// Returns the members of the list under a key, or no members if the list is missing.
 pub(super) fn members<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }

@@ -80,8 +80,8 @@ impl Targets {
     }
 
     /// Returns the entry of the targets that selects a node: a NodeGroup, or the name of the node. Returns `None` if
-    /// the targets do not select the node, or if the Namespace must not target the node. If `node` is empty, the
-    /// function selects for any node that the Namespace may target.
+    /// the targets do not select the node, or if the Namespace must not target the node. An empty `node` means an
+    /// arbitrary node that the Namespace may target.
     pub fn select(&self, node: &str, groups: &BTreeSet<String>) -> Option<Selected> {
         work::count(1);
         if !node.is_empty() && self.limit.as_ref().is_some_and(|limit| !limit.meet(groups)) {

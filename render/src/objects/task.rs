@@ -218,7 +218,7 @@ impl Drift {
     }
 }
 
-/// The TaskBook or include that contains a task. The context has the folder of the task's files and a prefix for names.
+/// The TaskBook or include that contains a task, with a folder for the task's files and a prefix for the task's names.
 #[derive(Debug, Default)]
 pub struct IncludeContext {
     /// The name of the source that contains the templates and scripts of the tasks.

@@ -196,7 +196,7 @@ pub(crate) fn contested<'a>(objects: impl Iterator<Item = &'a VariablesObject>) 
     contested.into_iter().map(|at| objects[at]).collect()
 }
 
-/// Returns a conflict for each variable with two highest values of the same level and priority.
+/// Returns a conflict for each variable that two objects set with the same, highest level and priority.
 pub(crate) fn conflicts(objects: &[&VariablesObject], node: &str, groups: &BTreeSet<String>) -> Vec<Conflict> {
     let merged = merge(objects.iter().copied(), node, groups);
     let tied = merged.into_iter().filter_map(|(name, candidates)| match candidates.as_slice() {

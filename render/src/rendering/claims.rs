@@ -130,8 +130,8 @@ impl Lazy<'_> {
         self.renderer.get_or_init(make).as_ref()
     }
 
-    /// Adds the items that a task may claim. For a task with a loop, adds the items of each loop member. To save work,
-    /// the function renders only the parameters that identify the item.
+    /// Adds the items that a task may claim, for each member of the task's loop. To save work, the function renders
+    /// only the parameters that identify the item.
     fn add_uses<'a>(
         &'a self,
         task: &'a Task,

@@ -14,7 +14,7 @@ use crate::{
     view::{Merged, NodeView, Winner},
 };
 
-/// A computed variable with a task. The task runs before the TaskBooks of the namespace are rendered.
+/// A computed variable with a task, which runs before the TaskBooks of the namespace are rendered.
 #[derive(Debug, Clone)]
 pub struct PendingTask {
     /// The namespace that uses the variable.
@@ -23,7 +23,7 @@ pub struct PendingTask {
     pub computed: ComputedValue,
 }
 
-/// Returns the variables of a node that a task computes.
+/// Returns the computed variables of a node that have a task.
 pub fn pending_tasks(set: &ObjectSet, view: &NodeView) -> Vec<PendingTask> {
     let namespaces: BTreeSet<&String> = view.books.iter().map(|book| &book.namespace).collect();
     let mut pending = Vec::new();

@@ -75,8 +75,8 @@ fn node_value(node: &Value, own: &str) -> minijinja::Value {
     Slot::new(&Tainted::new(node.clone(), marks)).read()
 }
 
-/// Creates the template function `secret(NAME, KEY)`. The function records that the template needs the value of a
-/// Secret.
+/// Creates the template function `secret(NAME, KEY)`. The template function records that the rendering needs the value
+/// of a Secret.
 pub(super) fn secret_function(namespace: String, reads: Arc<ReadTrace>) -> minijinja::Value {
     minijinja::Value::from_function(move |name: String, key: String, _: Rest<minijinja::Value>, _: Kwargs| {
         let full = if name.contains('/') { name } else { format!("{namespace}/{name}") };
@@ -85,7 +85,7 @@ pub(super) fn secret_function(namespace: String, reads: Arc<ReadTrace>) -> minij
     })
 }
 
-/// Creates the template function `shared(NAME)`. The function records that the template needs the shared value.
+/// Creates the template function `shared(NAME)`. The template function records that the rendering needs a shared value.
 pub(super) fn shared_function(reads: Arc<ReadTrace>) -> minijinja::Value {
     minijinja::Value::from_function(move |name: String| {
         reads.want(MissingInput::Shared(name));

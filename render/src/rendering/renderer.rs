@@ -33,7 +33,7 @@ pub struct Renderer {
     steps: Arc<Steps>,
     reads: Arc<ReadTrace>,
     engines: Mutex<BTreeMap<(String, String), Arc<Engine>>>,
-    /// A lock for the list of missing inputs. All renderings write to this list, so only one rendering runs at a time.
+    /// A lock for the list of missing inputs. Only one rendering at a time writes to the list of missing inputs.
     render_traced: Mutex<()>,
     /// The taints of the results of tasks, by the registered name of the result.
     result_taints: Mutex<BTreeMap<String, Taint>>,
@@ -283,7 +283,7 @@ impl Renderer {
         Ok(Tainted::new(params, marks))
     }
 
-    /// Evaluates an expression that may read `result`, the result of a task. Returns true if the expression is true.
+    /// Returns true if an expression is true. The expression may read `result`, the result of a task.
     ///
     /// # Errors
     /// Returns an error if the expression cannot be evaluated.
@@ -320,7 +320,7 @@ impl Renderer {
         })
     }
 
-    /// Runs a rendering. If inputs are missing, returns a list of the missing inputs instead.
+    /// Runs a rendering. If an input is missing, returns the missing inputs instead of a value.
     fn render_traced<T>(&self, render: impl FnOnce() -> Result<T, RenderError>) -> Result<Rendered<T>, RenderError> {
         // The lock separates the missing inputs of concurrent renderings.
         let _alone = self.render_traced.lock().unwrap_or_else(PoisonError::into_inner);
@@ -341,8 +341,8 @@ impl Renderer {
         self.with_vars(&task.within, scope, &task.vars, &task.place.key("vars"))
     }
 
-    /// Returns the scope for the templates of an include: the scope of the TaskBook, with the variables of all includes
-    /// around the task.
+    /// Returns the scope for the templates of an include: the scope of the TaskBook, plus the variables of the
+    /// enclosing includes.
     fn within_scope(&self, within: &IncludeContext, place: &Place) -> Result<Scope, RenderError> {
         let Some(outer) = &within.outer else { return Ok(self.scope.clone()) };
         let scope = self.within_scope(outer, place)?;

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::digits;
 use crate::problem::Finding;
 
-/// A count of nodes: a fixed number, or a percentage of all nodes concerned.
+/// A count of nodes, as a number or as a percentage of a total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Count {
     /// A fixed number of nodes.

@@ -12,7 +12,7 @@ pub use mode::{mode, mode_spelling};
 pub use schedule::Schedule;
 pub use selector::Selector;
 
-/// Converts a text of digits to a number. Unlike the standard library, the function rejects a plus sign.
+/// Converts a text of digits to a number. Unlike `str::parse` of the standard library, this parser rejects a plus sign.
 pub(crate) fn digits<T: std::str::FromStr>(text: &str) -> Option<T> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }

@@ -6,7 +6,7 @@ use super::{Kind, Marks, Taint};
 use crate::document::{Path, Step};
 
 /// Returns true if the schema allows untrusted values at a path in the parameters of a module. The option `untrusted`
-/// of the parameter decides, so a parameter without the option rejects untrusted values.
+/// of each parameter states if the parameter allows untrusted values.
 pub(crate) fn may_be_untrusted(module: &ModuleSchema, path: &[Step]) -> bool {
     let Some(Step::Key(key)) = path.first() else { return false };
     match module.message.field(key).and_then(|field| field.untrusted) {

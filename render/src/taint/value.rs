@@ -30,7 +30,8 @@ impl<T> Tainted<T> {
         Self { value, marks: Marks::whole(taint) }
     }
 
-    /// Returns the value. The caller must add the taint to each value that it computes from the returned value.
+    /// Returns the value. If the caller computes a value from the returned value, the caller must add the taint to the
+    /// computed value.
     pub fn value(&self) -> &T {
         &self.value
     }

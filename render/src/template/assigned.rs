@@ -25,8 +25,8 @@ use super::{
 /// check of one member takes less time than one instruction of the engine.
 const MEMBERS: usize = 16;
 
-/// The maximum number of members of an assigned value, counted on all levels of nesting. A template could not print
-/// more members, because its output is limited.
+/// The maximum number of members of an assigned value, counted on all levels of nesting. A value with more members
+/// exceeds the maximum output of a template.
 const MOST: usize = OUTPUT / size_of::<Value>();
 
 pub(super) fn add(environment: &mut Environment<'static>) {
@@ -47,7 +47,7 @@ pub(super) fn add(environment: &mut Environment<'static>) {
 /// The result of the check of an assigned value.
 struct Checked {
     value: Value,
-    /// True if `value` is a copy. False if `value` is the assigned value itself.
+    /// True if `value` is a copy of the assigned value, false if `value` is the assigned value itself.
     copied: bool,
     /// The number of nested levels of lists and maps in the value.
     height: usize,
@@ -93,7 +93,7 @@ impl Check<'_, '_, '_> {
     }
 
     /// Records that the value contains a `namespace`, a `loop` or an imported module. The check does not visit the
-    /// members of these objects, because a `namespace` may contain itself.
+    /// members of a `namespace`, because a `namespace` may contain itself.
     fn loose(&mut self) -> Result<(), Error> {
         self.loose = true;
         if self.attribute {
@@ -113,8 +113,8 @@ impl Check<'_, '_, '_> {
         self.state.consume_fuel(u64::try_from(members.div_ceil(MEMBERS)).unwrap_or(u64::MAX))
     }
 
-    /// Checks a value. The check copies lists and maps that the engine computes only when a template reads a member.
-    /// The expression of such a list can keep further values in memory, such as `x` in `[x][1:]`.
+    /// Checks a value. The check copies lists and maps that the engine computes only when a template reads a member. A
+    /// list that the engine has not computed can keep further values in memory, such as `x` in `[x][1:]`.
     fn value(&mut self, value: Value, depth: usize) -> Result<Checked, Error> {
         self.visit(1)?;
         let Some(object) = value.as_object() else { return Ok(Checked::same(value)) };
@@ -249,7 +249,7 @@ fn is_computed_list(object: &DynObject) -> bool {
     object.repr() == ObjectRepr::Iterable || object.type_name().ends_with("::MergeSeq")
 }
 
-/// Returns true if a map contains data. Returns false for a `namespace`, a `loop`, an imported module or a macro.
+/// Returns true if a map contains data, and false for a `namespace`, a `loop`, an imported module or a macro.
 fn is_map(object: &DynObject) -> bool {
     is_plain_map(object) || ["::MergeDict", "::KwargsValues"].iter().any(|name| object.type_name().ends_with(name))
 }
@@ -313,7 +313,7 @@ impl Recent {
     }
 
     /// Finds an earlier copy that is probably the start of a list: a recent copy with the same first member, and not
-    /// more members. The caller then skips the members of the copy.
+    /// more members. The caller checks only the members after this start.
     fn start_of(value: &Value) -> Option<Arc<Copied>> {
         let first = value.try_iter().ok()?.next()?;
         let length = value.len()?;
@@ -339,7 +339,7 @@ thread_local! {
     static HELD: Arc<AtomicUsize> = Arc::default();
 }
 
-/// The members of a copied list. Until the list is dropped, its size counts against the memory limit.
+/// The members of a copied list. Until the list is dropped, the size of the list counts against the memory limit.
 #[derive(Debug)]
 struct Members {
     list: Vec<Value>,

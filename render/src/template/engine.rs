@@ -26,12 +26,12 @@ pub struct TemplateError {
     pub message: String,
 }
 
-/// The prefix of template names for strings. The rest of the name is the text of the template. No path of a file begins
-/// with this prefix.
+/// The prefix of template names that contain the text of the template instead of a path. No path of a file begins with
+/// this prefix.
 const WRITTEN: &str = "\0";
 
-/// The prefix of template names that cause an error. The engine uses the prefix if a template computes the name of a
-/// template from untrusted values. The rest of the name lists the origins of these values.
+/// The prefix of template names that cause an error. The engine uses this prefix if a template computes the name of a
+/// template from untrusted values. After the prefix, the name lists the origins of the untrusted values.
 const UNTRUSTED: &str = "\u{1}";
 
 /// The template engine for one folder of a source. `import` and `include` read templates from this folder.
@@ -40,8 +40,8 @@ pub struct Engine {
     named: NamedTemplates,
 }
 
-/// The template names that occur literally in `include` and `import` statements. A name that a template computes from
-/// untrusted values must be in this set.
+/// The template names that occur literally in `include` and `import` statements. A template name that is computed from
+/// untrusted values must be one of the literal names.
 #[derive(Clone, Default)]
 struct NamedTemplates(Arc<Mutex<BTreeSet<String>>>);
 
@@ -183,8 +183,8 @@ fn traced_text(render: impl FnOnce() -> Result<String, minijinja::Error>) -> Res
     Ok(Tainted::whole(Json::String(text), read))
 }
 
-/// Runs a rendering. Returns its result, and the taints of all values that the rendering has read. If the rendering has
-/// read a secret and fails, the error message is withheld, because the message may contain the secret.
+/// Runs a rendering, and returns the result with the taints of all values that the rendering has read. If the rendering
+/// has read a secret and fails, the error message is withheld, because the message may contain the secret.
 fn traced_result<T>(render: impl FnOnce() -> Result<T, TemplateError>) -> Result<(T, Taint), TemplateError> {
     match trace::traced(render) {
         (Ok(result), read) => Ok((result, read)),
@@ -206,8 +206,8 @@ fn output(template: &Template<'_, '_>, scope: &Value) -> Result<String, minijinj
     String::from_utf8(bounded.0).map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))
 }
 
-/// A buffer for the output of a template, with the size limit of the output. The buffer keeps at most one byte more
-/// than the limit. The additional byte shows that the output is too large.
+/// A buffer for the output of a template, with the size limit of the output. The buffer keeps one byte more than the
+/// limit, which shows that the output is too large.
 struct Bounded(Vec<u8>);
 
 impl std::io::Write for Bounded {

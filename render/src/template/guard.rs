@@ -1,8 +1,8 @@
 //! Limits the text of templates, so that the template engine cannot overflow the stack of a thread.
 //!
 //! The engine uses recursion in its parser and its compiler, and when it drops nested values. The text of a template
-//! can make this recursion deep. This module therefore limits the length of operator chains, the number of `elif`, and
-//! the depth of values that `set` assigns.
+//! can make the recursion of the engine deep. This module therefore limits the length of operator chains, the number of
+//! `elif`, and the depth of values that `set` assigns.
 
 use std::{borrow::Cow, ops::Range};
 
@@ -15,15 +15,15 @@ use super::settings::syntax_config;
 /// The agent renders on threads with a stack of 2 MiB: the main loop, and one thread for each task of a parallel
 /// TaskBook. In the release build, the engine uses at most 0.36 KiB of stack for each chained operator, 1.1 KiB for an
 /// `elif`, 2 KiB for a block, and 0.9 KiB for each level of a nested value. The template with the deepest recursion has
-/// the longest chain inside 150 nested `elif` blocks, the maximum of the engine. This template needs 391 KiB, less than
-/// a fifth of the stack.
+/// the longest chain inside 150 nested `elif` blocks, the maximum of the engine. The template with the deepest
+/// recursion needs 391 KiB, less than a fifth of the stack.
 const CHAIN: usize = 400;
 
 /// The maximum number of `elif` in one `if` statement, including the `if` statements around it.
 const ELIFS: usize = 100;
 
-/// The name of a template test. The test is true for an assigned value that the filter [`PLAIN`] must copy. The check
-/// uses a test before the filter, because a test costs no fuel for its argument.
+/// The name of a template test. The test is true if the filter [`PLAIN`] must copy an assigned value. The check uses a
+/// test before the filter, because a test costs no fuel for its argument.
 pub(super) const COMPUTED: &str = "computed_of_set";
 
 /// The name of a template filter. The filter copies the parts of an assigned value that the engine has not computed
@@ -94,7 +94,7 @@ struct Elifs {
 }
 
 impl Elifs {
-    /// Reads a token. Returns the number of `elif` in all `if` statements that have not ended yet.
+    /// Reads a token, and returns the number of `elif` in all `if` statements that have not ended yet.
     fn next(&mut self, token: &Token<'_>) -> usize {
         if self.first {
             match token {
@@ -118,8 +118,8 @@ impl Elifs {
 struct TooLong;
 
 /// The lengths of the operator chains in brackets and loops that have not ended. The sum of the lengths is limited,
-/// because an inner loop can add levels to a value of an outer loop. A comma ends a chain. A bracket is as long as the
-/// longest chain in the bracket.
+/// because an inner loop can add levels to a value of an outer loop. A comma ends a chain. The longest chain in a
+/// bracket determines the length of the bracket.
 #[derive(Default)]
 struct Chains {
     open: Vec<Chain>,
@@ -235,7 +235,7 @@ enum Set {
     First,
     /// The tokens before the `=` are the assigned names. The field `joined` is true after a dot.
     Names { names: Vec<Name>, joined: bool },
-    /// The tokens belong to the expression whose value is assigned.
+    /// The tokens belong to the expression that `set` assigns to the names.
     Value(Vec<Name>),
     /// The tokens belong to the filters of a `set` block.
     Filters { attribute: bool },

@@ -1,4 +1,4 @@
-//! The names and values that a template can use. A record lists the inputs that the template reads.
+//! The names and values that a template can use, and a record of the inputs that the template reads.
 
 use std::{
     collections::BTreeMap,
@@ -130,8 +130,8 @@ impl Steps {
     }
 }
 
-/// The registered results as the tasks of one include name the results: without the prefix of the include. For tasks
-/// outside of includes, the prefix is empty.
+/// The registered results for the tasks of one include, which omit the prefix of the include in the names of results.
+/// For tasks outside of includes, the prefix is empty.
 #[derive(Debug)]
 struct StepsView {
     steps: Arc<Steps>,
@@ -254,8 +254,8 @@ impl Scope {
         scope
     }
 
-    /// Returns a copy of this scope with the registered results under the name `steps`. Templates can omit `prefix` in
-    /// the names of results.
+    /// Returns a copy of this scope with the registered results under the name `steps`. Templates of an include can
+    /// omit `prefix` in the names of results.
     #[must_use]
     pub fn with_steps(&self, steps: &Arc<Steps>, prefix: &str, reads: &Arc<ReadTrace>) -> Self {
         let view = StepsView { steps: Arc::clone(steps), prefix: prefix.to_owned(), reads: Arc::clone(reads) };

@@ -1,4 +1,4 @@
-//! Checks the syntax of templates and expressions. Also finds the names that templates and expressions use.
+//! Checks the syntax of templates and expressions. The module also finds the names that templates and expressions use.
 
 use std::{cell::RefCell, collections::BTreeSet};
 

@@ -156,8 +156,8 @@ pub(super) const DEPTH: usize = 128;
 /// The size that each value has in addition to its text, in bytes.
 const VALUE_COST: usize = 32;
 
-/// Converts the value of an expression to JSON. A part that the expression returns unchanged keeps its taint. Each
-/// other part gets all taints that the expression has read.
+/// Converts the value of an expression to JSON. A part that the expression returns unchanged keeps its taint. A part
+/// that the expression computes gets all taints that the expression has read.
 ///
 /// # Errors
 /// Returns an error if the value is too large, is nested too deep, or cannot be converted to JSON.
@@ -223,13 +223,13 @@ fn weigh(value: &Value, depth: usize, left: &mut usize) -> Result<usize, String>
     Ok(height + 1)
 }
 
-/// The preliminary taints of a part of a value. The final taints are known when the whole value is converted.
+/// The preliminary taints of a part of a value, before the taints of the whole template are known.
 enum Draft {
     /// The template computed the value, so the value gets all taints that the template has read.
     Made,
     /// The template returned the value unchanged, so the value keeps these taints.
     Kept(Marks),
-    /// The template created a list or map. Some members may be unchanged values with their own taints.
+    /// The template created a list or map, in which unchanged members keep their taints.
     Mixed(Vec<(Step, Draft)>),
 }
 
@@ -297,7 +297,7 @@ impl Extraction {
         }
     }
 
-    /// Converts a member that the template returned unchanged. A part without a taint gets no taint.
+    /// Converts a member that the template returned unchanged. A part of the member without a taint gets no taint.
     fn slot(&mut self, slot: &Slot, depth: usize) -> Result<(Json, Marks), String> {
         let (json, draft) = self.value(&slot.value, depth + 1)?;
         Ok((

@@ -7,12 +7,12 @@ use crate::{objects::ObjectSet, scalars::Count};
 /// The prune budget of a TaskBook if no object sets a budget.
 const DEFAULT: Count = Count::Percent(20);
 
-/// The TaskBooks that share a prune budget: the budget limits the sum of their removals.
+/// The TaskBooks that share a prune budget, which limits the sum of their removals.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PruneScope {
-    /// All TaskBooks of the node, except TaskBooks with a `pruneBudget` in the TaskBook or its Namespace.
+    /// All TaskBooks of the node that have no `pruneBudget`, neither in the TaskBook nor in its Namespace.
     Node,
-    /// All TaskBooks of this Namespace, except TaskBooks with a `pruneBudget`.
+    /// All TaskBooks of this Namespace that have no `pruneBudget`.
     Namespace(String),
     /// One TaskBook, by its id.
     Book(String),

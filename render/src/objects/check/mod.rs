@@ -1,4 +1,4 @@
-//! Checks all objects against one another. Each function returns the problems of one kind of mistake.
+//! Checks all objects against one another. Each check returns a list of problems.
 
 mod conflicts;
 mod references;

@@ -21,7 +21,7 @@ pub(in crate::objects) struct Mention {
     pub(in crate::objects) place: Place,
 }
 
-/// Returns the errors of objects that refer to a missing object.
+/// Returns an error for each reference to a missing object.
 pub(in crate::objects) fn missing_objects<'a>(
     objects: &'a BTreeMap<Key, Object>,
     mentions: &'a [Mention],
@@ -54,8 +54,8 @@ fn missing_object<'a>(objects: &'a BTreeMap<Key, Object>, mention: &'a Mention) 
     }))
 }
 
-/// Returns an error for each unknown source in a Namespace, and for each object from a source that its Namespace
-/// forbids.
+/// Returns an error for each unknown source in a Namespace, and for each object whose Namespace forbids the object's
+/// source.
 pub(super) fn refused_sources<'a>(set: &'a ObjectSet, sources: &'a [SourceTree]) -> Vec<Found<'a>> {
     let Some(first) = sources.first().map(|source| source.name.as_str()) else { return Vec::new() };
     let mut found = Vec::new();
@@ -82,7 +82,7 @@ pub(super) fn refused_sources<'a>(set: &'a ObjectSet, sources: &'a [SourceTree])
     found
 }
 
-/// Returns the errors of a Namespace that lists unknown sources.
+/// Returns an error for each unknown source that a Namespace lists.
 fn unknown_sources<'a>(namespace: &Object, sources: &'a [SourceTree]) -> Vec<Found<'a>> {
     let names = move || sources.iter().map(|source| source.name.as_str());
     let mut found = Vec::new();

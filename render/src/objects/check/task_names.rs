@@ -78,7 +78,7 @@ impl TaskList<'_> {
         })
     }
 
-    /// Returns the errors of tasks that require themselves, directly or through other tasks.
+    /// Returns an error for each task that requires itself, directly or through other tasks.
     fn cycles(&self) -> Vec<Found<'static>> {
         let tasks = || self.tasks.iter().map(|(task, _)| *task);
         let places: BTreeMap<&str, &Place> = tasks().map(|task| (task.id.as_str(), &task.place)).collect();

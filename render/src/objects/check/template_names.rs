@@ -67,7 +67,7 @@ fn visible_variables<'a>(set: &'a ObjectSet, namespace: &'a str) -> Arc<BTreeSet
     Arc::new(names)
 }
 
-/// Returns the errors of unknown names in the expressions of computed variables.
+/// Returns an error for each unknown name in the expressions of computed variables.
 pub(in crate::objects) fn in_computed_variables(set: &ObjectSet) -> Vec<Found<'_>> {
     let mut found = Vec::new();
     for value in set.variables.iter().flat_map(|object| &object.computed) {
@@ -142,8 +142,7 @@ impl<'a> BookNames<'a> {
         Self { set, book, variables, tasks, registered }
     }
 
-    /// Returns the errors of unknown names in the templates and expressions of the TaskBook, and in the template files
-    /// of its tasks.
+    /// Returns an error for each unknown name in the templates, expressions and template files of the TaskBook.
     pub(in crate::objects) fn problems(&self) -> impl Iterator<Item = Found<'_>> {
         let nothing = Here { task: None, loop_items: false, result: false, guarded: false };
         let place = self.book.place.key("vars");

@@ -38,8 +38,8 @@ pub struct UntrustedUse {
     pub allowed: bool,
 }
 
-/// The origin of a value that the text of a task uses. If a value has several origins, the last of their variants
-/// applies.
+/// The origin of a value that the text of a task uses. If a value has several origins, the origin with the last variant
+/// of the enum applies.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
     /// The value comes from git or from this node.
@@ -221,8 +221,8 @@ impl Names {
     }
 }
 
-/// Returns true if a text reads the attribute `facts` of a node. A filter such as `selectattr` that compares facts does
-/// not count, because its result contains no facts.
+/// Returns true if a text reads the attribute `facts` of a node. A filter that only compares facts, such as
+/// `selectattr`, does not count as a read of facts.
 fn reads_facts(text: &str, expression: bool) -> bool {
     if !text.contains("facts") {
         return false;
@@ -309,7 +309,8 @@ impl Walk<'_> {
         first
     }
 
-    /// Records the parameters of a module that use an untrusted value. Returns the origin of the first untrusted value.
+    /// Records the parameters of a module that use an untrusted value. Returns the origin of the first untrusted value
+    /// in the parameters.
     fn module(&mut self, module: &ModuleUse, place: &Place, names: &Names) -> Option<String> {
         let mut first = None;
         let mut strings = Vec::new();

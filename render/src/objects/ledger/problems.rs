@@ -20,7 +20,7 @@ pub(super) struct Unshown {
     pub(super) source: String,
     /// True if `count` counts warnings, false if `count` counts errors.
     pub(super) warning: bool,
-    /// The number of omitted problems. The number may count a problem twice.
+    /// The number of omitted problems, in which a problem may count twice.
     pub(super) count: usize,
 }
 

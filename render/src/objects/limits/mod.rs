@@ -1,7 +1,7 @@
 //! Checks the limits of Namespaces. A Namespace limits the nodes that its objects select. A Namespace also limits the
 //! modules, commands, sources and repositories that its tasks use.
 //!
-//! Each reader of targets or tasks calls these checks, so that the limits apply to every kind of object.
+//! All code that reads targets or tasks calls these checks, so that the limits apply to every kind of object.
 
 mod glob;
 mod repository_url;
@@ -25,7 +25,7 @@ use crate::{document::Place, problem::Finding};
 pub(super) enum Field {
     /// The field `targets`, which names the nodes that run tasks.
     Targets,
-    /// A field, such as `readers`, that lists the nodes with access to a value. The string is the name of the field.
+    /// A field that lists the nodes with access to a value. The string is the name of the field, such as `readers`.
     Readers(&'static str),
 }
 
@@ -48,7 +48,7 @@ impl Field {
 /// The limits of all Namespaces.
 pub(super) struct NamespaceLimits<'a> {
     namespaces: &'a BTreeMap<String, pb::Namespace>,
-    /// The NodeGroups that each Namespace may target. The map omits a Namespace that does not limit NodeGroups.
+    /// The NodeGroups that each Namespace may target, without the Namespaces that do not limit NodeGroups.
     groups: BTreeMap<&'a str, Arc<Names>>,
     members: &'a Members,
     sources: &'a [SourceTree],

@@ -25,7 +25,7 @@ pub(in crate::objects) enum UrlError {
     Scheme,
     /// The URL contains a user or a password that is not allowed.
     Credentials,
-    /// A part of the URL is empty, or contains a forbidden character. The string is the name of the part.
+    /// A part of the URL is empty, or contains a forbidden character. The string is the name of this part.
     Part(&'static str),
     /// The path contains `..`, an empty segment or a dot segment.
     Segments,

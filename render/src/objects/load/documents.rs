@@ -98,7 +98,7 @@ impl Reader<'_> {
         self.ledger.keep([problem_at(&file, 1, 1, finding)]);
     }
 
-    /// Reads the documents of one file. Returns the number of documents plus the number of problems.
+    /// Reads the documents of one file, and returns the sum of the number of documents and the number of problems.
     fn file(&mut self, source: &SourceTree, first: bool, entry: &Entry) -> usize {
         let limits = Limits::default();
         let bytes = match files::read(source, entry, limits) {

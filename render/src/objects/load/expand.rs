@@ -45,7 +45,7 @@ pub(super) struct Expanded {
     pub(super) ledger: Ledger,
     /// The file trees of all sources, and of the repositories that tasks or includes name with a commit.
     pub(super) trees: BTreeMap<String, Arc<dyn Tree>>,
-    /// The repositories that includes name, but that the caller has not supplied yet.
+    /// The repositories of includes whose files the caller has not supplied yet.
     pub(super) missing_inputs: BTreeSet<Pinned>,
     /// The objects that include a file, by the source and the path of the file.
     pub(super) included_by: BTreeMap<(String, String), BTreeSet<Key>>,

@@ -1,5 +1,5 @@
-//! Reads the objects of global kinds: Namespaces, Nodes, NodeGroups and Configs. Also finds the ClusterVariables that
-//! each Namespace binds.
+//! Reads the objects of global kinds: Namespaces, Nodes, NodeGroups and Configs. The reader also finds the
+//! ClusterVariables that each Namespace binds.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use crate::{
     scalars::Selector,
 };
 
-/// The objects of global kinds, such as Nodes. Objects in Namespaces refer to these objects.
+/// The objects of global kinds, such as Nodes and NodeGroups.
 pub(super) struct Globals {
     /// The Namespaces, by name.
     pub(super) namespaces: BTreeMap<String, pb::Namespace>,

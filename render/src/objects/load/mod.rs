@@ -45,7 +45,7 @@ pub struct Loaded {
     pub errors: Vec<Problem>,
     /// The warnings, in the order of the files.
     pub warnings: Vec<Problem>,
-    /// The repositories that includes name, but that the caller has not supplied yet. The caller must fetch these
+    /// The repositories of includes whose files the caller has not supplied yet. The caller must fetch these
     /// repositories and load again.
     pub missing_inputs: BTreeSet<Pinned>,
     /// The names of the sources that exceed their budget.

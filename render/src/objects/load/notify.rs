@@ -24,8 +24,8 @@ pub(super) struct Restarts {
 enum Notice {
     /// The task at this position starts services in a loop, which `autoNotify` does not handle.
     Loop(usize),
-    /// The TaskBook starts more services than `autoNotify` handles. The task at this position starts the first service
-    /// above the maximum.
+    /// The TaskBook starts more services than `autoNotify` handles, and the task at this position starts the first
+    /// excess service.
     TooMany(usize),
     /// The TaskBook starts a service before a task that affects the service.
     Early {
@@ -44,8 +44,8 @@ const SERVICES: usize = 100;
 const NOTICES: usize = 1000;
 
 impl Restarts {
-    /// Creates a restart handler for each service that a TaskBook starts. Each task that affects the service then
-    /// notifies this handler. A task that already notifies a handler that restarts the service is not changed.
+    /// Creates a restart handler for each service that a TaskBook starts. Each task that affects the service notifies
+    /// the restart handler. A task that already notifies a handler that restarts the service is not changed.
     pub(super) fn add(tasks: &mut [Task], handlers: &[Task], parallel: bool) -> Self {
         let mut restarts = Self { handlers: Vec::new(), notices: Vec::new() };
         let mut services = 0;
@@ -135,7 +135,7 @@ impl Restarts {
 
 /// A service that a task of the TaskBook starts.
 struct Service {
-    /// The name of the service as the task writes the name. The name may be a template.
+    /// The name of the service, as written in the task. The name may be a template.
     name: String,
     unit: String,
 }
@@ -148,8 +148,8 @@ impl Service {
         Some((Self { unit: unit_name(&name), name }, module.schema))
     }
 
-    /// Returns the name of the unit without `.service`. A package NAME or a directory `/etc/NAME/` with this name
-    /// belongs to the service.
+    /// Returns the NAME in the unit name `NAME.service`. The package NAME and the directory `/etc/NAME/` belong to the
+    /// service.
     fn short(&self) -> &str {
         self.unit.strip_suffix(".service").unwrap_or(&self.unit)
     }

@@ -76,7 +76,7 @@ struct Blame<'a> {
     whole: bool,
     /// The objects of each file of each source, in the order of the documents in the file.
     objects: BTreeMap<&'a str, BTreeMap<&'a str, Vec<&'a Object>>>,
-    /// The sources and included files of errors whose objects were already returned.
+    /// The sources and included files whose objects were already returned for an error.
     done: BTreeSet<(&'a str, Option<&'a str>)>,
 }
 
@@ -94,7 +94,7 @@ impl<'a> Blame<'a> {
         Self { loaded, whole, objects, done: BTreeSet::new() }
     }
 
-    /// Returns the objects that cause an error. Returns an empty list if the same objects were already returned for an
+    /// Returns the objects that cause an error. Returns an empty list if the objects were already returned for an
     /// earlier error.
     fn on(&mut self, error: &'a Problem) -> Blamed<'a> {
         let (source, file) = (error.source.as_str(), error.file.as_str());

@@ -32,8 +32,8 @@ const ROUNDS: std::ops::RangeInclusive<usize> = 1_000..=999_999;
 /// makes each round of the hash slow.
 const LONGEST: usize = 1_024;
 
-/// The cost of one yescrypt hash. Unit: bytes, which are converted to fuel. The cost limits a rendering to 40 yescrypt
-/// hashes. Each hash takes about 20 ms and 16 MiB.
+/// The number of bytes for which a filter charges fuel before it computes one yescrypt hash. The cost limits a
+/// rendering to 40 yescrypt hashes. Each hash takes about 20 ms and 16 MiB.
 const YESCRYPT_BYTES: usize = 6 << 20;
 
 fn password_hash(

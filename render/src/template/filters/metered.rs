@@ -12,7 +12,7 @@ use crate::template::{
     trace,
 };
 
-/// The number of bytes that a filter reads or creates for one unit of fuel. The engine uses the same number.
+/// The number of bytes that a filter reads or creates for one unit of fuel, the same number as in the engine.
 const BYTES_PER_FUEL: u64 = 64;
 
 /// Charges the fuel for bytes that a filter reads or creates.
@@ -51,8 +51,9 @@ where
     });
 }
 
-/// Charges the fuel for the conversion of a value to text. The caller converts the value after this charge. The engine
-/// charges only after the conversion, but a list that repeats a long text can exhaust the memory during the conversion.
+/// Charges the fuel for the conversion of a value to text. The caller converts the value to text after the charge. The
+/// engine charges only after the conversion, but a list that repeats a long text can exhaust the memory during the
+/// conversion.
 pub(super) fn charge_text(state: &State<'_, '_>, what: &str, value: &Value) -> Result<(), Error> {
     if value.as_object().is_some() { weigh(state, what, value).map(drop) } else { Ok(()) }
 }

@@ -31,7 +31,8 @@ fn regex(pattern: &str, options: &Kwargs) -> Result<Regex, Error> {
 }
 
 /// Charges the fuel for a search with a regular expression. The cost grows with the product of the length of the text
-/// and the number of states of the pattern. For example, a repetition such as `{1000}` adds about a thousand states.
+/// and the number of states of the pattern. For example, the repetition `{1000}` adds about a thousand states to a
+/// pattern.
 fn charge_search(state: &State<'_, '_>, pattern: &str, text: &str) -> Result<(), Error> {
     let mut states = pattern.len();
     for part in pattern.split('{').skip(1) {
