@@ -77,7 +77,7 @@ pub enum VerifyMode {
     None,
     /// The head must be signed.
     Head,
-    /// The head and every commit between the accepted commit and the head must be signed, along first parents.
+    /// Along first parents, the head and every commit between the accepted commit and the head must be signed.
     Range,
 }
 

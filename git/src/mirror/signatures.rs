@@ -29,7 +29,7 @@ impl Mirror {
     /// the signer of the new commit, or `None` if the source requires no signatures.
     ///
     /// # Errors
-    /// Returns an error with the first commit that has no valid signature, and the reason. Returns
+    /// Returns an error that names the first commit without a valid signature, and the reason. Returns
     /// [`VerifyError::Source`] if the mirror cannot be read.
     pub fn verify(&self, accepted: Option<&str>, commit: &str, now: u64) -> Result<Option<String>, VerifyError> {
         let options = &self.repo.options.verify;
@@ -57,15 +57,14 @@ impl Mirror {
         Ok(signer)
     }
 
-    /// Verifies the signatures of a head's commits and the signature of the head's tag, and returns the signer of the
-    /// head.
+    /// Verifies the signatures of the new commits up to a head, and of the head's tag. Returns the signer of the head.
     ///
     /// Before the source has an accepted commit, a tag that is not annotated is valid if its commit is signed. An
     /// annotated tag must always have a valid signature. Before the source has an accepted commit, only the signers in
     /// the key files may sign the tag.
     ///
     /// # Errors
-    /// Returns an error with the commit and the reason if the commit or its tag has no valid signature. Returns
+    /// If the commit or its tag has no valid signature, returns an error that names the commit and the reason. Returns
     /// [`VerifyError::Source`] if the mirror cannot be read.
     pub fn verify_head(&self, accepted: Option<&str>, head: &Fetched, now: u64) -> Result<Option<String>, VerifyError> {
         let signer = self.verify(accepted, &head.commit, now)?;

@@ -62,7 +62,8 @@ fn connected<T>(
     )
 }
 
-/// Requests the refs that match a refspec from a remote. A remote with an old git protocol sends all its refs.
+/// Requests refs from a remote, which selects the refs by a refspec. A remote with an old git protocol sends all its
+/// refs.
 pub(crate) fn advertise(repo: &BareRepo, wanted: &str, time: Duration) -> Result<Advertised, SourceError> {
     connected(repo, wanted, (time, ADVERTISEMENT), |connection| {
         let (map, _) = connection.ref_map(gix::progress::Discard, gix::remote::ref_map::Options::default())?;

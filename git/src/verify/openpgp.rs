@@ -153,8 +153,8 @@ fn self_signature(key: &SignedPublicKey, now: u64) -> Option<&Signature> {
     newest(direct.chain(users), now)
 }
 
-/// Returns the newest of several signatures, and ignores weak digests, expired signatures and signatures from the
-/// future.
+/// Returns the newest of several signatures. Ignores expired signatures, and signatures with a weak digest or a time in
+/// the future.
 fn newest<'a>(signatures: impl Iterator<Item = &'a Signature>, now: u64) -> Option<&'a Signature> {
     let counts = |signature: &&Signature| {
         strong_digest(signature)

@@ -82,7 +82,7 @@ pub fn parse(source: &str, path: &str, bytes: &[u8], limits: Limits) -> (Vec<Doc
     (documents, problems)
 }
 
-/// Returns the bytes of a file as text, if the bytes are valid UTF-8 and within the limits.
+/// Returns the bytes of a file as text, if the bytes are valid UTF-8 and within the size limits.
 fn text(bytes: &[u8], limits: Limits) -> Result<&str, (usize, Finding)> {
     if bytes.len() > limits.bytes {
         let message = format!("the file has {} bytes, and at most {} are read", bytes.len(), limits.bytes);

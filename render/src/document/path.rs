@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc};
 pub enum Step {
     /// The step from a map to the value of the given key. Copies of a path share the memory of the key.
     Key(Arc<str>),
-    /// The step from a list to the member at the given index. The first member has the index 0.
+    /// The step from a list to the member at the given index. The first member of a list has the index 0.
     Index(usize),
 }
 
@@ -80,8 +80,8 @@ impl Trail<'_> {
 /// The part of a map entry that an error message marks: the key or the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum At {
-    /// The error message marks the key.
+    /// The error message marks the key of the map entry.
     Key,
-    /// The error message marks the value.
+    /// The error message marks the value of the map entry.
     Value,
 }

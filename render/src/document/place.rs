@@ -164,7 +164,7 @@ impl Place {
         format!("{}:{}", self.file.path, self.position().0)
     }
 
-    /// Creates a problem at this location, with the message and the hint of a finding.
+    /// Creates a problem at this location. The finding contains the message and the hint of the problem.
     pub fn problem(&self, finding: Finding, at: At) -> Problem {
         let (line, column) = match at {
             At::Value => self.position(),
@@ -187,7 +187,7 @@ pub(crate) fn lines(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Creates a problem at a line and a column of a file, with the message and the hint of a finding.
+/// Creates a problem at a line and a column of a file. The finding contains the message and the hint of the problem.
 pub(crate) fn problem_at(file: &SourceFile, line: usize, column: usize, finding: Finding) -> Problem {
     let written = lines(file.text()).nth(line.saturating_sub(1)).unwrap_or_default();
     // A line with a credential is hidden as a whole, because removing a part would shift the column.

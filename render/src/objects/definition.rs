@@ -40,8 +40,8 @@ pub fn book_digest(set: &ObjectSet, book: &Book) -> String {
     parts.end()
 }
 
-/// Returns the digest of one task and of the variables that the task reads. An elected task keeps its result until this
-/// digest changes.
+/// Returns the digest of one task and of the variables that the task reads. An elected task keeps its result until the
+/// digest of the task changes.
 pub fn task_digest(set: &ObjectSet, book: &Book, task: &Task) -> String {
     let mut parts = Parts::new(set);
     parts.task(task);

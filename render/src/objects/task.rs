@@ -34,7 +34,7 @@ pub struct Book {
     pub vars: Map<String, Value>,
     /// The list of tasks, with the tasks of included files.
     pub tasks: Vec<Task>,
-    /// The handlers of the TaskBook, in order.
+    /// The handlers of the TaskBook, in the written order.
     pub handlers: Vec<Task>,
     /// The field `suspend` of the TaskBook; `None` if the TaskBook is not suspended.
     pub suspend: Option<pb::Suspend>,
@@ -111,7 +111,7 @@ pub struct Task {
     pub id: String,
     /// The module of the task; `None` for a task with only `sync` or `flushHandlers`.
     pub module: Option<ModuleUse>,
-    /// The conditions that must all be true for the task to run.
+    /// The conditions of the task. The task runs only if all conditions are true.
     pub when: Vec<Condition>,
     /// The list of the task's loop, or a template for the list. The task runs once for each member of the list.
     pub loop_items: Option<Value>,
@@ -154,7 +154,7 @@ pub fn auto_handler(task: &str) -> String {
     format!("restart {task} (autoNotify)")
 }
 
-/// A module with its parameters, as a task uses it.
+/// A module with the parameters that a task sets.
 #[derive(Debug, Clone)]
 pub struct ModuleUse {
     /// The name of the module, which is its key in the task, such as `file`.
@@ -180,7 +180,7 @@ impl ModuleUse {
 pub struct Condition {
     /// The expression of the condition.
     pub expression: String,
-    /// The include or TaskBook with the text of the condition.
+    /// The include or TaskBook that contains the condition.
     pub within: Arc<IncludeContext>,
 }
 
@@ -201,7 +201,7 @@ pub enum Drift {
     /// The agent corrects the drift.
     #[default]
     Correct,
-    /// The agent reports the drift, and does not correct it.
+    /// The agent reports the drift, but does not correct the drift.
     Report,
     /// The agent ignores the drift.
     Ignore,

@@ -20,7 +20,7 @@ use crate::{document::Place, work};
 pub struct VariablesObject {
     /// The identity of the object.
     pub key: Key,
-    /// The nodes that get the variables.
+    /// The nodes for which the object sets variables.
     pub targets: Targets,
     /// The priority of the object. If objects of the same level set the same variable, the value of the highest
     /// priority applies.

@@ -137,7 +137,7 @@ impl Renderer {
         &self.reads
     }
 
-    /// Returns the file tree of the source that contains a task.
+    /// Returns the file tree of a task's source.
     pub fn tree(&self, task: &Task) -> Option<Arc<dyn tree::Tree>> {
         self.trees.get(&task.within.source).cloned()
     }
@@ -237,7 +237,7 @@ impl Renderer {
         })
     }
 
-    /// Renders only the parameters of a task's module that identify the managed item, such as `path`.
+    /// Renders only the parameters that identify the managed item of a task, such as `path`.
     pub(super) fn identity_params(
         &self,
         task: &Task,
@@ -301,8 +301,8 @@ impl Renderer {
         })
     }
 
-    /// Returns the value of an expression that may read `result`, the result of a task. The value has the taint of the
-    /// result.
+    /// Returns the value of an expression that may read `result`, the result of a task. The returned value has the
+    /// taint of the task's result.
     ///
     /// # Errors
     /// Returns an error if the expression cannot be evaluated.

@@ -64,7 +64,7 @@ impl Checked {
 /// it reads or drops a value that is nested too deep.
 struct Check<'a, 'b, 'c> {
     state: &'a State<'b, 'c>,
-    /// True if the value is assigned to an attribute of a namespace.
+    /// True if the value is assigned to an attribute of a `namespace`.
     attribute: bool,
     /// True if the check copies nothing, and only records in `found` if a copy is necessary.
     only_find: bool,
@@ -301,7 +301,7 @@ impl Object for Copied {
 /// new members.
 struct Recent;
 
-/// The maximum number of lists in [`Recent`].
+/// The maximum number of recent copies of lists in [`Recent`].
 const RECENT: usize = 8;
 
 impl Recent {

@@ -22,7 +22,7 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{message}")]
 pub struct TemplateError {
-    /// The message, with the name and the line of the template.
+    /// The error message, with the name and the line of the template.
     pub message: String,
 }
 
@@ -206,8 +206,8 @@ fn output(template: &Template<'_, '_>, scope: &Value) -> Result<String, minijinj
     String::from_utf8(bounded.0).map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))
 }
 
-/// A buffer for the output of a template, with the size limit of the output. The buffer keeps one byte more than the
-/// limit, which shows that the output is too large.
+/// A buffer for the output of a template, which limits the size of the output. The buffer has space for one byte more
+/// than the limit, so that the caller notices a too large output.
 struct Bounded(Vec<u8>);
 
 impl std::io::Write for Bounded {

@@ -34,8 +34,8 @@ pub(super) const PLAIN: &str = "plain_of_set";
 /// operators.
 const SHORT: usize = 400;
 
-/// Checks that the text of a template is within the limits. Inserts a check of the assigned value after each `set`, and
-/// returns the new text.
+/// Checks that the text of a template does not exceed the limits on operator chains and `elif`. Inserts a check of the
+/// assigned value after each `set`, and returns the new text.
 ///
 /// # Errors
 /// Returns an error if the template exceeds a limit.
@@ -46,7 +46,7 @@ pub(super) fn template(text: &str) -> Result<Cow<'_, str>, String> {
     check(text, false)
 }
 
-/// Checks that the text of an expression is within the limits.
+/// Checks that the text of an expression does not exceed the limit on operator chains.
 ///
 /// # Errors
 /// Returns an error if the expression exceeds a limit.
@@ -125,7 +125,7 @@ struct Chains {
     open: Vec<Chain>,
     /// The number of operators, filters and names in all chains that have not ended.
     total: usize,
-    /// The length of the operator chains in each unfinished block that binds names, such as `for`.
+    /// The length of the operator chains in each unfinished block that assigns names, such as `for`.
     blocks: Vec<usize>,
     keyword: Keyword,
 }
@@ -136,12 +136,12 @@ struct Chain {
     longest: usize,
 }
 
-/// The state of the search for blocks that bind names, such as `for` blocks.
+/// The state of the search for blocks that assign names, such as `for` blocks.
 #[derive(Default)]
 enum Keyword {
     /// The next token is the first word of a block, such as `for` or `set`.
     Next,
-    /// The current block binds names until its end, as a `for` block does.
+    /// The current block assigns names that are valid until its end, as a `for` block does.
     Binds,
     #[default]
     Other,
@@ -244,7 +244,7 @@ enum Set {
 /// A name to which `set` assigns a value.
 struct Name {
     bytes: Range<usize>,
-    /// True if the name is an attribute of a namespace.
+    /// True if the name is an attribute of a `namespace`.
     attribute: bool,
 }
 

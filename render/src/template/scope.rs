@@ -131,7 +131,7 @@ impl Steps {
 }
 
 /// The registered results for the tasks of one include, which omit the prefix of the include in the names of results.
-/// For tasks outside of includes, the prefix is empty.
+/// For tasks outside of includes, the prefix of result names is empty.
 #[derive(Debug)]
 struct StepsView {
     steps: Arc<Steps>,

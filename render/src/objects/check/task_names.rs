@@ -20,7 +20,7 @@ pub(in crate::objects) struct TaskNames<'a> {
     lists: Vec<TaskList<'a>>,
 }
 
-/// A list of tasks. Two tasks of a list must not have the same name.
+/// A list of tasks. Two tasks of one list must not have the same name.
 struct TaskList<'a> {
     /// The tasks of the list, each with the location of an earlier task that registers the same result, or `None`.
     tasks: Vec<(&'a Task, Option<&'a Place>)>,

@@ -93,7 +93,7 @@ pub(in crate::objects) struct BookNames<'a> {
     /// The names of the variables that Variables and ClusterVariables objects set.
     variables: Arc<BTreeSet<&'a str>>,
     /// The tasks, each with its turn: the position of the task in the order of execution. A task may use the results of
-    /// tasks with a lower turn.
+    /// tasks that run earlier.
     tasks: Vec<(&'a Task, usize)>,
     /// The names of registered results, each with the turn of the first task that registers the result.
     registered: BTreeMap<&'a str, usize>,

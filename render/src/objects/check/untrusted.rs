@@ -34,7 +34,7 @@ pub struct UntrustedUse {
     pub parameter: String,
     /// The origin of the untrusted value, such as an event.
     pub origin: String,
-    /// True if the parameter may contain untrusted values.
+    /// True if the parameter allows untrusted values.
     pub allowed: bool,
 }
 

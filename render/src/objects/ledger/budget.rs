@@ -26,10 +26,10 @@ pub struct Cost {
 pub struct Budget {
     /// The limit on one source.
     pub source: Cost,
-    /// The limit on all sources together.
+    /// The limit on the cost of all sources together.
     pub all: Cost,
-    /// The maximum number of problems that are shown for one source. If a source has further problems, the report shows
-    /// only their number.
+    /// The maximum number of problems that are shown for one source. If a source has more problems, the report shows
+    /// only the number of further problems.
     pub problems: usize,
 }
 

@@ -15,7 +15,7 @@ pub(in crate::objects) struct Found<'a> {
     pub(super) hint: Hint<'a>,
 }
 
-/// The hint of a problem, which may be computed later.
+/// The hint of a problem: already computed, or computed on demand.
 pub(super) enum Hint<'a> {
     /// The finding already contains the hint, or the problem has no hint.
     Known,

@@ -33,7 +33,7 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// Creates a ledger without any problem or cost.
+    /// Creates an empty record of problems and costs.
     pub(super) fn new(budget: Budget) -> Self {
         Self { problems: Problems::new(budget.problems), spent: Spent::new(budget) }
     }
@@ -92,8 +92,8 @@ impl Ledger {
         }
     }
 
-    /// Returns a location as `file:line` for a hint. Omits the line if the search for lines has already read the
-    /// maximum number of bytes.
+    /// Returns a location as `file:line`, for the hint of a message. Omits the line if the search for lines has already
+    /// read the maximum number of bytes.
     fn file_line(&mut self, place: &Place) -> String {
         let may = self.problems.may_locate(place.source(), place.file_size());
         if may { place.file_line() } else { place.file().to_owned() }

@@ -43,8 +43,8 @@ impl Problems {
     }
 
     /// Returns true if the collection can keep one more problem of a source. If the collection is full, counts the
-    /// problem as omitted. The argument `text` is the length of the file, which the loader reads again to find the
-    /// line.
+    /// problem as omitted. The argument `text` is the length of the file that the loader must read again to find the
+    /// line of the problem.
     pub(super) fn has_room(&mut self, source: &str, warning: bool, text: usize) -> bool {
         let count = self.counts.entry((source.to_owned(), warning)).or_default();
         count.read = count.read.saturating_add(text as u64);
@@ -54,7 +54,7 @@ impl Problems {
     }
 
     /// Returns true if the loader may read a text again to find the line for a hint. The argument `text` is the length
-    /// of the text.
+    /// of this text.
     pub(super) fn may_locate(&mut self, source: &str, text: usize) -> bool {
         let count = self.counts.entry((source.to_owned(), false)).or_default();
         count.read = count.read.saturating_add(text as u64);

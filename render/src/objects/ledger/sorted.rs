@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Returns the problems in the order of sources and files. If the report omits problems of a source, an additional
-/// entry shows their number.
+/// entry shows the number of omitted problems.
 pub(super) fn sorted(problems: Problems, sources: &[SourceTree], objects: &BTreeMap<Key, Object>) -> Vec<Problem> {
     let (mut problems, unshown) = problems.finish();
     problems.extend(unshown.into_iter().map(more_problems));
@@ -37,8 +37,7 @@ fn more_problems(unshown: Unshown) -> Problem {
     Problem { warning, ..problem }
 }
 
-/// Removes the excerpts of files that contain Secrets from the problems, because an excerpt may contain an unencrypted
-/// value.
+/// Removes the excerpts from problems in files with Secrets, because an excerpt may contain an unencrypted value.
 fn hide_secrets(problems: &mut [Problem], objects: &BTreeMap<Key, Object>) {
     let secrets = objects.values().filter(|object| object.key.kind == "Secret");
     let files: BTreeSet<(&str, &str)> = secrets.map(|object| (object.place.source(), object.place.file())).collect();

@@ -48,7 +48,7 @@ impl Field {
 /// The limits of all Namespaces.
 pub(super) struct NamespaceLimits<'a> {
     namespaces: &'a BTreeMap<String, pb::Namespace>,
-    /// The NodeGroups that each Namespace may target, without the Namespaces that do not limit NodeGroups.
+    /// The permitted NodeGroups of each Namespace that limits its NodeGroups.
     groups: BTreeMap<&'a str, Arc<Names>>,
     members: &'a Members,
     sources: &'a [SourceTree],
@@ -69,8 +69,8 @@ impl<'a> NamespaceLimits<'a> {
     }
 
     /// Reads a field that names nodes. Returns an error for each node or NodeGroup that the Namespace must not target.
-    /// A field never selects a node that the Namespace must not target. If the object omits the field, the object
-    /// selects every node that the Namespace may target.
+    /// A field selects only nodes that the Namespace may target. If the object omits the field, the object selects
+    /// every node that the Namespace may target.
     pub(super) fn targets(
         &self,
         place: &Place,
@@ -170,7 +170,7 @@ impl<'a> NamespaceLimits<'a> {
     }
 }
 
-/// The name of a NodeGroup or node that an object selects although its Namespace forbids the target.
+/// The name of a NodeGroup or node that an object selects, although the Namespace of the object forbids the name.
 struct Refused {
     /// The key of the list: `nodeGroups` or `nodes`.
     list: &'static str,

@@ -23,7 +23,7 @@ use crate::{
 /// The objects and sources that the loader skips because they are held.
 #[derive(Debug, Default)]
 pub(super) struct LeftOut {
-    /// The objects to skip, each with the name of its source.
+    /// The objects that the loader skips, each with the name of its source.
     pub(super) objects: BTreeSet<(String, Key)>,
     /// The sources whose objects are all skipped.
     pub(super) sources: BTreeSet<String>,

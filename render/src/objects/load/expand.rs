@@ -197,7 +197,7 @@ impl<'a> Expansion<'a> {
 /// The reader of the tasks of one object.
 struct Reader<'r, 'a> {
     expansion: &'r mut Expansion<'a>,
-    /// The source of the object. The loader charges the tasks to the budget of this source.
+    /// The source of the object. The loader charges the tasks of the object to the budget of this source.
     owner: &'r str,
     object: &'r Key,
     /// The chain of nested includes around the current task, beginning with the outermost file.

@@ -79,7 +79,7 @@ fn group(object: &Object) -> Group {
     Group { selector, nodes: names(object, "nodes").collect() }
 }
 
-/// Returns the error of a NodeGroup that has neither a selector nor nodes.
+/// Returns an error if a NodeGroup has neither a selector nor nodes.
 fn selects_nothing(object: &Object, group: &Group) -> Option<Found<'static>> {
     let written = object.spec.get("selector").is_some_and(|selector| !selector.is_null());
     (!written && group.nodes.is_empty()).then(|| {

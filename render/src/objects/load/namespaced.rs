@@ -146,8 +146,8 @@ fn reaction(expansion: &mut Expansion<'_>, object: &Object) -> Reaction {
     }
 }
 
-/// Reads the targets and the tasks of a CronJob, a Trigger or a Beacon. The handlers of included files follow the
-/// tasks.
+/// Reads the targets and the tasks of a CronJob, a Trigger or a Beacon. The returned list contains the handlers of
+/// included files after the tasks.
 fn reaction_with_tasks(expansion: &mut Expansion<'_>, object: &Object, place: &Place, spec: &Value) -> Reaction {
     let targets = expansion.targets(place, spec, Field::Targets, &object.key.namespace);
     let within = IncludeContext::of_source(place.source());

@@ -36,8 +36,8 @@ enum Notice {
     },
 }
 
-/// The maximum number of services of a TaskBook that `autoNotify` handles. The number is limited because each service
-/// is compared with each task.
+/// The maximum number of services of a TaskBook that `autoNotify` handles. The number of services is limited because
+/// the loader compares each service with each task.
 const SERVICES: usize = 100;
 
 /// The maximum number of warnings about one TaskBook.
@@ -45,7 +45,7 @@ const NOTICES: usize = 1000;
 
 impl Restarts {
     /// Creates a restart handler for each service that a TaskBook starts. Each task that affects the service notifies
-    /// the restart handler. A task that already notifies a handler that restarts the service is not changed.
+    /// the restart handler. If a task already notifies a handler that restarts the service, the task is not changed.
     pub(super) fn add(tasks: &mut [Task], handlers: &[Task], parallel: bool) -> Self {
         let mut restarts = Self { handlers: Vec::new(), notices: Vec::new() };
         let mut services = 0;

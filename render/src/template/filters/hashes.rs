@@ -33,7 +33,7 @@ const ROUNDS: std::ops::RangeInclusive<usize> = 1_000..=999_999;
 const LONGEST: usize = 1_024;
 
 /// The number of bytes for which a filter charges fuel before it computes one yescrypt hash. The cost limits a
-/// rendering to 40 yescrypt hashes. Each hash takes about 20 ms and 16 MiB.
+/// rendering to 40 yescrypt hashes. Each yescrypt hash needs about 20 ms of time and 16 MiB of memory.
 const YESCRYPT_BYTES: usize = 6 << 20;
 
 fn password_hash(

@@ -51,9 +51,9 @@ where
     });
 }
 
-/// Charges the fuel for the conversion of a value to text. The caller converts the value to text after the charge. The
-/// engine charges only after the conversion, but a list that repeats a long text can exhaust the memory during the
-/// conversion.
+/// Charges the fuel for the conversion of a value to text. The caller converts the value to text after this function
+/// has charged the fuel. The engine charges fuel only after the conversion, but a list that repeats a long text can
+/// exhaust the memory during the conversion.
 pub(super) fn charge_text(state: &State<'_, '_>, what: &str, value: &Value) -> Result<(), Error> {
     if value.as_object().is_some() { weigh(state, what, value).map(drop) } else { Ok(()) }
 }

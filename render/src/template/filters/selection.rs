@@ -1,5 +1,5 @@
-//! Replaces the filters selectattr and rejectattr of the engine. The replacements do not add the taint of the tested
-//! attribute to the result.
+//! Replaces the filters selectattr and rejectattr of the engine. The replacing filters do not add the taint of the
+//! tested attribute to the result.
 
 use minijinja::{
     Environment, Error, State,
