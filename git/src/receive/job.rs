@@ -19,7 +19,7 @@ use crate::{
 /// One job on untrusted data.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Job {
-    /// The mirror that the job writes.
+    /// The mirror to which the job writes.
     pub(crate) repo: BareRepo,
     /// The work of the job.
     pub(crate) task: Task,

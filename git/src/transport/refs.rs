@@ -32,7 +32,7 @@ pub(crate) fn read(mut reference: gix::Reference<'_>) -> Option<Ref> {
     Some(Ref { name, object, commit })
 }
 
-/// Finds the tags in a mirror by a pattern for the names of tags.
+/// Finds tags in a mirror by a pattern for the name of a tag.
 pub(crate) fn matching_tags(repository: &gix::Repository, pattern: &str) -> Result<Vec<Ref>, String> {
     let platform = repository.references().map_err(|error| error.to_string())?;
     let tags = platform.prefixed("refs/tags/").map_err(|error| error.to_string())?;

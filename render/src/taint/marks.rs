@@ -11,7 +11,7 @@ pub enum Marks {
     /// The value has no taint.
     #[default]
     Clean,
-    /// The value and all its parts have this taint.
+    /// The value and all its parts have the taint in this variant.
     Whole(Taint),
     /// The value is a list or map whose parts have different taints. Parts that `members` does not list have no taint.
     Parts {

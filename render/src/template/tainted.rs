@@ -15,7 +15,7 @@ use crate::{
     taint::{Marks, Taint, Tainted},
 };
 
-/// A value in a template, with its taint. A template that reads the value adds the taint to its output.
+/// A value in a template, with its taint. If a template reads the value, the output of the template has the taint.
 #[derive(Clone)]
 pub(crate) struct Slot {
     value: Value,

@@ -73,7 +73,7 @@ impl Spent {
     ///
     /// # Errors
     /// Returns an error that names the exceeded limit, of the source or of all sources. Each source causes at most one
-    /// such error.
+    /// error about its budget.
     pub(super) fn charge(&mut self, source: &str, cost: Cost) -> Result<(), Exceeded> {
         let known = self.sources.entry(source.to_owned()).or_default();
         *known = known.plus(cost);

@@ -62,7 +62,7 @@ impl Ledger {
         found.into_iter().for_each(|found| self.report(found));
     }
 
-    /// Adds the problems of one file, with known lines.
+    /// Adds the problems of one file. The lines of the problems are already known.
     pub(super) fn keep(&mut self, problems: impl IntoIterator<Item = Problem>) {
         for problem in problems.into_iter().take(PROBLEMS_PER_FILE) {
             if self.problems.has_room(&problem.source, problem.warning, 0) {
