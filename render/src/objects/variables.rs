@@ -75,7 +75,7 @@ pub enum Level {
     Group,
     /// The value is from Variables for this node.
     Node,
-    /// The value is from the vars of a TaskBook.
+    /// The value is from the field `vars` of a TaskBook.
     TaskBook,
 }
 

@@ -23,7 +23,7 @@ pub struct PendingTask {
     pub computed: ComputedValue,
 }
 
-/// Returns the computed variables of a node that have a task.
+/// Returns the computed variables for which a node must run a task.
 pub fn pending_tasks(set: &ObjectSet, view: &NodeView) -> Vec<PendingTask> {
     let namespaces: BTreeSet<&String> = view.books.iter().map(|book| &book.namespace).collect();
     let mut pending = Vec::new();

@@ -283,7 +283,7 @@ impl Renderer {
         Ok(Tainted::new(params, marks))
     }
 
-    /// Returns true if an expression is true. The expression may read `result`, the result of a task.
+    /// Evaluates a condition. The condition may read `result`, the result of a task.
     ///
     /// # Errors
     /// Returns an error if the expression cannot be evaluated.

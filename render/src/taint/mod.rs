@@ -40,7 +40,7 @@ impl fmt::Display for Kind {
 /// facts of all nodes has one origin for each node.
 const ORIGINS_KEPT: usize = 4;
 
-/// A set of taints, each with the origins of the tainted value. Copies of the set share memory.
+/// A set of taints, each with the origins of the tainted value. Copies of a set of taints share memory.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Taint(Option<Arc<Origins>>);
 

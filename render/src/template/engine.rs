@@ -40,8 +40,8 @@ pub struct Engine {
     named: NamedTemplates,
 }
 
-/// The template names that occur literally in `include` and `import` statements. A template name that is computed from
-/// untrusted values must be one of the literal names.
+/// The template names that occur literally in `include` and `import` statements. If a template computes a template name
+/// from untrusted values, the name must also occur literally in a template.
 #[derive(Clone, Default)]
 struct NamedTemplates(Arc<Mutex<BTreeSet<String>>>);
 

@@ -227,7 +227,7 @@ fn weigh(value: &Value, depth: usize, left: &mut usize) -> Result<usize, String>
 enum Draft {
     /// The template computed the value, so the value gets all taints that the template has read.
     Made,
-    /// The template returned the value unchanged, so the value keeps these taints.
+    /// The template returned the value unchanged, so the value keeps its taints.
     Kept(Marks),
     /// The template created a list or map, in which unchanged members keep their taints.
     Mixed(Vec<(Step, Draft)>),

@@ -28,8 +28,8 @@ pub struct Budget {
     pub source: Cost,
     /// The limit on the cost of all sources together.
     pub all: Cost,
-    /// The maximum number of problems that are shown for one source. If a source has more problems, the report shows
-    /// only the number of further problems.
+    /// The maximum number of problems that are shown for one source. Of the problems above this maximum, the report
+    /// shows only the number.
     pub problems: usize,
 }
 

@@ -194,7 +194,7 @@ impl<'a> Expansion<'a> {
     }
 }
 
-/// The reader of the tasks of one object.
+/// A reader for the tasks of one object.
 struct Reader<'r, 'a> {
     expansion: &'r mut Expansion<'a>,
     /// The source of the object. The loader charges the tasks of the object to the budget of this source.
