@@ -17,8 +17,8 @@ pub struct Checked {
     pub findings: Vec<(Path, At, Finding)>,
     /// The references to other objects in the value.
     pub references: Vec<Reference>,
-    /// The paths of the file modes in the value. A later check reads the text at these paths, because a file mode must
-    /// be in quotes.
+    /// The paths of the file modes in the value. A later check reads the text of each file mode, because a file mode
+    /// must be in quotes.
     pub modes: Vec<Path>,
 }
 

@@ -89,8 +89,8 @@ impl PruneBudget {
         let allowed = self.allowed(total);
         let object = &self.object;
         let remedy = match &self.deleted {
-            None => format!("remove fewer items at a time, or set pruneBudget: {count} in {object}"),
-            Some(book) => format!("restore the deleted TaskBook {book}, or set pruneBudget: {count} in {object}"),
+            None => format!("remove fewer items at a time, or set `pruneBudget: {count}` in {object}"),
+            Some(book) => format!("restore the deleted TaskBook {book}, or set `pruneBudget: {count}` in {object}"),
         };
         (count > allowed).then(|| {
             format!(
@@ -182,9 +182,9 @@ mod tests {
         };
         assert_eq!(
             held(Some(""), Some(""), &[]),
-            text("remove fewer items at a time, or set pruneBudget: 3 in TaskBook app/web")
+            text("remove fewer items at a time, or set `pruneBudget: 3` in TaskBook app/web")
         );
-        let deleted = "restore the deleted TaskBook app/web, or set pruneBudget: 3 in ";
+        let deleted = "restore the deleted TaskBook app/web, or set `pruneBudget: 3` in ";
         for (namespace, configs, object) in [
             (Some("2"), &[("fleet", "9")][..], "Namespace app"),
             (Some(""), &[], "Namespace app"),
