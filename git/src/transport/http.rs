@@ -62,7 +62,7 @@ fn secret(setting: &str, file: &Path) -> Result<String, SourceError> {
         fs::read_to_string(file).map_err(|error| settings(format!("auth.{setting} {}: {error}", file.display())))?;
     let text = text.trim_end_matches(['\n', '\r']);
     if text.contains(['\n', '\r']) {
-        return Err(settings(format!("auth.{setting} {} has more than one line", file.display())));
+        return Err(settings(format!("`auth.{setting}`: the file {} has more than one line", file.display())));
     }
     Ok(text.to_owned())
 }

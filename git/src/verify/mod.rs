@@ -79,8 +79,8 @@ impl Signers {
 
 /// Returns the signers that a file in a commit lists; `None` if the commit does not contain the file.
 ///
-/// If the file cannot be read, the function returns an error. The error shows the administrator why commits of the
-/// listed signers are rejected.
+/// If the file with the signers cannot be read, the function returns an error. The error shows the administrator why
+/// commits of the listed signers are rejected.
 pub(crate) fn listed_signers(
     repository: &Repository,
     commit: ObjectId,

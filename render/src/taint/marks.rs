@@ -17,7 +17,7 @@ pub enum Marks {
     Parts {
         /// The taint of the keys and the length of the list or map.
         shape: Taint,
-        /// The taints of the members. Each `Step` is the map key or the list index of a member.
+        /// The taints of the members. In `members`, each `Step` is the map key or the list index of a member.
         members: BTreeMap<Step, Marks>,
     },
 }

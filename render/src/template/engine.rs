@@ -259,7 +259,7 @@ fn describe(error: &minijinja::Error) -> String {
         },
         (ErrorKind::OutOfFuel, _) => format!("{place}the template takes too long: check that its loops end"),
         (ErrorKind::TemplateNotFound, _) => {
-            format!("{place}there is no such template in the source: {}", error.detail().unwrap_or_default())
+            format!("{place}the source does not contain the template: {}", error.detail().unwrap_or_default())
         }
         (_, Some(detail)) => format!("{place}{detail}"),
         (kind, None) => format!("{place}{kind}"),

@@ -30,7 +30,7 @@ pub(super) const COMPUTED: &str = "computed_of_set";
 /// yet.
 pub(super) const PLAIN: &str = "plain_of_set";
 
-/// The maximum length of a text that needs no check, because a shorter text cannot contain more than [`CHAIN`]
+/// The maximum length of a text that needs no check. A text of this length cannot contain more than [`CHAIN`]
 /// operators.
 const SHORT: usize = 400;
 
