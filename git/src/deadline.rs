@@ -14,8 +14,7 @@ use std::{
 
 use crate::{Options, SourceError, meter::Meter};
 
-/// The result of a request to a remote. `TimedOut` means that the request exceeded its time limit or a limit of its
-/// meter.
+/// The result of a request to a remote. `TimedOut` means that the request exceeded a limit on time, bytes or objects.
 pub(crate) enum Ended<T> {
     Done(T),
     TimedOut,
@@ -44,8 +43,8 @@ pub(crate) fn run<T: Send + 'static>(
     run_metered(time, &Meter::new(u64::MAX, u64::MAX), work)
 }
 
-/// Runs the function `work` on a new thread with a time limit. Sets the stop flag of `work` if the meter exceeds a
-/// limit.
+/// Runs the function `work` on a new thread with a time limit. Sets the stop flag of `work` if a counter of `meter`
+/// exceeds its limit.
 pub(crate) fn run_metered<T: Send + 'static>(
     time: Duration,
     meter: &Meter,

@@ -15,7 +15,7 @@ pub enum SourceError {
         /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// An error because a remote missed the deadline.
+    /// An error because a remote did not complete a request within the time limit.
     #[error("{url} did not answer within {seconds} s")]
     TimedOut {
         /// The URL of the remote, without credentials.
@@ -23,7 +23,7 @@ pub enum SourceError {
         /// The deadline, in seconds.
         seconds: u64,
     },
-    /// An error because an earlier request to a remote has not ended. Only one request at a time may write a mirror.
+    /// An error because an earlier request to a remote has not ended. Only one request at a time writes to a mirror.
     #[error("{url} has not answered since {since}")]
     Pending {
         /// The URL of the remote, without credentials.
@@ -36,10 +36,10 @@ pub enum SourceError {
     TooMuch {
         /// The URL of the remote, without credentials.
         url: String,
-        /// The exceeded limit, with its unit.
+        /// The limit that the remote exceeded, with its unit.
         limit: String,
     },
-    /// An error because the tree of a commit is rejected.
+    /// An error because the agent rejects the git tree of a commit.
     #[error("rejected the commit {commit}: {message}")]
     Refused {
         /// The id of the commit.

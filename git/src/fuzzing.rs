@@ -7,14 +7,14 @@ use crate::{
     verify::{Signers, civil, commit_object, signature_of, tag},
 };
 
-/// Reads a tree object, and returns the names of its entries; `None` if the tree is rejected.
+/// Reads a git tree object, and returns the names of its entries; `None` if the tree is rejected.
 pub fn tree_names(data: &[u8]) -> Option<Vec<Vec<u8>>> {
     let entries = tree::entries(data, 10_000).ok()?;
     Some(entries.iter().map(|entry| entry.name().to_vec()).collect())
 }
 
-/// Verifies the signature of a tag object with the public keys in `keys`. The tag must name the commit whose id is 40
-/// times the digit 1.
+/// Verifies the signature of a tag object with the public keys in `keys`. The tag must name the commit
+/// 1111111111111111111111111111111111111111.
 ///
 /// # Errors
 /// Returns an error with the reason if the tag is rejected.
@@ -56,7 +56,7 @@ pub fn date(text: &str) -> Option<u64> {
     civil(text)
 }
 
-/// Appends the SHA-1 checksum to the bytes of a pack.
+/// Appends the SHA-1 checksum of a pack to the bytes of the pack.
 pub fn with_checksum(pack: &[u8]) -> Vec<u8> {
     let mut hasher = gix::hash::hasher(gix::hash::Kind::Sha1);
     hasher.update(pack);

@@ -30,21 +30,21 @@ pub struct Mirror {
     repo: BareRepo,
 }
 
-/// The newest commit of a source's ref, which the mirror has already fetched.
+/// The newest commit that the mirror has fetched from the ref of a source.
 #[derive(Debug, Clone)]
 pub struct Fetched {
     /// The id of the head's commit.
     pub commit: String,
-    /// The relation of the head to the accepted commit.
+    /// The relation of the source's head to the source's accepted commit.
     pub ancestry: Ancestry,
-    /// The name of the tag that leads to the head; `None` if the source does not follow tags.
+    /// The name of the tag that points to the head; `None` if the source does not follow tags.
     pub tag: Option<String>,
     /// The id of the object that the tag names: a tag object, or a commit.
     tag_object: Option<ObjectId>,
 }
 
 impl Mirror {
-    /// Creates the mirror of a source in a folder. The function does not read or write the disk.
+    /// Creates the mirror of a source in a folder, without access to the disk.
     pub fn new(options: Options, folder: &Path) -> Self {
         let path = folder.join(format!("{}.git", options.name));
         Self { repo: BareRepo { path, options } }
@@ -68,8 +68,8 @@ impl Mirror {
 
     /// Fetches the source's head into the mirror. A missing mirror is created.
     ///
-    /// The fetch checks only that the mirror has the commit after the fetch. The caller must verify the signature and
-    /// the tree of the commit.
+    /// After the fetch, `fetch` checks only that the mirror contains the commit. The caller must verify the signature
+    /// and the tree of the commit.
     ///
     /// # Errors
     /// Returns an error if the remote does not answer, or sends unusable data.
@@ -97,8 +97,8 @@ impl Mirror {
         })
     }
 
-    /// Returns the ref to fetch, with its commit. If the source names a commit instead of a ref, the returned ref has
-    /// an empty name.
+    /// Returns the ref that the mirror fetches, with the commit of the ref. If the source names a commit instead of a
+    /// ref, the returned ref has an empty name.
     fn wanted(&self) -> Result<Ref, SourceError> {
         match (target(&self.repo)?, &self.repo.options.reference) {
             (Some(wanted), _) => Ok(wanted),
@@ -109,8 +109,8 @@ impl Mirror {
         }
     }
 
-    /// Returns a text with the names, sizes, inodes and times of the packs on disk. If the returned text changes, a
-    /// pack of the mirror was changed, and may be damaged.
+    /// Returns a text with the names, sizes, inodes and times of the packs on disk. If a later call returns a different
+    /// text, a pack was changed on disk, and may be damaged.
     pub fn fingerprint(&self) -> String {
         use std::os::unix::fs::MetadataExt as _;
         let Ok(found) = fs::read_dir(self.repo.pack_folder()) else { return String::new() };
@@ -168,8 +168,8 @@ impl Mirror {
         advertised(&self.repo, "HEAD").map(drop)
     }
 
-    /// Returns the remote's tags that match the source's pattern and lead to a commit, highest version first. If the
-    /// mirror lacks the tag with the highest version, or its commit, the function fetches this tag.
+    /// Returns the tags of the remote that point to a commit and match the source's pattern, highest version first. The
+    /// function fetches the tag with the highest version if the mirror lacks the tag or its commit.
     ///
     /// # Errors
     /// Returns an error if the remote does not answer, or sends unusable data.
@@ -192,9 +192,9 @@ impl Mirror {
         self.rebuild(None)
     }
 
-    /// Checks that the mirror can read the commits of its refs.
+    /// Checks that the commits of all refs of the mirror are readable.
     ///
-    /// A fetch cannot repair a damaged commit: the remote does not send a commit that a ref of the mirror names.
+    /// A fetch cannot repair a damaged commit, because the remote sends no commit that a ref of the mirror names.
     fn undamaged(&self) -> Result<(), SourceError> {
         if !self.repo.path.join("HEAD").exists() {
             return Ok(());
@@ -249,7 +249,8 @@ impl Mirror {
         self.repo.path.with_extension("git.old")
     }
 
-    /// Restores the mirror after a crash during its replacement, and removes incomplete mirrors of earlier attempts.
+    /// If the agent crashed while it replaced the mirror, restores the mirror. Removes the incomplete mirrors of failed
+    /// replacements.
     fn put_back(&self) -> Result<(), SourceError> {
         if !self.repo.path.exists() && self.old().exists() {
             fs::rename(self.old(), &self.repo.path).map_err(|error| self.repo.disk(error))?;
@@ -265,8 +266,8 @@ fn has(repo: &BareRepo, wanted: &Ref) -> bool {
     repo.open().is_ok_and(|found| found.find_commit(wanted.commit).is_ok() && found.has_object(wanted.object))
 }
 
-/// Fetches a commit into a repository, by its ref or by its id. If the repository does not exist, the function creates
-/// it.
+/// Fetches a commit into a repository, by the ref or the id of the commit. If the repository does not exist, the
+/// function creates it.
 fn fetch_commit(repo: &BareRepo, wanted: &Ref) -> Result<(), SourceError> {
     repo.unlock()?;
     repo.create()?;

@@ -13,7 +13,7 @@ pub struct Options {
     pub url: String,
     /// The ref that the source follows.
     pub reference: Reference,
-    /// The folder of the repository with the files of the source; empty for the whole repository.
+    /// The path of the only folder that the source reads; empty if the source reads the whole repository.
     pub path: String,
     /// The credentials for the git server.
     pub auth: Auth,
@@ -21,7 +21,7 @@ pub struct Options {
     pub verify: VerifyOptions,
     /// True if the ref may move to a commit that does not descend from the accepted commit.
     pub allow_rewind: bool,
-    /// The limits for the data and the time of the communication with the remote.
+    /// The limits on the time and the size of requests to the remote.
     pub limits: Limits,
 }
 
@@ -63,9 +63,9 @@ pub struct Auth {
 pub struct VerifyOptions {
     /// The set of commits that must be signed.
     pub mode: VerifyMode,
-    /// The paths of files on the node that contain OpenPGP keys or SSH allowed_signers.
+    /// The paths of the node's files with OpenPGP keys or SSH allowed_signers.
     pub key_files: Vec<PathBuf>,
-    /// The path of a file in the source that lists further signers.
+    /// The path of a file with further signers, relative to the folder that the source reads.
     pub signers: Option<String>,
 }
 
@@ -77,11 +77,11 @@ pub enum VerifyMode {
     None,
     /// The head must be signed.
     Head,
-    /// The head and every commit between the accepted commit and the head must be signed, along first parents.
+    /// Along first parents, the head and every commit between the accepted commit and the head must be signed.
     Range,
 }
 
-/// The limits for the data and the time of the communication with a remote.
+/// The limits on the time and the size of requests to a remote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// The time limit of a request for the refs of the remote.

@@ -1,11 +1,11 @@
-//! Sorts dependency graphs topologically, and finds their cycles.
+//! Sorts the names in a graph of dependencies, and finds cycles of dependencies.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::work;
 
-/// Returns cycles of a graph, as lists of names. Each returned list begins with the alphabetically first name of its
-/// cycle. No name is in two of the returned cycles.
+/// Returns cycles of a graph, each as a list of names. Each cycle begins with its alphabetically first name. No name is
+/// in two of the returned cycles.
 pub(crate) fn cycles(graph: &BTreeMap<String, Vec<String>>) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     let mut done: BTreeSet<&str> = BTreeSet::new();
@@ -45,8 +45,8 @@ pub(crate) fn cycles(graph: &BTreeMap<String, Vec<String>>) -> Vec<Vec<String>> 
     found
 }
 
-/// Sorts the names of a graph so that each name follows the names on which it depends. Names that do not depend on each
-/// other are sorted alphabetically. The result omits names in a cycle.
+/// Sorts the names of a graph so that each name comes after the names on which it depends. Names that do not depend on
+/// each other are sorted alphabetically. The result omits names in a cycle.
 pub(crate) fn ordered(graph: &BTreeMap<String, Vec<String>>) -> Vec<String> {
     let mut missing: BTreeMap<&str, usize> = BTreeMap::new();
     let mut needed_by: BTreeMap<&str, Vec<&str>> = BTreeMap::new();

@@ -20,10 +20,10 @@ pub struct Problem {
     pub message: String,
     /// The remedy, if there is one.
     pub hint: Option<String>,
-    /// The text of the line with the problem, or the part of a long line around the column of the problem.
+    /// The line of the file that contains the problem, shortened if the line is long.
     #[serde(skip)]
     pub excerpt: String,
-    /// The column to mark in the excerpt, counted from 1.
+    /// The column of the problem in the excerpt, counted from 1.
     #[serde(skip)]
     pub caret: usize,
     /// True for a warning, false for an error.
@@ -47,7 +47,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Returns the part of a line around a column, at most 160 characters, and the position of the column in this part.
+/// Shortens a line to at most 160 characters around a column, and returns the short line with the new column.
 pub(crate) fn excerpt(line: &str, column: usize) -> (String, usize) {
     let first = column.saturating_sub(81);
     let shown: String = line.chars().skip(first).take(160).collect();
@@ -66,7 +66,7 @@ pub(crate) fn without_credentials(text: &str) -> String {
         .collect()
 }
 
-/// Removes the secret parts of a word if the word is a URL or has the scp form `USER@HOST:PATH`.
+/// Removes the secret parts of a URL, also of a URL in the scp form `USER@HOST:PATH`.
 fn bare_url(word: &str) -> String {
     let is_scp = || word.split_once('@').is_some_and(|(_, host)| host.contains(':'));
     let Some((scheme, rest)) = word.split_once("://") else {
@@ -84,7 +84,7 @@ fn bare_url(word: &str) -> String {
     format!("{scheme}://{host}{path}")
 }
 
-/// The message and the remedy of a problem whose location is not known yet.
+/// The message and the remedy of a problem, without its location.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
     /// The message of the problem.

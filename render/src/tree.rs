@@ -1,4 +1,4 @@
-//! The trait through which this crate reads the files of a source. Git snapshots and folders implement the trait.
+//! A trait with which this crate reads the files of a source. Git snapshots and folders implement the trait.
 
 use std::{collections::BTreeMap, fmt, io};
 
@@ -36,9 +36,9 @@ pub struct Entry {
     pub path: String,
     /// The kind of the entry.
     pub kind: EntryKind,
-    /// An id of the content, such as a git object id; `None` if the tree knows no id without a read of the content.
+    /// The id of the content, such as a git object id; `None` if the tree must read the content to compute an id.
     pub id: Option<String>,
-    /// The size of the file in bytes; `None` if the tree does not know the size without a read of the content.
+    /// The size of the file in bytes; `None` if the tree must read the content to find the size.
     pub size: Option<u64>,
 }
 

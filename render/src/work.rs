@@ -1,4 +1,4 @@
-//! Counts the work of the loader in steps. Tests use the count to show that the work grows only in proportion to the
+//! Counts the work of the loader in steps. Tests use the count to check that the work grows only in proportion to the
 //! input. Only test builds count.
 
 #[cfg(test)]
@@ -6,7 +6,8 @@ thread_local! {
     static DONE: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
-/// Adds steps to the count. A step is one byte of text that is read, or one member of a set that is visited.
+/// Adds steps to the count. A step is one byte of text that the loader reads, or one member of a set that the loader
+/// visits.
 pub(crate) fn count(steps: usize) {
     #[cfg(test)]
     DONE.set(DONE.get() + steps);
@@ -14,7 +15,7 @@ pub(crate) fn count(steps: usize) {
     let _ = steps;
 }
 
-/// Returns the number of steps that a call takes on this thread.
+/// Returns the number of steps that a function performs on this thread.
 #[cfg(test)]
 pub(crate) fn steps_of(call: impl FnOnce()) -> usize {
     let before = DONE.get();

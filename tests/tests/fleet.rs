@@ -182,7 +182,7 @@ spec:
     // A removal beyond the prune budget takes no node out of service.
     fleet.publish(&book("1", ""));
     let held = |node: &towpath_tests::node::Node| {
-        node.ask(&["status"]).is_some_and(|status| status["taskBooks"].to_string().contains("set pruneBudget"))
+        node.ask(&["status"]).is_some_and(|status| status["taskBooks"].to_string().contains("set `pruneBudget"))
     };
     fleet.wait(60, |fleet| fleet.nodes.iter().all(held));
     assert_eq!(fleet.happened(), []);

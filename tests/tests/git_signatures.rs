@@ -160,8 +160,8 @@ fn bad_signature_of_a_listed_key_is_called_bad() {
     let other = carol.commit(&repository, "by carol");
     repository.push();
     judge(&repository, &alice.public(), &commit).unwrap();
-    refused(&repository, &alice.public(), &tampered(&repository, &commit), "is bad");
-    refused(&repository, &carol.line(""), &tampered(&repository, &other), "is bad");
+    refused(&repository, &alice.public(), &tampered(&repository, &commit), "is invalid");
+    refused(&repository, &carol.line(""), &tampered(&repository, &other), "is invalid");
     refused(&repository, &carol.line(""), &commit, "not listed");
     refused(&repository, &alice.public(), &other, "not listed");
 }
@@ -271,7 +271,7 @@ fn tags_must_be_annotated_signed_and_of_their_own_name() {
     let text = String::from_utf8(text).unwrap().replacen("tag v1.1.0", "tag v1.7.0", 1);
     let object = tags.repository.object("tag", text.as_bytes());
     tags.repository.server(&["update-ref", "refs/tags/v1.7.0", &object]);
-    refused("v1.7.0", "is bad");
+    refused("v1.7.0", "is invalid");
 }
 
 #[test]

@@ -68,7 +68,7 @@ impl Fixture {
 }
 
 const HELD: &str = "3 of 4 managed items of this node wait for removal, but one pass removes at most 1; \
-                    restore the deleted TaskBook app/goes, or set pruneBudget: 3 in ";
+                    restore the deleted TaskBook app/goes, or set `pruneBudget: 3` in ";
 
 #[test]
 fn budget_of_the_namespace_releases_a_deleted_book_over_its_last_budget() {
@@ -108,7 +108,7 @@ fn budget_of_the_book_has_precedence_over_its_namespace_and_a_config() {
     assert_eq!(once.code, 4, "{}", once.log);
     let message = task(&once.status, "prune")["message"].as_str().unwrap().to_owned();
     assert!(
-        message.ends_with("remove fewer items at a time, or set pruneBudget: 3 in TaskBook app/stays"),
+        message.ends_with("remove fewer items at a time, or set `pruneBudget: 3` in TaskBook app/stays"),
         "{message}"
     );
     // Without a budget of its own, the book has that of its Namespace.

@@ -1,8 +1,8 @@
 //! Packs of git objects that one node sends to another node.
 //!
-//! The requesting node names a commit of its mirror, and the pack omits this commit and its history. The requesting
-//! node computes the id of each object in the pack from the content, so the sender cannot forge objects. The requesting
-//! node must still verify the signature of the new commit.
+//! A node that requests a pack names a commit that its mirror has. The pack omits the named commit and the history of
+//! this commit. The requesting node computes the id of each object in the pack from the content, so the sender cannot
+//! forge objects. The requesting node must still verify the signature of the new commit.
 
 use std::{fs, io::Write, path::Path, str::FromStr as _, sync::atomic::AtomicBool};
 
@@ -62,8 +62,8 @@ impl Mirror {
         Ok(())
     }
 
-    /// Adds the commit of a pack to the mirror. The callback `write` writes the pack to a file. If the mirror lacks an
-    /// object of the commit after the pack was added, the function removes the pack.
+    /// Adds the commit in a pack file to the mirror. The callback `write` writes the pack to a file. If the mirror
+    /// lacks an object of the commit after the pack was added, the function removes the pack.
     ///
     /// # Errors
     /// Returns an error if `write` fails, if the pack is damaged or incomplete, or if the mirror cannot be written.

@@ -1,7 +1,7 @@
 //! Records the commit that the remote most recently advertised as the head of the source's branch.
 //!
 //! A node accepts a commit from another node only if the commit is signed, or if the remote has advertised the commit.
-//! If the branch was rewound, a signature is not enough: the remote must have advertised the commit.
+//! If the branch was rewound, a node accepts a commit only if the remote has advertised the commit.
 
 use gix::{ObjectId, Repository};
 
@@ -15,7 +15,7 @@ use crate::{
 /// name an older commit, because the mirror does not fetch a commit that it already has.
 const HEAD: &str = "refs/towpath/head";
 
-/// Records the commit that the remote advertises at the source's branch.
+/// Records the commit that the remote advertises as the head of the source's branch.
 pub(super) fn remember(repo: &BareRepo, repository: &Repository, commit: ObjectId) -> Result<(), SourceError> {
     if !matches!(repo.options.reference, Reference::Branch(_)) || remembered(repository) == Some(commit) {
         return Ok(());

@@ -29,8 +29,8 @@ impl Mirror {
     /// the signer of the new commit, or `None` if the source requires no signatures.
     ///
     /// # Errors
-    /// Returns an error with the first commit that has no valid signature, and the reason. Returns another error if the
-    /// mirror cannot be read.
+    /// Returns an error that names the first commit without a valid signature, and the reason. Returns
+    /// [`VerifyError::Source`] if the mirror cannot be read.
     pub fn verify(&self, accepted: Option<&str>, commit: &str, now: u64) -> Result<Option<String>, VerifyError> {
         let options = &self.repo.options.verify;
         if options.mode == VerifyMode::None {
@@ -57,16 +57,15 @@ impl Mirror {
         Ok(signer)
     }
 
-    /// Verifies the signatures of a head's commits and the signature of the head's tag, and returns the signer of the
-    /// head.
+    /// Verifies the signatures of the new commits up to a head, and of the head's tag. Returns the signer of the head.
     ///
     /// Before the source has an accepted commit, a tag that is not annotated is valid if its commit is signed. An
     /// annotated tag must always have a valid signature. Before the source has an accepted commit, only the signers in
     /// the key files may sign the tag.
     ///
     /// # Errors
-    /// Returns an error with the commit and the reason if the commit or its tag has no valid signature. Returns another
-    /// error if the mirror cannot be read.
+    /// If the commit or its tag has no valid signature, returns an error that names the commit and the reason. Returns
+    /// [`VerifyError::Source`] if the mirror cannot be read.
     pub fn verify_head(&self, accepted: Option<&str>, head: &Fetched, now: u64) -> Result<Option<String>, VerifyError> {
         let signer = self.verify(accepted, &head.commit, now)?;
         let (Some(tag), Some(object)) = (&head.tag, head.tag_object) else { return Ok(signer) };
@@ -79,9 +78,9 @@ impl Mirror {
         verify::tag(&repository, tag, object, commit, &signers, now).map(Some).map_err(VerifyError::Unverified)
     }
 
-    /// Returns the tag that leads to a commit and that the source may follow. If several tags match, returns the tag
-    /// with the highest version. If the source requires signatures, the signature of the tag must be valid, as in
-    /// [`Self::verify_head`]. Returns `None` if no tag that the source may follow leads to the commit.
+    /// Returns a tag that points to a commit and that the source may follow. If the source may follow several tags of
+    /// the commit, returns the tag with the highest version. If the source requires signatures, the signature of the
+    /// tag must be valid, as in [`Self::verify_head`]. Returns `None` if the source may follow no tag of the commit.
     ///
     /// # Errors
     /// Returns an error if the keys or the mirror cannot be read.
@@ -107,7 +106,8 @@ impl Mirror {
         Ok(names.into_iter().next().map(|(name, _)| name))
     }
 
-    /// Returns the accepted signers of tags: the signers in the key files and in the accepted commit's list.
+    /// Returns the accepted signers of tags: the signers in the key files, and the signers that the accepted commit
+    /// lists.
     fn tag_signers(&self, repository: &Repository, accepted: Option<&str>) -> Result<Signers, Unverified> {
         let signers = Signers::read(&self.repo.options.verify.key_files)?;
         let judge = accepted.and_then(|accepted| ObjectId::from_str(accepted).ok());
@@ -117,7 +117,7 @@ impl Mirror {
         Ok(listed.map_or(signers.clone(), |listed| signers.with(&listed)))
     }
 
-    /// Returns the commits to verify, each with the earlier commit that contains its list of signers.
+    /// Returns the commits to verify, each with the earlier commit whose list of signers applies.
     fn steps(
         &self,
         repository: &Repository,

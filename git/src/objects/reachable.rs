@@ -10,11 +10,11 @@ use gix::{ObjectId, Repository, objs::tree::EntryKind};
 
 use crate::{SourceError, repo::BareRepo};
 
-/// Checks that gix can read the new history of a commit, and that no object is missing. After a successful check, the
-/// mirror can send the commit to other nodes.
+/// Checks that gix can read the fetched history of a commit, and that no object is missing. The mirror can send a
+/// checked commit to other nodes.
 ///
-/// The function does not read the history of a commit that a ref of the mirror names, because an earlier fetch has
-/// checked this history.
+/// The function skips the history of commits that a ref of the mirror names, because an earlier fetch has checked this
+/// history.
 pub(crate) fn check_history(repo: &BareRepo, commit: &str, stop: &AtomicBool) -> Result<(), SourceError> {
     let repository = repo.open()?;
     let refused = |message: String| SourceError::Pack { message };
@@ -30,8 +30,8 @@ pub(crate) fn check_history(repo: &BareRepo, commit: &str, stop: &AtomicBool) ->
     given.map(drop).map_err(refused)
 }
 
-/// Returns the ids of the objects of a commit and its history, without the objects of the commit `have` and its
-/// history.
+/// Returns the ids of the objects in a commit and its history. The result omits the objects in the commit `have` and
+/// its history.
 pub(crate) fn needed_objects(
     repository: &Repository,
     commit: ObjectId,
@@ -44,8 +44,8 @@ pub(crate) fn needed_objects(
     walk(repository, commit, have.into_iter().collect(), &mut seen, &AtomicBool::new(false))
 }
 
-/// Returns the ids of the objects of a commit and its history. The result omits the objects in `seen`, the commits in
-/// `hidden`, and the history of the commits in `hidden`.
+/// Returns the ids of the objects of a commit and its history. The result omits the objects in `seen`, and the commits
+/// in `hidden` with their history.
 fn walk(
     repository: &Repository,
     commit: ObjectId,

@@ -29,12 +29,12 @@ impl fmt::Debug for Snapshot {
 /// One entry of a snapshot: a file, a link or a submodule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Blob {
-    /// The kind of the snapshot's entry.
+    /// The kind of the snapshot's entry, such as a file or a link.
     pub kind: BlobKind,
     id: ObjectId,
 }
 
-/// The kind of a snapshot's entry.
+/// The kind of a snapshot's entry, such as a file or a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlobKind {
     /// A file.
@@ -71,7 +71,7 @@ impl Snapshot {
         let files = Trees::read(&local, root, Budget::SOURCE).and_then(|trees| trees.files(folder)).map_err(failed)?;
         let Some(files) = files.filter(|files| !files.is_empty() || folder.trim_matches(['/', '.']).is_empty()) else {
             return Err(SourceError::Settings {
-                message: format!("the source {source} has no folder {folder} at {commit}"),
+                message: format!("the source {source} has no folder {folder} at the commit {commit}"),
             });
         };
         let entries = files.into_iter().filter_map(|(path, (kind, id))| {

@@ -1,17 +1,17 @@
 //! Reads the git tree of a commit within limits, and checks the tree as `git fsck` does.
 //!
-//! The reader reads each distinct tree object once. The entries of a tree count once for every folder that contains the
-//! tree. A commit with ten small trees that expand to 10^10 files is rejected after ten reads.
+//! Each distinct tree object is read only once. If several folders contain the same tree, its entries count once for
+//! each folder. A commit with ten small trees that expand to 10^10 files is rejected after ten reads.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry};
 
 use gix::{ObjectId, Repository, objs::tree::EntryKind};
 
-/// The limits for the tree of one commit.
+/// The limits on the size of the git tree of one commit.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget {
-    /// The maximum number of files and folders in total. A tree object that occurs in several folders counts several
-    /// times.
+    /// The maximum number of files and folders of one commit. A tree object that occurs in several folders counts
+    /// several times.
     pub(crate) entries: u64,
     /// The maximum depth of nested folders.
     pub(crate) depth: u64,
@@ -20,7 +20,7 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// The limits for the tree of a commit of a source.
+    /// The limits for the git tree of each commit of a source.
     pub(crate) const SOURCE: Self = Self { entries: 1 << 20, depth: 256, paths: 256 << 20 };
 }
 
@@ -64,7 +64,7 @@ struct Totals {
 }
 
 impl Totals {
-    /// Adds an entry to the totals. If the entry is a folder, `below` has the totals of the folder.
+    /// Adds an entry to the size. If the entry is a folder, `below` is the size of the folder's tree.
     fn add(&mut self, name: &[u8], below: Option<Self>) {
         let name = name.len() as u64;
         let Self { entries, paths, depth, longest } = below.unwrap_or_default();
@@ -95,7 +95,7 @@ impl Totals {
     }
 }
 
-/// The distinct tree objects of a commit, after all checks.
+/// The tree objects of a commit, each stored once. Each tree object has passed all checks.
 #[derive(Debug)]
 pub(crate) struct Trees {
     root: ObjectId,
@@ -244,7 +244,7 @@ pub(crate) fn entries(data: &[u8], most: u64) -> Result<Vec<RawEntry>, TreeError
     Ok(entries)
 }
 
-/// Returns the key by which git sorts the entry of a tree. Git sorts a folder by its name with a slash at the end.
+/// Returns the key by which git sorts an entry of a tree. Git sorts a folder by its name with a slash at the end.
 fn order<'a>((name, folder): (&'a [u8], bool)) -> impl Iterator<Item = u8> + use<'a> {
     name.iter().copied().chain(folder.then_some(b'/'))
 }

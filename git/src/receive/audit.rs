@@ -65,7 +65,7 @@ impl<'a> Audit<'a> {
         })
     }
 
-    /// Sets the ref that the fetch has written back to the commit that the ref had before the fetch.
+    /// Restores the commit to which the ref pointed before the fetch.
     fn put_back(&self) {
         let (Some((name, target)), Ok(repository)) = (&self.reference, self.repo.open()) else {
             return;
@@ -104,7 +104,7 @@ struct Chain {
 /// Checks the size of each commit and tag in a pack, because a delta of a few bytes can produce a large object.
 ///
 /// # Errors
-/// Returns an error with the exceeded limit, as a text for a message.
+/// If a limit is exceeded, returns an error text that names the limit.
 fn commits(path: &Path, known: &HashMap<u64, Chain>, repository: &Repository) -> Result<(), String> {
     let index = index::File::at(path, gix::hash::Kind::Sha1).map_err(|_| "a damaged pack".to_owned())?;
     for entry in index.iter() {
@@ -127,7 +127,7 @@ fn commits(path: &Path, known: &HashMap<u64, Chain>, repository: &Repository) ->
 /// pack.
 ///
 /// # Errors
-/// Returns an error with the exceeded limit, as a text for a message.
+/// If a limit is exceeded, returns an error text that names the limit.
 fn chains(path: &Path, most: u64) -> Result<HashMap<u64, Chain>, String> {
     let damaged = |_| "a damaged pack".to_owned();
     let index = index::File::at(path, gix::hash::Kind::Sha1).map_err(damaged)?;

@@ -17,7 +17,7 @@ use crate::SourceError;
 /// The command-line arguments with which the agent's program starts as a worker process.
 static WORKER: OnceLock<Vec<String>> = OnceLock::new();
 
-/// Makes all further jobs on untrusted data run in child processes.
+/// Isolates all later jobs on untrusted data: each job runs in a child process.
 ///
 /// The child process runs the agent's own program with `arguments`. A program that starts with `arguments` must call
 /// [`worker`].
@@ -65,7 +65,7 @@ fn in_child(job: &Job, arguments: &[String]) -> Result<(), SourceError> {
     }
 }
 
-/// A child process. A drop of this struct kills the whole process group of the child process.
+/// A running child process. When this guard is dropped, the whole process group of the child process is killed.
 struct Running(Child);
 
 impl Running {

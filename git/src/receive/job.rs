@@ -19,7 +19,7 @@ use crate::{
 /// One job on untrusted data.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Job {
-    /// The mirror that the job writes.
+    /// The mirror to which the job writes.
     pub(crate) repo: BareRepo,
     /// The work of the job.
     pub(crate) task: Task,
@@ -28,7 +28,7 @@ pub(crate) struct Job {
 /// The work of a job.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Task {
-    /// A job that fetches a refspec into the mirror.
+    /// A job that fetches refs from the remote into the mirror.
     Fetch { spec: String },
     /// A job that indexes a pack file in the mirror, and checks that the history of the new commit is complete.
     Index { file: PathBuf, commit: String },

@@ -22,7 +22,7 @@ type Unreachable = Box<dyn std::error::Error + Send + Sync>;
 
 type Connection<'a, 'b, 'c> = gix::remote::Connection<'a, 'b, 'c, Counted>;
 
-/// Connects to the remote of a mirror for the refs of one refspec, with limits for time and bytes.
+/// Connects to the remote of a mirror, and limits the time and the received bytes of the connection.
 fn connected<T>(
     repo: &BareRepo,
     spec: &str,
@@ -62,7 +62,8 @@ fn connected<T>(
     )
 }
 
-/// Requests the refs that match a refspec from a remote. A remote with an old git protocol sends all its refs.
+/// Requests refs from a remote, which selects the refs by a refspec. A remote with an old git protocol sends all its
+/// refs.
 pub(crate) fn advertise(repo: &BareRepo, wanted: &str, time: Duration) -> Result<Advertised, SourceError> {
     connected(repo, wanted, (time, ADVERTISEMENT), |connection| {
         let (map, _) = connection.ref_map(gix::progress::Discard, gix::remote::ref_map::Options::default())?;

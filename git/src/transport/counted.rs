@@ -30,7 +30,7 @@ use gix::{
 pub(crate) struct Left(Arc<AtomicU64>);
 
 impl Left {
-    /// Creates a counter that allows this number of bytes.
+    /// Creates a counter with the number of bytes that the remote may send.
     pub(crate) fn new(bytes: u64) -> Self {
         Self(Arc::new(AtomicU64::new(bytes)))
     }
@@ -163,8 +163,8 @@ impl<'a, R: ExtendedBufRead<'a>> ExtendedBufRead<'a> for CountedRead<R> {
     }
 }
 
-/// An HTTP client that counts all bytes of responses. The client is necessary because gix itself reads the capabilities
-/// of a server without a limit.
+/// An HTTP client that counts all bytes of responses. This HTTP client is necessary because gix itself reads the
+/// capabilities of a server without a limit.
 pub(crate) struct CountedHttp {
     pub(crate) inner: Remote,
     pub(crate) left: Left,

@@ -23,8 +23,7 @@ pub(crate) fn is_http(url: &str) -> bool {
     url.starts_with("http://") || url.starts_with("https://")
 }
 
-/// Returns the options of the HTTP transport: TLS settings, and the credentials as a header of the first and all
-/// further requests.
+/// Returns the options of the HTTP transport: the TLS settings, and a header with the credentials for all requests.
 pub(crate) fn http_options(options: &Options, time: Duration) -> Result<Box<dyn Any>, SourceError> {
     let tls = tls(&options.auth)?;
     let configure_client = move |builder: reqwest::blocking::ClientBuilder| {
@@ -63,7 +62,7 @@ fn secret(setting: &str, file: &Path) -> Result<String, SourceError> {
         fs::read_to_string(file).map_err(|error| settings(format!("auth.{setting} {}: {error}", file.display())))?;
     let text = text.trim_end_matches(['\n', '\r']);
     if text.contains(['\n', '\r']) {
-        return Err(settings(format!("auth.{setting} {} has more than one line", file.display())));
+        return Err(settings(format!("`auth.{setting}`: the file {} has more than one line", file.display())));
     }
     Ok(text.to_owned())
 }

@@ -1,4 +1,4 @@
-//! The refs of a remote, and the functions that select the tag that a source follows.
+//! Selects the tag that a source follows among the refs of a remote.
 
 use gix::ObjectId;
 
@@ -12,7 +12,7 @@ pub(crate) struct Ref {
     pub(crate) name: String,
     /// The id of the object that the ref names; the id of the tag object if the ref is an annotated tag.
     pub(crate) object: ObjectId,
-    /// The id of the commit to which the ref leads, directly or through a tag object.
+    /// The id of the commit to which the ref points, directly or through a tag object.
     pub(crate) commit: ObjectId,
 }
 
@@ -24,7 +24,7 @@ pub(crate) struct Advertised {
     pub(crate) empty: bool,
 }
 
-/// Returns a ref of a repository with its commit; `None` if the ref does not lead to an object.
+/// Returns a ref of a repository with its commit; `None` if the ref cannot be resolved to an object.
 pub(crate) fn read(mut reference: gix::Reference<'_>) -> Option<Ref> {
     let name = reference.name().as_bstr().to_string();
     let object = reference.follow_to_object().ok()?.detach();
@@ -32,7 +32,7 @@ pub(crate) fn read(mut reference: gix::Reference<'_>) -> Option<Ref> {
     Some(Ref { name, object, commit })
 }
 
-/// Returns the tags in a mirror whose names match a pattern.
+/// Finds tags in a mirror by a pattern for the name of a tag.
 pub(crate) fn matching_tags(repository: &gix::Repository, pattern: &str) -> Result<Vec<Ref>, String> {
     let platform = repository.references().map_err(|error| error.to_string())?;
     let tags = platform.prefixed("refs/tags/").map_err(|error| error.to_string())?;
@@ -40,7 +40,7 @@ pub(crate) fn matching_tags(repository: &gix::Repository, pattern: &str) -> Resu
     Ok(tags.flatten().take(MOST_REFS).filter_map(read).filter(matches).collect())
 }
 
-/// Returns the advertised tags that match a pattern and lead to the given commit, highest version first.
+/// Returns the advertised tags that match a pattern and point to a commit, highest version first.
 pub(crate) fn tags_at(advertised: &Advertised, pattern: &str, commit: ObjectId) -> Vec<Ref> {
     let matches = |found: &&Ref| {
         found.commit == commit && found.name.strip_prefix("refs/tags/").is_some_and(|tag| glob_matches(pattern, tag))
@@ -73,8 +73,8 @@ pub fn version(tag: &str) -> Option<semver::Version> {
     })
 }
 
-/// Returns true if a text matches a pattern, in which `*` is any text. The time of the comparison grows at most with
-/// the product of the lengths of pattern and text.
+/// Returns true if a text matches a pattern, in which `*` is any text. The time to compare a text is at most
+/// proportional to the product of the lengths of text and pattern.
 fn glob_matches(glob: &str, text: &str) -> bool {
     let mut parts = glob.split('*');
     let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else { return false };

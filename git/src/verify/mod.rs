@@ -20,7 +20,7 @@ pub(crate) use tag::tag;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("cannot verify {}: {message}", subject(commit))]
 pub struct Unverified {
-    /// The id of the commit; empty if the files with the keys cannot be used.
+    /// The id of the commit; empty if a key file cannot be used.
     pub commit: String,
     /// The reason for the rejection.
     pub message: String,
@@ -77,10 +77,10 @@ impl Signers {
     }
 }
 
-/// Returns the signers that a file in a commit lists; `None` if the commit has no such file.
+/// Returns the signers that a file in a commit lists; `None` if the commit does not contain the file.
 ///
-/// If the file cannot be read, the function returns an error. The error shows the administrator why commits of the
-/// listed signers are rejected.
+/// If the file with the signers cannot be read, the function returns an error. The error shows the administrator why
+/// commits of the listed signers are rejected.
 pub(crate) fn listed_signers(
     repository: &Repository,
     commit: ObjectId,

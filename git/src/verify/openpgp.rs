@@ -82,7 +82,7 @@ pub(super) fn verify(signature: &str, payload: &[u8], keys: &[Key], now: u64) ->
 fn judge(good: bool, key: &impl KeyDetails, usable: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
     strong_key(key)?;
     if !good {
-        return Err(format!("the signature by the listed OpenPGP key {} is bad", key.fingerprint()));
+        return Err(format!("the signature by the listed OpenPGP key {} is invalid", key.fingerprint()));
     }
     usable()
 }
@@ -153,8 +153,8 @@ fn self_signature(key: &SignedPublicKey, now: u64) -> Option<&Signature> {
     newest(direct.chain(users), now)
 }
 
-/// Returns the newest of several signatures, and ignores weak digests, expired signatures and signatures from the
-/// future.
+/// Returns the newest of several signatures. Ignores expired signatures, and signatures with a weak digest or a time in
+/// the future.
 fn newest<'a>(signatures: impl Iterator<Item = &'a Signature>, now: u64) -> Option<&'a Signature> {
     let counts = |signature: &&Signature| {
         strong_digest(signature)
@@ -210,15 +210,15 @@ fn signing_subkey(key: &SignedPublicKey, subkey: &SignedPublicSubKey, made: u64,
     in_time(binding, u64::from(subkey.key.created_at().as_secs()), made, now, "subkey")
 }
 
-/// Returns true if a self-signature lists the uses for which the key is intended.
+/// Returns true if a self-signature has key flags, which list the permitted uses of a key.
 fn has_flags(signature: &Signature) -> bool {
     use pgp::packet::SubpacketData;
     let mut hashed = signature.config().into_iter().flat_map(|config| config.hashed_subpackets());
     hashed.any(|packet| matches!(packet.data, SubpacketData::KeyFlags(_)))
 }
 
-/// The maximum number of seconds by which a signature may be in the future. A signature may be slightly in the future,
-/// because clocks differ.
+/// The maximum number of seconds by which the time of a signature may be ahead of the node's clock. The time of a
+/// signature may be slightly ahead of the node's clock, because clocks differ.
 const SKEW: u64 = 86_400;
 
 /// Checks that a signature was made during the lifetime of its key, and that the key is not expired.

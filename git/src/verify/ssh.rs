@@ -215,7 +215,7 @@ pub(super) fn verify(signature: &str, payload: &[u8], signers: &[Signer], now: u
         } else {
             match signer.key.verify("git", payload, &signature) {
                 Ok(()) => return Ok(signer.principals.clone()),
-                Err(_) => why = format!("the signature by the listed SSH key {fingerprint} is bad"),
+                Err(_) => why = format!("the signature by the listed SSH key {fingerprint} is invalid"),
             }
         }
     }

@@ -10,15 +10,15 @@ use self::names::{described, kind_of, lower_first, not_a_boolean};
 use super::{At, Path, Trail, common_mistakes};
 use crate::problem::Finding;
 
-/// The result of a check of a value against the schema.
+/// The result of the schema check of a value: errors, references and file modes.
 #[derive(Debug, Default)]
 pub struct Checked {
     /// The errors in the value, each with the path of the wrong part.
     pub findings: Vec<(Path, At, Finding)>,
-    /// The names of other objects to which the value refers.
+    /// The references to other objects in the value.
     pub references: Vec<Reference>,
-    /// The paths of the file modes in the value. A later check searches the text of the file at these paths for modes
-    /// without quotes.
+    /// The paths of the file modes in the value. A later check reads the text of each file mode, because a file mode
+    /// must be in quotes.
     pub modes: Vec<Path>,
 }
 
@@ -33,10 +33,10 @@ pub struct Reference {
     pub path: Path,
 }
 
-/// The form of a checked value: as written with templates, or rendered.
+/// The form of the value that is checked: as written in the file, or rendered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// The value is as written in the file, so module parameters, vars and some other fields may contain templates.
+    /// The value is not rendered yet, so module parameters, vars and some other fields may contain templates.
     Written,
     /// The value contains rendered module parameters, so the check treats braces as ordinary text.
     Rendered,
@@ -228,7 +228,7 @@ impl Walk {
         {
             self.key(
                 &Trail::Key(trail, "until"),
-                Finding::new(format!("until cannot repeat {}: until repeats only probes and commands", modules[0])),
+                Finding::new(format!("`until` cannot repeat {}: `until` repeats only probes and commands", modules[0])),
             );
         }
     }

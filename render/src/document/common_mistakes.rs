@@ -18,7 +18,7 @@ pub(super) fn top_level(key: &str) -> String {
     }
 }
 
-/// Returns the hint for a key that a message of the schema does not have, or `None` for an uncommon mistake.
+/// Returns the hint for an unknown key in a document, or `None` if the mistake is not common.
 pub(super) fn unknown_key(message: &str, key: &str) -> Option<String> {
     let hint = match (message, key) {
         ("Task", "become" | "become_user" | "sudo") => "the agent runs as root; command and script take user",
@@ -75,7 +75,7 @@ pub(super) fn unknown_key(message: &str, key: &str) -> Option<String> {
     Some(hint.to_owned())
 }
 
-/// Returns the hint for a word that a field does not allow, or `None` for an uncommon mistake.
+/// Returns the hint for a word that a field does not allow, or `None` if the mistake is not common.
 pub(super) fn word_hint(message: &str, field: &str, word: &str) -> Option<String> {
     let hint = match (message, field, word) {
         ("Service", "state", "running" | "start" | "active" | "up") => "did you mean started?",
@@ -92,7 +92,8 @@ pub(super) fn word_hint(message: &str, field: &str, word: &str) -> Option<String
     Some(hint.to_owned())
 }
 
-/// Returns the hint for a value that is not a map although the field requires a map, or `None` for an uncommon mistake.
+/// Returns the hint for a value that is not a map although the field requires a map, or `None` if the mistake is not
+/// common.
 pub(super) fn instead_of_a_map(message: &str, value: &Value) -> Option<String> {
     match (message, value) {
         ("Command", Value::String(line)) => Some(format!("write {{shell: {line:?}}} or {{argv: […]}}")),

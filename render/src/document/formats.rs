@@ -32,7 +32,7 @@ pub(super) fn format(field: &Field, text: &str) -> Result<(), Finding> {
         }
         "commit" if text.len() == 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) => Ok(()),
         "revocable" if revocable(text) => Ok(()),
-        "revocable" => Err(Finding::new(format!("{text:?} is not a serial number and not a public key"))
+        "revocable" => Err(Finding::new(format!("{text:?} is neither a serial number nor a public key"))
             .hint("write a serial number as `towpath pki` prints it (3f:0a:91), or a key (ed25519:…)")),
         "commit" => {
             Err(Finding::new(format!("{text:?} is not a full commit id")).hint("write all 40 hexadecimal digits"))
@@ -134,7 +134,7 @@ fn size(text: &str) -> Result<(), Finding> {
         .map_err(|why| Finding::new(why).hint("write it like 64MiB"))
 }
 
-/// Returns true if the list `revoked` can contain a text: the serial number of a certificate, or a public key.
+/// Returns true if a text is a valid entry of the list `revoked`: the serial number of a certificate, or a public key.
 fn revocable(text: &str) -> bool {
     match text.strip_prefix("ed25519:") {
         Some(key) => key.trim_end_matches('=').len() == 43,

@@ -1,7 +1,7 @@
 //! Finds the line and the column of a part of a YAML document.
 //!
-//! The YAML parser reports a position only with an error. To find the position of a part, the deserializer follows the
-//! path to the part, and causes an error there.
+//! The YAML parser reports a position only with an error. To find the position of a part, the deserializer returns an
+//! error when the deserializer reaches the part.
 
 use std::fmt;
 
@@ -136,8 +136,8 @@ impl<'de> Visitor<'de> for Follow<'_> {
     }
 }
 
-/// A deserializer seed that reads the keys of a map. At the key that the path names, this deserializer returns an
-/// error, because only an error has a position.
+/// A deserializer of map keys. The deserializer returns an error at the key `wanted`, because only an error has a
+/// position.
 struct FollowKey<'a> {
     wanted: Option<&'a str>,
 }

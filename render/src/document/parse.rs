@@ -29,18 +29,18 @@ impl Default for Limits {
     }
 }
 
-/// The maximum length of a key in bytes. Every error below a key contains the key in its path, so a long key costs much
-/// memory.
+/// The maximum length of a key in bytes. Each error in the value of a key repeats the key in its path, so a long key
+/// costs much memory.
 const KEY: usize = 1024;
 
-/// The maximum number of duplicate keys that an error report shows for each document.
+/// The maximum number of duplicate keys that the loader reports for each document.
 const DUPLICATES: usize = 200;
 
-/// The maximum number of bytes of a file that the parser reads again to find the lines of duplicate keys.
+/// The maximum number of bytes that the parser reads again in one file to find the lines of duplicate keys.
 const LOCATED: usize = 64 << 20;
 
-/// Returns the documents of a text, without empty documents, and the problems of the text. The result contains the
-/// documents before a syntax error, so that the caller can also report errors in these documents.
+/// Returns the documents of a text, without empty documents, and the problems of the text. If the text has a syntax
+/// error, the result contains the documents before the error.
 pub fn parse(source: &str, path: &str, bytes: &[u8], limits: Limits) -> (Vec<Document>, Vec<Problem>) {
     let text = match text(bytes, limits) {
         Ok(text) => text,
@@ -82,7 +82,7 @@ pub fn parse(source: &str, path: &str, bytes: &[u8], limits: Limits) -> (Vec<Doc
     (documents, problems)
 }
 
-/// Returns the bytes of a file as text, if the bytes are valid UTF-8 and within the limits.
+/// Returns the bytes of a file as text, if the bytes are valid UTF-8 and within the size limits.
 fn text(bytes: &[u8], limits: Limits) -> Result<&str, (usize, Finding)> {
     if bytes.len() > limits.bytes {
         let message = format!("the file has {} bytes, and at most {} are read", bytes.len(), limits.bytes);

@@ -2,12 +2,12 @@
 
 use std::{fmt, sync::Arc};
 
-/// One step of a path in a document: from a map or list to one of its members.
+/// One step of a path in a document: from a map to a value, or from a list to a member.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
-    /// The step from a map to the value of a key. Copies of a path share the memory of the key.
+    /// The step from a map to the value of the given key. Copies of a path share the memory of the key.
     Key(Arc<str>),
-    /// The step from a list to the member at an index. The first member has the index 0.
+    /// The step from a list to the member at the given index. The first member of a list has the index 0.
     Index(usize),
 }
 
@@ -46,8 +46,8 @@ impl fmt::Display for Path {
     }
 }
 
-/// The path of the value that a check visits in a document. To save work, the check keeps the path on the stack, and
-/// copies the path to a [`Path`] only for an error.
+/// The path of the value that a check visits in a document. To save time, the check allocates a [`Path`] only for an
+/// error.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Trail<'a> {
     Root,
@@ -77,11 +77,11 @@ impl Trail<'_> {
     }
 }
 
-/// Selects the part of a map entry at which an error is shown: the key or the value.
+/// The part of a map entry that an error message marks: the key or the value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum At {
-    /// The error is shown at the key.
+    /// The error message marks the key of the map entry.
     Key,
-    /// The error is shown at the value.
+    /// The error message marks the value of the map entry.
     Value,
 }

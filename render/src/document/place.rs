@@ -35,7 +35,8 @@ impl SourceFile {
         Self { source, path, text, roots: OnceLock::new(), unquoted_modes: OnceLock::new() }
     }
 
-    /// Returns the text of the file. In tests, each call adds the length of the text to a counter of the work.
+    /// Returns the text of the file. In tests, each call adds the length of the text to a counter, so that a test can
+    /// limit the work of the loader.
     pub fn text(&self) -> &str {
         work::count(self.text.len());
         &self.text
@@ -66,7 +67,7 @@ impl SourceFile {
 pub struct Document {
     /// The file that contains the document.
     pub file: Arc<SourceFile>,
-    /// The position of the document among the documents of its file, counted from 0.
+    /// The index of the document in its file, counted from 0.
     pub index: usize,
     /// The content of the document.
     pub value: Value,
@@ -96,7 +97,7 @@ impl Document {
 }
 
 impl Place {
-    /// Creates a location from a file, the position of a document in the file, and a path in the document.
+    /// Creates a location from a file, the index of a document in the file, and a path in the document.
     pub fn new(file: Arc<SourceFile>, document: usize, path: Path) -> Self {
         Self { file, document, path, found: Arc::default() }
     }
@@ -113,14 +114,14 @@ impl Place {
         Self::new(Arc::clone(&self.file), self.document, self.path.index(index))
     }
 
-    /// Follows a path from this location, and returns the location at the end of the path.
+    /// Returns the location of the value at a path below this location.
     #[must_use]
     pub fn below(&self, path: &Path) -> Self {
         let steps = self.path.0.iter().chain(&path.0).cloned().collect();
         Self::new(Arc::clone(&self.file), self.document, Path(steps))
     }
 
-    /// Returns the name of the source with the file of this location.
+    /// Returns the name of the source that contains the file of this location.
     pub fn source(&self) -> &str {
         &self.file.source
     }
@@ -140,7 +141,7 @@ impl Place {
         self.file.size()
     }
 
-    /// Returns the position of the location's document among the documents of its file, counted from 0.
+    /// Returns the index of the document in its file, counted from 0.
     pub fn document(&self) -> usize {
         self.document
     }
@@ -158,12 +159,12 @@ impl Place {
         locate::position(self.file.text(), self.document, &self.path, at)
     }
 
-    /// Returns this location as `file:line`, for the hint of a message about another location.
+    /// Returns this location as `file:line`, for a hint in a message about a different location.
     pub fn file_line(&self) -> String {
         format!("{}:{}", self.file.path, self.position().0)
     }
 
-    /// Creates a problem at this location, with the message and the hint of a finding.
+    /// Creates a problem at this location. The finding contains the message and the hint of the problem.
     pub fn problem(&self, finding: Finding, at: At) -> Problem {
         let (line, column) = match at {
             At::Value => self.position(),
@@ -173,7 +174,7 @@ impl Place {
     }
 }
 
-/// Returns the lines of a text. As in the YAML parser, a carriage return without a line feed ends a line, too.
+/// Returns the lines of a text. A carriage return without a line feed also ends a line, as in the YAML parser.
 pub(crate) fn lines(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
@@ -186,7 +187,7 @@ pub(crate) fn lines(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Creates a problem at a line and a column of a file, with the message and the hint of a finding.
+/// Creates a problem at a line and a column of a file. The finding contains the message and the hint of the problem.
 pub(crate) fn problem_at(file: &SourceFile, line: usize, column: usize, finding: Finding) -> Problem {
     let written = lines(file.text()).nth(line.saturating_sub(1)).unwrap_or_default();
     // A line with a credential is hidden as a whole, because removing a part would shift the column.

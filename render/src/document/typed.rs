@@ -1,16 +1,17 @@
-//! Converts values that passed the schema check to the Rust types that are generated from the schema.
+//! Converts checked values to the generated Rust types of the schema.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use towpath_proto::{Shape, Type, message};
 
-/// Converts a checked value to the Rust type of the schema message `name`. A null value becomes an empty message.
+/// Converts a checked value to the Rust type of the schema message `name`. A null value becomes an empty schema
+/// message.
 ///
-/// The schema check accepts more spellings than the Rust type. Before the conversion, the function removes null fields,
-/// and turns numbers into strings where the Rust type requires strings.
+/// The schema check accepts null fields, and numbers instead of strings. Before the conversion, the function removes
+/// null fields, and turns numbers into strings where the Rust type requires strings.
 ///
 /// # Errors
-/// Returns an error if the value does not fit the message.
+/// Returns an error if the value does not fit the schema message `name`.
 pub fn typed<T: DeserializeOwned>(name: &'static str, value: &Value) -> Result<T, serde_json::Error> {
     let fitted = fitted(Type::Message(name), value);
     serde_json::from_value(if fitted.is_null() { Value::Object(Map::new()) } else { fitted })

@@ -40,8 +40,8 @@ pub fn book_digest(set: &ObjectSet, book: &Book) -> String {
     parts.end()
 }
 
-/// Returns the digest of one task and of the variables that the task reads. An elected task keeps its result until this
-/// digest changes.
+/// Returns the digest of one task and of the variables that the task reads. An elected task keeps its result until the
+/// digest of the task changes.
 pub fn task_digest(set: &ObjectSet, book: &Book, task: &Task) -> String {
     let mut parts = Parts::new(set);
     parts.task(task);
@@ -78,8 +78,7 @@ struct Parts<'a> {
     set: &'a ObjectSet,
     hash: Sha256,
     files: BTreeSet<(String, String)>,
-    /// The texts of the task that was added last. A search in the texts of a task finds the variables that the task
-    /// uses.
+    /// The texts of the most recently added task, in which a search finds the variables that the task uses.
     text: String,
 }
 
@@ -141,8 +140,8 @@ impl<'a> Parts<'a> {
         self.imports(&task.within, &module.params.to_string());
     }
 
-    /// Adds a file and the template files that it imports, or a folder with its files. If the path itself contains a
-    /// template, the function adds all files of the source.
+    /// Adds a file, or all files of a folder. For a template file, also adds the files that the template imports. If
+    /// the path itself contains a template, adds all files of the source.
     fn file(&mut self, within: &IncludeContext, path: &str) {
         let Some(tree) = self.set.trees.get(&within.source).cloned() else { return };
         let dynamic = path.contains("{{") || path.contains("{%");

@@ -14,8 +14,7 @@ pub struct NodeObject {
     pub labels: BTreeMap<String, String>,
     /// The address at which other nodes connect to the node.
     pub address: Option<String>,
-    /// The public keys of the node. If this list of keys is empty, other nodes trust the first keys that the node
-    /// shows.
+    /// The public keys of the node. If `public_keys` is empty, other nodes trust the first keys that the node presents.
     pub public_keys: Vec<String>,
 }
 
@@ -94,8 +93,8 @@ impl<'a> Labelled<'a> {
         Self { nodes, by_label }
     }
 
-    /// Returns the nodes that a selector matches. To save work, the selector is compared only with the nodes that have
-    /// the rarest required label.
+    /// Returns the nodes that a selector matches. To save work, the function tests only the nodes with the rarest label
+    /// that the selector requires.
     fn select(&self, selector: &Selector) -> Vec<&'a str> {
         let with = |(key, values): (&str, &[String])| -> Vec<&'a str> {
             let lists = values.iter().filter_map(|value| self.by_label.get(&(key, value.as_str())));

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::task::{Book, Task};
 
-/// A part of a TaskBook between two points at which nodes can wait for each other.
+/// A part of a TaskBook. Nodes wait for each other only between segments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
     /// The positions of the segment's tasks in the list of tasks of the TaskBook.
@@ -20,14 +20,14 @@ pub struct Segment {
 pub enum SegmentKind {
     /// The segment contains ordinary tasks of the TaskBook.
     Tasks,
-    /// The segment is a task with `elect`: only elected nodes run the task, and all nodes use its result.
+    /// The segment is a single task with `elect`. Only elected nodes run the task, and all nodes use its result.
     Elected,
-    /// The segment is a task with its own `serialize`. The field `serialize` limits the number of nodes that run the
-    /// task at the same time.
+    /// The segment is a single task with the field `serialize`. The field `serialize` limits the number of nodes that
+    /// run the task at the same time.
     Own,
 }
 
-/// Returns the segments of a TaskBook. A task with `sync` begins a segment. A task with `elect` or `serialize` is a
+/// Returns the segments of a TaskBook. A task with `sync` begins a new segment. A task with `elect` or `serialize` is a
 /// separate segment.
 pub fn segments(book: &Book) -> Vec<Segment> {
     let mut found: Vec<Segment> = Vec::new();

@@ -25,7 +25,7 @@ pub struct ObjectSet {
     pub books: BTreeMap<String, Arc<Book>>,
     /// The NodeGroups, by name.
     pub groups: BTreeMap<String, Group>,
-    /// The nodes that git names, with their labels.
+    /// The nodes that objects in git name, with the labels of the nodes.
     pub nodes: BTreeMap<String, NodeObject>,
     /// The Namespaces, by name.
     pub namespaces: BTreeMap<String, pb::Namespace>,
@@ -43,7 +43,7 @@ pub struct ObjectSet {
     pub members: Members,
     /// The held objects: invalid objects that are excluded from the set, so that other objects can load.
     pub held: BTreeMap<HeldKey, Held>,
-    /// The files of each source, and of each repository that a task or an include names with a commit.
+    /// The file trees of all sources, and of the repositories that tasks or includes name with a commit.
     pub trees: BTreeMap<String, Arc<dyn Tree>>,
 }
 
@@ -84,13 +84,13 @@ impl ObjectSet {
         nodes.into_iter().filter(selected).cloned().collect()
     }
 
-    /// Returns the names of all nodes that are named in any object.
+    /// Returns the names of all nodes that any object names.
     pub fn all_nodes(&self) -> BTreeSet<String> {
         self.members.names().cloned().collect()
     }
 
-    /// Returns the objects with the variables of a namespace: first the ClusterVariables that are bound to the
-    /// namespace, then its Variables. ClusterVariables and Variables are each sorted by name.
+    /// Returns the objects that set variables for a namespace: first the bound ClusterVariables, then the Variables.
+    /// ClusterVariables and Variables are each sorted by name.
     pub(crate) fn variables_of<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a VariablesObject> {
         let bound = self.bindings.get(namespace).into_iter().flatten();
         let bound = bound.filter_map(|name| {
@@ -101,8 +101,7 @@ impl ObjectSet {
         bound.filter(|object| object.key.kind == "ClusterVariables").chain(own).inspect(|_| work::count(1))
     }
 
-    /// Returns the sorted Variables and ClusterVariables objects, from the object with the given identity to the last
-    /// object.
+    /// Returns the Variables and ClusterVariables objects in sorted order, beginning with the given identity.
     fn variables_from(&self, kind: &str, namespace: &str, name: &str) -> &[VariablesObject] {
         let before = |object: &VariablesObject| {
             let key = &object.key;
@@ -112,7 +111,7 @@ impl ObjectSet {
     }
 }
 
-/// Returns the objects that are held in a set, but were not held in an earlier set.
+/// Returns the held objects of this set that an earlier set did not hold.
 pub fn newly_held<'a>(set: &'a ObjectSet, before: &ObjectSet) -> Vec<&'a Held> {
     set.held.iter().filter(|(key, _)| !before.held.contains_key(key)).map(|(_, held)| held).collect()
 }

@@ -20,7 +20,7 @@ pub(super) fn flag(value: &Value, key: &str) -> bool {
     value.get(key).and_then(Value::as_bool).unwrap_or(false)
 }
 
-/// Returns the members of the list at a key; no members if the list is missing.
+/// Returns the members of the list under a key, or no members if the list is missing.
 pub(super) fn members<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
@@ -39,7 +39,7 @@ pub(super) fn message<T: serde::de::DeserializeOwned>(value: &Value, key: &str, 
     typed(name, value).ok()
 }
 
-/// Returns the duration at a key of a spec, or `otherwise` if the key is missing.
+/// Returns the value of a key as a duration, or `otherwise` if the key is missing.
 pub(super) fn time(value: &Value, key: &str, otherwise: Duration) -> Duration {
     text(value, key).and_then(|text| duration(&text).ok()).unwrap_or(otherwise)
 }

@@ -1,4 +1,4 @@
-//! The fields `targets` and `readers`, with which an object selects nodes.
+//! The fields `targets` and `readers`, by which an object selects nodes.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -10,7 +10,8 @@ use crate::work;
 /// The nodes that an object selects. The Namespace of the object can limit the selection to some NodeGroups.
 #[derive(Debug, Clone)]
 pub struct Targets {
-    /// The NodeGroups and nodes that the object lists. `None` selects every node that the Namespace may target.
+    /// The NodeGroups and nodes that the object lists. With `None`, the object selects every node that the Namespace
+    /// may target.
     written: Option<Arc<Written>>,
     /// The NodeGroups that the Namespace may target; `None` if the Namespace may target every node.
     limit: Option<Arc<Names>>,
@@ -55,7 +56,7 @@ impl Names {
     }
 }
 
-/// The part of the targets that selects a node: a NodeGroup, or the name of the node.
+/// The entry of the targets that selects a node: a NodeGroup, or the name of the node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Selected {
     /// The targets name a NodeGroup of the node, or select all nodes.
@@ -78,9 +79,9 @@ impl Targets {
         Self { written, limit }
     }
 
-    /// Returns the part of the targets that selects a node: a NodeGroup, or the name of the node. Returns `None` if the
-    /// targets do not select the node, or if the Namespace must not target the node. An empty node name means any node
-    /// that the Namespace may target.
+    /// Returns the entry of the targets that selects a node: a NodeGroup, or the name of the node. Returns `None` if
+    /// the targets do not select the node, or if the Namespace must not target the node. An empty `node` means an
+    /// arbitrary node that the Namespace may target.
     pub fn select(&self, node: &str, groups: &BTreeSet<String>) -> Option<Selected> {
         work::count(1);
         if !node.is_empty() && self.limit.as_ref().is_some_and(|limit| !limit.meet(groups)) {

@@ -22,18 +22,19 @@ pub struct Book {
     pub depends_on: Vec<Dependency>,
     /// The rollout settings of the TaskBook.
     pub rollout: Rollout,
-    /// True if the tasks of the TaskBook run at the same time (`order: parallel`). A task still waits for the tasks in
-    /// its `requires`.
+    /// True if several tasks of the TaskBook may run at the same time (`order: parallel`). Each task still waits for
+    /// the tasks that its field `requires` lists.
     pub parallel: bool,
     /// True if items that the TaskBook no longer mentions are removed from the node.
     pub prune: bool,
-    /// The maximum number of items that one pass removes: a number, or a percentage of the managed items.
+    /// The prune budget: the maximum number of items that one pass removes, as a number or a percentage of the managed
+    /// items.
     pub prune_budget: Option<String>,
     /// The variables of the TaskBook.
     pub vars: Map<String, Value>,
     /// The list of tasks, with the tasks of included files.
     pub tasks: Vec<Task>,
-    /// The handlers of the TaskBook, in order.
+    /// The handlers of the TaskBook, in the written order.
     pub handlers: Vec<Task>,
     /// The field `suspend` of the TaskBook; `None` if the TaskBook is not suspended.
     pub suspend: Option<pb::Suspend>,
@@ -52,7 +53,7 @@ impl Book {
         self.depends_on.iter().map(|dependency| format!("{}/{}", self.namespace, dependency.book)).collect()
     }
 
-    /// Returns true if the run of the TaskBook needs coordination with other nodes.
+    /// Returns true if nodes coordinate the run of the TaskBook, for example with slots.
     pub fn coordinated(&self) -> bool {
         let tasks = || self.tasks.iter().chain(&self.handlers);
         self.rollout.serialize.is_some()
@@ -78,13 +79,13 @@ pub struct Rollout {
     pub serialize: Option<pb::Serialize>,
     /// The waves of the rollout. Each wave includes the nodes of all earlier waves.
     pub waves: Vec<Value>,
-    /// The time for which all nodes of a wave must stay completed before the next wave opens.
+    /// The soak time: for this time, a wave must stay complete before the next wave opens.
     pub soak: Duration,
     /// The maximum number of failed nodes; the run is halted if more nodes fail.
     pub max_failures: Option<Count>,
-    /// True if the rollout continues with all waves after failures, and counts the failed nodes only at the end.
+    /// True if failed nodes halt the rollout only after all targets have run (`failAfterAllTargetsRan`).
     pub fail_after_all: bool,
-    /// The setting that decides how the rollout continues after a node is lost: `hold`, `skip` or `fail`.
+    /// The value of the field `onLostNode`: `hold`, `skip` or `fail`.
     pub on_lost: String,
     /// The tasks that a node runs before its first change in the rollout.
     pub before: Vec<Task>,
@@ -92,14 +93,14 @@ pub struct Rollout {
     pub after: Vec<Task>,
 }
 
-/// A CronJob, a Trigger or a Beacon: its nodes, and its tasks or checks.
+/// A CronJob, a Trigger or a Beacon, with its nodes and its tasks or checks.
 #[derive(Debug, Clone)]
 pub struct Reaction {
     /// The nodes that run the tasks of the CronJob or Trigger, or the checks of the Beacon.
     pub targets: Targets,
     /// The list of tasks, with the tasks of included files.
     pub tasks: Vec<Task>,
-    /// The modules in the checks of a Beacon, with their locations.
+    /// The modules that a Beacon uses as checks, with the locations of the checks.
     pub checks: Vec<(ModuleUse, Place)>,
 }
 
@@ -110,7 +111,7 @@ pub struct Task {
     pub id: String,
     /// The module of the task; `None` for a task with only `sync` or `flushHandlers`.
     pub module: Option<ModuleUse>,
-    /// The conditions that must all be true for the task to run.
+    /// The conditions of the task. The task runs only if all conditions are true.
     pub when: Vec<Condition>,
     /// The list of the task's loop, or a template for the list. The task runs once for each member of the list.
     pub loop_items: Option<Value>,
@@ -140,7 +141,7 @@ pub struct Task {
     pub flush_handlers: bool,
     /// The limit on the number of nodes that run the task at the same time.
     pub serialize: Option<pb::Serialize>,
-    /// The settings of the election of the nodes that run the task; `None` if all nodes run the task.
+    /// The field `elect` of the task; `None` if all nodes run the task.
     pub elect: Option<pb::Elect>,
     /// The include or the TaskBook that contains the task.
     pub within: Arc<IncludeContext>,
@@ -153,7 +154,7 @@ pub fn auto_handler(task: &str) -> String {
     format!("restart {task} (autoNotify)")
 }
 
-/// A module with its parameters, as a task uses it.
+/// A module with the parameters that a task sets.
 #[derive(Debug, Clone)]
 pub struct ModuleUse {
     /// The name of the module, which is its key in the task, such as `file`.
@@ -179,7 +180,7 @@ impl ModuleUse {
 pub struct Condition {
     /// The expression of the condition.
     pub expression: String,
-    /// The include or the TaskBook that contains the condition.
+    /// The include or TaskBook that contains the condition.
     pub within: Arc<IncludeContext>,
 }
 
@@ -200,7 +201,7 @@ pub enum Drift {
     /// The agent corrects the drift.
     #[default]
     Correct,
-    /// The agent reports the drift, and does not correct it.
+    /// The agent reports the drift, but does not correct the drift.
     Report,
     /// The agent ignores the drift.
     Ignore,
@@ -217,11 +218,10 @@ impl Drift {
     }
 }
 
-/// The TaskBook or the include that contains a task, with the folder of the task's files and the prefix of the task's
-/// names.
+/// The TaskBook or include that contains a task, with a folder for the task's files and a prefix for the task's names.
 #[derive(Debug, Default)]
 pub struct IncludeContext {
-    /// The name of the source with the templates and scripts that the tasks name.
+    /// The name of the source that contains the templates and scripts of the tasks.
     pub source: String,
     /// The folder in the source to which the paths in the tasks are relative.
     pub folder: String,
@@ -234,7 +234,7 @@ pub struct IncludeContext {
 }
 
 impl IncludeContext {
-    /// Returns the context of the tasks that are written in an object of a source, outside of includes.
+    /// Returns the context for the tasks that an object contains directly, not through an include.
     pub(super) fn of_source(source: &str) -> Arc<Self> {
         Arc::new(Self { source: source.to_owned(), ..Self::default() })
     }

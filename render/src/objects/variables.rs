@@ -1,4 +1,4 @@
-//! Finds the variables that objects set for a node. If several objects set a variable, the value with the highest
+//! Finds the variables of a node that objects in git set. If several objects set a variable, the value with the highest
 //! precedence applies.
 
 use std::{
@@ -20,7 +20,7 @@ use crate::{document::Place, work};
 pub struct VariablesObject {
     /// The identity of the object.
     pub key: Key,
-    /// The nodes that get the variables.
+    /// The nodes for which the object sets variables.
     pub targets: Targets,
     /// The priority of the object. If objects of the same level set the same variable, the value of the highest
     /// priority applies.
@@ -36,7 +36,7 @@ pub struct VariablesObject {
 }
 
 impl VariablesObject {
-    /// Returns the precedence level that the values of the object have for a node.
+    /// Returns the precedence level of the object's values on a node.
     fn level(&self, selected: Selected) -> Level {
         match (self.key.kind, selected) {
             ("ClusterVariables", Selected::Group) => Level::ClusterGroup,
@@ -58,13 +58,13 @@ pub struct ComputedValue {
     pub task: Option<Box<Task>>,
     /// The expression that computes the value from the result of the task.
     pub value: String,
-    /// The time for which the value is kept before the task runs again.
+    /// The time after which the task runs again to compute a new value.
     pub refresh: Duration,
     /// The location of the computed variable.
     pub place: Place,
 }
 
-/// The precedence level of a variable's value. A later variant of the enum has a higher precedence.
+/// The precedence level of a variable's value. The variants are in the order of increasing precedence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
     /// The value is from ClusterVariables for all nodes or for NodeGroups.
@@ -75,12 +75,12 @@ pub enum Level {
     Group,
     /// The value is from Variables for this node.
     Node,
-    /// The value is from the vars of a TaskBook.
+    /// The value is from the field `vars` of a TaskBook.
     TaskBook,
 }
 
 impl Level {
-    /// Returns the name of the precedence level, as the output of `vars --explain` shows the name.
+    /// Returns the name of the precedence level that `towpath vars --explain` prints.
     pub fn name(self) -> &'static str {
         match self {
             Self::ClusterGroup => "ClusterVariables (group)",
@@ -117,10 +117,10 @@ pub enum Winner {
     Computed(Box<ComputedValue>),
 }
 
-/// The values that objects set for each variable, in decreasing precedence. The first value applies.
+/// The values that objects set for each variable, highest precedence first. The first value applies.
 pub type Merged = BTreeMap<String, Vec<Candidate>>;
 
-/// A conflict of two objects that set a variable with the same level and priority.
+/// Two objects that set the same variable with the same level and priority.
 #[derive(Debug)]
 pub(crate) struct Conflict {
     pub(crate) name: String,
@@ -196,7 +196,7 @@ pub(crate) fn contested<'a>(objects: impl Iterator<Item = &'a VariablesObject>) 
     contested.into_iter().map(|at| objects[at]).collect()
 }
 
-/// Returns a conflict for each variable if its two values of highest precedence have the same level and priority.
+/// Returns a conflict for each variable that two objects set with the same, highest level and priority.
 pub(crate) fn conflicts(objects: &[&VariablesObject], node: &str, groups: &BTreeSet<String>) -> Vec<Conflict> {
     let merged = merge(objects.iter().copied(), node, groups);
     let tied = merged.into_iter().filter_map(|(name, candidates)| match candidates.as_slice() {

@@ -1,5 +1,5 @@
-//! Records the managed items that each task of a node claims. The node rejects two tasks that claim the same item
-//! before the node applies either task (D14).
+//! Records the managed items that each task of a node claims. If two tasks claim the same item, the node rejects both
+//! tasks before it applies either task (D14).
 
 use std::{
     borrow::Cow,
@@ -27,13 +27,13 @@ type Name = (Cow<'static, str>, String);
 /// The managed items that the tasks of one node claim.
 #[derive(Debug, Default)]
 pub struct Claims {
-    /// The items that several tasks claim, each with its tasks, as found before any task is applied.
+    /// The items that several tasks claim, each with the names of these tasks.
     doubled: BTreeMap<Name, BTreeSet<String>>,
-    /// The items that tasks have claimed so far, each with the first task that claimed the item.
+    /// The items that tasks have claimed so far, each with the task that first claimed the item.
     taken: Mutex<BTreeMap<Name, Owner>>,
 }
 
-/// A task that claims an item. In a task with a loop, each member of the loop counts as a separate task.
+/// A task that claims an item. Each member of a loop counts as a separate task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
     /// The id of the TaskBook and the id of the task, joined by a slash.
@@ -43,10 +43,10 @@ pub struct Owner {
 }
 
 impl Claims {
-    /// Finds the items that several tasks claim, before any task is applied. The search omits tasks with an identity
-    /// that depends on a result or on another missing input. [`Claims::take`] checks these tasks later.
+    /// Finds the items that several tasks claim, before any task is applied. If an identity depends on a missing input,
+    /// such as a result, [`Claims::take`] checks the task later.
     ///
-    /// The function `kept` returns the identities whose state a module manages if it has the given rendered parameters.
+    /// The function `kept` returns the identities of the items that a module manages with its rendered parameters.
     pub fn ahead(
         set: &ObjectSet,
         view: &NodeView,
@@ -109,7 +109,7 @@ struct Use<'a> {
     task: &'a Task,
     /// The members of the task's loop; `None` if the task has no loop.
     items: Option<Rc<Vec<Item>>>,
-    /// The position of the loop member for which the task uses the module.
+    /// The index of the loop member.
     index: usize,
 }
 
@@ -119,7 +119,7 @@ impl Use<'_> {
     }
 }
 
-/// A TaskBook with its renderer. The first claim that needs the renderer creates the renderer.
+/// A TaskBook with its renderer. The renderer is created when a claim first needs the renderer.
 struct Lazy<'a> {
     book: &'a Arc<Book>,
     renderer: OnceCell<Option<Renderer>>,
@@ -130,8 +130,8 @@ impl Lazy<'_> {
         self.renderer.get_or_init(make).as_ref()
     }
 
-    /// Adds the items that a task may claim, each with the loop member for which the task claims the item. To save
-    /// work, the function renders only the parameters that identify the item.
+    /// Adds the items that a task may claim, for each member of the task's loop. To save work, the function renders
+    /// only the parameters that identify the item.
     fn add_uses<'a>(
         &'a self,
         task: &'a Task,

@@ -1,5 +1,5 @@
-//! Converts the variables that objects set to template values. Static variables are used as written, and computed
-//! variables are evaluated.
+//! Converts the variables of a node to template values. A static variable keeps its written value, and a computed
+//! variable is evaluated.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,7 @@ use crate::{
     view::{Merged, NodeView, Winner},
 };
 
-/// A computed variable whose task must run before the TaskBooks of a namespace can be rendered.
+/// A computed variable with a task, which runs before the TaskBooks of the namespace are rendered.
 #[derive(Debug, Clone)]
 pub struct PendingTask {
     /// The namespace that uses the variable.
@@ -23,7 +23,7 @@ pub struct PendingTask {
     pub computed: ComputedValue,
 }
 
-/// Returns the computed variables of a node whose value comes from a task.
+/// Returns the computed variables for which a node must run a task.
 pub fn pending_tasks(set: &ObjectSet, view: &NodeView) -> Vec<PendingTask> {
     let namespaces: BTreeSet<&String> = view.books.iter().map(|book| &book.namespace).collect();
     let mut pending = Vec::new();

@@ -32,9 +32,9 @@ impl Object for Loop {
     }
 }
 
-/// Creates the template function `nodes(SELECTOR)`. The template function `nodes` returns the nodes whose labels match
-/// the selector, or all nodes if the template gives no selector. The names, labels and addresses of the nodes come from
-/// git. The node that renders the template determines the liveness of the other nodes. The facts of other nodes are
+/// Creates the template function `nodes(SELECTOR)`. The template function `nodes` returns the nodes with matching
+/// labels, or all nodes if the template passes no selector. The names, labels and addresses of the nodes come from git.
+/// The node that renders the template determines the liveness of the other nodes. The facts of other nodes are
 /// untrusted.
 pub(super) fn nodes_function(nodes: Arc<Vec<Value>>, own: &str, reads: Arc<ReadTrace>) -> minijinja::Value {
     let own = own.to_owned();
@@ -75,7 +75,8 @@ fn node_value(node: &Value, own: &str) -> minijinja::Value {
     Slot::new(&Tainted::new(node.clone(), marks)).read()
 }
 
-/// Creates the template function `secret(NAME, KEY)`, which records that the rendering needs the value of a Secret.
+/// Creates the template function `secret(NAME, KEY)`. The template function records that the rendering needs the value
+/// of a Secret.
 pub(super) fn secret_function(namespace: String, reads: Arc<ReadTrace>) -> minijinja::Value {
     minijinja::Value::from_function(move |name: String, key: String, _: Rest<minijinja::Value>, _: Kwargs| {
         let full = if name.contains('/') { name } else { format!("{namespace}/{name}") };
@@ -84,7 +85,7 @@ pub(super) fn secret_function(namespace: String, reads: Arc<ReadTrace>) -> minij
     })
 }
 
-/// Creates the template function `shared(NAME)`, which records that the rendering needs a shared value.
+/// Creates the template function `shared(NAME)`. The template function records that the rendering needs a shared value.
 pub(super) fn shared_function(reads: Arc<ReadTrace>) -> minijinja::Value {
     minijinja::Value::from_function(move |name: String| {
         reads.want(MissingInput::Shared(name));

@@ -19,7 +19,7 @@ use crate::{
 pub enum Rendered<T> {
     /// The rendered value.
     Ready(T),
-    /// The inputs that the rendering needs and whose values are not known yet.
+    /// The missing inputs of the rendering, such as results of tasks that have not run.
     Missing(Vec<MissingInput>),
 }
 
@@ -34,7 +34,7 @@ pub struct RenderError {
 }
 
 impl RenderError {
-    /// Creates the error for a template at a location that cannot be rendered.
+    /// Creates an error about the template at a location.
     pub(super) fn at(place: &Place, error: TemplateError) -> Self {
         Self { place: place.clone(), message: error.message }
     }
@@ -49,8 +49,8 @@ pub struct Inputs {
     pub nodes: Arc<Vec<Value>>,
     /// The values of variables that a task computes; each key of the map is the namespace and the name of a variable.
     pub computed: BTreeMap<(String, String), Tainted<Value>>,
-    /// The computed variables whose values are unknown in a plan, because a plan runs no task. Each entry is the
-    /// namespace and the name of a variable.
+    /// The computed variables without a value in a plan, because a plan runs no task. Each entry is the namespace and
+    /// the name of a variable.
     pub unknown: BTreeSet<(String, String)>,
     /// The event that triggered the run, if there is one. All values in the event are untrusted.
     pub event: Option<Value>,

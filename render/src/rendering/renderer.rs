@@ -33,10 +33,9 @@ pub struct Renderer {
     steps: Arc<Steps>,
     reads: Arc<ReadTrace>,
     engines: Mutex<BTreeMap<(String, String), Arc<Engine>>>,
-    /// The lock that allows only one rendering at a time, because all renderings write to the same list of missing
-    /// inputs.
+    /// A lock for the list of missing inputs. Only one rendering at a time writes to the list of missing inputs.
     render_traced: Mutex<()>,
-    /// The taint of each task's result; each key of the map is the registered name of a result.
+    /// The taints of the results of tasks, by the registered name of the result.
     result_taints: Mutex<BTreeMap<String, Taint>>,
     /// The registered names of the results of elected tasks.
     elected: BTreeSet<String>,
@@ -47,7 +46,7 @@ pub struct Renderer {
 pub struct Item {
     /// The value of the member.
     pub value: Value,
-    /// The taints of the parts of the member's value.
+    /// The taints of the member and its parts.
     pub marks: Marks,
     /// The position of the member in the loop, counted from 0.
     pub index: usize,
@@ -93,8 +92,8 @@ impl Renderer {
         Ok(Self { scope, ..renderer })
     }
 
-    /// Returns the names that templates of the TaskBook can use, with the variables of the TaskBook. If the expression
-    /// of a variable uses an unknown value, the variable is unknown.
+    /// Returns the scope for the templates of the TaskBook, with the variables of the TaskBook. If the expression of a
+    /// variable uses a value that is not known yet, the variable has no value.
     fn book_scope(
         &self,
         own: &IncludeContext,
@@ -126,19 +125,19 @@ impl Renderer {
         self.steps.set(name, &result);
     }
 
-    /// Adds the taint of a task's parameters to the taint of the task's result.
+    /// Adds the taint of a task's parameters to the recorded taint of the task's result.
     fn taint_result(&self, task: &Task, params: &Marks) {
         let Some(name) = task.register.as_ref().filter(|_| !params.is_clean()) else { return };
         let mut taints = self.result_taints.lock().unwrap_or_else(PoisonError::into_inner);
         taints.entry(name.clone()).or_default().add(&params.taint());
     }
 
-    /// Returns the record of the inputs that templates have read so far.
+    /// Returns the record of all facts and missing inputs that templates have read so far.
     pub fn reads(&self) -> &ReadTrace {
         &self.reads
     }
 
-    /// Returns the file tree of the source that contains a task.
+    /// Returns the file tree of a task's source.
     pub fn tree(&self, task: &Task) -> Option<Arc<dyn tree::Tree>> {
         self.trees.get(&task.within.source).cloned()
     }
@@ -214,7 +213,10 @@ impl Renderer {
                 let hint = finding.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
                 let message = match marks.at(&path.0).taint() {
                     taint if taint.has(Kind::Secret) => {
-                        format!("the value of {path} does not fit the schema; the value is {taint}")
+                        format!(
+                            "the value of {path} does not fit the schema; \
+                             the message omits the value, because the value is {taint}"
+                        )
                     }
                     _ => format!("{}{hint}", finding.message),
                 };
@@ -235,7 +237,7 @@ impl Renderer {
         })
     }
 
-    /// Renders only the parameters of a task's module that identify the managed item, such as `path`.
+    /// Renders only the parameters that identify the managed item of a task, such as `path`.
     pub(super) fn identity_params(
         &self,
         task: &Task,
@@ -252,8 +254,8 @@ impl Renderer {
         })
     }
 
-    /// Evaluates the expressions of an `assert` task, and returns the parameters of the task without the expressions
-    /// that are true.
+    /// Evaluates the expressions of an `assert` task. The returned parameters contain only the expressions that are not
+    /// true.
     fn assertions(
         &self,
         task: &Task,
@@ -281,7 +283,7 @@ impl Renderer {
         Ok(Tainted::new(params, marks))
     }
 
-    /// Returns true if an expression that reads the `result` of a task is true.
+    /// Evaluates a condition. The condition may read `result`, the result of a task.
     ///
     /// # Errors
     /// Returns an error if the expression cannot be evaluated.
@@ -299,7 +301,8 @@ impl Renderer {
         })
     }
 
-    /// Returns the value of an expression that reads the `result` of a task. The value has the taint of the result.
+    /// Returns the value of an expression that may read `result`, the result of a task. The returned value has the
+    /// taint of the task's result.
     ///
     /// # Errors
     /// Returns an error if the expression cannot be evaluated.
@@ -317,7 +320,7 @@ impl Renderer {
         })
     }
 
-    /// Runs a rendering. If inputs are missing, returns the missing inputs instead of the result.
+    /// Runs a rendering. If an input is missing, returns the missing inputs instead of a value.
     fn render_traced<T>(&self, render: impl FnOnce() -> Result<T, RenderError>) -> Result<Rendered<T>, RenderError> {
         // The lock separates the missing inputs of concurrent renderings.
         let _alone = self.render_traced.lock().unwrap_or_else(PoisonError::into_inner);
@@ -338,8 +341,8 @@ impl Renderer {
         self.with_vars(&task.within, scope, &task.vars, &task.place.key("vars"))
     }
 
-    /// Returns the names that templates in an include can use: the names of the TaskBook, and the variables of all
-    /// includes around the task.
+    /// Returns the scope for the templates of an include: the scope of the TaskBook, plus the variables of the
+    /// enclosing includes.
     fn within_scope(&self, within: &IncludeContext, place: &Place) -> Result<Scope, RenderError> {
         let Some(outer) = &within.outer else { return Ok(self.scope.clone()) };
         let scope = self.within_scope(outer, place)?;
@@ -347,7 +350,7 @@ impl Renderer {
         Ok(scope.with_steps(&self.steps, &within.prefix, &self.reads))
     }
 
-    /// Adds variables to the names that a template can use. The expression of a variable can use the earlier variables.
+    /// Adds variables to a scope. The expression of each variable can use the variables that precede it in the list.
     fn with_vars(
         &self,
         within: &IncludeContext,
@@ -458,8 +461,8 @@ fn refuse(module: &ModuleUse, written: &Value, marks: &Marks, place: &Place) -> 
     Err(RenderError {
         place: place.below(&path),
         message: format!(
-            "cannot render {}.{path}{expression}: the value is untrusted, it comes from {origins}; pass it in \
-             argv, env, stdin or the content of a file",
+            "cannot render {}.{path}{expression}: the value comes from {origins}, and is untrusted; pass the value in \
+             `argv`, `env`, `stdin` or the content of a file",
             module.name,
         ),
     })

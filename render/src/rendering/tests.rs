@@ -186,7 +186,7 @@ fn untrusted_value_is_refused_when_it_is_rendered() {
 fn refusal_names_field_expression_and_origin() {
     let task = format!("command: {{argv: [id], creates: \"/x/{{{{ {FACT} }}}}\"}}");
     let message = second("command: {argv: [id]}", &task, None).unwrap_err().message;
-    for part in ["command.creates", "['fac' ~ 'ts']", "the facts of node db1", "argv, env, stdin"] {
+    for part in ["command.creates", "['fac' ~ 'ts']", "the facts of node db1", "`argv`, `env`, `stdin`"] {
         assert!(message.contains(part), "{part}: {message}");
     }
 }

@@ -1,11 +1,11 @@
-//! Counts of nodes in the spec of an object: a number or a percentage.
+//! A count of nodes in an object, written as a number or a percentage.
 
 use serde_json::Value;
 
 use super::digits;
 use crate::problem::Finding;
 
-/// A count of nodes: a fixed number, or a percentage of the nodes.
+/// A count of nodes, as a number or as a percentage of a total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Count {
     /// A fixed number of nodes.
@@ -40,7 +40,7 @@ impl Count {
         }
     }
 
-    /// Converts the count to a number of nodes, where 100 % is `of` nodes. A percentage is rounded down, but results in
+    /// Converts the count to a number of nodes. 100 % is the number `of`. A percentage is rounded down, but results in
     /// at least one node.
     pub fn at_least_one(self, of: u64) -> u64 {
         match self {

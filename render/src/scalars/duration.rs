@@ -39,7 +39,7 @@ pub fn duration(text: &str) -> Result<Duration, Finding> {
     Ok(Duration::from_millis(total))
 }
 
-/// Formats a duration as a text such as `1h30m`, which [`duration`] can read.
+/// Formats a duration as a text that [`duration`] can read, such as `1h30m`.
 pub fn format_duration(duration: Duration) -> String {
     let seconds = duration.as_secs();
     if duration.as_millis() < 1000 {

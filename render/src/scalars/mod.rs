@@ -12,8 +12,7 @@ pub use mode::{mode, mode_spelling};
 pub use schedule::Schedule;
 pub use selector::Selector;
 
-/// Converts a text of digits to a number. The parser of the standard library is not used, because it also accepts a
-/// sign.
+/// Converts a text of digits to a number. Unlike `str::parse` of the standard library, this parser rejects a plus sign.
 pub(crate) fn digits<T: std::str::FromStr>(text: &str) -> Option<T> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }

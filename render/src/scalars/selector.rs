@@ -32,7 +32,7 @@ impl Selector {
         })
     }
 
-    /// Returns the labels that the selector requires, each with its allowed values.
+    /// Returns the labels that a node must have, each with the values that the selector allows.
     pub(crate) fn labels(&self) -> impl Iterator<Item = (&str, &[String])> {
         self.requirements.iter().filter_map(|requirement| match requirement {
             Requirement::In(key, values) => Some((key.as_str(), values.as_slice())),
@@ -40,8 +40,8 @@ impl Selector {
         })
     }
 
-    /// Reads a selector that is written as a map or as a line of text. The caller must first check a selector that is a
-    /// map against the schema.
+    /// Reads a selector that is written as a map or as a line of text. If the selector is a map, the caller must first
+    /// check the map against the schema.
     ///
     /// # Errors
     /// Returns the reason why the selector is invalid.

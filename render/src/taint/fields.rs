@@ -1,12 +1,12 @@
-//! Finds the module parameters that have an untrusted value, but do not allow untrusted values.
+//! Finds untrusted values in module parameters that do not allow untrusted values.
 
 use towpath_proto::{ModuleSchema, Untrusted};
 
 use super::{Kind, Marks, Taint};
 use crate::document::{Path, Step};
 
-/// Returns true if a part of a module's parameters may contain untrusted values. A parameter allows untrusted values
-/// only if its option `untrusted` in the schema allows untrusted values.
+/// Returns true if the schema allows untrusted values at a path in the parameters of a module. The option `untrusted`
+/// of each parameter states if the parameter allows untrusted values.
 pub(crate) fn may_be_untrusted(module: &ModuleSchema, path: &[Step]) -> bool {
     let Some(Step::Key(key)) = path.first() else { return false };
     match module.message.field(key).and_then(|field| field.untrusted) {

@@ -1,4 +1,4 @@
-//! Records which parts of a value have which taint.
+//! Records the taint of each part of a value.
 
 use std::collections::BTreeMap;
 
@@ -11,13 +11,13 @@ pub enum Marks {
     /// The value has no taint.
     #[default]
     Clean,
-    /// The value and all its parts have the same taint, which this variant contains.
+    /// The value and all its parts have the taint in this variant.
     Whole(Taint),
     /// The value is a list or map whose parts have different taints. Parts that `members` does not list have no taint.
     Parts {
-        /// The taint of the keys of a map, and of the number of members of a list or map.
+        /// The taint of the keys and the length of the list or map.
         shape: Taint,
-        /// The taints of the members. The step in each entry is the map key or the list index of the member.
+        /// The taints of the members. In `members`, each `Step` is the map key or the list index of a member.
         members: BTreeMap<Step, Marks>,
     },
 }
@@ -54,7 +54,7 @@ impl Marks {
         self.member(&Step::Key(key.into()))
     }
 
-    /// Returns the taints of the part of the value at a path.
+    /// Returns the taints of one part of the value, which a path selects.
     pub fn at(&self, path: &[Step]) -> Self {
         path.iter().fold(self.clone(), |marks, step| marks.member(step))
     }

@@ -2,8 +2,8 @@
 //! facts of a node.
 //!
 //! A value is `untrusted` if another node or the sender of an event chose the value. A value is `secret` if it must not
-//! be shown. Every value that is computed from a tainted value has the same taint. Other crates get a tainted value
-//! only as a [`Tainted`].
+//! be shown. Every value that is computed from a tainted value has the same taint. Other crates receive a tainted value
+//! only in the type [`Tainted`].
 //!
 //! The output of a template has the taints of all values that the template has read, including values in conditions. A
 //! condition that only selects tasks (`when`) or list members (`selectattr`, `rejectattr`) does not taint the
@@ -36,11 +36,11 @@ impl fmt::Display for Kind {
     }
 }
 
-/// The maximum number of origins that a taint keeps for each kind. The limit keeps taints small, because a value from
-/// the facts of all nodes has one origin for each node.
+/// The maximum number of origins that a taint keeps for each kind. The limit is necessary because a value from the
+/// facts of all nodes has one origin for each node.
 const ORIGINS_KEPT: usize = 4;
 
-/// A set of taints, each with the origins of its value. Copies of the set share memory.
+/// A set of taints, each with the origins of the tainted value. Copies of a set of taints share memory.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Taint(Option<Arc<Origins>>);
 
@@ -124,8 +124,7 @@ impl Taint {
         both
     }
 
-    /// Returns true if the origins in `own` already include all origins in `more`, up to the maximum number for each
-    /// kind.
+    /// Returns true if `own` already contains all origins in `more`, or has the maximum number of origins.
     fn covers(own: &Origins, more: &Origins) -> bool {
         [Kind::Secret, Kind::Untrusted].into_iter().all(|kind| {
             let known = own.of(kind);

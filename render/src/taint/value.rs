@@ -30,13 +30,14 @@ impl<T> Tainted<T> {
         Self { value, marks: Marks::whole(taint) }
     }
 
-    /// Returns the value. The caller must add the taint to everything that is computed from the value.
+    /// Returns the value. If the caller computes a value from the returned value, the caller must add the taint to the
+    /// computed value.
     pub fn value(&self) -> &T {
         &self.value
     }
 
-    /// Returns the value without its taints. Only modules may call this function. A module must first check that the
-    /// parameter allows the taints.
+    /// Returns the value without its taints. Only a module may call this function, after a check that its parameter
+    /// allows the taints.
     pub fn into_value(self) -> T {
         self.value
     }

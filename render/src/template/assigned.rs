@@ -21,12 +21,12 @@ use super::{
     tainted::DEPTH,
 };
 
-/// The number of list or map members that the check visits for one unit of fuel. Fuel is the engine's measure of work.
-/// The check of one member takes less time than one instruction of the engine.
+/// The number of visited list or map members that cost one unit of fuel. Fuel is the engine's measure of work. The
+/// check of one member takes less time than one instruction of the engine.
 const MEMBERS: usize = 16;
 
-/// The maximum number of members on all levels of an assigned value. A value with more members is larger than the
-/// maximum output of a template.
+/// The maximum number of members of an assigned value, counted on all levels of nesting. A value with more members
+/// exceeds the maximum output of a template.
 const MOST: usize = OUTPUT / size_of::<Value>();
 
 pub(super) fn add(environment: &mut Environment<'static>) {
@@ -47,7 +47,7 @@ pub(super) fn add(environment: &mut Environment<'static>) {
 /// The result of the check of an assigned value.
 struct Checked {
     value: Value,
-    /// True if the value is a copy of the assigned value.
+    /// True if `value` is a copy of the assigned value, false if `value` is the assigned value itself.
     copied: bool,
     /// The number of nested levels of lists and maps in the value.
     height: usize,
@@ -59,22 +59,22 @@ impl Checked {
     }
 }
 
-/// The check that rejects an assigned value if it is nested too deep. A loop can nest a value without end, if each turn
-/// assigns a list that contains the previous value. The engine overflows its stack when it reads or drops a value that
-/// is nested too deep.
+/// The check of an assigned value, which rejects a value that is nested too deep. Without the check, a loop could nest
+/// a value without end: each turn assigns a list that contains the previous value. The engine overflows its stack when
+/// it reads or drops a value that is nested too deep.
 struct Check<'a, 'b, 'c> {
     state: &'a State<'b, 'c>,
-    /// True if the value is assigned to an attribute of a namespace.
+    /// True if the value is assigned to an attribute of a `namespace`.
     attribute: bool,
-    /// True if the check only looks for a value that must be copied, and copies nothing.
+    /// True if the check copies nothing, and only records in `found` if a copy is necessary.
     only_find: bool,
-    /// True if the check has found a value that must be copied.
+    /// True if a part of the value must be copied.
     found: bool,
-    /// True if the value contains a namespace, a loop or a module.
+    /// True if the value contains a `namespace`, a `loop` or an imported module.
     loose: bool,
     /// The number of members that the check has visited, on all levels.
     size: usize,
-    /// The number of visited members for which no fuel is charged yet.
+    /// The number of visited members that the check has not charged yet.
     unpaid: usize,
 }
 
@@ -82,7 +82,7 @@ impl Check<'_, '_, '_> {
     fn visit(&mut self, members: usize) -> Result<(), Error> {
         self.size = self.size.saturating_add(members);
         if self.size > MOST {
-            return Err(wrong(format!("a value that set assigns has more than {MOST} members")));
+            return Err(wrong(format!("`set` assigns a value with more than {MOST} members")));
         }
         self.work(members)
     }
@@ -92,8 +92,8 @@ impl Check<'_, '_, '_> {
         self.pay(MEMBERS)
     }
 
-    /// Records that the value contains a namespace, a loop or a module. The check does not visit the members of
-    /// namespaces, loops and modules, because a namespace may contain itself.
+    /// Records that the value contains a `namespace`, a `loop` or an imported module. The check does not visit the
+    /// members of a `namespace`, because a `namespace` may contain itself.
     fn loose(&mut self) -> Result<(), Error> {
         self.loose = true;
         if self.attribute {
@@ -104,7 +104,7 @@ impl Check<'_, '_, '_> {
         Ok(())
     }
 
-    /// Charges the fuel for the visited members, if at least `least` members are not charged yet.
+    /// Charges the fuel for the visited members, if at least `least` members are not yet charged.
     fn pay(&mut self, least: usize) -> Result<(), Error> {
         if self.unpaid < least {
             return Ok(());
@@ -113,8 +113,8 @@ impl Check<'_, '_, '_> {
         self.state.consume_fuel(u64::try_from(members.div_ceil(MEMBERS)).unwrap_or(u64::MAX))
     }
 
-    /// Checks a value. The check copies lists and maps that the engine computes lazily. A lazy list can keep values in
-    /// memory that are not its members, such as `x` in `[x][1:]`.
+    /// Checks a value. The check copies lists and maps that the engine computes only when a template reads a member. A
+    /// list that the engine has not computed can keep further values in memory, such as `x` in `[x][1:]`.
     fn value(&mut self, value: Value, depth: usize) -> Result<Checked, Error> {
         self.visit(1)?;
         let Some(object) = value.as_object() else { return Ok(Checked::same(value)) };
@@ -241,15 +241,15 @@ impl Check<'_, '_, '_> {
 }
 
 fn too_deep() -> Error {
-    wrong(format!("a value that set assigns is nested more than {DEPTH} deep"))
+    wrong(format!("`set` assigns a value that is nested more than {DEPTH} levels deep"))
 }
 
-/// Returns true if a list may keep values in memory that are not its members.
+/// Returns true if a list may keep further values in memory, such as `x` in `[x][1:]`.
 fn is_computed_list(object: &DynObject) -> bool {
     object.repr() == ObjectRepr::Iterable || object.type_name().ends_with("::MergeSeq")
 }
 
-/// Returns true if a map object contains data; false for a namespace, a loop, a module or a macro.
+/// Returns true if a map contains data, and false for a `namespace`, a `loop`, an imported module or a macro.
 fn is_map(object: &DynObject) -> bool {
     is_plain_map(object) || ["::MergeDict", "::KwargsValues"].iter().any(|name| object.type_name().ends_with(name))
 }
@@ -271,7 +271,7 @@ struct Copied {
     height: usize,
     /// The number of members on all levels of the list.
     size: usize,
-    /// True if the list contains a namespace, a loop or a module.
+    /// True if the list contains a `namespace`, a `loop` or an imported module.
     loose: bool,
     /// True if the list is a group of the filter `groupby`. The two members of a group also have the names `grouper`
     /// and `list`.
@@ -297,11 +297,11 @@ impl Object for Copied {
     }
 }
 
-/// The most recent copies of lists. With the recent copies, a loop that appends to a list does not check the earlier
-/// members again.
+/// The most recent copies of lists. If a loop appends to a list, the check uses the previous copy, and checks only the
+/// new members.
 struct Recent;
 
-/// The maximum number of lists in [`Recent`].
+/// The maximum number of recent copies of lists in [`Recent`].
 const RECENT: usize = 8;
 
 impl Recent {
@@ -312,8 +312,8 @@ impl Recent {
         });
     }
 
-    /// Returns an earlier copy that the given list probably extends: a recent copy with the same first member, and at
-    /// most as many members. The caller does not check the members of the copy again.
+    /// Finds an earlier copy that is probably the start of a list: a recent copy with the same first member, and not
+    /// more members. The caller checks only the members after this start.
     fn start_of(value: &Value) -> Option<Arc<Copied>> {
         let first = value.try_iter().ok()?.next()?;
         let length = value.len()?;
@@ -335,11 +335,11 @@ fn is_same(a: &Value, b: &Value) -> bool {
 thread_local! {
     static LAST: RefCell<Vec<Weak<Copied>>> = const { RefCell::new(Vec::new()) };
 
-    /// The memory of the copied lists of this thread, in bytes, without the lists that were dropped.
+    /// The size of all copied lists of this thread that still exist, in bytes.
     static HELD: Arc<AtomicUsize> = Arc::default();
 }
 
-/// The members of a copied list. The bytes of the members count as used memory until the list is dropped.
+/// The members of a copied list. Until the list is dropped, the size of the list counts against the memory limit.
 #[derive(Debug)]
 struct Members {
     list: Vec<Value>,
@@ -361,7 +361,7 @@ impl Members {
             let held = self.held.fetch_add(bytes, Ordering::Relaxed);
             self.counted += bytes;
             if held.saturating_add(bytes) > OUTPUT {
-                return Err(wrong(format!("the lists that set assigns take more than {} MiB", OUTPUT >> 20)));
+                return Err(wrong(format!("`set` assigns lists with more than {} MiB together", OUTPUT >> 20)));
             }
             self.list.reserve_exact(more);
         }

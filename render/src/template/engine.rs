@@ -22,17 +22,16 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{message}")]
 pub struct TemplateError {
-    /// The message, with the name and the line of the template.
+    /// The error message, with the name and the line of the template.
     pub message: String,
 }
 
-/// The prefix of the name of a template that is a string instead of a file. In the template name, the text of the
-/// template follows the prefix. No path of a file begins with this prefix.
+/// The prefix of template names that contain the text of the template instead of a path. No path of a file begins with
+/// this prefix.
 const WRITTEN: &str = "\0";
 
-/// The prefix of a template name that causes an error. The engine uses this prefix if a template has computed the name
-/// of another template from untrusted values. In the template name, the origins of the untrusted values follow the
-/// prefix.
+/// The prefix of template names that cause an error. The engine uses this prefix if a template computes the name of a
+/// template from untrusted values. After the prefix, the name lists the origins of the untrusted values.
 const UNTRUSTED: &str = "\u{1}";
 
 /// The template engine for one folder of a source. `import` and `include` read templates from this folder.
@@ -41,8 +40,8 @@ pub struct Engine {
     named: NamedTemplates,
 }
 
-/// The names of templates that other templates include or import with a literal name. A template name that is computed
-/// from untrusted values must be in this set of names.
+/// The template names that occur literally in `include` and `import` statements. If a template computes a template name
+/// from untrusted values, the name must also occur literally in a template.
 #[derive(Clone, Default)]
 struct NamedTemplates(Arc<Mutex<BTreeSet<String>>>);
 
@@ -65,7 +64,7 @@ fn guarded(text: &str) -> Result<Cow<'_, str>, minijinja::Error> {
 fn untrusted_name(origins: &str) -> minijinja::Error {
     let why = format!(
         "cannot use a computed template name: the template has read untrusted values from {origins}; write literal \
-         names in if and else"
+         names in `if` and `else`"
     );
     minijinja::Error::new(ErrorKind::InvalidOperation, why)
 }
@@ -105,8 +104,8 @@ impl Engine {
         Self { environment, named }
     }
 
-    /// Renders a string. If the string consists of one `{{ expression }}`, the result keeps the type of the
-    /// expression's value.
+    /// Renders a string. If the whole string is one `{{ expression }}`, the result keeps the type of the value, for
+    /// example a list.
     ///
     /// # Errors
     /// Returns an error if the template is invalid, or if it uses an undefined name.
@@ -126,7 +125,7 @@ impl Engine {
         }
     }
 
-    /// Renders a string that is rendered again later, as in a loop. The engine compiles the string only once.
+    /// Renders a string that is rendered several times, as in a loop. The engine compiles the string only once.
     ///
     /// # Errors
     /// Returns an error if the template is invalid, or if it uses an undefined name.
@@ -184,8 +183,8 @@ fn traced_text(render: impl FnOnce() -> Result<String, minijinja::Error>) -> Res
     Ok(Tainted::whole(Json::String(text), read))
 }
 
-/// Runs a rendering, and returns its result with the taints that the rendering has read. If the rendering has read a
-/// secret and fails, the error message is withheld, because the message may contain the secret.
+/// Runs a rendering, and returns the result with the taints of all values that the rendering has read. If the rendering
+/// has read a secret and fails, the error message is withheld, because the message may contain the secret.
 fn traced_result<T>(render: impl FnOnce() -> Result<T, TemplateError>) -> Result<(T, Taint), TemplateError> {
     match trace::traced(render) {
         (Ok(result), read) => Ok((result, read)),
@@ -207,8 +206,8 @@ fn output(template: &Template<'_, '_>, scope: &Value) -> Result<String, minijinj
     String::from_utf8(bounded.0).map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))
 }
 
-/// A buffer for the output of a template, with the size limit of the output. The buffer keeps one byte more than the
-/// limit, so that the caller can see that the output is too large.
+/// A buffer for the output of a template, which limits the size of the output. The buffer has space for one byte more
+/// than the limit, so that the caller notices a too large output.
 struct Bounded(Vec<u8>);
 
 impl std::io::Write for Bounded {
@@ -260,14 +259,14 @@ fn describe(error: &minijinja::Error) -> String {
         },
         (ErrorKind::OutOfFuel, _) => format!("{place}the template takes too long: check that its loops end"),
         (ErrorKind::TemplateNotFound, _) => {
-            format!("{place}there is no such template in the source: {}", error.detail().unwrap_or_default())
+            format!("{place}the source does not contain the template: {}", error.detail().unwrap_or_default())
         }
         (_, Some(detail)) => format!("{place}{detail}"),
         (kind, None) => format!("{place}{kind}"),
     }
 }
 
-/// Returns the text of the undefined expression that has caused an error.
+/// Returns the text of the undefined name that has caused an error, such as `vars.port`.
 fn undefined_name(error: &minijinja::Error) -> Option<String> {
     let source = error.template_source()?;
     let text = source.get(error.range()?)?.trim();

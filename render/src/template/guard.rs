@@ -1,8 +1,8 @@
 //! Limits the text of templates, so that the template engine cannot overflow the stack of a thread.
 //!
 //! The engine uses recursion in its parser and its compiler, and when it drops nested values. The text of a template
-//! determines the depth of the engine's recursion. To limit the recursion, this module limits the length of operator
-//! chains, the nesting of `elif`, and the depth of values that `set` assigns.
+//! can make the recursion of the engine deep. This module therefore limits the length of operator chains, the number of
+//! `elif`, and the depth of values that `set` assigns.
 
 use std::{borrow::Cow, ops::Range};
 
@@ -13,28 +13,29 @@ use super::settings::syntax_config;
 /// The maximum number of chained operators, filters and attributes in one expression.
 ///
 /// The agent renders on threads with a stack of 2 MiB: the main loop, and one thread for each task of a parallel
-/// TaskBook. In the release build, the engine needs at most 0.36 KiB of stack for each operator in a chain, 1.1 KiB for
-/// an `elif`, 2 KiB for a block, and 0.9 KiB for a level of a value. The text with the deepest recursion consists of
-/// 150 nested `elif` blocks, the maximum of the engine, around the longest chain. The text with the deepest recursion
-/// needs 391 KiB, less than a fifth of the stack.
+/// TaskBook. In the release build, the engine uses at most 0.36 KiB of stack for each chained operator, 1.1 KiB for an
+/// `elif`, 2 KiB for a block, and 0.9 KiB for each level of a nested value. The template with the deepest recursion has
+/// the longest chain inside 150 nested `elif` blocks, the maximum of the engine. The template with the deepest
+/// recursion needs 391 KiB, less than a fifth of the stack.
 const CHAIN: usize = 400;
 
-/// The maximum number of `elif` in all open `if` statements of a template.
+/// The maximum number of `elif` in one `if` statement, including the `if` statements around it.
 const ELIFS: usize = 100;
 
-/// The name of a template test that finds values to copy: values that `set` assigns and that need the filter [`PLAIN`].
-/// Unlike a filter, a test costs no fuel for its argument.
+/// The name of a template test. The test is true if the filter [`PLAIN`] must copy an assigned value. The check uses a
+/// test before the filter, because a test costs no fuel for its argument.
 pub(super) const COMPUTED: &str = "computed_of_set";
 
-/// The name of a template filter that replaces the lazily computed parts of an assigned value by copies.
+/// The name of a template filter. The filter copies the parts of an assigned value that the engine has not computed
+/// yet.
 pub(super) const PLAIN: &str = "plain_of_set";
 
-/// The maximum length of a text that needs no check. A text of at most this length cannot contain a chain of more than
-/// [`CHAIN`] operators.
+/// The maximum length of a text that needs no check. A text of this length cannot contain more than [`CHAIN`]
+/// operators.
 const SHORT: usize = 400;
 
-/// Checks that the text of a template is within the limits. Returns the text with a check of the assigned value after
-/// each `set`.
+/// Checks that the text of a template does not exceed the limits on operator chains and `elif`. Inserts a check of the
+/// assigned value after each `set`, and returns the new text.
 ///
 /// # Errors
 /// Returns an error if the template exceeds a limit.
@@ -45,7 +46,7 @@ pub(super) fn template(text: &str) -> Result<Cow<'_, str>, String> {
     check(text, false)
 }
 
-/// Checks that the text of an expression is within the limits.
+/// Checks that the text of an expression does not exceed the limit on operator chains.
 ///
 /// # Errors
 /// Returns an error if the expression exceeds a limit.
@@ -66,7 +67,7 @@ fn check(text: &str, expression: bool) -> Result<Cow<'_, str>, String> {
             .next(&token)
             .map_err(|TooLong| format!("an expression chains more than {CHAIN} operators, filters or names"))?;
         if elifs.next(&token) > ELIFS {
-            return Err(format!("an if has more than {ELIFS} elif; use a map, or several if"));
+            return Err(format!("an `if` has more than {ELIFS} `elif`; use a map, or several `if`"));
         }
         let (start, end) = (span.start_offset as usize, span.end_offset as usize);
         if let Some(checks) = set.next(&token, text, start..end) {
@@ -83,7 +84,7 @@ fn check(text: &str, expression: bool) -> Result<Cow<'_, str>, String> {
     Ok(Cow::Owned(out))
 }
 
-/// Counts the `elif` in each open `if`, because the engine nests each `elif` in the previous `elif`.
+/// Counts the `elif` of each `if` that has not ended, because the engine nests each `elif` in the previous `elif`.
 #[derive(Default)]
 struct Elifs {
     open: Vec<usize>,
@@ -93,7 +94,7 @@ struct Elifs {
 }
 
 impl Elifs {
-    /// Reads a token, and returns the number of `elif` in all `if` statements that are open after the token.
+    /// Reads a token, and returns the number of `elif` in all `if` statements that have not ended yet.
     fn next(&mut self, token: &Token<'_>) -> usize {
         if self.first {
             match token {
@@ -116,15 +117,15 @@ impl Elifs {
 /// An error because a chain has more than [`CHAIN`] operators, filters or names.
 struct TooLong;
 
-/// The lengths of the operator chains in the open brackets and loops. The sum of the lengths is limited, because an
-/// inner loop can nest a value of an outer loop further. A comma ends a chain. The length of a bracket is the length of
-/// the longest chain in the bracket.
+/// The lengths of the operator chains in brackets and loops that have not ended. The sum of the lengths is limited,
+/// because an inner loop can add levels to a value of an outer loop. A comma ends a chain. The longest chain in a
+/// bracket determines the length of the bracket.
 #[derive(Default)]
 struct Chains {
     open: Vec<Chain>,
-    /// The number of operators, filters and names in all open chains.
+    /// The number of operators, filters and names in all chains that have not ended.
     total: usize,
-    /// The length of the operator chains in each open block that binds names, such as `for`.
+    /// The length of the operator chains in each unfinished block that assigns names, such as `for`.
     blocks: Vec<usize>,
     keyword: Keyword,
 }
@@ -135,12 +136,12 @@ struct Chain {
     longest: usize,
 }
 
-/// The state of the search for blocks that bind names, such as `for` blocks.
+/// The state of the search for blocks that assign names, such as `for` blocks.
 #[derive(Default)]
 enum Keyword {
     /// The next token is the first word of a block, such as `for` or `set`.
     Next,
-    /// The current block binds names until its end, as a `for` block does.
+    /// The current block assigns names that are valid until its end, as a `for` block does.
     Binds,
     #[default]
     Other,
@@ -232,23 +233,23 @@ enum Set {
     Outside,
     /// The next token is the first word of a block, such as `for` or `set`.
     First,
-    /// The tokens are the assigned names, before the `=`. The field `joined` is true after a dot.
+    /// The tokens before the `=` are the assigned names. The field `joined` is true after a dot.
     Names { names: Vec<Name>, joined: bool },
-    /// The tokens are the assigned expression.
+    /// The tokens belong to the expression that `set` assigns to the names.
     Value(Vec<Name>),
-    /// The tokens are the filters of a `set` block.
+    /// The tokens belong to the filters of a `set` block.
     Filters { attribute: bool },
 }
 
 /// A name to which `set` assigns a value.
 struct Name {
     bytes: Range<usize>,
-    /// True if the name is an attribute of a namespace.
+    /// True if the name is an attribute of a `namespace`.
     attribute: bool,
 }
 
 impl Set {
-    /// Reads a token, and returns the check to insert before the token, or `None`.
+    /// Reads a token. If the template text needs a check before the token, returns the text of the check.
     fn next(&mut self, token: &Token<'_>, text: &str, bytes: Range<usize>) -> Option<String> {
         match (&mut *self, token) {
             (_, Token::BlockStart) => *self = Self::First,

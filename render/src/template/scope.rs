@@ -1,4 +1,4 @@
-//! The names and values that a template can use, and the record of the inputs that the template reads.
+//! The names and values that a template can use, and a record of the inputs that the template reads.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use minijinja::value::{Enumerator, Object, Serde, Value};
 use super::tainted::Slot;
 use crate::taint::Tainted;
 
-/// An input that a rendering needs, but whose value is not known yet.
+/// An input that a template needs, but that has no value yet.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MissingInput {
     /// The registered result of a task, by its full name.
@@ -23,7 +23,7 @@ pub enum MissingInput {
     Secret(String, String),
     /// A shared value, by its name.
     Shared(String),
-    /// A computed variable without a value, because its task has not run. A plan runs no task. The string in this
+    /// A computed variable that has no value, because its task has not run. A plan runs no task. The string in this
     /// variant is the name of the variable.
     Computed(String),
 }
@@ -48,7 +48,7 @@ pub struct ReadTrace {
 }
 
 impl ReadTrace {
-    /// Returns the missing inputs that templates have requested since the previous call of this function. Empties the
+    /// Returns the missing inputs that templates have requested since the previous call of this method. Empties the
     /// list of missing inputs.
     pub fn take_missing_inputs(&self) -> Vec<MissingInput> {
         std::mem::take(&mut *self.missing_inputs.lock().unwrap_or_else(PoisonError::into_inner))
@@ -85,7 +85,7 @@ impl ReadTrace {
     }
 }
 
-/// The facts of a node as a template value, which records each fact that a template reads.
+/// A template value with the facts of a node. The value records each fact that a template reads.
 #[derive(Debug)]
 struct Facts {
     values: BTreeMap<String, Value>,
@@ -112,7 +112,7 @@ impl Object for Facts {
 }
 
 /// The registered results of one TaskBook's tasks on one node. If a template reads a result that is not registered yet,
-/// the result is recorded as a missing input.
+/// the result becomes a missing input.
 #[derive(Debug, Default)]
 pub struct Steps {
     results: Mutex<BTreeMap<String, Slot>>,
@@ -130,8 +130,8 @@ impl Steps {
     }
 }
 
-/// The registered results with the names that the tasks of one include use: the tasks omit the prefix of their own
-/// include. For tasks outside of includes, the prefix is empty.
+/// The registered results, as the tasks of one include name the results: without the prefix of the include. For tasks
+/// outside of includes, the prefix of result names is empty.
 #[derive(Debug)]
 struct StepsView {
     steps: Arc<Steps>,
@@ -151,7 +151,7 @@ impl Object for StepsView {
     }
 }
 
-/// The variables of one level. Variables of a higher level hide variables with the same name in lower levels.
+/// The variables of one level. A variable of a higher level hides the variable with the same name in a lower level.
 #[derive(Debug, Default)]
 pub struct Vars {
     own: BTreeMap<String, Slot>,
@@ -159,8 +159,8 @@ pub struct Vars {
     below: Option<Arc<Vars>>,
 }
 
-/// The variables whose values are unknown in a plan. If a template reads a variable without a known value, the variable
-/// is recorded as a missing input.
+/// The variables whose values are unknown in a plan. If a template reads a variable that has no value yet, the variable
+/// becomes a missing input.
 #[derive(Debug, Clone)]
 pub(crate) struct Unknown {
     /// The names of the variables.
@@ -170,13 +170,13 @@ pub(crate) struct Unknown {
 }
 
 impl Vars {
-    /// Creates a level of variables. The variables of the new level hide variables with the same name in the levels
-    /// below.
+    /// Creates a level of variables. A variable of the new level hides the variable with the same name in a lower
+    /// level.
     pub(crate) fn over(below: Option<Arc<Vars>>, own: BTreeMap<String, Slot>) -> Self {
         Self { own, unknown: None, below }
     }
 
-    /// Adds variables without known values to the level, and returns the level.
+    /// Adds variables that have no value yet to this level, and returns the level.
     pub(crate) fn with_unknown(self, unknown: Unknown) -> Self {
         Self { unknown: Some(unknown), ..self }
     }
@@ -230,14 +230,14 @@ impl Scope {
         Self { common: Arc::new(common), vars, own: Vec::new() }
     }
 
-    /// Returns a copy of this scope with a further level of variables.
+    /// Returns a copy of this scope with one more level of variables.
     #[must_use]
     pub(crate) fn with_vars(&self, own: BTreeMap<String, Slot>) -> Self {
         let vars = Arc::new(Vars::over(Some(Arc::clone(&self.vars)), own));
         Self { vars, ..self.clone() }
     }
 
-    /// Returns a copy of this scope with a further variable without a known value.
+    /// Returns a copy of this scope with one more variable, which has no value yet.
     #[must_use]
     pub(crate) fn with_unknown(&self, name: &str, reads: &Arc<ReadTrace>) -> Self {
         let unknown = Unknown { names: [name.to_owned()].into(), reads: Arc::clone(reads) };
@@ -245,7 +245,7 @@ impl Scope {
         Self { vars: Arc::new(vars), ..self.clone() }
     }
 
-    /// Returns a copy of this scope with a further name, such as `item`.
+    /// Returns a copy of this scope with one more name, such as `item`.
     #[must_use]
     pub(crate) fn with(&self, name: &'static str, value: Slot) -> Self {
         let mut scope = self.clone();
@@ -254,8 +254,8 @@ impl Scope {
         scope
     }
 
-    /// Returns a copy of this scope in which the name `steps` contains the registered results. The tasks of an include
-    /// can omit `prefix` in the names of results.
+    /// Returns a copy of this scope with the registered results under the name `steps`. Templates of an include can
+    /// omit `prefix` in the names of results.
     #[must_use]
     pub fn with_steps(&self, steps: &Arc<Steps>, prefix: &str, reads: &Arc<ReadTrace>) -> Self {
         let view = StepsView { steps: Arc::clone(steps), prefix: prefix.to_owned(), reads: Arc::clone(reads) };

@@ -1,4 +1,4 @@
-//! Checks the syntax of templates and expressions, and finds the names that the texts use.
+//! Checks the syntax of templates and expressions. The module also finds the names that templates and expressions use.
 
 use std::{cell::RefCell, collections::BTreeSet};
 
@@ -118,8 +118,7 @@ pub fn whole_expression(text: &str) -> Option<&str> {
     (!inner.contains("}}") && !inner.contains("{{") && !inner.contains("{%")).then_some(inner)
 }
 
-/// Returns the names that a template uses but does not define, with all parts after dots: `vars.port`, `facts.os.name`,
-/// `item`.
+/// Returns the names that a template uses but does not define, such as `vars.port`, `facts.os.name` or `item`.
 pub fn names_in_template(text: &str) -> BTreeSet<String> {
     if guard::template(text).is_err() {
         return BTreeSet::new();
@@ -133,7 +132,7 @@ pub fn names_in_template(text: &str) -> BTreeSet<String> {
     })
 }
 
-/// Returns the names that an expression uses but does not define, with all parts after dots, such as `vars.port`.
+/// Returns the names that an expression uses but does not define, such as `vars.port`.
 pub fn names_in_expression(text: &str) -> BTreeSet<String> {
     if guard::expression(text).is_err() {
         return BTreeSet::new();

@@ -1,8 +1,8 @@
-//! Tainted values inside templates, and the code that determines the taint of a template's output.
+//! Follows tainted values through a template, and computes the taint of the template's output.
 //!
-//! Strings and numbers of the template engine cannot carry a taint. The agent therefore records each read of a tainted
-//! part of a list or map. The read taints the whole output of the template. A list or map that a template passes on as
-//! a whole keeps the taints of its parts.
+//! A string or number inside the template engine cannot carry a taint. If a template reads a tainted part of a list or
+//! map, the whole output of the template is therefore tainted. If a template outputs a list or map unchanged, each part
+//! keeps its taint.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -15,7 +15,7 @@ use crate::{
     taint::{Marks, Taint, Tainted},
 };
 
-/// A value in a template, with its taint. If a template reads the value, the output of the template gets the taint.
+/// A value in a template, with its taint. If a template reads the value, the output of the template has the taint.
 #[derive(Clone)]
 pub(crate) struct Slot {
     value: Value,
@@ -33,7 +33,7 @@ impl Slot {
         wrap(tainted.value(), tainted.marks())
     }
 
-    /// Returns the value, and adds the taint of the value to the taints that the template has read.
+    /// Returns the value, and records that the template has read the taint of the value.
     pub(crate) fn read(&self) -> Value {
         trace::record(&self.taint);
         self.value.clone()
@@ -153,11 +153,11 @@ impl Object for TaintedList {
 /// values is recursive.
 pub(super) const DEPTH: usize = 128;
 
-/// The number of bytes that each value costs in addition to the length of its text.
+/// The size that each value has in addition to its text, in bytes.
 const VALUE_COST: usize = 32;
 
-/// Converts the value of an expression to JSON. Parts that the expression passed on unchanged keep their taints. All
-/// other parts get the taints of everything that the expression has read.
+/// Converts the value of an expression to JSON. A part that the expression returns unchanged keeps its taint. A part
+/// that the expression computes gets all taints that the expression has read.
 ///
 /// # Errors
 /// Returns an error if the value is too large, is nested too deep, or cannot be converted to JSON.
@@ -176,7 +176,7 @@ pub(super) struct Weight {
 }
 
 impl Weight {
-    /// Returns the number of spaces that indent the value if each part of the value is written on its own line.
+    /// Returns the number of spaces for the indentation if each part of the value is on a separate line.
     pub(super) fn indented(&self, width: usize) -> usize {
         (self.bytes / VALUE_COST).saturating_mul(width).saturating_mul(self.height)
     }
@@ -223,13 +223,13 @@ fn weigh(value: &Value, depth: usize, left: &mut usize) -> Result<usize, String>
     Ok(height + 1)
 }
 
-/// The taints of a part of a value, before the conversion knows all taints that the template has read.
+/// The preliminary taints of a part of a value, before the taints of the whole template are known.
 enum Draft {
     /// The template computed the value, so the value gets all taints that the template has read.
     Made,
-    /// The template passed the value on unchanged, with these taints.
+    /// The template returned the value unchanged, so the value keeps its taints.
     Kept(Marks),
-    /// The template created a list or map, and passed on some of its members unchanged.
+    /// The template created a list or map, in which unchanged members keep their taints.
     Mixed(Vec<(Step, Draft)>),
 }
 
@@ -297,8 +297,7 @@ impl Extraction {
         }
     }
 
-    /// Converts a member that the template passed on unchanged. If a part of the member has no taint, the converted
-    /// part also has no taint.
+    /// Converts a member that the template returned unchanged. A part of the member without a taint gets no taint.
     fn slot(&mut self, slot: &Slot, depth: usize) -> Result<(Json, Marks), String> {
         let (json, draft) = self.value(&slot.value, depth + 1)?;
         Ok((

@@ -20,8 +20,8 @@ pub(super) fn so_far() -> Taint {
     READ.with_borrow(Clone::clone)
 }
 
-/// A guard that keeps the record of an outer rendering. A drop of the guard, also after a panic, restores the record of
-/// the outer rendering.
+/// A guard that saves the record of an outer rendering. When the guard is dropped, also after a panic, the record of
+/// the outer rendering is restored.
 struct Around(Taint);
 
 impl Drop for Around {
@@ -30,8 +30,8 @@ impl Drop for Around {
     }
 }
 
-/// Runs a function, and returns its result with the taints that the function has read. The record of an outer rendering
-/// does not get the taints that the function has read.
+/// Runs a function, and returns its result with the taints that the function has read. The taints that the function has
+/// read are not added to the record of an outer rendering.
 pub(super) fn traced<T>(run: impl FnOnce() -> T) -> (T, Taint) {
     let _around = Around(READ.take());
     let result = run();

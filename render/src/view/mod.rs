@@ -1,4 +1,4 @@
-//! The objects that concern one node: its NodeGroups, its TaskBooks in order, and its variables.
+//! The objects of one node: its NodeGroups, its TaskBooks in order, and its variables.
 
 mod prune_budget;
 
@@ -17,7 +17,7 @@ use crate::{
     order,
 };
 
-/// The objects that concern one node.
+/// The NodeGroups, TaskBooks and variables of one node.
 #[derive(Debug, Clone)]
 pub struct NodeView {
     /// The name of the node.
@@ -30,7 +30,7 @@ pub struct NodeView {
     pub address: Option<String>,
     /// The NodeGroups of the node.
     pub groups: Arc<BTreeSet<String>>,
-    /// The TaskBooks of the node, sorted so that each TaskBook follows the TaskBooks on which it depends.
+    /// The TaskBooks of the node. Each TaskBook comes after the TaskBooks on which it depends.
     pub books: Vec<Arc<Book>>,
 }
 

@@ -7,23 +7,23 @@ use crate::{objects::ObjectSet, scalars::Count};
 /// The prune budget of a TaskBook if no object sets a budget.
 const DEFAULT: Count = Count::Percent(20);
 
-/// The TaskBooks whose removals count together against a prune budget.
+/// The TaskBooks that share a prune budget, which limits the sum of their removals.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PruneScope {
-    /// All TaskBooks of the node without a limit in the TaskBook or in its Namespace.
+    /// All TaskBooks of the node that have no `pruneBudget`, neither in the TaskBook nor in its Namespace.
     Node,
-    /// All TaskBooks of this Namespace without a limit in the TaskBook.
+    /// All TaskBooks of this Namespace that have no `pruneBudget`.
     Namespace(String),
     /// One TaskBook, by its id.
     Book(String),
 }
 
-/// The prune budget of a TaskBook, and the object in which a commit can change the budget.
+/// The prune budget of a TaskBook, and the object in git that sets the budget.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PruneBudget {
     limit: Option<String>,
     scope: PruneScope,
-    /// The object in which a commit can change the budget, with kind and name.
+    /// The kind and name of the object in which an administrator can change the budget.
     object: String,
     /// The id of a deleted TaskBook; `None` if the TaskBook still exists.
     deleted: Option<String>,
@@ -44,9 +44,8 @@ impl PruneBudget {
     /// Returns the prune budget of a TaskBook. A limit in the TaskBook has precedence over a limit in its Namespace. A
     /// limit in the Namespace has precedence over a limit in a Config.
     ///
-    /// For a deleted TaskBook, the argument `last` is the limit in the newest version of the TaskBook. The limit `last`
-    /// applies only if neither the Namespace nor a Config sets a limit, because no commit can change the limit in a
-    /// deleted TaskBook.
+    /// For a deleted TaskBook, the argument `last` is the limit in the newest version of the TaskBook. A limit in the
+    /// Namespace or a Config has precedence over `last`, because a commit can still change this limit.
     pub fn of(set: &ObjectSet, namespace: &str, name: &str, last: Option<&str>) -> Self {
         let id = format!("{namespace}/{name}");
         let around = set.namespaces.get(namespace);
@@ -73,25 +72,25 @@ impl PruneBudget {
         Self { limit: outer.or_else(|| last.map(str::to_owned)), scope, object, deleted: Some(id) }
     }
 
-    /// Returns the TaskBooks whose removals count together against this budget.
+    /// Returns the TaskBooks that share this prune budget.
     pub fn scope(&self) -> &PruneScope {
         &self.scope
     }
 
-    /// Returns the number of items that one pass may remove if the node has `total` items.
+    /// Returns the number of items that one pass may remove on a node with `total` managed items.
     pub fn allowed(&self, total: u64) -> u64 {
         let limit = self.limit.as_ref().and_then(|text| Count::read(&Value::String(text.clone())).ok());
         limit.unwrap_or(DEFAULT).at_least_one(total)
     }
 
-    /// Returns the message that a removal of `count` of `total` items is held, or `None` if the budget allows the
+    /// Returns the message about a held removal of `count` of `total` items, or `None` if the budget allows the
     /// removal.
     pub fn exceeded(&self, count: u64, total: u64) -> Option<String> {
         let allowed = self.allowed(total);
         let object = &self.object;
         let remedy = match &self.deleted {
-            None => format!("remove fewer items at a time, or set pruneBudget: {count} in {object}"),
-            Some(book) => format!("restore the deleted TaskBook {book}, or set pruneBudget: {count} in {object}"),
+            None => format!("remove fewer items at a time, or set `pruneBudget: {count}` in {object}"),
+            Some(book) => format!("restore the deleted TaskBook {book}, or set `pruneBudget: {count}` in {object}"),
         };
         (count > allowed).then(|| {
             format!(
@@ -183,9 +182,9 @@ mod tests {
         };
         assert_eq!(
             held(Some(""), Some(""), &[]),
-            text("remove fewer items at a time, or set pruneBudget: 3 in TaskBook app/web")
+            text("remove fewer items at a time, or set `pruneBudget: 3` in TaskBook app/web")
         );
-        let deleted = "restore the deleted TaskBook app/web, or set pruneBudget: 3 in ";
+        let deleted = "restore the deleted TaskBook app/web, or set `pruneBudget: 3` in ";
         for (namespace, configs, object) in [
             (Some("2"), &[("fleet", "9")][..], "Namespace app"),
             (Some(""), &[], "Namespace app"),

@@ -1,5 +1,5 @@
-//! The queue of pending work of the main loop. Timers, webhooks, file events and new commits only record that the main
-//! loop has work. While the main loop is busy, the queue merges all new work into one entry.
+//! The queue of pending work of the main loop. Pollers, file events, the data store, gossip and late answers of git
+//! servers add work to the queue. Work that arrives while the main loop is busy is merged into one entry.
 
 pub(super) mod pace;
 pub(super) mod poller;

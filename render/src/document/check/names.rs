@@ -1,4 +1,4 @@
-//! Describes YAML values and schema messages for error messages.
+//! Describes YAML values and types of the schema for error messages.
 
 use serde_json::Value;
 use towpath_proto::{Field, Message};
@@ -16,7 +16,7 @@ pub(super) fn not_a_boolean(field: &Field, value: &Value) -> Finding {
     }
 }
 
-/// Returns the description of a value in an error message, such as `the number 3`.
+/// Returns the description of a value for an error message, such as `the number 3`.
 pub(super) fn kind_of(value: &Value) -> String {
     match value {
         Value::Null => "nothing".into(),
@@ -29,7 +29,7 @@ pub(super) fn kind_of(value: &Value) -> String {
     }
 }
 
-/// Returns the description of a schema message in an error message, such as `the spec of a TaskBook`.
+/// Returns the description of a schema type for an error message, such as `the spec of a TaskBook`.
 pub(super) fn described(message: &Message) -> String {
     let name = message.name;
     match (message.scope, message.module) {

@@ -1,4 +1,4 @@
-//! Checks single values of a document: the formats of strings, templates, and values of any type.
+//! Checks single values of a document: formats of strings, templates in strings, and values of any type.
 
 use serde_json::Value;
 use towpath_proto::{Field, Message, Type, did_you_mean, message};
@@ -107,8 +107,7 @@ impl Walk {
         }
     }
 
-    /// Checks a field whose value may have any type. A field with the format of a selector or of a list of waves has a
-    /// check of its own.
+    /// Checks a field whose value may have any type. Selectors and lists of waves have separate checks.
     pub(super) fn any(&mut self, trail: &Trail<'_>, parent: &'static Message, field: &Field, value: &Value) {
         match (field.format, value) {
             (Some("selector"), value) => {

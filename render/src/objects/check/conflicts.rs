@@ -1,4 +1,4 @@
-//! Finds variables and resources that two objects define for the same node.
+//! Finds conflicts: a variable or a managed item that two objects define for the same node.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -58,8 +58,8 @@ pub(super) fn of_variables(set: &ObjectSet) -> Vec<Found<'_>> {
     found.into_values().collect()
 }
 
-/// Returns the errors of two tasks on one node that manage the same item. Omits items whose identity contains a
-/// template.
+/// Returns an error for each managed item that two tasks on one node manage. The result omits items with a template in
+/// their identity.
 pub(super) fn of_resources(set: &ObjectSet) -> Vec<Found<'_>> {
     let mut owners: BTreeMap<(String, String), Vec<(&Book, &Task)>> = BTreeMap::new();
     for book in set.books.values() {

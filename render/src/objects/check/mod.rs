@@ -1,4 +1,4 @@
-//! Checks all objects against one another. Each check returns the problems that the check finds.
+//! Checks all objects against one another. Each check returns a list of problems.
 
 mod conflicts;
 mod references;

@@ -11,17 +11,17 @@ use crate::{
     problem::Finding,
 };
 
-/// A reference to another object: its name in the spec of an object.
+/// A reference from the spec of an object to another object.
 pub(in crate::objects) struct Mention {
-    /// The kind and the name of the other object, and the path of the field with the name.
+    /// The kind and the name of the other object, and the path of the field that contains the name.
     pub(in crate::objects) reference: Reference,
-    /// The object whose spec contains the name.
+    /// The object that contains the reference.
     pub(in crate::objects) from: Key,
-    /// The location of the object whose spec contains the name.
+    /// The location of the object that contains the reference.
     pub(in crate::objects) place: Place,
 }
 
-/// Returns the errors of objects that refer to a missing object.
+/// Returns an error for each reference to a missing object.
 pub(in crate::objects) fn missing_objects<'a>(
     objects: &'a BTreeMap<Key, Object>,
     mentions: &'a [Mention],
@@ -54,8 +54,8 @@ fn missing_object<'a>(objects: &'a BTreeMap<Key, Object>, mention: &'a Mention) 
     }))
 }
 
-/// Returns the errors of Namespaces that list unknown sources, and of objects from a source that their Namespace does
-/// not allow.
+/// Returns an error for each unknown source in a Namespace, and for each object whose Namespace forbids the object's
+/// source.
 pub(super) fn refused_sources<'a>(set: &'a ObjectSet, sources: &'a [SourceTree]) -> Vec<Found<'a>> {
     let Some(first) = sources.first().map(|source| source.name.as_str()) else { return Vec::new() };
     let mut found = Vec::new();
@@ -82,7 +82,7 @@ pub(super) fn refused_sources<'a>(set: &'a ObjectSet, sources: &'a [SourceTree])
     found
 }
 
-/// Returns the errors of a Namespace that lists unknown sources.
+/// Returns an error for each unknown source that a Namespace lists.
 fn unknown_sources<'a>(namespace: &Object, sources: &'a [SourceTree]) -> Vec<Found<'a>> {
     let names = move || sources.iter().map(|source| source.name.as_str());
     let mut found = Vec::new();
@@ -99,7 +99,7 @@ fn unknown_sources<'a>(namespace: &Object, sources: &'a [SourceTree]) -> Vec<Fou
     found
 }
 
-/// Returns the errors of TaskBooks that depend on each other in a cycle.
+/// Returns an error for each cycle of dependencies between TaskBooks.
 pub(super) fn dependency_cycles(set: &ObjectSet) -> Vec<Found<'_>> {
     let graph: BTreeMap<String, Vec<String>> =
         set.books.iter().map(|(id, book)| (id.clone(), book.dependencies())).collect();
@@ -115,8 +115,8 @@ pub(super) fn dependency_cycles(set: &ObjectSet) -> Vec<Found<'_>> {
     found
 }
 
-/// Returns the errors of targets that match no node. The error is necessary because a TaskBook that runs on no node
-/// looks successful.
+/// Returns an error for each list of targets that matches no node. Without the error, a TaskBook that runs on no node
+/// would look successful.
 pub(super) fn unmatched_targets(set: &ObjectSet) -> Vec<Found<'_>> {
     let mut found = Vec::new();
     for book in set.books.values() {

@@ -10,7 +10,7 @@ use crate::{
     problem::Finding,
 };
 
-/// Returns the errors of TaskBooks that share a named slot, but set different counts for the slot.
+/// Returns an error if TaskBooks share a named slot, but set different counts for the slot.
 pub(super) fn shared_slots(set: &ObjectSet) -> Vec<Found<'_>> {
     let mut slots: BTreeMap<(String, String), (Option<String>, Place)> = BTreeMap::new();
     let mut found = Vec::new();
@@ -37,7 +37,7 @@ pub(super) fn shared_slots(set: &ObjectSet) -> Vec<Found<'_>> {
     found
 }
 
-/// Returns the errors of rollout settings that are surely a mistake, such as a count of 0.
+/// Returns an error for each invalid rollout setting, such as a count of 0.
 pub(super) fn senseless_settings(set: &ObjectSet) -> Vec<Found<'_>> {
     set.books.values().flat_map(|book| senseless_settings_of(book)).collect()
 }
@@ -53,7 +53,7 @@ fn senseless_settings_of(book: &Book) -> Vec<Found<'static>> {
     }
     for (list, name) in [(&book.rollout.before, "before"), (&book.rollout.after, "after")] {
         for task in list.iter().filter(|task| task.sync || task.elect.is_some() || task.serialize.is_some()) {
-            let finding = Finding::new(format!("a task in rollout.{name} cannot wait for other nodes"))
+            let finding = Finding::new(format!("a task in `rollout.{name}` cannot wait for other nodes"))
                 .hint("move the task to tasks: a node that holds a slot must not wait for other nodes");
             found.push(Found::new(task.place.clone(), finding));
         }

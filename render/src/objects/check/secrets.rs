@@ -58,7 +58,7 @@ fn origins_of(set: &ObjectSet, secret: &Object) -> Vec<Found<'static>> {
         if !prefixes.iter().any(|prefix| below_prefix(prefix, path)) {
             let finding =
                 Finding::new(format!("the namespace {} must not read {path} from {kind}", secret.key.namespace))
-                    .hint(format!("add a prefix of the path to secretBackends.{kind} of the Namespace"));
+                    .hint(format!("add a prefix of the path to `secretBackends.{kind}` of the Namespace"));
             found.push(Found::new(place.key(kind).key("path"), finding));
         }
     }

@@ -20,10 +20,9 @@ pub(in crate::objects) struct TaskNames<'a> {
     lists: Vec<TaskList<'a>>,
 }
 
-/// A list of tasks. Two tasks of a list must not have the same name.
+/// A list of tasks. Two tasks of one list must not have the same name.
 struct TaskList<'a> {
-    /// The tasks of the list. If two tasks register the same result, the entry of the second task has the location of
-    /// the first task.
+    /// The tasks of the list, each with the location of an earlier task that registers the same result, or `None`.
     tasks: Vec<(&'a Task, Option<&'a Place>)>,
     ids: BTreeSet<&'a str>,
 }
@@ -42,7 +41,7 @@ impl<'a> TaskNames<'a> {
         Self { handlers: ids(&book.handlers), lists }
     }
 
-    /// Returns an error for each name that does not exist, that two tasks have, or that is part of a cycle.
+    /// Returns an error for each reference to a missing task, for each duplicate name, and for each cycle of tasks.
     pub(in crate::objects) fn problems(&self) -> impl Iterator<Item = Found<'_>> {
         self.lists.iter().flat_map(move |list| {
             let tasks = list.tasks.iter().flat_map(move |(task, earlier)| {
@@ -79,7 +78,7 @@ impl TaskList<'_> {
         })
     }
 
-    /// Returns the errors of tasks that require themselves, directly or through other tasks.
+    /// Returns an error for each task that requires itself, directly or through other tasks.
     fn cycles(&self) -> Vec<Found<'static>> {
         let tasks = || self.tasks.iter().map(|(task, _)| *task);
         let places: BTreeMap<&str, &Place> = tasks().map(|task| (task.id.as_str(), &task.place)).collect();

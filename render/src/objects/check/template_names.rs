@@ -55,7 +55,7 @@ pub(in crate::objects) fn names_of_books(set: &ObjectSet) -> Vec<BookNames<'_>> 
     names.collect()
 }
 
-/// Returns the names of all variables that objects set and that a namespace can use.
+/// Returns the names of all variables that a namespace can use.
 fn visible_variables<'a>(set: &'a ObjectSet, namespace: &'a str) -> Arc<BTreeSet<&'a str>> {
     let mut names: BTreeSet<&str> = BTreeSet::new();
     for object in set.variables_of(namespace) {
@@ -67,7 +67,7 @@ fn visible_variables<'a>(set: &'a ObjectSet, namespace: &'a str) -> Arc<BTreeSet
     Arc::new(names)
 }
 
-/// Returns the errors of unknown names in the expressions of computed variables.
+/// Returns an error for each unknown name in the expressions of computed variables.
 pub(in crate::objects) fn in_computed_variables(set: &ObjectSet) -> Vec<Found<'_>> {
     let mut found = Vec::new();
     for value in set.variables.iter().flat_map(|object| &object.computed) {
@@ -90,19 +90,19 @@ pub(in crate::objects) fn in_computed_variables(set: &ObjectSet) -> Vec<Found<'_
 pub(in crate::objects) struct BookNames<'a> {
     set: &'a ObjectSet,
     book: &'a Book,
-    /// The names of the variables that objects set, without the variables of the TaskBook itself.
+    /// The names of the variables that Variables and ClusterVariables objects set.
     variables: Arc<BTreeSet<&'a str>>,
-    /// The tasks, each with its turn. The turn is the position of the task in the order of execution. A task may use
-    /// the results of tasks with a lower turn.
+    /// The tasks, each with its turn: the position of the task in the order of execution. A task may use the results of
+    /// tasks that run earlier.
     tasks: Vec<(&'a Task, usize)>,
     /// The names of registered results, each with the turn of the first task that registers the result.
     registered: BTreeMap<&'a str, usize>,
 }
 
-/// The location of a template or an expression. The location determines the names that the text can use.
+/// The position of a text among the tasks of a TaskBook. The position determines the names that the text can use.
 #[derive(Clone, Copy)]
 struct Here<'a> {
-    /// The task that contains the text, and the turn of the task.
+    /// The task that contains the text, and the position of the task in the order of execution.
     task: Option<(&'a Task, usize)>,
     loop_items: bool,
     result: bool,
@@ -110,14 +110,14 @@ struct Here<'a> {
     guarded: bool,
 }
 
-/// A part of a TaskBook that contains templates or is an expression.
+/// An expression of a TaskBook, or a value that may contain templates.
 struct Part<'a> {
     place: Place,
     text: Text<'a>,
     here: Here<'a>,
 }
 
-/// The text of a part of a TaskBook.
+/// An expression, or a value that may contain templates.
 enum Text<'a> {
     Expression(&'a str),
     Templates(Cow<'a, Value>),
@@ -142,8 +142,7 @@ impl<'a> BookNames<'a> {
         Self { set, book, variables, tasks, registered }
     }
 
-    /// Returns the errors of unknown names in the templates and expressions of the TaskBook, and in the template files
-    /// of its tasks.
+    /// Returns an error for each unknown name in the templates, expressions and template files of the TaskBook.
     pub(in crate::objects) fn problems(&self) -> impl Iterator<Item = Found<'_>> {
         let nothing = Here { task: None, loop_items: false, result: false, guarded: false };
         let place = self.book.place.key("vars");
@@ -179,7 +178,7 @@ impl<'a> BookNames<'a> {
         })
     }
 
-    /// Returns the error of a name that the text must not use, or `None` if the name is valid.
+    /// Returns an error if the text must not use a name, or `None` if the text can use the name.
     fn name<'b>(&'b self, place: &Place, name: &str, here: Here<'b>) -> Option<Found<'b>> {
         let mut parts = name.split('.');
         let (root, first) = (parts.next().unwrap_or_default(), parts.next());
@@ -269,7 +268,7 @@ impl<'a> BookNames<'a> {
         }
         if registered.is_some() {
             return found(
-                Finding::new(format!("the result {name} is registered only by a later task"))
+                Finding::new(format!("only a later task registers the result `{name}`"))
                     .hint("use a result only in tasks after the task that registers it"),
             );
         }
@@ -286,8 +285,8 @@ impl<'a> BookNames<'a> {
         })
     }
 
-    /// Returns the errors of a file that a task names: the source has no such file, or the template in the file uses
-    /// unknown names.
+    /// Checks a file that a task names. Returns an error if the source lacks the file, or if its template uses an
+    /// unknown name.
     fn file<'b>(
         &'b self,
         task: &'b Task,
@@ -384,7 +383,7 @@ fn parts_of<'a>(task: &'a Task, here: Here<'a>) -> Vec<Part<'a>> {
     parts
 }
 
-/// Returns the warnings about file modes with which every user can write a file.
+/// Returns a warning for each file mode with which every user can write to a file.
 fn wide_modes<'a>(task: &'a Task, module: &'a ModuleUse) -> impl Iterator<Item = Found<'a>> {
     let modes = module.schema.message.fields.iter().filter(|field| field.format == Some("mode"));
     modes.filter_map(|field| {

@@ -1,7 +1,8 @@
-//! Finds the untrusted values that the text of tasks uses. The command `validate` reports the parameters that use
-//! untrusted values. The loader rejects an untrusted value in a parameter that does not allow untrusted values.
+//! Finds the untrusted values that tasks use, from the text of the tasks. The command `validate` reports the parameters
+//! that use untrusted values. The loader rejects an untrusted value in a parameter that does not allow untrusted
+//! values.
 //!
-//! The renderer later rejects the untrusted values that the text does not show, by the taint of each value.
+//! The renderer later checks the taint of each value, because the text of a task does not show every untrusted value.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,7 +25,7 @@ use crate::{
     tree, work,
 };
 
-/// A parameter of a task that uses an untrusted value, as the text of the parameter shows.
+/// A task parameter whose text uses an untrusted value.
 #[derive(Debug, Clone)]
 pub struct UntrustedUse {
     /// The location of the parameter.
@@ -33,21 +34,21 @@ pub struct UntrustedUse {
     pub parameter: String,
     /// The origin of the untrusted value, such as an event.
     pub origin: String,
-    /// True if the parameter may contain untrusted values.
+    /// True if the parameter allows untrusted values.
     pub allowed: bool,
 }
 
-/// The origin of a value, as the text of a task shows the origin. If a value has several origins, the variant that the
-/// enum lists last applies.
+/// The origin of a value that the text of a task uses. If a value has several origins, the origin with the last variant
+/// of the enum applies.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
     /// The value comes from git or from this node.
     #[default]
     Clean,
-    /// The value comes from `nodes()`. Names, labels and addresses in the value are from git, but facts are from other
-    /// nodes.
+    /// The value comes from the template function `nodes()`. Names, labels and addresses are from git, but facts are
+    /// from other nodes.
     Nodes,
-    /// The value comes from another node or from an event. The string describes the origin for a message.
+    /// The value comes from another node or from an event. The string describes the origin in messages.
     Untrusted(String),
 }
 
@@ -87,12 +88,12 @@ pub(in crate::objects) fn refused_untrusted_uses(set: &ObjectSet) -> impl Iterat
     untrusted_uses(set).into_iter().filter(|found| !found.allowed).map(|found| {
         let UntrustedUse { place, parameter, origin, .. } = found;
         let finding = Finding::new(format!("cannot use {origin} in {parameter}: the value is untrusted"));
-        Found::new(place, finding.hint("pass it in argv, env, stdin or the content of a file"))
+        Found::new(place, finding.hint("pass the value in `argv`, `env`, `stdin` or the content of a file"))
     })
 }
 
-/// Returns the variables of some objects that may be untrusted. The map is sorted by the name of the variable. Computed
-/// variables may use each other in any order.
+/// Returns the variables that may have an untrusted value, by the name of the variable. Computed variables may use each
+/// other in any order.
 fn variables<'a>(
     set: &ObjectSet,
     objects: impl Iterator<Item = &'a VariablesObject>,
@@ -132,7 +133,7 @@ struct Names {
     /// The variables that may be untrusted, each with the origin of its value.
     vars: Arc<BTreeMap<String, Source>>,
     item: Source,
-    /// The origins of untrusted results of tasks; each key of the map is the full name of a result.
+    /// The origins of the untrusted results of tasks, by the full name of the result.
     steps: Arc<BTreeMap<String, String>>,
     /// The full names of the results of elected tasks.
     elected: Arc<BTreeSet<String>>,
@@ -220,8 +221,8 @@ impl Names {
     }
 }
 
-/// Returns true if a text reads the attribute `facts` of a node. A selection by facts (`selectattr`) is not a read,
-/// because the result of the selection contains no facts.
+/// Returns true if a text reads the attribute `facts` of a node. A filter that only compares facts, such as
+/// `selectattr`, does not count as a read of facts.
 fn reads_facts(text: &str, expression: bool) -> bool {
     if !text.contains("facts") {
         return false;
@@ -308,8 +309,8 @@ impl Walk<'_> {
         first
     }
 
-    /// Records the parameters of a module that use an untrusted value. If several parameters use an untrusted value,
-    /// returns the origin for the first parameter.
+    /// Records the parameters of a module that use an untrusted value. Returns the origin of the first untrusted value
+    /// in the parameters.
     fn module(&mut self, module: &ModuleUse, place: &Place, names: &Names) -> Option<String> {
         let mut first = None;
         let mut strings = Vec::new();
@@ -342,7 +343,7 @@ impl Walk<'_> {
     }
 }
 
-/// Adds the variables of all includes that contain a task, from the outermost to the innermost include.
+/// Adds the variables of each include around a task, beginning with the outermost include.
 fn within(names: &mut Names, inner: &IncludeContext) {
     if let Some(outer) = &inner.outer {
         within(names, outer);

@@ -1,14 +1,14 @@
 //! Budgets of sources: a budget limits the memory and the time that a commit of the source costs on every node.
 //!
 //! The loader charges a source for each file that the loader reads, and for each include that the loader expands. A
-//! source that exceeds its budget contributes no objects. The loader then loads the earlier sources without the source
-//! that exceeds its budget.
+//! source that exceeds its budget contributes no objects. If the second or a later source exceeds its budget, the
+//! loader loads only the other sources.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-/// A number of files, bytes, values and tasks: either the cost of a load, or a limit on this cost.
+/// Numbers of files, bytes, values and tasks: the cost of a load, or a limit on this cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Cost {
     /// The number of files to read.
@@ -26,10 +26,10 @@ pub struct Cost {
 pub struct Budget {
     /// The limit on one source.
     pub source: Cost,
-    /// The limit on all sources together.
+    /// The limit on the cost of all sources together.
     pub all: Cost,
-    /// The maximum number of problems that are shown for one source. The report gives only the number of further
-    /// problems.
+    /// The maximum number of problems that are shown for one source. Of the problems above this maximum, the report
+    /// shows only the number.
     pub problems: usize,
 }
 
@@ -72,8 +72,8 @@ impl Spent {
     /// Charges a cost to the budget of a source.
     ///
     /// # Errors
-    /// Returns an error with the exceeded limit of the source or of all sources. For each source, the function returns
-    /// this error only once.
+    /// Returns an error that names the exceeded limit, of the source or of all sources. Each source causes at most one
+    /// error about its budget.
     pub(super) fn charge(&mut self, source: &str, cost: Cost) -> Result<(), Exceeded> {
         let known = self.sources.entry(source.to_owned()).or_default();
         *known = known.plus(cost);

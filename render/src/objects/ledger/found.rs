@@ -1,4 +1,4 @@
-//! The type of a problem. The line and the hint of the problem are computed later, only if the problem is shown.
+//! The type of a problem. The loader computes the line and the hint of a problem only if the problem is shown.
 
 use crate::{
     document::{At, Place},
@@ -15,7 +15,7 @@ pub(in crate::objects) struct Found<'a> {
     pub(super) hint: Hint<'a>,
 }
 
-/// The hint of a problem, which may be computed later.
+/// The hint of a problem: already computed, or computed on demand.
 pub(super) enum Hint<'a> {
     /// The finding already contains the hint, or the problem has no hint.
     Known,
@@ -26,12 +26,12 @@ pub(super) enum Hint<'a> {
 }
 
 impl<'a> Found<'a> {
-    /// Creates an error that is shown at the value at a location.
+    /// Creates an error that marks the value at a location.
     pub(in crate::objects) fn new(place: Place, finding: Finding) -> Self {
         Self { place, at: At::Value, warning: false, finding, hint: Hint::Known }
     }
 
-    /// Changes the problem so that it is shown at the key instead of the value.
+    /// Makes the error message mark the key instead of the value.
     #[must_use]
     pub(in crate::objects) fn at_key(self) -> Self {
         Self { at: At::Key, ..self }

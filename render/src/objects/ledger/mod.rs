@@ -1,4 +1,4 @@
-//! Records the problems that the loader finds, and the cost of each source for the loader.
+//! Records the problems in each source, and the cost to load each source.
 
 mod budget;
 mod found;
@@ -26,19 +26,19 @@ use crate::{
 /// The maximum number of problems that are recorded for one file.
 const PROBLEMS_PER_FILE: usize = 200;
 
-/// The problems that the loader has found so far, and the cost of each source.
+/// The problems that the loader has found so far, and the cost to load each source.
 pub(super) struct Ledger {
     problems: Problems,
     spent: Spent,
 }
 
 impl Ledger {
-    /// Creates a ledger without any problem or cost.
+    /// Creates an empty record of problems and costs.
     pub(super) fn new(budget: Budget) -> Self {
         Self { problems: Problems::new(budget.problems), spent: Spent::new(budget) }
     }
 
-    /// Adds a problem. If the source already has the maximum number of problems, the function only counts the problem.
+    /// Adds a problem. If the source already has the maximum number of problems, only counts the problem.
     pub(super) fn report(&mut self, found: Found<'_>) {
         let Found { place, at, warning, finding, hint } = found;
         // The search for a second location counts even if the problem is not shown.
@@ -62,7 +62,7 @@ impl Ledger {
         found.into_iter().for_each(|found| self.report(found));
     }
 
-    /// Adds the problems of one file, with known lines.
+    /// Adds the problems of one file. The lines of the problems are already known.
     pub(super) fn keep(&mut self, problems: impl IntoIterator<Item = Problem>) {
         for problem in problems.into_iter().take(PROBLEMS_PER_FILE) {
             if self.problems.has_room(&problem.source, problem.warning, 0) {
@@ -92,15 +92,15 @@ impl Ledger {
         }
     }
 
-    /// Returns a location as `file:line` for a hint. Returns only the name of the file if the search for lines has
-    /// already read too many bytes.
+    /// Returns a location as `file:line`, for the hint of a message. Omits the line if the search for lines has already
+    /// read the maximum number of bytes.
     fn file_line(&mut self, place: &Place) -> String {
         let may = self.problems.may_locate(place.source(), place.file_size());
         if may { place.file_line() } else { place.file().to_owned() }
     }
 
-    /// Charges a cost to the budget of a source. Returns false if the source exceeds its budget. The loader then reads
-    /// no further files of the source.
+    /// Charges a cost to the budget of a source. Returns false if the source exceeds its budget, so that the loader
+    /// reads no further files of the source.
     pub(super) fn charge(&mut self, source: &str, cost: Cost) -> bool {
         if let Err(Exceeded { what, limit, all }) = self.spent.charge(source, cost) {
             let whose = if all { "all sources together have" } else { "the source has" };
@@ -122,7 +122,7 @@ impl Ledger {
         self.problems.has_error(source)
     }
 
-    /// Returns the problems in the order of the report, and the names of the sources that exceed their budget.
+    /// Returns the problems, sorted for the report, and the names of the sources that exceed their budget.
     pub(super) fn close(
         self,
         sources: &[SourceTree],

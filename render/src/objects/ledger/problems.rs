@@ -13,15 +13,14 @@ pub(super) struct Problems {
     counts: BTreeMap<(String, bool), Count>,
 }
 
-/// The number of errors or warnings of one source that are not shown, because the source has more than the maximum
-/// number.
+/// The number of errors or warnings of one source that the report omits, because the source has too many.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unshown {
     /// The name of the source.
     pub(super) source: String,
     /// True if `count` counts warnings, false if `count` counts errors.
     pub(super) warning: bool,
-    /// The number of problems that are not shown, possibly with duplicates.
+    /// The number of omitted problems, in which a problem may count twice.
     pub(super) count: usize,
 }
 
@@ -29,7 +28,7 @@ pub(super) struct Unshown {
 struct Count {
     kept: usize,
     unshown: usize,
-    /// The bytes of files that were read again to find the lines of problems.
+    /// The number of bytes that the loader has read again to find the lines of problems.
     read: u64,
 }
 
@@ -43,9 +42,9 @@ impl Problems {
         Self { limit, ..Self::default() }
     }
 
-    /// Returns true if the collection can keep a further problem of a source. If the collection cannot keep the
-    /// problem, counts the problem as not shown. The argument `text` is the length of the file that the loader reads
-    /// again to find the line of the problem.
+    /// Returns true if the collection can keep one more problem of a source. If the collection is full, counts the
+    /// problem as omitted. The argument `text` is the length of the file that the loader must read again to find the
+    /// line of the problem.
     pub(super) fn has_room(&mut self, source: &str, warning: bool, text: usize) -> bool {
         let count = self.counts.entry((source.to_owned(), warning)).or_default();
         count.read = count.read.saturating_add(text as u64);
@@ -55,7 +54,7 @@ impl Problems {
     }
 
     /// Returns true if the loader may read a text again to find the line for a hint. The argument `text` is the length
-    /// of the text.
+    /// of this text.
     pub(super) fn may_locate(&mut self, source: &str, text: usize) -> bool {
         let count = self.counts.entry((source.to_owned(), false)).or_default();
         count.read = count.read.saturating_add(text as u64);
@@ -75,7 +74,7 @@ impl Problems {
         self.counts.get(&(source.to_owned(), false)).is_some_and(|count| count.kept > 0)
     }
 
-    /// Returns the kept problems, and for each source the number of problems that are not shown.
+    /// Returns the kept problems, and the number of omitted problems for each source.
     pub(super) fn finish(self) -> (Vec<Problem>, Vec<Unshown>) {
         let unshown = self.counts.into_iter().filter(|(_, count)| count.unshown > 0);
         let unshown =

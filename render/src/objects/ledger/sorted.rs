@@ -9,8 +9,8 @@ use crate::{
     problem::{Finding, Problem},
 };
 
-/// Returns the problems in the order of sources and files. If a source has further problems, an additional problem
-/// shows the number of further problems.
+/// Returns the problems in the order of sources and files. If the report omits problems of a source, an additional
+/// entry shows the number of omitted problems.
 pub(super) fn sorted(problems: Problems, sources: &[SourceTree], objects: &BTreeMap<Key, Object>) -> Vec<Problem> {
     let (mut problems, unshown) = problems.finish();
     problems.extend(unshown.into_iter().map(more_problems));
@@ -28,7 +28,7 @@ fn order<'a>(rank: &BTreeMap<&str, usize>, problem: &'a Problem) -> (Option<usiz
     (rank.get(problem.source.as_str()).copied(), file, *line, *column, message)
 }
 
-/// Creates the problem that shows the number of further errors or warnings of a source.
+/// Creates the entry that shows the number of omitted errors or warnings of a source.
 fn more_problems(unshown: Unshown) -> Problem {
     let Unshown { source, warning, count } = unshown;
     let what = if warning { "warnings" } else { "errors" };
@@ -37,8 +37,7 @@ fn more_problems(unshown: Unshown) -> Problem {
     Problem { warning, ..problem }
 }
 
-/// Removes the excerpts of files that contain Secrets from the problems, because an excerpt may contain an unencrypted
-/// value.
+/// Removes the excerpts from problems in files with Secrets, because an excerpt may contain an unencrypted value.
 fn hide_secrets(problems: &mut [Problem], objects: &BTreeMap<Key, Object>) {
     let secrets = objects.values().filter(|object| object.key.kind == "Secret");
     let files: BTreeSet<(&str, &str)> = secrets.map(|object| (object.place.source(), object.place.file())).collect();

@@ -1,6 +1,6 @@
-//! Matches names and paths with the patterns in a Namespace. In a pattern, `*` matches any characters.
+//! Matches names and paths with the patterns in a Namespace. In a pattern, `*` matches any text.
 
-/// Returns true if a pattern matches a text. In the pattern, `*` matches any characters.
+/// Returns true if a pattern matches a text. In the pattern, `*` matches any text.
 pub(super) fn glob_matches(glob: &str, text: &str) -> bool {
     let mut parts = glob.split('*');
     let Some(mut rest) = text.strip_prefix(parts.next().unwrap_or_default()) else { return false };
@@ -16,7 +16,7 @@ pub(super) fn glob_matches(glob: &str, text: &str) -> bool {
 }
 
 /// Returns true if a path is equal to a prefix or below the prefix. The prefix `a/b` does not match `a/bc`, because
-/// whole components are compared. In a component of the prefix, `*` matches any characters of that component.
+/// whole components are compared. In a component of the prefix, `*` matches any text without a slash.
 pub(in crate::objects) fn below_prefix(prefix: &str, path: &str) -> bool {
     let plain = |component: &str| !matches!(component, "" | "." | "..");
     let components = |text: &str| -> Vec<String> {

@@ -1,8 +1,7 @@
-//! Checks the limits of Namespaces. A Namespace limits the nodes that its objects select, and the modules, commands,
-//! sources and repositories that its tasks use.
+//! Checks the limits of Namespaces. A Namespace limits the nodes that its objects select. A Namespace also limits the
+//! modules, commands, sources and repositories that its tasks use.
 //!
-//! All code that reads targets or tasks uses the checks of this module, so that the limits apply to every kind of
-//! object.
+//! All code that reads targets or tasks calls these checks, so that the limits apply to every kind of object.
 
 mod glob;
 mod repository_url;
@@ -26,7 +25,7 @@ use crate::{document::Place, problem::Finding};
 pub(super) enum Field {
     /// The field `targets`, which names the nodes that run tasks.
     Targets,
-    /// A field that names the nodes that may read a value. The string in this variant is the name of the field.
+    /// A field that lists the nodes with access to a value. The string is the name of the field, such as `readers`.
     Readers(&'static str),
 }
 
@@ -49,7 +48,7 @@ impl Field {
 /// The limits of all Namespaces.
 pub(super) struct NamespaceLimits<'a> {
     namespaces: &'a BTreeMap<String, pb::Namespace>,
-    /// The NodeGroups that a Namespace may target, for each Namespace that limits NodeGroups.
+    /// The permitted NodeGroups of each Namespace that limits its NodeGroups.
     groups: BTreeMap<&'a str, Arc<Names>>,
     members: &'a Members,
     sources: &'a [SourceTree],
@@ -70,8 +69,8 @@ impl<'a> NamespaceLimits<'a> {
     }
 
     /// Reads a field that names nodes. Returns an error for each node or NodeGroup that the Namespace must not target.
-    /// A field never selects a node that the Namespace must not target. If the object omits the field, the object
-    /// selects every node that the Namespace may target.
+    /// A field selects only nodes that the Namespace may target. If the object omits the field, the object selects
+    /// every node that the Namespace may target.
     pub(super) fn targets(
         &self,
         place: &Place,
@@ -101,7 +100,7 @@ impl<'a> NamespaceLimits<'a> {
         (targets, found.into_iter().flatten())
     }
 
-    /// Returns the names in a field that the Namespace must not target: first the NodeGroups, then the nodes.
+    /// Returns the forbidden names in a field: first the forbidden NodeGroups, then the forbidden nodes.
     fn refused_names(&self, targets: &Targets, limit: &Names) -> Vec<Refused> {
         let groups = targets.groups().iter().enumerate().filter(|(_, group)| !limit.contains(group));
         let nodes = targets.nodes().iter().enumerate();
@@ -110,7 +109,7 @@ impl<'a> NamespaceLimits<'a> {
         groups.map(refused("nodeGroups")).chain(nodes.map(refused("nodes"))).collect()
     }
 
-    /// Returns the errors of a task with a module, a command line or reader nodes that the Namespace does not allow.
+    /// Returns an error for each forbidden module, command line and reader node of a task.
     pub(super) fn refused_uses<'m>(
         &'m self,
         place: &Place,
@@ -171,7 +170,7 @@ impl<'a> NamespaceLimits<'a> {
     }
 }
 
-/// The name of a NodeGroup or node that an object selects, but that the Namespace of the object must not target.
+/// The name of a NodeGroup or node that an object selects, although the Namespace of the object forbids the name.
 struct Refused {
     /// The key of the list: `nodeGroups` or `nodes`.
     list: &'static str,
@@ -180,7 +179,8 @@ struct Refused {
     name: String,
 }
 
-/// Returns an error if a template replaces the whole field that names nodes, or a list of names in this field.
+/// Returns an error if a template is used instead of the whole field that names nodes, or instead of a list in this
+/// field.
 fn template_in_place_of_names(place: &Place, field: Option<&Value>, namespace: &str) -> Vec<Found<'static>> {
     let lists = ["nodeGroups", "nodes"].map(|key| (place.key(key), field.and_then(|field| field.get(key))));
     let values = std::iter::once((place.clone(), field)).chain(lists);
@@ -191,8 +191,8 @@ fn template_in_place_of_names(place: &Place, field: Option<&Value>, namespace: &
     found.collect()
 }
 
-/// Returns the error for a template that is used as the name of a node or NodeGroup. Only the node knows the value of a
-/// template, so the value cannot be compared with the limits of the Namespace.
+/// Returns the error for a template that is used instead of the name of a node or NodeGroup. The loader does not know
+/// the value of a template, so the loader cannot compare the value with the limits of the Namespace.
 fn template(name: &str, namespace: &str) -> Option<Finding> {
     (name.contains("{{") || name.contains("{%")).then(|| {
         Finding::new(format!("cannot use the template {name} here: the namespace {namespace} is limited to NodeGroups"))
@@ -200,7 +200,7 @@ fn template(name: &str, namespace: &str) -> Option<Finding> {
     })
 }
 
-/// Returns the parameters with a command line that a task sets for its module.
+/// Returns the parameters of a task that contain a command line.
 fn command_lines(module: &ModuleUse) -> impl Iterator<Item = &'static str> {
     let written = |name: &str| module.params.get(name).is_some_and(|value| !value.is_null());
     let fields = module.schema.message.fields.iter();

@@ -1,7 +1,7 @@
 //! Parses the URLs of repositories that tasks name, and the URL patterns that a Namespace allows.
 //!
 //! The parser accepts only a strict form of URL, so that this crate and the git client understand each URL in the same
-//! way. A URL must not contain a password, an escape, a dot segment, or a character that two parsers could read
+//! way. A URL must not contain a password, an escape, a dot segment, or a character that two parsers can read
 //! differently.
 
 use std::fmt;
@@ -23,9 +23,9 @@ pub(in crate::objects) struct RepositoryUrl {
 pub(in crate::objects) enum UrlError {
     /// The scheme is neither https nor ssh.
     Scheme,
-    /// The URL contains a user or a password that is not allowed.
+    /// The URL contains a forbidden user or password.
     Credentials,
-    /// The named part of the URL is empty, or contains a forbidden character.
+    /// A part of the URL is empty, or contains a forbidden character. The string is the name of this part.
     Part(&'static str),
     /// The path contains `..`, an empty segment or a dot segment.
     Segments,

@@ -20,10 +20,10 @@ use crate::{
     tree::Entry,
 };
 
-/// The objects and sources that the loader must skip.
+/// The objects and sources that the loader skips because they are held.
 #[derive(Debug, Default)]
 pub(super) struct LeftOut {
-    /// The objects to skip, each with the name of its source.
+    /// The objects that the loader skips, each with the name of its source.
     pub(super) objects: BTreeSet<(String, Key)>,
     /// The sources whose objects are all skipped.
     pub(super) sources: BTreeSet<String>,
@@ -35,11 +35,11 @@ impl LeftOut {
     }
 }
 
-/// The objects of all sources as written, before includes are expanded.
+/// The objects of all sources before the expansion of includes.
 pub(super) struct Written {
     /// The objects, by identity.
     pub(super) objects: BTreeMap<Key, Object>,
-    /// The references to other objects. The loader checks the references after it has read all objects.
+    /// The references between objects. The loader checks the references after it has read all objects.
     pub(super) mentions: Vec<Mention>,
 }
 
@@ -98,7 +98,7 @@ impl Reader<'_> {
         self.ledger.keep([problem_at(&file, 1, 1, finding)]);
     }
 
-    /// Reads the documents of one file, and returns the number of documents plus the number of problems.
+    /// Reads the documents of one file, and returns the sum of the number of documents and the number of problems.
     fn file(&mut self, source: &SourceTree, first: bool, entry: &Entry) -> usize {
         let limits = Limits::default();
         let bytes = match files::read(source, entry, limits) {

@@ -32,7 +32,7 @@ pub(super) struct Expansion<'a> {
     pinned: &'a BTreeMap<Pinned, Arc<dyn Tree>>,
     limits: &'a NamespaceLimits<'a>,
     ledger: Ledger,
-    /// The files of each source, and of each repository that a task or an include has named so far.
+    /// The file trees of all sources, and of the repositories that tasks or includes have named so far.
     trees: BTreeMap<String, Arc<dyn Tree>>,
     missing_inputs: BTreeSet<Pinned>,
     included_by: BTreeMap<(String, String), BTreeSet<Key>>,
@@ -43,11 +43,11 @@ pub(super) struct Expansion<'a> {
 pub(super) struct Expanded {
     /// The problems that the expansion has found, and its cost for each source.
     pub(super) ledger: Ledger,
-    /// The files of each source, and of each repository that a task or an include names with a commit.
+    /// The file trees of all sources, and of the repositories that tasks or includes name with a commit.
     pub(super) trees: BTreeMap<String, Arc<dyn Tree>>,
-    /// The repositories that includes name, and whose files the caller has not supplied yet.
+    /// The repositories of includes whose files the caller has not supplied yet.
     pub(super) missing_inputs: BTreeSet<Pinned>,
-    /// The objects that include each file. The key of the map is the source and the path of the included file.
+    /// The objects that include a file, by the source and the path of the file.
     pub(super) included_by: BTreeMap<(String, String), BTreeSet<Key>>,
 }
 
@@ -103,7 +103,7 @@ impl<'a> Expansion<'a> {
         targets
     }
 
-    /// Reports an error if a Namespace does not allow a module or its parameters.
+    /// Reports an error if a Namespace forbids a module or a parameter of the module.
     pub(super) fn check_module(&mut self, place: &Place, module: &ModuleUse, namespace: &str) {
         self.ledger.report_all(self.limits.refused_uses(place, module, namespace));
     }
@@ -124,7 +124,7 @@ impl<'a> Expansion<'a> {
         Reader { expansion: self, owner: place.source(), object, trail: Vec::new() }.task(place, value, within, &[])
     }
 
-    /// Returns the key under which `trees` contains the files of a repository at one commit. If the files are missing,
+    /// Returns the key of a repository's file tree in `trees`, for one commit. If `trees` does not have the file tree,
     /// adds the repository to `missing_inputs`.
     fn pinned(&mut self, pinned: Pinned) -> String {
         let name = format!("{}@{}", pinned.url, pinned.commit);
@@ -141,7 +141,7 @@ impl<'a> Expansion<'a> {
 
     /// Returns the content of an included file. Each included file is read and checked only once.
     ///
-    /// The cost of the file is charged to `owner`, the source of the first object that includes the file.
+    /// The loader charges the file to `owner`, the source of the first object that includes the file.
     fn read_tasks(&mut self, at: &Place, (owner, object): (&str, &Key), source: &str, path: &str) -> Option<Document> {
         let cached = (source.to_owned(), path.to_owned());
         let includers = self.included_by.entry(cached.clone()).or_default();
@@ -194,13 +194,13 @@ impl<'a> Expansion<'a> {
     }
 }
 
-/// The reader of the tasks of one object.
+/// A reader for the tasks of one object.
 struct Reader<'r, 'a> {
     expansion: &'r mut Expansion<'a>,
-    /// The source of the object whose tasks are read. The budget of this source is charged for the tasks.
+    /// The source of the object. The loader charges the tasks of the object to the budget of this source.
     owner: &'r str,
     object: &'r Key,
-    /// The included files that are currently expanded, from the outermost to the innermost file.
+    /// The chain of nested includes around the current task, beginning with the outermost file.
     trail: Vec<(String, String)>,
 }
 
@@ -308,8 +308,8 @@ impl Reader<'_, '_> {
         read
     }
 
-    /// Returns the key under which `trees` contains the files of a repository at one commit. If the URL or the commit
-    /// is invalid, or if the Namespace does not allow the repository, reports an error and returns `None`.
+    /// Returns the key of a repository's file tree in `trees`, for one commit. If the URL or the commit is invalid, or
+    /// if the Namespace does not allow the repository, reports an error and returns `None`.
     fn pin(&mut self, at: &Place, what: &str, url: String, commit: Option<String>) -> Option<String> {
         if url.contains("{{") || commit.as_deref().is_some_and(|commit| commit.contains("{{")) {
             let finding = Finding::new("url and commit must not contain templates")
@@ -342,8 +342,8 @@ impl Reader<'_, '_> {
         Some(self.expansion.pinned(Pinned { url, commit }))
     }
 
-    /// Returns the context in which a task finds its files: its include or TaskBook, or the repository that the task
-    /// names.
+    /// Returns the context that resolves the file paths of a task: its include or TaskBook, or the repository that the
+    /// task names.
     fn files_of(
         &mut self,
         place: &Place,

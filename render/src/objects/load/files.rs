@@ -23,7 +23,7 @@ pub struct SourceTree {
     pub globals: bool,
 }
 
-/// The URL of a git repository and the id of a commit, which an include or a task names.
+/// A commit of a git repository that an include or a task names: the URL and the id of the commit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pinned {
     /// The URL of the repository.
@@ -64,7 +64,7 @@ pub(super) fn has_objects(path: &str) -> bool {
     (name.ends_with(".yaml") || name.ends_with(".yml")) && !name.starts_with('.') && !folders.split('/').any(special)
 }
 
-/// Returns the files and links that a source contains but must not contain, each with the reason.
+/// Returns the forbidden files and links of a source, each with the reason.
 pub(super) fn refused(entries: &[Entry]) -> impl Iterator<Item = (&Entry, Finding)> {
     entries.iter().flat_map(|entry| {
         let control = entry.path.contains(|character: char| character.is_control()).then(|| {

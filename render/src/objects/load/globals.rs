@@ -1,5 +1,5 @@
-//! Reads the objects of global kinds: Namespaces, Nodes, NodeGroups, Configs, and the ClusterVariables that Namespaces
-//! bind.
+//! Reads the objects of global kinds: Namespaces, Nodes, NodeGroups and Configs. The reader also finds the
+//! ClusterVariables that each Namespace binds.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,11 +13,11 @@ use crate::{
     scalars::Selector,
 };
 
-/// The objects of global kinds, to which the objects in Namespaces refer.
+/// The objects of global kinds, such as Nodes and NodeGroups.
 pub(super) struct Globals {
     /// The Namespaces, by name.
     pub(super) namespaces: BTreeMap<String, pb::Namespace>,
-    /// The nodes that git names, with their labels.
+    /// The nodes that objects in git name, with the labels of the nodes.
     pub(super) nodes: BTreeMap<String, NodeObject>,
     /// The NodeGroups, by name.
     pub(super) groups: BTreeMap<String, Group>,
@@ -79,7 +79,7 @@ fn group(object: &Object) -> Group {
     Group { selector, nodes: names(object, "nodes").collect() }
 }
 
-/// Returns the error of a NodeGroup that has neither a selector nor nodes.
+/// Returns an error if a NodeGroup has neither a selector nor nodes.
 fn selects_nothing(object: &Object, group: &Group) -> Option<Found<'static>> {
     let written = object.spec.get("selector").is_some_and(|selector| !selector.is_null());
     (!written && group.nodes.is_empty()).then(|| {
@@ -88,7 +88,7 @@ fn selects_nothing(object: &Object, group: &Group) -> Option<Found<'static>> {
     })
 }
 
-/// Returns the errors of URL patterns in a Namespace that cannot match any URL.
+/// Returns an error for each URL pattern of a Namespace that cannot match a URL.
 fn unusable_patterns(object: &Object, namespace: &pb::Namespace) -> Vec<Found<'static>> {
     let patterns = namespace.includes.iter().flat_map(|includes| &includes.allow).enumerate();
     let found = patterns.filter_map(|(index, pattern)| {
@@ -100,13 +100,13 @@ fn unusable_patterns(object: &Object, namespace: &pb::Namespace) -> Vec<Found<'s
     found.collect()
 }
 
-/// Returns the errors of fields in a Config that only the bootstrap file of a node may set.
+/// Returns an error for each field of a Config in git that is valid only in a bootstrap file.
 fn bootstrap_fields(object: &Object) -> Vec<Found<'static>> {
     let fields = ["node", "cluster", "root", "stateDir", "listen", "tls", "dataStore", "secrets"].into_iter();
     let written = fields.filter(|field| object.spec.get(*field).is_some_and(|value| !value.is_null()));
     let found = written.map(|field| {
-        let finding = Finding::new(format!("only the bootstrap file of a node can set {field}"));
-        Found::new(object.place.key("spec").key(field), finding.hint("remove it here")).at_key()
+        let finding = Finding::new(format!("only the bootstrap file of a node can set `{field}`"));
+        Found::new(object.place.key("spec").key(field), finding.hint("remove the field from this Config")).at_key()
     });
     found.collect()
 }

@@ -45,12 +45,12 @@ pub struct Loaded {
     pub errors: Vec<Problem>,
     /// The warnings, in the order of the files.
     pub warnings: Vec<Problem>,
-    /// The repositories that includes name, and whose files the caller has not supplied yet. The caller must fetch
-    /// these repositories and load again.
+    /// The repositories of includes whose files the caller has not supplied yet. The caller must fetch these
+    /// repositories and load again.
     pub missing_inputs: BTreeSet<Pinned>,
     /// The names of the sources that exceed their budget.
     beyond: BTreeSet<String>,
-    /// The objects that include each file. The key of the map is the source and the path of the included file.
+    /// The objects that include a file, by the source and the path of the file.
     included_by: BTreeMap<(String, String), BTreeSet<Key>>,
 }
 

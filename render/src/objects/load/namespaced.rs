@@ -146,8 +146,8 @@ fn reaction(expansion: &mut Expansion<'_>, object: &Object) -> Reaction {
     }
 }
 
-/// Reads the targets and the tasks of a CronJob, a Trigger or a Beacon. The handlers of included files follow the
-/// tasks.
+/// Reads the targets and the tasks of a CronJob, a Trigger or a Beacon. The returned list contains the handlers of
+/// included files after the tasks.
 fn reaction_with_tasks(expansion: &mut Expansion<'_>, object: &Object, place: &Place, spec: &Value) -> Reaction {
     let targets = expansion.targets(place, spec, Field::Targets, &object.key.namespace);
     let within = IncludeContext::of_source(place.source());
@@ -199,7 +199,7 @@ fn computed_value(expansion: &mut Expansion<'_>, object: &Object, place: Place, 
     }
 }
 
-/// Returns the error of a computed variable whose task has a module that cannot compute a value.
+/// Returns an error if a computed variable has a task with a module that cannot compute a value.
 fn computes_nothing(place: &Place, task: &Task) -> Option<Found<'static>> {
     let module = task.module.as_ref().filter(|module| !module.schema.computes)?;
     let able: Vec<_> = towpath_proto::modules().filter(|able| able.computes).map(|able| able.key).collect();

@@ -1,5 +1,5 @@
 //! Implements `autoNotify`: if a task changes the unit, the package or the configuration of a service, a handler
-//! restarts the service. The loader decides from the text of a task whether the task affects a service.
+//! restarts the service. The loader reads the text of a task to find out if the task affects a service.
 
 use serde_json::{Map, Value, json};
 use towpath_proto::{ModuleKind, ModuleSchema, ServiceRole, unit_name};
@@ -24,7 +24,8 @@ pub(super) struct Restarts {
 enum Notice {
     /// The task at this position starts services in a loop, which `autoNotify` does not handle.
     Loop(usize),
-    /// The task at this position starts the first service beyond the maximum number that `autoNotify` handles.
+    /// The TaskBook starts more services than `autoNotify` handles, and the task at this position starts the first
+    /// excess service.
     TooMany(usize),
     /// The TaskBook starts a service before a task that affects the service.
     Early {
@@ -35,16 +36,16 @@ enum Notice {
     },
 }
 
-/// The maximum number of services of a TaskBook that `autoNotify` handles. The number is limited because each service
-/// is compared with each task.
+/// The maximum number of services of a TaskBook that `autoNotify` handles. The number of services is limited because
+/// the loader compares each service with each task.
 const SERVICES: usize = 100;
 
 /// The maximum number of warnings about one TaskBook.
 const NOTICES: usize = 1000;
 
 impl Restarts {
-    /// Creates a restart handler for each service that tasks of a TaskBook start, and makes the tasks that affect the
-    /// service notify the handler. A task that already notifies a handler for the restart is not changed.
+    /// Creates a restart handler for each service that a TaskBook starts. Each task that affects the service notifies
+    /// the restart handler. If a task already notifies a handler that restarts the service, the task is not changed.
     pub(super) fn add(tasks: &mut [Task], handlers: &[Task], parallel: bool) -> Self {
         let mut restarts = Self { handlers: Vec::new(), notices: Vec::new() };
         let mut services = 0;
@@ -134,7 +135,7 @@ impl Restarts {
 
 /// A service that a task of the TaskBook starts.
 struct Service {
-    /// The name of the service as written. The name may be a template.
+    /// The name of the service, as written in the task. The name may be a template.
     name: String,
     unit: String,
 }
@@ -147,8 +148,8 @@ impl Service {
         Some((Self { unit: unit_name(&name), name }, module.schema))
     }
 
-    /// Returns the name of the unit without `.service`. A package or a configuration directory with the returned name
-    /// belongs to the service.
+    /// Returns the NAME in the unit name `NAME.service`. The package NAME and the directory `/etc/NAME/` belong to the
+    /// service.
     fn short(&self) -> &str {
         self.unit.strip_suffix(".service").unwrap_or(&self.unit)
     }

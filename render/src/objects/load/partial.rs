@@ -25,8 +25,8 @@ use crate::{
 const ROUNDS: usize = 16;
 
 /// Loads all sources in order. Invalid objects of the second and all later sources are held. Objects that depend on a
-/// held object are held, too. Held objects are only in [`ObjectSet::partial`](crate::objects::ObjectSet::held). The
-/// problem of a held object is not in the list of errors.
+/// held object are held, too. The loader moves held objects to [`ObjectSet::held`](crate::objects::ObjectSet::held),
+/// with their problems. The list of errors does not contain the problems of held objects.
 pub fn load_partial(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>) -> Loaded {
     load_within(sources, pinned, Budget::default())
 }
@@ -64,19 +64,19 @@ fn load_within(sources: &[SourceTree], pinned: &BTreeMap<Pinned, Arc<dyn Tree>>,
     }
 }
 
-/// The objects or the source that must be held because of an error.
+/// The objects or the source that the loader holds because of an error.
 enum Blamed<'a> {
     Objects(Vec<&'a Object>),
     Source(&'a str),
 }
 
-/// The search for the objects that cause an error.
+/// Finds the objects that cause the errors of a load.
 struct Blame<'a> {
     loaded: &'a Loaded,
     whole: bool,
     /// The objects of each file of each source, in the order of the documents in the file.
     objects: BTreeMap<&'a str, BTreeMap<&'a str, Vec<&'a Object>>>,
-    /// The sources and included files for which the search has already returned the objects.
+    /// The sources and included files whose objects were already returned for an error.
     done: BTreeSet<(&'a str, Option<&'a str>)>,
 }
 
@@ -94,8 +94,8 @@ impl<'a> Blame<'a> {
         Self { loaded, whole, objects, done: BTreeSet::new() }
     }
 
-    /// Returns the objects that cause an error. Returns an empty list if the search has already returned the same
-    /// objects for another error.
+    /// Returns the objects that cause an error. Returns an empty list if the objects were already returned for an
+    /// earlier error.
     fn on(&mut self, error: &'a Problem) -> Blamed<'a> {
         let (source, file) = (error.source.as_str(), error.file.as_str());
         if self.whole || self.loaded.beyond.contains(source) {

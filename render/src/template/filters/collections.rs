@@ -49,7 +49,7 @@ fn list(filter: &str, value: &Value) -> Result<Vec<Value>, Error> {
     }
 }
 
-/// The cost of a comparison of two values, in bytes. A filter charges fuel for the bytes of each comparison.
+/// The number of bytes for which a filter charges fuel when the filter compares two values.
 const COMPARISON: usize = 8;
 
 fn unique(state: &State<'_, '_>, members: impl Iterator<Item = Value>) -> Result<Value, Error> {

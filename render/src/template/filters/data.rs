@@ -78,7 +78,7 @@ enum Style {
 }
 
 /// Converts a value to JSON in the style of Python. JSON on one line has the separators `, ` and `: `. JSON on several
-/// lines has sorted keys. All characters beyond ASCII are escaped.
+/// lines has sorted keys. Each character outside of ASCII is escaped.
 fn json(value: &Value, style: Style) -> Result<String, Error> {
     let mut value = serde_json::to_value(value).map_err(|error| wrong(format!("to_json: {error}")))?;
     let mut out = Bounded::default();

@@ -28,12 +28,12 @@ pub(super) fn add(environment: &mut Environment<'static>) {
 /// a second.
 const ROUNDS: std::ops::RangeInclusive<usize> = 1_000..=999_999;
 
-/// The maximum length of a password for `password_hash`, in bytes. The time of each round grows with the length of the
-/// password.
+/// The maximum length of a password for `password_hash`, in bytes. The maximum is necessary because a long password
+/// makes each round of the hash slow.
 const LONGEST: usize = 1_024;
 
-/// The cost of one yescrypt hash, in bytes for which fuel is charged. The cost limits a rendering to 40 yescrypt
-/// hashes. Each hash takes about 20 ms and 16 MiB.
+/// The number of bytes for which a filter charges fuel before it computes one yescrypt hash. The cost limits a
+/// rendering to 40 yescrypt hashes. Each yescrypt hash needs about 20 ms of time and 16 MiB of memory.
 const YESCRYPT_BYTES: usize = 6 << 20;
 
 fn password_hash(

@@ -12,7 +12,7 @@ use crate::template::{
     trace,
 };
 
-/// The number of bytes that a filter may read or create for one unit of fuel, as in the engine.
+/// The number of bytes that a filter reads or creates for one unit of fuel, the same number as in the engine.
 const BYTES_PER_FUEL: u64 = 64;
 
 /// Charges the fuel for bytes that a filter reads or creates.
@@ -51,14 +51,14 @@ where
     });
 }
 
-/// Charges the fuel for the conversion of a value to text. The caller converts the value afterwards. The engine itself
-/// charges the fuel only after the conversion. A list that repeats a long text can exhaust the memory during this
-/// conversion.
+/// Charges the fuel for the conversion of a value to text. The caller converts the value to text after this function
+/// has charged the fuel. The engine charges fuel only after the conversion, but a list that repeats a long text can
+/// exhaust the memory during the conversion.
 pub(super) fn charge_text(state: &State<'_, '_>, what: &str, value: &Value) -> Result<(), Error> {
     if value.as_object().is_some() { weigh(state, what, value).map(drop) } else { Ok(()) }
 }
 
-/// Charges the fuel for a read of a value, and returns the size and the depth of the value.
+/// Charges the fuel to read a value, and returns the size and the depth of the value.
 pub(super) fn weigh(state: &State<'_, '_>, what: &str, value: &Value) -> Result<Weight, Error> {
     let weight = if value.as_object().is_none() {
         Weight { bytes: value.as_str().map_or(0, str::len), height: 0 }

@@ -1,5 +1,5 @@
-//! Replaces the filters of the engine that convert lists and maps to text. The new versions of the filters charge fuel
-//! before the conversion to text.
+//! Replaces the filters of the engine that convert lists and maps to text. The replacing filters charge fuel before the
+//! conversion to text.
 
 use std::borrow::Cow;
 
@@ -14,8 +14,8 @@ use super::metered::{charge, charge_text, weigh};
 /// The maximum indentation of the JSON output of a filter, in spaces.
 const WIDEST: usize = 16;
 
-/// Adds a filter of the engine that converts its first argument to text. The added filter charges the fuel before the
-/// conversion.
+/// Adds a filter of the engine that converts its first argument to text. The added filter charges fuel before the
+/// conversion to text.
 macro_rules! add_text {
     ($environment:expr, $name:literal, |$state:ident, $value:ident $(, $argument:ident: $kind:ty)*| $call:expr) => {
         $environment.add_filter($name, |$state: &mut State<'_, '_>, $value: &Value $(, $argument: $kind)*| {
@@ -59,8 +59,8 @@ pub(super) fn add(environment: &mut Environment<'static>) {
     add_all(environment, "format", filters::format);
 }
 
-/// Adds a filter of the engine that converts any of its arguments to text. The added filter charges the fuel before the
-/// conversion.
+/// Adds a filter of the engine that converts all its arguments to text. The added filter charges fuel before the
+/// conversion to text.
 fn add_all<F, Rv, Args>(environment: &mut Environment<'static>, name: &'static str, filter: F)
 where
     F: Function<Rv, Args>,
@@ -78,7 +78,7 @@ where
 }
 
 /// Replaces a text in a string, at most `count` times if `count` is given. The `replace` filter that the engine exports
-/// has no `count`.
+/// has no argument `count`.
 fn replace(
     state: &mut State<'_, '_>,
     value: &Value,

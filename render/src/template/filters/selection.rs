@@ -1,5 +1,5 @@
-//! Replaces the filters selectattr and rejectattr of the engine. In the new versions of the filters, the tested
-//! attribute does not taint the result.
+//! Replaces the filters selectattr and rejectattr of the engine. The replacing filters do not add the taint of the
+//! tested attribute to the result.
 
 use minijinja::{
     Environment, Error, State,
@@ -8,8 +8,7 @@ use minijinja::{
 
 use crate::template::trace;
 
-/// The names of the filters selectattr and rejectattr, and the names under which the engine's own versions remain
-/// available.
+/// The names of the replaced filters, `selectattr` and `rejectattr`, each with a new name for the filter of the engine.
 const OWN: [(&str, &str); 2] =
     [("selectattr", "selectattr (of the engine)"), ("rejectattr", "rejectattr (of the engine)")];
 

@@ -31,7 +31,8 @@ fn regex(pattern: &str, options: &Kwargs) -> Result<Regex, Error> {
 }
 
 /// Charges the fuel for a search with a regular expression. The cost grows with the product of the length of the text
-/// and the number of states of the pattern. A repetition such as `{1000}` has many states.
+/// and the number of states of the pattern. For example, the repetition `{1000}` adds about a thousand states to a
+/// pattern.
 fn charge_search(state: &State<'_, '_>, pattern: &str, text: &str) -> Result<(), Error> {
     let mut states = pattern.len();
     for part in pattern.split('{').skip(1) {
@@ -42,8 +43,8 @@ fn charge_search(state: &State<'_, '_>, pattern: &str, text: &str) -> Result<(),
     charge(state, text.len().saturating_mul(1 + states / 64))
 }
 
-/// Charges the fuel for one of several matches. If the length of a match is unlimited, the search after each match may
-/// read the rest of the text again.
+/// Charges the fuel for one match of a search. If the pattern can match a text of any length, each search may read the
+/// whole rest of the text.
 fn charge_match(state: &State<'_, '_>, pattern: &str, text: &str, end: usize) -> Result<(), Error> {
     let any_length = pattern.contains(['*', '+']) || pattern.contains(",}");
     if any_length { charge(state, text.len().saturating_sub(end) / 16) } else { Ok(()) }
