@@ -33,7 +33,7 @@ pub use crate::keys::ACCEPTED as KEY;
 pub struct Candidate {
     /// The commit of each source, by the name of the source.
     pub commits: BTreeMap<String, String>,
-    /// The schema version of store records that the agent of the node writes.
+    /// The version of the schema in which the agent of the node writes store records.
     pub schema: u32,
 }
 
@@ -69,7 +69,7 @@ pub struct Proposal<'a> {
     pub disk_manifest: &'a RevisionManifest,
     /// The commits that the node proposes as the next revision.
     pub candidate: &'a Candidate,
-    /// The settings in the bootstrap file that must be equal on all nodes of the fleet.
+    /// The settings that must be equal in the bootstrap files of all nodes of the fleet.
     pub origin: &'a FleetIdentity,
     /// The digest of each coordinated book of the candidate, by `namespace/name`.
     pub digests: &'a BTreeMap<String, String>,
@@ -89,9 +89,10 @@ pub struct Proposal<'a> {
 pub struct Rejected {
     /// The identifier of the rejected record, as in [`Found::id`].
     pub id: String,
-    /// True if the next acceptance gets the generation after the rejected record. If `counts` is false, the next
-    /// acceptance gets the generation after the acceptance on the node's disk. `counts` is false if the rejected record
-    /// is invalid, or if no chain of links leads from the rejected record to the acceptance on disk.
+    /// True if the generation of the next acceptance is the generation of the rejected record plus one. If `counts` is
+    /// false, the generation of the next acceptance is the generation on the node's disk plus one. `counts` is false if
+    /// the rejected record is invalid, or if no chain of links leads from the rejected record to the acceptance on
+    /// disk.
     pub counts: bool,
 }
 
@@ -128,7 +129,7 @@ impl Stored {
 /// node compares the candidate with the acceptance on its disk.
 ///
 /// # Errors
-/// Returns an error if the node must not follow the record in the store.
+/// Returns an error if the node cannot follow the record in the store.
 pub fn decide(
     stored: Option<&Row>,
     manifest: &RevisionManifest,
@@ -203,8 +204,8 @@ fn writing(stored: Option<&Row>, accepted: &Accepted, newest: &Accepted) -> Resu
 pub enum Attempt {
     /// The candidate is now the accepted revision. The variant contains the acceptance record and the manifest.
     Accepted(Accepted, RevisionManifest),
-    /// Another node has written an acceptance record first, which the variant contains. This node must check the record
-    /// of the other node before it proposes its candidate again.
+    /// Another node has written an acceptance record first. The variant contains the record of the other node. This
+    /// node must check the record of the other node before it proposes its candidate again.
     Lost(Accepted),
 }
 
@@ -214,7 +215,7 @@ const PAGES_AT_ONCE: usize = 4;
 /// Tries to make a candidate the accepted revision.
 ///
 /// # Errors
-/// Returns an error if the store does not answer, or if the node must not follow the record in the store.
+/// Returns an error if the store does not answer, or if the node cannot follow the record in the store.
 pub fn attempt(store: &dyn Store, proposal: &Proposal<'_>) -> Result<Attempt, AcceptError> {
     let row = read_row(store)?;
     let Stored { record, id, .. } = Stored::of(row.as_ref());
@@ -266,7 +267,7 @@ pub fn attempt(store: &dyn Store, proposal: &Proposal<'_>) -> Result<Attempt, Ac
 
 impl Proposal<'_> {
     /// Returns true if the record on the node's disk is as new as the record in the store, or newer. A node whose
-    /// record on disk is older than the record in the store must not propose a candidate.
+    /// record on disk is older than the record in the store does not propose a candidate.
     fn knows(&self, in_store: &Accepted) -> bool {
         let older = in_store.generation > 0 && in_store.generation < self.disk.generation;
         older || in_store.id() == self.disk.id()
@@ -314,8 +315,8 @@ pub fn answers(store: &dyn Store) -> bool {
 }
 
 impl Accepted {
-    /// Parses an acceptance record and its manifest that another node has sent. `None` if the digest in the
-    /// announcement or in the record does not match.
+    /// Parses an acceptance record and its manifest that another node has sent. `None` if the record does not have the
+    /// announced digest, or if the manifest does not have the digest that the record contains.
     pub fn of_announced(record: &[u8], manifest: &[u8], digest: &str) -> Option<(Self, RevisionManifest)> {
         let accepted: Self = serde_json::from_slice(record).ok()?;
         let manifest: RevisionManifest = serde_json::from_slice(manifest).ok()?;
@@ -323,7 +324,7 @@ impl Accepted {
     }
 }
 
-/// Compares an acceptance record that another node has sent with the record on this node's disk. The other node sends
+/// Compares the record on this node's disk with an acceptance record that another node has sent. The other node sends
 /// no further links of the chain, so the links in the record must lead to the generation on this node's disk (P103).
 pub fn judge_announced(record: &Accepted, disk: &Accepted) -> Relation {
     match chain::relation(record, &BTreeMap::new(), disk) {

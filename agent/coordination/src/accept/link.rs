@@ -1,4 +1,4 @@
-//! The link of an acceptance record: the fields of the record that the next acceptance record copies.
+//! The link of an acceptance record: the fields that the next acceptance record copies.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};

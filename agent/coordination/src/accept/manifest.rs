@@ -11,14 +11,14 @@ use crate::{
     store::{Op, Page, Store, StoreError, Txn},
 };
 
-/// The metadata of a generation: the generation that last changed each coordinated book, and the nodes that had joined
-/// before that change.
+/// The metadata of an acceptance: the generation in which each coordinated book last changed, and the nodes that had
+/// joined before that change.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RevisionManifest {
     /// The coordinated books, by `namespace/name`.
     pub books: BTreeMap<String, ManifestEntry>,
-    /// The names of the nodes that had joined, by the generation in which a book of the manifest last changed.
+    /// For each generation in which a book of the manifest last changed, the names of the nodes that had joined.
     pub joined: BTreeMap<u64, Vec<String>>,
     /// The generation in which each object first appeared, by `Kind/namespace/name`.
     pub created_in: BTreeMap<String, u64>,
@@ -41,9 +41,8 @@ pub struct ManifestEntry {
 const DIGITS: usize = 12;
 
 impl ManifestEntry {
-    /// Returns the name of the book's run. The name contains the first digits of the definition's digest. Two
-    /// definitions of a book therefore have runs with different names, even if their acceptances have the same number
-    /// (P70).
+    /// Returns the name of the book's run. The name contains the first digits of the definition's digest. Runs of
+    /// different definitions therefore have different names, even if two acceptances have the same number (P70).
     pub fn run(&self, book: &str) -> String {
         format!("{book}@{}.{}", self.since, self.digest.get(..DIGITS).unwrap_or(&self.digest))
     }
@@ -153,8 +152,8 @@ impl RevisionManifest {
     }
 
     /// Checks a manifest that another node has not derived from the manifest of this node. A book or an object must
-    /// have the same generation as in the manifest of this node. A book or object that last changed in this node's
-    /// generation may have a later generation.
+    /// have the same generation as in the manifest of this node. Only books and objects that last changed in this
+    /// node's own generation may have a later generation in the other manifest.
     fn check_without_own(&self, made: &Made<'_>) -> Result<(), String> {
         let own = made.disk.generation;
         let fits = |since: u64, known: Option<u64>| match known {

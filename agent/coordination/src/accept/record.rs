@@ -45,7 +45,7 @@ impl Record for Accepted {
     type Kind = kinds::Accepted;
 }
 
-/// The verification policy of the first source: the commits that must be signed.
+/// The verification policy of the first source, which states the commits that must be signed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VerifyPolicy {
@@ -69,7 +69,7 @@ impl VerifyPolicy {
     }
 }
 
-/// The settings in the bootstrap file that must be equal on all nodes of a fleet.
+/// The settings that must be equal in the bootstrap files of all nodes of a fleet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FleetIdentity {
     /// The identity of the node's fleet: the first source, the cluster and the store, as one text. The field `from` is
@@ -140,7 +140,7 @@ impl Accepted {
     /// Checks that a node with the settings `ours` may follow the acceptance record.
     ///
     /// # Errors
-    /// Returns an error with the reason if the node must not follow the record.
+    /// Returns an error with the reason if the node cannot follow the record.
     pub fn admits(&self, ours: &FleetIdentity) -> Result<(), AcceptError> {
         if self.schema > SCHEMA {
             return Err(AcceptError::TooOld(self.schema));

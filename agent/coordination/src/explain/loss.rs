@@ -26,7 +26,7 @@ pub(crate) struct Loss {
     since: BTreeMap<String, i64>,
     /// The error message of this node's most recent failure in each book.
     failures: BTreeMap<String, String>,
-    /// For each book, the slot holders that the book waits for, and the time since which these holders are the same.
+    /// For each book, the slot holders that the book waits for, and the time since which this list has not changed.
     waits: BTreeMap<String, (BTreeSet<(String, u64)>, Instant)>,
     /// The write-offs that this node has committed, but has not reported as events yet.
     written_off: Vec<WrittenOff>,
@@ -56,8 +56,8 @@ impl Loss {
         self.alive.clone_from(alive);
     }
 
-    /// Returns the time at which this node first noticed the loss of a node. Returns `now` if this node has not noticed
-    /// the loss before.
+    /// Returns the time at which this node first noticed the loss of another node. Returns `now` if this node has not
+    /// noticed the loss before.
     pub(crate) fn lost_at(&mut self, node: &str, now: i64) -> i64 {
         *self.since.entry(node.to_owned()).or_insert(now)
     }
@@ -109,8 +109,8 @@ impl Loss {
     }
 }
 
-/// Returns the book, the node and the run of the write-off that an operation contains. `None` if the operation does not
-/// write off a node.
+/// Returns the book, the node and the run of a write-off if an operation writes off a node. `None` if the operation
+/// does not write off a node.
 pub(crate) fn written_off<'o>(spec: &RolloutSpec, operation: &'o Op) -> Option<(&'o str, &'o str, String)> {
     let Op::Put { key, value, .. } = operation else { return None };
     let Some(Key::Slot { book, node, .. }) = Key::parse(key) else { return None };
@@ -124,7 +124,7 @@ pub(crate) fn written_off<'o>(spec: &RolloutSpec, operation: &'o Op) -> Option<(
 }
 
 impl WrittenOff {
-    /// Creates the report of a write-off, which the node `by` has committed.
+    /// Creates the report of a write-off that the node `by` has committed.
     pub(crate) fn new(by: &str, book: &str, node: &str, run: &str, since: i64) -> Self {
         let message = if node == by {
             // A node that finds all slots taken after a restore of the store writes itself off.

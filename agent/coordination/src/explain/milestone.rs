@@ -105,8 +105,9 @@ fn failure<'o>(own_node: &str, operation: &'o Op) -> Option<&'o str> {
     (is_lost || node == own_node && record.is_failed()).then_some(node)
 }
 
-/// Returns true if the slot record of a node halts a run: without the record, the run is not halted. The function does
-/// not use the snapshot before the transaction, because the failure in that snapshot may belong to a previous run.
+/// Returns true if the slot record of a node halts a run, so that the run would continue without the record. The
+/// function does not use the snapshot before the transaction, because the failure in that snapshot may belong to a
+/// previous run.
 fn has_halted(spec: &RolloutSpec, node: &str, after: &RunSnapshot) -> bool {
     let mut without = after.clone();
     without.held.retain(|entry| entry.node != node);

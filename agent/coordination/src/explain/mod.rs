@@ -26,8 +26,8 @@ pub(crate) use milestone::{may_reach, reached};
 pub use rollout::{FailedNode, Holder, Liveness, NodeReport, Rollout};
 pub(crate) use rollout::{Observed, OpenElection, report, unreachable};
 
-/// The maximum number of names in a list in a message. A longer list ends with the number of the names that it leaves
-/// out.
+/// The maximum number of names in a list in a message. If there are more names, the message shows only the number of
+/// the further names.
 const NAMES: usize = 5;
 
 /// The maximum number of characters of a failed node's error message that a message quotes.
@@ -107,7 +107,7 @@ fn start<T: AsRef<str>>(nodes: impl IntoIterator<Item = T>) -> String {
 }
 
 /// Describes a slot holder: its name, the time of its loss, and the time of its slot record. The text also names the
-/// book of the slot record, unless that book is the one that waits.
+/// book of the slot record, unless the waiting book is the same book.
 fn holder(situation: Situation<'_>, entry: &SlotEntry) -> String {
     let mut facts = Vec::new();
     if let Some(at) = situation.lost.get(&entry.node) {
@@ -166,8 +166,8 @@ fn arrived(snapshot: &RunSnapshot, segment: u32) -> Option<&BTreeSet<String>> {
     snapshot.names.as_ref().filter(|(of, _)| *of == segment).map(|(_, names)| names)
 }
 
-/// Returns the number of members in the waves 0 to `wave` that have completed a segment. Without the names of the
-/// voters, the number is an estimate.
+/// Returns the number of members in the waves 0 to `wave` that have completed a segment. If this node has not read the
+/// names of the voters, the number is an estimate.
 fn arrivals(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wave: u32) -> usize {
     let total = spec.up_to(wave).count();
     match arrived(snapshot, segment) {
@@ -259,8 +259,8 @@ fn barrier(situation: Situation<'_>, segment: u32) -> Gate {
     Gate::shared(GateReason::Barrier, opens)
 }
 
-/// Returns the number of a loaded generation as text. The text states if the loaded acceptance differs from the
-/// accepted acceptance with the same number.
+/// Returns the number of a loaded generation as text. If the loaded acceptance has the accepted number but another
+/// digest, the text states this difference.
 fn loaded(loaded: &AcceptedId, accepted: &AcceptedId) -> String {
     let other = if loaded.generation == accepted.generation { " with other content" } else { "" };
     format!("{}{other}", loaded.generation)

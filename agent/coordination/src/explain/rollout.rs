@@ -94,9 +94,9 @@ pub(crate) struct Observed<'a> {
     /// The snapshot of the rollout that uses the budget of the book. The snapshot also names the nodes that have voted
     /// in the first incomplete segment.
     pub snapshot: RunSnapshot,
-    /// The slot records in all budgets, each with the index in `specs` of its budget.
+    /// The slot records in all budgets. Each slot record has the index of its budget in `specs`.
     pub held: Vec<(usize, SlotEntry)>,
-    /// The queue entries in all budgets, oldest first, each with the index in `specs` of its budget.
+    /// The queue entries in all budgets, oldest first. Each queue entry has the index of its budget in `specs`.
     pub queue: Vec<(usize, Entry)>,
     /// The time at which this run last opened a wave, in milliseconds since 1970. `None` if the run has not opened a
     /// wave yet.
@@ -141,8 +141,8 @@ impl Observed<'_> {
         RunSnapshot { held, ..snapshot.clone() }
     }
 
-    /// Returns the time at which the run began. `None` if this node has accepted a later generation since, and so no
-    /// longer knows the time.
+    /// Returns the time at which the run began. `None` if this node no longer knows the time, because it has accepted a
+    /// later generation.
     fn began(&self, spec: &RolloutSpec) -> Option<i64> {
         self.accepted.filter(|_| spec.run.starts_with(&format!("{}@{}.", spec.book, spec.accepted.generation)))
     }

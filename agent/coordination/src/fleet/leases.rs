@@ -1,5 +1,5 @@
-//! A waiting node sets a timer for the leases of the nodes that it waits for (P137). Under `onLostNode: skip` or
-//! `fail`, a run continues when the lease of a lost node ends. The store does not report the end of a lease, so the
+//! A waiting node sets a timer for the end of each lease of a node that it waits for (P137). Under `onLostNode: skip`
+//! or `fail`, a run continues when the lease of a lost node ends. The store does not report the end of a lease, so the
 //! timer is necessary.
 
 use std::{collections::BTreeSet, time::Duration};
@@ -11,11 +11,11 @@ use crate::{
     store::{Op, StoreError, Txn},
 };
 
-/// The number of waiting nodes in each run that watch leases, if gossip does not run.
+/// The number of waiting nodes that watch leases in each run, if gossip does not run.
 const WATCHERS: usize = 3;
 
 /// The maximum number of leases for which a waiting node reads the remaining time. A node that waits for more than
-/// `LEASES` nodes reads the list of alive nodes every `MANY` instead.
+/// `LEASES` nodes instead reads the list of alive nodes at the interval `MANY`.
 const LEASES: usize = 8;
 
 /// The interval at which a node that waits for more than `LEASES` nodes reads the list of alive nodes.
@@ -26,9 +26,9 @@ const MANY: Duration = Duration::from_secs(4);
 const LATER: Duration = Duration::from_secs(1);
 
 impl Fleet {
-    /// Sets a timer for the end of each lease whose node the run waits for. With gossip, this node watches only the
-    /// leases of nodes that gossip considers lost. Without gossip, the first three waiting nodes watch the leases of
-    /// all nodes that the run waits for.
+    /// Sets a timer for the end of the lease of each node that the run waits for. With gossip, this node watches only
+    /// the leases of nodes that gossip considers lost. Without gossip, the first three waiting nodes watch the leases
+    /// of all nodes that the run waits for.
     pub(super) fn watch_leases(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) -> Result<(), StoreError> {
         if spec.on_lost == OnLost::Hold || snapshot.done(spec) || !self.store.shared() {
             return Ok(());

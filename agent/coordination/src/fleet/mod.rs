@@ -53,7 +53,7 @@ pub struct Fleet {
     clock: Arc<dyn Clock>,
     membership: Membership,
     position: Arc<StorePosition>,
-    /// The gossip of this node. The cell is empty if gossip does not run.
+    /// The gossip of this node. `gossip` is empty if gossip does not run.
     gossip: OnceLock<Gossip>,
     /// The identity with which this node decrypts the values that other nodes have encrypted for it.
     signing_identity: OnceLock<SigningIdentity>,
@@ -79,8 +79,8 @@ struct Inner {
     snapshots: BTreeMap<String, Known>,
     /// The names of the alive nodes, and the time at which this node read them from the store.
     alive: Option<(Instant, BTreeSet<String>)>,
-    /// The earliest end of a lease for which this node has set a timer. After the end of the lease, this node does not
-    /// use an older list of alive nodes.
+    /// The earliest end of a lease for which this node has set a timer. After this lease has ended, this node reads the
+    /// list of alive nodes again.
     lease_end: Option<Instant>,
     /// For each partition, the time since which gossip reports slots that the store does not contain.
     hearsay: BTreeMap<String, Instant>,
@@ -118,7 +118,7 @@ struct Requested {
     position: (u64, u64),
 }
 
-/// The answer to a node's request, for example to enter a segment.
+/// The answer to a request of a node, such as the request to enter a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// The node may continue.
@@ -215,8 +215,8 @@ impl Fleet {
         self.lock().due.take()
     }
 
-    /// Makes this node decide again in about a minute, so that it does maintenance of the run that no other node has
-    /// done (P73).
+    /// Makes this node decide again in about a minute, so that this node does due maintenance if no other node does it
+    /// (P73).
     pub fn look_again(&self) {
         let at = self.clock.monotonic() + Duration::from_millis(50_000 + self.spread() % 20_000);
         sooner(&mut self.lock().due, at);
@@ -246,8 +246,8 @@ impl Fleet {
         self.lock().behind
     }
 
-    /// Returns a number that differs from node to node. The number changes delays, so that the nodes do not all act at
-    /// the same time.
+    /// Returns a number that differs from node to node. Delays depend on this number, so that the nodes do not all act
+    /// at the same time.
     fn spread(&self) -> u64 {
         self.node.bytes().fold(7_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(byte)))
     }
@@ -366,7 +366,7 @@ impl Fleet {
         Ok(Answer::Hold(explain::busy(spec, TRIES)))
     }
 
-    /// Ends a request after which the node may continue. After the completion of a segment, the node also does the
+    /// Ends a request that permits the node to continue. After the completion of a segment, the node also does the
     /// maintenance that is due in the run.
     fn go(
         &self,
@@ -389,8 +389,8 @@ impl Fleet {
     }
 
     /// Returns the cached snapshot of a run if it is recent enough for the first attempt at a decision. A decision from
-    /// an outdated snapshot is safe, because its transaction fails if a record has changed. `None` if the request needs
-    /// a newer snapshot, for example after a watch has reported a change.
+    /// an outdated snapshot is safe, because the transaction of the decision fails if a record has changed. `None` if
+    /// the request needs a newer snapshot, for example after a watch has reported a change.
     fn recent(&self, spec: &RolloutSpec, request: Request) -> Option<RunSnapshot> {
         let now = self.clock.monotonic();
         let inner = self.lock();
@@ -494,8 +494,8 @@ impl Fleet {
         Op::put(keys::write_sequence(&self.node), serde_json::to_vec(&WriteSequence { number }).unwrap_or_default())
     }
 
-    /// Commits a transaction with the next sequence number, without a snapshot. Returns true if the store has applied
-    /// the transaction.
+    /// Commits a transaction with the next sequence number, and reads no snapshot. Returns true if the store has
+    /// applied the transaction.
     fn commit_marked(&self, txn: Txn) -> Result<bool, StoreError> {
         let mut txn = self.stamped(txn);
         let number = self.position.known().1 + 1;
@@ -543,7 +543,7 @@ impl Fleet {
     }
 }
 
-/// Returns the key of a snapshot in the cache: the book, the budget, the run and the partition.
+/// Returns the cache key of a snapshot: the book, the budget, the run and the partition.
 fn snapshot_key(spec: &RolloutSpec, node: &str) -> String {
     format!("{} {} {} {}", spec.book, spec.budget, spec.run, spec.partition(node))
 }

@@ -90,8 +90,8 @@ impl Fleet {
     }
 
     /// Returns true while slots that only gossip reports count as taken. A report by gossip counts only for a limited
-    /// time, because gossip messages are not trusted. The time limit starts again after gossip has reported no slot
-    /// that the store does not contain (P104).
+    /// time, because gossip messages are not trusted. The time limit starts again after the store has contained all
+    /// slots that gossip reports (P104).
     fn believes_hearsay(&self, partition: &str, hidden: &BTreeSet<String>) -> bool {
         let now = self.clock.monotonic();
         let mut inner = self.lock();
@@ -118,14 +118,14 @@ impl Fleet {
         Some(wall.saturating_sub(i64::try_from(now.duration_since(first).as_millis()).ok()?))
     }
 
-    /// Reads the sequence number of a node's newest write from the store. 0 if the store does not contain the number.
+    /// Reads from the store the sequence number of a node's newest write. 0 if the store does not contain the number.
     fn write_sequence_of(&self, node: &str) -> Result<u64, StoreError> {
         let rows = self.store.read(&keys::write_sequence(node), &Page { after: None, limit: 1 })?.rows;
         let row = rows.iter().find(|row| row.key == keys::write_sequence(node));
         Ok(row.and_then(|row| serde_json::from_slice::<WriteSequence>(&row.value).ok()).map_or(0, |mark| mark.number))
     }
 
-    /// Sends the partitions in which this node holds a slot to the other nodes by gossip (P104).
+    /// Announces by gossip the partitions in which this node holds a slot (P104).
     pub(super) fn announce_slots(&self, spec: &RolloutSpec, snapshot: &RunSnapshot) {
         let Some(gossip) = self.gossip.get() else { return };
         let own_slot = snapshot.own_slot(spec, &self.node).filter(|own_slot| own_slot.held.kind == SlotState::Claim);

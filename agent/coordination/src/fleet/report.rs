@@ -57,8 +57,8 @@ impl Fleet {
         }
     }
 
-    /// Adds the fields that only `rollouts` reads to the records in a transaction: the time of the write, and the error
-    /// message of this node's failure.
+    /// Adds the time of the write and the error message of this node's failure to the records in a transaction. Only
+    /// `rollouts` reads these two fields.
     pub(super) fn stamped(&self, mut txn: Txn) -> Txn {
         let now = self.clock.wall();
         for operation in &mut txn.then {
@@ -117,7 +117,7 @@ impl Fleet {
         }
     }
 
-    /// Returns the time at which this node first noticed the loss of a node. Unit: milliseconds since 1970.
+    /// Returns the time at which this node first noticed the loss of another node. Unit: milliseconds since 1970.
     fn lost_at(&self, node: &str) -> i64 {
         let now = self.clock.wall();
         self.lock().loss.lost_at(node, now)

@@ -1,6 +1,6 @@
 //! The results of elected tasks. A node seals (encrypts) a task result once. For each target, the node wraps (encrypts)
 //! the sealing key, and writes the wrapped key to the inbox of the target. A target that joined later requests the
-//! sealing key from other targets. A target that can read the result answers (P123, P126).
+//! sealing key from other targets. A target that can read the result answers the request (P123, P126).
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use crate::{
 /// The maximum size of a published result, in bytes (P126).
 const LARGEST: usize = 64 << 10;
 
-/// The maximum number of targets that a node asks for the key of a result, besides the node that made the result.
+/// The maximum number of targets that a node asks for a sealing key, besides the node that made the result.
 const TARGETS_ASKED: usize = 3;
 
 /// The decrypted result of an elected task on one node.
@@ -60,12 +60,12 @@ pub struct ElectedTask<'a> {
     pub spec: &'a RolloutSpec,
     /// The id of the task.
     pub task: &'a str,
-    /// The digest of the task and of the variables that it reads.
+    /// The digest of the task and of the variables that the task reads.
     pub definition: &'a str,
 }
 
 impl ElectedTask<'_> {
-    /// Returns the text that identifies a sealed result: its task, and the node that made the result. A node can
+    /// Returns the text that identifies a sealed result: the task, and the node that made the result. A node can
     /// decrypt a result only with the same text that was used to seal the result.
     fn purpose(&self, by: &str) -> String {
         purpose(&self.spec.book, self.task, self.definition, by)
@@ -129,8 +129,8 @@ impl Fleet {
         Ok(joined.into_iter().filter_map(|(node, value)| Some((node, keys(&value)?))).collect())
     }
 
-    /// Decrypts the results of an elected task. The function requests missing keys, and returns the nodes whose results
-    /// it cannot decrypt yet.
+    /// Decrypts the results of an elected task. The function requests missing sealing keys, and returns the nodes whose
+    /// results this node cannot decrypt yet.
     ///
     /// # Errors
     /// The store does not answer.
@@ -162,7 +162,7 @@ impl Fleet {
         Ok(Err(closed))
     }
 
-    /// Reads the sealing key of a result from the inbox of this node. `None` if the inbox does not contain the key.
+    /// Reads from this node's inbox the sealing key of a result. `None` if the inbox does not contain the key.
     fn key_of(&self, elected_task: ElectedTask<'_>, by: &str) -> Result<Option<SealKey>, StoreError> {
         let Some(signing_identity) = self.signing_identity.get() else { return Ok(None) };
         let place = keys::result_key(&self.node, &elected_task.spec.book, elected_task.task, by);
@@ -173,7 +173,7 @@ impl Fleet {
         Ok(wrapped.and_then(|wrapped| signing_identity.unwrap_key(&wrapped.key, &elected_task.purpose(by))))
     }
 
-    /// Requests the key of each result from the node that made the result, and from up to three other targets.
+    /// Requests the sealing key of each result from the node that made the result, and from up to three other targets.
     fn ask_for(&self, elected_task: ElectedTask<'_>, closed: &[String]) -> Result<(), StoreError> {
         let alive = self.alive()?;
         let targets = elected_task.spec.members.keys().chain(&elected_task.spec.late);
@@ -193,13 +193,14 @@ impl Fleet {
         self.write(&Txn { then, ..Txn::default() }).map(drop)
     }
 
-    /// Returns true if another node has requested the key of a task result from this node since the previous call.
+    /// Returns true if another node has requested the sealing key of a task result from this node since the previous
+    /// call.
     pub fn is_asked(&self) -> bool {
         self.membership.is_asked()
     }
 
-    /// Answers the requests of other nodes for the keys of task results. The closure `spec_of` returns the rollout of a
-    /// book, or `None` if this node is not a target of the book.
+    /// Answers the requests of other nodes for the sealing keys of task results. The closure `spec_of` returns the
+    /// rollout of a book, or `None` if this node is not a target of the book.
     ///
     /// # Errors
     /// The store does not answer.

@@ -8,9 +8,9 @@ use std::{
 
 use crate::rollout::RunSnapshot;
 
-/// The time after a new connection to the store in which a node admits no node to a slot or segment. All nodes connect
-/// to a restored store at about the same time. During the stabilization period, a node that has seen a later state of
-/// the store can report the rollback (P17).
+/// The duration of the stabilization period, in which a node with a new connection to the store admits no node to a
+/// slot or a segment. All nodes connect to a restored store at about the same time. During the stabilization period, a
+/// node that has seen a later state of the store can report the rollback (P17).
 const STABILIZATION_PERIOD: Duration = Duration::from_secs(3);
 
 /// The newest position in the history of the store that this node has seen.

@@ -11,7 +11,7 @@ pub(super) struct Identity {
     presented: bool,
     /// The public keys that the Node object in git lists for this node. `None` if git lists none.
     listed_keys: Option<Vec<String>>,
-    /// The reason for the rejection of this node until its process ends, if another agent uses the node's name.
+    /// The reason why this node is rejected until its process ends, if another agent uses the node's name.
     namesake: Option<String>,
     /// The reason why the fleet rejects the key of this node.
     refused: Option<String>,

@@ -155,12 +155,13 @@ impl Membership {
         renewed_at.is_none_or(|renewed_at| self.shared.clock.monotonic().duration_since(renewed_at) >= LEASE_TRUST)
     }
 
-    /// Returns true if another node has requested the key of a task result from this node since the previous call.
+    /// Returns true if another node has requested the sealing key of a task result from this node since the previous
+    /// call.
     pub(super) fn is_asked(&self) -> bool {
         self.shared.lock().news.take_asked()
     }
 
-    /// Records that this node still has to answer requests for the keys of task results.
+    /// Records that this node still has to answer requests for the sealing keys of task results.
     pub(super) fn note_asked(&self) {
         self.shared.lock().news.note_asked();
     }

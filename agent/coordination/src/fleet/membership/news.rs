@@ -10,7 +10,7 @@ pub(super) struct News {
     /// node requested the snapshot.
     count: u64,
     touches: Touches,
-    /// True if another node has requested the key of a task result from this node.
+    /// True if another node has requested the sealing key of a task result from this node.
     asked: bool,
 }
 
@@ -36,12 +36,13 @@ impl News {
         &mut self.touches
     }
 
-    /// Records that this node still has to answer requests for the keys of task results.
+    /// Records that this node still has to answer requests for the sealing keys of task results.
     pub(super) fn note_asked(&mut self) {
         self.asked = true;
     }
 
-    /// Returns true if another node has requested the key of a task result from this node since the previous call.
+    /// Returns true if another node has requested the sealing key of a task result from this node since the previous
+    /// call.
     pub(super) fn take_asked(&mut self) -> bool {
         std::mem::take(&mut self.asked)
     }
