@@ -123,7 +123,7 @@ pub enum Key<'a> {
         node: &'a str,
     },
     /// The key of a node's fence. If an etcd member receives an outdated transaction of the node, etcd rejects it
-    /// because the fence has changed. The value is empty. Only the etcd revision of the fence counts.
+    /// because the fence has changed. The value is empty. A transaction compares only the etcd revision of the fence.
     Fence {
         /// The node whose transactions compare the fence.
         node: &'a str,
@@ -149,7 +149,7 @@ pub enum Key<'a> {
         page: usize,
     },
     /// The key of a link in the chain of acceptances. The link has no signature, because a later signed acceptance
-    /// record proves its digest.
+    /// record proves the digest of the link.
     Link {
         /// The generation of the link.
         generation: u64,
@@ -204,7 +204,7 @@ impl fmt::Display for Key<'_> {
 const MEMBER: &str = "member";
 const LATE: &str = "late";
 
-/// The rest of a key, which is not parsed yet.
+/// The part of a store key that is not parsed yet.
 struct Parts<'a>(Option<&'a str>);
 
 impl<'a> Parts<'a> {

@@ -85,9 +85,9 @@ impl Window {
         Some((self.instant(day, self.from, false), self.instant(last, self.to, true)))
     }
 
-    /// Converts a local time, at which a window begins or ends, into an instant. A time in a skipped hour becomes the
-    /// first instant after that hour. A time in a repeated hour becomes the first instant for a beginning, and the last
-    /// instant for an end.
+    /// Converts a local time, at which a window begins or ends, into an instant. A local time in an hour that daylight
+    /// saving time skips becomes the first instant after that hour. In an hour that daylight saving time repeats, a
+    /// window begins at the first instant with the local time, and ends at the last instant.
     fn instant(&self, day: NaiveDate, time: NaiveTime, end: bool) -> DateTime<Utc> {
         let mut local = day.and_time(time);
         for _ in 0..24 * 60 {
@@ -153,8 +153,7 @@ impl Windows {
         ))
     }
 
-    /// Returns true if a change that began inside a window may continue after the end of the window. Returns false
-    /// unless all windows permit this.
+    /// Returns true if all windows permit a change to continue after the end of the window in which the change began.
     pub fn finish(&self) -> bool {
         self.0.iter().all(|window| window.finish)
     }

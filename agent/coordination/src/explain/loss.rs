@@ -109,8 +109,8 @@ impl Loss {
     }
 }
 
-/// Returns the book, the node and the run of a write-off if an operation writes off a node. `None` if the operation
-/// does not write off a node.
+/// Returns the book, the node and the run of the write-off in an operation. `None` if the operation does not write off
+/// a node.
 pub(crate) fn written_off<'o>(spec: &RolloutSpec, operation: &'o Op) -> Option<(&'o str, &'o str, String)> {
     let Op::Put { key, value, .. } = operation else { return None };
     let Some(Key::Slot { book, node, .. }) = Key::parse(key) else { return None };

@@ -105,9 +105,8 @@ fn failure<'o>(own_node: &str, operation: &'o Op) -> Option<&'o str> {
     (is_lost || node == own_node && record.is_failed()).then_some(node)
 }
 
-/// Returns true if the slot record of a node halts a run, so that the run would continue without the record. The
-/// function does not use the snapshot before the transaction, because the failure in that snapshot may belong to a
-/// previous run.
+/// Returns true if a run is halted, but would continue without the slot record of a node. The function does not use the
+/// snapshot before the transaction, because the failure in that snapshot may belong to a previous run.
 fn has_halted(spec: &RolloutSpec, node: &str, after: &RunSnapshot) -> bool {
     let mut without = after.clone();
     without.held.retain(|entry| entry.node != node);

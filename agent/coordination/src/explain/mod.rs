@@ -26,8 +26,8 @@ pub(crate) use milestone::{may_reach, reached};
 pub use rollout::{FailedNode, Holder, Liveness, NodeReport, Rollout};
 pub(crate) use rollout::{Observed, OpenElection, report, unreachable};
 
-/// The maximum number of names in a list in a message. If there are more names, the message shows only the number of
-/// the further names.
+/// The maximum number of names in a list in a message. A message shows only the number of the names beyond this
+/// maximum.
 const NAMES: usize = 5;
 
 /// The maximum number of characters of a failed node's error message that a message quotes.

@@ -366,8 +366,8 @@ impl Fleet {
         Ok(Answer::Hold(explain::busy(spec, TRIES)))
     }
 
-    /// Ends a request that permits the node to continue. After the completion of a segment, the node also does the
-    /// maintenance that is due in the run.
+    /// Ends a request if the node may continue. After the completion of a segment, the node also does the maintenance
+    /// that is due in the run.
     fn go(
         &self,
         spec: &RolloutSpec,

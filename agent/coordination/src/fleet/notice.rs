@@ -90,8 +90,8 @@ impl Fleet {
     }
 
     /// Returns true while slots that only gossip reports count as taken. A report by gossip counts only for a limited
-    /// time, because gossip messages are not trusted. The time limit starts again after the store has contained all
-    /// slots that gossip reports (P104).
+    /// time, because gossip messages are not trusted. The time limit starts again after the store has shown all slots
+    /// that gossip reports (P104).
     fn believes_hearsay(&self, partition: &str, hidden: &BTreeSet<String>) -> bool {
         let now = self.clock.monotonic();
         let mut inner = self.lock();

@@ -82,7 +82,8 @@ impl Announcements {
         self.again
     }
 
-    /// Returns true if this member must repeat its announcements now. A due repetition is planned only once.
+    /// Returns true if this member must repeat its announcements now. After the function has returned true, no
+    /// repetition is planned.
     pub(super) fn take_repetition(&mut self, now: Instant) -> bool {
         self.again.take_if(|again| *again <= now).is_some()
     }

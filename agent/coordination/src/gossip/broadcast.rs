@@ -50,7 +50,7 @@ pub struct Announced {
     pub by: String,
 }
 
-/// The subject of a broadcast. A newer broadcast replaces an older broadcast with the same subject.
+/// The node, the kind and the number of a broadcast. A broadcast replaces older broadcasts of the same node and kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Subject {
     node: String,
@@ -67,7 +67,7 @@ impl Invalidates for Subject {
 /// The content of the broadcasts that this node has received.
 #[derive(Debug, Default)]
 pub(super) struct Listener {
-    /// For each node that has announced its departure, the incarnation of the node that left.
+    /// For each node that has announced its departure, the incarnation of the node at the departure.
     pub(super) left: BTreeMap<String, u64>,
     /// The announced acceptance with the highest generation.
     pub(super) accepted: Announced,

@@ -60,7 +60,7 @@ impl Liveness {
 pub enum MembershipEvent {
     /// The named node is alive.
     Joined(String),
-    /// The named node has announced its departure.
+    /// The node that the variant names has announced its departure.
     Left(String),
     /// The named node is lost.
     Lost(String),
@@ -158,7 +158,7 @@ impl Member {
         self.joining.seeds(seeds, now);
     }
 
-    /// Sends a request to join to other nodes, if a request is due.
+    /// Sends join requests to other nodes, if a join request is due.
     fn ask_member(&mut self, now: Instant) {
         if !self.joining.is_due(now) {
             return;
@@ -204,7 +204,7 @@ impl Member {
         self.ask_member(now);
     }
 
-    /// Sends gossip to some members, if a round is due.
+    /// Sends gossip to some members, if a round of gossip is due.
     fn send_on(&mut self, now: Instant) {
         if self.rounds.take_due(now, self.backoff()) {
             let done = self.foca.gossip(&mut self.runtime);

@@ -23,8 +23,8 @@ pub(super) struct Joining {
 }
 
 impl Joining {
-    /// Creates the state of a member that knows no node yet. The value of `seed` differs from node to node, so that
-    /// nodes ask different nodes.
+    /// Creates the state of a member that knows no node yet. The value of `seed` differs from node to node, so that the
+    /// nodes do not all ask the same node.
     pub(super) fn new(seed: u64, now: Instant) -> Self {
         Self { seeds: Vec::new(), turn: usize::try_from(seed % 1_000_003).unwrap_or(0), ask: now, pause: ALONE }
     }

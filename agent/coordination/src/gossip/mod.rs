@@ -78,7 +78,7 @@ pub type Seeds = BTreeMap<String, String>;
 
 /// The maximum number of messages in the queue of the gossip thread.
 const WAITING: usize = 1024;
-/// The time after the start of gossip in which gossip learns of every alive node.
+/// The time that gossip needs after its start to learn of every alive node.
 const JOIN_PERIOD: Duration = Duration::from_secs(15);
 /// The minimum time between two updates of the published liveness, if the liveness of a node may have changed. `SELDOM`
 /// is the maximum time between two updates of the published liveness.

@@ -8,7 +8,7 @@ use std::{
 
 use super::member_id::MemberId;
 
-/// The lateness with a timer from which a member counts as stalled, because its machine slept or is overloaded.
+/// The minimum lateness of a timer at which a member counts as stalled, because the machine slept or is overloaded.
 const STALL: Duration = Duration::from_millis(100);
 /// The pause that a late member adds between two rounds of gossip, as a multiple of its lateness.
 const BACKOFF_FACTOR: u32 = 50;
@@ -19,8 +19,8 @@ const MAX_BACKOFF: Duration = Duration::from_secs(10);
 pub(super) struct Timers {
     waiting: BinaryHeap<Timer>,
     numbered: u64,
-    /// The recent lateness of this member with its timers. A late member sends gossip less often, so that it still
-    /// answers probes in time.
+    /// The time by which this member recently handled its timers too late. A late member sends gossip less often, so
+    /// that it still answers probes in time.
     late: Duration,
 }
 

@@ -18,7 +18,7 @@ pub enum Request {
     Enter(u32),
     /// The node wants to change something in a segment.
     Change(u32),
-    /// The node wants to correct drift with a disruptive change, which is not part of a run.
+    /// The node wants to correct drift with a disruptive change. The change is not part of a run.
     Correct,
     /// The node has completed a segment.
     Done(u32),

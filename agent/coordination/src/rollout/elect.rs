@@ -11,12 +11,12 @@ use crate::{
     store::{Compare, MAX_OPERATIONS, Op, Row, Txn},
 };
 
-/// The election record of one node, which was elected to run a task. The signature covers the node, the run, the
-/// definition and the sealed result (P142).
+/// The election record of one node, which was elected to run a task. The signature of the record covers the node, the
+/// run, the definition and the sealed result (P142).
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Elected {
-    /// The digest of the task and of the variables that it reads. The result of the task stays valid while the digest
-    /// is the same (P83).
+    /// The digest of the task and of the variables that the task reads. The result of the task stays valid while the
+    /// digest is the same (P83).
     pub definition: String,
     /// The name of the run in which the node was elected.
     pub run: String,
@@ -115,7 +115,7 @@ pub enum ElectStep {
     Decided(Election),
     /// The node must commit the transaction that the variant contains, which elects the node.
     Commit(Txn),
-    /// The node cannot elect now. Either the node has not loaded the accepted revision, or it has just connected to the
+    /// No node can be elected now: the deciding node has not loaded the accepted revision or has just connected to the
     /// store, or a recovery is open.
     Behind,
 }
@@ -129,7 +129,7 @@ pub struct ElectionContext<'a> {
     pub own_node: &'a str,
     /// The id of the task.
     pub task: &'a str,
-    /// The digest of the task and of the variables that it reads.
+    /// The digest of the task and of the variables that the task reads.
     pub definition: &'a str,
     /// True if the deciding node may be elected to run the task.
     pub eligible: bool,

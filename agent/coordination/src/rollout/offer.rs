@@ -1,7 +1,7 @@
 //! The offers of free slots. The transaction that releases a slot also offers the slot to the next waiter, so that a
-//! waiter need not read the store at intervals. A node that must not offer slots, for example because it has not loaded
-//! the accepted revision, writes a notice of free slots. The notice wakes waiting nodes, which then take the free slots
-//! (P135).
+//! waiter need not read the store at intervals. A node that is not allowed to offer slots writes a notice of free
+//! slots, for example if it has not loaded the accepted revision. The notice wakes waiting nodes, which then take the
+//! free slots (P135).
 
 use std::collections::BTreeSet;
 
@@ -81,10 +81,10 @@ fn after(snapshot: &RunSnapshot, old: &SlotEntry, new: Option<&SlotRecord>) -> R
     after
 }
 
-/// Adds offers of the free slots to a transaction that replaces or removes one slot record (P53). If this node must not
-/// offer slots, or has not read the queue of the partition, the function adds a notice of free slots. Records of other
-/// nodes, for example failures, may reduce the number of offers. The transaction requires that the records of other
-/// nodes are unchanged, so that no free slot stays without an offer (P135).
+/// Adds offers of the free slots to a transaction that replaces or removes one slot record (P53). If this node is not
+/// allowed to offer slots, or has not read the queue of the partition, the function adds a notice of free slots.
+/// Records of other nodes, for example failures, may reduce the number of offers. The transaction requires that the
+/// records of other nodes are unchanged, so that no free slot stays without an offer (P135).
 pub(super) fn offer_on(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,
@@ -248,7 +248,7 @@ fn offer_to(spec: &RolloutSpec, snapshot: &RunSnapshot, next: &Entry, txn: &mut 
     txn.then.push(Op::put(keys::offer_notice(&next.node, &spec.budget), bytes(&spec.accepted)));
 }
 
-/// Returns the first other waiter that may take a free slot, and the store revision of its queue entry.
+/// Returns the first other waiter that may take a free slot, and the store revision of that waiter's queue entry.
 pub fn idle(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str) -> Option<(String, u64)> {
     first_waiting(spec, snapshot, own_node).map(|entry| (entry.node.clone(), entry.modified))
 }

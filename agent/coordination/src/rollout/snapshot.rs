@@ -249,7 +249,7 @@ impl RunSnapshot {
     }
 
     /// Returns the conditions under which a transaction may grant a slot: the accepted revision is unchanged, and no
-    /// node has reported a rollback since the snapshot. `None` if this node must not grant a slot now (P51).
+    /// node has reported a rollback since the snapshot. `None` if this node is not allowed to grant a slot now (P51).
     pub fn admission_guards(&self, spec: &RolloutSpec) -> Option<Vec<Compare>> {
         let accepted = self.current(spec).filter(|_| self.recovery_complete(spec) && !self.stabilizing)?;
         let accepted = Compare::Revision(keys::ACCEPTED.to_owned(), accepted);
@@ -355,8 +355,8 @@ fn reading_votes(spec: &RolloutSpec, own_node: &str, segments: Range<u32>) -> Ve
     segments.flat_map(of).collect()
 }
 
-/// Reads a complete snapshot. The closure `run` executes the transactions. A run with more than 40 segments needs
-/// several transactions.
+/// Reads a complete snapshot. The argument `run` is a closure that executes the transactions. A run with more than 40
+/// segments needs several transactions.
 pub fn look<E>(
     spec: &RolloutSpec,
     own_node: &str,

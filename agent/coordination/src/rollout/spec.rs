@@ -11,9 +11,11 @@ use crate::accept::AcceptedId;
 /// The cut between two segments of a book.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cut {
-    /// A barrier. The next segment opens when all waves have completed the segment before the barrier (P74).
+    /// A barrier. The segment after the barrier opens when all waves have completed the segment before the barrier
+    /// (P74).
     Barrier,
-    /// A cut without a barrier. A node may enter the next segment before other nodes have completed this segment.
+    /// A cut without a barrier. A node may enter the segment after the cut before other nodes have completed the
+    /// segment before the cut.
     Passage,
 }
 
@@ -135,7 +137,7 @@ impl RolloutSpec {
         }
     }
 
-    /// Returns the number of waves that open at the same time as their segment.
+    /// Returns the number of waves that open when a segment opens.
     pub fn open_at_once(&self, segment: u32) -> u32 {
         if self.elected.contains(&segment) { self.waves } else { 1 }
     }

@@ -1,6 +1,5 @@
-//! Tests of forged records. Tests with forged records: for each kind of store key, a node signs a record that it must
-//! not write. Each test checks that decisions ignore the forged record, and that they accept the record of a node that
-//! may write it.
+//! Tests of forged records: for each kind of store key, a node signs a record that it is not allowed to write. Each
+//! test checks that decisions ignore the forged record, and accept the record of a node with the right to write it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -56,8 +55,8 @@ struct Node {
     keys: Vec<String>,
 }
 
-/// A fleet in which a test forges records. The nodes a, b and c are targets of one book, and a and b may be elected.
-/// The node z is in git, but is not a target. The node `ghost` is not in git.
+/// A fleet in which a test forges records. The nodes `a`, `b` and `c` are targets of one book, and `a` and `b` may be
+/// elected. The node `z` is in git, but is not a target. The node `ghost` is not in git.
 struct Forgery {
     common: Arc<Common>,
     nodes: BTreeMap<&'static str, Node>,

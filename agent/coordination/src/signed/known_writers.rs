@@ -1,6 +1,6 @@
-//! Remembers the public key of each node that writes records, and the number of its newest record at each store key.
-//! The journal keeps the public keys and the numbers, so that a node also rejects a replayed record after a restart
-//! (P144).
+//! Remembers the public key of each node that writes records, and the number of the node's newest record at each store
+//! key. The journal keeps the public keys and the numbers, so that a node also rejects a replayed record after a
+//! restart (P144).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -42,8 +42,8 @@ impl Record for KnownWriter {
 }
 
 impl KnownWriter {
-    /// Forgets some record numbers of the writer: first at store keys that this node has not read recently, and there
-    /// the lowest numbers first.
+    /// Forgets some record numbers of the writer. The function begins with the lowest numbers at store keys that this
+    /// node has not read recently.
     fn forget(&mut self, fixed: &[u64]) {
         let movable = self.keys.iter().filter(|(key, _)| !fixed.contains(key));
         let mut all: Vec<(bool, u64, u64)> =
@@ -57,8 +57,8 @@ impl KnownWriter {
     }
 }
 
-/// Returns the hashes of the store keys whose record numbers this node never forgets. A writer rarely changes its
-/// record at such a store key, so that a valid record may have a low number.
+/// Returns the hashes of the store keys whose record numbers this node never forgets. A record that rarely changes may
+/// have a low number and still be valid.
 fn fixed(name: &str) -> [u64; 8] {
     [
         crate::keys::joined(name),

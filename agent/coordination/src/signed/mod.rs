@@ -1,9 +1,9 @@
 //! A store whose records are signed. Each record contains the signature of its writer. A read leaves out each record
-//! with an invalid signature, and each record whose signer must not write it.
+//! with an invalid signature, and each record whose signer is not allowed to write the record.
 //!
 //! An attacker who controls the store can delay and hide records, and so delay rollouts or change their order. The
-//! attacker cannot forge a record of another node. The attacker cannot copy a record to another key or replay it,
-//! because the signature covers the store key and a growing number (P106, P110).
+//! attacker cannot forge a record of another node. The attacker cannot copy a record to another store key or replay the
+//! record, because the signature covers the store key and a growing number (P106, P110).
 
 mod known_writers;
 mod signer;

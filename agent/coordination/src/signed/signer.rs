@@ -98,7 +98,8 @@ enum Doubt {
 
 /// The reason why this node rejects a record.
 enum Void {
-    /// The node of the slot signed the claim or failure with its former key. The slot still counts as taken.
+    /// The node of the slot signed the claim or failure with a former public key of the node. The slot still counts as
+    /// taken.
     Taken,
     /// The record counts as absent, for the reason that the variant contains.
     Refused(String),
@@ -170,8 +171,9 @@ impl RecordSigner {
         self.signing_identity.keys()
     }
 
-    /// Returns the reason to reject a caller: its certificate or key is revoked, or it is a node with another valid key
-    /// (P143). `None` if the caller is permitted. `is_node` is true if the caller is a node, and not an administrator.
+    /// Returns the reason to reject a caller: its certificate or key is revoked, or the caller is a node that has
+    /// another valid key (P143). `None` if the caller is permitted. `is_node` is true if the caller is a node, and not
+    /// an administrator.
     pub fn refuses(&self, caller: &str, is_node: bool, key: &[u8; 32], serial: Option<&str>) -> Option<String> {
         // The TLS connection has proven that the caller owns the certificate and the key.
         self.revoked.saw(serial, key);
@@ -276,14 +278,14 @@ impl RecordSigner {
         newer.is_some()
     }
 
-    /// Returns true if a row has a valid signature in the name of a node. The function does not check that the key
-    /// belongs to the node.
+    /// Returns true if a row has a valid signature in the name of a node. The function does not check that the public
+    /// key belongs to the node.
     fn is_signed_as(&self, row: &Row, name: &str) -> bool {
         let Some((record, signature)) = split(&row.value) else { return false };
         self.check(&row.key, &bytes(&record), signature).is_ok_and(|signed| signed.by == name)
     }
 
-    /// Returns true if this node does not know the key of the writer that has signed a row.
+    /// Returns true if this node does not know the public key of the writer that has signed a row.
     pub(super) fn is_by_unknown(&self, row: &Row) -> bool {
         // The text is searched without parsing, because most rows are by known writers and were verified before.
         let begin = "\"signed\":{\"by\":\"";
@@ -420,8 +422,8 @@ impl RecordSigner {
         Ok(Signed { by, seq, shown })
     }
 
-    /// Checks that a record is signed with the valid key of the node in its signature. The first key of a node is valid
-    /// until git lists another key (P143).
+    /// Checks that a record is signed with the valid key of the node that the signature names. The first key of a node
+    /// is valid until git lists another key (P143).
     fn identify(&self, signed: &Signed) -> Result<(), Doubt> {
         let Signed { by, shown, .. } = signed;
         if shown.proven {
@@ -467,13 +469,13 @@ impl RecordSigner {
         self.lock().strangers.insert(signed.by.clone(), if fits { shown } else { Vec::new() });
     }
 
-    /// Returns the store revision of the rejected record at a key. `None` if this node has not rejected a record at the
-    /// key.
+    /// Returns the store revision of the rejected record at a store key. `None` if this node has not rejected a record
+    /// at the store key.
     pub(super) fn void(&self, key: &str) -> Option<u64> {
         self.lock().void.get(key).copied()
     }
 
-    /// Returns the rejected records whose keys begin with a prefix, each as its key and store revision.
+    /// Returns the store key and the store revision of each rejected record whose store key begins with a prefix.
     pub(super) fn void_below(&self, prefix: &str) -> Vec<(String, u64)> {
         let state = self.lock();
         let below = state.void.iter().filter(|(key, _)| key.starts_with(prefix));

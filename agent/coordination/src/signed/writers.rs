@@ -105,7 +105,8 @@ impl Books {
 /// The nodes that may write the record at a store key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Writers<'k> {
-    /// Every node may write the key. The record has no signature, because another, signed record contains its digest.
+    /// Every node may write the store key. The record needs no signature, because a signed record contains the digest
+    /// of the record.
     Digest,
     /// Every node may write the key. The record names its writer. Readers verify the content of the record (P25, P138,
     /// P140).
@@ -129,8 +130,8 @@ pub(super) enum Writers<'k> {
     Slot { budget: &'k str, book: &'k str, node: &'k str },
 }
 
-/// Returns the nodes that may write a key. The `match` must list each kind of store key, so that a new kind needs a
-/// rule.
+/// Returns the nodes that may write a store key. The `match` must list each kind of store key, so that a new kind needs
+/// a rule.
 pub(super) fn writers<'k>(key: &'k Key<'k>) -> Writers<'k> {
     match key {
         Key::Accepted => Writers::Proven,
@@ -157,8 +158,8 @@ pub(super) fn writers<'k>(key: &'k Key<'k>) -> Writers<'k> {
     }
 }
 
-/// Returns true if a node remembers the number of the newest record at a key, so that it rejects a replayed record. A
-/// node remembers no numbers for keys that contain a run or a digest, or for keys that no decision reads.
+/// Returns true if a node remembers the number of the newest record at a store key, so that it rejects a replayed
+/// record. A node remembers no numbers for store keys that contain a run or a digest, or that no decision reads.
 pub(super) fn is_remembered(key: &Key<'_>) -> bool {
     match key {
         Key::Accepted

@@ -124,7 +124,7 @@ pub struct Read {
     pub more: bool,
 }
 
-/// A key with its value and its revisions.
+/// A store key with its value and its store revisions.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Row {
     /// The key of the row.

@@ -2,7 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
-/// The credentials with which a node connects to etcd, and the authority whose server certificates the node trusts.
+/// The credentials with which a node connects to etcd, and the certificate authority whose server certificates the node
+/// trusts.
 #[derive(Clone, Default)]
 pub struct Access {
     /// The certificate of the authority that has issued the certificates of the etcd members, in PEM.

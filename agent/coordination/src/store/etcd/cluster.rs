@@ -17,7 +17,7 @@ use super::{
 };
 use crate::store::StoreError;
 
-/// The pause before a request asks all members again.
+/// The pause before a node sends a request to all members again.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// States whether a node may repeat a request that an etcd member may already have executed.

@@ -1,4 +1,5 @@
-//! The connection to one etcd member. The node connects when it needs the member, with its current credentials.
+//! The connection to one etcd member. The node connects to the member when a request needs the member, with the current
+//! credentials of the node.
 
 use std::{
     sync::{

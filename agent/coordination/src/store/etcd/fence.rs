@@ -5,7 +5,7 @@
 //! transactions, each node has one store key, which is called its fence. Each etcd transaction that writes requires
 //! that the etcd revision of the fence is unchanged. If the result of a transaction is unknown, the node writes its
 //! fence, so that etcd can no longer apply the transaction. The node then reads whether etcd had applied the
-//! transaction, and repeats it if not (P132).
+//! transaction, and repeats a transaction that was not applied (P132).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -107,8 +107,8 @@ impl Committer {
     }
 
     /// Returns the outcome of a transaction if etcd has applied it. An applied transaction is recognized by the first
-    /// key that it writes. The function executes the operations that read again. `None` if etcd has not applied the
-    /// transaction, or if the transaction writes no value.
+    /// key that it writes. The function executes the reading operations of the transaction again. `None` if etcd has
+    /// not applied the transaction, or if the transaction writes no value.
     async fn applied(&self, txn: &Txn) -> Result<Option<Outcome>, StoreError> {
         let Some((key, value)) = first_put(txn) else { return Ok(None) };
         let reading = txn.then.iter().filter(|operation| !operation.writes()).cloned();

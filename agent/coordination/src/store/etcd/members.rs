@@ -25,12 +25,12 @@ const FAILOVER_TIMEOUT: Duration = Duration::from_secs(10);
 /// they may still be without a leader.
 const ROUNDS: u32 = 2;
 
-/// The time for which new requests fail immediately after no member has answered a request. When `AWAY` has passed, one
-/// request tries the members again.
+/// The time for which new requests fail without an attempt, after no member has answered a request. When `AWAY` has
+/// passed, one request tries the members again.
 const AWAY: Duration = Duration::from_secs(1);
 
-/// The time for which new requests fail immediately after a member has rejected the node's credentials. `REFUSED` is
-/// longer than `AWAY`, because each attempt costs the members a TLS handshake or the check of a password.
+/// The time for which new requests fail without an attempt, after a member has rejected the node's credentials.
+/// `REFUSED` is longer than `AWAY`, because each attempt costs the members a TLS handshake or the check of a password.
 const REFUSED: Duration = Duration::from_secs(5);
 
 /// The time after which a probe (a request during an outage) counts as abandoned, so that another request may try the

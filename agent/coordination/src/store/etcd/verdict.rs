@@ -6,7 +6,7 @@ use etcd_client as etcd;
 
 use crate::store::StoreError;
 
-/// The message of etcd about a key that the user of the node must not access.
+/// The message with which etcd rejects a request for a store key that the user of the node is not allowed to access.
 const PERMISSION_DENIED: &str = "etcdserver: permission denied";
 
 /// An error that an etcd member has returned, or an error of the connection to an etcd member.
@@ -115,7 +115,8 @@ pub(super) enum Kind {
     Silent,
     /// The member answers, but has no leader or cannot serve requests now.
     NoLeader,
-    /// A certificate, a key or a password is wrong, so that the member rejects the node or the node rejects the member.
+    /// A certificate, a private key or a password is wrong, so that the member rejects the node or the node rejects the
+    /// member.
     Refused,
 }
 
