@@ -28,7 +28,7 @@ pub use self::{
 /// The store key of the acceptance record.
 pub use crate::keys::ACCEPTED as KEY;
 
-/// The commits that a node proposes as the next revision, after it has verified and loaded them without errors.
+/// The commits that a node proposes as the next revision, after the node has verified and loaded all these commits.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Candidate {
     /// The commit of each source, by the name of the source.
@@ -315,7 +315,7 @@ pub fn answers(store: &dyn Store) -> bool {
 }
 
 impl Accepted {
-    /// Parses an acceptance record and its manifest that another node has sent. `None` if the record does not have the
+    /// Parses the acceptance record and the manifest that another node has sent. `None` if the record does not have the
     /// announced digest, or if the manifest does not have the digest that the record contains.
     pub fn of_announced(record: &[u8], manifest: &[u8], digest: &str) -> Option<(Self, RevisionManifest)> {
         let accepted: Self = serde_json::from_slice(record).ok()?;

@@ -136,7 +136,7 @@ pub struct Gates {
     pub now: i64,
     /// The dependencies of the book that this node has not applied yet.
     pub dependencies: Vec<String>,
-    /// The other closed gates that the caller knows, for example because the data store does not answer.
+    /// The other closed gates that the caller knows, such as the gate for a data store that does not answer.
     pub found: Vec<Gate>,
 }
 

@@ -21,7 +21,7 @@ pub enum Key<'a> {
         /// The book that the run belongs to.
         book: &'a str,
     },
-    /// The key of the notice that a budget may have free slots, which no node has offered.
+    /// The store key of the notice that a budget may have free slots that no node has offered.
     Freed {
         /// The budget that has free slots.
         budget: &'a str,
@@ -48,7 +48,7 @@ pub enum Key<'a> {
     },
     /// The store key of a wrapped sealing key. The target decrypts the result of an elected task with the sealing key.
     ResultKey {
-        /// The target, which can unwrap the sealing key.
+        /// The target that can unwrap the sealing key.
         node: &'a str,
         /// The book that contains the task.
         book: &'a str,
@@ -208,8 +208,8 @@ const LATE: &str = "late";
 struct Parts<'a>(Option<&'a str>);
 
 impl<'a> Parts<'a> {
-    /// Removes the next `segments` path segments from the rest of the key, and returns them. `None` if a path segment
-    /// is missing or empty.
+    /// Removes the next `segments` path segments from the rest of the key, and returns these path segments. `None` if a
+    /// path segment is missing or empty.
     fn take(&mut self, segments: usize) -> Option<&'a str> {
         let rest = self.0?;
         let (taken, left) = match rest.match_indices('/').nth(segments.checked_sub(1)?) {
@@ -334,7 +334,7 @@ pub fn result_notice(book: &str, task: &str) -> String {
     Key::ResultNotice { book, task: task.into() }.to_string()
 }
 
-/// Returns the key of the notice that a budget may have free slots, which no node has offered.
+/// Returns the store key of the notice that a budget may have free slots that no node has offered.
 pub fn freed(budget: &str) -> String {
     Key::Freed { budget }.to_string()
 }

@@ -86,8 +86,8 @@ impl Window {
     }
 
     /// Converts a local time, at which a window begins or ends, into an instant. A local time in an hour that daylight
-    /// saving time skips becomes the first instant after that hour. In an hour that daylight saving time repeats, a
-    /// window begins at the first instant with the local time, and ends at the last instant.
+    /// saving time skips becomes the first instant after that hour. A repeated local time becomes the first instant for
+    /// the start of a window, and the last instant for the end of a window.
     fn instant(&self, day: NaiveDate, time: NaiveTime, end: bool) -> DateTime<Utc> {
         let mut local = day.and_time(time);
         for _ in 0..24 * 60 {

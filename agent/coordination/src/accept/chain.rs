@@ -1,9 +1,9 @@
-//! Acceptance records form a chain: each record contains the main fields of the preceding record, which are called its
-//! link. The store keeps the links of the newest 1,000 acceptances.
+//! Acceptance records form a chain: each record contains the link (the main fields) of the preceding record. The store
+//! keeps the links of the newest 1,000 acceptances.
 //!
-//! Any node may write an acceptance record, so the other nodes cannot trust its generation number. A node follows a
-//! record if a complete chain of links leads from the record to the acceptance on the node's disk. A node may also
-//! follow a record if the store has deleted the link of the acceptance on the node's disk (P138).
+//! Any node may write an acceptance record, so the other nodes cannot trust the generation number in the record. A node
+//! follows a record if a complete chain of links leads from the record to the acceptance on the node's disk. A node may
+//! also follow a record if the store has deleted the link of the acceptance on the node's disk (P138).
 
 use std::collections::BTreeMap;
 

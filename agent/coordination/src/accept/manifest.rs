@@ -193,8 +193,8 @@ impl RevisionManifest {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// Returns the digest of the manifest, which is part of its store key. The digest of an empty manifest is empty,
-    /// because the store does not keep an empty manifest.
+    /// Returns the digest of the manifest. The store key of each manifest page contains this digest. The digest of an
+    /// empty manifest is empty, because the store does not keep an empty manifest.
     pub fn digest(&self) -> String {
         use sha2::Digest as _;
         if *self == Self::default() {

@@ -17,7 +17,7 @@ use crate::{
 /// The maximum length of a failure message in the data store, in characters.
 const MESSAGE: usize = 400;
 
-/// The times, error messages and write-offs of lost and failed nodes, which this node keeps in memory.
+/// The data that this node keeps in memory about lost and failed nodes: times, error messages and write-offs.
 #[derive(Debug, Default)]
 pub(crate) struct Loss {
     /// The nodes that had a lease when this node last read the leases.

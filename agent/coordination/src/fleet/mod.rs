@@ -209,8 +209,8 @@ impl Fleet {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the time at which this node must decide again without a report from a watch, for example at the end of a
-    /// soak. Removes the stored time.
+    /// Returns the time, such as the end of a soak, at which this node must decide again even if no watch reports a
+    /// change. Removes the stored time.
     pub fn due(&self) -> Option<Instant> {
         self.lock().due.take()
     }
@@ -390,7 +390,7 @@ impl Fleet {
 
     /// Returns the cached snapshot of a run if it is recent enough for the first attempt at a decision. A decision from
     /// an outdated snapshot is safe, because the transaction of the decision fails if a record has changed. `None` if
-    /// the request needs a newer snapshot, for example after a watch has reported a change.
+    /// the request needs a newer snapshot: the cached snapshot is too old, or a watch has reported a change.
     fn recent(&self, spec: &RolloutSpec, request: Request) -> Option<RunSnapshot> {
         let now = self.clock.monotonic();
         let inner = self.lock();

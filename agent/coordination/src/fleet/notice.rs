@@ -1,5 +1,5 @@
-//! Measures durations by the clock of this node, for example the age of an offer. Decisions read no clock, so the
-//! results become fields of the snapshot (P2).
+//! Measures durations, such as the age of an offer, by the clock of this node. Decisions read no clock, so the results
+//! become fields of the snapshot (P2).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,7 @@ use crate::{
     store::{Page, StoreError},
 };
 
-/// Returns the name of a partition, which includes the name of its budget.
+/// Returns the name of a partition. The name includes the name of the budget.
 fn partition_of(spec: &RolloutSpec, partition: &str) -> String {
     format!("{}/{partition}", spec.budget)
 }

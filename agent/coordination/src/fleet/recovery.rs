@@ -7,7 +7,7 @@ use crate::{
     store::StoreError,
 };
 
-/// Returns a `RolloutSpec` for snapshots of the whole fleet, which need no book. The book and the budget in the
+/// Returns a `RolloutSpec` for snapshots that concern the whole fleet and no book. The book and the budget in the
 /// returned `RolloutSpec` do not exist.
 fn of_the_fleet(known: &[String]) -> RolloutSpec {
     let no_book = "none/none".to_owned();

@@ -15,7 +15,7 @@ use crate::accept::AcceptedId;
 /// The maximum number of nodes for which this node remembers a departure, or held slots.
 const NODES: usize = 20_000;
 
-/// A message of one node to all other nodes, which gossip distributes.
+/// A message that gossip distributes from one node to all other nodes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Broadcast {
     pub(super) node: String,
@@ -77,8 +77,8 @@ pub(super) struct Listener {
     pub(super) changed: u64,
 }
 
-/// A handle of the received broadcasts, which the gossip library foca and the gossip member share. foca writes the
-/// broadcasts, and the gossip member reads them.
+/// A handle by which the gossip library `foca` and the gossip member share the received broadcasts. The library writes
+/// the broadcasts, and the gossip member reads the broadcasts.
 #[derive(Debug, Clone, Default)]
 pub(super) struct BroadcastState(Arc<Mutex<Listener>>);
 
@@ -128,7 +128,7 @@ impl BroadcastHandler<MemberId> for BroadcastState {
                 news
             }
         };
-        // foca sends a broadcast of this node itself in any case, even if it repeats an earlier one.
+        // `foca` sends a broadcast of this node itself in any case, even if it repeats an earlier one.
         Ok((news || from.is_none()).then_some(Subject { node: broadcast.node, about, number: broadcast.number }))
     }
 }

@@ -2,8 +2,8 @@
 //! received messages and the time. The outputs of the state machine are messages to send, and the liveness of other
 //! nodes.
 //!
-//! The gossip library foca implements the algorithm SWIM (Das, Gupta, Motivala 2002). The option `periodic_gossip` of
-//! foca is off, because the option makes members send messages even if nothing has changed. After a change, such as a
+//! The gossip library `foca` implements the algorithm SWIM (Das, Gupta, Motivala 2002). The option `periodic_gossip` of
+//! `foca` is off, because the option makes members send messages even if nothing has changed. After a change, such as a
 //! new suspicion, a member sends gossip to a few members several times (P99).
 
 use std::{
@@ -118,7 +118,7 @@ pub struct Member {
     announcements: Announcements,
     joining: Joining,
     rounds: Rounds,
-    /// The number of alive nodes for which the gossip library foca is configured.
+    /// The number of alive nodes for which the gossip library `foca` is configured.
     nodes: usize,
 }
 
@@ -208,13 +208,13 @@ impl Member {
     fn send_on(&mut self, now: Instant) {
         if self.rounds.take_due(now, self.backoff()) {
             let done = self.foca.gossip(&mut self.runtime);
-            // foca removes news from its backlog after enough transmissions.
+            // `foca` removes news from its backlog after enough transmissions.
             self.rounds.sent(self.pending_broadcasts());
             self.after(done, now);
         }
     }
 
-    /// Returns the number of broadcasts that the gossip library foca must still send.
+    /// Returns the number of broadcasts that the gossip library `foca` must still send.
     fn pending_broadcasts(&self) -> usize {
         self.foca.updates_backlog() + self.foca.custom_broadcast_backlog()
     }
@@ -326,7 +326,7 @@ impl Member {
         let nodes = self.others() + 1;
         if transmissions(nodes) != transmissions(self.nodes) {
             self.nodes = nodes;
-            // foca rejects this only if periodic work is switched on or off, and that never changes here.
+            // `foca` rejects this only if periodic work is switched on or off, and that never changes here.
             let _ = self.foca.set_config(config(nodes));
         }
         // News that replaces older news does not enlarge the backlog, but it is an event.

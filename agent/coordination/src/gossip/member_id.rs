@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Deserialize)]
 #[serde(from = "(String, u64)")]
 pub struct MemberId {
-    /// The name of the node. The type is `Arc`, because the gossip library foca copies the name for each member in a
+    /// The name of the node. The type is `Arc`, because the gossip library `foca` copies the name for each member in a
     /// message.
     pub name: Arc<str>,
     /// The incarnation of the node.
     pub began: u64,
-    /// A hash of the name, so that the gossip library foca can compare members fast.
+    /// A hash of the name, so that the gossip library `foca` can compare members fast.
     key: u128,
 }
 

@@ -13,7 +13,7 @@ pub(super) struct Rounds {
     round: Instant,
     /// The number of rounds left.
     left: u8,
-    /// The number of updates that waited in the gossip library foca at the last check.
+    /// The number of updates that waited in the gossip library `foca` at the last check.
     backlog: usize,
     /// True if the liveness of a node may have changed since the last call of `take_news`.
     news: bool,
@@ -40,12 +40,12 @@ impl Rounds {
         due
     }
 
-    /// Records that a round has ended, after which `backlog` updates still wait in the gossip library foca.
+    /// Records that a round has ended, after which `backlog` updates still wait in the gossip library `foca`.
     pub(super) fn sent(&mut self, backlog: usize) {
         self.backlog = backlog;
     }
 
-    /// Plans three rounds of gossip if more updates wait in foca than at the last check, or if `event` is true.
+    /// Plans three rounds of gossip if more updates wait in `foca` than at the last check, or if `event` is true.
     pub(super) fn note(&mut self, backlog: usize, event: bool) {
         if backlog > self.backlog || event {
             self.left = ROUNDS;

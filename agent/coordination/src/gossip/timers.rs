@@ -14,7 +14,7 @@ const STALL: Duration = Duration::from_millis(100);
 const BACKOFF_FACTOR: u32 = 50;
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
 
-/// The timers that the gossip library foca has requested.
+/// The timers that the gossip library `foca` has requested.
 #[derive(Default)]
 pub(super) struct Timers {
     waiting: BinaryHeap<Timer>,
@@ -60,7 +60,7 @@ impl Timers {
     }
 }
 
-/// A timer of foca. The earliest timer compares as the greatest, because the heap returns the greatest element first.
+/// A timer of `foca`. The earliest timer compares as the greatest, because the heap returns the greatest element first.
 struct Timer {
     at: Instant,
     number: u64,

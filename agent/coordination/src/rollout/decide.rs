@@ -1,4 +1,4 @@
-//! Decides the next step of a node in a rollout, for example to take a slot, to vote, or to wait.
+//! Decides the next step of a node in a rollout: the node takes a slot, votes, waits, or does another step.
 
 use super::{
     BlockReason, Decision, Entry, Queued, RolloutSpec, RunSnapshot, SlotEntry, SlotRecord, SlotState, Vote,
@@ -196,7 +196,7 @@ fn enqueue(
 }
 
 /// Returns the transaction that takes an offered slot. If the offer belongs to another acceptance or to the node's
-/// former partition, the node releases the slot to the next waiter, and queues again at the end (P54).
+/// former partition, the node passes the slot to the next waiter, and then joins the end of the queue (P54).
 fn take(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,

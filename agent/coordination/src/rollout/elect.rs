@@ -113,7 +113,7 @@ pub enum Election {
 pub enum ElectStep {
     /// The decision is final. The variant contains the next action of the node.
     Decided(Election),
-    /// The node must commit the transaction that the variant contains, which elects the node.
+    /// The variant contains the transaction that elects the node. The node must commit this transaction.
     Commit(Txn),
     /// No node can be elected now: the deciding node has not loaded the accepted revision or has just connected to the
     /// store, or a recovery is open.

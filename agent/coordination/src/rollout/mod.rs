@@ -40,7 +40,7 @@ pub const HIDDEN_CLAIM_LIMIT: Duration = Duration::from_secs(120);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SlotState {
-    /// Another node has offered the slot to the node, which may take it (P55).
+    /// Another node has offered the slot to the node of the record. The node of the record may take the slot (P55).
     Offer,
     /// The node holds the slot from its first change in a segment until it has applied the segment (P48).
     Claim,
@@ -49,8 +49,8 @@ pub enum SlotState {
     /// The node has failed before it got a slot, so that it has changed nothing. The node counts as failed, and needs a
     /// slot for its first change (P62).
     Unadmitted,
-    /// The run continues without the node, for example because the node had a claim and was lost. A written-off node
-    /// that returns needs a new slot (P61).
+    /// The run has written off the node, and continues without the node. The most common reason is the loss of a node
+    /// with a claim. A written-off node that returns needs a new slot (P61).
     WrittenOff,
     /// The node had no claim and was lost. When the node returns, it removes the record of its loss (P60).
     Lost,

@@ -1,6 +1,6 @@
 //! The offers of free slots. The transaction that releases a slot also offers the slot to the next waiter, so that a
-//! waiter need not read the store at intervals. A node that is not allowed to offer slots writes a notice of free
-//! slots, for example if it has not loaded the accepted revision. The notice wakes waiting nodes, which then take the
+//! waiter need not read the store at intervals. A node that is not allowed to offer slots, such as a node that has not
+//! loaded the accepted revision, writes a notice of free slots. The notice wakes waiting nodes, which then take the
 //! free slots (P135).
 
 use std::collections::BTreeSet;
@@ -24,7 +24,7 @@ const NAMED: usize = 16;
 /// conditions for more than 32 slot records, it wakes all waiters instead.
 const COMPARED: usize = 32;
 
-/// A notice that a budget may have free slots, which no node has offered.
+/// A notice that a budget may have free slots that no node has offered.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Freed {
     /// The nodes that the notice wakes. If `nodes` is empty, the notice wakes every node that waits for a slot of the
@@ -37,8 +37,8 @@ pub(super) fn free(spec: &RolloutSpec, snapshot: &RunSnapshot, node: &str) -> bo
     spec.count.is_some_and(|count| snapshot.taken(spec.partition(node)) < count) && !snapshot.halted(spec)
 }
 
-/// Returns the queue entries of a partition whose nodes may take a slot, in the order of the queue. The result leaves
-/// out, for example, nodes whose wave is closed and nodes that already have a slot record.
+/// Returns the queue entries of a partition whose nodes may take a slot, in the order of the queue. Nodes whose wave is
+/// closed cannot take a slot. Nodes that already hold a slot cannot take a second slot.
 pub(super) fn eligible<'v>(
     spec: &'v RolloutSpec,
     snapshot: &'v RunSnapshot,
@@ -83,8 +83,8 @@ fn after(snapshot: &RunSnapshot, old: &SlotEntry, new: Option<&SlotRecord>) -> R
 
 /// Adds offers of the free slots to a transaction that replaces or removes one slot record (P53). If this node is not
 /// allowed to offer slots, or has not read the queue of the partition, the function adds a notice of free slots.
-/// Records of other nodes, for example failures, may reduce the number of offers. The transaction requires that the
-/// records of other nodes are unchanged, so that no free slot stays without an offer (P135).
+/// Records of other nodes, such as failures that halt the run, may reduce the number of offers. The transaction
+/// requires that the records of other nodes are unchanged, so that no free slot stays without an offer (P135).
 pub(super) fn offer_on(
     spec: &RolloutSpec,
     snapshot: &RunSnapshot,

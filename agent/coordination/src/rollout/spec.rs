@@ -61,8 +61,8 @@ pub struct RolloutSpec {
     /// failures. A run with too many failures completes only after enough failed nodes have succeeded. If several books
     /// share the slot, the failure limit of the other books still applies.
     pub fail_after_all: bool,
-    /// The smallest `max_failures` of all books that share the slot, which is the limit of all these books. `None` if
-    /// the `max_failures` of this book applies.
+    /// The failure limit of all books that share the slot: the smallest `max_failures` of these books. `None` if the
+    /// `max_failures` of this book applies.
     pub slot_failures: Option<u64>,
     /// True if several books or tasks share the budget. A shared budget may have partitions that are not in
     /// `partitions`.
@@ -159,8 +159,7 @@ pub(super) fn run_of(spec: &RolloutSpec, segment: Option<u32>) -> String {
     segment.map_or_else(|| drift_of(&spec.book), |_| spec.run.clone())
 }
 
-/// Returns the text that replaces the name of a run in the slot record of a corrective change, which is not part of a
-/// run (P91).
+/// Returns the text that the slot record of a corrective change contains instead of the name of a run (P91).
 pub fn drift_of(book: &str) -> String {
     format!("{book}!drift")
 }

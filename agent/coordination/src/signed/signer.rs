@@ -29,7 +29,7 @@ const SIGNATURES: usize = 8192;
 /// The maximum number of store keys with a rejected record that this node remembers.
 const VOID: usize = 4096;
 
-/// The signature of a record, which is a field of the record.
+/// The field of a record that contains the signature of the record.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Signature {
     by: String,
@@ -67,7 +67,7 @@ struct State {
     /// The store revision of each rejected record, by store key. For this node, a rejected record does not exist, so
     /// that this node may overwrite it.
     void: HashMap<String, u64>,
-    /// The nodes that present a public key other than their valid key, each with the presented keys.
+    /// The nodes that present an invalid public key, each with the presented keys.
     strangers: BTreeMap<String, Vec<String>>,
 }
 
@@ -214,7 +214,7 @@ impl RecordSigner {
         std::mem::take(&mut self.lock().refused)
     }
 
-    /// Returns the nodes that present a public key other than their valid key, each with the presented keys.
+    /// Returns the nodes that present an invalid public key, each with the presented keys.
     pub fn strangers(&self) -> BTreeMap<String, Vec<String>> {
         self.lock().strangers.clone()
     }

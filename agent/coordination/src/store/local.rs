@@ -1,4 +1,4 @@
-//! A store in memory for the nodes of one process, which behaves like etcd. The journal of the first node keeps a copy
+//! A store in memory that behaves like etcd, for the nodes of one process. The journal of the first node keeps a copy
 //! of the rows (P13).
 
 use std::{

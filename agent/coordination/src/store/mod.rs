@@ -78,7 +78,7 @@ pub trait Store: fmt::Debug + Send + Sync {
         false
     }
 
-    /// Returns the nodes that present a public key other than their valid key, each with the presented keys.
+    /// Returns the nodes that present an invalid public key, each with the presented keys.
     fn strangers(&self) -> BTreeMap<String, Vec<String>> {
         BTreeMap::new()
     }

@@ -9,7 +9,7 @@ use crate::store::LeaseId;
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     lease: Option<LeaseId>,
-    /// The lease of a rejected node, which shows the node's keys to the other nodes.
+    /// The lease by which a rejected node shows its public keys to the other nodes.
     rejected_lease: Option<LeaseId>,
     /// The time of the newest request that renewed the lease. `None` if the store has confirmed no lease.
     renewed_at: Option<Instant>,

@@ -29,7 +29,7 @@ pub(in crate::fleet) struct Touches {
     sent: BTreeMap<String, Instant>,
     /// The budgets for which this node sends a notice of free slots later, each with the time of that notice.
     postponed: BTreeMap<String, Instant>,
-    /// The budgets in which this node waits for a slot, each with the book whose run needs the slot.
+    /// The budgets in which this node waits for a slot. Each budget has the name of the book that needs the slot.
     waits: BTreeSet<(String, String)>,
     /// The budgets for which a notice of free slots arrived while this node waited.
     touched: BTreeSet<String>,
@@ -60,7 +60,7 @@ impl Touches {
         }
     }
 
-    /// Returns the budgets whose delayed notice the node must send now, and removes them from the list.
+    /// Returns the budgets whose delayed notice the node must send now, and removes these budgets from the list.
     pub(in crate::fleet) fn take_due(&mut self, now: Instant) -> Vec<String> {
         let due: Vec<String> =
             self.postponed.iter().filter(|(_, at)| **at <= now).map(|(budget, _)| budget.clone()).collect();

@@ -1,4 +1,4 @@
-//! The watches of a node on the store, which wake the node after a change and detect a rollback of the store.
+//! Watches the store, so that the node wakes after a change and detects a rollback of the store.
 
 use std::{
     thread,

@@ -2,9 +2,9 @@
 //! member does not answer.
 //!
 //! A paused etcd member may execute a transaction late, although the node already uses another member. To prevent late
-//! transactions, each node has one store key, which is called its fence. Each etcd transaction that writes requires
-//! that the etcd revision of the fence is unchanged. If the result of a transaction is unknown, the node writes its
-//! fence, so that etcd can no longer apply the transaction. The node then reads whether etcd had applied the
+//! transactions, each node has one store key that is called the fence of the node. Each etcd transaction that writes
+//! requires that the etcd revision of the fence is unchanged. If the result of a transaction is unknown, the node
+//! writes its fence, so that etcd can no longer apply the transaction. The node then reads whether etcd had applied the
 //! transaction, and repeats a transaction that was not applied (P132).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

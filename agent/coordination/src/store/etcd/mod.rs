@@ -41,7 +41,7 @@ use crate::keys;
 /// The settings of the connection to etcd.
 #[derive(Clone)]
 pub struct EtcdOptions {
-    /// The name of this node, which determines the etcd member that the node asks first.
+    /// The name of this node. The name determines the etcd member that the node asks first.
     pub node: String,
     /// The URLs of the etcd members.
     pub endpoints: Vec<String>,

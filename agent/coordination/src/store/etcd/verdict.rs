@@ -120,7 +120,7 @@ pub(super) enum Kind {
     Refused,
 }
 
-/// The kinds of credentials that a node uses, which an error message depends on.
+/// The kinds of credentials that a node uses. The remedy in an error message depends on the kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Shows {
     /// True if the node has a certificate.
