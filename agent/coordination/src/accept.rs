@@ -101,7 +101,8 @@ pub struct Rejected {
 struct Stored {
     /// The parsed record. `None` if the store has no record, or the record cannot be parsed.
     record: Option<Accepted>,
-    /// The digest and the signer of the record. If the record cannot be parsed, `id` contains a digest of its bytes.
+    /// The digest and the signer of the record. If the record cannot be parsed, `id` contains a digest of the bytes of
+    /// the record.
     id: String,
     /// The reason why the record cannot be parsed. `None` if the record was parsed.
     unreadable: Option<String>,
@@ -178,7 +179,7 @@ pub fn decide(
     Ok(Decision::Accept(Box::new(Next { accepted, manifest, txn })))
 }
 
-/// Returns the transaction that writes an acceptance record and its links in the chain of acceptances. The transaction
+/// Returns the transaction that writes an acceptance record, and extends the chain of acceptances. The transaction
 /// fails if the acceptance record in the store has changed since the node read it.
 fn writing(stored: Option<&Row>, accepted: &Accepted, newest: &Accepted) -> Result<Txn, AcceptError> {
     let compare = match stored {

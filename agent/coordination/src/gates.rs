@@ -19,7 +19,7 @@ macro_rules! reasons {
             /// All reasons for which a gate can be closed.
             pub const ALL: &'static [Self] = &[$(Self::$name,)*];
 
-            /// Returns the name of the reason, as `status` shows it.
+            /// Returns the name by which `status` shows the reason.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$name => stringify!($name),)*
@@ -143,7 +143,7 @@ pub struct Gates {
 /// A suspension of a book or of the whole fleet, from the field `suspend` in git.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Suspension {
-    /// The reason for the suspension, as git states it.
+    /// The reason for the suspension, as text from git.
     pub reason: String,
     /// The end of the suspension, as text from git.
     pub until: String,

@@ -98,7 +98,7 @@ pub enum Key<'a> {
         run: &'a str,
         /// The number of the segment, counted from 0.
         segment: u32,
-        /// True if the node is a member of the run, so that the run waits for its vote.
+        /// True if the node is a member of the run, so that the run waits for the vote.
         member: bool,
         /// The node that votes.
         node: &'a str,
@@ -122,8 +122,8 @@ pub enum Key<'a> {
         /// The node whose writes are numbered.
         node: &'a str,
     },
-    /// The key of a node's fence. If an etcd member receives an outdated transaction of the node, etcd rejects it
-    /// because the fence has changed. The value is empty. A transaction compares only the etcd revision of the fence.
+    /// The key of a node's fence. etcd rejects an outdated transaction of the node, because the fence has changed. The
+    /// value is empty. A transaction compares only the etcd revision of the fence.
     Fence {
         /// The node whose transactions compare the fence.
         node: &'a str,
@@ -143,7 +143,7 @@ pub enum Key<'a> {
     },
     /// The key of one page of a revision manifest.
     Manifest {
-        /// The digest of the manifest with all its pages.
+        /// The digest of the whole manifest.
         digest: &'a str,
         /// The number of the page, counted from 0.
         page: usize,
@@ -379,7 +379,7 @@ fn escaped(task: &str) -> String {
     task.replace('%', "%25").replace('/', "%2F")
 }
 
-/// Returns the id of a task from its escaped form.
+/// Returns the id of a task from the escaped id.
 pub fn unescaped(part: &str) -> String {
     part.replace("%2F", "/").replace("%25", "%")
 }
@@ -484,7 +484,7 @@ pub fn alive(node: &str) -> String {
 /// The prefix of the records that show that nodes are alive.
 pub const ALL_ALIVE: &str = "fleet/alive/";
 
-/// Returns the key of one page of a revision manifest. `digest` is the digest of the manifest with all its pages.
+/// Returns the key of one page of a revision manifest. `digest` is the digest of the whole manifest.
 pub fn manifest(digest: &str, page: usize) -> String {
     Key::Manifest { digest, page }.to_string()
 }

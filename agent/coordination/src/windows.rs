@@ -100,8 +100,8 @@ impl Window {
         day.and_time(time).and_utc()
     }
 
-    /// Returns `Ok` if the window is open at `now`. If the window is closed, the error contains the time at which it
-    /// opens next. `None` if it never opens.
+    /// Returns `Ok` if the window is open at `now`. If the window is closed, the error contains the time at which the
+    /// window opens next. `None` if it never opens.
     fn at(&self, now: DateTime<Utc>) -> Result<(), Option<DateTime<Utc>>> {
         let today = self.zone.local(now).date();
         let first = today.checked_sub_days(Days::new(1)).unwrap_or(today);

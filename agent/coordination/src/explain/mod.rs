@@ -106,8 +106,8 @@ fn start<T: AsRef<str>>(nodes: impl IntoIterator<Item = T>) -> String {
     format!("Start {}, or remove {pronoun} from git", listed(nodes))
 }
 
-/// Describes a slot holder: its name, the time of its loss, and the time of its slot record. The text also names the
-/// book of the slot record, unless the waiting book is the same book.
+/// Describes a slot holder: the name of the node, the time of the loss, and the time of the slot record. The text also
+/// names the book of the slot record, unless the waiting book is the same book.
 fn holder(situation: Situation<'_>, entry: &SlotEntry) -> String {
     let mut facts = Vec::new();
     if let Some(at) = situation.lost.get(&entry.node) {
@@ -301,8 +301,8 @@ fn restored(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
         .action("Start these nodes, or delete their Node objects if they are gone")
 }
 
-/// Returns the closed gate for a node that the fleet rejects because its key has changed. The node counts as lost until
-/// its Node object in git lists the new key (P145).
+/// Returns the closed gate for a node that the fleet rejects because the node's public key has changed. The node counts
+/// as lost until the Node object in git lists the new public key (P145).
 fn stranger(node: &str, keys: &[String]) -> Gate {
     let keys = keys.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
     let opens = format!("node {node} is rejected and counts as lost: its key is not the key with which it joined");

@@ -107,7 +107,7 @@ pub(crate) struct Observed<'a> {
     pub liveness: BTreeMap<String, Liveness>,
     /// The published states of the members of the run.
     pub reports: &'a BTreeMap<String, NodeReport>,
-    /// The members of the run that the fleet rejects, each with its public keys.
+    /// The members of the run that the fleet rejects, each with the public keys of the member.
     pub rejected: BTreeMap<String, Vec<String>>,
     /// The time since which gossip reports slots that the store does not contain, in milliseconds since 1970.
     pub hidden: Option<i64>,

@@ -72,7 +72,8 @@ pub enum MembershipEvent {
 
 /// The interval at which a member probes another member.
 const PERIOD: Duration = Duration::from_secs(1);
-/// The time in which a member must answer a probe. If the member does not answer in time, other members probe it too.
+/// The time in which a member must answer a probe. If the member does not answer in time, other members also probe the
+/// silent member.
 const ANSWER: Duration = Duration::from_millis(500);
 /// The time that a suspected member has to prove that it is alive.
 const SUSPICION: Duration = Duration::from_secs(4);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-/// The identity of a gossip member: the name of its node, and the incarnation of the node. A restarted node has a
-/// higher incarnation than before.
+/// The identity of a gossip member: the name and the incarnation of the node. A restarted node has a higher incarnation
+/// than before.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(from = "(String, u64)")]
 pub struct MemberId {

@@ -64,8 +64,8 @@ pub struct PackRequest {
     pub source: String,
     /// The commit of the accepted revision that the pack must contain.
     pub commit: String,
-    /// A commit that this node already has with all ancestors, so that the pack need not contain them. `None` if this
-    /// node has no commit of the source.
+    /// A commit that this node already has with all its ancestors. The pack need not contain these commits. `None` if
+    /// this node has no commit of the source.
     pub have: Option<String>,
     /// The maximum size of the pack, in bytes.
     pub bytes: u64,

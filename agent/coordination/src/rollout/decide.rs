@@ -29,7 +29,7 @@ pub enum Request {
     /// count as lost during its announced absence.
     Absent(u32, u64),
     /// The node wants to delete its slot record and its queue entry. A node leaves when it is no longer a target, or
-    /// after it has corrected its drift.
+    /// after it has corrected drift.
     Leave,
 }
 
@@ -65,7 +65,7 @@ pub fn decide(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, reques
     }
 }
 
-/// Returns the transaction that removes an outdated slot record of this node. A slot record is outdated if it is a
+/// Returns the transaction that removes an outdated slot record of this node. A slot record is outdated if it records a
 /// loss, or a failure in an earlier run in which the node changed nothing. `None` if the node has no outdated record.
 /// With the outdated record, the node still counts as failed, so that no wave opens (P60).
 fn returned(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str) -> Option<Txn> {
@@ -267,7 +267,7 @@ fn claim_free(
     Txn { compare, then, otherwise: Vec::new() }
 }
 
-/// Decides how a node ends a completed segment: the node votes and releases its slot to the next waiters (P53).
+/// Decides how a node ends a completed segment: the node votes, and passes its slot to the next waiters (P53).
 fn done(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, segment: u32) -> Decision {
     let own_slot = snapshot.own_slot(spec, own_node);
     let vote = keys::vote(&spec.run, segment, spec.is_member(own_node), own_node);

@@ -91,13 +91,13 @@ fn wave_is_complete(spec: &RolloutSpec, snapshot: &RunSnapshot, segment: u32, wa
 }
 
 /// Returns true if more than `max_failures` nodes of this book have failed. The function does not count failures of
-/// other books in the same budget, because they do not block the waves of this book.
+/// other books in the same budget, because failures of other books do not block the waves of this book.
 fn has_failed(spec: &RolloutSpec, snapshot: &RunSnapshot) -> bool {
     snapshot.own_failures(spec) > spec.max_failures
 }
 
-/// Returns an open segment with enough votes for the completion of its last open wave. The caller must then read the
-/// names of the voters of the returned segment, to decide whether the wave is complete.
+/// Returns an open segment whose number of votes is enough to complete the last open wave. The caller must then read
+/// the names of the voters of the returned segment, to decide whether the wave is complete.
 pub fn segment_to_inspect(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<u32> {
     frontier(spec, snapshot).into_iter().find_map(|(segment, wave)| {
         let others =
@@ -201,8 +201,8 @@ fn give_up(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, guards: &
     Some(txn)
 }
 
-/// Returns the transaction that records a node as lost. The transaction fails if the node has a lease, or if its slot
-/// record has changed since the snapshot (P58).
+/// Returns the transaction that records a node as lost. The transaction fails if the lost node has a lease, or if the
+/// node's slot record has changed since the snapshot (P58).
 fn lost(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, guards: &[Compare]) -> Option<Txn> {
     if spec.on_lost == OnLost::Hold || snapshot.done(spec) {
         return None;

@@ -52,7 +52,7 @@ pub enum SlotState {
     /// The run has written off the node, and continues without the node. The most common reason is the loss of a node
     /// with a claim. A written-off node that returns needs a new slot (P61).
     WrittenOff,
-    /// The node had no claim and was lost. When the node returns, it removes the record of its loss (P60).
+    /// The node had no claim and was lost. When the node returns, the node removes the record of the loss (P60).
     Lost,
 }
 

@@ -20,8 +20,8 @@ const OFFERS: usize = 8;
 /// The maximum number of waiting nodes that one notice of free slots names.
 const NAMED: usize = 16;
 
-/// The maximum number of slot records for which a transaction has its own condition. If a transaction would need
-/// conditions for more than 32 slot records, it wakes all waiters instead.
+/// The maximum number of slot records for which a transaction has a condition on the single record. If a transaction
+/// would need conditions for more than 32 slot records, the transaction wakes all waiters instead.
 const COMPARED: usize = 32;
 
 /// A notice that a budget may have free slots that no node has offered.
@@ -180,7 +180,7 @@ fn unchanged(spec: &RolloutSpec, held: &SlotEntry) -> Compare {
 }
 
 /// Adds the condition that the failures of other nodes are unchanged, so that the run is still halted. If two nodes
-/// succeed at the same time, the transaction of one node fails, and that node offers the slots in its next attempt.
+/// succeed at the same time, the transaction of one node fails, and that node offers the slots at the next attempt.
 fn stays_halted(spec: &RolloutSpec, snapshot: &RunSnapshot, old: &SlotEntry, txn: &mut Txn) {
     let enough = usize::try_from(spec.failure_limit().unwrap_or(0).saturating_add(1)).unwrap_or(usize::MAX);
     if enough > COMPARED {

@@ -29,7 +29,8 @@ pub struct WriteSequence {
     pub number: u64,
 }
 
-/// A slot record, with the node, partition and book from its store key, and the store revision at which it was written.
+/// A slot record, with the node, partition and book from the store key, and the store revision at which the record was
+/// written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SlotEntry {
     /// The name of the node that the record is about.
@@ -56,7 +57,8 @@ pub struct SlotNote {
     pub message: Option<String>,
 }
 
-/// A queue entry, with the node, partition and book from its store key, and the store revision at which it was written.
+/// A queue entry, with the node, partition and book from the store key, and the store revision at which the entry was
+/// written.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Entry {
     /// The name of the waiting node.
@@ -78,9 +80,10 @@ pub struct Entry {
 pub struct RunSnapshot {
     /// The store revision at which the snapshot was read.
     pub revision: u64,
-    /// The acceptance in the store, and the store revision at which it was written.
+    /// The acceptance in the store, and the store revision at which the acceptance was written.
     pub accepted: Option<(AcceptedId, u64)>,
-    /// The open recovery, and the store revision at which its record was written. `None` if no recovery is open.
+    /// The open recovery, and the store revision at which the recovery record was written. `None` if no recovery is
+    /// open.
     pub recovery: Option<(RecoveryEpoch, u64)>,
     /// The nodes that have republished their claims in the open recovery. `acknowledged` is empty if this node has not
     /// read the acknowledgements.
@@ -90,10 +93,10 @@ pub struct RunSnapshot {
     /// True during the first 3 s after the node has connected to the store. Shortly after a connection, a node that has
     /// seen a later state of the store can report a rollback.
     pub stabilizing: bool,
-    /// The sequence number of this node's newest write, as the store contains it. 0 if the store does not contain the
+    /// The sequence number of this node's newest write, according to the store. 0 if the store does not contain the
     /// number.
     pub sequence: u64,
-    /// The open waves of the book's run, and the store revision at which their record was written.
+    /// The open waves of the book's run, and the store revision at which the record of the open waves was written.
     pub progress: Option<(RolloutProgress, u64)>,
     /// All slot records of the budget, including the records of other books that share the budget.
     pub held: Vec<SlotEntry>,
@@ -107,8 +110,8 @@ pub struct RunSnapshot {
     pub voted: BTreeSet<u32>,
     /// For each segment, the number of members that have voted.
     pub votes: Vec<u64>,
-    /// The number of one segment, and the names of the members that have voted for it. `None` if this node has not read
-    /// the names.
+    /// The number of one segment, and the names of the members that have voted for the segment. `None` if this node has
+    /// not read the names.
     pub names: Option<(u32, BTreeSet<String>)>,
     /// The offers that other nodes have not taken within 10 s, by this node's clock. Each element contains the node and
     /// the store revision of the offer.
@@ -331,8 +334,8 @@ impl RunSnapshot {
     }
 
     /// Returns true if a node may enter a segment. The wave of the node must be open, or the node must have a claim or
-    /// a failure (P64). A node that has changed something in the segment may enter it again, even if a restored store
-    /// shows a barrier as closed.
+    /// a failure (P64). A node that has changed something in the segment may enter the segment again, even if a
+    /// restored store shows a barrier as closed.
     pub fn may_enter(&self, spec: &RolloutSpec, node: &str, segment: u32) -> bool {
         let open = self.open_waves(spec, segment);
         let mut carried = self.held.iter().filter(|held| {

@@ -43,7 +43,7 @@ pub struct RolloutSpec {
     pub run: String,
     /// The acceptance of the revision that defines the rollout.
     pub accepted: AcceptedId,
-    /// The nodes that the run waits for, each with its wave (P38).
+    /// The nodes that the run waits for, each with the number of the node's wave (P38).
     pub members: BTreeMap<String, u32>,
     /// The targets that joined after the acceptance that started the run. Late targets belong to the last wave, and the
     /// run does not wait for late targets (P39).
@@ -107,7 +107,7 @@ impl RolloutSpec {
         self.partitions.get(node).map_or("-", String::as_str)
     }
 
-    /// Returns the name of the budget, as messages show it.
+    /// Returns the name by which messages show the budget.
     pub fn budget_name(&self) -> String {
         match self.budget.split_once("/slot=") {
             Some((namespace, slot)) => format!("slot {slot} of namespace {namespace}"),
@@ -115,7 +115,7 @@ impl RolloutSpec {
         }
     }
 
-    /// Returns the name of a partition of the budget, as messages show it.
+    /// Returns the name by which messages show a partition of the budget.
     pub fn partition_name(&self, partition: &str) -> String {
         let budget = self.budget_name();
         let Some(value) = partition.strip_prefix('=') else { return budget };

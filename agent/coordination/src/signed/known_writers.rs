@@ -23,7 +23,7 @@ const FORMER: usize = 8;
 pub struct KnownWriter {
     /// The public key that verifies the signatures of the writer.
     pub sign: [u8; 32],
-    /// The public keys that the writer had before a commit replaced them.
+    /// The former public keys of the writer, which commits have replaced.
     pub former: Vec<[u8; 32]>,
     /// The highest number of a record of the writer that this node has read.
     pub highest: u64,

@@ -1,9 +1,9 @@
 //! A store whose records are signed. Each record contains the signature of its writer. A read leaves out each record
 //! with an invalid signature, and each record whose signer is not allowed to write the record.
 //!
-//! An attacker who controls the store can delay and hide records, and so delay rollouts or change their order. The
-//! attacker cannot forge a record of another node. The attacker cannot copy a record to another store key or replay the
-//! record, because the signature covers the store key and a growing number (P106, P110).
+//! An attacker who controls the store can delay and hide records, and so delay rollouts or change the order of
+//! rollouts. The attacker cannot forge a record of another node. The attacker cannot copy a record to another store key
+//! or replay the record, because the signature covers the store key and a growing number (P106, P110).
 
 mod known_writers;
 mod signer;
@@ -44,7 +44,7 @@ impl fmt::Debug for SignedStore {
 }
 
 impl SignedStore {
-    /// Creates a signed store, which keeps its records in the store `inner`.
+    /// Creates a signed store that keeps the signed records in the store `inner`.
     pub fn new(inner: Arc<dyn Store>, signer: Arc<RecordSigner>) -> Self {
         Self { inner, signer, adopted: Mutex::new(false) }
     }

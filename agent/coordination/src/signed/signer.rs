@@ -65,7 +65,7 @@ struct State {
     /// The store keys of rejected records that were not reported yet, each with the reason for the rejection.
     refused: BTreeMap<String, String>,
     /// The store revision of each rejected record, by store key. For this node, a rejected record does not exist, so
-    /// that this node may overwrite it.
+    /// that this node may overwrite the record.
     void: HashMap<String, u64>,
     /// The nodes that present an invalid public key, each with the presented keys.
     strangers: BTreeMap<String, Vec<String>>,
@@ -161,7 +161,7 @@ impl RecordSigner {
         state.books.set_books(rights.books);
     }
 
-    /// Returns the rights of the current revision and of earlier revisions, to store them in the journal.
+    /// Returns the rights of the current revision and of earlier revisions, so that the journal can store these rights.
     pub fn rights(&self) -> BTreeMap<String, BookRights> {
         self.lock().books.all()
     }
@@ -238,7 +238,8 @@ impl RecordSigner {
         hash.finalize().to_vec()
     }
 
-    /// Adds this node's signature to a record. If the value is not a JSON object, the function returns it unchanged.
+    /// Adds this node's signature to a record. If the value is not a JSON object, the function returns the value
+    /// unchanged.
     pub(super) fn sign(&self, key: &str, value: &[u8]) -> Vec<u8> {
         let Ok(Value::Object(mut record)) = serde_json::from_slice(value) else { return value.to_vec() };
         record.remove(FIELD);
@@ -457,7 +458,7 @@ impl RecordSigner {
         }
     }
 
-    /// Records that a node presents a public key other than its valid key.
+    /// Records that a node presents an invalid public key.
     fn note_stranger(&self, key: &Key<'_>, signed: &Signed, record: &Map<String, Value>) {
         if *key != (Key::Alive { node: &signed.by }) || signed.by == self.node {
             return;

@@ -8,8 +8,8 @@ use towpath_host::identity::PublicKeys;
 
 use crate::{keys::Key, rollout::SlotState};
 
-/// The rights to write records that a revision defines: the nodes with their public keys, and the targets of each
-/// coordinated book.
+/// The data by which a revision defines the rights to write records: the nodes with their public keys, and the targets
+/// of each coordinated book.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rights {
     /// The nodes in git, each with the public keys that its Node object lists.
@@ -39,9 +39,9 @@ impl BookRights {
     }
 }
 
-/// The rights to write store records, from the current revision and from earlier revisions. A former target may still
-/// write its claim until it has removed its items of the book (P66). The results that a former target has published
-/// stay valid (P83).
+/// The rights to write store records, from the current revision and from earlier revisions. A former target of a book
+/// may still write its claim until it has removed the items of the book (P66). The results that a former target has
+/// published stay valid (P83).
 #[derive(Debug, Default)]
 pub(super) struct Books {
     now: Option<BTreeMap<String, BookRights>>,
@@ -69,7 +69,7 @@ impl Books {
         }
     }
 
-    /// Returns the rights of the current revision and of earlier revisions, to store them in the journal.
+    /// Returns the rights of the current revision and of earlier revisions, so that the journal can store these rights.
     pub(super) fn all(&self) -> BTreeMap<String, BookRights> {
         let mut all = self.former.clone();
         for (book, rights) in self.now.iter().flatten() {
@@ -116,7 +116,7 @@ pub(super) enum Writers<'k> {
     /// Only the given node may write the key, while it is a target of the given book.
     OwnTarget { node: &'k str, book: &'k str },
     /// Only the given node may write the key, while it is a target of the given book or was one in an earlier revision.
-    /// A former target may need a slot to remove its items of the book.
+    /// A former target may need a slot to remove the items of the book.
     OwnWaiter { node: &'k str, book: &'k str },
     /// The targets of the given book may write the key.
     Targets(&'k str),

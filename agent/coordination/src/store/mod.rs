@@ -64,7 +64,8 @@ pub trait Store: fmt::Debug + Send + Sync {
         true
     }
 
-    /// Returns the row at a key without verification, and with its signature. `None` if the key does not exist.
+    /// Returns the row at a key with the signature, and does not verify the signature. `None` if the key does not
+    /// exist.
     ///
     /// # Errors
     /// The store does not answer.
@@ -270,7 +271,7 @@ pub enum StoreError {
     /// The transaction writes a key twice, which etcd does not permit.
     #[error("cannot run a transaction that writes {0} twice")]
     WrittenTwice(String),
-    /// The node cannot publish a value, because it is too large.
+    /// The node cannot publish a value, because the value is too large.
     #[error("cannot publish {what}: it is larger than {most} bytes")]
     TooMuch {
         /// The kind of the value, such as the result of an elected task.

@@ -43,7 +43,7 @@ pub(super) fn same_keys(one: &[String], other: &[String]) -> bool {
     }
 }
 
-/// Returns the message for a node that is rejected because of its key, with the remedy (P145).
+/// Returns the message for a node that is rejected because of the node's public key, with the remedy (P145).
 pub(super) fn other_key(node: &str, joined: &Joined, why: &str) -> String {
     let keys = joined.public_keys.iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ");
     format!(

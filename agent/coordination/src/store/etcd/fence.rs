@@ -106,9 +106,9 @@ impl Committer {
         Ok(revision)
     }
 
-    /// Returns the outcome of a transaction if etcd has applied it. An applied transaction is recognized by the first
-    /// key that it writes. The function executes the reading operations of the transaction again. `None` if etcd has
-    /// not applied the transaction, or if the transaction writes no value.
+    /// Returns the outcome of a transaction if etcd has applied it. The function recognizes an applied transaction by
+    /// the first key that the transaction writes. The function executes the reading operations of the transaction
+    /// again. `None` if etcd has not applied the transaction, or if the transaction writes no value.
     async fn applied(&self, txn: &Txn) -> Result<Option<Outcome>, StoreError> {
         let Some((key, value)) = first_put(txn) else { return Ok(None) };
         let reading = txn.then.iter().filter(|operation| !operation.writes()).cloned();

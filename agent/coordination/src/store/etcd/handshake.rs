@@ -2,7 +2,7 @@
 //!
 //! In TLS 1.3, the client sends its first request before the server has verified the client's certificate. If the
 //! server rejects the certificate, the client often sees only a closed connection, without the alert that contains the
-//! reason. This module gets the alert, because it sends no request after the handshake.
+//! reason. This module gets the alert, because this module sends no request after the handshake.
 
 use std::{io, sync::Arc, time::Duration};
 

@@ -10,8 +10,8 @@ use sha2::{Digest, Sha256};
 
 use crate::store::StoreError;
 
-/// The time for which requests avoid a member after its first failure. Each further failure of the member doubles the
-/// time for which requests avoid it.
+/// The time for which requests avoid a member after the first failure of the member. Each further failure doubles the
+/// time for which requests avoid the member.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 
 /// The maximum time for which requests avoid a failed member.
@@ -21,8 +21,8 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
 /// s, the members of an etcd cluster can elect a new leader.
 const FAILOVER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The minimum number of times that a request asks all members. When a request asks the members for the first time,
-/// they may still be without a leader.
+/// The minimum number of times that a request asks all members. At the first attempt of a request, the members may
+/// still be without a leader.
 const ROUNDS: u32 = 2;
 
 /// The time for which new requests fail without an attempt, after no member has answered a request. When `AWAY` has
