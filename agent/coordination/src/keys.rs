@@ -122,8 +122,8 @@ pub enum Key<'a> {
         /// The node whose writes are numbered.
         node: &'a str,
     },
-    /// The key of a node's fence. etcd rejects an outdated transaction of the node, because the fence has changed. The
-    /// value is empty. A transaction compares only the etcd revision of the fence.
+    /// The key of a node's fence. An outdated transaction of the node fails, because the fence has changed. The value
+    /// is empty. A transaction compares only the etcd revision of the fence.
     Fence {
         /// The node whose transactions compare the fence.
         node: &'a str,

@@ -288,7 +288,7 @@ fn hidden_claims(snapshot: &RunSnapshot) -> Gate {
     Gate::shared(GateReason::Slot, opens)
 }
 
-/// Returns the closed gate of an open recovery. The gate names the nodes that have not republished their claims.
+/// Returns the gate that is closed during a recovery. The gate names the nodes that have not republished their claims.
 fn restored(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Gate {
     let silent = spec.known.iter().filter(|node| !snapshot.acknowledged.contains(*node)).map(String::as_str);
     let opens = format!(

@@ -1,5 +1,5 @@
-//! Measures durations, such as the age of an offer, by the clock of this node. Decisions read no clock, so the results
-//! become fields of the snapshot (P2).
+//! Measures durations, such as the age of an offer, by the clock of this node. Decisions read no clock, so the measured
+//! durations become fields of the snapshot (P2).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -110,8 +110,8 @@ impl Fleet {
         believes
     }
 
-    /// Returns the time since which gossip reports slots in this node's partition that the store does not contain.
-    /// Unit: milliseconds since 1970.
+    /// Returns the time since which gossip reports slots of this node's partition that are missing in the store. Unit:
+    /// milliseconds since 1970.
     pub(super) fn hidden_since(&self, spec: &RolloutSpec) -> Option<i64> {
         let (now, wall) = (self.clock.monotonic(), self.clock.wall());
         let first = *self.lock().hearsay.get(&partition_of(spec, spec.partition(&self.node)))?;

@@ -91,7 +91,7 @@ impl Fleet {
     }
 
     /// Returns all rows whose key has a prefix, and the store revision at which the first page was read. A row that
-    /// changes while the pages are read has a higher store revision.
+    /// changes while the pages are read has a higher store revision than the first page.
     pub(super) fn all_rows(&self, prefix: &str) -> Result<(u64, Vec<Row>), StoreError> {
         let mut page = Page::default();
         let (mut first, mut found) = (None, Vec::new());

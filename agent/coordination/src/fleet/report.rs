@@ -58,7 +58,7 @@ impl Fleet {
     }
 
     /// Adds the time of the write and the error message of this node's failure to the records in a transaction. Only
-    /// `rollouts` reads these two fields.
+    /// `rollouts` reads the time and the error message.
     pub(super) fn stamped(&self, mut txn: Txn) -> Txn {
         let now = self.clock.wall();
         for operation in &mut txn.then {

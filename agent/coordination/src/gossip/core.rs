@@ -3,8 +3,8 @@
 //! nodes.
 //!
 //! The gossip library `foca` implements the algorithm SWIM (Das, Gupta, Motivala 2002). The option `periodic_gossip` of
-//! `foca` is off, because the option makes members send messages even if nothing has changed. After a change, such as a
-//! new suspicion, a member sends gossip to a few members several times (P99).
+//! `foca` is off, because the option makes members send messages even if nothing has changed. After a change, such as
+//! the suspicion that a node is lost, a member sends gossip to a few members several times (P99).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -64,7 +64,7 @@ pub enum MembershipEvent {
     Left(String),
     /// The named node is lost.
     Lost(String),
-    /// Another node has announced an acceptance with a higher generation.
+    /// Another node has announced an acceptance with the highest generation so far.
     Accepted(Announced),
     /// The slots of another node have changed.
     Slots,

@@ -6,8 +6,8 @@ use std::{
 };
 
 /// The pause between two requests to join while this member knows no other member. `SELDOM` is the maximum pause
-/// between two requests while this member knows other members. `SEEDS_ASKED` is the number of nodes that a member
-/// without any known member asks at the same time.
+/// between two requests to join while this member knows other members. `SEEDS_ASKED` is the number of nodes that a
+/// member without any known member asks at the same time.
 const ALONE: Duration = Duration::from_secs(2);
 const SELDOM: Duration = Duration::from_secs(60);
 const SEEDS_ASKED: usize = 3;

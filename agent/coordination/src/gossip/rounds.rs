@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-/// The minimum time between two rounds of gossip. `ROUNDS` is the number of rounds after a change.
+/// The minimum time between two rounds of gossip. `ROUNDS` is the number of rounds of gossip after a change.
 const ROUND: Duration = Duration::from_millis(200);
 const ROUNDS: u8 = 3;
 
@@ -40,7 +40,7 @@ impl Rounds {
         due
     }
 
-    /// Records that a round has ended, after which `backlog` updates still wait in the gossip library `foca`.
+    /// Records that a round of gossip has ended, and that `backlog` updates still wait in the gossip library `foca`.
     pub(super) fn sent(&mut self, backlog: usize) {
         self.backlog = backlog;
     }

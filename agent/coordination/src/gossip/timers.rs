@@ -10,7 +10,7 @@ use super::member_id::MemberId;
 
 /// The minimum lateness of a timer at which a member counts as stalled, because the machine slept or is overloaded.
 const STALL: Duration = Duration::from_millis(100);
-/// The pause that a late member adds between two rounds of gossip, as a multiple of its lateness.
+/// The pause that a late member adds between two rounds of gossip, as a multiple of the member's lateness.
 const BACKOFF_FACTOR: u32 = 50;
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
 

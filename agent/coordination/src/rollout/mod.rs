@@ -42,15 +42,15 @@ pub const HIDDEN_CLAIM_LIMIT: Duration = Duration::from_secs(120);
 pub enum SlotState {
     /// Another node has offered the slot to the node of the record. The node of the record may take the slot (P55).
     Offer,
-    /// The node holds the slot from its first change in a segment until it has applied the segment (P48).
+    /// The node holds the slot from the first change in a segment until the node has applied the segment (P48).
     Claim,
     /// The node has failed. The node retries, and counts as failed until it succeeds (P62).
     Failure,
     /// The node has failed before it got a slot, so that it has changed nothing. The node counts as failed, and needs a
     /// slot for its first change (P62).
     Unadmitted,
-    /// The run has written off the node, and continues without the node. The most common reason is the loss of a node
-    /// with a claim. A written-off node that returns needs a new slot (P61).
+    /// The run has written off the node, for example because the node was lost while it had a claim. The run continues
+    /// without the node. A written-off node that returns needs a new slot (P61).
     WrittenOff,
     /// The node had no claim and was lost. When the node returns, the node removes the record of the loss (P60).
     Lost,
@@ -65,7 +65,7 @@ pub struct SlotRecord {
     pub run: String,
     /// The number of the segment that the record belongs to, counted from 0.
     pub segment: u32,
-    /// The acceptance that the node that created the record had loaded.
+    /// The acceptance that the creator of the record had loaded.
     #[serde(default)]
     pub accepted: AcceptedId,
     /// True if the node was lost under `onLostNode: fail`. The node counts as failed until it returns.
@@ -118,15 +118,15 @@ pub struct Vote {
 pub struct RolloutProgress {
     /// The name of the run.
     pub run: String,
-    /// The acceptance that the node that created the record had loaded.
+    /// The acceptance that the creator of the record had loaded.
     #[serde(default)]
     pub accepted: AcceptedId,
     /// The number of open waves of each segment.
     pub waves: Vec<u32>,
     /// True if all segments are complete.
     pub done: bool,
-    /// The name of the preceding run, whose votes are deleted when this run completes (P10). The name is empty if there
-    /// is no preceding run.
+    /// The name of the preceding run. The transaction that completes this run deletes the votes of the preceding run
+    /// (P10). The name is empty if there is no preceding run.
     #[serde(default)]
     pub before: String,
 }

@@ -223,7 +223,7 @@ fn touch(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, old: &SlotE
     txn.then.push(Op::put(keys::freed(&spec.budget), bytes(&freed)));
 }
 
-/// Adds the offer of a slot to the waiter `next` to a transaction.
+/// Adds to a transaction the offer of a slot to the waiter `next`.
 fn offer_to(spec: &RolloutSpec, snapshot: &RunSnapshot, next: &Entry, txn: &mut Txn) {
     let queue = keys::queue(&spec.budget, &next.partition, &next.book, &next.node);
     let held = keys::held(&spec.budget, &next.partition, &next.book, &next.node);

@@ -19,7 +19,7 @@ pub struct NodeClaims {
     /// The claim or the failure of the node, with the name of the run and the number of the segment. `None` if the node
     /// has no claim and no failure.
     pub away: Option<(SlotState, String, u32)>,
-    /// The segments of the run that the node has completed.
+    /// The numbers of the segments that the node has completed in the run.
     pub voted: BTreeSet<u32>,
 }
 

@@ -35,7 +35,7 @@ pub(super) fn own_held(spec: &RolloutSpec, own_node: &str) -> String {
     keys::held(&spec.budget, spec.partition(own_node), &spec.book, own_node)
 }
 
-/// Returns a record in JSON, which is the format in the store.
+/// Encodes a record as JSON, which is the format of all records in the store.
 pub(super) fn bytes<T: Serialize>(record: &T) -> Vec<u8> {
     // The records are plain structs, so their serialization cannot fail.
     serde_json::to_vec(record).unwrap_or_default()

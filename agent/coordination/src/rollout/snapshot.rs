@@ -43,7 +43,7 @@ pub struct SlotEntry {
     pub held: SlotRecord,
     /// The store revision at which the record was written.
     pub modified: u64,
-    /// The time of the write and the error message. Decisions do not read these fields.
+    /// The time of the write and the error message. Decisions do not read `note`.
     pub note: SlotNote,
 }
 
@@ -71,7 +71,7 @@ pub struct Entry {
     pub queued: Queued,
     /// The store revision at which the entry was written.
     pub modified: u64,
-    /// The time of the write. Decisions do not read this field.
+    /// The time of the write. Decisions do not read `note`.
     pub note: SlotNote,
 }
 

@@ -23,7 +23,7 @@ use crate::{
     store::{Change, LeaseId, Op, Outcome, Page, Read, Store, StoreError, Txn},
 };
 
-/// A local store that claims that other processes use it too.
+/// A local store that reports that other processes also use the store.
 #[derive(Debug, Default)]
 struct Common(LocalStore);
 

@@ -127,8 +127,8 @@ impl SignedStore {
         }
     }
 
-    /// Deletes rejected records with a prefix from the inner store, because a condition about the prefix also counts
-    /// rejected records.
+    /// Deletes from the inner store the rejected records whose keys begin with a prefix, because a condition about the
+    /// prefix also counts rejected records.
     fn clear(&self, prefix: &str, after: u64) -> Result<(), StoreError> {
         for (key, at) in self.signer.void_below(prefix) {
             if at > after {

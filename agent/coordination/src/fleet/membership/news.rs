@@ -6,8 +6,8 @@ use crate::store::Row;
 /// The changes in the store that the watches of a node have reported: their number, and the notices of free slots.
 #[derive(Debug, Default)]
 pub(super) struct News {
-    /// The number of changes that the watches have reported. A snapshot is outdated if the number has grown since the
-    /// node requested the snapshot.
+    /// The number of changes that the watches have reported. A snapshot is outdated if a watch has reported a change
+    /// since the node requested the snapshot.
     count: u64,
     touches: Touches,
     /// True if another node has requested the sealing key of a task result from this node.

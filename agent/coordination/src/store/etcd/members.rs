@@ -1,8 +1,8 @@
 //! The selection of etcd members. Decides which etcd member a request asks next, how long requests avoid a failed
 //! member, and when the whole etcd cluster counts as unreachable (P132).
 //!
-//! All functions are pure. The functions of this file get each time as an argument: a duration since an arbitrary
-//! start. Other files in the folder `etcd` send the requests and read the clock.
+//! All functions are pure. The functions of this file read no clock: the caller passes the time as a duration since an
+//! arbitrary start. Other files in the folder `etcd` send the requests and read the clock.
 
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
 /// s, the members of an etcd cluster can elect a new leader.
 const FAILOVER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The minimum number of times that a request asks all members. At the first attempt of a request, the members may
-/// still be without a leader.
+/// The minimum number of rounds in which a node sends a request to all members. At the first attempt of a request, the
+/// members may still be without a leader.
 const ROUNDS: u32 = 2;
 
 /// The time for which new requests fail without an attempt, after no member has answered a request. When `AWAY` has

@@ -33,8 +33,8 @@ impl Prefix {
         (from, options)
     }
 
-    /// Converts a transaction of the store into a transaction of etcd. `fence` is the key of the fence with its
-    /// expected etcd revision. If the fence has changed, etcd does not execute the transaction, and the last answer
+    /// Converts a transaction of the store into a transaction of etcd. `fence` contains the store key and the expected
+    /// etcd revision of the fence. If the fence has changed, etcd does not execute the transaction, and the last answer
     /// contains the fence.
     pub(super) fn transaction(&self, txn: &Txn, fence: Option<(&str, i64)>) -> etcd::Txn {
         let mut compare: Vec<etcd::Compare> = txn.compare.iter().map(|compare| self.compare(compare)).collect();
