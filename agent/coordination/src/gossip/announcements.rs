@@ -27,7 +27,8 @@ impl Announcements {
         announced.id.generation > self.accepted.id.generation
     }
 
-    /// Stores an acceptance that another node has announced, if its generation is above the stored generation.
+    /// Stores an acceptance that another node has announced, if the announced generation is above the stored
+    /// generation.
     pub(super) fn hear(&mut self, announced: &Announced) {
         if self.is_below(announced) {
             self.accepted = announced.clone();

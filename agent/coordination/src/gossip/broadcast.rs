@@ -44,7 +44,7 @@ pub struct Holds {
 /// An acceptance that a node has announced by gossip.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Announced {
-    /// The acceptance, by its number and the digest of its record.
+    /// The number of the acceptance, and the digest of the acceptance record.
     pub id: AcceptedId,
     /// The name of a node that has the acceptance record.
     pub by: String,

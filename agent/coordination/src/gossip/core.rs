@@ -153,8 +153,8 @@ impl Member {
         self.foca.num_members()
     }
 
-    /// Sets the names of the nodes that this member may ask to join. This member sends requests to join to the nodes
-    /// that gossip does not know yet.
+    /// Sets the names of the nodes that this member may ask to join. This member sends join requests to the nodes that
+    /// gossip does not know yet.
     pub fn seeds(&mut self, seeds: Vec<String>, now: Instant) {
         self.joining.seeds(seeds, now);
     }

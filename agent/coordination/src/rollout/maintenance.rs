@@ -283,8 +283,8 @@ pub fn complete(spec: &RolloutSpec, snapshot: &RunSnapshot) -> Option<(u32, u32)
     frontier(spec, snapshot).into_iter().find(|(segment, wave)| wave_is_complete(spec, snapshot, *segment, *wave))
 }
 
-/// Returns the transaction that removes an outdated queue entry. An entry is outdated if its node is lost, is not a
-/// target or has another partition, or if the entry belongs to another run. A node that still needs a slot queues
+/// Returns the transaction that removes an outdated queue entry. A queue entry is outdated if its node is lost, is not
+/// a target or has another partition, or if the entry belongs to another run. A node that still needs a slot queues
 /// again.
 fn clear_queue(spec: &RolloutSpec, snapshot: &RunSnapshot, guards: &[Compare]) -> Option<Txn> {
     let over = |entry: &&Entry| {

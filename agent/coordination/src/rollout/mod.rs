@@ -46,8 +46,8 @@ pub enum SlotState {
     Claim,
     /// The node has failed. The node retries, and counts as failed until it succeeds (P62).
     Failure,
-    /// The node has failed before it got a slot, so that it has changed nothing. The node counts as failed, and needs a
-    /// slot for its first change (P62).
+    /// The node has failed before it got a slot, and has changed nothing. The node counts as failed, and needs a slot
+    /// for its first change (P62).
     Unadmitted,
     /// The run has written off the node, for example because the node was lost while it had a claim. The run continues
     /// without the node. A written-off node that returns needs a new slot (P61).
@@ -176,6 +176,6 @@ pub enum BlockReason {
     Recovery,
     /// The node has connected to the store less than 3 s ago.
     Stabilizing,
-    /// Gossip reports slots of other nodes that the store does not contain.
+    /// Gossip reports slots that the store does not contain.
     HiddenClaims,
 }

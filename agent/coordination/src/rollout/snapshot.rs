@@ -385,8 +385,8 @@ pub fn newest_recovery(rows: &[Row]) -> Option<(RecoveryEpoch, u64)> {
     Some((RecoveryEpoch { by, ..parse(newest)? }, newest.modified))
 }
 
-/// Parses the rest of a key after the prefix, which has the form `PARTITION/NAMESPACE/BOOK/NODE`. Returns the
-/// partition, the book and the node.
+/// Parses the part `PARTITION/NAMESPACE/BOOK/NODE` of a store key, which follows the prefix. Returns the partition, the
+/// book and the node.
 fn owner(row: &Row, prefix: &str) -> Option<(String, String, String)> {
     match keys::parts(&row.key, prefix)[..] {
         [partition, namespace, book, node] => {

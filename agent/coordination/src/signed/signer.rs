@@ -23,8 +23,8 @@ use crate::{keys::Key, store::Row};
 
 /// The name of the JSON field that contains the signature of a record.
 const FIELD: &str = "signed";
-/// The size of each of the two maps that cache verified signatures. When the newer map is full, it replaces the older
-/// map.
+/// The maximum number of verified signatures in each of the two maps of the cache. When the newer map is full, it
+/// replaces the older map.
 const SIGNATURES: usize = 8192;
 /// The maximum number of store keys with a rejected record that this node remembers.
 const VOID: usize = 4096;
@@ -199,7 +199,7 @@ impl RecordSigner {
         self.lock().known.changed()
     }
 
-    /// Returns the writers whose data has changed since the previous call, to store them in the journal.
+    /// Returns the writers whose data has changed since the previous call, so that the journal can store the data.
     pub fn take_changed(&self) -> Vec<(String, KnownWriter)> {
         self.lock().known.take_changed()
     }
