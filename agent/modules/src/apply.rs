@@ -95,7 +95,7 @@ pub fn batch(tasks: Vec<Vec<Step>>, writer: &FsWriter, cancel: &Cancel, before: 
     outcomes
 }
 
-/// If at least one task needs the reload, makes systemd reload its unit files once.
+/// Makes systemd reload its unit files once, if at least one task needs the reload.
 fn reload_units(reloads: &[bool], outcomes: &mut [Outcome]) {
     let asked = |(reload, outcome): &(&bool, &mut Outcome)| **reload && outcome.is_ok();
     let mut asking: Vec<&mut Outcome> =
@@ -130,7 +130,7 @@ fn stop_unit(unit: &str) -> Outcome {
 /// Executes the steps of one task.
 ///
 /// # Errors
-/// The function stops at the first step that fails, and returns its error.
+/// The function stops at the first step that fails, and returns the error of the step.
 pub fn all(steps: Vec<Step>, writer: &FsWriter, cancel: &Cancel) -> Outcome {
     batch(vec![steps], writer, cancel, &mut |_, _| Ok(())).into_iter().collect()
 }

@@ -1,4 +1,4 @@
-//! Types for calls of a module: its inputs, its errors, and the caches that all modules use.
+//! Types for calls of a module: the inputs, the errors, and the caches that all modules use.
 
 use std::{
     any::{Any, TypeId},
@@ -32,11 +32,11 @@ pub struct Context<'a> {
     pub cache: &'a ModuleCache,
 }
 
-/// The caches that all tasks of a TaskBook use. Data in a cache, such as the installed packages, is read only once in a
-/// run.
+/// The caches that all tasks of a TaskBook use. The agent reads the data in a cache, such as the list of installed
+/// packages, only once in a run.
 #[derive(Debug, Default)]
 pub struct ModuleCache {
-    /// The caches, by the type of their data. A module creates its cache at the first use.
+    /// The caches, by the type of the cached data. A module creates its cache at the first use.
     entries: Mutex<BTreeMap<TypeId, Arc<dyn Any + Send + Sync>>>,
     /// The list of running tasks, which `towpath status` shows.
     pub activity: Activity,

@@ -25,8 +25,8 @@ pub trait Module: Sync {
     /// Returns an error if a parameter is not valid. The error contains all problems of the parameters.
     fn resolve(&self, params: &Value) -> Resolved;
 
-    /// Applies several resources of this module in one transaction. All resources must have the same key in
-    /// [`Resource::batch`].
+    /// Applies several resources of this module in one transaction. [`Resource::batch`] must return the same key for
+    /// all resources.
     ///
     /// # Errors
     /// Returns an error if a resource cannot be applied. After an error, some of the resources may have been applied.
@@ -68,16 +68,16 @@ pub trait Resource: Any + Debug + Send + Sync {
     /// Compares the machine with the desired state of the resource. A probe is always in sync.
     ///
     /// # Errors
-    /// Returns an error if the machine cannot be read. Also returns an error if the task must not replace an existing
-    /// object, such as a directory at the path of a file.
+    /// Returns an error if the machine cannot be read. Also returns an error if the task is not allowed to replace an
+    /// existing object, such as a directory at the path of a file.
     fn check(&self, context: &Context<'_>) -> Result<Checked, ModuleError>;
 
-    /// Runs an action, or makes a direct change. Only code that holds a permit has the writer. [`crate::apply`]
-    /// executes changes that have steps.
+    /// Runs an action, or makes a direct change. Only code that holds a permit for changes has the writer.
+    /// [`crate::apply`] executes changes that have steps.
     ///
     /// # Errors
-    /// Returns an error if the resource cannot be applied. A command that ends with a status other than 0 is not an
-    /// error here; the report contains the status.
+    /// Returns an error if the resource cannot be applied. If a command ends with a status other than 0, the method
+    /// returns no error, but a report with the status.
     fn apply(&self, context: &Context<'_>, _writer: &FsWriter) -> Result<Report, ModuleError> {
         self.observe(context)
     }
@@ -186,7 +186,8 @@ pub struct BatchKey {
 pub enum Checked {
     /// The resource has its desired state.
     InSync,
-    /// The resource has its desired state, and the value becomes the field `data` in the registered result of the task.
+    /// The resource has its desired state. The contained value becomes the field `data` in the registered result of the
+    /// task.
     InSyncWithData(Value),
     /// The resource does not have its desired state.
     Change(Change),

@@ -23,8 +23,8 @@ pub(super) fn os() -> Value {
     json!({ "family": family(name.as_deref().unwrap_or_default(), &like), "name": name, "version": field("VERSION_ID"), "codename": field("VERSION_CODENAME"), "arch": arch })
 }
 
-/// Returns the family of a distribution, such as `debian` for Ubuntu. An unknown distribution is a family of its own,
-/// with the distribution's name.
+/// Returns the family of a distribution, such as `debian` for Ubuntu. For an unknown distribution, the family is the
+/// name of the distribution.
 fn family(name: &str, like: &str) -> String {
     let mut words = std::iter::once(name).chain(like.split_whitespace());
     let family = words.find_map(|word| match word {

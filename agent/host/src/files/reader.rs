@@ -76,8 +76,8 @@ impl FsReader {
         Ok(Self { root: Arc::new(fd), path: root.to_owned(), whole: root == Path::new("/"), plain_below: None })
     }
 
-    /// Creates a reader of the files below a directory, which is itself below the root of this reader. Returns `None`
-    /// if the path is not a directory.
+    /// Creates a reader of the files below a directory. The directory must be below the root of this reader. Returns
+    /// `None` if the path is not a directory.
     ///
     /// The new reader returns an error for each link below the directory.
     ///

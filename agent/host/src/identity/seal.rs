@@ -60,8 +60,8 @@ pub fn seal(bytes: &[u8], purpose: &str) -> std::io::Result<(String, SealKey)> {
 }
 
 impl SealKey {
-    /// Decrypts a value that was encrypted with the same random key for one purpose. Returns `None` if the key or the
-    /// purpose differs from the encryption, or if the bytes were changed.
+    /// Decrypts a value that was encrypted with the same random key for one purpose. Returns `None` if the value was
+    /// encrypted with another key or for another purpose, or if the bytes were changed.
     pub fn open(&self, sealed: &str, purpose: &str) -> Option<Vec<u8>> {
         let bytes = STANDARD_NO_PAD.decode(sealed).ok()?;
         let (nonce, sealed) = bytes.split_at_checked(NONCE_LEN)?;

@@ -57,8 +57,9 @@ pub struct Invocation {
     /// A command gets the agent's variables for language and time zone. A command of the agent's user also gets PATH
     /// and the proxies of the agent.
     pub env: BTreeMap<String, String>,
-    /// The working directory. The default for a command with a `user` is the user's home directory, or `/` if the user
-    /// cannot enter the home directory. The default for a command without a `user` is the agent's working directory.
+    /// The working directory. A command with a `user` starts by default in the user's home directory, or in `/` if the
+    /// user cannot enter the home directory. A command without a `user` starts by default in the agent's working
+    /// directory.
     pub cwd: Option<PathBuf>,
     /// The account that runs the command; `None` for the agent's own account.
     pub user: Option<Account>,
@@ -71,9 +72,9 @@ pub struct Invocation {
 pub struct Output {
     /// The exit status. If a signal ended the command, the status is 128 plus the signal's number, as in a shell.
     pub rc: i32,
-    /// The command's stdout. If the output is long, the field contains only the end of the output.
+    /// The command's stdout. If stdout is long, the field contains only the end of stdout.
     pub stdout: String,
-    /// The command's stderr. If the output is long, the field contains only the end of the output.
+    /// The command's stderr. If stderr is long, the field contains only the end of stderr.
     pub stderr: String,
     /// True if the agent ended the command at its deadline.
     pub timed_out: bool,

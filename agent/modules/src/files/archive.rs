@@ -1,8 +1,8 @@
 //! The module `archive` unpacks a tar or zip archive to a directory.
 //!
 //! The agent writes the archive members to disk while it reads the archive, so the unpacked content is never in memory.
-//! The agent loads an archive into memory only if the archive is from the source, and only in packed form. An archive
-//! member is rejected if its path or its link target is outside of the target directory.
+//! The agent loads an archive into memory only if the archive is from the source, and only in packed form. The agent
+//! rejects an archive member if its path, or the path to which it links, is outside of the target directory.
 
 mod members;
 

@@ -53,7 +53,7 @@ struct Members<'a> {
     context: &'a Context<'a>,
     /// The folders of the tree that already exist on the node.
     there: BTreeSet<String>,
-    /// The paths that the change removes, because the node and the tree have different kinds of file there.
+    /// The paths that the change removes, because the node and the tree have different kinds of file at the path.
     removed: BTreeSet<String>,
     /// The folders of the tree that the change creates.
     made: BTreeSet<String>,
@@ -124,8 +124,8 @@ impl Members<'_> {
         vec![Step::MakeDirectory { path: folder.to_owned(), access }]
     }
 
-    /// Returns true if the folder of a file in the tree does not exist yet. If a file is at the path of the folder, the
-    /// function adds a step that removes the file.
+    /// Returns true if the folder of a file in the tree does not exist on the node yet. If a file is at the path of the
+    /// folder, the function adds a step that removes the file.
     fn is_new(&mut self, path: &str) -> Result<bool, ModuleError> {
         for (at, _) in path.match_indices('/').filter(|(at, _)| *at >= self.base.len()) {
             let folder = &path[..at];

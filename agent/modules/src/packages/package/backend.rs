@@ -57,7 +57,7 @@ fn newest_rpm(names: &[String], context: &Context<'_>) -> Result<BTreeMap<String
     Ok(output.stdout.lines().filter_map(pair).collect())
 }
 
-/// Installs, upgrades and removes the packages in `missing`.
+/// Makes the changes in `missing`: installations, upgrades and removals of packages.
 pub(super) fn change(missing: &Missing, choice: &BackendChoice, context: &Context<'_>) -> Result<(), ModuleError> {
     let deadline = Deadline::of(context);
     // On some systems, PackageKit cannot find a version by name. PackageKit also keeps changed configuration files.

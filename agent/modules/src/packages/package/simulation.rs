@@ -11,7 +11,7 @@ pub(super) struct Effects {
     pub(super) removed: Vec<String>,
     /// The packages that the simulated installation downgrades.
     pub(super) downgraded: Vec<String>,
-    /// The packages that an administrator has marked as held, but the simulated installation changes.
+    /// The packages that the simulated installation changes, although an administrator has marked the packages as held.
     pub(super) held: Vec<String>,
 }
 
@@ -42,8 +42,8 @@ impl Named {
         list.iter().any(|known| self.plain(known) == self.plain(name))
     }
 
-    /// Checks the side effects of an installation. The installation may remove, downgrade or change held packages only
-    /// if the task names these packages.
+    /// Checks the side effects of an installation. The installation may remove or downgrade a package, or change a held
+    /// package, only if the task names the package.
     ///
     /// # Errors
     /// Returns an error if a side effect concerns a package that the task does not name. The error message lists the
