@@ -309,7 +309,7 @@ fn put_back(undo: Vec<Undo>, writer: &FsWriter) -> Outcome {
             None => writer.remove(&path),
         };
         done.map_err(|error| {
-            ModuleError::new(format!("cannot restore the old file {path} after the validate command failed: {error}"))
+            ModuleError::new(format!("cannot restore the old file {path} after the `validate` command failed: {error}"))
         })?;
     }
     Ok(())

@@ -125,12 +125,13 @@ impl ModuleError {
             ),
             std::io::ErrorKind::ReadOnlyFilesystem => (
                 format!(
-                    "cannot write {path}: the file system is read-only; remount it as writable, and the agent retries"
+                    "cannot write {path}: the file system is read-only; remount the file system as writable, and the \
+                     agent retries"
                 ),
                 Some(Disk::ReadOnly),
             ),
             std::io::ErrorKind::PermissionDenied => (
-                format!("cannot write {path}: {error}; check if the directory is read-only or immutable (lsattr)"),
+                format!("cannot write {path}: {error}; check if the directory is read-only or immutable (`lsattr`)"),
                 Some(Disk::ReadOnly),
             ),
             _ => (format!("{path}: {error}"), None),

@@ -82,7 +82,7 @@ impl Changes {
     }
 
     /// Records the combined result of an elected task, which this node uses. The elected nodes have published the
-    /// result.
+    /// combined result.
     pub fn set_used_result(&mut self, task: &TaskId, result: UsedResult) {
         self.edit_election(task, ElectionEdit::Used(result));
     }

@@ -46,7 +46,7 @@ pub struct UsedResult {
     /// The digest of the task's definition.
     pub definition: String,
     /// The registered result of the task. If several nodes are elected, the value is a map from the name of each
-    /// elected node to its result.
+    /// elected node to the result of the node.
     pub result: Value,
 }
 

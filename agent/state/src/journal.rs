@@ -45,7 +45,7 @@ pub struct Journal {
     observer: OnceLock<Observer>,
 }
 
-/// A function of a test, which is called with each journal transaction.
+/// A function of a test. The journal calls the function with each transaction.
 struct Observer(Box<dyn Fn(&Commit) + Send + Sync>);
 
 impl fmt::Debug for Observer {
@@ -151,8 +151,8 @@ impl Journal {
         self.below(prefix_of::<R::Kind>())
     }
 
-    /// Returns all records of one kind for the tasks of a TaskBook. Each record has the name of its task. If this
-    /// version of the agent cannot parse a record, the agent logs a warning and omits the record.
+    /// Returns all records of one kind for the tasks of a TaskBook. The result contains the name of the task with each
+    /// record. If this version of the agent cannot parse a record, the agent logs a warning and omits the record.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be read.
@@ -340,8 +340,8 @@ impl Journal {
         Ok(name)
     }
 
-    /// Returns the original content of a file, which is stored under its digest. Returns `None` if the stored content
-    /// is missing or was changed.
+    /// Returns the original content of a file, by the digest of the content. Returns `None` if the stored content is
+    /// missing or was changed.
     pub fn original(&self, name: &str) -> Option<Vec<u8>> {
         let bytes = private_files::read(&self.folder.join(ORIGINALS).join(name)).ok()?;
         (hex::encode(Sha256::digest(&bytes)) == name).then_some(bytes)

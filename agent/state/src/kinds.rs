@@ -107,8 +107,8 @@ kinds! {
         /// The signing key of a node, and the sequence numbers of the newest records that the node has signed. The key
         /// of the record is the name of the node.
         Writer(String) = "writer/";
-        /// The serial numbers of the certificates that nodes have presented with a signing key. The record key is the
-        /// signing key.
+        /// The serial numbers of the certificates that nodes have presented, by signing key. The key of the journal
+        /// record is the public signing key.
         Certificates(String) = "certificates/";
         /// The newest accepted commit of a source. The key of the record is the name of the source.
         Checkpoint(String) = "checkpoint/";
@@ -132,7 +132,7 @@ kinds! {
         Handler(TaskId) = "handler/";
         /// The objects that a TaskBook manages.
         Inventory(BookId) = "inventory/";
-        /// A row of the local data store. The record key contains the key of the data store's row.
+        /// A row of the local data store. The key of the journal record contains the store key of the row.
         StoreRow(String) = "store/row/";
         /// The revision number of the local data store.
         StoreRevision(()) = "store/revision";

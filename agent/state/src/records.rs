@@ -103,7 +103,7 @@ pub struct RecordNumbers {
     pub reserved: u64,
 }
 
-/// The serial numbers of the certificates that nodes have presented with a signing key, oldest first.
+/// The serial numbers of the presented certificates that contain one signing key, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PresentedCertificates(pub Vec<String>);
@@ -159,8 +159,8 @@ pub struct ActiveEvent {
     pub event: StoredEvent,
 }
 
-/// A row of the local data store. The three fields are the value in base64, the store revision that created the row,
-/// and the store revision of the row's newest change.
+/// A row of the local data store. The three fields of a row are the value in base64, the store revision that created
+/// the row, and the store revision of the row's newest change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreRow(pub String, pub u64, pub u64);
 
@@ -217,7 +217,7 @@ pub struct Intent {
 
 impl Intent {
     /// Returns the record of an idle agent, which changes nothing at the moment. `book` is the TaskBook that the agent
-    /// has applied last.
+    /// has applied most recently.
     pub fn idle(book: String) -> Self {
         Self { phase: Phase::Idle, book, paths: Vec::new() }
     }
@@ -235,7 +235,7 @@ pub struct AppliedItem {
     pub undo: Option<Value>,
 }
 
-/// The objects that a TaskBook manages on this node, and the settings for their removal.
+/// The objects that a TaskBook manages on this node, and the settings for the removal of the objects.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Inventory {
@@ -313,7 +313,7 @@ pub enum Original {
         #[serde(default, skip_serializing_if = "Attributes::is_empty")]
         attributes: Attributes,
     },
-    /// The path was a directory. Towpath never removes a directory that existed before Towpath.
+    /// The path was a directory. Towpath never removes a directory that existed before the first change by Towpath.
     Directory {
         /// The permission bits of the directory.
         mode: u32,
@@ -360,7 +360,7 @@ pub struct ActionRecord {
     pub definition: String,
     /// The state of the last run.
     pub state: ActionState,
-    /// The number of interrupted runs of the action with the same definition.
+    /// The number of interrupted runs of the action that used the same definition as the newest run.
     #[serde(default)]
     pub interrupted: u32,
     /// The newest successful run of the action. The definition of the action may have changed after the successful run.

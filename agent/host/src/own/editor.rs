@@ -65,7 +65,9 @@ impl PrivateText {
         }
         let size = fs::metadata(&self.file)?.len();
         if size > MAX_TEXT {
-            return Err(io::Error::other(format!("the text has {size} bytes, and at most {MAX_TEXT} are read")));
+            return Err(io::Error::other(format!(
+                "the text has {size} bytes, but the limit is {MAX_TEXT} bytes; shorten the text"
+            )));
         }
         fs::read_to_string(&self.file).map(Zeroizing::new)
     }

@@ -329,7 +329,7 @@ impl Unpacking<'_> {
         let old = self.writer.reader().meta(&path)?;
         if old.is_some_and(|meta| meta.kind == FileKind::Directory) {
             return Err(io::Error::other(format!(
-                "cannot unpack {path}: the path is a directory, but a file in the archive; remove the directory first"
+                "cannot unpack {path}: the path must be a file, but is a directory; remove the directory first"
             )));
         }
         // The content is written to a temporary file, which replaces the old file after the batch was synced.

@@ -179,7 +179,8 @@ fn package_transaction(uses: &[&PackageSpec], context: &Context<'_>) -> Result<(
         return Ok(());
     }
     Err(ModuleError::new(format!(
-        "cannot change the packages: the package tool left out: {}; run the tool by hand to find the cause",
+        "cannot change the packages: the package tool did not make these changes: {}; run the package tool by hand to \
+         find the cause",
         left.trim()
     )))
 }
