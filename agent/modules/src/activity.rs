@@ -1,4 +1,4 @@
-//! The list of running tasks with their progress. `towpath status` shows the list.
+//! The list of running tasks, with the progress of each task. `towpath status` shows the list.
 
 use std::{
     collections::BTreeMap,

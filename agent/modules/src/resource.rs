@@ -92,7 +92,7 @@ pub trait Resource: Any + Debug + Send + Sync {
     }
 
     /// Returns the parameters that undo the task; `None` if the task needs no undo. The caller must call this method
-    /// before it applies the task.
+    /// before the caller applies the task.
     fn undo(&self, _context: &Context<'_>) -> Option<Value> {
         None
     }

@@ -55,7 +55,7 @@ impl fmt::Debug for Observer {
 }
 
 impl Journal {
-    /// Opens the journal of a state directory, or creates the journal if it is missing.
+    /// Opens the journal of a state directory, or creates a missing journal.
     ///
     /// If the journal file is damaged, the function renames the file and creates a new journal. The function also
     /// returns the new path of the damaged file; `None` if the journal was not damaged.
@@ -226,7 +226,7 @@ impl Journal {
     /// Commits changes to the disk.
     ///
     /// Two threads can change different fields of one record, because a change of a field keeps the other fields. The
-    /// function removes a record if all its fields have their defaults.
+    /// function removes a record if all fields of the record have default values.
     ///
     /// # Errors
     /// Returns an error if the write fails, and then the journal contains none of the changes.
@@ -375,7 +375,7 @@ enum Edited {
 }
 
 impl Edited {
-    /// Returns the record as JSON; `None` if all fields of the record have their defaults.
+    /// Returns the record as JSON; `None` if all fields of the record have default values.
     fn bytes(&self) -> Option<Vec<u8>> {
         fn json<R: Serialize + Default + PartialEq>(record: &R) -> Option<Vec<u8>> {
             (*record != R::default()).then(|| serde_json::to_vec(record).ok()).flatten()

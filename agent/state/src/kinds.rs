@@ -30,7 +30,7 @@ pub trait Record: Serialize + DeserializeOwned {
 /// The type of the key of a record.
 pub type KeyOf<R> = <<R as Record>::Kind as Kind>::Key;
 
-/// Returns the key of a record as the journal stores it: the prefix of the kind, and the text of the key.
+/// Returns the stored form of a record key: the prefix of the kind, followed by the text of the key.
 pub(crate) fn text_of<K: Kind>(key: &K::Key) -> String {
     format!("{}{}", K::PREFIX, key.text())
 }
@@ -100,7 +100,7 @@ kinds! {
         SteadyState(()) = "steady-state";
         /// The highest data store revision that the node has seen, and the sequence number of the node's newest write.
         StorePosition(()) = "store-position";
-        /// The sequence numbers that the node has reserved for the records that it signs.
+        /// The sequence numbers that the node has reserved for the records that the node signs.
         RecordNumbers(()) = "record-numbers";
         /// The rights of each node in each TaskBook, for each of the newest revisions.
         BookRights(()) = "book-rights";
@@ -119,7 +119,7 @@ kinds! {
         ActiveEvent(String) = "active-event/";
         /// A run of a TaskBook. The key of the record is the start time of the run and the id of the TaskBook.
         Run(RunId) = "run/";
-        /// The task definition that the agent has applied to a managed object, and the way to undo it.
+        /// The task definition that the agent has applied to a managed object, and the way to undo the task.
         Applied(Managed) = "applied/";
         /// The original state of a path, before Towpath changed the path for the first time.
         Original(String) = "original/";

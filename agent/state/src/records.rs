@@ -93,8 +93,8 @@ impl From<StorePosition> for (u64, u64) {
     }
 }
 
-/// The sequence numbers that the node has reserved for the records that it signs. After a restart, the agent signs
-/// records only with numbers above the reserved range.
+/// The sequence numbers that the node has reserved for the records that the node signs. After a restart, the agent
+/// signs records only with numbers above the reserved range.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RecordNumbers {
@@ -223,7 +223,7 @@ impl Intent {
     }
 }
 
-/// The task definition that the agent has applied to a managed object, and the way to undo it.
+/// The task definition that the agent has applied to a managed object, and the way to undo the task.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppliedItem {
     /// The keyed hash of the definition of the applied task.

@@ -52,7 +52,7 @@ pub(super) fn names() -> (String, String) {
 /// Returns the fully qualified host name from /etc/hosts. The fully qualified name is the first name with a dot on a
 /// line that contains the host name.
 ///
-/// The host name is not looked up in DNS, because facts must not wait for the network.
+/// The agent does not look up the host name in DNS, because facts must not wait for the network.
 fn from_hosts(hostname: &str) -> Option<String> {
     let hosts = fs::read_to_string("/etc/hosts").ok()?;
     let names = hosts

@@ -365,7 +365,8 @@ fn clean(path: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
-/// Returns true if a user other than root and the agent's user can write to a directory. A sticky directory counts too.
+/// Returns true if a user other than root and the agent's user can write to a directory. The result is also true for a
+/// directory with the sticky bit.
 pub(crate) fn is_shared(folder: impl AsFd) -> io::Result<bool> {
     let stat = rustix::fs::fstat(folder)?;
     let own = stat.st_uid == 0 || stat.st_uid == rustix::process::geteuid().as_raw();

@@ -263,7 +263,7 @@ impl FsWriter {
         }
     }
 
-    /// Removes a staged file instead of renaming it to its final path.
+    /// Discards a staged file: removes the temporary file, and does not change the file at the final path.
     pub fn discard(&self, staged: Staged) {
         // A failure is harmless, because the next write to the path removes the temporary file.
         let _ = rustix::fs::unlinkat(&staged.folder, &staged.temporary, AtFlags::empty());
@@ -456,8 +456,8 @@ pub struct Part {
 }
 
 impl Part {
-    /// Sets permissions and owner of a completely downloaded file. The caller can then rename the file to its final
-    /// path.
+    /// Sets permissions and owner of a completely downloaded file. After the call, the caller can rename the downloaded
+    /// file to its final path.
     ///
     /// # Errors
     /// Returns an error if permissions or owner cannot be set.

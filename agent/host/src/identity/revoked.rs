@@ -113,8 +113,8 @@ impl Revoked {
         Some(why)
     }
 
-    /// Returns each revoked certificate or key that was used for the first time since it was revoked. A later call does
-    /// not return the same certificate or key again.
+    /// Returns each revoked certificate or key whose first use after the revocation has not been returned yet. A later
+    /// call does not return the same certificate or key again.
     pub fn take_used(&self) -> Vec<RevokedUse> {
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let new = list.used.values_mut().filter_map(|(used, is_new)| std::mem::take(is_new).then(|| used.clone()));
@@ -175,8 +175,8 @@ fn plain(entry: &str) -> String {
     digits.to_ascii_lowercase().trim_start_matches('0').to_owned()
 }
 
-/// Returns the serial number of a DER certificate, as `towpath pki` prints it. Returns `None` if the bytes are not a
-/// certificate.
+/// Returns the serial number of a DER certificate, in the spelling of `towpath pki`. Returns `None` if the bytes are
+/// not a certificate.
 pub fn serial(der: &[u8]) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     Some(certificate.raw_serial_as_string())

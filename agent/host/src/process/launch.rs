@@ -5,8 +5,9 @@
 //!
 //! The supervisor is a fork of the agent, and only waits for its child processes (reaps the processes). The supervisor
 //! is a child subreaper (prctl(2)). Every orphaned process of the command becomes a child of the supervisor, even after
-//! setsid(2). The supervisor exits when the command exits. The remaining processes of the command then become children
-//! of init. The supervisor runs as the agent's user, so a command that runs as another user cannot kill the supervisor.
+//! setsid(2). The supervisor exits when the command exits. After the exit of the supervisor, the remaining processes of
+//! the command become children of `init`. The supervisor runs as the agent's user, so a command that runs as another
+//! user cannot kill the supervisor.
 
 use std::{
     ffi::CString,

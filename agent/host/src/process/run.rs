@@ -82,7 +82,7 @@ pub struct Output {
     pub cancelled: bool,
 }
 
-/// Runs a command until it exits, its deadline passes, or the agent stops.
+/// Runs a command until the command exits, the deadline of the command passes, or the agent stops.
 ///
 /// # Errors
 /// Returns an error if the command cannot be started, or if waiting for its end fails.

@@ -108,7 +108,7 @@ enum Section {
     Held,
 }
 
-/// Reads the side effects from the table that dnf prints before it asks for confirmation, in the C locale.
+/// Reads the side effects from the table that `dnf` prints in the C locale before a question for confirmation.
 pub(super) fn dnf(text: &str) -> Effects {
     let mut effects = Effects::default();
     let mut installed = Vec::new();
