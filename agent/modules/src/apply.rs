@@ -142,7 +142,8 @@ struct Pending {
     backup: bool,
 }
 
-/// Executes a step at once. For a step that writes a file, the function writes only the temporary file.
+/// Executes a step at once. For a step that writes a file, the function writes the temporary file, but does not rename
+/// the temporary file.
 fn carry_out(step: Step, writer: &FsWriter, cancel: &Cancel) -> Result<Option<(Staged, Pending)>, ModuleError> {
     let failed = |path: &str| {
         let path = path.to_owned();

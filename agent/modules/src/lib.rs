@@ -154,8 +154,8 @@ pub fn apply_batch(resources: &[&dyn Resource], context: &Context<'_>, writer: &
     }
 }
 
-/// Returns the key of the module `file`. In the journal, every managed path has the module key `file`, even a path of
-/// the module `git`.
+/// Returns the key of the module `file`, which is the word `file` in a task. In the journal, every managed path has the
+/// module key `file`, even a path of the module `git`.
 pub fn path_module() -> &'static str {
     pb::File::module().key
 }

@@ -186,8 +186,8 @@ pub struct BatchKey {
 pub enum Checked {
     /// The resource has its desired state.
     InSync,
-    /// The resource has its desired state. The contained value becomes the field `data` in the registered result of the
-    /// task.
+    /// The resource has its desired state. The value in the variant becomes the field `data` in the registered result
+    /// of the task.
     InSyncWithData(Value),
     /// The resource does not have its desired state.
     Change(Change),

@@ -98,8 +98,8 @@ impl From<StorePosition> for (u64, u64) {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RecordNumbers {
-    /// The end of the reserved range of sequence numbers. The node signs records with numbers below the end of the
-    /// range.
+    /// The end of the reserved range of sequence numbers. The node signs records with sequence numbers below the end of
+    /// the range.
     pub reserved: u64,
 }
 

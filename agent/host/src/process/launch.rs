@@ -89,8 +89,8 @@ fn start(command: &mut Command, plan: Plan) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Forks the new process. The parent becomes the supervisor, and the function returns only in the child, which becomes
-/// the command.
+/// Forks the new process. The parent process becomes the supervisor. The function returns only in the child process,
+/// which becomes the command.
 fn enter(plan: &Plan) -> io::Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     rustix::process::setsid()?;

@@ -32,7 +32,7 @@ pub(super) enum Kind {
 
 /// A member of an archive.
 pub(super) struct Member<'a> {
-    /// The path of the member below the target directory.
+    /// The path of the archive member, relative to the target directory.
     pub(super) path: String,
     pub(super) kind: Kind,
     pub(super) content: &'a mut dyn Read,

@@ -217,8 +217,8 @@ fn apt(
         if !others.is_empty() {
             let what = format!("the removal would also remove {}", others.join(", "));
             return Err(ModuleError::new(format!(
-                "cannot remove {}: {what}; name the additional packages in the task, or remove the additional packages in \
-                 an earlier task",
+                "cannot remove {}: {what}; name the additional packages in the task, or remove the additional packages \
+                 in an earlier task",
                 missing.remove.join(", ")
             )));
         }
