@@ -38,7 +38,7 @@ pub struct Context<'a> {
 pub struct ModuleCache {
     /// The caches, by the type of the cached data. A module creates its cache at the first use.
     entries: Mutex<BTreeMap<TypeId, Arc<dyn Any + Send + Sync>>>,
-    /// The list of running tasks, which `towpath status` shows.
+    /// The list of running tasks. `towpath status` shows the list.
     pub activity: Activity,
     origins: Option<Arc<dyn Origins>>,
 }
@@ -71,7 +71,7 @@ impl ModuleCache {
 }
 
 impl Context<'_> {
-    /// Sets the progress text of the task, which `towpath status` shows.
+    /// Sets the progress text of the task. `towpath status` shows the text.
     pub(crate) fn report_progress(&self, progress: &str) {
         self.cache.activity.report(self.task, progress);
     }

@@ -136,15 +136,15 @@ pub trait Resource: Any + Debug + Send + Sync {
         None
     }
 
-    /// Returns the managed paths of the task, which the agent watches for changes. The paths of a task that copies a
-    /// folder are the paths of all files in the folder.
+    /// Returns the managed paths of the task. The agent watches the paths for changes. The paths of a task that copies
+    /// a folder are the paths of all files in the folder.
     fn watched_paths(&self, _context: &Context<'_>) -> Vec<String> {
         self.path().map(str::to_owned).into_iter().collect()
     }
 
     /// Returns the state that each managed path must have, so that a later pass can check the paths without the source.
     /// Returns `None` if a later pass must check the task in full. The states contain keyed hashes of the file
-    /// contents, which the method computes with `key`.
+    /// contents. The method computes the hashes with `key`.
     fn expectations(&self, _context: &Context<'_>, _key: &[u8; 32]) -> Option<Vec<Expectation>> {
         None
     }

@@ -35,7 +35,7 @@ impl Record for BookRecord {
 pub struct RunProgress {
     /// The name of the run.
     pub run: String,
-    /// The number of segments that this node has completed. The node has voted that each completed segment is complete.
+    /// The number of segments that this node has completed. For each completed segment, the node has published a vote.
     pub done: usize,
     /// True if all nodes of the TaskBook have completed the run.
     pub completed: bool,

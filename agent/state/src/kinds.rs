@@ -90,8 +90,8 @@ kinds! {
         Accepted(()) = "accepted";
         /// The manifest of the accepted revision.
         Manifest(()) = "manifest";
-        /// The state of the other nodes, as last read from the data store. While the data store does not answer,
-        /// templates use the stored state of the other nodes.
+        /// The state of the other nodes at the agent's newest read of the data store. While the data store does not
+        /// answer, templates use the stored state of the other nodes.
         OtherNodes(()) = "other-nodes";
         /// The revisions that this node has rejected.
         RejectedCandidates(()) = "rejected-candidates";

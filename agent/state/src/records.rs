@@ -53,8 +53,8 @@ pub(crate) struct Schema(pub(crate) u32);
 #[serde(transparent)]
 pub(crate) struct DigestKey(pub(crate) [u8; 32]);
 
-/// The state of the other nodes, as last read from the data store. While the data store does not answer, templates use
-/// the stored state of the other nodes.
+/// The state of the other nodes at the agent's newest read of the data store. While the data store does not answer,
+/// templates use the stored state of the other nodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OtherNodes {
@@ -103,7 +103,7 @@ pub struct RecordNumbers {
     pub reserved: u64,
 }
 
-/// The serial numbers of the presented certificates that contain one signing key, oldest first.
+/// The serial numbers of all presented certificates that contain the same signing key, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PresentedCertificates(pub Vec<String>);
@@ -148,8 +148,8 @@ pub struct StoredEvent {
     pub data: BTreeMap<String, Value>,
 }
 
-/// An event that is still in effect, such as a firing alarm. The agent finds the event by its identity, which is the
-/// key of the record.
+/// An event that is still in effect, such as a firing alarm. The key of the journal record is the identity of the
+/// event.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ActiveEvent {
@@ -216,8 +216,7 @@ pub struct Intent {
 }
 
 impl Intent {
-    /// Returns the record of an idle agent, which changes nothing at the moment. `book` is the TaskBook that the agent
-    /// has applied most recently.
+    /// Returns the record of an idle agent. `book` is the TaskBook that the agent has applied most recently.
     pub fn idle(book: String) -> Self {
         Self { phase: Phase::Idle, book, paths: Vec::new() }
     }
@@ -250,8 +249,8 @@ pub struct Inventory {
     pub rollout: Option<LastRollout>,
 }
 
-/// The rollout of a TaskBook, which the agent stores for the time after the TaskBook's deletion. After the deletion of
-/// the TaskBook, the agent removes the TaskBook's objects by the rules of the stored rollout.
+/// The stored rollout of a TaskBook. After the deletion of the TaskBook, the agent removes the TaskBook's objects by
+/// the rules of the stored rollout.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LastRollout {

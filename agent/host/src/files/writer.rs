@@ -341,7 +341,8 @@ impl FsWriter {
     /// file may have any version.
     ///
     /// # Errors
-    /// Returns an error in the same cases as [`FsWriter::set_permissions`], and if the file has another version.
+    /// Returns an error in the same cases as [`FsWriter::set_permissions`], and if the version of the file is not
+    /// `expects`.
     pub fn set_permissions_if(&self, path: &str, access: Access, expects: Option<FileVersion>) -> io::Result<()> {
         let place = self.reader.end(path)?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

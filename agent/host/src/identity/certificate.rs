@@ -71,8 +71,8 @@ impl Subject {
         whole.then(|| Self { cluster: cluster.into(), role, name: name.into(), keys: PublicKeys { sign, read } })
     }
 
-    /// Reads the subject of a certificate. The function does not check the issuer of the certificate, which [`Trust`]
-    /// checks.
+    /// Reads the subject of a certificate. The function does not check the issuer of the certificate. [`Trust`] checks
+    /// the issuer.
     ///
     /// Returns `None` if the certificate has no Towpath subject.
     pub fn of(der: &[u8]) -> Option<Self> {

@@ -97,7 +97,7 @@ impl Revoked {
     }
 
     /// Returns the same reason as [`Revoked::refuses`], for a certificate or a key that `name` uses now. Records the
-    /// rejection, which [`Revoked::take_used`] returns later.
+    /// rejection. [`Revoked::take_used`] later returns the rejection.
     pub fn refuses_use(&self, name: &str, serial: Option<&str>, key: &[u8; 32]) -> Option<String> {
         let why = self.refuses(serial, key)?;
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);

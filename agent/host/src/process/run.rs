@@ -26,7 +26,7 @@ use crate::{Clock as _, SystemClock};
 /// The agent keeps at least this number of bytes from the end of a command's output, and at most twice this number.
 const OUTPUT_KEPT: usize = 1 << 20;
 
-/// The number of bytes at the end of an output in which the agent looks for the last line.
+/// The agent looks for the last line of an output only in this number of bytes at the end of the output.
 const LINE: usize = 1 << 10;
 
 /// A flag that asks a running task to stop. When the flag is set, the agent ends the command of the task.
@@ -52,7 +52,8 @@ pub struct Invocation {
     pub argv: Vec<String>,
     /// The bytes that the command reads from stdin; `None` for an empty stdin.
     pub stdin: Option<Vec<u8>>,
-    /// The additional environment variables of the command, which replace variables of the command's account.
+    /// The additional environment variables of the command. A variable replaces a variable of the same name in the
+    /// account.
     ///
     /// A command gets the agent's variables for language and time zone. A command of the agent's user also gets PATH
     /// and the proxies of the agent.

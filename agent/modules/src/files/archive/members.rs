@@ -20,7 +20,7 @@ impl<T: Read + Seek> Source for T {}
 pub(super) enum Kind {
     Directory,
     File {
-        /// True if the archive marks the file as executable for its owner.
+        /// True if the archive marks the file as executable for the owner of the file.
         program: bool,
     },
     /// A symbolic link in the archive, with the link's target.

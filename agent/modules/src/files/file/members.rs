@@ -1,5 +1,5 @@
-//! Checks a tree: a folder of the source, which the agent copies to the node. The agent does not remove files in the
-//! target folder that the source does not contain.
+//! Checks a tree. A tree is a folder of the source that the agent copies to the node. The agent does not remove files
+//! in the target folder that the source does not contain.
 //!
 //! On the node, the agent follows links in the path of the target folder, but not links below the target folder. If
 //! another kind of object, such as a folder, is at the path of a file, the agent first removes the object. The agent
@@ -148,7 +148,7 @@ impl Members<'_> {
     }
 
     /// Returns the result of the check of one path in the tree. Returns `None` if the node has another kind of file at
-    /// the path, which a step removes.
+    /// the path. In this case, a step removes the file.
     fn or_removed(
         &mut self,
         path: &str,

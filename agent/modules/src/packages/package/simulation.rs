@@ -4,7 +4,7 @@
 
 use crate::ModuleError;
 
-/// The side effects of an installation on other packages, as the simulation shows.
+/// The side effects of a simulated installation on other packages.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Effects {
     /// The packages that the simulated installation removes.
@@ -69,8 +69,8 @@ impl Named {
             return Ok(());
         }
         Err(ModuleError::new(format!(
-            "cannot install {}: the installation would {}; no package was changed. Name packages to \
-             remove in the parameter `replaces`, and change the other packages in an earlier task",
+            "cannot install {}: the installation would {}; no package was changed. Add the packages \
+             to remove to the parameter `replaces`, and change the other packages in an earlier task",
             self.wanted.join(", "),
             what.join(" and ")
         )))
