@@ -27,7 +27,7 @@ impl ModuleSchema {
         of(self.identity)
     }
 
-    /// Returns true if the module has the kind `state`: the agent keeps a resource in its desired state.
+    /// Returns true if the module has the kind `state`, so that the agent keeps a resource in its desired state.
     pub fn is_state(&self) -> bool {
         self.kind == ModuleKind::State
     }

@@ -78,7 +78,7 @@ pub struct ModuleSchema {
     pub shows_message: bool,
     /// True if a task with the module can use the field `until`.
     pub repeatable: bool,
-    /// True if a Namespace that may use the module may also use command lines in other modules.
+    /// True if a Namespace that allows the module also allows command lines in other modules.
     pub governs_commands: bool,
     pub(crate) identity: &'static [Part],
 }
@@ -116,11 +116,11 @@ impl ModuleKind {
 /// The relation of a module to a service, for the field `autoNotify` of a TaskBook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServiceRole {
-    /// The module starts the service that its parameter `name` names.
+    /// The module starts the service in the module's parameter `name`.
     Runs,
-    /// The module writes the file of the unit that its parameter `name` names.
+    /// The module writes the unit file of the service in the module's parameter `name`.
     Defines,
-    /// The module installs the packages that its parameters `name` and `names` name.
+    /// The module installs the packages in the module's parameters `name` and `names`.
     Installs,
 }
 
@@ -145,11 +145,12 @@ pub(crate) enum Part {
     Text(&'static str),
     /// The value of a field, in a canonical form.
     Value {
-        /// The names of fields. The first field that the task sets gives the value.
+        /// The names of fields. If the task sets several of the fields, the agent uses the field that is first in
+        /// `fields`.
         fields: &'static [&'static str],
         /// The canonical form to which the agent converts the value.
         form: Form,
-        /// The text to use if the task sets none of the fields; `None` if the task must set one of them.
+        /// The text to use if the task sets none of the fields; `None` if the task must set at least one of the fields.
         otherwise: Option<&'static str>,
     },
     /// A group of parts. The agent omits the whole group if the value of a part in the group is missing.

@@ -324,7 +324,7 @@ fn custom_programs_of_the_example_correct_drift() {
         ("sleep 60", "took longer than 1 s"),
         (
             "grep -q '\"describe\"' && echo '{}' || echo '{\"inSync\": false, \"changed\": true}'",
-            "check still reports a difference",
+            "`check` still reports a difference",
         ),
     ] {
         f.repository.write("programs/bad.sh", format!("#!/bin/sh\n{text}\n"));

@@ -92,10 +92,10 @@ fn upgrade_that_a_tool_reports_and_does_not_make_fails() {
     ok(&mut server.machines.command(0, &["chmod", "755", "/usr/local/sbin/apt-get"]));
     for state in ["present", "latest"] {
         package(&format!("name: probemore, state: {state}, backend: apt"));
-        server.wait(|server| said(server).contains("left out: install probemore"));
+        server.wait(|server| said(server).contains("did not make these changes: install probemore"));
     }
     package("name: probeapp, state: latest, backend: apt");
-    server.wait(|server| said(server).contains("left out: probeapp 1.0 becomes 2.0"));
+    server.wait(|server| said(server).contains("did not make these changes: probeapp 1.0 becomes 2.0"));
     server.wait(|server| server.reason("Stalled") == "TaskFailed");
     // The error ends with the cause.
     server.says(&["rm", "/usr/local/sbin/apt-get"]);

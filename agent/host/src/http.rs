@@ -20,7 +20,7 @@ use crate::{Clock as _, SystemClock};
 
 /// The maximum number of bytes that the agent keeps of a response body.
 const BODY_KEPT: u64 = 1 << 20;
-/// The maximum time that a download waits for the server's response, and then for each part of its body.
+/// The maximum time that a download waits for the server's response, and then for each part of the response body.
 const SILENCE: Duration = Duration::from_secs(60);
 /// The maximum number of redirects of one request.
 const REDIRECTS: usize = 10;
@@ -49,7 +49,7 @@ pub struct Response {
     pub status: u16,
     /// The first 1 MiB of the response body.
     pub body: String,
-    /// The headers of the response, by their names in lower case.
+    /// The headers of the response, by header name in lower case.
     pub headers: BTreeMap<String, String>,
 }
 
@@ -134,7 +134,7 @@ pub struct Fetched {
 }
 
 impl Fetched {
-    /// Returns the content length of the response; `None` if the response does not contain its length.
+    /// Returns the content length of the response; `None` if the response has no header `Content-Length`.
     pub fn length(&self) -> Option<u64> {
         self.response.content_length()
     }
@@ -192,7 +192,7 @@ struct Sent<'a> {
     body: Option<&'a str>,
     /// The offset of the first requested byte.
     from: u64,
-    /// The maximum time to wait for the response, and then for each part of its body.
+    /// The maximum time to wait for the response, and then for each part of the response body.
     timeout: Duration,
 }
 
@@ -261,8 +261,8 @@ fn allowed(url: &reqwest::Url, location: &str) -> Result<reqwest::Url, HttpError
     }
 }
 
-/// Removes the user, the password and the fragment from a URL. If `first` is given, the function copies the user and
-/// the password of `first` into the URL.
+/// Removes the user, the password and the fragment from a URL. If the URL `first` is given, the function copies the
+/// user and the password from `first` into the result.
 fn target(mut url: reqwest::Url, first: Option<&reqwest::Url>) -> reqwest::Url {
     // `set_username` and `set_password` fail only for URLs without a host.
     let _ = url.set_username(first.map_or("", reqwest::Url::username));

@@ -1,4 +1,4 @@
-//! Reads and sets the kernel's host name and kernel parameters. A reboot resets them.
+//! Reads and sets the kernel's host name and kernel parameters. A reboot resets the host name and the parameters.
 
 use std::{
     fs::OpenOptions,

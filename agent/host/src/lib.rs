@@ -1,6 +1,6 @@
 //! Access to the machine: files, processes, facts, clocks, HTTP requests and file events.
 //!
-//! An [`FsReader`] only reads files. The [`FsWriter`] changes files. Only code that holds a permit gets the
+//! An [`FsReader`] only reads files. The [`FsWriter`] changes files. Only code that holds a permit for changes gets the
 //! [`FsWriter`]. The crate `host` does not know tasks or TaskBooks.
 
 pub mod clock;

@@ -50,7 +50,7 @@ pub enum LockError {
         path: PathBuf,
         /// The unsafe directory: the state directory or one of its parents.
         folder: String,
-        /// The owner or the mode of the directory, which gives another user write access.
+        /// The owner or the mode with which the directory gives another user write access.
         cause: String,
     },
     /// The error that an I/O operation on the state directory failed.

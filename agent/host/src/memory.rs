@@ -30,7 +30,8 @@ pub fn give_back() {
 #[cfg(not(target_env = "gnu"))]
 pub fn give_back() {}
 
-/// Makes the process not dumpable: it leaves no core file, and other processes of its user cannot read its memory.
+/// Makes the process not dumpable: a crash leaves no core file, and no process of the same user can read the memory of
+/// the process.
 ///
 /// # Errors
 /// When the kernel refuses it.

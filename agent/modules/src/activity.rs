@@ -1,4 +1,4 @@
-//! The list of running tasks with their progress. `towpath status` shows the list.
+//! The list of running tasks, with the progress of each task. `towpath status` shows the list.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ pub struct Activity(Mutex<BTreeMap<String, At>>);
 struct At {
     book: String,
     begun: Instant,
-    /// The progress of the task, as the module describes the progress.
+    /// The progress text that the module reports for the task.
     progress: Option<String>,
 }
 

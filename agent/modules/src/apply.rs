@@ -95,7 +95,7 @@ pub fn batch(tasks: Vec<Vec<Step>>, writer: &FsWriter, cancel: &Cancel, before: 
     outcomes
 }
 
-/// If at least one task needs the reload, makes systemd reload its unit files once.
+/// Makes systemd reload its unit files once, if at least one task needs the reload.
 fn reload_units(reloads: &[bool], outcomes: &mut [Outcome]) {
     let asked = |(reload, outcome): &(&bool, &mut Outcome)| **reload && outcome.is_ok();
     let mut asking: Vec<&mut Outcome> =
@@ -130,7 +130,7 @@ fn stop_unit(unit: &str) -> Outcome {
 /// Executes the steps of one task.
 ///
 /// # Errors
-/// The function stops at the first step that fails, and returns its error.
+/// The function stops at the first step that fails, and returns the error of the step.
 pub fn all(steps: Vec<Step>, writer: &FsWriter, cancel: &Cancel) -> Outcome {
     batch(vec![steps], writer, cancel, &mut |_, _| Ok(())).into_iter().collect()
 }
@@ -142,7 +142,8 @@ struct Pending {
     backup: bool,
 }
 
-/// Executes a step at once. For a step that writes a file, the function writes only the temporary file.
+/// Executes a step at once. For a step that writes a file, the function writes the temporary file, but does not rename
+/// the temporary file.
 fn carry_out(step: Step, writer: &FsWriter, cancel: &Cancel) -> Result<Option<(Staged, Pending)>, ModuleError> {
     let failed = |path: &str| {
         let path = path.to_owned();
@@ -309,7 +310,7 @@ fn put_back(undo: Vec<Undo>, writer: &FsWriter) -> Outcome {
             None => writer.remove(&path),
         };
         done.map_err(|error| {
-            ModuleError::new(format!("cannot restore the old file {path} after the validate command failed: {error}"))
+            ModuleError::new(format!("cannot restore the old file {path} after the `validate` command failed: {error}"))
         })?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Types for calls of a module: its inputs, its errors, and the caches that all modules use.
+//! Types for calls of a module: the inputs, the errors, and the caches that all modules use.
 
 use std::{
     any::{Any, TypeId},
@@ -32,13 +32,13 @@ pub struct Context<'a> {
     pub cache: &'a ModuleCache,
 }
 
-/// The caches that all tasks of a TaskBook use. Data in a cache, such as the installed packages, is read only once in a
-/// run.
+/// The caches that all tasks of a TaskBook use. The agent reads the data in a cache, such as the list of installed
+/// packages, only once in a run.
 #[derive(Debug, Default)]
 pub struct ModuleCache {
-    /// The caches, by the type of their data. A module creates its cache at the first use.
+    /// The caches, by the type of the cached data. A module creates its cache at the first use.
     entries: Mutex<BTreeMap<TypeId, Arc<dyn Any + Send + Sync>>>,
-    /// The list of running tasks, which `towpath status` shows.
+    /// The list of running tasks. `towpath status` shows the list.
     pub activity: Activity,
     origins: Option<Arc<dyn Origins>>,
 }
@@ -71,7 +71,7 @@ impl ModuleCache {
 }
 
 impl Context<'_> {
-    /// Sets the progress text of the task, which `towpath status` shows.
+    /// Sets the progress text of the task. `towpath status` shows the text.
     pub(crate) fn report_progress(&self, progress: &str) {
         self.cache.activity.report(self.task, progress);
     }
@@ -125,12 +125,13 @@ impl ModuleError {
             ),
             std::io::ErrorKind::ReadOnlyFilesystem => (
                 format!(
-                    "cannot write {path}: the file system is read-only; remount it as writable, and the agent retries"
+                    "cannot write {path}: the file system is read-only; remount the file system as writable, and the \
+                     agent retries"
                 ),
                 Some(Disk::ReadOnly),
             ),
             std::io::ErrorKind::PermissionDenied => (
-                format!("cannot write {path}: {error}; check if the directory is read-only or immutable (lsattr)"),
+                format!("cannot write {path}: {error}; check if the directory is read-only or immutable (`lsattr`)"),
                 Some(Disk::ReadOnly),
             ),
             _ => (format!("{path}: {error}"), None),

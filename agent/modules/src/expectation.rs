@@ -39,7 +39,8 @@ pub(crate) enum Expected {
     Absent,
 }
 
-/// Compares the files of the machine with stored states. The id of each user and group is looked up only once.
+/// Compares the files of the machine with stored states. The inspector looks up the id of each user and group only
+/// once.
 #[derive(Debug)]
 pub struct Inspector<'a> {
     reader: &'a FsReader,

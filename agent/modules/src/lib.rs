@@ -1,8 +1,8 @@
 //! The modules of tasks. A module checks a resource of the machine, and brings the resource to its desired state.
 //!
-//! First, a module resolves the parameters of a task to a [`Resource`], without I/O. A check then reads the machine,
-//! and returns the needed changes as steps. Only [`apply`] executes steps. The crate `modules` knows nothing about
-//! TaskBooks, journals or other nodes.
+//! First, a module resolves the parameters of a task to a [`Resource`], without I/O. The check of the resource reads
+//! the machine, and returns the needed changes as steps. Only [`apply`] executes steps. The crate `modules` knows
+//! nothing about TaskBooks, journals or other nodes.
 //!
 //! The file `lib.rs` is the registry of modules. A new module needs a file in this crate, a `mod` line for the file,
 //! and a line in [`MODULES`]. Other crates read the properties of a module from the options of the module's protobuf
@@ -131,8 +131,8 @@ pub fn resolve(module: &str, params: &Value) -> Resolved {
     }
 }
 
-/// Returns the identities of the resources that a task manages. A probe and an action have no identities, nor does a
-/// task with invalid parameters.
+/// Returns the identities of the resources that a task manages. A probe, an action and a task with invalid parameters
+/// have no identities.
 pub fn kept_identities(module: &'static str, params: &Value) -> Vec<String> {
     let Ok(resource) = resolve(module, params) else { return Vec::new() };
     if resource.kind() != ModuleKind::State {
@@ -142,8 +142,8 @@ pub fn kept_identities(module: &'static str, params: &Value) -> Vec<String> {
     if resource.parts().is_empty() { single() } else { resource.parts().to_vec() }
 }
 
-/// Applies several resources in one transaction. All resources must have the same key in [`Resource::batch`], and the
-/// caller must hold a permit.
+/// Applies several resources in one transaction. [`Resource::batch`] must return the same key for all resources, and
+/// the caller must hold a permit for changes.
 ///
 /// # Errors
 /// Returns an error if a resource cannot be applied. After an error, some of the resources may have been applied.
@@ -154,8 +154,8 @@ pub fn apply_batch(resources: &[&dyn Resource], context: &Context<'_>, writer: &
     }
 }
 
-/// Returns the key of the module `file`. In the journal, every managed path has the module key `file`, even a path of
-/// the module `git`.
+/// Returns the key of the module `file`, which is the word `file` in a task. In the journal, every managed path has the
+/// module key `file`, even a path of the module `git`.
 pub fn path_module() -> &'static str {
     pb::File::module().key
 }

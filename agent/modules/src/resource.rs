@@ -25,8 +25,8 @@ pub trait Module: Sync {
     /// Returns an error if a parameter is not valid. The error contains all problems of the parameters.
     fn resolve(&self, params: &Value) -> Resolved;
 
-    /// Applies several resources of this module in one transaction. All resources must have the same key in
-    /// [`Resource::batch`].
+    /// Applies several resources of this module in one transaction. [`Resource::batch`] must return the same key for
+    /// all resources.
     ///
     /// # Errors
     /// Returns an error if a resource cannot be applied. After an error, some of the resources may have been applied.
@@ -68,16 +68,16 @@ pub trait Resource: Any + Debug + Send + Sync {
     /// Compares the machine with the desired state of the resource. A probe is always in sync.
     ///
     /// # Errors
-    /// Returns an error if the machine cannot be read. Also returns an error if the task must not replace an existing
-    /// object, such as a directory at the path of a file.
+    /// Returns an error if the machine cannot be read. Also returns an error if the task is not allowed to replace an
+    /// existing object, such as a directory at the path of a file.
     fn check(&self, context: &Context<'_>) -> Result<Checked, ModuleError>;
 
-    /// Runs an action, or makes a direct change. Only code that holds a permit has the writer. [`crate::apply`]
-    /// executes changes that have steps.
+    /// Runs an action, or makes a direct change. Only code that holds a permit for changes has the writer.
+    /// [`crate::apply`] executes changes that have steps.
     ///
     /// # Errors
-    /// Returns an error if the resource cannot be applied. A command that ends with a status other than 0 is not an
-    /// error here; the report contains the status.
+    /// Returns an error if the resource cannot be applied. If a command ends with a status other than 0, the method
+    /// returns no error, but a report with the status.
     fn apply(&self, context: &Context<'_>, _writer: &FsWriter) -> Result<Report, ModuleError> {
         self.observe(context)
     }
@@ -92,7 +92,7 @@ pub trait Resource: Any + Debug + Send + Sync {
     }
 
     /// Returns the parameters that undo the task; `None` if the task needs no undo. The caller must call this method
-    /// before it applies the task.
+    /// before the caller applies the task.
     fn undo(&self, _context: &Context<'_>) -> Option<Value> {
         None
     }
@@ -136,15 +136,15 @@ pub trait Resource: Any + Debug + Send + Sync {
         None
     }
 
-    /// Returns the managed paths of the task, which the agent watches for changes. The paths of a task that copies a
-    /// folder are the paths of all files in the folder.
+    /// Returns the managed paths of the task. The agent watches the paths for changes. The paths of a task that copies
+    /// a folder are the paths of all files in the folder.
     fn watched_paths(&self, _context: &Context<'_>) -> Vec<String> {
         self.path().map(str::to_owned).into_iter().collect()
     }
 
     /// Returns the state that each managed path must have, so that a later pass can check the paths without the source.
     /// Returns `None` if a later pass must check the task in full. The states contain keyed hashes of the file
-    /// contents, which the method computes with `key`.
+    /// contents. The method computes the hashes with `key`.
     fn expectations(&self, _context: &Context<'_>, _key: &[u8; 32]) -> Option<Vec<Expectation>> {
         None
     }
@@ -186,7 +186,8 @@ pub struct BatchKey {
 pub enum Checked {
     /// The resource has its desired state.
     InSync,
-    /// The resource has its desired state, and the value becomes the field `data` in the registered result of the task.
+    /// The resource has its desired state. The value in the variant becomes the field `data` in the registered result
+    /// of the task.
     InSyncWithData(Value),
     /// The resource does not have its desired state.
     Change(Change),

@@ -63,7 +63,7 @@ pub enum Step {
         /// The inner step, for a path below the target folder.
         step: Box<Step>,
     },
-    /// Stops a unit and disables it at boot.
+    /// Stops a unit, and disables the start of the unit at boot.
     StopUnit {
         /// The name of the unit.
         unit: String,
@@ -100,7 +100,7 @@ impl Step {
 pub enum Content {
     /// Bytes in memory.
     Bytes(Arc<[u8]>),
-    /// A file of the source. The agent reads the content when it executes the step, not earlier.
+    /// A file of the source. The agent reads the content only when the agent executes the step.
     Source(Arc<dyn Tree>, String),
 }
 

@@ -35,7 +35,7 @@ impl Record for BookRecord {
 pub struct RunProgress {
     /// The name of the run.
     pub run: String,
-    /// The number of segments that this node has completed. The node has voted for the completion of these segments.
+    /// The number of segments that this node has completed. For each completed segment, the node has published a vote.
     pub done: usize,
     /// True if all nodes of the TaskBook have completed the run.
     pub completed: bool,
@@ -57,7 +57,8 @@ pub enum SegmentPhase {
 pub struct SlotRef {
     /// The name of the slot's budget.
     pub budget: String,
-    /// The partition of the slot's budget: the node's value of the `per` label; empty for a budget without `per`.
+    /// The partition of the slot's budget. The partition is the node's value of the label in `per`; empty for a budget
+    /// without `per`.
     pub partition: String,
     /// The claim of the node to the slot; `None` while the node waits for the slot.
     pub claim: Option<SlotClaim>,

@@ -81,8 +81,8 @@ impl Changes {
         self.edit_election(task, ElectionEdit::Published(result));
     }
 
-    /// Records the combined result of an elected task, which this node uses. The elected nodes have published the
-    /// result.
+    /// Records the combined result that this node uses for an elected task. The elected nodes have published the
+    /// combined result.
     pub fn set_used_result(&mut self, task: &TaskId, result: UsedResult) {
         self.edit_election(task, ElectionEdit::Used(result));
     }

@@ -15,7 +15,7 @@ pub struct ElectionRecord {
     /// The result that this node has published for the elected task.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub published: Option<PublishedResult>,
-    /// The combined result of the elected task, which this node uses. The combined result contains the results of all
+    /// The combined result that this node uses for the elected task. The combined result contains the results of all
     /// elected nodes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub used: Option<UsedResult>,
@@ -39,14 +39,14 @@ pub struct PublishedResult {
     pub message: Option<String>,
 }
 
-/// The combined result of an elected task, which this node uses. The combined result contains the results of all
-/// elected nodes.
+/// The combined result that this node uses for an elected task. The combined result contains the results of all elected
+/// nodes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct UsedResult {
     /// The digest of the task's definition.
     pub definition: String,
     /// The registered result of the task. If several nodes are elected, the value is a map from the name of each
-    /// elected node to its result.
+    /// elected node to the result of the node.
     pub result: Value,
 }
 

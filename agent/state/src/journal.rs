@@ -45,7 +45,7 @@ pub struct Journal {
     observer: OnceLock<Observer>,
 }
 
-/// A function of a test, which is called with each journal transaction.
+/// A function of a test. The journal calls the function with each transaction.
 struct Observer(Box<dyn Fn(&Commit) + Send + Sync>);
 
 impl fmt::Debug for Observer {
@@ -55,7 +55,7 @@ impl fmt::Debug for Observer {
 }
 
 impl Journal {
-    /// Opens the journal of a state directory, or creates the journal if it is missing.
+    /// Opens the journal of a state directory, or creates a missing journal.
     ///
     /// If the journal file is damaged, the function renames the file and creates a new journal. The function also
     /// returns the new path of the damaged file; `None` if the journal was not damaged.
@@ -151,8 +151,8 @@ impl Journal {
         self.below(prefix_of::<R::Kind>())
     }
 
-    /// Returns all records of one kind for the tasks of a TaskBook. Each record has the name of its task. If this
-    /// version of the agent cannot parse a record, the agent logs a warning and omits the record.
+    /// Returns all records of one kind for the tasks of a TaskBook. The result contains the name of the task with each
+    /// record. If this version of the agent cannot parse a record, the agent logs a warning and omits the record.
     ///
     /// # Errors
     /// Returns an error if the journal cannot be read.
@@ -226,7 +226,7 @@ impl Journal {
     /// Commits changes to the disk.
     ///
     /// Two threads can change different fields of one record, because a change of a field keeps the other fields. The
-    /// function removes a record if all its fields have their defaults.
+    /// function removes a record if all fields of the record have default values.
     ///
     /// # Errors
     /// Returns an error if the write fails, and then the journal contains none of the changes.
@@ -340,8 +340,8 @@ impl Journal {
         Ok(name)
     }
 
-    /// Returns the original content of a file, which is stored under its digest. Returns `None` if the stored content
-    /// is missing or was changed.
+    /// Returns the original content of a file, by the digest of the content. Returns `None` if the stored content is
+    /// missing or was changed.
     pub fn original(&self, name: &str) -> Option<Vec<u8>> {
         let bytes = private_files::read(&self.folder.join(ORIGINALS).join(name)).ok()?;
         (hex::encode(Sha256::digest(&bytes)) == name).then_some(bytes)
@@ -375,7 +375,7 @@ enum Edited {
 }
 
 impl Edited {
-    /// Returns the record as JSON; `None` if all fields of the record have their defaults.
+    /// Returns the record as JSON; `None` if all fields of the record have default values.
     fn bytes(&self) -> Option<Vec<u8>> {
         fn json<R: Serialize + Default + PartialEq>(record: &R) -> Option<Vec<u8>> {
             (*record != R::default()).then(|| serde_json::to_vec(record).ok()).flatten()

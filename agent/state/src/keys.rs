@@ -94,7 +94,7 @@ impl Key for TaskId {
     }
 }
 
-/// The id of a run of a TaskBook. The order of the ids is the order of the start times.
+/// The id of a run of a TaskBook. A later run has a greater run id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RunId {
     /// The start of the run, in milliseconds since 1970.
@@ -123,7 +123,7 @@ pub struct Managed {
     pub identity: String,
 }
 
-/// The key of a managed object as text is `MODULE/IDENTITY`.
+/// In the journal, the key of a managed object is the text `MODULE/IDENTITY`.
 impl Key for Managed {
     fn text(&self) -> String {
         format!("{}/{}", self.module, self.identity)

@@ -30,7 +30,7 @@ pub trait Record: Serialize + DeserializeOwned {
 /// The type of the key of a record.
 pub type KeyOf<R> = <<R as Record>::Kind as Kind>::Key;
 
-/// Returns the key of a record as the journal stores it: the prefix of the kind, and the text of the key.
+/// Returns the stored form of a record key: the prefix of the kind, followed by the text of the key.
 pub(crate) fn text_of<K: Kind>(key: &K::Key) -> String {
     format!("{}{}", K::PREFIX, key.text())
 }
@@ -90,8 +90,8 @@ kinds! {
         Accepted(()) = "accepted";
         /// The manifest of the accepted revision.
         Manifest(()) = "manifest";
-        /// The state of the other nodes, as last read from the data store. While the data store does not answer,
-        /// templates use the stored state of the other nodes.
+        /// The state of the other nodes at the agent's newest read of the data store. While the data store does not
+        /// answer, templates use the stored state of the other nodes.
         OtherNodes(()) = "other-nodes";
         /// The revisions that this node has rejected.
         RejectedCandidates(()) = "rejected-candidates";
@@ -100,15 +100,15 @@ kinds! {
         SteadyState(()) = "steady-state";
         /// The highest data store revision that the node has seen, and the sequence number of the node's newest write.
         StorePosition(()) = "store-position";
-        /// The sequence numbers that the node has reserved for the records that it signs.
+        /// The sequence numbers that the node has reserved for the records that the node signs.
         RecordNumbers(()) = "record-numbers";
         /// The rights of each node in each TaskBook, for each of the newest revisions.
         BookRights(()) = "book-rights";
         /// The signing key of a node, and the sequence numbers of the newest records that the node has signed. The key
         /// of the record is the name of the node.
         Writer(String) = "writer/";
-        /// The serial numbers of the certificates that nodes have presented with a signing key. The record key is the
-        /// signing key.
+        /// The serial numbers of the certificates that nodes have presented, by signing key. The key of the journal
+        /// record is the public signing key.
         Certificates(String) = "certificates/";
         /// The newest accepted commit of a source. The key of the record is the name of the source.
         Checkpoint(String) = "checkpoint/";
@@ -119,7 +119,7 @@ kinds! {
         ActiveEvent(String) = "active-event/";
         /// A run of a TaskBook. The key of the record is the start time of the run and the id of the TaskBook.
         Run(RunId) = "run/";
-        /// The task definition that the agent has applied to a managed object, and the way to undo it.
+        /// The task definition that the agent has applied to a managed object, and the way to undo the task.
         Applied(Managed) = "applied/";
         /// The original state of a path, before Towpath changed the path for the first time.
         Original(String) = "original/";
@@ -132,7 +132,7 @@ kinds! {
         Handler(TaskId) = "handler/";
         /// The objects that a TaskBook manages.
         Inventory(BookId) = "inventory/";
-        /// A row of the local data store. The record key contains the key of the data store's row.
+        /// A row of the local data store. The key of the journal record contains the store key of the row.
         StoreRow(String) = "store/row/";
         /// The revision number of the local data store.
         StoreRevision(()) = "store/revision";

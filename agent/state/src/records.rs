@@ -53,8 +53,8 @@ pub(crate) struct Schema(pub(crate) u32);
 #[serde(transparent)]
 pub(crate) struct DigestKey(pub(crate) [u8; 32]);
 
-/// The state of the other nodes, as last read from the data store. While the data store does not answer, templates use
-/// the stored state of the other nodes.
+/// The state of the other nodes at the agent's newest read of the data store. While the data store does not answer,
+/// templates use the stored state of the other nodes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OtherNodes {
@@ -93,17 +93,17 @@ impl From<StorePosition> for (u64, u64) {
     }
 }
 
-/// The sequence numbers that the node has reserved for the records that it signs. After a restart, the agent signs
-/// records only with numbers above the reserved range.
+/// The sequence numbers that the node has reserved for the records that the node signs. After a restart, the agent
+/// signs records only with numbers above the reserved range.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RecordNumbers {
-    /// The end of the reserved range of sequence numbers. The node signs records with numbers below the end of the
-    /// range.
+    /// The end of the reserved range of sequence numbers. The node signs records with sequence numbers below the end of
+    /// the range.
     pub reserved: u64,
 }
 
-/// The serial numbers of the certificates that nodes have presented with a signing key, oldest first.
+/// The serial numbers of all presented certificates that contain the same signing key, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PresentedCertificates(pub Vec<String>);
@@ -148,8 +148,8 @@ pub struct StoredEvent {
     pub data: BTreeMap<String, Value>,
 }
 
-/// An event that is still in effect, such as a firing alarm. The agent finds the event by its identity, which is the
-/// key of the record.
+/// An event that is still in effect, such as a firing alarm. The key of the journal record is the identity of the
+/// event.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ActiveEvent {
@@ -159,8 +159,8 @@ pub struct ActiveEvent {
     pub event: StoredEvent,
 }
 
-/// A row of the local data store. The three fields are the value in base64, the store revision that created the row,
-/// and the store revision of the row's newest change.
+/// A row of the local data store. The three fields of a row are the value in base64, the store revision that created
+/// the row, and the store revision of the row's newest change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreRow(pub String, pub u64, pub u64);
 
@@ -216,14 +216,13 @@ pub struct Intent {
 }
 
 impl Intent {
-    /// Returns the record of an idle agent, which changes nothing at the moment. `book` is the TaskBook that the agent
-    /// has applied last.
+    /// Returns the record of an idle agent. `book` is the TaskBook that the agent has applied most recently.
     pub fn idle(book: String) -> Self {
         Self { phase: Phase::Idle, book, paths: Vec::new() }
     }
 }
 
-/// The task definition that the agent has applied to a managed object, and the way to undo it.
+/// The task definition that the agent has applied to a managed object, and the way to undo the task.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppliedItem {
     /// The keyed hash of the definition of the applied task.
@@ -235,7 +234,7 @@ pub struct AppliedItem {
     pub undo: Option<Value>,
 }
 
-/// The objects that a TaskBook manages on this node, and the settings for their removal.
+/// The objects that a TaskBook manages on this node, and the settings for the removal of the objects.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Inventory {
@@ -250,8 +249,8 @@ pub struct Inventory {
     pub rollout: Option<LastRollout>,
 }
 
-/// The rollout of a TaskBook, which the agent stores for the time after the TaskBook's deletion. After the deletion of
-/// the TaskBook, the agent removes the TaskBook's objects by the rules of the stored rollout.
+/// The stored rollout of a TaskBook. After the deletion of the TaskBook, the agent removes the TaskBook's objects by
+/// the rules of the stored rollout.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LastRollout {
@@ -313,7 +312,7 @@ pub enum Original {
         #[serde(default, skip_serializing_if = "Attributes::is_empty")]
         attributes: Attributes,
     },
-    /// The path was a directory. Towpath never removes a directory that existed before Towpath.
+    /// The path was a directory. Towpath never removes a directory that existed before the first change by Towpath.
     Directory {
         /// The permission bits of the directory.
         mode: u32,
@@ -360,7 +359,7 @@ pub struct ActionRecord {
     pub definition: String,
     /// The state of the last run.
     pub state: ActionState,
-    /// The number of interrupted runs of the action with the same definition.
+    /// The number of interrupted runs of the action that used the same definition as the newest run.
     #[serde(default)]
     pub interrupted: u32,
     /// The newest successful run of the action. The definition of the action may have changed after the successful run.

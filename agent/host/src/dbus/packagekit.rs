@@ -69,7 +69,7 @@ pub struct Found {
 /// An unwanted effect of a package transaction: a removed or downgraded package.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
-    /// The transaction removes the package, or replaces it by another package.
+    /// The transaction removes the package, or replaces the package by another package.
     Removed,
     /// The transaction installs an older version of the package.
     Downgraded,
@@ -175,7 +175,7 @@ impl<'a> PackageKit<'a> {
         self.transaction(PackageKitCall::Resolve(names))
     }
 
-    /// Returns all packages that would change if the given packages were installed.
+    /// Simulates the installation of the given packages, and returns all packages that the installation changes.
     ///
     /// # Errors
     /// Returns an error if the transaction fails.
@@ -183,7 +183,7 @@ impl<'a> PackageKit<'a> {
         self.transaction(PackageKitCall::Install(SIMULATE, ids))
     }
 
-    /// Returns all packages that would change if the given packages were upgraded.
+    /// Simulates the upgrade of the given packages, and returns all packages that the upgrade changes.
     ///
     /// # Errors
     /// Returns an error if the transaction fails.
@@ -338,8 +338,8 @@ impl<'a> PackageKit<'a> {
     }
 }
 
-/// Describes the progress of a package transaction in a short text for people, such as "downloading, 40 %". PackageKit
-/// reports the percentage 101 if it does not know the progress.
+/// Describes the progress of a package transaction in a short text for people, such as "downloading, 40 %". If
+/// PackageKit does not know the progress, PackageKit reports the percentage 101.
 ///
 /// Returns `None` if the status has no text for people.
 fn at(status: u32, percentage: u32) -> Option<String> {

@@ -11,7 +11,7 @@ use zbus::{Connection, OwnedObjectPath};
 /// The time limit for an answer of systemd.
 const ANSWER: Duration = Duration::from_secs(20);
 
-/// An error of systemd or of the connection to it.
+/// An error of systemd or of the connection to systemd.
 #[derive(Debug, Error)]
 pub enum SystemdError {
     /// The error that systemd is not the init system of the machine.
@@ -45,7 +45,7 @@ pub enum SystemdError {
         unit: String,
         /// The kind of the job, such as a restart.
         job: &'static str,
-        /// The result of the job, as systemd reported it.
+        /// The job result that systemd reported.
         result: String,
     },
 }

@@ -40,7 +40,7 @@ pub struct CustomProblem {
 
 /// Gathers the fact `custom`: a map from the name of each file, without extension, to the value in the file.
 ///
-/// The fact `custom` contains a YAML file as text, which the crate `render` parses.
+/// The fact `custom` contains the text of each YAML file; the crate `render` parses the text.
 pub(super) fn gather(options: &Options) -> (Map<String, Value>, Vec<CustomProblem>) {
     let mut facts = Map::new();
     let mut problems = Vec::new();

@@ -23,8 +23,8 @@ pub(super) fn os() -> Value {
     json!({ "family": family(name.as_deref().unwrap_or_default(), &like), "name": name, "version": field("VERSION_ID"), "codename": field("VERSION_CODENAME"), "arch": arch })
 }
 
-/// Returns the family of a distribution, such as `debian` for Ubuntu. An unknown distribution is a family of its own,
-/// with the distribution's name.
+/// Returns the family of a distribution, such as `debian` for Ubuntu. For an unknown distribution, the family is the
+/// name of the distribution.
 fn family(name: &str, like: &str) -> String {
     let mut words = std::iter::once(name).chain(like.split_whitespace());
     let family = words.find_map(|word| match word {
@@ -52,7 +52,7 @@ pub(super) fn names() -> (String, String) {
 /// Returns the fully qualified host name from /etc/hosts. The fully qualified name is the first name with a dot on a
 /// line that contains the host name.
 ///
-/// The host name is not looked up in DNS, because facts must not wait for the network.
+/// The agent does not look up the host name in DNS, because facts must not wait for the network.
 fn from_hosts(hostname: &str) -> Option<String> {
     let hosts = fs::read_to_string("/etc/hosts").ok()?;
     let names = hosts

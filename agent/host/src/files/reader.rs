@@ -76,8 +76,8 @@ impl FsReader {
         Ok(Self { root: Arc::new(fd), path: root.to_owned(), whole: root == Path::new("/"), plain_below: None })
     }
 
-    /// Creates a reader of the files below a directory, which is itself below the root of this reader. Returns `None`
-    /// if the path is not a directory.
+    /// Creates a reader of the files below a directory. The directory must be below the root of this reader. Returns
+    /// `None` if the path is not a directory.
     ///
     /// The new reader returns an error for each link below the directory.
     ///
@@ -365,7 +365,8 @@ fn clean(path: &str) -> String {
     format!("/{}", parts.join("/"))
 }
 
-/// Returns true if a user other than root and the agent's user can write to a directory. A sticky directory counts too.
+/// Returns true if a user other than root and the agent's user can write to a directory. The result is also true for a
+/// directory with the sticky bit.
 pub(crate) fn is_shared(folder: impl AsFd) -> io::Result<bool> {
     let stat = rustix::fs::fstat(folder)?;
     let own = stat.st_uid == 0 || stat.st_uid == rustix::process::geteuid().as_raw();

@@ -113,7 +113,8 @@ pub(crate) fn real(root: &OwnedFd, path: &str, rules: Rules<'_>) -> io::Result<S
     }
 }
 
-/// Returns true if the user is root or the agent's user, whose links may lead to any file.
+/// Returns true if the user is root or the agent's user. The links of root and of the agent's user may lead to any
+/// file.
 fn trusted(owner: u32) -> bool {
     owner == 0 || owner == rustix::process::geteuid().as_raw()
 }
@@ -133,7 +134,7 @@ struct Directory {
     mode: u32,
 }
 
-/// A link of an unprivileged user that the resolver follows, but whose target is not yet open.
+/// A followed link that an unprivileged user owns. The target of the link is not yet open.
 struct Followed {
     path: String,
     owner: u32,

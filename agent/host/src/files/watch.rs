@@ -74,7 +74,7 @@ impl FileWatch {
     /// Watches the directories that contain the given paths, and no other directories.
     ///
     /// Returns the newly watched directories, in which the agent may have missed earlier changes. If the kernel cannot
-    /// watch a directory, the agent finds drift there only at the next reconcile interval.
+    /// watch a directory, the agent finds drift in the directory only at the next reconcile interval.
     pub fn set<'a>(&mut self, paths: impl IntoIterator<Item = &'a Path>) -> BTreeSet<PathBuf> {
         let wanted: BTreeSet<&Path> = paths.into_iter().filter_map(Path::parent).collect();
         let held = self.lock().clone();

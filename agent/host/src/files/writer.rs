@@ -45,8 +45,8 @@ impl Host {
         Ok(Self(FsWriter { reader: FsReader::at(root)?, written: Some(Arc::default()) }))
     }
 
-    /// Returns a reader and the only writer of the files below the directory. Only code that holds a permit may get the
-    /// [`FsWriter`].
+    /// Returns a reader and the only writer of the files below the directory. Only code that holds a permit for changes
+    /// gets the [`FsWriter`].
     pub fn split(self) -> (FsReader, FsWriter) {
         (self.0.reader.clone(), self.0)
     }
@@ -97,8 +97,8 @@ impl FsWriter {
         self.written.clone().unwrap_or_default()
     }
 
-    /// Returns a writer for the files below a directory, which is itself below the root of this writer. Returns `None`
-    /// if the path is not a directory.
+    /// Returns a writer for the files below a directory. The directory must be below the root of this writer. Returns
+    /// `None` if the path is not a directory.
     ///
     /// The new writer returns an error for each link below the directory. The new writer does not record the files that
     /// it writes.
@@ -212,7 +212,8 @@ impl FsWriter {
     /// Flushes staged files to the disk, and then renames the files to their final paths.
     ///
     /// # Errors
-    /// Returns an error if a flush or a rename fails. Some of the files may then already be at their final paths.
+    /// Returns an error if a flush or a rename fails. After an error, some of the staged files may already be at their
+    /// final paths.
     pub fn commit_all(&self, staged: Vec<Staged>) -> io::Result<()> {
         self.sync(&staged)?;
         let committed = staged.into_iter().map(|one| self.commit(one)).collect::<io::Result<Vec<_>>>()?;
@@ -262,7 +263,7 @@ impl FsWriter {
         }
     }
 
-    /// Removes a staged file instead of renaming it to its final path.
+    /// Discards a staged file: removes the temporary file, and does not change the file at the final path.
     pub fn discard(&self, staged: Staged) {
         // A failure is harmless, because the next write to the path removes the temporary file.
         let _ = rustix::fs::unlinkat(&staged.folder, &staged.temporary, AtFlags::empty());
@@ -330,8 +331,8 @@ impl FsWriter {
     /// Sets mode and owner of a file. A link at the end of the path is followed.
     ///
     /// # Errors
-    /// Returns an error if the mode or the owner cannot be set. A file that may be another user's hard link to a
-    /// foreign file is also an error.
+    /// Returns an error if the mode or the owner cannot be set. Also returns an error if the path may be a hard link
+    /// that another user created.
     pub fn set_permissions(&self, path: &str, access: Access) -> io::Result<()> {
         self.set_permissions_if(path, access, None)
     }
@@ -340,7 +341,8 @@ impl FsWriter {
     /// file may have any version.
     ///
     /// # Errors
-    /// Returns an error in the same cases as [`FsWriter::set_permissions`], and if the file has another version.
+    /// Returns an error in the same cases as [`FsWriter::set_permissions`], and if the version of the file is not
+    /// `expects`.
     pub fn set_permissions_if(&self, path: &str, access: Access, expects: Option<FileVersion>) -> io::Result<()> {
         let place = self.reader.end(path)?;
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -455,8 +457,8 @@ pub struct Part {
 }
 
 impl Part {
-    /// Sets permissions and owner of a completely downloaded file. The caller can then rename the file to its final
-    /// path.
+    /// Sets permissions and owner of a completely downloaded file. After the call, the caller can rename the downloaded
+    /// file to its final path.
     ///
     /// # Errors
     /// Returns an error if permissions or owner cannot be set.

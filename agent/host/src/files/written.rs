@@ -21,7 +21,7 @@ use super::reader::{FileKind, FsReader, Meta, meta};
 /// version.
 const TICK: Duration = Duration::from_millis(20);
 
-/// The version of a managed path, which the agent records before a check and after its own change.
+/// The version of a managed path. The agent records the version before a check and after a change by the agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     meta: Option<Meta>,

@@ -71,8 +71,8 @@ impl Subject {
         whole.then(|| Self { cluster: cluster.into(), role, name: name.into(), keys: PublicKeys { sign, read } })
     }
 
-    /// Reads the subject of a certificate. The function does not check the issuer of the certificate, which [`Trust`]
-    /// checks.
+    /// Reads the subject of a certificate. The function does not check the issuer of the certificate. [`Trust`] checks
+    /// the issuer.
     ///
     /// Returns `None` if the certificate has no Towpath subject.
     pub fn of(der: &[u8]) -> Option<Self> {
@@ -112,8 +112,8 @@ pub(super) fn validity(der: &[u8]) -> Option<(i64, i64)> {
     Some((certificate.validity().not_before.timestamp(), certificate.validity().not_after.timestamp()))
 }
 
-/// Returns the time at which the first certificate in a PEM text expires, in seconds since 1970. Returns `None` if the
-/// text contains no certificate.
+/// Returns the expiry time of the first certificate in a PEM text, in seconds since 1970. Returns `None` if the text
+/// contains no certificate.
 pub fn valid_until(pem: &[u8]) -> Option<i64> {
     let first = CertificateDer::pem_slice_iter(pem).next()?.ok()?;
     validity(&first).map(|(_, until)| until)
@@ -128,7 +128,7 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// Reads the authority's certificate from PEM. Error messages call the certificate `what`.
+    /// Reads the authority's certificate from PEM. Error messages use the text `what` as the name of the certificate.
     ///
     /// # Errors
     /// Returns an error if the text does not contain a valid certificate.

@@ -1,5 +1,5 @@
-//! The TLS credentials of a node: its certificate, the certificate's key and the trusted authority. Credentials are
-//! reloaded when their files change.
+//! The TLS credentials of a node: the node's certificate, the secret key of the certificate, and the trusted authority.
+//! The agent reloads the credentials when a credential file changes.
 
 use std::{
     fs,
@@ -18,17 +18,18 @@ use rustls::{
 use super::{Identity, IdentityError, Revoked, Subject, Trust, unusable};
 use crate::Clock;
 
-/// The minimum time between two checks whether the credential files have changed.
+/// The minimum time between two checks for changed credential files.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The paths of three credential files: the node's certificate, its secret key and the authority's certificate.
+/// The paths of three credential files: the node's certificate, the node's secret key and the authority's certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
     /// The file with the certificate of the authority.
     pub ca: PathBuf,
     /// The file with the certificate of this node.
     pub cert: PathBuf,
-    /// The file with the secret key of the node's certificate. The node's identity is derived from the key.
+    /// The file with the secret key of the node's certificate. The agent derives the node's identity from the secret
+    /// key.
     pub key: PathBuf,
 }
 

@@ -1,4 +1,4 @@
-//! Computes keyed digests. Only a node that has the key can compute the keyed digest of a value.
+//! Computes keyed digests. Only a node that has the secret digest key can compute the keyed digest of a value.
 
 use hmac::Mac as _;
 use sha2::Sha256;

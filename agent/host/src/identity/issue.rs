@@ -12,7 +12,7 @@ use super::{Identity, IdentityError, PublicKeys, Role, Subject, Trust, certifica
 
 /// The time for which the authority's own certificate is valid.
 const TEN_YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// A new certificate is valid since this time before its issue, because the clock of a new machine is often late.
+/// The time between the start of a new certificate's validity and its issue. The clock of a new machine is often slow.
 const BEFORE: Duration = Duration::from_secs(3600);
 /// The bytes that precede an ed25519 key in a SubjectPublicKeyInfo (RFC 8410).
 const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
@@ -51,7 +51,7 @@ fn failed(what: &str) -> impl FnOnce(rcgen::Error) -> IdentityError {
 }
 
 impl Authority {
-    /// Returns the paths of the certificate and the key of the authority in a folder.
+    /// Returns the paths of the authority's certificate and of the authority's secret key in a folder.
     pub fn files(folder: &Path) -> (std::path::PathBuf, std::path::PathBuf) {
         (folder.join("ca.crt"), folder.join("ca.key"))
     }
@@ -129,7 +129,8 @@ impl Authority {
         Ok(params.signed_by(&key, &self.issuer).map_err(failed(&what))?.pem())
     }
 
-    /// Renews a certificate. The new certificate has the same names, role and keys, but expires later.
+    /// Renews a certificate. The new certificate has the names, the role and the keys of the old certificate, but
+    /// expires later.
     ///
     /// # Errors
     /// Returns an error if another authority issued the certificate.
@@ -207,7 +208,7 @@ fn addresses_of(der: &[u8]) -> Vec<String> {
     names.iter().filter_map(address).collect()
 }
 
-/// Writes a certificate file. An existing file is replaced atomically.
+/// Writes a certificate file. The function replaces an existing file atomically.
 ///
 /// # Errors
 /// Returns an error if the file cannot be written.

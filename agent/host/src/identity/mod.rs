@@ -122,7 +122,7 @@ impl Identity {
         }
     }
 
-    /// Reads an identity from PEM. Error messages show `file` as the path of the key.
+    /// Reads an identity from PEM. Error messages show `file` as the path of the key file.
     ///
     /// # Errors
     /// Returns an error if the text does not contain an ed25519 key.
@@ -155,7 +155,8 @@ impl Identity {
         }
     }
 
-    /// Returns the secret half of the reading key. An age identity of the node is made from it.
+    /// Returns the secret X25519 key, which decrypts values. The `age` identity of the node is made from the secret
+    /// X25519 key.
     pub fn reading_key(&self) -> zeroize::Zeroizing<[u8; 32]> {
         zeroize::Zeroizing::new(self.reading.to_bytes())
     }

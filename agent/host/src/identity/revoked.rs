@@ -9,7 +9,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// The maximum number of keys whose serial numbers are recorded, and the maximum number of serial numbers for one key.
+/// The maximum number of public keys in the list `shown`, and the maximum number of serial numbers for one public key.
 const KEYS: usize = 50_000;
 const SERIALS: usize = 64;
 
@@ -31,9 +31,9 @@ pub struct RevokedUse {
 
 /// The list of revoked serial numbers and keys. All clones share one list.
 ///
-/// If a certificate is revoked, the key in the certificate is also revoked. A thief of the key can then use neither the
-/// bare key nor an earlier certificate of the key. A node knows the key of a revoked certificate only if the
-/// certificate was presented to the node.
+/// If a certificate is revoked, the key in the certificate is also revoked. After the revocation, a thief of the key
+/// can use neither the bare key nor an earlier certificate of the key. A node knows the key of a revoked certificate
+/// only if the certificate was presented to the node.
 #[derive(Debug, Clone, Default)]
 pub struct Revoked(Arc<RwLock<List>>);
 
@@ -41,14 +41,14 @@ pub struct Revoked(Arc<RwLock<List>>);
 struct List {
     entries: BTreeSet<String>,
     /// The serial numbers of all certificates that were presented to the node, by the public key in the certificate.
-    /// Each public key is in its text form.
+    /// Each public key is a text, such as `ed25519:…`.
     shown: BTreeMap<String, Vec<String>>,
-    /// The public keys whose serial numbers must still be written to the journal.
+    /// The public keys in `shown` for which the agent must still write a new serial number to the journal.
     dirty: BTreeSet<String>,
-    /// The number of changes of `entries` since the start of the agent.
+    /// The number of changes of the revocation list since the start of the agent.
     version: u64,
-    /// The revoked certificates and keys that their owners have presented, by name and key. The flag of an entry is
-    /// true until [`Revoked::take_used`] has returned the entry.
+    /// The revoked certificates and keys that their owners have presented, by the owner's name and public key. The flag
+    /// of an entry is true until [`Revoked::take_used`] has returned the entry.
     used: BTreeMap<(String, [u8; 32]), (RevokedUse, bool)>,
 }
 
@@ -96,8 +96,8 @@ impl Revoked {
         self.0.read().unwrap_or_else(PoisonError::into_inner).refuses(serial, key)
     }
 
-    /// Returns the reason to reject a certificate or a key that `name` uses now, like [`Revoked::refuses`]. Records the
-    /// rejection, which [`Revoked::take_used`] returns later.
+    /// Returns the same reason as [`Revoked::refuses`], for a certificate or a key that `name` uses now. Records the
+    /// rejection. [`Revoked::take_used`] later returns the rejection.
     pub fn refuses_use(&self, name: &str, serial: Option<&str>, key: &[u8; 32]) -> Option<String> {
         let why = self.refuses(serial, key)?;
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
@@ -113,8 +113,8 @@ impl Revoked {
         Some(why)
     }
 
-    /// Returns each revoked certificate or key that was used for the first time since it was revoked. A later call does
-    /// not return the same certificate or key again.
+    /// Returns each revoked certificate or key whose first use after the revocation has not been returned yet. A later
+    /// call does not return the same certificate or key again.
     pub fn take_used(&self) -> Vec<RevokedUse> {
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let new = list.used.values_mut().filter_map(|(used, is_new)| std::mem::take(is_new).then(|| used.clone()));
@@ -146,13 +146,14 @@ impl Revoked {
         }
     }
 
-    /// Adds the serial numbers from the journal to the list after a restart of the agent.
+    /// After a restart of the agent, adds the presented serial numbers that the journal contains.
     pub fn resume(&self, shown: impl IntoIterator<Item = (String, Vec<String>)>) {
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
         list.shown.extend(shown);
     }
 
-    /// Returns each key that got a new serial number after the previous call, with all serial numbers of the key.
+    /// Returns each public key that was presented with a new serial number after the previous call. The result contains
+    /// all serial numbers that were presented with the public key.
     pub fn take_changed(&self) -> Vec<(String, Vec<String>)> {
         let mut list = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let dirty = std::mem::take(&mut list.dirty);
@@ -174,8 +175,8 @@ fn plain(entry: &str) -> String {
     digits.to_ascii_lowercase().trim_start_matches('0').to_owned()
 }
 
-/// Returns the serial number of a DER certificate, as `towpath pki` prints it. Returns `None` if the bytes are not a
-/// certificate.
+/// Returns the serial number of a DER certificate, in the spelling of `towpath pki`. Returns `None` if the bytes are
+/// not a certificate.
 pub fn serial(der: &[u8]) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     Some(certificate.raw_serial_as_string())

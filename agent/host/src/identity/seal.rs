@@ -1,8 +1,8 @@
 //! Encrypts values for named readers. Only a named reader can decrypt a value.
 //!
-//! A value is encrypted once with a random key, by ChaCha20-Poly1305 (RFC 8439). The random key is then encrypted
-//! (wrapped) for each reader, by an X25519 exchange with an ephemeral key (RFC 7748). HKDF-SHA256 (RFC 5869) derives
-//! the wrapping key, with both public keys as input. The encryption also authenticates the purpose: a value that was
+//! A value is encrypted once with a random key, by ChaCha20-Poly1305 (RFC 8439). For each reader, the random key is
+//! encrypted (wrapped) by an X25519 exchange with an ephemeral key (RFC 7748). HKDF-SHA256 (RFC 5869) derives the
+//! wrapping key, with both public keys as input. The encryption also authenticates the purpose: a value that was
 //! encrypted for one purpose cannot be decrypted for another purpose.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
@@ -60,8 +60,8 @@ pub fn seal(bytes: &[u8], purpose: &str) -> std::io::Result<(String, SealKey)> {
 }
 
 impl SealKey {
-    /// Decrypts a value that was encrypted with the same random key for one purpose. Returns `None` if the key or the
-    /// purpose differs from the encryption, or if the bytes were changed.
+    /// Decrypts a value that was encrypted with the same random key for one purpose. Returns `None` if the value was
+    /// encrypted with another key or for another purpose, or if the bytes were changed.
     pub fn open(&self, sealed: &str, purpose: &str) -> Option<Vec<u8>> {
         let bytes = STANDARD_NO_PAD.decode(sealed).ok()?;
         let (nonce, sealed) = bytes.split_at_checked(NONCE_LEN)?;

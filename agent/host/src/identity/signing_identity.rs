@@ -1,5 +1,5 @@
-//! The signing identity of a node. A node signs with the key of its certificate, or with a bare key if it has no
-//! certificate.
+//! The signing identity of a node. A node signs with the key of its certificate. A node without a certificate signs
+//! with a bare key.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::{
     CertificateTerm, Credentials, Identity, PublicKeys, Revoked, Role, SealKey, Subject, certificate, issue, revoked,
 };
 
-/// The keys with which a node signs, and the certificate of the keys if the node has one.
+/// The keys with which a node signs, and the certificate of the keys if the node has a certificate.
 #[derive(Debug, Clone)]
 pub enum SigningIdentity {
     /// A certificate of the cluster's authority proves that the keys belong to the node.
@@ -72,7 +72,7 @@ impl SigningIdentity {
         self.identity().unwrap_key(wrapped, purpose)
     }
 
-    /// Signs bytes. Returns the node's certificate (or its bare key) in base64, and the signature.
+    /// Signs bytes. Returns the signature over the bytes, and the node's certificate or bare key in base64.
     pub fn sign(&self, bytes: &[u8]) -> (String, [u8; 64]) {
         match self {
             Self::Certified(credentials) => {

@@ -1,4 +1,4 @@
-//! The editor of a person, for a text that must not reach a disk.
+//! Opens a person's editor for a text that must not reach a disk.
 
 use std::{
     fs, io,
@@ -19,7 +19,7 @@ const IN_MEMORY: [i64; 2] = [0x0102_1994, 0x8584_58f6];
 /// The maximum number of bytes of an edited text.
 const MAX_TEXT: u64 = 16 << 20;
 
-/// A private file in memory that a person edits. Its folder is wiped on drop.
+/// A private file in memory that a person edits. The folder of the file is wiped when the `PrivateText` is dropped.
 #[derive(Debug)]
 pub struct PrivateText {
     folder: PathBuf,
@@ -27,10 +27,10 @@ pub struct PrivateText {
 }
 
 impl PrivateText {
-    /// Creates a folder with the mode 0700 in a file system in memory. The file in it gets the mode 0600.
+    /// Creates a folder with the mode 0700 in a file system in memory. The file in the folder gets the mode 0600.
     ///
     /// # Errors
-    /// When no file system in memory is writable.
+    /// Returns an error if no file system in memory is writable.
     pub fn new(name: &str) -> io::Result<Self> {
         let runtime = environment("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty()).map(PathBuf::from);
         let places = runtime.into_iter().chain(["/dev/shm", "/run"].map(PathBuf::from));
@@ -44,13 +44,14 @@ impl PrivateText {
         Err(io::Error::other("no file system in memory is writable ($XDG_RUNTIME_DIR, /dev/shm, /run)"))
     }
 
-    /// Writes a text to the file, runs the person's editor on it, and returns the text that the editor saved.
+    /// Writes a text to the file, opens the file in the person's editor, and returns the text that the editor saved.
     ///
-    /// The command is `$VISUAL`, `$EDITOR` or `vi`, with the terminal of this process. Until the editor has ended, the
-    /// signals of the terminal do not end this process, so that the folder is always wiped.
+    /// The editor is the command in `$VISUAL` or `$EDITOR`, or `vi` by default, and uses the terminal of this process.
+    /// Until the editor has ended, the signals of the terminal do not end this process, so that the folder is always
+    /// wiped.
     ///
     /// # Errors
-    /// When the editor fails, or when the file cannot be written or read.
+    /// Returns an error if the editor fails, or if the file cannot be written or read.
     pub fn edit(&self, text: &str) -> io::Result<Zeroizing<String>> {
         wipe(&self.file)?;
         files::write_private(&self.file, text.as_bytes())?;
@@ -64,7 +65,9 @@ impl PrivateText {
         }
         let size = fs::metadata(&self.file)?.len();
         if size > MAX_TEXT {
-            return Err(io::Error::other(format!("the text has {size} bytes, and at most {MAX_TEXT} are read")));
+            return Err(io::Error::other(format!(
+                "the text has {size} bytes, but the limit is {MAX_TEXT} bytes; shorten the text"
+            )));
         }
         fs::read_to_string(&self.file).map(Zeroizing::new)
     }
@@ -84,7 +87,7 @@ impl Drop for PrivateText {
     }
 }
 
-/// Overwrites a file with zeros, and removes it. A missing file is not an error.
+/// Overwrites a file with zeros, and removes the file. A missing file is not an error.
 fn wipe(file: &Path) -> io::Result<()> {
     let found = match fs::symlink_metadata(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -105,11 +108,11 @@ fn is_in_memory(folder: &Path) -> bool {
     rustix::fs::statfs(folder).is_ok_and(|found| IN_MEMORY.contains(&found.f_type))
 }
 
-/// Runs an action during which the signals of a terminal and of a service manager do not end this process. A signal that
-/// arrives meanwhile takes effect afterwards. The process must not have other threads.
+/// Runs an action during which the signals of a terminal and of a service manager do not end this process. A signal
+/// that arrives during the action takes effect after the action. The process must not have other threads.
 ///
 /// # Errors
-/// When the signals cannot be blocked.
+/// Returns an error if the signals cannot be blocked.
 pub fn uninterrupted<T>(action: impl FnOnce() -> T) -> io::Result<T> {
     let signals: SigSet = [Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
     signals.thread_block()?;

@@ -39,17 +39,17 @@ pub fn write_text(file: &Path, text: &str) -> io::Result<()> {
 /// Writes a new file that only its owner can read. The bytes are on disk when the call returns.
 ///
 /// # Errors
-/// When the file exists, or cannot be written.
+/// Returns an error if the file exists, or cannot be written.
 pub fn write_private(file: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file)?;
     made.write_all(bytes).and_then(|()| made.sync_all())
 }
 
-/// Replaces the text of an existing file in one step, and keeps its mode. A link is followed. A reader sees the old text
-/// or the new text.
+/// Replaces the text of an existing file atomically, and keeps the mode of the file. A link is followed. A reader sees
+/// the old text or the new text.
 ///
 /// # Errors
-/// When the file does not exist, or cannot be replaced.
+/// Returns an error if the file does not exist, or cannot be replaced.
 pub fn replace_text(file: &Path, text: &str) -> io::Result<()> {
     let file = fs::canonicalize(file)?;
     let mode = fs::metadata(&file)?.permissions();
@@ -128,7 +128,7 @@ pub fn create_folder(folder: &Path) -> io::Result<()> {
 /// Removes a folder with its contents.
 ///
 /// # Errors
-/// Returns an error if the folder or a file in it cannot be removed.
+/// Returns an error if the folder or a file in the folder cannot be removed.
 pub fn remove_folder(folder: &Path) -> io::Result<()> {
     fs::remove_dir_all(folder)
 }

@@ -14,9 +14,9 @@ pub struct Account {
     pub gid: u32,
     /// The ids of all groups of the account, including the primary group.
     pub groups: Vec<u32>,
-    /// The name of the account. The name for a user id without an account is the user id as text.
+    /// The name of the account. For a user id without an account, the name is the user id as text.
     pub name: String,
-    /// The home directory. The home directory for a user id without an account is `/`.
+    /// The home directory. For a user id without an account, the home directory is `/`.
     pub home: PathBuf,
     /// The login shell.
     pub shell: PathBuf,

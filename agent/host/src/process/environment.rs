@@ -10,7 +10,7 @@ use super::account::Account;
 /// The PATH of commands that do not run as the agent's user, and of all commands if the agent has no PATH.
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// The agent's environment variables for language and time zone, which every command gets.
+/// The environment variables for language and time zone. Every command gets the agent's values of these variables.
 const LOCALE: [&str; 15] = [
     "LANG",
     "LANGUAGE",
@@ -50,8 +50,8 @@ pub fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Returns the environment of a command: the variables of its account, and the variables in `own`. A variable in `own`
-/// replaces the account's variable of the same name.
+/// Returns the environment of a command: the variables of the command's account, and the variables in `own`. A variable
+/// in `own` replaces the account's variable of the same name.
 ///
 /// `other` is the account of the command; `None` if the command runs as the agent's user.
 pub(super) fn of_command(

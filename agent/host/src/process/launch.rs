@@ -5,8 +5,9 @@
 //!
 //! The supervisor is a fork of the agent, and only waits for its child processes (reaps the processes). The supervisor
 //! is a child subreaper (prctl(2)). Every orphaned process of the command becomes a child of the supervisor, even after
-//! setsid(2). The supervisor exits when the command exits. The remaining processes of the command then become children
-//! of init. The supervisor runs as the agent's user, so a command that runs as another user cannot kill the supervisor.
+//! setsid(2). The supervisor exits when the command exits. After the exit of the supervisor, the remaining processes of
+//! the command become children of `init`. The supervisor runs as the agent's user, so a command that runs as another
+//! user cannot kill the supervisor.
 
 use std::{
     ffi::CString,
@@ -88,8 +89,8 @@ fn start(command: &mut Command, plan: Plan) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Forks the new process. The parent becomes the supervisor, and the function returns only in the child, which becomes
-/// the command.
+/// Forks the new process. The parent process becomes the supervisor. The function returns only in the child process,
+/// which becomes the command.
 fn enter(plan: &Plan) -> io::Result<()> {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     rustix::process::setsid()?;

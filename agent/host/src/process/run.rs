@@ -26,7 +26,7 @@ use crate::{Clock as _, SystemClock};
 /// The agent keeps at least this number of bytes from the end of a command's output, and at most twice this number.
 const OUTPUT_KEPT: usize = 1 << 20;
 
-/// The number of bytes at the end of an output in which the agent looks for the last line.
+/// The agent looks for the last line of an output only in this number of bytes at the end of the output.
 const LINE: usize = 1 << 10;
 
 /// A flag that asks a running task to stop. When the flag is set, the agent ends the command of the task.
@@ -52,13 +52,15 @@ pub struct Invocation {
     pub argv: Vec<String>,
     /// The bytes that the command reads from stdin; `None` for an empty stdin.
     pub stdin: Option<Vec<u8>>,
-    /// The additional environment variables of the command, which replace variables of the command's account.
+    /// The additional environment variables of the command. A variable replaces a variable of the same name in the
+    /// account.
     ///
     /// A command gets the agent's variables for language and time zone. A command of the agent's user also gets PATH
     /// and the proxies of the agent.
     pub env: BTreeMap<String, String>,
-    /// The working directory. The default for a command with a `user` is the user's home directory, or `/` if the user
-    /// cannot enter the home directory. The default for a command without a `user` is the agent's working directory.
+    /// The working directory. A command with a `user` starts by default in the user's home directory, or in `/` if the
+    /// user cannot enter the home directory. A command without a `user` starts by default in the agent's working
+    /// directory.
     pub cwd: Option<PathBuf>,
     /// The account that runs the command; `None` for the agent's own account.
     pub user: Option<Account>,
@@ -71,9 +73,9 @@ pub struct Invocation {
 pub struct Output {
     /// The exit status. If a signal ended the command, the status is 128 plus the signal's number, as in a shell.
     pub rc: i32,
-    /// The command's stdout. If the output is long, the field contains only the end of the output.
+    /// The command's stdout. If stdout is long, the field contains only the end of stdout.
     pub stdout: String,
-    /// The command's stderr. If the output is long, the field contains only the end of the output.
+    /// The command's stderr. If stderr is long, the field contains only the end of stderr.
     pub stderr: String,
     /// True if the agent ended the command at its deadline.
     pub timed_out: bool,
@@ -81,7 +83,7 @@ pub struct Output {
     pub cancelled: bool,
 }
 
-/// Runs a command until it exits, its deadline passes, or the agent stops.
+/// Runs a command until the command exits, the deadline of the command passes, or the agent stops.
 ///
 /// # Errors
 /// Returns an error if the command cannot be started, or if waiting for its end fails.

@@ -128,7 +128,8 @@ impl Drop for Tree {
     }
 }
 
-/// A handle of a process (pidfd). The handle never refers to another process, even if the kernel reuses the process id.
+/// A handle of a process (pidfd). The handle of a process never refers to another process, even if the kernel reuses
+/// the process id.
 #[derive(Clone, Copy)]
 struct Process<'a>(&'a std::os::fd::OwnedFd);
 

@@ -69,8 +69,8 @@ impl GroupSpec {
         Ok(entry("/etc/group", self.name(), context)?.is_some())
     }
 
-    /// Returns the call of groupadd, groupmod or groupdel that brings the group to the desired state. Returns `None` if
-    /// the group is in sync.
+    /// Returns the call of `groupadd`, `groupmod` or `groupdel` that brings the group to the desired state. Returns
+    /// `None` if the group is in sync.
     fn call(&self, context: &Context<'_>) -> Result<Option<ToolCall>, ModuleError> {
         let (name, known) = (self.name(), entry("/etc/group", self.name(), context)?);
         if self.is_absent() {

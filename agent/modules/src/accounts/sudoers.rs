@@ -1,4 +1,4 @@
-//! The module `sudoers` manages a file with sudo rules below /etc/sudoers.d. The command visudo validates the rules.
+//! The module `sudoers` manages a file with sudo rules below /etc/sudoers.d. The command `visudo` validates the rules.
 
 use serde_json::{Value, json};
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};

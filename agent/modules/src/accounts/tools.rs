@@ -23,7 +23,7 @@ pub(super) fn entry(file: &str, name: &str, context: &Context<'_>) -> Result<Opt
     Ok(line.map(|line| line.split(':').map(str::to_owned).collect()))
 }
 
-/// A call of a system tool, such as useradd, that changes an account.
+/// A call of a system tool, such as `useradd`, that changes an account.
 pub(super) struct ToolCall {
     /// The command line of the call.
     pub(super) argv: Vec<String>,
@@ -33,7 +33,7 @@ pub(super) struct ToolCall {
     pub(super) diff: String,
 }
 
-/// Returns the call of userdel or groupdel that removes an account; `None` if the account does not exist.
+/// Returns the call of `userdel` or `groupdel` that removes an account; `None` if the account does not exist.
 pub(super) fn removal(module: &str, name: &str, exists: bool) -> Option<ToolCall> {
     exists.then(|| ToolCall {
         argv: vec![format!("{module}del"), name.to_owned()],

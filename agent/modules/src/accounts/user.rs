@@ -87,8 +87,8 @@ impl UserSpec {
         Ok(entry("/etc/passwd", self.name(), context)?.is_some())
     }
 
-    /// Returns the call of useradd, usermod or userdel that brings the user to the desired state. Returns `None` if the
-    /// user is in sync.
+    /// Returns the call of `useradd`, `usermod` or `userdel` that brings the user to the desired state. Returns `None`
+    /// if the user is in sync.
     fn call(&self, context: &Context<'_>) -> Result<Option<ToolCall>, ModuleError> {
         let (name, exists) = (self.name(), self.exists(context)?);
         if self.is_absent() {
@@ -127,7 +127,7 @@ fn groups_of(name: &str, context: &Context<'_>) -> Result<BTreeSet<String>, Modu
     Ok(text.lines().filter_map(lists).collect())
 }
 
-/// Returns the arguments for useradd or usermod, and a text that describes the change for people.
+/// Returns the arguments for `useradd` or `usermod`, and a text that describes the change for people.
 fn user_arguments(user: &pb::User, context: &Context<'_>) -> Result<(Vec<String>, String), ModuleError> {
     let name = user.name.clone().unwrap_or_default();
     let known = entry("/etc/passwd", &name, context)?.unwrap_or_default();

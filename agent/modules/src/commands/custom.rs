@@ -229,9 +229,9 @@ pub(crate) fn run(spec: &CustomSpec, context: &Context<'_>) -> Result<Report, Mo
     let apply: Apply = program.ask("apply")?;
     let check: Check = program.ask("check")?;
     if !check.in_sync {
-        let what = if apply.changed { "apply reported a change, but" } else { "apply reported no change, and" };
+        let what = if apply.changed { "`apply` reported a change, but" } else { "`apply` reported no change, and" };
         return Err(ModuleError::new(format!(
-            "cannot apply {}: {what} check still reports a difference; correct the program",
+            "cannot apply {}: {what} `check` still reports a difference; correct the program",
             program.path
         )));
     }

@@ -61,7 +61,7 @@ impl Invoked {
         }
     }
 
-    /// Returns true if the task sets `unless` or `onlyIf`, whose value is a command line.
+    /// Returns true if the task sets a command line in `unless` or `onlyIf`.
     pub(super) fn asks_commands(&self) -> bool {
         self.unless.is_some() || self.only_if.is_some()
     }

@@ -10,7 +10,7 @@ use crate::{
     resource::resource,
 };
 
-/// A task with the module `publish`, which fails because the module is not implemented yet.
+/// A task with the module `publish`. The task fails because the module is not implemented yet.
 #[derive(Debug)]
 struct Unsupported;
 

@@ -19,7 +19,7 @@ pub(crate) struct BlockSpec {
     label: String,
     anchor: Anchor,
     absent: bool,
-    /// The parameters in the task, from which the agent derives the undo of the task.
+    /// The parameters that the task sets. The agent derives the undo of the task from these parameters.
     params: Value,
 }
 

@@ -110,7 +110,7 @@ fn with_line_ends(text: &str, new: &str) -> String {
     if text.contains("\r\n") { new.replace("\r\n", "\n").replace('\n', "\r\n") } else { new.to_owned() }
 }
 
-/// Returns the value in a map or list that one part of a path selects. A missing map is created.
+/// Returns the value that one part of a path selects in a map or list. A missing map is created.
 fn down<'a>(at: &'a mut Item, part: &Part) -> Result<&'a mut Item, EditError> {
     if at.is_array() || at.is_array_of_tables() {
         let index = part.index.ok_or_else(|| {

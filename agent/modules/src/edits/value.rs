@@ -143,8 +143,8 @@ pub(super) fn find<'a>(value: &'a Value, way: &[Part]) -> Option<&'a Value> {
     })
 }
 
-/// Sets or removes a value in a parsed document. The module then compares the values in the edited file with the
-/// changed document.
+/// Sets or removes a value in a parsed document. After the edit of a file, the module compares the values in the file
+/// with the changed document.
 fn expected(document: &mut Value, way: &[Part], value: Option<&Value>) -> Result<(), EditError> {
     let Some((part, rest)) = way.split_first() else {
         *document = value.cloned().unwrap_or(Value::Null);

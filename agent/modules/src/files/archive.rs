@@ -1,8 +1,8 @@
 //! The module `archive` unpacks a tar or zip archive to a directory.
 //!
 //! The agent writes the archive members to disk while it reads the archive, so the unpacked content is never in memory.
-//! The agent loads an archive into memory only if the archive is from the source, and only in packed form. An archive
-//! member is rejected if its path or its link target is outside of the target directory.
+//! The agent loads an archive into memory only if the archive is from the source, and only in packed form. The agent
+//! rejects an archive member if its path, or the path to which it links, is outside of the target directory.
 
 mod members;
 
@@ -329,7 +329,7 @@ impl Unpacking<'_> {
         let old = self.writer.reader().meta(&path)?;
         if old.is_some_and(|meta| meta.kind == FileKind::Directory) {
             return Err(io::Error::other(format!(
-                "cannot unpack {path}: the path is a directory, but a file in the archive; remove the directory first"
+                "cannot unpack {path}: the path must be a file, but is a directory; remove the directory first"
             )));
         }
         // The content is written to a temporary file, which replaces the old file after the batch was synced.

@@ -157,8 +157,8 @@ pub(crate) fn check(spec: &DownloadSpec, context: &Context<'_>) -> Result<Checke
     }
 }
 
-/// Returns a URL for messages. The function removes the user, the password and the query, because these parts of a URL
-/// may be secret.
+/// Returns a URL for messages. The function removes the user, the password and the query from a URL, because these
+/// parts may be secret.
 fn display_url(url: &str) -> String {
     let plain = url.split(['?', '#']).next().unwrap_or_default();
     match plain.split_once("://") {

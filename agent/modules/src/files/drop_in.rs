@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::file::FileSpec;
 use crate::{Checked, Context, ModuleError, Resource as _, params::Problem};
 
-/// A drop-in file. The name identifies the file in its folder.
+/// A drop-in file. The name of a drop-in file identifies the file in its folder.
 #[derive(Debug)]
 pub(crate) struct DropInFile {
     name: String,

@@ -1,6 +1,6 @@
 //! The module `git` copies the files of a git repository at one commit to the node. The agent fetches the repository
-//! when the agent fetches the commit that contains the task. The agent manages the files of the repository in the same
-//! way as files of the source.
+//! together with the commit that contains the task. The agent manages the files of the repository in the same way as
+//! files of the source.
 
 use serde_json::{Value, json};
 use towpath_proto::{ModuleMessage as _, ModuleSchema, v1alpha as pb};

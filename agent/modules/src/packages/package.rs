@@ -75,8 +75,8 @@ impl Resource for PackageSpec {
 
     /// Returns the key of the task's package transaction; `None` if the task needs a transaction of its own. A
     /// transaction either installs or removes packages, because the TaskBook defines the order of installations and
-    /// removals. The agent applies a task with the parameter `version` alone, because flags for the version must not
-    /// affect other packages.
+    /// removals. The agent applies a task with the parameter `version` in a transaction of its own, because the flags
+    /// for the version must not affect other packages.
     fn batch(&self) -> Option<BatchKey> {
         let removes = self.state == State::Absent;
         let settings = format!("{:?} {:?} {removes}", self.backend, self.conffiles);
@@ -179,7 +179,8 @@ fn package_transaction(uses: &[&PackageSpec], context: &Context<'_>) -> Result<(
         return Ok(());
     }
     Err(ModuleError::new(format!(
-        "cannot change the packages: the package tool left out: {}; run the tool by hand to find the cause",
+        "cannot change the packages: the package tool did not make these changes: {}; run the package tool by hand to \
+         find the cause",
         left.trim()
     )))
 }

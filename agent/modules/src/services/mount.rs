@@ -65,7 +65,7 @@ enum State {
     Absent,
 }
 
-/// The types of network file systems, which need the network before they are mounted.
+/// The types of network file systems. A mount of a network file system needs the network.
 const NETWORK: [&str; 9] = ["nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "9p", "fuse.sshfs", "fuse.glusterfs"];
 
 pub(crate) fn resolve(mount: pb::Mount) -> Result<MountSpec, Vec<Problem>> {

@@ -1,4 +1,5 @@
-//! Reads the members of an archive in the order of the archive. The type `Member` is the same for all archive formats.
+//! Reads the members of an archive in the order in which the archive contains the members. The type `Member` is the
+//! same for all archive formats.
 
 use std::{
     cell::Cell,
@@ -19,18 +20,19 @@ impl<T: Read + Seek> Source for T {}
 pub(super) enum Kind {
     Directory,
     File {
-        /// True if the archive marks the file as executable for its owner.
+        /// True if the archive marks the file as executable for the owner of the file.
         program: bool,
     },
     /// A symbolic link in the archive, with the link's target.
     Link(String),
-    /// A hard link, with the path of an earlier archive member. The agent unpacks a copy of the earlier archive member.
+    /// A hard link, with the path of an earlier archive member. For a hard link, the agent unpacks a copy of the
+    /// earlier archive member.
     Copy(String),
 }
 
 /// A member of an archive.
 pub(super) struct Member<'a> {
-    /// The path of the member below the target directory.
+    /// The path of the archive member, relative to the target directory.
     pub(super) path: String,
     pub(super) kind: Kind,
     pub(super) content: &'a mut dyn Read,
@@ -55,7 +57,8 @@ pub(super) struct Budget {
     between: Rc<Cell<u64>>,
 }
 
-/// The number of bytes by which each archive member reduces the budget, in addition to its content and its path.
+/// The number of bytes by which each archive member reduces the budget, in addition to the length of its content and
+/// path.
 const MEMBER: u64 = 1024;
 
 /// The maximum number of header bytes between two archive members.
@@ -130,8 +133,8 @@ impl<R: Read> Read for Headers<R> {
     }
 }
 
-/// Calls `take` for each archive member, without the first `strip` folders of the member's path. Returns the first
-/// error of `take` or of the archive.
+/// Calls `take` for each archive member, and removes the first `strip` folders from the member's path. Returns the
+/// first error of `take` or of the archive.
 pub(super) fn each(mut source: Box<dyn Source>, strip: usize, budget: &Budget, take: &mut Take<'_>) -> io::Result<()> {
     let mut seen = BTreeSet::new();
     let take: &mut Take<'_> = &mut |member: Member<'_>| {

@@ -1,5 +1,5 @@
-//! Checks a tree: a folder of the source, which the agent copies to the node. The agent does not remove files in the
-//! target folder that the source does not contain.
+//! Checks a tree. A tree is a folder of the source that the agent copies to the node. The agent does not remove files
+//! in the target folder that the source does not contain.
 //!
 //! On the node, the agent follows links in the path of the target folder, but not links below the target folder. If
 //! another kind of object, such as a folder, is at the path of a file, the agent first removes the object. The agent
@@ -53,7 +53,7 @@ struct Members<'a> {
     context: &'a Context<'a>,
     /// The folders of the tree that already exist on the node.
     there: BTreeSet<String>,
-    /// The paths that the change removes, because the node and the tree have different kinds of file there.
+    /// The paths that the change removes, because the node and the tree have different kinds of file at the path.
     removed: BTreeSet<String>,
     /// The folders of the tree that the change creates.
     made: BTreeSet<String>,
@@ -124,8 +124,8 @@ impl Members<'_> {
         vec![Step::MakeDirectory { path: folder.to_owned(), access }]
     }
 
-    /// Returns true if the folder of a file in the tree does not exist yet. If a file is at the path of the folder, the
-    /// function adds a step that removes the file.
+    /// Returns true if the folder of a file in the tree does not exist on the node yet. If a file is at the path of the
+    /// folder, the function adds a step that removes the file.
     fn is_new(&mut self, path: &str) -> Result<bool, ModuleError> {
         for (at, _) in path.match_indices('/').filter(|(at, _)| *at >= self.base.len()) {
             let folder = &path[..at];
@@ -148,7 +148,7 @@ impl Members<'_> {
     }
 
     /// Returns the result of the check of one path in the tree. Returns `None` if the node has another kind of file at
-    /// the path, which a step removes.
+    /// the path. In this case, a step removes the file.
     fn or_removed(
         &mut self,
         path: &str,

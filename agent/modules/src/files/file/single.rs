@@ -43,7 +43,7 @@ pub(super) fn link(path: &str, target: &str, reader: &FsReader, context: &Contex
     if meta.filter(foreign).is_some() && !context.cache.has_made(&reader.resolved(path, false).map_err(io(path))?) {
         return Err(ModuleError::new(format!(
             "cannot create the link {path}: the path is a file that Towpath did not create; move the file, or \
-             remove the file with `state: absent` in an earlier commit"
+             first commit `state: absent` for the path, and then the link"
         )));
     }
     if meta.is_none() {

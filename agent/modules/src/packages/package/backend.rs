@@ -57,7 +57,7 @@ fn newest_rpm(names: &[String], context: &Context<'_>) -> Result<BTreeMap<String
     Ok(output.stdout.lines().filter_map(pair).collect())
 }
 
-/// Installs, upgrades and removes the packages in `missing`.
+/// Makes the changes in `missing`: installations, upgrades and removals of packages.
 pub(super) fn change(missing: &Missing, choice: &BackendChoice, context: &Context<'_>) -> Result<(), ModuleError> {
     let deadline = Deadline::of(context);
     // On some systems, PackageKit cannot find a version by name. PackageKit also keeps changed configuration files.
@@ -217,7 +217,8 @@ fn apt(
         if !others.is_empty() {
             let what = format!("the removal would also remove {}", others.join(", "));
             return Err(ModuleError::new(format!(
-                "cannot remove {}: {what}; name the additional packages in the task, or remove them in an earlier task",
+                "cannot remove {}: {what}; name the additional packages in the task, or remove the additional packages \
+                 in an earlier task",
                 missing.remove.join(", ")
             )));
         }

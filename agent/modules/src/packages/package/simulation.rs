@@ -4,14 +4,14 @@
 
 use crate::ModuleError;
 
-/// The side effects of an installation on other packages, as the simulation shows.
+/// The side effects of a simulated installation on other packages.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Effects {
     /// The packages that the simulated installation removes.
     pub(super) removed: Vec<String>,
     /// The packages that the simulated installation downgrades.
     pub(super) downgraded: Vec<String>,
-    /// The packages that an administrator has marked as held, but the simulated installation changes.
+    /// The packages that the simulated installation changes, although an administrator has marked the packages as held.
     pub(super) held: Vec<String>,
 }
 
@@ -42,8 +42,8 @@ impl Named {
         list.iter().any(|known| self.plain(known) == self.plain(name))
     }
 
-    /// Checks the side effects of an installation. The installation may remove, downgrade or change held packages only
-    /// if the task names these packages.
+    /// Checks the side effects of an installation. The installation may remove or downgrade a package, or change a held
+    /// package, only if the task names the package.
     ///
     /// # Errors
     /// Returns an error if a side effect concerns a package that the task does not name. The error message lists the
@@ -69,8 +69,8 @@ impl Named {
             return Ok(());
         }
         Err(ModuleError::new(format!(
-            "cannot install {}: the installation would {}; no package was changed. Name packages to \
-             remove in the parameter `replaces`, and change the other packages in an earlier task",
+            "cannot install {}: the installation would {}; no package was changed. Add the packages \
+             to remove to the parameter `replaces`, and change the other packages in an earlier task",
             self.wanted.join(", "),
             what.join(" and ")
         )))
@@ -108,7 +108,7 @@ enum Section {
     Held,
 }
 
-/// Reads the side effects from the table that dnf prints before it asks for confirmation, in the C locale.
+/// Reads the side effects from the table that `dnf` prints in the C locale before a question for confirmation.
 pub(super) fn dnf(text: &str) -> Effects {
     let mut effects = Effects::default();
     let mut installed = Vec::new();

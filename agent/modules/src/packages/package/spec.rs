@@ -131,7 +131,7 @@ impl Missing {
 }
 
 impl PackageSpec {
-    /// Returns the packages that must change, because they do not have the desired state.
+    /// Returns the packages that do not have the desired state.
     pub(super) fn missing(&self, installed: &Packages, newest: &BTreeMap<String, String>) -> Missing {
         let mut missing = Missing::default();
         for name in &self.names {

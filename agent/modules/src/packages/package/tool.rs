@@ -20,7 +20,7 @@ pub(super) struct Deadline {
 }
 
 /// The minimum time between the start of a package change and its deadline. If a quarter of the task's timeout is
-/// shorter, the agent uses the quarter of the timeout as the minimum.
+/// shorter than the constant, the agent uses the quarter as the minimum.
 const WORK: Duration = Duration::from_secs(60);
 
 impl Deadline {

@@ -72,7 +72,7 @@ fn instance(target: &str, alias: &str) -> String {
     }
 }
 
-/// Returns the unit whose setting `Alias=` contains a name. On Debian, for example, `ssh.service` contains
+/// Returns the unit whose setting `Alias=` contains the given name. On Debian, for example, `ssh.service` contains
 /// `Alias=sshd.service`.
 fn owner(reader: &FsReader, alias: &str) -> Option<String> {
     // An instance of a template unit has no file of its own.
@@ -91,7 +91,7 @@ fn owner(reader: &FsReader, alias: &str) -> Option<String> {
     None
 }
 
-/// Returns true if the setting `Alias=` in the text of a unit file contains a name.
+/// Returns true if the setting `Alias=` in the text of a unit file contains the given name.
 fn takes(text: &str, alias: &str) -> bool {
     let mut install = false;
     text.lines().map(str::trim).any(|line| {
