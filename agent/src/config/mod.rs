@@ -98,8 +98,8 @@ pub struct WrittenReconcile {
 }
 
 impl WrittenReconcile {
-    /// The shortest interval between passes. The limit protects the fleet, because a very short interval in git keeps
-    /// all nodes busy.
+    /// The shortest interval between passes. The limit protects the fleet, because a very short interval would keep all
+    /// nodes busy.
     const SHORTEST: Duration = Duration::from_secs(1);
 
     fn read(written: &pb::Reconcile) -> Self {

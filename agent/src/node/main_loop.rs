@@ -85,7 +85,8 @@ pub struct Node {
 #[derive(Debug)]
 struct PassEnd {
     worst: Outcome,
-    /// The versions of the managed files that the pass saw. `watched` is `None` if the pass checked no managed file.
+    /// The versions of the managed files, as the pass read the files. `watched` is `None` if the pass checked no
+    /// managed file.
     watched: Option<Watched>,
     /// True if the pass was preempted. After a preempted pass, the main loop starts a new pass immediately.
     is_preempted: bool,

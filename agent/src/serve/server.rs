@@ -138,8 +138,8 @@ pub async fn serve(
 }
 
 /// Admits a call if the certificate of the caller is not revoked. The accepted revision must name a calling node, and
-/// the calling node must use its trusted key. The name of a node is checked, because a certificate can stay valid after
-/// git no longer names its node. Every call is checked, so that a revocation also affects open connections.
+/// the calling node must use its trusted key. The server checks the name of a node, because a certificate can stay
+/// valid after git no longer names the node. Every call is checked, so that a revocation also affects open connections.
 fn admit(peers: &PeerService, request: Request<()>) -> Result<Request<()>, Status> {
     match request.extensions().get::<Caller>() {
         Some(caller) => admit_caller(peers, caller).map(|()| request),

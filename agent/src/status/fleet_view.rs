@@ -69,8 +69,8 @@ impl FleetView {
     /// template calls `nodes()`.
     ///
     /// While the data store does not answer, the function returns the most recently read state. The journal keeps the
-    /// state across restarts of the agent. Rendered files continue to list nodes while the data store is unreachable
-    /// (P92, P93). Liveness comes from gossip, even while the data store is unreachable.
+    /// state across restarts of the agent. Rendered files continue to list the other nodes while the data store is
+    /// unreachable (P92, P93). Liveness comes from gossip, even while the data store is unreachable.
     pub(crate) fn others(&self, revision: &Revision) -> BTreeMap<String, Other> {
         let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.store().shared() && revision.reads_nodes()) else {
             return BTreeMap::new();

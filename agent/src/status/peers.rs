@@ -23,7 +23,8 @@ use crate::events::{EventType, NewEvent};
 pub struct PeerService {
     status: StatusSnapshot,
     fleet: Arc<Fleet>,
-    /// The signer of the node's records. The signer decides which callers of the API are rejected.
+    /// The signer of the records that the node writes to the data store. The signer decides which callers of the API
+    /// are rejected.
     signer: Arc<RecordSigner>,
     /// The incarnation of the node: a number that grows with each start of the agent.
     incarnation: u64,
@@ -90,7 +91,7 @@ impl PeerService {
     /// Passes a message from an authenticated node to the gossip.
     ///
     /// # Errors
-    /// Fails if this node has no gossip, or if the revision does not name the sender.
+    /// Fails if this node has no gossip, or if the accepted revision does not name the sender.
     pub fn gossip(&self, from: &str, message: Vec<u8>) -> Result<(), QueryError> {
         let Some(gossip) = self.gossip.get() else { return Err(QueryError("this node has no gossip".into())) };
         // Before the first revision the nodes are not known, so the certificate of the sender is sufficient.

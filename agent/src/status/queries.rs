@@ -35,8 +35,8 @@ pub struct Queries {
     machine: Arc<HostContext>,
     facts: facts::Options,
     reconcile: WrittenReconcile,
-    /// True if the node agrees with other nodes through a shared data store. TaskBooks wait for other nodes only with a
-    /// shared data store.
+    /// True if the node agrees with other nodes through a shared data store. TaskBooks wait for other nodes only if the
+    /// data store is shared.
     shares_store: bool,
 }
 
@@ -232,7 +232,9 @@ impl Queries {
                     name: String::new(),
                     module: String::new(),
                     action: "none".into(),
-                    diff: Some("uncoordinated: dataStore is local, so this node does not wait for other nodes".into()),
+                    diff: Some(
+                        "uncoordinated: `dataStore` is `local`, so this node does not wait for other nodes".into(),
+                    ),
                     failed: false,
                 });
             }

@@ -17,8 +17,8 @@ pub enum ModuleKind {
     Probe,
     /// An action without conditions, which runs again only if its definition changes.
     Action,
-    /// An action with conditions, such as `unless`. The action runs only if a check of its conditions on the node
-    /// requires a run.
+    /// An action with conditions, such as `unless`. The agent checks the conditions on the node, and runs the action
+    /// only if the conditions require a run.
     ConditionalAction,
     /// An action that runs in every pass (`run: always`).
     UnconditionalAction,
@@ -26,7 +26,7 @@ pub enum ModuleKind {
     Reboot,
 }
 
-/// The key of a transaction. Changes with equal keys can share a transaction.
+/// The key of a transaction. Changes with equal `BatchKey` values can share a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BatchKey(pub String);
 

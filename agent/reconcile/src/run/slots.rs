@@ -78,7 +78,7 @@ pub(super) fn shares_slot(run: &Run, number: u32) -> bool {
     record.frame.is_some() || slots.is_none_or(|(one, other)| one.slot == other.slot)
 }
 
-/// Returns true if the node has a claim or a failure record in another budget than that of the active segment. A node
+/// Returns true if the node has a claim or a failure record in a budget that the active segment does not use. A node
 /// with an interrupted change may be only partly changed.
 fn holds_other_slot(run: &Run) -> bool {
     let (record, segment) = (run.record.borrow(), run.segment.borrow());

@@ -111,7 +111,7 @@ struct Written {
     cluster: String,
     name: Option<String>,
     role: Option<&'static str>,
-    /// The serial number, in the form that `revoked` of a Config object uses.
+    /// The serial number of the certificate, in the form that `revoked` of a Config object uses.
     serial: Option<String>,
     public_keys: Vec<String>,
     ca_file: PathBuf,

@@ -140,7 +140,7 @@ fn inputs_of(found: &Found, why: Option<&AdoptionError>, doubt: Option<&str>) ->
         }
         Some(AdoptionError::Void(why)) => {
             let message = format!(
-                "ignored the invalid record of acceptance by {by}: {why}; nodes overwrite the record with a valid one"
+                "ignored the invalid acceptance record of {by}: {why}; nodes overwrite the record with a valid record"
             );
             (None, Some(ConditionReason::new("RejectedLocally", message)))
         }

@@ -120,8 +120,7 @@ impl Acceptance {
         }
     }
 
-    /// Reads the record of the accepted revision from the data store, and compares the record with the record of this
-    /// node.
+    /// Reads the acceptance record from the data store, and compares it with the acceptance record of this node.
     ///
     /// # Errors
     /// Fails if the data store does not answer.

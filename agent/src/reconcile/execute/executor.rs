@@ -91,8 +91,8 @@ impl<'a, E: CarryOut<'a>> Started<E> {
         self.run.preempt();
     }
 
-    /// Continues a run that has waited for the other TaskBooks. `inventory` is `None` if this pass must not remove any
-    /// item.
+    /// Continues a run that has waited for the other TaskBooks. `inventory` is `None` if this pass is not allowed to
+    /// remove items.
     pub(in crate::reconcile) fn remove(&mut self, inventory: Option<Inventory>) -> Stage {
         if let Some(id) = self.asked.take() {
             self.run.observe(id, Observation::Inventory(inventory));

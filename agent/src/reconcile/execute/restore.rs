@@ -100,7 +100,7 @@ fn remove_one<'m>(
 /// The message for an item that the agent removed according to its undo record.
 const TAKEN_OUT: &str = "the item was removed, because the agent had added it";
 
-/// Returns the desired state that removes an item, as the item's undo record defines it. Returns `None` if the record
+/// Returns the desired state that removes an item, read from the undo record of the item. Returns `None` if the record
 /// of the item has no undo.
 fn undo(session: &Session<'_>, managed: &Managed) -> Result<Option<Arc<dyn Resource>>, String> {
     let Some(params) = session.machine().applied(managed).and_then(|applied| applied.undo) else { return Ok(None) };

@@ -300,7 +300,7 @@ pub fn known_nodes(
     nodes
 }
 
-/// Returns the id of a TaskBook. The id is the key of the TaskBook's records.
+/// Returns the id of a TaskBook. The journal and the data store identify the TaskBook by this id.
 pub(in crate::reconcile) fn book_id(book: &Book) -> BookId {
     BookId::new(&book.namespace, &book.name)
 }

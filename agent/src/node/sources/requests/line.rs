@@ -25,8 +25,8 @@ const FORGOTTEN: u64 = 16;
 pub(super) struct Line {
     running: Option<Running>,
     answers: Answers,
-    /// True if the most recent request took longer than a refresh waits. A refresh does not wait for requests to a slow
-    /// server.
+    /// True if the most recent request took longer than the waiting time of a refresh. A refresh does not wait for
+    /// requests to a slow server.
     is_slow: bool,
     /// The head commit that the most recent fetch found.
     head: Option<String>,
