@@ -105,8 +105,8 @@ pub struct PendingHandler {
     pub id: String,
     /// The module of the handler at the time of the notification.
     pub module: String,
-    /// The position of the handler in the book, or `None` if the book no longer contains the handler. A handler that
-    /// the book no longer contains runs with the parameters that were stored at its notification.
+    /// The position of the handler in the book, or `None` if the book no longer contains the handler. If the book no
+    /// longer contains a handler, the handler runs with the parameters in the journal.
     pub task: Option<TaskRef>,
 }
 

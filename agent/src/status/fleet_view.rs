@@ -33,7 +33,7 @@ pub struct FleetView {
     known: Arc<Mutex<Option<OtherNodes>>>,
 }
 
-/// The liveness of a node, as seen by its lease in the data store and by gossip.
+/// The liveness of a node: one value from its lease in the data store, and one value from gossip.
 #[derive(Debug, Clone, Copy)]
 struct LivenessReport {
     lease: Liveness,
@@ -113,7 +113,7 @@ impl FleetView {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known.clone());
     }
 
-    /// Returns the liveness of a node, as seen by its lease and by gossip.
+    /// Returns the liveness of a node, from its lease and from gossip.
     fn liveness_report(
         &self,
         node: &str,

@@ -23,8 +23,8 @@ use crate::events::{EventType, NewEvent};
 pub struct PeerService {
     status: StatusSnapshot,
     fleet: Arc<Fleet>,
-    /// The signer of the records that the node writes to the data store. The signer decides which callers of the API
-    /// are rejected.
+    /// The signer of the records that the node writes to the data store. The signer decides which callers the API
+    /// rejects.
     signer: Arc<RecordSigner>,
     /// The incarnation of the node: a number that grows with each start of the agent.
     incarnation: u64,
@@ -55,8 +55,8 @@ impl PeerService {
         self.status.revision().map(|revision| revision.set.nodes.contains_key(name))
     }
 
-    /// Returns the reason to reject a caller. Returns `None` if the caller is admitted. A caller is rejected if its
-    /// certificate is revoked, or if a node does not use its trusted key.
+    /// Returns the reason to reject a caller. Returns `None` if the caller is admitted. The API rejects a caller whose
+    /// certificate is revoked, and a node that does not use its trusted key.
     pub fn refuses(&self, caller: &Subject, serial: Option<&str>) -> Option<String> {
         self.signer.refuses(&caller.name, caller.role == Role::Node, &caller.keys.sign, serial)
     }

@@ -426,8 +426,8 @@ fn rendered(
     Ok(value)
 }
 
-/// Returns the variables of a node. If the revision has several namespaces, each variable name begins with its
-/// namespace.
+/// Returns the variables of a node. If the revision has several namespaces, each variable name begins with the
+/// namespace of the variable.
 fn variables(revision: &Revision, node: &str, explain: bool) -> Value {
     let view = NodeView::new(&revision.set, node);
     let namespaces: Vec<&String> = revision.set.namespaces.keys().collect();

@@ -48,7 +48,7 @@ pub struct Facts {
     pub batch: Option<BatchKey>,
 }
 
-/// Returns the name of a task, followed by the item of its loop.
+/// Returns the name of a task, followed by the loop item.
 pub fn name(task: &Task, item: Option<&Item>) -> String {
     let Some(item) = item else { return task.id.clone() };
     let shown = match &item.value {

@@ -29,8 +29,8 @@ pub struct Inventory {
     pub recorded: BTreeSet<Managed>,
     /// All items that the books of the node manage now.
     pub managed_anywhere: Arc<BTreeSet<Managed>>,
-    /// The position of each module in the removal order, by the module's name. Items of modules with lower positions
-    /// are removed first.
+    /// The position of each module in the removal order, by the module's name. The agent first removes the items of
+    /// modules with lower positions.
     pub order: BTreeMap<String, u32>,
     /// True if the book removes items that it no longer mentions. If `prune` is false, the agent only deletes the
     /// records of items that the book no longer mentions.

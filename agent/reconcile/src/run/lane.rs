@@ -44,8 +44,7 @@ pub(super) struct Lane {
     incomplete: bool,
     /// True if the book is not in a steady state, so the next pass must run the book again.
     unsteady: bool,
-    /// The reason why the lane of tasks must not run another task. `stop` is `None` while the lane may run another
-    /// task.
+    /// The reason why the lane of tasks runs no more tasks. `stop` is `None` while the lane may run another task.
     stop: Option<Stop>,
     /// The result of an elected task that this node ran.
     elected: Option<Value>,
@@ -102,13 +101,12 @@ impl Lane {
         self.stop = Some(stop.after(self.stop.take()));
     }
 
-    /// Returns true if the lane of tasks must not run another task.
+    /// Returns true if the lane of tasks runs no more tasks.
     pub(super) fn stopped(&self) -> bool {
         self.stop.is_some()
     }
 
-    /// Returns the reason why the lane of tasks must not run another task. Returns `None` while the lane may run
-    /// another task.
+    /// Returns the reason why the lane of tasks runs no more tasks. Returns `None` while the lane may run another task.
     pub(super) fn why_stopped(&self) -> Option<&Stop> {
         self.stop.as_ref()
     }

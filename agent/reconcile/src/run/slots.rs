@@ -90,7 +90,7 @@ fn holds_other_slot(run: &Run) -> bool {
 }
 
 /// Releases the failure record of an earlier run, or of a budget that this run does not use. A node that failed before
-/// admission changed nothing, so its failure record must not halt other runs.
+/// admission changed nothing, so its failure record is no reason to halt other runs.
 pub(super) async fn leave_old_failure(run: &Run) -> Steps {
     let Some(plan) = &run.inputs.rollout else { return Steps::default() };
     let is_old = run.record.borrow().slot.as_ref().is_some_and(|known| {
@@ -103,10 +103,11 @@ pub(super) async fn leave_old_failure(run: &Run) -> Steps {
     persist_or_stop(run, "slot", |record| record.slot = None).await
 }
 
-/// Records in the journal that the slot was released, or is kept after a failure. If the run no longer uses the budget
-/// of a slot, the node releases the slot.
+/// Records in the journal that the node released the slot, or keeps the slot after a failure. If the run no longer uses
+/// the budget of a slot, the node releases the slot.
 ///
-/// `failed` contains the segment in which the node failed, and true if the changes of the segment were admitted.
+/// `failed` contains the segment in which the node failed; the flag is true if the changes of the segment were
+/// admitted.
 async fn released(run: &Run, failed: Option<(u32, bool)>) -> Steps {
     let Some(plan) = &run.inputs.rollout else { return Steps::default() };
     let active = run.segment.borrow().slot.clone();

@@ -37,8 +37,8 @@ impl Adoption {
         self.error.is_some()
     }
 
-    /// Returns true if this node must not propose a revision, because the node does not adopt the accepted revision.
-    /// A candidate of this node can be older than the accepted revision.
+    /// Returns true if this node is not allowed to propose a revision, because the node does not adopt the accepted
+    /// revision. A candidate of this node can be older than the accepted revision.
     pub(super) fn blocks(&self) -> bool {
         self.error.is_some() && self.rejected().is_none()
     }
@@ -96,8 +96,8 @@ impl Adoption {
     }
 }
 
-/// Returns the message that explains why a node must not overwrite a record that it rejects. Returns `None` if the node
-/// may overwrite the record, or has not rejected the record.
+/// Returns the message that explains why a node does not overwrite an acceptance record that it rejects. Returns `None`
+/// if the node may overwrite the record, or has not rejected the record.
 fn remaining_doubt(why: &AdoptionError, relation: &Relation, is_sure: impl FnOnce() -> bool) -> Option<&'static str> {
     match (why, relation) {
         (AdoptionError::Rejected(_), Relation::Apart) => Some(

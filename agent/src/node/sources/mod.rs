@@ -40,7 +40,7 @@ pub(in crate::node) const DEPTH: usize = 5;
 struct SourceState {
     /// The snapshot of the accepted commit, read from the local mirror.
     old: Option<Snapshot>,
-    /// The snapshot of the head. `new` is `None` if the node must not follow the head.
+    /// The snapshot of the head. `new` is `None` if the node is not allowed to follow the head.
     new: Option<Snapshot>,
     /// The git tag that selected the head.
     tag: Option<String>,
@@ -361,8 +361,8 @@ impl Sources {
         state
     }
 
-    /// Returns the snapshot of the head of a source. Returns `None` if the node must not follow the head. If the node
-    /// must not follow the head of a source, the source stays at its accepted commit.
+    /// Returns the snapshot of the head of a source. Returns `None` if the node is not allowed to follow the head. If
+    /// the node is not allowed to follow the head of a source, the source stays at its accepted commit.
     fn head(
         &self,
         journal: &Journal,

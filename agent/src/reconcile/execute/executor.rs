@@ -54,8 +54,8 @@ pub(in crate::reconcile) trait CarryOut<'a>: Sync + Sized {
     /// Returns the deleted TaskBooks whose removal keeps this node out of service.
     fn out_of_service(pass: &PassContext<'_>) -> BTreeSet<BookId>;
 
-    /// Deletes the records of a deleted TaskBook after all its items are removed. Returns whether the removal has
-    /// ended.
+    /// Deletes the journal records of a deleted TaskBook after all its items are removed. Returns whether the removal
+    /// has ended.
     fn forget_gone(pass: &PassContext<'_>, book: &BookId) -> bool;
 }
 
@@ -222,7 +222,7 @@ impl<'a> Executor<'a> {
 }
 
 impl Executor<'_> {
-    /// Returns the rollout in which the items of the TaskBook are removed after its deletion (D32).
+    /// Returns the rollout that removes the items of the TaskBook after the TaskBook is deleted (D32).
     fn last_rollout(&self, known: Option<LastRollout>) -> Option<LastRollout> {
         let session = &self.session;
         let rollout = &session.book.rollout;

@@ -90,7 +90,7 @@ pub(super) enum Found {
     Action(Option<ActionRecord>),
 }
 
-/// The findings of a run that are not part of its report.
+/// The findings of a run that the report of the run does not contain.
 #[derive(Debug, Default)]
 pub(in crate::reconcile) struct Notes {
     /// The version of each managed file before the check of the file.

@@ -97,7 +97,7 @@ fn remove_one<'m>(
     restore(session, item, &name, writer)
 }
 
-/// The message for an item that the agent removed according to its undo record.
+/// The message for an item that the agent removed with the undo record of the item.
 const TAKEN_OUT: &str = "the item was removed, because the agent had added it";
 
 /// Returns the desired state that removes an item, read from the undo record of the item. Returns `None` if the record

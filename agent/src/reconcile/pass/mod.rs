@@ -84,8 +84,8 @@ impl HostContext {
         Self { node, reader, journal, clock, digest_key, module_cache, written, applied: Mutex::new(None) }
     }
 
-    /// Returns a record from the journal. Returns `None` if the record is missing. An unreadable record is logged and
-    /// counts as missing.
+    /// Returns a record from the journal. Returns `None` if the record is missing. The function logs an unreadable
+    /// record, and returns `None`.
     pub(in crate::reconcile) fn record<R: Record>(&self, key: &KeyOf<R>) -> Option<R> {
         self.try_record(key).unwrap_or_else(|error| {
             tracing::warn!("{error}");
@@ -244,8 +244,8 @@ pub fn is_still_steady(machine: &HostContext, steady_checks: &[SteadyCheck], can
 
 impl PassContext<'_> {
     /// Returns the items that tasks manage, as far as the items are known before the pass. The list allows the agent to
-    /// find two tasks with the same item before it applies one of the tasks. Items that depend on the result of a task
-    /// are compared later, when the result is known.
+    /// find two tasks with the same item before it applies one of the tasks. If the items of a task depend on the
+    /// result of another task, the agent compares the items when the result is known.
     pub(in crate::reconcile) fn claims(&self) -> Claims {
         Claims::ahead(self.set, self.view, &self.inputs, &kept_identities)
     }

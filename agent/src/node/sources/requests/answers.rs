@@ -65,9 +65,9 @@ impl Answers {
         self.0.get(name)
     }
 
-    /// Begins a refresh. Each answer is valid for the first refresh after its arrival. A late answer stays valid for
-    /// some time, unless the poller has reported a change of the source since the request began. `news` is the number
-    /// of reported changes. While another request for the mirror runs (`is_busy`), no late answer expires.
+    /// Begins a refresh. Each answer is valid for the first refresh after the answer arrives. A late answer stays valid
+    /// for some time, unless the poller has reported a change of the source since the request began. `news` is the
+    /// number of reported changes. While another request for the mirror runs (`is_busy`), no late answer expires.
     pub(super) fn begin_refresh(&mut self, refresh: u64, now: Instant, news: u64, is_busy: bool) {
         self.0.retain(|name, kept| {
             let is_young = is_busy || now.saturating_duration_since(kept.arrived) < VALID;
