@@ -123,7 +123,7 @@ impl<'a> AdmissionControl<'a> {
         answer
     }
 
-    /// Ends the admission, because the segment was completed, has failed, or no longer has a slot.
+    /// Ends the admission, because the segment was completed or has failed, or because the node no longer holds a slot.
     pub(super) fn end(&self) {
         *lock(&self.admitted) = Admitted::default();
     }

@@ -73,7 +73,7 @@ impl PeerService {
         self.update_gossip();
     }
 
-    /// Passes the addresses of the other nodes and the accepted revision to the gossip.
+    /// Passes the addresses of the other nodes and the accepted revision to the gossip service.
     pub(crate) fn update_gossip(&self) {
         let (Some(gossip), Some(revision)) = (self.gossip.get(), self.status.revision()) else { return };
         let others = revision.set.nodes.iter().filter(|(name, _)| *name != self.status.node());
@@ -88,7 +88,7 @@ impl PeerService {
         }
     }
 
-    /// Passes a message from an authenticated node to the gossip.
+    /// Passes a message from an authenticated node to the gossip service.
     ///
     /// # Errors
     /// Fails if this node has no gossip, or if the accepted revision does not name the sender.

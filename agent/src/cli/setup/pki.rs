@@ -185,7 +185,7 @@ impl Init {
             key_file: Some(key.clone()),
         };
         let what = format!(
-            "{} is the certificate authority of the cluster {}. Copy it to all nodes.\n{} is the key of the authority. Anyone with this key can create a node, so keep the key off the fleet.",
+            "{} is the certificate authority of the cluster {}. Copy it to all nodes.\n{} is the key of the authority. Anyone with this key can create a node, so keep the key on a machine outside the fleet.",
             certificate.display(),
             self.cluster,
             key.display()

@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Adoption {
     error: Option<Unfollowed>,
-    /// The time that the node has waited for a missing commit, manifest, record or agent version.
+    /// The time that the node has waited for a missing commit, manifest, acceptance record or agent version.
     lacking: LackingWait,
 }
 

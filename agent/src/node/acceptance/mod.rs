@@ -56,7 +56,7 @@ pub(super) struct Adopted {
 #[derive(Debug)]
 pub(super) enum Proposed {
     Accepted(Adopted),
-    /// Another node proposed a revision before this node did.
+    /// Another node was the first to propose a revision.
     Lost,
     /// The node proposes nothing: the fleet rejects the node, or the node must first adopt a newer revision.
     Blocked,

@@ -1,5 +1,5 @@
 //! The queue of pending work of the main loop. Pollers, file events, the data store, gossip and late answers of git
-//! servers add work to the queue. Work that arrives while the main loop is busy is merged into one entry.
+//! servers add work to the queue. While the main loop is busy, the queue merges new work into one entry.
 
 pub(super) mod pace;
 pub(super) mod poller;

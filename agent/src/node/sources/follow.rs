@@ -319,7 +319,7 @@ impl Step<'_> {
 
     /// Checks that a signed tag points to the commit, if the source follows tags and verifies signatures. If the node
     /// has not accepted a commit of the source yet, a lightweight tag is sufficient. Tags come only from the git
-    /// server, so that another node cannot turn a commit into a release.
+    /// server, so that another node cannot mark a commit as a release.
     fn check_tag(&self) -> Result<(), AdoptionError> {
         let verified = self.source.git.verify.mode != VerifyMode::None;
         if !verified || !matches!(self.source.git.reference, Reference::Tag(_)) {

@@ -128,7 +128,7 @@ pub(super) fn holds(
     }
 }
 
-/// Returns an error message if the `success` expression of a state task is false.
+/// Returns an error message if the `success` expression of a task with a desired state is false.
 pub(super) fn success_problem(
     session: &Session<'_>,
     task: &Task,

@@ -155,13 +155,13 @@ fn beside<'scope, 'env, 'a: 'scope, E: CarryOut<'a>>(
 }
 
 fn panicked(_: &(dyn Any + Send)) -> Observation {
-    Observation::Failed("internal error: the task panicked; please report it with the log of this run".to_owned())
+    Observation::Failed("internal error: the task panicked; report this error with the log of this run".to_owned())
 }
 
 /// Returns the report of an internal error: a run waits, although no command is in progress.
 fn stuck() -> BookReport {
     let message =
-        "internal error: the run waits although no command is in progress; please report this error with the log"
+        "internal error: the run waits although no command is in progress; report this error with the log"
             .to_owned();
     let report = TaskReport::new("book", "book", Outcome::Failed).with_message(message);
     BookReport { tasks: vec![report], ..BookReport::default() }

@@ -267,7 +267,7 @@ impl<'a> Session<'a> {
 }
 
 /// The error message for a command about a task that the session does not know.
-pub(super) const UNKNOWN: &str = "internal error: a command names an unknown task; please report it with the log";
+pub(super) const UNKNOWN: &str = "internal error: a command names an unknown task; report this error with the log";
 
 pub(in crate::reconcile) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

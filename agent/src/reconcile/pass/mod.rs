@@ -59,7 +59,7 @@ pub struct HostContext {
     pub clock: Arc<dyn Clock>,
     /// The secret key for keyed digests. Keyed digests are used only on this node.
     pub digest_key: [u8; 32],
-    /// The module caches that all tasks share.
+    /// The caches of the modules, which all tasks share.
     pub module_cache: ModuleCache,
     /// The files that the agent has written, and has not checked after the write.
     pub written: Arc<WrittenFiles>,

@@ -10,7 +10,7 @@ use std::{
 /// The time for which later refreshes use a late answer, if nothing has changed on the git servers.
 const VALID: Duration = Duration::from_secs(60);
 
-/// The name of a request, with its parameters. All answers to requests with one name have the same type.
+/// The name of a request, with its parameters. Requests with the same name have answers of the same type.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Name {
     Acceptance { digest: String },
