@@ -161,8 +161,7 @@ fn panicked(_: &(dyn Any + Send)) -> Observation {
 /// Returns the report of an internal error: a run waits, although no command is in progress.
 fn stuck() -> BookReport {
     let message =
-        "internal error: the run waits although no command is in progress; report this error with the log"
-            .to_owned();
+        "internal error: the run waits although no command is in progress; report this error with the log".to_owned();
     let report = TaskReport::new("book", "book", Outcome::Failed).with_message(message);
     BookReport { tasks: vec![report], ..BookReport::default() }
 }
