@@ -90,7 +90,7 @@ fn holds_other_slot(run: &Run) -> bool {
 }
 
 /// Releases the failure record of an earlier run, or of a budget that this run does not use. A node that failed before
-/// admission changed nothing, so its failure record is no reason to halt other runs.
+/// admission changed nothing, so its failure record does not have to halt other runs.
 pub(super) async fn leave_old_failure(run: &Run) -> Steps {
     let Some(plan) = &run.inputs.rollout else { return Steps::default() };
     let is_old = run.record.borrow().slot.as_ref().is_some_and(|known| {
