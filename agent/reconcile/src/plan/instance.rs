@@ -17,8 +17,8 @@ pub enum ModuleKind {
     Probe,
     /// An action without conditions, which runs again only if its definition changes.
     Action,
-    /// An action with conditions, such as `unless`. The agent checks the conditions on the node, and runs the action
-    /// only if the conditions require a run.
+    /// An action with conditions, for example with the condition `unless`. The agent checks the conditions on the node,
+    /// and runs the action only if the conditions require a run.
     ConditionalAction,
     /// An action that runs in every pass (`run: always`).
     UnconditionalAction,

@@ -68,8 +68,8 @@ pub(super) async fn vote(run: &Run, lane: &Lane, at: Position) -> (Steps, bool) 
     (released(run, failed.then_some((at.number, admitted))).await, !failed)
 }
 
-/// Returns true if a completed segment uses the same slot as the first incomplete segment. The function also returns
-/// true if the first incomplete segment has begun to change the node.
+/// Returns true if a completed segment uses the same slot as the first incomplete segment. If the first incomplete
+/// segment has begun to change the node, the function returns true in all cases.
 pub(super) fn shares_slot(run: &Run, number: u32) -> bool {
     let Some(plan) = &run.inputs.rollout else { return true };
     let record = run.record.borrow();

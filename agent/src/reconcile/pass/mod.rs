@@ -61,7 +61,7 @@ pub struct HostContext {
     pub digest_key: [u8; 32],
     /// The caches of the modules, which all tasks share.
     pub module_cache: ModuleCache,
-    /// The files that the agent has written, and has not checked after the write.
+    /// The files that the agent has written, but not checked since then.
     pub written: Arc<WrittenFiles>,
     /// The records of the applied items. The pass reads the records from the journal once.
     applied: Mutex<Option<BTreeMap<Managed, AppliedItem>>>,
@@ -139,7 +139,7 @@ impl towpath_modules::Origins for Originals {
     }
 }
 
-/// The data store and the rollouts of the fleet, as a pass uses them.
+/// The parts of the fleet that a pass uses: the data store and the rollouts.
 #[derive(Debug, Clone, Copy)]
 pub struct Coordination<'a> {
     /// The fleet of the node.

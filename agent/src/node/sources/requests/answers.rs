@@ -34,7 +34,7 @@ pub(super) struct Kept {
     pub(super) answer: Arc<dyn Any + Send + Sync>,
     pub(super) outcome: Outcome,
     pub(super) arrived: Instant,
-    /// The number of reported changes on git servers at the start of the request.
+    /// The number of changes that the poller had reported at the start of the request.
     pub(super) news: u64,
     /// The duration of the request.
     pub(super) took: Duration,
@@ -67,7 +67,8 @@ impl Answers {
 
     /// Begins a refresh. Each answer is valid for the first refresh after the answer arrives. A late answer stays valid
     /// for some time, unless the poller has reported a change of the source since the request began. `news` is the
-    /// number of reported changes. While another request for the mirror runs (`is_busy`), no late answer expires.
+    /// number of changes that the poller has reported. While another request for the mirror runs (`is_busy`), no late
+    /// answer expires.
     pub(super) fn begin_refresh(&mut self, refresh: u64, now: Instant, news: u64, is_busy: bool) {
         self.0.retain(|name, kept| {
             let is_young = is_busy || now.saturating_duration_since(kept.arrived) < VALID;

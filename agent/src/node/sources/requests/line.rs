@@ -81,7 +81,7 @@ impl Line {
         self.answers.get(name)
     }
 
-    /// Begins a refresh. `news` is the number of reported changes on git servers.
+    /// Begins a refresh. `news` is the number of changes that the poller has reported.
     pub(super) fn begin_refresh(&mut self, refresh: u64, now: Instant, news: u64) {
         self.collect();
         self.answers.begin_refresh(refresh, now, news, self.running.is_some());
