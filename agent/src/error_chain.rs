@@ -1,7 +1,7 @@
 //! Formats an error and its causes as one line.
 
-/// Returns the text of an error and of its causes, and omits repeated texts. User, password and query are removed from
-/// URLs.
+/// Returns the text of an error and of its causes, and omits repeated texts. The function removes the user, the
+/// password and the query from URLs.
 pub(crate) fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -321,7 +321,7 @@ fn until_success_changed_and_failure() {
     assert_eq!(once.code, 3, "{}", once.log);
     assert_eq!(f.node.read("/tries").unwrap().lines().count(), 3);
     assert_eq!(task(&once.status, "grep")["outcome"], "unchanged");
-    assert!(task(&once.status, "never holds")["message"].as_str().unwrap().contains("did not hold"));
+    assert!(task(&once.status, "never holds")["message"].as_str().unwrap().contains("is false"));
     assert_eq!(task(&once.status, "needs it")["outcome"], "skipped");
     assert_eq!(task(&once.status, "needs that")["outcome"], "skipped");
     assert!(f.node.read("/goes").is_some() && f.node.read("/needs").is_none() && f.node.read("/never").is_none());
@@ -342,7 +342,7 @@ fn file_task_may_define_its_success() {
     assert_eq!(once.code, 0, "{}", once.log);
     let once = f.node.once();
     assert_eq!(once.code, 3);
-    assert!(task(&once.status, "must be new")["message"].as_str().unwrap().contains("result.changed` does not hold"));
+    assert!(task(&once.status, "must be new")["message"].as_str().unwrap().contains("result.changed` is false"));
 }
 
 #[test]

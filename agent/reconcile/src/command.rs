@@ -78,7 +78,7 @@ pub enum Call {
 pub enum Answer {
     /// The fleet grants the request.
     Go,
-    /// The request waits until a gate opens; the value is the closed gate.
+    /// A closed gate blocks the request; the value is the gate.
     Hold(Gate),
     /// The answer to [`Call::EndRun`]: true if the run has ended on all nodes.
     Ended(bool),
@@ -105,8 +105,8 @@ pub struct PendingHandler {
     pub id: String,
     /// The module of the handler at the time of the notification.
     pub module: String,
-    /// The position of the handler in the book, or `None` if the book no longer contains the handler. A handler that
-    /// the book no longer contains runs with the parameters that were stored at its notification.
+    /// The position of the handler in the book, or `None` if the book no longer contains the handler. If the book no
+    /// longer contains a handler, the handler runs with the parameters in the journal.
     pub task: Option<TaskRef>,
 }
 
@@ -141,7 +141,7 @@ pub struct ElectedResult {
 /// The state of a book run after its tasks and before its removals.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interim {
-    /// All items on the node that the book manages. `managed` is `None` if some managed items are not known.
+    /// All items that the book manages on the node. `managed` is `None` if some managed items are not known.
     pub managed: Option<Arc<BTreeSet<Managed>>>,
     /// The worst outcome of all tasks that have run so far.
     pub worst: Outcome,
@@ -329,11 +329,11 @@ pub enum Observation {
     Rebooted(Rebooted),
     /// The answer to [`Command::ListHandlers`].
     Handlers(Vec<PendingHandler>),
-    /// The answer to [`Command::ListInventory`]. The inventory is `None` if this pass must not remove any item.
+    /// The answer to [`Command::ListInventory`]. The inventory is `None` if this pass is not allowed to remove items.
     Inventory(Option<Inventory>),
     /// The answer to [`Command::Remove`], with one result for each item.
     Removed(Vec<Removed>),
-    /// The executor has carried out a command that writes a record and returns no data.
+    /// The executor has carried out a command whose answer contains no data.
     Done,
     /// The executor could not carry out the command; the text gives the cause.
     Failed(String),

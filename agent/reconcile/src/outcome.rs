@@ -7,7 +7,7 @@ use towpath_coordination::Gate;
 
 use crate::names::{InstanceId, Managed};
 
-/// The outcome of a task. The variants are ordered from the best outcome to the worst.
+/// The outcome of a task. `Skipped` is the best outcome, and `Failed` is the worst outcome.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Outcome {
     /// The task did not have to run.
@@ -111,7 +111,7 @@ impl TaskReport {
     }
 }
 
-/// Builds the result that a task registers, from the outcome of the task and the result fields of the module.
+/// Builds the result that a task registers: the outcome of the task and the result fields of the module.
 pub fn result_of(outcome: Outcome, fields: impl IntoIterator<Item = (String, Value)>) -> Value {
     let mut result = json!({ "changed": outcome == Outcome::Changed, "outcome": outcome.as_str() });
     if let Some(map) = result.as_object_mut() {
@@ -127,7 +127,7 @@ pub struct BookReport {
     pub tasks: Vec<TaskReport>,
     /// The closed gates that must open before the book can continue.
     pub gates: Vec<Gate>,
-    /// True if the run was preempted by a newer revision.
+    /// True if a newer revision preempted the run.
     pub preempted: bool,
     /// All items that the book manages. `managed` is `None` if some managed items are not known.
     pub managed: Option<Arc<BTreeSet<Managed>>>,

@@ -94,7 +94,7 @@ impl SourceArgs {
         self.accepted().await
     }
 
-    /// Selects the process that answers about the accepted revision, and ignores a given working tree.
+    /// Selects the process that answers a command about the accepted revision, even if a working tree is given.
     pub(super) async fn accepted(&self) -> Result<Responder, Failure> {
         let settings = self.settings()?;
         match Client::connect(&settings.socket).await {

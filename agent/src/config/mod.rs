@@ -98,8 +98,8 @@ pub struct WrittenReconcile {
 }
 
 impl WrittenReconcile {
-    /// The shortest interval between passes. The limit protects the fleet, because a very short interval in git keeps
-    /// all nodes busy.
+    /// The shortest interval between passes. The limit protects the fleet, because a very short interval would keep all
+    /// nodes busy.
     const SHORTEST: Duration = Duration::from_secs(1);
 
     fn read(written: &pb::Reconcile) -> Self {
@@ -296,7 +296,7 @@ pub fn source_warnings(source: &Source, coordinated: bool) -> Vec<String> {
     }
     if unverified && coordinated {
         warnings.push(format!(
-            "the source {name} has `verify.mode: none`: anyone who can write to its git server, or pose as the server, can run any command on every node; sign commits, and set `verify: {{mode: range, keyFiles: [...]}}"
+            "the source {name} has `verify.mode: none`: anyone who can write to its git server, or impersonate the server, can run any command on every node; sign commits, and set `verify: {{mode: range, keyFiles: [...]}}"
         ));
     }
     let secret = auth.password_file.is_some() || auth.username_file.is_some() || auth.token_file.is_some();

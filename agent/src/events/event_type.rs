@@ -132,7 +132,7 @@ event_types! {
     CertificateExpiring = "certificate.expiring" alarm;
     /// The agent uses a new certificate of this node, without a restart.
     CertificateRenewed = "certificate.renewed";
-    /// A node or a person has used a revoked certificate or key on a connection, or this node itself uses one.
+    /// This node, another node or a person has used a revoked certificate or key.
     CertificateRevoked = "certificate.revoked";
 }
 

@@ -69,8 +69,8 @@ impl Events {
     /// again.
     ///
     /// # Errors
-    /// Fails if the journal cannot store the events. An alarm that was not stored is recorded when the alarm is set
-    /// again.
+    /// Fails if the journal cannot store the events. If an alarm was not stored, the event log records the alarm when
+    /// the alarm is set again.
     pub fn record(&self, now: i64, events: Vec<NewEvent>) -> Result<(), JournalError> {
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         let mut undo = Vec::new();

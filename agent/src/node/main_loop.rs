@@ -85,7 +85,8 @@ pub struct Node {
 #[derive(Debug)]
 struct PassEnd {
     worst: Outcome,
-    /// The versions of the managed files that the pass saw. `watched` is `None` if the pass checked no managed file.
+    /// The versions of the managed files, as the pass read the files. `watched` is `None` if the pass checked no
+    /// managed file.
     watched: Option<Watched>,
     /// True if the pass was preempted. After a preempted pass, the main loop starts a new pass immediately.
     is_preempted: bool,
@@ -222,12 +223,12 @@ impl Node {
         Ok(node)
     }
 
-    /// Returns the object that answers queries about the node.
+    /// Returns the component that answers queries about the node.
     pub fn queries(&self) -> Queries {
         self.passes.queries().clone()
     }
 
-    /// Returns the service of the node for the other nodes.
+    /// Returns the service that the node offers to the other nodes.
     pub fn peers(&self) -> PeerService {
         self.acceptance.peers().clone()
     }
@@ -373,8 +374,8 @@ impl Node {
         }
     }
 
-    /// Runs the main loop until the agent is stopped. Each iteration of the loop calls `alive` with the summary of the
-    /// state.
+    /// Runs the main loop until the agent is stopped. Each iteration of the loop calls `alive` with a summary of the
+    /// node's state.
     pub fn run(&mut self, alive: &dyn Fn(&str)) {
         let mirrors = self.settings.state_dir.join("mirrors");
         let (clock, name) = (Arc::clone(&self.clock), self.settings.node.clone());

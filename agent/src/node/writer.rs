@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// A function that returns true for the alarms that it selects.
+/// A function that selects alarms: it returns true for each selected alarm.
 type Covers<'a> = Box<dyn Fn(&NewEvent) -> bool + 'a>;
 
 /// The results of a stage of the node, in the order of writing. A stage itself writes nothing.

@@ -123,7 +123,7 @@ impl<'a> AdmissionControl<'a> {
         answer
     }
 
-    /// Ends the admission, because the segment was completed, has failed, or no longer has a slot.
+    /// Ends the admission, because the segment was completed or has failed, or because the node no longer holds a slot.
     pub(super) fn end(&self) {
         *lock(&self.admitted) = Admitted::default();
     }
@@ -134,7 +134,7 @@ impl<'a> AdmissionControl<'a> {
     }
 
     /// Sends a request about a segment to the fleet. A TaskBook without a rollout needs no permission of the fleet, so
-    /// its request is granted.
+    /// each request is granted.
     pub(super) fn ask(&self, segment: u32, request: Request) -> Answer {
         let Some(BookRollout { coordination, run }) = &self.rollout else { return Answer::Go };
         let segment = usize::try_from(segment).unwrap_or(usize::MAX);

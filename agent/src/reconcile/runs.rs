@@ -201,8 +201,8 @@ pub(crate) fn digests(set: &ObjectSet) -> BTreeMap<String, String> {
     coordinated.map(|book| (book.id(), book_digest(set, book))).collect()
 }
 
-/// Returns whether a TaskBook needs a run. A TaskBook needs a run if the TaskBook is coordinated, or if another
-/// TaskBook waits for its completion on all nodes.
+/// Returns whether a TaskBook needs a run. A TaskBook needs a run if it is coordinated, or if another TaskBook waits
+/// until all nodes have completed it.
 fn needs_run(set: &ObjectSet, book: &Book) -> bool {
     let waited_for = |other: &Book| {
         other.namespace == book.namespace
@@ -243,8 +243,8 @@ fn slot_limit(set: &ObjectSet, manifest: &RevisionManifest, book: &Book, seriali
     slot_failures(set, manifest, &book.namespace, serialize.slot.as_ref()?)
 }
 
-/// Returns the smallest `maxFailures` of the books that share a named slot. Returns `None` if all books that share the
-/// slot set `failAfterAllTargetsRan`, or if no book shares the slot.
+/// Returns the smallest `maxFailures` of the books that share a named slot. Returns `None` if no book shares the slot,
+/// or if `failAfterAllTargetsRan` is set in all books that share the slot.
 fn slot_failures(set: &ObjectSet, manifest: &RevisionManifest, namespace: &str, slot: &str) -> Option<u64> {
     let shares = |other: &&Book| {
         let own = other.tasks.iter().filter_map(|task| task.serialize.as_ref()).chain(&other.rollout.serialize);

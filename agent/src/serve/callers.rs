@@ -60,7 +60,8 @@ impl Callers {
     }
 }
 
-/// Returns the caller of a request: the subject of its certificate, or the user id on the Unix socket.
+/// Returns the caller of a request: the subject of the caller's certificate, or the caller's user id on the Unix
+/// socket.
 fn caller<T>(request: &Request<T>) -> String {
     if let Some(Caller(subject, _)) = request.extensions().get::<Caller>() {
         return format!("the {} {}", subject.role.name(), subject.name);

@@ -75,7 +75,7 @@ impl<E> Handshakes<E> {
     }
 
     /// Returns the oldest handshake of an origin (address or network) whose peer has sent nothing. If all peers of the
-    /// origin have sent data, returns the oldest handshake of the origin.
+    /// origin have sent data, the function returns the oldest handshake of the origin.
     fn oldest_of(&self, origin: IpAddr) -> Option<Number> {
         let of_origin = || self.running.iter().filter(move |(_, handshake)| handshake.origin == origin);
         let silent = of_origin().find(|(_, handshake)| !handshake.heard);

@@ -1,4 +1,4 @@
-//! A pool of connections to peers. Connections are opened on demand, and the most recently used connections are kept.
+//! A pool of connections to peers. The pool opens connections on demand, and keeps the most recently used connections.
 
 use std::{
     collections::BTreeMap,

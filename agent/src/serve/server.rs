@@ -138,8 +138,9 @@ pub async fn serve(
 }
 
 /// Admits a call if the certificate of the caller is not revoked. The accepted revision must name a calling node, and
-/// the calling node must use its trusted key. The name of a node is checked, because a certificate can stay valid after
-/// git no longer names its node. Every call is checked, so that a revocation also affects open connections.
+/// the calling node must use its trusted key. The server checks the name of a node, because a certificate can stay
+/// valid after git no longer names the node. The server checks every call, so that a revocation also affects open
+/// connections.
 fn admit(peers: &PeerService, request: Request<()>) -> Result<Request<()>, Status> {
     match request.extensions().get::<Caller>() {
         Some(caller) => admit_caller(peers, caller).map(|()| request),
@@ -256,7 +257,7 @@ impl pb::peer_server::Peer for Api {
     }
 }
 
-/// Returns the name of the calling node. Callers that are not nodes are rejected.
+/// Returns the name of the calling node. Fails if the caller is not a node.
 fn node_that_asks<T>(request: &Request<T>) -> Result<String, Status> {
     match request.extensions().get::<Caller>() {
         Some(Caller(caller, _)) if caller.role == Role::Node => Ok(caller.name.clone()),

@@ -94,8 +94,8 @@ impl Port {
     }
 }
 
-/// Returns the stream of authenticated connections. A connection whose handshake fails is closed, and does not affect
-/// other connections.
+/// Returns the stream of authenticated connections. If a handshake fails, the server closes the connection, and other
+/// connections continue.
 pub(super) fn incoming(listener: TcpListener, credentials: Arc<Credentials>) -> ReceiverStream<io::Result<Secured>> {
     let (known, connections) = mpsc::channel(16);
     let port = Arc::new(Port { handshakes: Mutex::default(), refusals: Mutex::default() });

@@ -261,8 +261,8 @@ fn pass(mut state: State, passed: Passed) -> State {
 }
 
 impl State {
-    /// Returns whether a revision is the accepted revision. Digests are compared, too, because two revisions may have
-    /// the same generation (P26).
+    /// Returns whether a revision is the accepted revision. The function also compares the digests, because two
+    /// revisions may have the same generation (P26).
     pub fn is_at(&self, other: Option<&Acceptance>) -> bool {
         let same =
             |other: &Acceptance| other.generation == self.accepted.generation && other.digest == self.accepted.digest;
@@ -386,7 +386,7 @@ fn current(state: &State) -> Vec<pb::Condition> {
         Some(hold) => conditions.push(condition("Held", true, &hold.reason, all_holds(&state.held))),
         None if !state.uncoordinated.is_empty() => {
             let message = format!(
-                "{} asked for slots, waves or barriers, but dataStore is local: this node does not wait for other nodes",
+                "{} asked for slots, waves or barriers, but `dataStore` is `local`: this node does not wait for other nodes",
                 state.uncoordinated.join(", ")
             );
             conditions.push(condition("Held", false, "Uncoordinated", message));

@@ -33,7 +33,7 @@ pub struct FleetView {
     known: Arc<Mutex<Option<OtherNodes>>>,
 }
 
-/// The liveness of a node, as seen by its lease in the data store and by gossip.
+/// The liveness of a node: one value from its lease in the data store, and one value from gossip.
 #[derive(Debug, Clone, Copy)]
 struct LivenessReport {
     lease: Liveness,
@@ -69,8 +69,8 @@ impl FleetView {
     /// template calls `nodes()`.
     ///
     /// While the data store does not answer, the function returns the most recently read state. The journal keeps the
-    /// state across restarts of the agent. Rendered files continue to list nodes while the data store is unreachable
-    /// (P92, P93). Liveness comes from gossip, even while the data store is unreachable.
+    /// state across restarts of the agent. Rendered files continue to list the other nodes while the data store is
+    /// unreachable (P92, P93). Liveness comes from gossip, even while the data store is unreachable.
     pub(crate) fn others(&self, revision: &Revision) -> BTreeMap<String, Other> {
         let Some(fleet) = self.fleet.as_ref().filter(|fleet| fleet.store().shared() && revision.reads_nodes()) else {
             return BTreeMap::new();
@@ -113,7 +113,7 @@ impl FleetView {
         *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(known.clone());
     }
 
-    /// Returns the liveness of a node, as seen by its lease and by gossip.
+    /// Returns the liveness of a node, from its lease and from gossip.
     fn liveness_report(
         &self,
         node: &str,

@@ -23,7 +23,8 @@ use crate::events::{EventType, NewEvent};
 pub struct PeerService {
     status: StatusSnapshot,
     fleet: Arc<Fleet>,
-    /// The signer of the node's records. The signer decides which callers of the API are rejected.
+    /// The signer of the records that the node writes to the data store. The signer decides which callers the API
+    /// rejects.
     signer: Arc<RecordSigner>,
     /// The incarnation of the node: a number that grows with each start of the agent.
     incarnation: u64,
@@ -54,8 +55,8 @@ impl PeerService {
         self.status.revision().map(|revision| revision.set.nodes.contains_key(name))
     }
 
-    /// Returns the reason to reject a caller. Returns `None` if the caller is admitted. A caller is rejected if its
-    /// certificate is revoked, or if a node does not use its trusted key.
+    /// Returns the reason to reject a caller. Returns `None` if the caller is admitted. The API rejects a caller whose
+    /// certificate is revoked, and a node that does not use its trusted key.
     pub fn refuses(&self, caller: &Subject, serial: Option<&str>) -> Option<String> {
         self.signer.refuses(&caller.name, caller.role == Role::Node, &caller.keys.sign, serial)
     }
@@ -72,7 +73,7 @@ impl PeerService {
         self.update_gossip();
     }
 
-    /// Passes the addresses of the other nodes and the accepted revision to the gossip.
+    /// Passes the addresses of the other nodes and the accepted revision to the gossip service.
     pub(crate) fn update_gossip(&self) {
         let (Some(gossip), Some(revision)) = (self.gossip.get(), self.status.revision()) else { return };
         let others = revision.set.nodes.iter().filter(|(name, _)| *name != self.status.node());
@@ -87,10 +88,10 @@ impl PeerService {
         }
     }
 
-    /// Passes a message from an authenticated node to the gossip.
+    /// Passes a message from an authenticated node to the gossip service.
     ///
     /// # Errors
-    /// Fails if this node has no gossip, or if the revision does not name the sender.
+    /// Fails if this node has no gossip, or if the accepted revision does not name the sender.
     pub fn gossip(&self, from: &str, message: Vec<u8>) -> Result<(), QueryError> {
         let Some(gossip) = self.gossip.get() else { return Err(QueryError("this node has no gossip".into())) };
         // Before the first revision the nodes are not known, so the certificate of the sender is sufficient.

@@ -80,7 +80,7 @@ fn gates(state: &State) -> BTreeMap<String, Vec<PublishedGate>> {
     shown
 }
 
-/// Returns the named facts, which the node shares with other nodes.
+/// Returns the facts with the given names, which the node shares with other nodes.
 pub(crate) fn shared_facts(facts: &Value, names: &[String]) -> Value {
     Value::Object(names.iter().filter_map(|name| Some((name.clone(), facts.get(name)?.clone()))).collect::<Map<_, _>>())
 }

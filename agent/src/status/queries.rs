@@ -35,8 +35,8 @@ pub struct Queries {
     machine: Arc<HostContext>,
     facts: facts::Options,
     reconcile: WrittenReconcile,
-    /// True if the node agrees with other nodes through a shared data store. TaskBooks wait for other nodes only with a
-    /// shared data store.
+    /// True if the node agrees with other nodes through a shared data store. TaskBooks wait for other nodes only if the
+    /// data store is shared.
     shares_store: bool,
 }
 
@@ -232,7 +232,9 @@ impl Queries {
                     name: String::new(),
                     module: String::new(),
                     action: "none".into(),
-                    diff: Some("uncoordinated: dataStore is local, so this node does not wait for other nodes".into()),
+                    diff: Some(
+                        "uncoordinated: `dataStore` is `local`, so this node does not wait for other nodes".into(),
+                    ),
                     failed: false,
                 });
             }
@@ -424,8 +426,8 @@ fn rendered(
     Ok(value)
 }
 
-/// Returns the variables of a node. If the revision has several namespaces, each variable name begins with its
-/// namespace.
+/// Returns the variables of a node. If the revision has several namespaces, each variable name begins with the
+/// namespace of the variable.
 fn variables(revision: &Revision, node: &str, explain: bool) -> Value {
     let view = NodeView::new(&revision.set, node);
     let namespaces: Vec<&String> = revision.set.namespaces.keys().collect();

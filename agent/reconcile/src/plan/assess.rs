@@ -28,7 +28,7 @@ pub enum Check {
     Failed(String),
 }
 
-/// The change that a task needs, as found by its check.
+/// The change that the check of a task found to be necessary.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Preview {
     /// The kind of the change: `create`, `update` or `remove`.
@@ -49,9 +49,9 @@ pub struct Preview {
 pub struct LastRun {
     /// True if the definition of the task has not changed since the task's most recent run.
     pub same_definition: bool,
-    /// True if an action with the current definition has finished.
+    /// True if the action has finished with its current definition.
     pub finished: bool,
-    /// The number of interrupted runs of an action with the current definition.
+    /// The number of interrupted runs of the action with its current definition.
     pub interrupted: u32,
     /// The result fields of the action's most recent finished run.
     pub fields: Value,

@@ -1,4 +1,4 @@
-//! The queue of changes that are made together: file changes in one batch, changes by tools in one transaction.
+//! The queue of changes that the agent makes together: file changes in one batch, changes by tools in one transaction.
 
 use std::{collections::BTreeSet, iter::successors, sync::Arc};
 
@@ -11,7 +11,7 @@ use crate::names::{Instance, InstanceId};
 /// The maximum number of file changes in one batch.
 const MAX_FILES: usize = 2000;
 
-/// A set of rendered tasks whose changes are made together.
+/// A set of rendered tasks whose changes the agent makes together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChangeSet {
     /// File changes that the agent writes as one batch.

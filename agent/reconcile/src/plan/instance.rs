@@ -17,8 +17,8 @@ pub enum ModuleKind {
     Probe,
     /// An action without conditions, which runs again only if its definition changes.
     Action,
-    /// An action with conditions, such as `unless`. The action runs only if a check of its conditions on the node
-    /// requires a run.
+    /// An action with conditions, for example with the condition `unless`. The agent checks the conditions on the node,
+    /// and runs the action only if the conditions require a run.
     ConditionalAction,
     /// An action that runs in every pass (`run: always`).
     UnconditionalAction,
@@ -26,7 +26,7 @@ pub enum ModuleKind {
     Reboot,
 }
 
-/// The key of a transaction. Changes with equal keys can share a transaction.
+/// The key of a transaction. Changes with equal `BatchKey` values can share a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct BatchKey(pub String);
 
@@ -48,7 +48,7 @@ pub struct Facts {
     pub batch: Option<BatchKey>,
 }
 
-/// Returns the name of a task, followed by the item of its loop.
+/// Returns the name of a task, followed by the loop item.
 pub fn name(task: &Task, item: Option<&Item>) -> String {
     let Some(item) = item else { return task.id.clone() };
     let shown = match &item.value {

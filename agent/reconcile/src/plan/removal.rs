@@ -10,13 +10,13 @@ use towpath_render::view::PruneBudget;
 
 pub use crate::names::Managed;
 
-/// The items that leave a book's inventory. The agent removes each item from the node, deletes only its journal record,
+/// The items that a book no longer manages. The agent removes each item from the node, deletes only its journal record,
 /// or leaves the item to another book.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Removal {
     /// The items to remove from the node, in the order of removal.
     pub remove: Vec<Managed>,
-    /// The items that stay on the node, but not in the journal.
+    /// The items that stay on the node, although the agent deletes their journal records.
     pub forget: Vec<Managed>,
     /// The items that another book manages now. The agent keeps the records of items that another book manages.
     pub moved: Vec<Managed>,
@@ -29,8 +29,8 @@ pub struct Inventory {
     pub recorded: BTreeSet<Managed>,
     /// All items that the books of the node manage now.
     pub managed_anywhere: Arc<BTreeSet<Managed>>,
-    /// The position of each module in the removal order, by the module's name. Items of modules with lower positions
-    /// are removed first.
+    /// The position of each module in the removal order, by the module's name. The agent first removes the items of
+    /// modules with lower positions.
     pub order: BTreeMap<String, u32>,
     /// True if the book removes items that it no longer mentions. If `prune` is false, the agent only deletes the
     /// records of items that the book no longer mentions.

@@ -39,7 +39,7 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    /// Returns true if the caller of the run has asked the run to end.
+    /// Returns true if the caller has asked the run to end.
     pub(super) fn preempted(&self) -> bool {
         self.preempted.get()
     }

@@ -99,8 +99,8 @@ pub(super) struct ActiveSegment {
     pub(super) number: Option<u32>,
     /// The purpose for which the node uses the slot of the segment.
     pub(super) slot_use: SlotUse,
-    /// The slot that a change needs, and true if `serialize` limits the number of slots. `slot` is `None` in a book
-    /// without coordination.
+    /// The slot that a change needs. The flag is true if `serialize` limits the number of slots. `slot` is `None` in a
+    /// book without coordination.
     pub(super) slot: Option<(Slot, bool)>,
     /// True if the node may make changes in this segment.
     pub(super) admitted: bool,

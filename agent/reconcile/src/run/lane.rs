@@ -33,8 +33,8 @@ pub(super) struct Lane {
     queue: Queue,
     /// The reports, in the order in which the tasks ran. The report of a dropped change is `None`.
     reports: Vec<Option<TaskReport>>,
-    /// The tasks that the run has reached. The value of a task is true if the task, or a task that it requires, failed
-    /// or is held.
+    /// The tasks that the run has reached. The map contains true for a task if the task, or a task that it requires,
+    /// failed or is held.
     reached: BTreeMap<String, bool>,
     /// The items that the tasks of this lane manage.
     managed: BTreeSet<Managed>,
@@ -44,8 +44,7 @@ pub(super) struct Lane {
     incomplete: bool,
     /// True if the book is not in a steady state, so the next pass must run the book again.
     unsteady: bool,
-    /// The reason why the lane of tasks must not run another task. `stop` is `None` while the lane may run another
-    /// task.
+    /// The reason why the lane of tasks runs no more tasks. `stop` is `None` while the lane may run another task.
     stop: Option<Stop>,
     /// The result of an elected task that this node ran.
     elected: Option<Value>,
@@ -55,8 +54,8 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// Returns a separate lane for a task that runs in parallel with other tasks. The new lane starts with a list of
-    /// the tasks that have failed.
+    /// Returns a separate lane for a task that runs in parallel with other tasks. The new lane contains the list of
+    /// tasks that the run has reached.
     pub(super) fn beside(&self) -> Self {
         Self { reached: self.reached.clone(), ..Self::default() }
     }
@@ -102,13 +101,12 @@ impl Lane {
         self.stop = Some(stop.after(self.stop.take()));
     }
 
-    /// Returns true if the lane of tasks must not run another task.
+    /// Returns true if the lane of tasks runs no more tasks.
     pub(super) fn stopped(&self) -> bool {
         self.stop.is_some()
     }
 
-    /// Returns the reason why the lane of tasks must not run another task. Returns `None` while the lane may run
-    /// another task.
+    /// Returns the reason why the lane of tasks runs no more tasks. Returns `None` while the lane may run another task.
     pub(super) fn why_stopped(&self) -> Option<&Stop> {
         self.stop.as_ref()
     }
@@ -154,15 +152,15 @@ impl Lane {
         self.reports_from(0).any(|report| report.outcome == Outcome::Failed)
     }
 
-    /// Returns the worst outcome of the tasks that this lane has run. If a gate is closed, the worst outcome is `Held`
-    /// or worse.
+    /// Returns the worst outcome of the tasks that this lane has run. If a gate is closed, the function returns `Held`
+    /// or a worse outcome.
     pub(super) fn worst(&self) -> Outcome {
         let worst = self.reports_from(0).map(|report| report.outcome).max().unwrap_or(Outcome::Unchanged);
         let blocked = matches!(self.stop, Some(Stop::Blocked(_)));
         if blocked { worst.max(Outcome::Held) } else { worst.max(Outcome::Unchanged) }
     }
 
-    /// Returns one text with the names and messages of all failed tasks and failed `later` steps.
+    /// Returns one text with the names and messages of all failed tasks, and of all failed steps in `later`.
     pub(super) fn failure_message(&self, later: &Steps) -> String {
         let failed = self.reports_from(0).chain(later.reports()).filter(|report| report.outcome == Outcome::Failed);
         let message =
@@ -245,7 +243,7 @@ impl Lane {
     }
 
     /// Returns the report of the book, from the tasks that this lane ran. `managed` contains all items that the book
-    /// manages. If `unrun_of` names a book, the report also lists the tasks that did not run.
+    /// manages. If `unrun_of` is a book, the report also lists the tasks of the book that did not run.
     pub(super) fn into_report(self, managed: Option<Arc<BTreeSet<Managed>>>, unrun_of: Option<&Book>) -> BookReport {
         let mut tasks: Vec<TaskReport> = self.reports.into_iter().flatten().collect();
         let changed = tasks.iter().any(|task| task.outcome > Outcome::Unchanged);

@@ -73,7 +73,7 @@ impl BookRun {
     }
 
     /// Returns true while several tasks of the run are in progress. While several tasks are in progress, the executor
-    /// should carry out their commands at the same time.
+    /// should carry out the commands of these tasks at the same time.
     pub fn is_side_by_side(&self) -> bool {
         self.channel.side_by_side.get()
     }

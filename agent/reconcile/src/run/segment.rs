@@ -78,7 +78,7 @@ async fn prepare(run: &Run) -> (Steps, Result<(), NotBegun>) {
     }
     let (steps, failed) = unconditional(run, List::Before).await;
     let prepared = match failed {
-        Some(failed) => Err(format!("task {failed:?}, which runs before the first change, failed")),
+        Some(failed) => Err(format!("the `before` task {failed:?} failed")),
         None => persist(run, |record| record.frame = Some(Frame::Changing)).await,
     };
     (steps, prepared.map_err(NotBegun::Failed))
@@ -120,9 +120,9 @@ async fn admit(run: &Run) -> Result<(), NotBegun> {
     Ok(())
 }
 
-/// Releases the slot that the node acquired in another budget for an earlier revision or segment. The record of the
-/// book names a slot until the slot is released. A node has at most one slot record in each budget, even if the budget
-/// has several partitions.
+/// Releases the slot that the node acquired in another budget for an earlier revision or segment. The journal record of
+/// the book names a slot until the slot is released. A node has at most one slot record in each budget, even if the
+/// budget has several partitions.
 async fn leave_other_slot(run: &Run, slot: &Slot) -> Result<(), NotBegun> {
     let is_other = run.record.borrow().slot.as_ref().is_some_and(|known| known.slot.budget != slot.budget);
     if !is_other {

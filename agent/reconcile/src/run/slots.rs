@@ -68,8 +68,8 @@ pub(super) async fn vote(run: &Run, lane: &Lane, at: Position) -> (Steps, bool) 
     (released(run, failed.then_some((at.number, admitted))).await, !failed)
 }
 
-/// Returns true if a completed segment uses the same slot as the first incomplete segment. The function also returns
-/// true if the first incomplete segment has begun to change the node.
+/// Returns true if a completed segment uses the same slot as the first incomplete segment. If the first incomplete
+/// segment has begun to change the node, the function returns true in all cases.
 pub(super) fn shares_slot(run: &Run, number: u32) -> bool {
     let Some(plan) = &run.inputs.rollout else { return true };
     let record = run.record.borrow();
@@ -78,7 +78,7 @@ pub(super) fn shares_slot(run: &Run, number: u32) -> bool {
     record.frame.is_some() || slots.is_none_or(|(one, other)| one.slot == other.slot)
 }
 
-/// Returns true if the node has a claim or a failure record in another budget than that of the active segment. A node
+/// Returns true if the node has a claim or a failure record in a budget that the active segment does not use. A node
 /// with an interrupted change may be only partly changed.
 fn holds_other_slot(run: &Run) -> bool {
     let (record, segment) = (run.record.borrow(), run.segment.borrow());
@@ -90,7 +90,7 @@ fn holds_other_slot(run: &Run) -> bool {
 }
 
 /// Releases the failure record of an earlier run, or of a budget that this run does not use. A node that failed before
-/// admission changed nothing, so its failure record must not halt other runs.
+/// admission changed nothing, so its failure record does not have to halt other runs.
 pub(super) async fn leave_old_failure(run: &Run) -> Steps {
     let Some(plan) = &run.inputs.rollout else { return Steps::default() };
     let is_old = run.record.borrow().slot.as_ref().is_some_and(|known| {
@@ -103,10 +103,11 @@ pub(super) async fn leave_old_failure(run: &Run) -> Steps {
     persist_or_stop(run, "slot", |record| record.slot = None).await
 }
 
-/// Records in the journal that the slot was released, or is kept after a failure. If the run no longer uses the budget
-/// of a slot, the node releases the slot.
+/// Records in the journal that the node released the slot, or keeps the slot after a failure. If the run no longer uses
+/// the budget of a slot, the node releases the slot.
 ///
-/// `failed` contains the segment in which the node failed, and true if the changes of the segment were admitted.
+/// `failed` contains the segment in which the node failed; the flag is true if the changes of the segment were
+/// admitted.
 async fn released(run: &Run, failed: Option<(u32, bool)>) -> Steps {
     let Some(plan) = &run.inputs.rollout else { return Steps::default() };
     let active = run.segment.borrow().slot.clone();

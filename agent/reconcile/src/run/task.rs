@@ -553,7 +553,7 @@ async fn items_unchanged(run: &Run, task: &Task, at: TaskRef, items: Vec<Item>) 
     Some(json!({ "results": results, "changed": false, "outcome": worst.as_str() }))
 }
 
-/// Returns the outcome and the result of a task or item that changes nothing. Returns `None` if the task needs a
+/// Returns the outcome and the result of a task or loop item that changes nothing. Returns `None` if the task needs a
 /// change.
 async fn item_unchanged(run: &Run, task: &Task, at: TaskRef, item: Option<Item>) -> Option<(Outcome, Value)> {
     let name = instance::name(task, item.as_ref());

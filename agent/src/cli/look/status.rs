@@ -56,7 +56,7 @@ pub(in crate::cli) fn text(status: &pb::NodeStatus) -> String {
         if commits.is_empty() { String::new() } else { format!(": {commits}") }
     );
     if status.insecure {
-        text.push_str("insecure: without tls, anyone who reaches the data store can pose as a node\n");
+        text.push_str("insecure: without `tls`, anyone who reaches the data store can impersonate a node\n");
     }
     for warning in &status.warnings {
         text.push_str(&format!("{}: {warning}\n", output::coloured("warning", Colour::Odd)));

@@ -191,7 +191,7 @@ fn daemon(
             Ok(Ok(Err(error))) => Err(Failure::error(&error)),
             _ => match early {
                 Some(Err(error)) => Err(Failure::failed(format!(
-                    "internal error: the agent stopped: {error}; please report it with the log"
+                    "internal error: the agent stopped: {error}; report this error with the log"
                 ))),
                 _ => Ok(0),
             },

@@ -111,7 +111,7 @@ struct Written {
     cluster: String,
     name: Option<String>,
     role: Option<&'static str>,
-    /// The serial number, in the form that `revoked` of a Config object uses.
+    /// The serial number of the certificate, in the form that `revoked` of a Config object uses.
     serial: Option<String>,
     public_keys: Vec<String>,
     ca_file: PathBuf,
@@ -185,7 +185,7 @@ impl Init {
             key_file: Some(key.clone()),
         };
         let what = format!(
-            "{} is the certificate authority of the cluster {}. Copy it to all nodes.\n{} is the key of the authority. Anyone with this key can create a node, so keep the key off the fleet.",
+            "{} is the certificate authority of the cluster {}. Copy it to all nodes.\n{} is the key of the authority. Anyone with this key can create a node, so keep the key on a machine outside the fleet.",
             certificate.display(),
             self.cluster,
             key.display()

@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub(super) struct Adoption {
     error: Option<Unfollowed>,
-    /// The time that the node has waited for a missing commit, manifest, record or agent version.
+    /// The time that the node has waited for a missing commit, manifest, acceptance record or agent version.
     lacking: LackingWait,
 }
 
@@ -37,8 +37,8 @@ impl Adoption {
         self.error.is_some()
     }
 
-    /// Returns true if this node must not propose a revision, because the node does not adopt the accepted revision.
-    /// A candidate of this node can be older than the accepted revision.
+    /// Returns true if this node is not allowed to propose a revision, because the node does not adopt the accepted
+    /// revision. A candidate of this node can be older than the accepted revision.
     pub(super) fn blocks(&self) -> bool {
         self.error.is_some() && self.rejected().is_none()
     }
@@ -96,8 +96,8 @@ impl Adoption {
     }
 }
 
-/// Returns the message that explains why a node must not overwrite a record that it rejects. Returns `None` if the node
-/// may overwrite the record, or has not rejected the record.
+/// Returns the message that explains why a node does not overwrite an acceptance record that it rejects. Returns `None`
+/// if the node may overwrite the record, or has not rejected the record.
 fn remaining_doubt(why: &AdoptionError, relation: &Relation, is_sure: impl FnOnce() -> bool) -> Option<&'static str> {
     match (why, relation) {
         (AdoptionError::Rejected(_), Relation::Apart) => Some(
@@ -140,7 +140,7 @@ fn inputs_of(found: &Found, why: Option<&AdoptionError>, doubt: Option<&str>) ->
         }
         Some(AdoptionError::Void(why)) => {
             let message = format!(
-                "ignored the invalid record of acceptance by {by}: {why}; nodes overwrite the record with a valid one"
+                "ignored the invalid acceptance record of {by}: {why}; nodes overwrite the record with a valid record"
             );
             (None, Some(ConditionReason::new("RejectedLocally", message)))
         }

@@ -56,7 +56,7 @@ pub(super) struct Adopted {
 #[derive(Debug)]
 pub(super) enum Proposed {
     Accepted(Adopted),
-    /// Another node proposed a revision before this node did.
+    /// Another node was the first to propose a revision.
     Lost,
     /// The node proposes nothing: the fleet rejects the node, or the node must first adopt a newer revision.
     Blocked,
@@ -120,8 +120,7 @@ impl Acceptance {
         }
     }
 
-    /// Reads the record of the accepted revision from the data store, and compares the record with the record of this
-    /// node.
+    /// Reads the acceptance record from the data store, and compares it with the acceptance record of this node.
     ///
     /// # Errors
     /// Fails if the data store does not answer.

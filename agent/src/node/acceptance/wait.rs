@@ -48,7 +48,7 @@ impl LackingWait {
         self.waited >= what.limit()
     }
 
-    /// Ends the wait, because the node has adopted the record, or the fleet has replaced the record.
+    /// Ends the wait, because the node has adopted the acceptance record, or the fleet has replaced it.
     pub(super) fn end(&mut self) {
         *self = Self::default();
     }

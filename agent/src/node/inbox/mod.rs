@@ -1,5 +1,5 @@
 //! The queue of pending work of the main loop. Pollers, file events, the data store, gossip and late answers of git
-//! servers add work to the queue. Work that arrives while the main loop is busy is merged into one entry.
+//! servers add work to the queue. While the main loop is busy, the queue merges new work into one entry.
 
 pub(super) mod pace;
 pub(super) mod poller;
@@ -34,7 +34,7 @@ pub struct PendingWork {
 }
 
 impl PendingWork {
-    /// Returns whether there is no pending work.
+    /// Returns true if no work is pending.
     pub fn is_empty(&self) -> bool {
         !self.poll
             && !self.source_changed
@@ -52,7 +52,7 @@ pub struct Inbox {
     slot: Arc<(Mutex<PendingWork>, Condvar)>,
     /// A counter that shows that the agent is not stuck. The counter counts loop iterations and preemption checks.
     progress: Arc<AtomicU64>,
-    /// The number of reported changes on git servers.
+    /// The number of changes on git servers that the poller has reported.
     news: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
@@ -85,7 +85,7 @@ impl Inbox {
         self.notify(add);
     }
 
-    /// Returns the number of reported changes of a source on its git server.
+    /// Returns the number of changes of a source that the poller has reported.
     pub fn news(&self, source: &str) -> u64 {
         self.news.lock().unwrap_or_else(PoisonError::into_inner).get(source).copied().unwrap_or_default()
     }

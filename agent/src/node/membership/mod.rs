@@ -174,7 +174,7 @@ impl Membership {
         }
     }
 
-    /// Returns an event for each rejected record of the data store. A record is rejected if the writer has no
+    /// Returns an event for each rejected record of the data store. The node rejects a record if the writer has no
     /// permission for the record, or is not an agent of the fleet.
     pub(super) fn rejected_records(&self) -> Effects<'static> {
         let event = |(key, why): (String, String)| {

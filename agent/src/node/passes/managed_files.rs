@@ -38,8 +38,8 @@ impl ManagedFiles {
         Self { machine, watch, versions: Watched::default(), pace: TouchPace::default() }
     }
 
-    /// Records the end of a pass, and the versions of the files that the pass saw. `seen` is `None` if the pass checked
-    /// no file because nothing had changed.
+    /// Records the end of a pass, and the file versions that the pass read. `seen` is `None` if the pass checked no
+    /// file because nothing had changed.
     pub(in crate::node) fn pass_ended(&mut self, seen: Option<Watched>, now: Instant) {
         if let Some(seen) = seen {
             self.machine.written.retain(|path| seen.contains_key(path));

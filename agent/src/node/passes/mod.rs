@@ -29,7 +29,7 @@ use crate::{
 pub(super) struct Passes {
     settings: Arc<Settings>,
     machine: Arc<HostContext>,
-    /// The writer of managed files. Only admitted changes can use the writer.
+    /// The writer of managed files. Only admitted changes can use this file writer.
     writer: FsWriter,
     fleet: Arc<Fleet>,
     queries: Queries,

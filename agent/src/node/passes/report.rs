@@ -97,7 +97,7 @@ impl<'a> Report<'a> {
         if changes.is_empty() { effects } else { effects.changes(changes) }
     }
 
-    /// Returns the changes of the journal after a pass.
+    /// Returns the journal changes to write after a pass.
     fn changes(self, outcome: &PassOutcome, runs: &RunProgress, runs_have_changed: bool) -> Changes {
         let mut changes = Changes::default();
         if runs_have_changed {

@@ -39,7 +39,7 @@ pub(in crate::node) enum AdoptionError {
     Refused(String),
     /// The rules of this node reject the revision. The node ignores the acceptance record of a rejected revision.
     Rejected(String),
-    /// The acceptance record of the revision is invalid, and every node rejects it.
+    /// The acceptance record of the revision is invalid, and every node rejects the record.
     Void(String),
 }
 
@@ -309,7 +309,7 @@ impl Step<'_> {
             }
             if shown(floor) || !shown(self.commit) {
                 return self.missing(
-                    format!("cannot rewind: the ref on the git server still has {floor}, or lacks the new commit"),
+                    format!("cannot rewind the source: the ref on its git server has {floor}, or lacks the new commit"),
                     true,
                 );
             }
@@ -319,7 +319,7 @@ impl Step<'_> {
 
     /// Checks that a signed tag points to the commit, if the source follows tags and verifies signatures. If the node
     /// has not accepted a commit of the source yet, a lightweight tag is sufficient. Tags come only from the git
-    /// server, so that another node cannot turn a commit into a release.
+    /// server, so that another node cannot mark a commit as a release.
     fn check_tag(&self) -> Result<(), AdoptionError> {
         let verified = self.source.git.verify.mode != VerifyMode::None;
         if !verified || !matches!(self.source.git.reference, Reference::Tag(_)) {

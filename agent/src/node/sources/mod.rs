@@ -40,7 +40,7 @@ pub(in crate::node) const DEPTH: usize = 5;
 struct SourceState {
     /// The snapshot of the accepted commit, read from the local mirror.
     old: Option<Snapshot>,
-    /// The snapshot of the head. `new` is `None` if the node must not follow the head.
+    /// The snapshot of the head. `new` is `None` if the node is not allowed to follow the head.
     new: Option<Snapshot>,
     /// The git tag that selected the head.
     tag: Option<String>,
@@ -70,7 +70,7 @@ pub(in crate::node) struct Sources {
     requests: Requests,
 }
 
-/// The result of a refresh of one source. The variants are ordered from the best result to the worst.
+/// The result of a refresh of one source. `Known` is the best result, and `Rejected` is the worst result.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::node) enum RefreshResult {
     /// The node knows the head of the source.
@@ -361,8 +361,8 @@ impl Sources {
         state
     }
 
-    /// Returns the snapshot of the head of a source. Returns `None` if the node must not follow the head. If the node
-    /// must not follow the head of a source, the source stays at its accepted commit.
+    /// Returns the snapshot of the head of a source. Returns `None` if the node is not allowed to follow the head. If
+    /// the node is not allowed to follow the head of a source, the source stays at its accepted commit.
     fn head(
         &self,
         journal: &Journal,
@@ -596,8 +596,8 @@ pub(in crate::node) fn origin(source: &Source) -> String {
 }
 
 /// Returns true if this node has found the accepted commit of a source at the ref on the git server. `checkpoint`
-/// belongs to the accepted commit. Only a commit of a branch can come from other nodes alone, so all tags and pinned
-/// commits count as found (P140).
+/// belongs to the accepted commit. Without its git server, a node can accept only commits of a branch, so all tags and
+/// pinned commits count as found (P140).
 fn has_seen(source: &Source, mirror: &Mirror, checkpoint: Option<&SourceCheckpoint>, accepted: Option<&str>) -> bool {
     let is_branch = matches!(source.git.reference, Reference::Branch(_));
     let shown = || accepted.is_none_or(|commit| mirror.has_shown(commit).unwrap_or(false));

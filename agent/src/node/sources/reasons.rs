@@ -56,8 +56,8 @@ pub(super) fn of_error(error: &SourceError, name: &str) -> ConditionReason {
     ConditionReason::new(reason, message)
 }
 
-/// Returns the reason why the node must not follow a head. Returns `None` if the node may follow the head (P28, P29).
-/// `seen` is true if this node has found the accepted commit at the ref on the git server.
+/// Returns the reason why the node is not allowed to follow a head. Returns `None` if the node may follow the head
+/// (P28, P29). `seen` is true if this node has found the accepted commit at the ref on the git server.
 pub(super) fn refused(
     source: &Source,
     fetched: &Fetched,
@@ -95,7 +95,7 @@ pub(super) fn refused(
     }
 }
 
-/// Returns the reason why the node must not follow a tag. Returns `None` if the node may follow the tag.
+/// Returns the reason why the node is not allowed to follow a tag. Returns `None` if the node may follow the tag.
 fn refused_tag(fetched: &Fetched, checkpoint: &SourceCheckpoint) -> Option<String> {
     let accepted = &checkpoint.commit;
     if fetched.commit == *accepted {

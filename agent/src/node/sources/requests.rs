@@ -106,7 +106,7 @@ impl Requests {
         });
     }
 
-    /// Ends a refresh. If the refresh has used an answer that is older than a change of its source, another refresh
+    /// Ends a refresh. If the refresh has used an answer that is older than a change of the source, another refresh
     /// follows.
     pub(in crate::node) fn end_refresh(&self) {
         if std::mem::take(&mut self.lock().is_stale) {

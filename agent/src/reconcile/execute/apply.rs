@@ -97,8 +97,8 @@ pub(super) fn notified(session: &Session<'_>, task: &Task, item: Option<&Item>) 
     changes
 }
 
-/// Returns a rendered copy of a task, which can run after its TaskBook is deleted. Returns `Some(None)` for a task that
-/// does not run on this node. Returns `None` if the task cannot be rendered now.
+/// Returns a rendered copy of a task. The copy can run after the TaskBook is deleted. Returns `Some(None)` for a task
+/// that does not run on this node. Returns `None` if the task cannot be rendered now.
 pub(super) fn kept_task(session: &Session<'_>, task: &Task) -> Option<Option<KeptTask>> {
     let Some(module) = &task.module else { return Some(None) };
     let Ok(Rendering::Ready(runs)) = session.renderer.condition(task, None) else { return None };

@@ -100,7 +100,7 @@ fn evaluate(session: &Session<'_>, task: &Task, item: Option<&Item>, report: Rep
         };
     if let (Outcome::Failed, false, Some(until)) = (outcome, condition_met, &task.until) {
         let why = message.map(|message| format!(": {message}")).unwrap_or_default();
-        message = Some(format!("the condition `until: {}` did not hold{why}", until.condition));
+        message = Some(format!("the condition `until: {}` is false{why}", until.condition));
     }
     if let Some(problem) = problem {
         (outcome, message) = (Outcome::Failed, Some(problem));
@@ -128,7 +128,7 @@ pub(super) fn holds(
     }
 }
 
-/// Returns an error message if the `success` expression of a state task is false.
+/// Returns an error message if the `success` expression of a task with a desired state is false.
 pub(super) fn success_problem(
     session: &Session<'_>,
     task: &Task,
@@ -138,7 +138,7 @@ pub(super) fn success_problem(
     let expression = task.success.as_ref()?;
     match holds(session, task, item, "success", expression, &result_of(outcome, [])) {
         Ok(true) => None,
-        Ok(false) => Some(format!("the condition `success: {expression}` does not hold")),
+        Ok(false) => Some(format!("the condition `success: {expression}` is false")),
         Err(why) => Some(why),
     }
 }

@@ -271,8 +271,8 @@ fn is_done(session: &Session<'_>, change: &DirectChange<'_>) -> bool {
     matches!(change.resource().check(&session.context(change.task)), Ok(Checked::InSync))
 }
 
-/// Deletes the undo records and the handler notifications of changes that did not run. The notification of a handler is
-/// kept if another task has notified the same handler.
+/// Deletes the undo records and the handler notifications of changes that did not run. The journal keeps the
+/// notification of a handler if another task has notified the same handler.
 fn discard_unstarted(session: &Session<'_>, direct_changes: Vec<DirectChange<'_>>, notified: &BTreeSet<String>) {
     let names: BTreeSet<String> = direct_changes.iter().map(|change| change.rendered.instance.name.clone()).collect();
     let mut changes = Changes::default();

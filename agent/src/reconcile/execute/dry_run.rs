@@ -31,7 +31,7 @@ impl DryRun<'_> {
         self.has_changes.store(true, Ordering::Relaxed);
     }
 
-    /// Compares the state of the node with a rendered task. A check that runs a command is skipped.
+    /// Compares the state of the node with a rendered task. The dry run skips a check that runs a command.
     fn check(&self, id: InstanceId) -> Checked {
         let asks = self.session.rendered(id).is_ok_and(|(rendered, _)| rendered.ready.options.asks_commands());
         if asks {

@@ -54,8 +54,8 @@ pub(in crate::reconcile) trait CarryOut<'a>: Sync + Sized {
     /// Returns the deleted TaskBooks whose removal keeps this node out of service.
     fn out_of_service(pass: &PassContext<'_>) -> BTreeSet<BookId>;
 
-    /// Deletes the records of a deleted TaskBook after all its items are removed. Returns whether the removal has
-    /// ended.
+    /// Deletes the journal records of a deleted TaskBook after all its items are removed. Returns whether the removal
+    /// has ended.
     fn forget_gone(pass: &PassContext<'_>, book: &BookId) -> bool;
 }
 
@@ -91,8 +91,8 @@ impl<'a, E: CarryOut<'a>> Started<E> {
         self.run.preempt();
     }
 
-    /// Continues a run that has waited for the other TaskBooks. `inventory` is `None` if this pass must not remove any
-    /// item.
+    /// Continues a run that has waited for the other TaskBooks. `inventory` is `None` if this pass is not allowed to
+    /// remove items.
     pub(in crate::reconcile) fn remove(&mut self, inventory: Option<Inventory>) -> Stage {
         if let Some(id) = self.asked.take() {
             self.run.observe(id, Observation::Inventory(inventory));
@@ -155,14 +155,13 @@ fn beside<'scope, 'env, 'a: 'scope, E: CarryOut<'a>>(
 }
 
 fn panicked(_: &(dyn Any + Send)) -> Observation {
-    Observation::Failed("internal error: the task panicked; please report it with the log of this run".to_owned())
+    Observation::Failed("internal error: the task panicked; report this error with the log of this run".to_owned())
 }
 
 /// Returns the report of an internal error: a run waits, although no command is in progress.
 fn stuck() -> BookReport {
     let message =
-        "internal error: the run waits although no command is in progress; please report this error with the log"
-            .to_owned();
+        "internal error: the run waits although no command is in progress; report this error with the log".to_owned();
     let report = TaskReport::new("book", "book", Outcome::Failed).with_message(message);
     BookReport { tasks: vec![report], ..BookReport::default() }
 }
@@ -222,7 +221,7 @@ impl<'a> Executor<'a> {
 }
 
 impl Executor<'_> {
-    /// Returns the rollout in which the items of the TaskBook are removed after its deletion (D32).
+    /// Returns the rollout that removes the items of the TaskBook after the TaskBook is deleted (D32).
     fn last_rollout(&self, known: Option<LastRollout>) -> Option<LastRollout> {
         let session = &self.session;
         let rollout = &session.book.rollout;

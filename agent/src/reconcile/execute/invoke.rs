@@ -137,7 +137,7 @@ fn unconditional(session: &Session<'_>, task: &Task, writer: &FsWriter) -> Attem
 }
 
 /// Runs a pending handler. Deletes the notification of the handler if the handler succeeds. If a task notifies the
-/// handler while the handler runs, the notification is kept.
+/// handler while the handler runs, the journal keeps the notification.
 fn handler(session: &Session<'_>, pending: &PendingHandler, writer: &FsWriter) -> Attempted {
     let key = session.id.task(pending.id.as_str());
     let notified: Option<HandlerRecord> = session.machine().record(&key);

@@ -90,7 +90,7 @@ pub(super) enum Found {
     Action(Option<ActionRecord>),
 }
 
-/// The findings of a run that are not part of its report.
+/// The findings of a run that the report of the run does not contain.
 #[derive(Debug, Default)]
 pub(in crate::reconcile) struct Notes {
     /// The version of each managed file before the check of the file.
@@ -267,7 +267,7 @@ impl<'a> Session<'a> {
 }
 
 /// The error message for a command about a task that the session does not know.
-pub(super) const UNKNOWN: &str = "internal error: a command names an unknown task; please report it with the log";
+pub(super) const UNKNOWN: &str = "internal error: a command names an unknown task; report this error with the log";
 
 pub(in crate::reconcile) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

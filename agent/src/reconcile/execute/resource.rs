@@ -70,7 +70,7 @@ pub(super) fn render(session: &Session<'_>, instance: &Arc<Instance>) -> Result<
         let owner = Owner { task: format!("{}/{}", session.book.id(), task.id), item };
         if let Some(other) = session.claim(parts, &owner, options.kind() == Kind::State) {
             return Err(failed(format!(
-                "{module} {identity} is managed by {other} too; remove one of the two tasks, or give one task another item"
+                "{module} {identity} is managed by {other} too; remove one of the two tasks, or change the item of one task"
             )));
         }
         managed.extend(instance::managed(options, identity, &context).into_iter().map(managed_item));

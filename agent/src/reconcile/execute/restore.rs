@@ -97,10 +97,10 @@ fn remove_one<'m>(
     restore(session, item, &name, writer)
 }
 
-/// The message for an item that the agent removed according to its undo record.
+/// The message for an item that the agent removed with the undo record of the item.
 const TAKEN_OUT: &str = "the item was removed, because the agent had added it";
 
-/// Returns the desired state that removes an item, as the item's undo record defines it. Returns `None` if the record
+/// Returns the desired state that removes an item, read from the undo record of the item. Returns `None` if the record
 /// of the item has no undo.
 fn undo(session: &Session<'_>, managed: &Managed) -> Result<Option<Arc<dyn Resource>>, String> {
     let Some(params) = session.machine().applied(managed).and_then(|applied| applied.undo) else { return Ok(None) };

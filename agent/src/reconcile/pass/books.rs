@@ -114,7 +114,7 @@ impl<'a, E: CarryOut<'a>> Books<E> {
     }
 
     /// Returns the items that the TaskBooks of this node manage. Returns `None` if some managed items are not known, or
-    /// if an object is held. Nothing is pruned while an object is held, because the object is still in git.
+    /// if an object is held. The pass prunes nothing while an object is held, because the object is still in git.
     fn all_managed(&self, pass: &PassContext<'_>) -> Option<Arc<BTreeSet<ManagedItem>>> {
         let is_complete = self.courses.len() == pass.view.books.len() && pass.set.held.is_empty();
         let known = self.courses.iter().map(|course| course.managed.as_ref()).collect::<Option<Vec<_>>>();
@@ -357,8 +357,8 @@ fn present<'p>(pass: &PassContext<'p>, id: &BookId) -> Option<&'p Arc<Book>> {
     pass.view.books.iter().find(|book| book.namespace == id.namespace && book.name == id.name)
 }
 
-/// Returns the rank of a module in the order of removal. Items of a module that this agent does not know are removed
-/// first.
+/// Returns the rank of a module in the order of removal. The agent first removes the items of modules that it does not
+/// know.
 fn removal_order(module: &str) -> u32 {
     towpath_proto::module(module).map_or(0, |module| module.removal)
 }

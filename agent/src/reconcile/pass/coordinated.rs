@@ -10,8 +10,8 @@ use towpath_state::{BookId, BookRecord, Changes, ClaimState, Journal, SlotClaim,
 
 use super::{HostContext, PassContext, book_id};
 
-/// Returns the position in the data store, as the journal records it. The position contains the store revision and the
-/// number of this node's most recent write.
+/// Reads the position in the data store from the journal. The position contains the store revision and the number of
+/// this node's most recent write.
 pub fn store_position(journal: &Journal) -> (u64, u64) {
     journal.get_readable::<StorePosition>(&()).ok().flatten().unwrap_or_default().into()
 }

@@ -104,8 +104,8 @@ pub(in crate::reconcile) fn prepare(
     Prepared::Ready(Box::new(Ready { options, params, definition, identity }))
 }
 
-/// Returns the items of a skipped task. The items of a skipped task must not be pruned. Returns `None` if the items of
-/// the task are not known.
+/// Returns the items of a skipped task. The agent does not prune the items of a skipped task. Returns `None` if the
+/// items of the task are not known.
 pub(in crate::reconcile) fn skipped(
     machine: &HostContext,
     renderer: &Renderer,

@@ -59,9 +59,9 @@ pub struct HostContext {
     pub clock: Arc<dyn Clock>,
     /// The secret key for keyed digests. Keyed digests are used only on this node.
     pub digest_key: [u8; 32],
-    /// The module caches that all tasks share.
+    /// The caches of the modules, which all tasks share.
     pub module_cache: ModuleCache,
-    /// The files that the agent has written, and has not checked after the write.
+    /// The files that the agent has written, but not checked since then.
     pub written: Arc<WrittenFiles>,
     /// The records of the applied items. The pass reads the records from the journal once.
     applied: Mutex<Option<BTreeMap<Managed, AppliedItem>>>,
@@ -84,8 +84,8 @@ impl HostContext {
         Self { node, reader, journal, clock, digest_key, module_cache, written, applied: Mutex::new(None) }
     }
 
-    /// Returns a record from the journal. Returns `None` if the record is missing. An unreadable record is logged and
-    /// counts as missing.
+    /// Returns a record from the journal. Returns `None` if the record is missing. The function logs an unreadable
+    /// record, and returns `None`.
     pub(in crate::reconcile) fn record<R: Record>(&self, key: &KeyOf<R>) -> Option<R> {
         self.try_record(key).unwrap_or_else(|error| {
             tracing::warn!("{error}");
@@ -139,7 +139,7 @@ impl towpath_modules::Origins for Originals {
     }
 }
 
-/// The data store and the rollouts of the fleet, as a pass uses them.
+/// The parts of the fleet that a pass uses: the data store and the rollouts.
 #[derive(Debug, Clone, Copy)]
 pub struct Coordination<'a> {
     /// The fleet of the node.
@@ -244,8 +244,8 @@ pub fn is_still_steady(machine: &HostContext, steady_checks: &[SteadyCheck], can
 
 impl PassContext<'_> {
     /// Returns the items that tasks manage, as far as the items are known before the pass. The list allows the agent to
-    /// find two tasks with the same item before it applies one of the tasks. Items that depend on the result of a task
-    /// are compared later, when the result is known.
+    /// find two tasks with the same item before it applies one of the tasks. If the items of a task depend on the
+    /// result of another task, the agent compares the items when the result is known.
     pub(in crate::reconcile) fn claims(&self) -> Claims {
         Claims::ahead(self.set, self.view, &self.inputs, &kept_identities)
     }
@@ -300,7 +300,7 @@ pub fn known_nodes(
     nodes
 }
 
-/// Returns the id of a TaskBook. The id is the key of the TaskBook's records.
+/// Returns the id of a TaskBook. The journal and the data store identify the TaskBook by this id.
 pub(in crate::reconcile) fn book_id(book: &Book) -> BookId {
     BookId::new(&book.namespace, &book.name)
 }

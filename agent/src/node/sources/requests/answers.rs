@@ -10,7 +10,7 @@ use std::{
 /// The time for which later refreshes use a late answer, if nothing has changed on the git servers.
 const VALID: Duration = Duration::from_secs(60);
 
-/// The name of a request, with its parameters. All answers to requests with one name have the same type.
+/// The name of a request, with its parameters. Requests with the same name have answers of the same type.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Name {
     Acceptance { digest: String },
@@ -34,7 +34,7 @@ pub(super) struct Kept {
     pub(super) answer: Arc<dyn Any + Send + Sync>,
     pub(super) outcome: Outcome,
     pub(super) arrived: Instant,
-    /// The number of reported changes on git servers at the start of the request.
+    /// The number of changes that the poller had reported at the start of the request.
     pub(super) news: u64,
     /// The duration of the request.
     pub(super) took: Duration,
@@ -65,9 +65,10 @@ impl Answers {
         self.0.get(name)
     }
 
-    /// Begins a refresh. Each answer is valid for the first refresh after its arrival. A late answer stays valid for
-    /// some time, unless the poller has reported a change of the source since the request began. `news` is the number of
-    /// reported changes. While another request for the mirror runs (`is_busy`), no late answer becomes too old.
+    /// Begins a refresh. Each answer is valid for the first refresh after the answer arrives. A late answer stays valid
+    /// for some time, unless the poller has reported a change of the source since the request began. `news` is the
+    /// number of changes that the poller has reported. While another request for the mirror runs (`is_busy`), no late
+    /// answer expires.
     pub(super) fn begin_refresh(&mut self, refresh: u64, now: Instant, news: u64, is_busy: bool) {
         self.0.retain(|name, kept| {
             let is_young = is_busy || now.saturating_duration_since(kept.arrived) < VALID;

@@ -25,8 +25,8 @@ const FORGOTTEN: u64 = 16;
 pub(super) struct Line {
     running: Option<Running>,
     answers: Answers,
-    /// True if the most recent request took longer than a refresh waits. A refresh does not wait for requests to a slow
-    /// server.
+    /// True if the most recent request took longer than the waiting time of a refresh. A refresh does not wait for
+    /// requests to a slow server.
     is_slow: bool,
     /// The head commit that the most recent fetch found.
     head: Option<String>,
@@ -81,7 +81,7 @@ impl Line {
         self.answers.get(name)
     }
 
-    /// Begins a refresh. `news` is the number of reported changes on git servers.
+    /// Begins a refresh. `news` is the number of changes that the poller has reported.
     pub(super) fn begin_refresh(&mut self, refresh: u64, now: Instant, news: u64) {
         self.collect();
         self.answers.begin_refresh(refresh, now, news, self.running.is_some());
