@@ -44,7 +44,7 @@ pub struct Fetched {
 }
 
 impl Mirror {
-    /// Creates the mirror of a source in a folder, without access to the disk.
+    /// Creates a value for the mirror of a source in a folder. The function does not read or write the disk.
     pub fn new(options: Options, folder: &Path) -> Self {
         let path = folder.join(format!("{}.git", options.name));
         Self { repo: BareRepo { path, options } }

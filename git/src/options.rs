@@ -63,7 +63,7 @@ pub struct Auth {
 pub struct VerifyOptions {
     /// The set of commits that must be signed.
     pub mode: VerifyMode,
-    /// The paths of the node's files with OpenPGP keys or SSH allowed_signers.
+    /// The paths of the node's files with OpenPGP keys or SSH `allowed_signers`.
     pub key_files: Vec<PathBuf>,
     /// The path of a file with further signers, relative to the folder that the source reads.
     pub signers: Option<String>,

@@ -10,7 +10,7 @@ use gix::{ObjectId, Repository, objs::tree::EntryKind};
 
 use crate::{SourceError, repo::BareRepo};
 
-/// Checks that gix can read the fetched history of a commit, and that no object is missing. The mirror can send a
+/// Checks that `gix` can read the fetched history of a commit, and that no object is missing. The mirror can send a
 /// checked commit to other nodes.
 ///
 /// The function skips the history of commits that a ref of the mirror names, because an earlier fetch has checked this

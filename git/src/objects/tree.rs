@@ -244,7 +244,7 @@ pub(crate) fn entries(data: &[u8], most: u64) -> Result<Vec<RawEntry>, TreeError
     Ok(entries)
 }
 
-/// Returns the key by which git sorts an entry of a tree. Git sorts a folder by its name with a slash at the end.
+/// Returns the bytes by which git sorts an entry of a tree. Git sorts a folder by its name with a slash at the end.
 fn order<'a>((name, folder): (&'a [u8], bool)) -> impl Iterator<Item = u8> + use<'a> {
     name.iter().copied().chain(folder.then_some(b'/'))
 }

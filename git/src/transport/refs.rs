@@ -73,8 +73,8 @@ pub fn version(tag: &str) -> Option<semver::Version> {
     })
 }
 
-/// Returns true if a text matches a pattern, in which `*` is any text. The time to compare a text is at most
-/// proportional to the product of the lengths of text and pattern.
+/// Returns true if a text matches a pattern, in which `*` is any text. The comparison takes time in proportion to the
+/// length of the text times the length of the pattern, or less.
 fn glob_matches(glob: &str, text: &str) -> bool {
     let mut parts = glob.split('*');
     let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else { return false };

@@ -29,7 +29,7 @@ impl Default for Limits {
     }
 }
 
-/// The maximum length of a key in bytes. Each error in the value of a key repeats the key in its path, so a long key
+/// The maximum length of a key in bytes. Each error message about the value of a key contains the key, so a long key
 /// costs much memory.
 const KEY: usize = 1024;
 

@@ -78,7 +78,7 @@ struct Parts<'a> {
     set: &'a ObjectSet,
     hash: Sha256,
     files: BTreeSet<(String, String)>,
-    /// The texts of the most recently added task, in which a search finds the variables that the task uses.
+    /// The texts of the newest task, which are searched for names of variables.
     text: String,
 }
 

@@ -111,7 +111,7 @@ pub struct Task {
     pub id: String,
     /// The module of the task; `None` for a task with only `sync` or `flushHandlers`.
     pub module: Option<ModuleUse>,
-    /// The conditions of the task. The task runs only if all conditions are true.
+    /// The conditions of the task. The task runs only if all its `when` conditions are true.
     pub when: Vec<Condition>,
     /// The list of the task's loop, or a template for the list. The task runs once for each member of the list.
     pub loop_items: Option<Value>,

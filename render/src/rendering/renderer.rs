@@ -46,7 +46,7 @@ pub struct Renderer {
 pub struct Item {
     /// The value of the member.
     pub value: Value,
-    /// The taints of the member and its parts.
+    /// The taints of the loop member and of all parts of the member.
     pub marks: Marks,
     /// The position of the member in the loop, counted from 0.
     pub index: usize,

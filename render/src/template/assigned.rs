@@ -25,8 +25,8 @@ use super::{
 /// check of one member takes less time than one instruction of the engine.
 const MEMBERS: usize = 16;
 
-/// The maximum number of members of an assigned value, counted on all levels of nesting. A value with more members
-/// exceeds the maximum output of a template.
+/// The maximum number of members of an assigned value, counted on all levels of nesting. A value with more members than
+/// this maximum takes more memory than the output of a template may have.
 const MOST: usize = OUTPUT / size_of::<Value>();
 
 pub(super) fn add(environment: &mut Environment<'static>) {
@@ -297,8 +297,8 @@ impl Object for Copied {
     }
 }
 
-/// The most recent copies of lists. If a loop appends to a list, the check uses the previous copy, and checks only the
-/// new members.
+/// The copies of lists that the check has made most recently. If a loop appends to a list, the check uses the previous
+/// copy, and checks only the new members.
 struct Recent;
 
 /// The maximum number of recent copies of lists in [`Recent`].

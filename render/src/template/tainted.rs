@@ -153,7 +153,7 @@ impl Object for TaintedList {
 /// values is recursive.
 pub(super) const DEPTH: usize = 128;
 
-/// The size that each value has in addition to its text, in bytes.
+/// The number of bytes that each value adds to the size of all texts.
 const VALUE_COST: usize = 32;
 
 /// Converts the value of an expression to JSON. A part that the expression returns unchanged keeps its taint. A part
@@ -297,7 +297,8 @@ impl Extraction {
         }
     }
 
-    /// Converts a member that the template returned unchanged. A part of the member without a taint gets no taint.
+    /// Converts a member that the template returned unchanged. A part of the member gets no taint if the part had no
+    /// taint before.
     fn slot(&mut self, slot: &Slot, depth: usize) -> Result<(Json, Marks), String> {
         let (json, draft) = self.value(&slot.value, depth + 1)?;
         Ok((

@@ -7,7 +7,8 @@ use crate::{objects::ObjectSet, scalars::Count};
 /// The prune budget of a TaskBook if no object sets a budget.
 const DEFAULT: Count = Count::Percent(20);
 
-/// The TaskBooks that share a prune budget, which limits the sum of their removals.
+/// The TaskBooks that share a prune budget. The budget limits the number of items that all these TaskBooks remove
+/// together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PruneScope {
     /// All TaskBooks of the node that have no `pruneBudget`, neither in the TaskBook nor in its Namespace.

@@ -178,7 +178,7 @@ impl<'a> BookNames<'a> {
         })
     }
 
-    /// Returns an error if the text must not use a name, or `None` if the text can use the name.
+    /// Returns an error if a template or an expression is not allowed to use a name; `None` if the name is allowed.
     fn name<'b>(&'b self, place: &Place, name: &str, here: Here<'b>) -> Option<Found<'b>> {
         let mut parts = name.split('.');
         let (root, first) = (parts.next().unwrap_or_default(), parts.next());

@@ -20,7 +20,7 @@ pub(super) struct Unshown {
     pub(super) source: String,
     /// True if `count` counts warnings, false if `count` counts errors.
     pub(super) warning: bool,
-    /// The number of omitted problems, in which a problem may count twice.
+    /// The number of omitted problems. A problem that is found twice may count twice.
     pub(super) count: usize,
 }
 

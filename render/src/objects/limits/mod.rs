@@ -48,7 +48,7 @@ impl Field {
 /// The limits of all Namespaces.
 pub(super) struct NamespaceLimits<'a> {
     namespaces: &'a BTreeMap<String, pb::Namespace>,
-    /// The permitted NodeGroups of each Namespace that limits its NodeGroups.
+    /// The NodeGroups that each Namespace is allowed to target. The map omits a Namespace without this limit.
     groups: BTreeMap<&'a str, Arc<Names>>,
     members: &'a Members,
     sources: &'a [SourceTree],
@@ -68,9 +68,9 @@ impl<'a> NamespaceLimits<'a> {
         Self { namespaces, groups, members, sources }
     }
 
-    /// Reads a field that names nodes. Returns an error for each node or NodeGroup that the Namespace must not target.
-    /// A field selects only nodes that the Namespace may target. If the object omits the field, the object selects
-    /// every node that the Namespace may target.
+    /// Reads a field that names nodes. Returns an error for each node or NodeGroup that the Namespace is not allowed to
+    /// target. A field selects only nodes that the Namespace may target. If the object omits the field, the object
+    /// selects every node that the Namespace may target.
     pub(super) fn targets(
         &self,
         place: &Place,
@@ -179,8 +179,7 @@ struct Refused {
     name: String,
 }
 
-/// Returns an error if a template is used instead of the whole field that names nodes, or instead of a list in this
-/// field.
+/// Returns an error if a field such as `targets` is a template, or contains a template instead of a list.
 fn template_in_place_of_names(place: &Place, field: Option<&Value>, namespace: &str) -> Vec<Found<'static>> {
     let lists = ["nodeGroups", "nodes"].map(|key| (place.key(key), field.and_then(|field| field.get(key))));
     let values = std::iter::once((place.clone(), field)).chain(lists);

@@ -96,7 +96,7 @@ impl<'a> Expansion<'a> {
         self.ledger.report_all(found);
     }
 
-    /// Reads a field that names nodes, and reports the nodes that the Namespace must not target.
+    /// Reads a field that names nodes, and reports the nodes that the Namespace is not allowed to target.
     pub(super) fn targets(&mut self, place: &Place, spec: &Value, field: Field, namespace: &str) -> Targets {
         let (targets, found) = self.limits.targets(place, spec, field, namespace);
         self.ledger.report_all(found);
@@ -342,8 +342,8 @@ impl Reader<'_, '_> {
         Some(self.expansion.pinned(Pinned { url, commit }))
     }
 
-    /// Returns the context that resolves the file paths of a task: its include or TaskBook, or the repository that the
-    /// task names.
+    /// Returns the context that resolves the file paths of a task: the include or TaskBook of the task, or the
+    /// repository that the task names.
     fn files_of(
         &mut self,
         place: &Place,

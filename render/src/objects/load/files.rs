@@ -23,7 +23,7 @@ pub struct SourceTree {
     pub globals: bool,
 }
 
-/// A commit of a git repository that an include or a task names: the URL and the id of the commit.
+/// The URL of a git repository and the id of a commit, both from an include or a task.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pinned {
     /// The URL of the repository.

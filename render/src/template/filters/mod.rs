@@ -1,5 +1,5 @@
 //! Towpath's own template filters. Each filter returns the same result as the Ansible filter with the same name. The
-//! file tests/tests/filters.rs lists the differences to the Ansible filters.
+//! file `tests/tests/filters.rs` lists the differences to the Ansible filters.
 
 mod addresses;
 mod collections;
