@@ -35,7 +35,7 @@ pub struct Mirror {
 pub struct Fetched {
     /// The id of the head's commit.
     pub commit: String,
-    /// The relation of the source's head to the source's accepted commit.
+    /// The relation of the source's head to the source's accepted commit, for example descendant.
     pub ancestry: Ancestry,
     /// The name of the tag that points to the head; `None` if the source does not follow tags.
     pub tag: Option<String>,

@@ -65,7 +65,7 @@ impl<'a> Audit<'a> {
         })
     }
 
-    /// Restores the commit to which the ref pointed before the fetch.
+    /// Sets the ref back to the commit that the ref named before the fetch.
     fn put_back(&self) {
         let (Some((name, target)), Ok(repository)) = (&self.reference, self.repo.open()) else {
             return;

@@ -1,5 +1,6 @@
-//! Computes digests of TaskBooks. A digest covers the TaskBook, its includes, the files that its tasks name, and the
-//! variables that it uses. A commit starts a run of a TaskBook only if the commit changes the digest of the TaskBook.
+//! Computes digests of TaskBooks. The digest of a TaskBook covers the TaskBook, the includes, the files that the tasks
+//! name, and the variables that the tasks use. A commit starts a run of a TaskBook only if the commit changes the
+//! digest of the TaskBook.
 
 use std::{collections::BTreeSet, sync::LazyLock};
 

@@ -60,8 +60,8 @@ impl Checked {
 }
 
 /// The check of an assigned value, which rejects a value that is nested too deep. Without the check, a loop could nest
-/// a value without end: each turn assigns a list that contains the previous value. The engine overflows its stack when
-/// it reads or drops a value that is nested too deep.
+/// a value without end: each iteration assigns a list that contains the previous value. The engine overflows its stack
+/// when it reads or drops a value that is nested too deep.
 struct Check<'a, 'b, 'c> {
     state: &'a State<'b, 'c>,
     /// True if the value is assigned to an attribute of a `namespace`.

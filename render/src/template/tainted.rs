@@ -176,7 +176,7 @@ pub(super) struct Weight {
 }
 
 impl Weight {
-    /// Returns the number of spaces for the indentation if each part of the value is on a separate line.
+    /// Returns the number of spaces that indent the value if each part of the value is on a separate line.
     pub(super) fn indented(&self, width: usize) -> usize {
         (self.bytes / VALUE_COST).saturating_mul(width).saturating_mul(self.height)
     }

@@ -1,6 +1,6 @@
-//! Finds the untrusted values that tasks use, from the text of the tasks. The command `validate` reports the parameters
-//! that use untrusted values. The loader rejects an untrusted value in a parameter that does not allow untrusted
-//! values.
+//! Reads the text of tasks, and finds the untrusted values that the tasks use. The command `validate` reports the
+//! parameters that use untrusted values. The loader rejects an untrusted value in a parameter that does not allow
+//! untrusted values.
 //!
 //! The renderer later checks the taint of each value, because the text of a task does not show every untrusted value.
 

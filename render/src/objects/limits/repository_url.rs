@@ -25,7 +25,8 @@ pub(in crate::objects) enum UrlError {
     Scheme,
     /// The URL contains a forbidden user or password.
     Credentials,
-    /// A part of the URL is empty, or contains a forbidden character. The string is the name of this part.
+    /// A part of the URL is empty, or contains a forbidden character. The string in this variant is the name of the
+    /// wrong part.
     Part(&'static str),
     /// The path contains `..`, an empty segment or a dot segment.
     Segments,

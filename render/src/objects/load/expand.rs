@@ -59,7 +59,7 @@ pub(super) struct Tasks {
 }
 
 impl<'a> Expansion<'a> {
-    /// Creates an expansion that has not read a task yet.
+    /// Creates an expansion, before the loader reads the first task.
     pub(super) fn new(
         sources: &'a [SourceTree],
         pinned: &'a BTreeMap<Pinned, Arc<dyn Tree>>,
@@ -197,7 +197,7 @@ impl<'a> Expansion<'a> {
 /// A reader for the tasks of one object.
 struct Reader<'r, 'a> {
     expansion: &'r mut Expansion<'a>,
-    /// The source of the object. The loader charges the tasks of the object to the budget of this source.
+    /// The source of the object. The loader counts the tasks of the object against the budget of this source.
     owner: &'r str,
     object: &'r Key,
     /// The chain of nested includes around the current task, beginning with the outermost file.

@@ -10,7 +10,7 @@ use crate::{
     tree::{Entry, EntryKind, Tree},
 };
 
-/// A source to load, with its files and its rights.
+/// A source to load: its files, and the kinds of objects that the source may define.
 #[derive(Debug, Clone)]
 pub struct SourceTree {
     /// The name of the source.
@@ -19,7 +19,8 @@ pub struct SourceTree {
     pub tree: Arc<dyn Tree>,
     /// True if the source is a library: a source without objects, with files for includes and templates.
     pub library: bool,
-    /// True if the source may define objects of global kinds, such as Namespaces. The first source always may.
+    /// True if the source may define objects of global kinds, such as Namespaces. The first source may always define
+    /// such objects.
     pub globals: bool,
 }
 
