@@ -18,7 +18,8 @@ use crate::{
 };
 
 impl Mirror {
-    /// Writes a pack with a commit and its history. The pack omits the objects of the commit `have` and its history.
+    /// Writes a pack with a commit and its history. The pack omits the objects of the commit `have` and of the history
+    /// of this commit.
     ///
     /// # Errors
     /// Returns an error if the mirror is damaged, if the mirror lacks an object of the commit, or if a write fails.

@@ -30,8 +30,8 @@ pub(crate) fn check_history(repo: &BareRepo, commit: &str, stop: &AtomicBool) ->
     given.map(drop).map_err(refused)
 }
 
-/// Returns the ids of the objects in a commit and its history. The result omits the objects in the commit `have` and
-/// its history.
+/// Returns the ids of the objects in a commit and its history. The result omits the objects in the commit `have` and in
+/// the history of this commit.
 pub(crate) fn needed_objects(
     repository: &Repository,
     commit: ObjectId,

@@ -1,4 +1,4 @@
-//! Selects the tag that a source follows among the refs of a remote.
+//! Selects, from the refs of a remote, the tag that a source follows.
 
 use gix::ObjectId;
 

@@ -167,7 +167,7 @@ pub(super) fn extract(value: &Value) -> Result<Tainted<Json>, String> {
     Ok(Tainted::new(json, draft.resolve(&trace::so_far())))
 }
 
-/// The size of a value with all its parts, and its depth.
+/// The size and the depth of a value with all its parts.
 pub(super) struct Weight {
     /// The number of bytes of all texts, plus a constant for each value.
     pub(super) bytes: usize,

@@ -99,7 +99,8 @@ pub(in crate::objects) struct BookNames<'a> {
     registered: BTreeMap<&'a str, usize>,
 }
 
-/// The position of a text among the tasks of a TaskBook. The position determines the names that the text can use.
+/// The position of a template or an expression among the tasks of a TaskBook. The position determines the names that
+/// the text can use.
 #[derive(Clone, Copy)]
 struct Here<'a> {
     /// The task that contains the text, and the position of the task in the order of execution.
@@ -285,8 +286,8 @@ impl<'a> BookNames<'a> {
         })
     }
 
-    /// Checks a file that a task names. Returns an error if the source lacks the file, or if its template uses an
-    /// unknown name.
+    /// Returns an error if the source lacks a file that a task names, or if the file is a template with an unknown
+    /// name.
     fn file<'b>(
         &'b self,
         task: &'b Task,

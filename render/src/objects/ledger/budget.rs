@@ -64,7 +64,7 @@ pub(super) struct Spent {
 }
 
 impl Spent {
-    /// Creates a record in which no source is charged yet.
+    /// Creates an empty record of the costs of all sources.
     pub(super) fn new(budget: Budget) -> Self {
         Self { budget, ..Self::default() }
     }

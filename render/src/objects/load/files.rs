@@ -20,7 +20,7 @@ pub struct SourceTree {
     /// True if the source is a library: a source without objects, with files for includes and templates.
     pub library: bool,
     /// True if the source may define objects of global kinds, such as Namespaces. The first source may always define
-    /// such objects.
+    /// objects of global kinds.
     pub globals: bool,
 }
 
