@@ -14,7 +14,7 @@ use gix_pack::{data, index};
 
 use crate::{SourceError, repo::BareRepo};
 
-/// The maximum number of deltas in a delta chain, which is also the maximum of git.
+/// The maximum number of deltas in a delta chain. Git has the same maximum.
 const LONGEST_CHAIN: u64 = 4095;
 
 /// The maximum size of a commit or a tag, in bytes. The agent itself reads commits and tags before their signatures

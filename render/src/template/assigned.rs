@@ -254,7 +254,7 @@ fn is_map(object: &DynObject) -> bool {
     is_plain_map(object) || ["::MergeDict", "::KwargsValues"].iter().any(|name| object.type_name().ends_with(name))
 }
 
-/// Returns true if a map keeps only its members in memory.
+/// Returns true if a map keeps only its members in memory, and no further values.
 fn is_plain_map(object: &DynObject) -> bool {
     object.type_name().contains("::IndexMap<") || object.type_name().contains("::BTreeMap<")
 }

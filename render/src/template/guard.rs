@@ -233,7 +233,7 @@ enum Set {
     Outside,
     /// The next token is the first word of a block, such as `for` or `set`.
     First,
-    /// The tokens before the `=` are the assigned names. The field `joined` is true after a dot.
+    /// The tokens before the `=` are the assigned names. The field `joined` is true if the previous token is a dot.
     Names { names: Vec<Name>, joined: bool },
     /// The tokens belong to the expression that `set` assigns to the names.
     Value(Vec<Name>),

@@ -109,7 +109,7 @@ impl<'a> NamespaceLimits<'a> {
         groups.map(refused("nodeGroups")).chain(nodes.map(refused("nodes"))).collect()
     }
 
-    /// Returns an error for each forbidden module, command line and reader node of a task.
+    /// Returns an error for each module, command line and `readers` node of a task that the Namespace forbids.
     pub(super) fn refused_uses<'m>(
         &'m self,
         place: &Place,

@@ -50,8 +50,8 @@ pub(super) const OWN: [&str; 31] = [
     "to_duration",
 ];
 
-/// The names of the most used filters of the engine minijinja. An error about an unknown filter proposes a similar name
-/// of this list.
+/// The names of the most used filters of the engine minijinja. If a template uses an unknown filter, the error message
+/// proposes a similar name from this list.
 pub(super) const COMMON: [&str; 24] = [
     "upper",
     "lower",
