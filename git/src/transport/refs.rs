@@ -24,7 +24,7 @@ pub(crate) struct Advertised {
     pub(crate) empty: bool,
 }
 
-/// Returns a ref of a repository with its commit; `None` if the ref cannot be resolved to an object.
+/// Returns a ref of a repository with the commit of the ref; `None` if the ref cannot be resolved to an object.
 pub(crate) fn read(mut reference: gix::Reference<'_>) -> Option<Ref> {
     let name = reference.name().as_bstr().to_string();
     let object = reference.follow_to_object().ok()?.detach();

@@ -41,7 +41,7 @@ pub(super) struct Expansion<'a> {
 
 /// The results of the expansion of all includes.
 pub(super) struct Expanded {
-    /// The problems that the expansion has found, and its cost for each source.
+    /// The problems that the expansion has found, and the cost of the expansion for each source.
     pub(super) ledger: Ledger,
     /// The file trees of all sources, and of the repositories that tasks or includes name with a commit.
     pub(super) trees: BTreeMap<String, Arc<dyn Tree>>,
