@@ -98,8 +98,8 @@ pub struct Limits {
     pub inflated: u64,
     /// The memory limit of the process that fetches, in bytes.
     pub memory: u64,
-    /// The maximum number of packs in a mirror. A mirror that reaches this number of packs is replaced by a new mirror
-    /// with one pack.
+    /// The maximum number of packs in a mirror. A mirror that reaches the maximum number of packs is replaced by a new
+    /// mirror with one pack.
     pub packs: usize,
 }
 

@@ -51,7 +51,7 @@ pub(crate) fn tags_at(advertised: &Advertised, pattern: &str, commit: ObjectId) 
 }
 
 /// Returns the tag with the highest semantic version among the tags that match a pattern. A pattern without `*` matches
-/// only the tag with this name.
+/// only the tag with the name in the pattern.
 pub(crate) fn highest_tag(advertised: &Advertised, pattern: &str) -> Option<Ref> {
     let tags = advertised.refs.iter().filter_map(|found| Some((found.name.strip_prefix("refs/tags/")?, found)));
     if !pattern.contains('*') {

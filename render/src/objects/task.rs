@@ -157,7 +157,7 @@ pub fn auto_handler(task: &str) -> String {
 /// A module with the parameters that a task sets.
 #[derive(Debug, Clone)]
 pub struct ModuleUse {
-    /// The name of the module, such as `file`. The task uses this name as a key.
+    /// The name of the module, such as `file`. The task uses the name of the module as a key.
     pub name: &'static str,
     /// The schema of the module.
     pub schema: &'static ModuleSchema,

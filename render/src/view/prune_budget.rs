@@ -46,7 +46,7 @@ impl PruneBudget {
     /// limit in the Namespace has precedence over a limit in a Config.
     ///
     /// For a deleted TaskBook, the argument `last` is the limit in the newest version of the TaskBook. A limit in the
-    /// Namespace or a Config has precedence over `last`, because a commit can still change this limit.
+    /// Namespace or a Config has precedence over `last`, because a commit can still change the Namespace or the Config.
     pub fn of(set: &ObjectSet, namespace: &str, name: &str, last: Option<&str>) -> Self {
         let id = format!("{namespace}/{name}");
         let around = set.namespaces.get(namespace);

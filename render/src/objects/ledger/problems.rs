@@ -54,7 +54,7 @@ impl Problems {
     }
 
     /// Returns true if the loader may read a text again to find the line for a hint. The argument `text` is the length
-    /// of this text.
+    /// of the text that the loader reads again.
     pub(super) fn may_locate(&mut self, source: &str, text: usize) -> bool {
         let count = self.counts.entry((source.to_owned(), false)).or_default();
         count.read = count.read.saturating_add(text as u64);

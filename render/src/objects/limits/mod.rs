@@ -1,7 +1,8 @@
 //! Checks the limits of Namespaces. A Namespace limits the nodes that its objects select. A Namespace also limits the
 //! modules, commands, sources and repositories that its tasks use.
 //!
-//! All code that reads targets or tasks calls these checks, so that the limits apply to every kind of object.
+//! All code that reads targets or tasks calls the checks of this module, so that the limits apply to every kind of
+//! object.
 
 mod glob;
 mod repository_url;
@@ -48,7 +49,8 @@ impl Field {
 /// The limits of all Namespaces.
 pub(super) struct NamespaceLimits<'a> {
     namespaces: &'a BTreeMap<String, pb::Namespace>,
-    /// The NodeGroups that each Namespace is allowed to target. The map omits a Namespace without this limit.
+    /// The NodeGroups that each Namespace is allowed to target. The map omits a Namespace that is allowed to target
+    /// every NodeGroup.
     groups: BTreeMap<&'a str, Arc<Names>>,
     members: &'a Members,
     sources: &'a [SourceTree],
