@@ -77,7 +77,7 @@ fn signer(line: &str) -> Result<Signer, String> {
     Ok(signer)
 }
 
-/// Returns an error for a key with a weak algorithm or a short length.
+/// Returns an error for a public key with a weak algorithm or a short length.
 fn strong(key: &PublicKey) -> Result<(), String> {
     match key.key_data() {
         KeyData::Rsa(rsa) => {

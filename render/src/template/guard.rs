@@ -22,8 +22,8 @@ const CHAIN: usize = 400;
 /// The maximum number of `elif` in one `if` statement, including the `if` statements around it.
 const ELIFS: usize = 100;
 
-/// The name of a template test. The test is true if the filter [`PLAIN`] must copy an assigned value. The check calls
-/// the template test before the filter, because a test charges no fuel for its argument.
+/// The name of a template test. The template test is true if the filter [`PLAIN`] must copy an assigned value. The
+/// check calls the template test before the filter, because a test charges no fuel for its argument.
 pub(super) const COMPUTED: &str = "computed_of_set";
 
 /// The name of a template filter. The filter copies the parts of an assigned value that the engine has not computed

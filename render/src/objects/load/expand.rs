@@ -124,8 +124,8 @@ impl<'a> Expansion<'a> {
         Reader { expansion: self, owner: place.source(), object, trail: Vec::new() }.task(place, value, within, &[])
     }
 
-    /// Returns the key of a repository's file tree in `trees`, for one commit. If `trees` does not have the file tree,
-    /// adds the repository to `missing_inputs`.
+    /// Returns the map key under which `trees` stores the file tree of a repository at one commit. If `trees` does not
+    /// have the file tree, adds the repository to `missing_inputs`.
     fn pinned(&mut self, pinned: Pinned) -> String {
         let name = format!("{}@{}", pinned.url, pinned.commit);
         match self.pinned.get(&pinned) {
@@ -308,8 +308,8 @@ impl Reader<'_, '_> {
         read
     }
 
-    /// Returns the key of a repository's file tree in `trees`, for one commit. If the URL or the commit is invalid, or
-    /// if the Namespace does not allow the repository, reports an error and returns `None`.
+    /// Returns the map key under which `trees` stores the file tree of a repository at one commit. If the URL or the
+    /// commit is invalid, or if the Namespace does not allow the repository, reports an error and returns `None`.
     fn pin(&mut self, at: &Place, what: &str, url: String, commit: Option<String>) -> Option<String> {
         if url.contains("{{") || commit.as_deref().is_some_and(|commit| commit.contains("{{")) {
             let finding = Finding::new("url and commit must not contain templates")
