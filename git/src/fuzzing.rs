@@ -51,7 +51,7 @@ pub fn signature(keys: &str, signature: &[u8], payload: &[u8], now: u64) -> Resu
     signature_of(signature, payload, &signers, now)
 }
 
-/// Converts a date of an allowed_signers file to seconds since 1970; `None` if the date is rejected.
+/// Converts a date of an `allowed_signers` file to seconds since 1970; `None` if the date is rejected.
 pub fn date(text: &str) -> Option<u64> {
     civil(text)
 }

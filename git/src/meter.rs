@@ -1,4 +1,4 @@
-//! Counts the objects and the unpacked bytes of a pack while gix reads the pack.
+//! Counts the objects and the unpacked bytes of a pack while `gix` reads the pack.
 
 use std::sync::{
     Arc,
@@ -7,9 +7,9 @@ use std::sync::{
 
 use gix::progress::{Count, Id, MessageLevel, NestedProgress, Progress, Step, StepShared, Unit};
 
-/// The progress id with which gix reports the number of unpacked bytes of a pack.
+/// The progress id with which `gix` reports the number of unpacked bytes of a pack.
 const INFLATED: Id = *b"IWDB";
-/// The progress id with which gix reports the number of objects that a pack announces.
+/// The progress id with which `gix` reports the number of objects that a pack announces.
 const OBJECTS: Id = *b"IWIO";
 
 /// The counters of one fetch. All parts of a fetch share the same counters.

@@ -35,7 +35,7 @@ pub struct Mirror {
 pub struct Fetched {
     /// The id of the head's commit.
     pub commit: String,
-    /// The relation of the source's head to the source's accepted commit.
+    /// The relation of the source's head to the source's accepted commit, for example descendant.
     pub ancestry: Ancestry,
     /// The name of the tag that points to the head; `None` if the source does not follow tags.
     pub tag: Option<String>,
@@ -44,7 +44,7 @@ pub struct Fetched {
 }
 
 impl Mirror {
-    /// Creates the mirror of a source in a folder, without access to the disk.
+    /// Creates a value for the mirror of a source in a folder. The function does not read or write the disk.
     pub fn new(options: Options, folder: &Path) -> Self {
         let path = folder.join(format!("{}.git", options.name));
         Self { repo: BareRepo { path, options } }

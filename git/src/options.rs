@@ -63,7 +63,7 @@ pub struct Auth {
 pub struct VerifyOptions {
     /// The set of commits that must be signed.
     pub mode: VerifyMode,
-    /// The paths of the node's files with OpenPGP keys or SSH allowed_signers.
+    /// The paths of the node's files with OpenPGP keys or SSH `allowed_signers`.
     pub key_files: Vec<PathBuf>,
     /// The path of a file with further signers, relative to the folder that the source reads.
     pub signers: Option<String>,
@@ -98,8 +98,8 @@ pub struct Limits {
     pub inflated: u64,
     /// The memory limit of the process that fetches, in bytes.
     pub memory: u64,
-    /// The maximum number of packs in a mirror. A mirror that reaches this number of packs is replaced by a new mirror
-    /// with one pack.
+    /// The maximum number of packs in a mirror. A mirror that reaches the maximum number of packs is replaced by a new
+    /// mirror with one pack.
     pub packs: usize,
 }
 

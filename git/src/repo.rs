@@ -63,8 +63,8 @@ impl BareRepo {
         make().map_err(|error| self.disk(error))
     }
 
-    /// Removes the lock files that a killed agent has left in the repository. No other agent can hold these locks,
-    /// because only one agent can lock the state directory.
+    /// Removes the lock files that a killed agent has left in the repository. No other agent can hold a lock of the
+    /// repository, because only one agent can lock the state directory.
     pub(crate) fn unlock(&self) -> Result<(), SourceError> {
         unlock(&self.path).map_err(|error| self.disk(error))
     }

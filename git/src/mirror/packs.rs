@@ -1,8 +1,8 @@
 //! Packs of git objects that one node sends to another node.
 //!
-//! A node that requests a pack names a commit that its mirror has. The pack omits the named commit and the history of
-//! this commit. The requesting node computes the id of each object in the pack from the content, so the sender cannot
-//! forge objects. The requesting node must still verify the signature of the new commit.
+//! A node that requests a pack names a commit that the node's own mirror has. The pack omits the named commit and the
+//! history of this commit. The requesting node computes the id of each object in the pack from the content, so the
+//! sender cannot forge objects. The requesting node must still verify the signature of the new commit.
 
 use std::{fs, io::Write, path::Path, str::FromStr as _, sync::atomic::AtomicBool};
 
@@ -18,7 +18,8 @@ use crate::{
 };
 
 impl Mirror {
-    /// Writes a pack with a commit and its history. The pack omits the objects of the commit `have` and its history.
+    /// Writes a pack with a commit and its history. The pack omits the objects of the commit `have` and of the history
+    /// of this commit.
     ///
     /// # Errors
     /// Returns an error if the mirror is damaged, if the mirror lacks an object of the commit, or if a write fails.

@@ -117,7 +117,7 @@ impl Mirror {
         Ok(listed.map_or(signers.clone(), |listed| signers.with(&listed)))
     }
 
-    /// Returns the commits to verify, each with the earlier commit whose list of signers applies.
+    /// Returns the commits to verify. Each returned pair also names the earlier commit that lists the accepted signers.
     fn steps(
         &self,
         repository: &Repository,

@@ -10,7 +10,7 @@ use gix::{ObjectId, Repository, objs::tree::EntryKind};
 
 use crate::{SourceError, repo::BareRepo};
 
-/// Checks that gix can read the fetched history of a commit, and that no object is missing. The mirror can send a
+/// Checks that `gix` can read the fetched history of a commit, and that no object is missing. The mirror can send a
 /// checked commit to other nodes.
 ///
 /// The function skips the history of commits that a ref of the mirror names, because an earlier fetch has checked this
@@ -30,8 +30,8 @@ pub(crate) fn check_history(repo: &BareRepo, commit: &str, stop: &AtomicBool) ->
     given.map(drop).map_err(refused)
 }
 
-/// Returns the ids of the objects in a commit and its history. The result omits the objects in the commit `have` and
-/// its history.
+/// Returns the ids of the objects in a commit and its history. The result omits the objects in the commit `have` and in
+/// the history of this commit.
 pub(crate) fn needed_objects(
     repository: &Repository,
     commit: ObjectId,

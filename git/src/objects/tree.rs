@@ -1,7 +1,7 @@
 //! Reads the git tree of a commit within limits, and checks the tree as `git fsck` does.
 //!
-//! Each distinct tree object is read only once. If several folders contain the same tree, its entries count once for
-//! each folder. A commit with ten small trees that expand to 10^10 files is rejected after ten reads.
+//! Each distinct tree object is read only once. If several folders contain the same tree, the entries of the tree count
+//! once for each folder. A commit with ten small trees that expand to 10^10 files is rejected after ten reads.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry};
 
@@ -244,7 +244,7 @@ pub(crate) fn entries(data: &[u8], most: u64) -> Result<Vec<RawEntry>, TreeError
     Ok(entries)
 }
 
-/// Returns the key by which git sorts an entry of a tree. Git sorts a folder by its name with a slash at the end.
+/// Returns the bytes by which git sorts an entry of a tree. Git sorts a folder by its name with a slash at the end.
 fn order<'a>((name, folder): (&'a [u8], bool)) -> impl Iterator<Item = u8> + use<'a> {
     name.iter().copied().chain(folder.then_some(b'/'))
 }

@@ -14,7 +14,7 @@ use gix_pack::{data, index};
 
 use crate::{SourceError, repo::BareRepo};
 
-/// The maximum number of deltas in a delta chain, which is also the maximum of git.
+/// The maximum number of deltas in a delta chain. Git has the same maximum.
 const LONGEST_CHAIN: u64 = 4095;
 
 /// The maximum size of a commit or a tag, in bytes. The agent itself reads commits and tags before their signatures
@@ -65,7 +65,7 @@ impl<'a> Audit<'a> {
         })
     }
 
-    /// Restores the commit to which the ref pointed before the fetch.
+    /// Sets the ref back to the commit that the ref named before the fetch.
     fn put_back(&self) {
         let (Some((name, target)), Ok(repository)) = (&self.reference, self.repo.open()) else {
             return;

@@ -30,8 +30,8 @@ pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Returns the paths and times of the temporary files in a mirror: gix's own files, packs without an index, and indexes
-/// without a pack.
+/// Returns the paths and times of the temporary files in a mirror: `gix`'s own files, packs without an index, and
+/// indexes without a pack.
 fn half_written(mirror: &Path) -> io::Result<Vec<(SystemTime, PathBuf)>> {
     let mut found = Vec::new();
     for folder in [mirror.join("objects/pack"), mirror.join("objects"), mirror.to_owned()] {

@@ -62,8 +62,7 @@ fn connected<T>(
     )
 }
 
-/// Requests refs from a remote, which selects the refs by a refspec. A remote with an old git protocol sends all its
-/// refs.
+/// Requests from a remote the refs that match a refspec. A remote with an old git protocol sends all its refs.
 pub(crate) fn advertise(repo: &BareRepo, wanted: &str, time: Duration) -> Result<Advertised, SourceError> {
     connected(repo, wanted, (time, ADVERTISEMENT), |connection| {
         let (map, _) = connection.ref_map(gix::progress::Discard, gix::remote::ref_map::Options::default())?;

@@ -1,4 +1,4 @@
-//! Wrappers of gix transports that count the bytes from a remote, and fail at a limit.
+//! Wrappers of `gix` transports that count the bytes from a remote, and fail at a limit.
 
 use std::{
     any::Any,
@@ -48,7 +48,7 @@ impl Left {
     }
 }
 
-/// A gix transport that counts the received bytes, and fails if they exceed the limit.
+/// A `gix` transport that counts the received bytes, and fails if they exceed the limit.
 pub(crate) struct Counted {
     pub(crate) inner: Box<dyn Transport + Send>,
     pub(crate) left: Left,
@@ -163,7 +163,7 @@ impl<'a, R: ExtendedBufRead<'a>> ExtendedBufRead<'a> for CountedRead<R> {
     }
 }
 
-/// An HTTP client that counts all bytes of responses. This HTTP client is necessary because gix itself reads the
+/// An HTTP client that counts all bytes of responses. This HTTP client is necessary because `gix` itself reads the
 /// capabilities of a server without a limit.
 pub(crate) struct CountedHttp {
     pub(crate) inner: Remote,

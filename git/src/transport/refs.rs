@@ -1,4 +1,4 @@
-//! Selects the tag that a source follows among the refs of a remote.
+//! Selects, from the refs of a remote, the tag that a source follows.
 
 use gix::ObjectId;
 
@@ -24,7 +24,7 @@ pub(crate) struct Advertised {
     pub(crate) empty: bool,
 }
 
-/// Returns a ref of a repository with its commit; `None` if the ref cannot be resolved to an object.
+/// Returns a ref of a repository with the commit of the ref; `None` if the ref cannot be resolved to an object.
 pub(crate) fn read(mut reference: gix::Reference<'_>) -> Option<Ref> {
     let name = reference.name().as_bstr().to_string();
     let object = reference.follow_to_object().ok()?.detach();
@@ -51,7 +51,7 @@ pub(crate) fn tags_at(advertised: &Advertised, pattern: &str, commit: ObjectId) 
 }
 
 /// Returns the tag with the highest semantic version among the tags that match a pattern. A pattern without `*` matches
-/// only the tag with this name.
+/// only the tag with the name in the pattern.
 pub(crate) fn highest_tag(advertised: &Advertised, pattern: &str) -> Option<Ref> {
     let tags = advertised.refs.iter().filter_map(|found| Some((found.name.strip_prefix("refs/tags/")?, found)));
     if !pattern.contains('*') {
@@ -73,8 +73,8 @@ pub fn version(tag: &str) -> Option<semver::Version> {
     })
 }
 
-/// Returns true if a text matches a pattern, in which `*` is any text. The time to compare a text is at most
-/// proportional to the product of the lengths of text and pattern.
+/// Returns true if a text matches a pattern, in which `*` is any text. The comparison takes time in proportion to the
+/// length of the text times the length of the pattern, or less.
 fn glob_matches(glob: &str, text: &str) -> bool {
     let mut parts = glob.split('*');
     let Some(mut rest) = parts.next().and_then(|first| text.strip_prefix(first)) else { return false };

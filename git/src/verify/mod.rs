@@ -39,7 +39,7 @@ pub struct Signers {
 }
 
 impl Signers {
-    /// Reads the signers from files with OpenPGP keys or SSH allowed_signers.
+    /// Reads the signers from files with OpenPGP keys or SSH `allowed_signers`.
     ///
     /// # Errors
     /// Returns an error with the name of the file that cannot be used, and the reason.
@@ -56,8 +56,8 @@ impl Signers {
         Ok(signers)
     }
 
-    /// Adds the signers in a text with OpenPGP keys or SSH allowed_signers. An error message begins with a line number
-    /// or a blank, because the caller puts the name of the file before the message.
+    /// Adds the signers in a text with OpenPGP keys or SSH `allowed_signers`. An error message begins with a line
+    /// number or a blank, because the caller puts the name of the file before the message.
     pub(crate) fn add(&mut self, text: &str) -> Result<(), String> {
         if text.contains("-----BEGIN PGP PUBLIC KEY BLOCK-----") {
             self.openpgp.extend(openpgp::keys(text)?);

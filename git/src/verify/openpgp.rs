@@ -107,7 +107,7 @@ fn strong_digest(signature: &Signature) -> bool {
     matches!(signature.hash_alg(), Some(Sha256 | Sha384 | Sha512 | Sha3_256 | Sha3_512))
 }
 
-/// Returns an error for a key with a weak algorithm or a short length.
+/// Returns an error for a public key with a weak algorithm or a short length.
 fn strong_key(key: &impl KeyDetails) -> Result<(), String> {
     match key.public_params() {
         PublicParams::RSA(rsa) => {

@@ -1,10 +1,10 @@
-//! Verifies SSH signatures, and parses the allowed_signers format of ssh-keygen(1).
+//! Verifies SSH signatures, and parses the `allowed_signers` format of ssh-keygen(1).
 
 use std::collections::BTreeSet;
 
 use ssh_key::{Algorithm, HashAlg, PublicKey, SshSig, public::KeyData};
 
-/// A signer: one line of an allowed_signers file.
+/// A signer: one line of an `allowed_signers` file.
 #[derive(Debug, Clone)]
 pub(super) struct Signer {
     principals: String,
@@ -14,7 +14,7 @@ pub(super) struct Signer {
     valid_before: Option<u64>,
 }
 
-/// Parses an allowed_signers file. Each error message of the parser begins with the number of the wrong line.
+/// Parses an `allowed_signers` file. Each error message of the parser begins with the number of the wrong line.
 pub(super) fn signers(text: &str) -> Result<Vec<Signer>, String> {
     let mut signers = Vec::new();
     for (number, line) in text.lines().enumerate() {
@@ -77,7 +77,7 @@ fn signer(line: &str) -> Result<Signer, String> {
     Ok(signer)
 }
 
-/// Returns an error for a key with a weak algorithm or a short length.
+/// Returns an error for a public key with a weak algorithm or a short length.
 fn strong(key: &PublicKey) -> Result<(), String> {
     match key.key_data() {
         KeyData::Rsa(rsa) => {

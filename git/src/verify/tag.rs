@@ -64,7 +64,7 @@ impl<'a> Header<'a> {
 
 /// Splits a tag object into the signed bytes and the signature; `None` if the tag is not signed.
 ///
-/// As in git, the signature begins at the last line such as `-----BEGIN SSH SIGNATURE-----`.
+/// As in git, the signature begins at the last header line, such as `-----BEGIN SSH SIGNATURE-----`.
 fn signed(data: &[u8]) -> Option<(&[u8], &[u8])> {
     let opens = |line: &[u8]| {
         [&b"-----BEGIN PGP SIGNATURE-----"[..], b"-----BEGIN PGP MESSAGE-----", b"-----BEGIN SSH SIGNATURE-----"]

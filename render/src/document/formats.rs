@@ -112,7 +112,7 @@ fn public_key(text: &str) -> Result<(), Finding> {
         .hint("write both keys as `towpath status -o json` of the node shows them: ed25519:… and x25519:…"))
 }
 
-/// Checks the form of an age recipient. `towpath secrets` checks the key itself.
+/// Checks the form of an `age` recipient. `towpath secrets` also checks that the recipient is a valid public key.
 fn recipient(text: &str) -> Result<(), Finding> {
     // A prefix, 32 bytes and a checksum: 62 characters of Bech32, which lacks b, i, o and 1.
     let letter = |byte: u8| byte.is_ascii_lowercase() && !b"bio".contains(&byte) || matches!(byte, b'0' | b'2'..=b'9');

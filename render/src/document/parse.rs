@@ -29,8 +29,8 @@ impl Default for Limits {
     }
 }
 
-/// The maximum length of a key in bytes. Each error in the value of a key repeats the key in its path, so a long key
-/// costs much memory.
+/// The maximum length of a YAML key in bytes. Each error message about the value of a YAML key contains the key, so a
+/// long key costs much memory.
 const KEY: usize = 1024;
 
 /// The maximum number of duplicate keys that the loader reports for each document.

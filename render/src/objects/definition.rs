@@ -1,5 +1,6 @@
-//! Computes digests of TaskBooks. A digest covers the TaskBook, its includes, the files that its tasks name, and the
-//! variables that it uses. A commit starts a run of a TaskBook only if the commit changes the digest of the TaskBook.
+//! Computes digests of TaskBooks. The digest of a TaskBook covers the TaskBook, the includes, the files that the tasks
+//! name, and the variables that the tasks use. A commit starts a run of a TaskBook only if the commit changes the
+//! digest of the TaskBook.
 
 use std::{collections::BTreeSet, sync::LazyLock};
 
@@ -78,7 +79,7 @@ struct Parts<'a> {
     set: &'a ObjectSet,
     hash: Sha256,
     files: BTreeSet<(String, String)>,
-    /// The texts of the most recently added task, in which a search finds the variables that the task uses.
+    /// The texts of the newest task, which are searched for names of variables.
     text: String,
 }
 

@@ -20,7 +20,8 @@ pub struct Segment {
 pub enum SegmentKind {
     /// The segment contains ordinary tasks of the TaskBook.
     Tasks,
-    /// The segment is a single task with `elect`. Only elected nodes run the task, and all nodes use its result.
+    /// The segment is a single task with `elect`. Only elected nodes run the task, and all nodes use the result of the
+    /// task.
     Elected,
     /// The segment is a single task with the field `serialize`. The field `serialize` limits the number of nodes that
     /// run the task at the same time.

@@ -111,7 +111,7 @@ impl ObjectSet {
     }
 }
 
-/// Returns the held objects of this set that an earlier set did not hold.
+/// Returns the objects that are held in this set, but not in an earlier set.
 pub fn newly_held<'a>(set: &'a ObjectSet, before: &ObjectSet) -> Vec<&'a Held> {
     set.held.iter().filter(|(key, _)| !before.held.contains_key(key)).map(|(_, held)| held).collect()
 }

@@ -24,7 +24,7 @@ struct Written {
     nodes: Names,
 }
 
-/// A list of names in the written order, and as a set.
+/// The names in a list. The field `written` keeps the order of the file, and the field `set` makes searches fast.
 #[derive(Debug)]
 pub(super) struct Names {
     written: Vec<String>,
@@ -80,8 +80,8 @@ impl Targets {
     }
 
     /// Returns the entry of the targets that selects a node: a NodeGroup, or the name of the node. Returns `None` if
-    /// the targets do not select the node, or if the Namespace must not target the node. An empty `node` means an
-    /// arbitrary node that the Namespace may target.
+    /// the targets do not select the node, or if the Namespace is not allowed to target the node. An empty `node` means
+    /// an arbitrary node that the Namespace may target.
     pub fn select(&self, node: &str, groups: &BTreeSet<String>) -> Option<Selected> {
         work::count(1);
         if !node.is_empty() && self.limit.as_ref().is_some_and(|limit| !limit.meet(groups)) {

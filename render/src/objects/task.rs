@@ -111,7 +111,7 @@ pub struct Task {
     pub id: String,
     /// The module of the task; `None` for a task with only `sync` or `flushHandlers`.
     pub module: Option<ModuleUse>,
-    /// The conditions of the task. The task runs only if all conditions are true.
+    /// The conditions of the task. The task runs only if all its `when` conditions are true.
     pub when: Vec<Condition>,
     /// The list of the task's loop, or a template for the list. The task runs once for each member of the list.
     pub loop_items: Option<Value>,
@@ -157,7 +157,7 @@ pub fn auto_handler(task: &str) -> String {
 /// A module with the parameters that a task sets.
 #[derive(Debug, Clone)]
 pub struct ModuleUse {
-    /// The name of the module, which is its key in the task, such as `file`.
+    /// The name of the module, such as `file`. The task uses the name of the module as a key.
     pub name: &'static str,
     /// The schema of the module.
     pub schema: &'static ModuleSchema,

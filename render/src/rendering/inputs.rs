@@ -49,8 +49,8 @@ pub struct Inputs {
     pub nodes: Arc<Vec<Value>>,
     /// The values of variables that a task computes; each key of the map is the namespace and the name of a variable.
     pub computed: BTreeMap<(String, String), Tainted<Value>>,
-    /// The computed variables without a value in a plan, because a plan runs no task. Each entry is the namespace and
-    /// the name of a variable.
+    /// The computed variables that have no value in a plan, because a plan runs no task. Each entry is the namespace
+    /// and the name of a variable.
     pub unknown: BTreeSet<(String, String)>,
     /// The event that triggered the run, if there is one. All values in the event are untrusted.
     pub event: Option<Value>,

@@ -46,7 +46,7 @@ pub struct Renderer {
 pub struct Item {
     /// The value of the member.
     pub value: Value,
-    /// The taints of the member and its parts.
+    /// The taints of the loop member and of all parts of the member.
     pub marks: Marks,
     /// The position of the member in the loop, counted from 0.
     pub index: usize,
@@ -196,8 +196,8 @@ impl Renderer {
     /// Renders the parameters of a task's module, and checks them against the schema.
     ///
     /// # Errors
-    /// Returns an error if a template fails, if a value does not fit the schema, or if a parameter does not allow its
-    /// untrusted value.
+    /// Returns an error if a template fails, if a value does not fit the schema, or if a value is untrusted although
+    /// the parameter does not allow untrusted values.
     pub fn params(&self, task: &Task, item: Option<&Item>) -> Result<Rendered<Tainted<Value>>, RenderError> {
         let Some(module) = &task.module else { return Ok(Rendered::Ready(Tainted::default())) };
         let place = task.place.key(module.name);

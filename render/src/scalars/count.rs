@@ -40,8 +40,8 @@ impl Count {
         }
     }
 
-    /// Converts the count to a number of nodes. 100 % is the number `of`. A percentage is rounded down, but results in
-    /// at least one node.
+    /// Converts the count to a number of nodes. If the count is a percentage, the argument `of` is 100 %. A percentage
+    /// is rounded down, but results in at least one node.
     pub fn at_least_one(self, of: u64) -> u64 {
         match self {
             Self::Nodes(nodes) => nodes,

@@ -15,7 +15,7 @@ pub enum Marks {
     Whole(Taint),
     /// The value is a list or map whose parts have different taints. Parts that `members` does not list have no taint.
     Parts {
-        /// The taint of the keys and the length of the list or map.
+        /// The taint of the map keys, and of the length of the list or map.
         shape: Taint,
         /// The taints of the members. In `members`, each `Step` is the map key or the list index of a member.
         members: BTreeMap<Step, Marks>,
@@ -59,7 +59,7 @@ impl Marks {
         path.iter().fold(self.clone(), |marks, step| marks.member(step))
     }
 
-    /// Replaces the taints of the value of one key, and returns the changed taints of the map.
+    /// Replaces the taints of the value of one map key, and returns the changed taints of the map.
     #[must_use]
     pub fn with_key(self, key: &str, marks: Self) -> Self {
         let (shape, mut members) = match self {

@@ -36,8 +36,8 @@ impl<T> Tainted<T> {
         &self.value
     }
 
-    /// Returns the value without its taints. Only a module may call this function, after a check that its parameter
-    /// allows the taints.
+    /// Returns the value without its taints. Only a module may call this function, after a check that the module
+    /// parameter allows the taints.
     pub fn into_value(self) -> T {
         self.value
     }

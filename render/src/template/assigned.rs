@@ -25,8 +25,8 @@ use super::{
 /// check of one member takes less time than one instruction of the engine.
 const MEMBERS: usize = 16;
 
-/// The maximum number of members of an assigned value, counted on all levels of nesting. A value with more members
-/// exceeds the maximum output of a template.
+/// The maximum number of members of an assigned value, counted on all levels of nesting. A value with more members than
+/// this maximum takes more memory than the output of a template may have.
 const MOST: usize = OUTPUT / size_of::<Value>();
 
 pub(super) fn add(environment: &mut Environment<'static>) {
@@ -60,8 +60,8 @@ impl Checked {
 }
 
 /// The check of an assigned value, which rejects a value that is nested too deep. Without the check, a loop could nest
-/// a value without end: each turn assigns a list that contains the previous value. The engine overflows its stack when
-/// it reads or drops a value that is nested too deep.
+/// a value without end: each iteration assigns a list that contains the previous value. The engine overflows its stack
+/// when it reads or drops a value that is nested too deep.
 struct Check<'a, 'b, 'c> {
     state: &'a State<'b, 'c>,
     /// True if the value is assigned to an attribute of a `namespace`.
@@ -114,7 +114,8 @@ impl Check<'_, '_, '_> {
     }
 
     /// Checks a value. The check copies lists and maps that the engine computes only when a template reads a member. A
-    /// list that the engine has not computed can keep further values in memory, such as `x` in `[x][1:]`.
+    /// list that the engine has not computed can keep values in memory that are not members of the list, such as `x` in
+    /// `[x][1:]`.
     fn value(&mut self, value: Value, depth: usize) -> Result<Checked, Error> {
         self.visit(1)?;
         let Some(object) = value.as_object() else { return Ok(Checked::same(value)) };
@@ -244,7 +245,7 @@ fn too_deep() -> Error {
     wrong(format!("`set` assigns a value that is nested more than {DEPTH} levels deep"))
 }
 
-/// Returns true if a list may keep further values in memory, such as `x` in `[x][1:]`.
+/// Returns true if a list may keep values in memory that are not members of the list, such as `x` in `[x][1:]`.
 fn is_computed_list(object: &DynObject) -> bool {
     object.repr() == ObjectRepr::Iterable || object.type_name().ends_with("::MergeSeq")
 }
@@ -254,7 +255,7 @@ fn is_map(object: &DynObject) -> bool {
     is_plain_map(object) || ["::MergeDict", "::KwargsValues"].iter().any(|name| object.type_name().ends_with(name))
 }
 
-/// Returns true if a map keeps only its members in memory.
+/// Returns true if a map keeps only its members in memory, and no other values.
 fn is_plain_map(object: &DynObject) -> bool {
     object.type_name().contains("::IndexMap<") || object.type_name().contains("::BTreeMap<")
 }
@@ -297,8 +298,8 @@ impl Object for Copied {
     }
 }
 
-/// The most recent copies of lists. If a loop appends to a list, the check uses the previous copy, and checks only the
-/// new members.
+/// The copies of lists that the check has made most recently. If a loop appends to a list, the check uses the previous
+/// copy, and checks only the new members.
 struct Recent;
 
 /// The maximum number of recent copies of lists in [`Recent`].
@@ -313,7 +314,7 @@ impl Recent {
     }
 
     /// Finds an earlier copy that is probably the start of a list: a recent copy with the same first member, and not
-    /// more members. The caller checks only the members after this start.
+    /// more members. The caller checks only the members that the earlier copy does not contain.
     fn start_of(value: &Value) -> Option<Arc<Copied>> {
         let first = value.try_iter().ok()?.next()?;
         let length = value.len()?;

@@ -30,11 +30,11 @@ pub struct TemplateError {
 /// this prefix.
 const WRITTEN: &str = "\0";
 
-/// The prefix of template names that cause an error. The engine uses this prefix if a template computes the name of a
-/// template from untrusted values. After the prefix, the name lists the origins of the untrusted values.
+/// The prefix of template names that cause an error. If a template computes a template name from untrusted values, the
+/// engine puts this prefix before the name. After the prefix, the name lists the origins of the untrusted values.
 const UNTRUSTED: &str = "\u{1}";
 
-/// The template engine for one folder of a source. `import` and `include` read templates from this folder.
+/// The template engine for one folder of a source. `import` and `include` read templates from the folder of the engine.
 pub struct Engine {
     environment: Environment<'static>,
     named: NamedTemplates,

@@ -22,8 +22,8 @@ const CHAIN: usize = 400;
 /// The maximum number of `elif` in one `if` statement, including the `if` statements around it.
 const ELIFS: usize = 100;
 
-/// The name of a template test. The test is true if the filter [`PLAIN`] must copy an assigned value. The check uses a
-/// test before the filter, because a test costs no fuel for its argument.
+/// The name of a template test. The template test is true if the filter [`PLAIN`] must copy an assigned value. The
+/// check calls the template test before the filter, because a test charges no fuel for its argument.
 pub(super) const COMPUTED: &str = "computed_of_set";
 
 /// The name of a template filter. The filter copies the parts of an assigned value that the engine has not computed
@@ -118,8 +118,8 @@ impl Elifs {
 struct TooLong;
 
 /// The lengths of the operator chains in brackets and loops that have not ended. The sum of the lengths is limited,
-/// because an inner loop can add levels to a value of an outer loop. A comma ends a chain. The longest chain in a
-/// bracket determines the length of the bracket.
+/// because an inner loop can add levels to a value of an outer loop. A comma ends a chain. Of several operator chains
+/// in a bracket, only the length of the longest chain counts.
 #[derive(Default)]
 struct Chains {
     open: Vec<Chain>,
@@ -141,7 +141,7 @@ struct Chain {
 enum Keyword {
     /// The next token is the first word of a block, such as `for` or `set`.
     Next,
-    /// The current block assigns names that are valid until its end, as a `for` block does.
+    /// The current block assigns names that are valid until the end of the block, as a `for` block does.
     Binds,
     #[default]
     Other,
@@ -233,7 +233,7 @@ enum Set {
     Outside,
     /// The next token is the first word of a block, such as `for` or `set`.
     First,
-    /// The tokens before the `=` are the assigned names. The field `joined` is true after a dot.
+    /// The tokens before the `=` are the assigned names. The field `joined` is true if the previous token is a dot.
     Names { names: Vec<Name>, joined: bool },
     /// The tokens belong to the expression that `set` assigns to the names.
     Value(Vec<Name>),

@@ -130,8 +130,8 @@ impl Steps {
     }
 }
 
-/// The registered results, as the tasks of one include name the results: without the prefix of the include. For tasks
-/// outside of includes, the prefix of result names is empty.
+/// The registered results under the names that tasks of one include use. These names omit the prefix of the include.
+/// For tasks outside of includes, the prefix of result names is empty.
 #[derive(Debug)]
 struct StepsView {
     steps: Arc<Steps>,

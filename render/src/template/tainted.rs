@@ -153,7 +153,7 @@ impl Object for TaintedList {
 /// values is recursive.
 pub(super) const DEPTH: usize = 128;
 
-/// The size that each value has in addition to its text, in bytes.
+/// The number of bytes that each value adds to the size of all texts.
 const VALUE_COST: usize = 32;
 
 /// Converts the value of an expression to JSON. A part that the expression returns unchanged keeps its taint. A part
@@ -167,7 +167,7 @@ pub(super) fn extract(value: &Value) -> Result<Tainted<Json>, String> {
     Ok(Tainted::new(json, draft.resolve(&trace::so_far())))
 }
 
-/// The size of a value with all its parts, and its depth.
+/// The size and the depth of a value with all its parts.
 pub(super) struct Weight {
     /// The number of bytes of all texts, plus a constant for each value.
     pub(super) bytes: usize,
@@ -176,7 +176,7 @@ pub(super) struct Weight {
 }
 
 impl Weight {
-    /// Returns the number of spaces for the indentation if each part of the value is on a separate line.
+    /// Returns the number of spaces that indent the value if each part of the value is on a separate line.
     pub(super) fn indented(&self, width: usize) -> usize {
         (self.bytes / VALUE_COST).saturating_mul(width).saturating_mul(self.height)
     }
@@ -297,7 +297,8 @@ impl Extraction {
         }
     }
 
-    /// Converts a member that the template returned unchanged. A part of the member without a taint gets no taint.
+    /// Converts a member that the template returned unchanged. A part of the member gets no taint if the part had no
+    /// taint before.
     fn slot(&mut self, slot: &Slot, depth: usize) -> Result<(Json, Marks), String> {
         let (json, draft) = self.value(&slot.value, depth + 1)?;
         Ok((

@@ -7,7 +7,8 @@ use crate::{objects::ObjectSet, scalars::Count};
 /// The prune budget of a TaskBook if no object sets a budget.
 const DEFAULT: Count = Count::Percent(20);
 
-/// The TaskBooks that share a prune budget, which limits the sum of their removals.
+/// The TaskBooks that share a prune budget. The budget limits the number of items that all these TaskBooks remove
+/// together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PruneScope {
     /// All TaskBooks of the node that have no `pruneBudget`, neither in the TaskBook nor in its Namespace.
@@ -45,7 +46,7 @@ impl PruneBudget {
     /// limit in the Namespace has precedence over a limit in a Config.
     ///
     /// For a deleted TaskBook, the argument `last` is the limit in the newest version of the TaskBook. A limit in the
-    /// Namespace or a Config has precedence over `last`, because a commit can still change this limit.
+    /// Namespace or a Config has precedence over `last`, because a commit can still change the Namespace or the Config.
     pub fn of(set: &ObjectSet, namespace: &str, name: &str, last: Option<&str>) -> Self {
         let id = format!("{namespace}/{name}");
         let around = set.namespaces.get(namespace);

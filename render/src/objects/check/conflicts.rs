@@ -58,8 +58,8 @@ pub(super) fn of_variables(set: &ObjectSet) -> Vec<Found<'_>> {
     found.into_values().collect()
 }
 
-/// Returns an error for each managed item that two tasks on one node manage. The result omits items with a template in
-/// their identity.
+/// Returns an error for each managed item that two tasks on one node manage. The result omits an item if the identity
+/// of the item contains a template.
 pub(super) fn of_resources(set: &ObjectSet) -> Vec<Found<'_>> {
     let mut owners: BTreeMap<(String, String), Vec<(&Book, &Task)>> = BTreeMap::new();
     for book in set.books.values() {

@@ -13,8 +13,8 @@ const NO_VALUES: &str = "the Secret has no values";
 /// The end of the message about a value that is not encrypted.
 const NOT_ENCRYPTED: &str = " is not encrypted";
 
-/// Returns true if a problem is about missing values of a Secret, or about values that are not encrypted.
-/// `towpath secrets` repairs these problems.
+/// Returns true if a problem is about missing values of a Secret, or about values that are not encrypted. `towpath
+/// secrets` repairs missing and unencrypted values.
 pub fn is_about_values(problem: &Problem) -> bool {
     problem.message == NO_VALUES || problem.message.ends_with(NOT_ENCRYPTED)
 }

@@ -99,7 +99,8 @@ pub(in crate::objects) struct BookNames<'a> {
     registered: BTreeMap<&'a str, usize>,
 }
 
-/// The position of a text among the tasks of a TaskBook. The position determines the names that the text can use.
+/// The position of a template or an expression among the tasks of a TaskBook. The position determines the names that
+/// the text can use.
 #[derive(Clone, Copy)]
 struct Here<'a> {
     /// The task that contains the text, and the position of the task in the order of execution.
@@ -178,7 +179,7 @@ impl<'a> BookNames<'a> {
         })
     }
 
-    /// Returns an error if the text must not use a name, or `None` if the text can use the name.
+    /// Returns an error if a template or an expression is not allowed to use a name; `None` if the name is allowed.
     fn name<'b>(&'b self, place: &Place, name: &str, here: Here<'b>) -> Option<Found<'b>> {
         let mut parts = name.split('.');
         let (root, first) = (parts.next().unwrap_or_default(), parts.next());
@@ -285,8 +286,8 @@ impl<'a> BookNames<'a> {
         })
     }
 
-    /// Checks a file that a task names. Returns an error if the source lacks the file, or if its template uses an
-    /// unknown name.
+    /// Returns an error if the source lacks a file that a task names, or if the file is a template with an unknown
+    /// name.
     fn file<'b>(
         &'b self,
         task: &'b Task,

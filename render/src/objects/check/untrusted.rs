@@ -1,6 +1,6 @@
-//! Finds the untrusted values that tasks use, from the text of the tasks. The command `validate` reports the parameters
-//! that use untrusted values. The loader rejects an untrusted value in a parameter that does not allow untrusted
-//! values.
+//! Reads the text of tasks, and finds the untrusted values that the tasks use. The command `validate` reports the
+//! parameters that use untrusted values. The loader rejects an untrusted value in a parameter that does not allow
+//! untrusted values.
 //!
 //! The renderer later checks the taint of each value, because the text of a task does not show every untrusted value.
 
@@ -38,8 +38,8 @@ pub struct UntrustedUse {
     pub allowed: bool,
 }
 
-/// The origin of a value that the text of a task uses. If a value has several origins, the origin with the last variant
-/// of the enum applies.
+/// The origin of a value that the text of a task uses. If a value has several origins, the last of these enum variants
+/// applies.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 enum Source {
     /// The value comes from git or from this node.
@@ -137,7 +137,7 @@ struct Names {
     steps: Arc<BTreeMap<String, String>>,
     /// The full names of the results of elected tasks.
     elected: Arc<BTreeSet<String>>,
-    /// The prefix of the results that tasks of the current include register.
+    /// The prefix of the names under which tasks of the current include register their results.
     prefix: String,
 }
 

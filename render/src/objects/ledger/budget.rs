@@ -28,8 +28,8 @@ pub struct Budget {
     pub source: Cost,
     /// The limit on the cost of all sources together.
     pub all: Cost,
-    /// The maximum number of problems that are shown for one source. Of the problems above this maximum, the report
-    /// shows only the number.
+    /// The maximum number of problems that are shown for one source. If a source has more problems than this maximum,
+    /// the report shows only the number of the further problems.
     pub problems: usize,
 }
 
@@ -64,7 +64,7 @@ pub(super) struct Spent {
 }
 
 impl Spent {
-    /// Creates a record in which no source is charged yet.
+    /// Creates an empty record of the costs of all sources.
     pub(super) fn new(budget: Budget) -> Self {
         Self { budget, ..Self::default() }
     }
@@ -72,8 +72,8 @@ impl Spent {
     /// Charges a cost to the budget of a source.
     ///
     /// # Errors
-    /// Returns an error that names the exceeded limit, of the source or of all sources. Each source causes at most one
-    /// error about its budget.
+    /// If the source alone, or all sources together, exceed a limit, returns an error that names the limit. Each source
+    /// causes at most one error about its budget.
     pub(super) fn charge(&mut self, source: &str, cost: Cost) -> Result<(), Exceeded> {
         let known = self.sources.entry(source.to_owned()).or_default();
         *known = known.plus(cost);

@@ -31,7 +31,7 @@ impl<'a> Found<'a> {
         Self { place, at: At::Value, warning: false, finding, hint: Hint::Known }
     }
 
-    /// Makes the error message mark the key instead of the value.
+    /// Makes the error message mark the key of a map entry instead of the value.
     #[must_use]
     pub(in crate::objects) fn at_key(self) -> Self {
         Self { at: At::Key, ..self }

@@ -38,7 +38,8 @@ impl Ledger {
         Self { problems: Problems::new(budget.problems), spent: Spent::new(budget) }
     }
 
-    /// Adds a problem. If the source already has the maximum number of problems, only counts the problem.
+    /// Adds a problem. If the source already has the maximum number of problems, the function only counts the new
+    /// problem.
     pub(super) fn report(&mut self, found: Found<'_>) {
         let Found { place, at, warning, finding, hint } = found;
         // The search for a second location counts even if the problem is not shown.
@@ -62,7 +63,7 @@ impl Ledger {
         found.into_iter().for_each(|found| self.report(found));
     }
 
-    /// Adds the problems of one file. The lines of the problems are already known.
+    /// Adds the problems of one file. The problems already contain their line numbers.
     pub(super) fn keep(&mut self, problems: impl IntoIterator<Item = Problem>) {
         for problem in problems.into_iter().take(PROBLEMS_PER_FILE) {
             if self.problems.has_room(&problem.source, problem.warning, 0) {

@@ -20,7 +20,7 @@ pub(super) struct Unshown {
     pub(super) source: String,
     /// True if `count` counts warnings, false if `count` counts errors.
     pub(super) warning: bool,
-    /// The number of omitted problems, in which a problem may count twice.
+    /// The number of omitted problems. A problem that is found twice may count twice.
     pub(super) count: usize,
 }
 
@@ -54,7 +54,7 @@ impl Problems {
     }
 
     /// Returns true if the loader may read a text again to find the line for a hint. The argument `text` is the length
-    /// of this text.
+    /// of the text that the loader reads again.
     pub(super) fn may_locate(&mut self, source: &str, text: usize) -> bool {
         let count = self.counts.entry((source.to_owned(), false)).or_default();
         count.read = count.read.saturating_add(text as u64);

@@ -1,7 +1,8 @@
 //! Checks the limits of Namespaces. A Namespace limits the nodes that its objects select. A Namespace also limits the
 //! modules, commands, sources and repositories that its tasks use.
 //!
-//! All code that reads targets or tasks calls these checks, so that the limits apply to every kind of object.
+//! All code that reads targets or tasks calls the checks of this module, so that the limits apply to every kind of
+//! object.
 
 mod glob;
 mod repository_url;
@@ -48,7 +49,8 @@ impl Field {
 /// The limits of all Namespaces.
 pub(super) struct NamespaceLimits<'a> {
     namespaces: &'a BTreeMap<String, pb::Namespace>,
-    /// The permitted NodeGroups of each Namespace that limits its NodeGroups.
+    /// The NodeGroups that each Namespace is allowed to target. The map omits a Namespace that is allowed to target
+    /// every NodeGroup.
     groups: BTreeMap<&'a str, Arc<Names>>,
     members: &'a Members,
     sources: &'a [SourceTree],
@@ -68,9 +70,9 @@ impl<'a> NamespaceLimits<'a> {
         Self { namespaces, groups, members, sources }
     }
 
-    /// Reads a field that names nodes. Returns an error for each node or NodeGroup that the Namespace must not target.
-    /// A field selects only nodes that the Namespace may target. If the object omits the field, the object selects
-    /// every node that the Namespace may target.
+    /// Reads a field that names nodes. Returns an error for each node or NodeGroup that the Namespace is not allowed to
+    /// target. A field selects only nodes that the Namespace may target. If the object omits the field, the object
+    /// selects every node that the Namespace may target.
     pub(super) fn targets(
         &self,
         place: &Place,
@@ -109,7 +111,7 @@ impl<'a> NamespaceLimits<'a> {
         groups.map(refused("nodeGroups")).chain(nodes.map(refused("nodes"))).collect()
     }
 
-    /// Returns an error for each forbidden module, command line and reader node of a task.
+    /// Returns an error for each module, command line and `readers` node of a task that the Namespace forbids.
     pub(super) fn refused_uses<'m>(
         &'m self,
         place: &Place,
@@ -179,8 +181,7 @@ struct Refused {
     name: String,
 }
 
-/// Returns an error if a template is used instead of the whole field that names nodes, or instead of a list in this
-/// field.
+/// Returns an error if a field such as `targets` is a template, or contains a template instead of a list.
 fn template_in_place_of_names(place: &Place, field: Option<&Value>, namespace: &str) -> Vec<Found<'static>> {
     let lists = ["nodeGroups", "nodes"].map(|key| (place.key(key), field.and_then(|field| field.get(key))));
     let values = std::iter::once((place.clone(), field)).chain(lists);

@@ -25,7 +25,8 @@ pub(in crate::objects) enum UrlError {
     Scheme,
     /// The URL contains a forbidden user or password.
     Credentials,
-    /// A part of the URL is empty, or contains a forbidden character. The string is the name of this part.
+    /// A part of the URL is empty, or contains a forbidden character. The string in this variant is the name of the
+    /// wrong part.
     Part(&'static str),
     /// The path contains `..`, an empty segment or a dot segment.
     Segments,
@@ -53,7 +54,7 @@ impl RepositoryUrl {
     }
 
     /// Parses a URL pattern, which has the form of a URL. In a pattern, `*` matches any characters of one part of the
-    /// URL. A pattern without a path allows every path on its host.
+    /// URL. A URL pattern without a path allows every path on the host of the pattern.
     ///
     /// # Errors
     /// Returns an error if the pattern has another form.
@@ -102,8 +103,8 @@ impl RepositoryUrl {
         })
     }
 
-    /// Returns true if this pattern allows a URL. A pattern without a user allows only the user `git`. A pattern
-    /// without a port allows only the default port of its scheme.
+    /// Returns true if this pattern allows a URL. A URL pattern without a user allows only the user `git`. A URL
+    /// pattern without a port allows only the default port of the scheme.
     pub(in crate::objects) fn allows(&self, url: &Self) -> bool {
         let user = match (&self.user, &url.user) {
             (Some(pattern), Some(user)) => glob_matches(pattern, user),

@@ -20,7 +20,7 @@ use crate::{
     tree::Entry,
 };
 
-/// The objects and sources that the loader skips because they are held.
+/// The held objects and sources, which the loader skips.
 #[derive(Debug, Default)]
 pub(super) struct LeftOut {
     /// The objects that the loader skips, each with the name of its source.

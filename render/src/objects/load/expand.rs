@@ -41,7 +41,7 @@ pub(super) struct Expansion<'a> {
 
 /// The results of the expansion of all includes.
 pub(super) struct Expanded {
-    /// The problems that the expansion has found, and its cost for each source.
+    /// The problems that the expansion has found, and the cost of the expansion for each source.
     pub(super) ledger: Ledger,
     /// The file trees of all sources, and of the repositories that tasks or includes name with a commit.
     pub(super) trees: BTreeMap<String, Arc<dyn Tree>>,
@@ -59,7 +59,7 @@ pub(super) struct Tasks {
 }
 
 impl<'a> Expansion<'a> {
-    /// Creates an expansion that has not read a task yet.
+    /// Creates an expansion, before the loader reads the first task.
     pub(super) fn new(
         sources: &'a [SourceTree],
         pinned: &'a BTreeMap<Pinned, Arc<dyn Tree>>,
@@ -96,7 +96,7 @@ impl<'a> Expansion<'a> {
         self.ledger.report_all(found);
     }
 
-    /// Reads a field that names nodes, and reports the nodes that the Namespace must not target.
+    /// Reads a field that names nodes, and reports the nodes that the Namespace is not allowed to target.
     pub(super) fn targets(&mut self, place: &Place, spec: &Value, field: Field, namespace: &str) -> Targets {
         let (targets, found) = self.limits.targets(place, spec, field, namespace);
         self.ledger.report_all(found);
@@ -124,8 +124,8 @@ impl<'a> Expansion<'a> {
         Reader { expansion: self, owner: place.source(), object, trail: Vec::new() }.task(place, value, within, &[])
     }
 
-    /// Returns the key of a repository's file tree in `trees`, for one commit. If `trees` does not have the file tree,
-    /// adds the repository to `missing_inputs`.
+    /// Returns the map key under which `trees` stores the file tree of a repository at one commit. If `trees` does not
+    /// have the file tree, adds the repository to `missing_inputs`.
     fn pinned(&mut self, pinned: Pinned) -> String {
         let name = format!("{}@{}", pinned.url, pinned.commit);
         match self.pinned.get(&pinned) {
@@ -197,7 +197,7 @@ impl<'a> Expansion<'a> {
 /// A reader for the tasks of one object.
 struct Reader<'r, 'a> {
     expansion: &'r mut Expansion<'a>,
-    /// The source of the object. The loader charges the tasks of the object to the budget of this source.
+    /// The source of the object. The loader counts the tasks of the object against the budget of this source.
     owner: &'r str,
     object: &'r Key,
     /// The chain of nested includes around the current task, beginning with the outermost file.
@@ -308,8 +308,8 @@ impl Reader<'_, '_> {
         read
     }
 
-    /// Returns the key of a repository's file tree in `trees`, for one commit. If the URL or the commit is invalid, or
-    /// if the Namespace does not allow the repository, reports an error and returns `None`.
+    /// Returns the map key under which `trees` stores the file tree of a repository at one commit. If the URL or the
+    /// commit is invalid, or if the Namespace does not allow the repository, reports an error and returns `None`.
     fn pin(&mut self, at: &Place, what: &str, url: String, commit: Option<String>) -> Option<String> {
         if url.contains("{{") || commit.as_deref().is_some_and(|commit| commit.contains("{{")) {
             let finding = Finding::new("url and commit must not contain templates")
@@ -342,8 +342,8 @@ impl Reader<'_, '_> {
         Some(self.expansion.pinned(Pinned { url, commit }))
     }
 
-    /// Returns the context that resolves the file paths of a task: its include or TaskBook, or the repository that the
-    /// task names.
+    /// Returns the context that resolves the file paths of a task: the include or TaskBook of the task, or the
+    /// repository that the task names.
     fn files_of(
         &mut self,
         place: &Place,

@@ -10,7 +10,7 @@ use crate::{
     tree::{Entry, EntryKind, Tree},
 };
 
-/// A source to load, with its files and its rights.
+/// A source to load: its files, and the kinds of objects that the source may define.
 #[derive(Debug, Clone)]
 pub struct SourceTree {
     /// The name of the source.
@@ -19,11 +19,12 @@ pub struct SourceTree {
     pub tree: Arc<dyn Tree>,
     /// True if the source is a library: a source without objects, with files for includes and templates.
     pub library: bool,
-    /// True if the source may define objects of global kinds, such as Namespaces. The first source always may.
+    /// True if the source may define objects of global kinds, such as Namespaces. The first source may always define
+    /// objects of global kinds.
     pub globals: bool,
 }
 
-/// A commit of a git repository that an include or a task names: the URL and the id of the commit.
+/// The URL of a git repository and the id of a commit, both from an include or a task.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pinned {
     /// The URL of the repository.

@@ -45,8 +45,8 @@ pub struct Loaded {
     pub errors: Vec<Problem>,
     /// The warnings, in the order of the files.
     pub warnings: Vec<Problem>,
-    /// The repositories of includes whose files the caller has not supplied yet. The caller must fetch these
-    /// repositories and load again.
+    /// The repositories of includes whose files the caller has not supplied yet. The caller must fetch the missing
+    /// repositories, and load again.
     pub missing_inputs: BTreeSet<Pinned>,
     /// The names of the sources that exceed their budget.
     beyond: BTreeSet<String>,

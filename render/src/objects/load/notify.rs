@@ -15,7 +15,7 @@ use crate::{
 
 /// The handlers that `autoNotify` adds to a TaskBook, and the warnings about services.
 pub(super) struct Restarts {
-    /// The handlers that restart the services. At least one task notifies each of these handlers.
+    /// The handlers that restart the services. At least one task notifies each restart handler.
     pub(super) handlers: Vec<Task>,
     notices: Vec<Notice>,
 }

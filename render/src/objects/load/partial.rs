@@ -20,8 +20,8 @@ use crate::{
     tree::Tree,
 };
 
-/// The maximum number of loads in which the loader holds single objects. If errors remain after this number of loads,
-/// each source with an error is held as a whole.
+/// The maximum number of loads in which the loader holds single objects. If errors remain after the maximum number of
+/// loads, each source with an error is held as a whole.
 const ROUNDS: usize = 16;
 
 /// Loads all sources in order. Invalid objects of the second and all later sources are held. Objects that depend on a

@@ -1,4 +1,5 @@
-//! Filters on lists and maps: combine, dict2items, items2dict, union, intersect, difference, flatten and zip.
+//! Filters on lists and maps: `combine`, `dict2items`, `items2dict`, `union`, `intersect`, `difference`, `flatten` and
+//! `zip`.
 
 use minijinja::{
     Environment, Error, State,

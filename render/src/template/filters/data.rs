@@ -1,5 +1,5 @@
-//! Filters that convert data: to_json, from_json, to_yaml, from_yaml, to_nice_json, to_nice_yaml, b64encode, b64decode,
-//! mandatory, ternary and bool.
+//! Filters that convert data: `to_json`, `from_json`, `to_yaml`, `from_yaml`, `to_nice_json`, `to_nice_yaml`,
+//! `b64encode`, `b64decode`, `mandatory`, `ternary` and `bool`.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use minijinja::{

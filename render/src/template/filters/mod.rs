@@ -1,5 +1,5 @@
 //! Towpath's own template filters. Each filter returns the same result as the Ansible filter with the same name. The
-//! file tests/tests/filters.rs lists the differences to the Ansible filters.
+//! file `tests/tests/filters.rs` lists the differences to the Ansible filters.
 
 mod addresses;
 mod collections;
@@ -50,8 +50,8 @@ pub(super) const OWN: [&str; 31] = [
     "to_duration",
 ];
 
-/// The names of the most used filters of the engine minijinja. An error about an unknown filter proposes a similar name
-/// of this list.
+/// The names of the most used filters of the engine minijinja. If a template uses an unknown filter, the error message
+/// proposes a similar name from this list.
 pub(super) const COMMON: [&str; 24] = [
     "upper",
     "lower",

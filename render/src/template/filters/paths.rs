@@ -1,4 +1,5 @@
-//! The filters basename, dirname and splitext, which return the same results as the functions of Python's os.path.
+//! The filters `basename`, `dirname` and `splitext`, which return the same results as the functions of Python's
+//! `os.path`.
 
 use minijinja::{Environment, value::Value};
 

@@ -1,4 +1,4 @@
-//! Replaces the filters selectattr and rejectattr of the engine. The replacing filters do not add the taint of the
+//! Replaces the filters `selectattr` and `rejectattr` of the engine. The replacing filters do not add the taint of the
 //! tested attribute to the result.
 
 use minijinja::{

@@ -1,4 +1,4 @@
-//! Filters on text: regex_replace, regex_search, regex_findall, quote, human_to_bytes and to_duration.
+//! Filters on text: `regex_replace`, `regex_search`, `regex_findall`, `quote`, `human_to_bytes` and `to_duration`.
 
 use std::time::Duration;
 
