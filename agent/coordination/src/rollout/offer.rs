@@ -195,8 +195,8 @@ fn touch_all(spec: &RolloutSpec, txn: &mut Txn) {
     txn.then.push(Op::put(keys::freed(&spec.budget), bytes(&Freed::default())));
 }
 
-/// Adds a notice of free slots to a transaction, for the first waiters of the partition. The notice is for all waiters
-/// if this node has not read the queue of the partition, or if a halted run resumes.
+/// Adds a notice of free slots to a transaction. The notice names the first waiters of the partition. All waiters act on
+/// the notice if it names no waiter. It names no waiter if this node does not know the queue, or if a halted run resumes.
 fn touch(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, old: &SlotEntry, resumes: bool, txn: &mut Txn) {
     let mut freed = Freed::default();
     if old.partition == spec.partition(own_node) && !resumes {

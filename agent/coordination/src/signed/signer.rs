@@ -80,7 +80,7 @@ struct Checked {
     entitled: bool,
 }
 
-/// The signer of a record, after the verification of its signature.
+/// The signer of a record with a valid signature.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Signed {
     by: String,
