@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn module_is_explained_with_its_full_documentation() {
         let text = explain("TaskBook.spec.tasks.package").unwrap();
-        assert!(text.contains("Adjacent tasks") && text.contains("are one transaction"), "{text}");
+        assert!(text.contains("Adjacent `package` tasks") && text.contains("in a transaction of its own"), "{text}");
     }
 
     #[test]
