@@ -34,7 +34,7 @@ impl Keygen {
             }
         })?;
         let recipient = made.recipient().to_string();
-        let document = json!({ "file": self.file, "recipient": recipient });
+        let document = json!({ "file": self.file.display().to_string(), "recipient": recipient });
         output::print(self.output.output, &document, || {
             format!(
                 "{recipient}\n\n{} is the identity of this recipient. Keep the file secret, and keep a copy offline.\nIn a Config object in git, so that the identity opens every Secret:\n  recoveryRecipients: [{recipient}]\n",
@@ -42,5 +42,4 @@ impl Keygen {
             )
         })?;
         Ok(0)
-    }
-}
+    }}
