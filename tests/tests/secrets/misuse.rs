@@ -224,6 +224,29 @@ fn parallel_encrypts_lose_no_value() {
 }
 
 #[test]
+fn private_key_in_a_repository_is_refused() {
+    let fleet = Fleet::new();
+    let work = &fleet.repository.work;
+    for path in ["own.key", "secrets/own.key", "secrets/../own.key"] {
+        let said = refused(towpath().args(["secrets", "keygen"]).arg(work.join(path)));
+        assert!(said.contains("is a git repository") && said.contains("~/.config/towpath/"), "{said}");
+        let said = refused(towpath().current_dir(work).args(["secrets", "keygen", path]));
+        assert!(said.contains("is a git repository"), "{said}");
+        assert!(!work.join(path).exists());
+    }
+    // A link into the repository.
+    symlink(work.join("secrets"), fleet.path("link")).unwrap();
+    refused(towpath().args(["secrets", "keygen"]).arg(fleet.path("link/own.key")));
+    fleet.encrypt("password", "hunter2");
+    assert_eq!(fleet.validate().0, Some(0), "{}", fleet.validate().1);
+    fs::copy(fleet.path("operator.key"), work.join("files.txt")).unwrap();
+    let (code, said) = fleet.validate();
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("files.txt:3:1: the file contains a private key of age"), "{said}");
+    assert!(!said.contains("AGE-SECRET-KEY-1"), "{said}");
+}
+
+#[test]
 fn path_that_is_not_utf8_is_printed() {
     let fleet = Fleet::new();
     let odd = fleet.path("").join(OsStr::from_bytes(b"odd\xff"));

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use towpath_render::{
-    document::{At, Place},
+    document::{At, Path, Place, SourceFile},
     objects::{Key, Object, ObjectSet},
     problem::{Finding, Problem},
+    tree::EntryKind,
 };
 use towpath_secrets::{
     Fingerprint, Recipient, Recipients,
@@ -27,7 +28,7 @@ use crate::error_chain::error_chain;
 /// The readers are compared only if the repository has no other errors (`is_valid`), because a broken object may hide a
 /// reader.
 pub(in crate::cli) fn problems(set: &ObjectSet, is_valid: bool) -> Vec<Problem> {
-    let (mut found, mut first) = (Vec::new(), None);
+    let (mut found, mut first) = (private_keys(set), None);
     let recovery = match recovery(set) {
         Ok(recovery) => recovery,
         Err((config, error)) => {
@@ -177,7 +178,65 @@ fn sops_problem(
     })
 }
 
+/// The begin of an identity of age.
+const PRIVATE: &[u8] = b"AGE-SECRET-KEY-";
+
+/// The number of characters after [`PRIVATE`] that make an identity, and not a mention of one.
+const LONG: usize = 40;
+
+/// The maximum size of a file that is searched for identities. A file with an identity is small.
+const SEARCHED: u64 = 1 << 20;
+
+/// Returns an error for each file that contains an identity of age.
+fn private_keys(set: &ObjectSet) -> Vec<Problem> {
+    let mut found = Vec::new();
+    for (source, tree) in &set.trees {
+        for entry in tree.list("").unwrap_or_default() {
+            let is_file = matches!(entry.kind, EntryKind::File | EntryKind::Executable);
+            if !is_file || entry.size.is_some_and(|size| size > SEARCHED) {
+                continue;
+            }
+            let Ok(Some(bytes)) = tree.read(&entry.path) else { continue };
+            if let Some(line) = identity_line(&bytes) {
+                let finding = Finding::new("the file contains a private key of age")
+                    .hint("everyone who can read the repository can use the key: make a new one with `towpath secrets keygen` outside of the repository, and change all values that the key opens");
+                let place =
+                    Place::new(SourceFile::new(source.as_str(), entry.path.as_str(), "").into(), 0, Path::default());
+                found.push(Problem { line, column: 1, ..hidden(&place, finding) });
+            }
+        }
+    }
+    found
+}
+
+/// Returns the number of the first line with an identity of age, counted from 1.
+fn identity_line(bytes: &[u8]) -> Option<usize> {
+    let is_identity = |line: &[u8]| {
+        line.windows(PRIVATE.len()).enumerate().any(|(at, window)| {
+            let rest = || line.get(at.saturating_add(PRIVATE.len())..).unwrap_or_default().iter();
+            let length = || rest().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'-').count();
+            window.eq_ignore_ascii_case(PRIVATE) && length() >= LONG
+        })
+    };
+    bytes.split(|byte| *byte == b'\n').position(is_identity).map(|at| at.saturating_add(1))
+}
+
 /// Returns a problem without the line of the file, which may contain another value in plain text.
 fn hidden(place: &Place, finding: Finding) -> Problem {
     Problem { excerpt: String::new(), caret: 0, ..place.problem(finding, At::Key) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identity_is_found_and_a_mention_is_not() {
+        let key = format!("AGE-SECRET-KEY-1{}", "Q".repeat(58));
+        assert_eq!(identity_line(format!("# created\nkey: \"{key}\"\n").as_bytes()), Some(2));
+        assert_eq!(identity_line(key.to_lowercase().as_bytes()), Some(1));
+        for text in ["", "AGE-SECRET-KEY-", "a file with AGE-SECRET-KEY-1… in it", "\n\n"] {
+            assert_eq!(identity_line(text.as_bytes()), None, "{text}");
+        }
+    }
 }
