@@ -26,8 +26,9 @@ impl Fleet {
 
     /// Returns true if the second node, which is the reader of the Secret of the namespace blog, opens its values.
     fn opens_for_blog(&self) -> bool {
-        let mut command = self.command(&["edit", "blog/copy", "--identity"]);
-        output(command.arg(self.node_key(1)).env("EDITOR", "true")).status.success()
+        let key = self.node_key(1);
+        let mut command = self.command(&["edit", "blog/copy", "--identity", key.to_str().unwrap()]);
+        output(command.env("EDITOR", "true")).status.success()
     }
 
     /// Writes keys and serial numbers that are revoked into the Config.
@@ -273,8 +274,10 @@ fn path_that_is_not_utf8_is_printed() {
 #[test]
 fn file_with_a_long_value_is_refused() {
     let fleet = Fleet::new();
-    let run =
-        |file: &Path| output(fleet.command(&["encrypt", "shop/db", "key", "--file"]).arg(file).stdin(Stdio::null()));
+    let run = |file: &Path| {
+        let file = file.to_str().unwrap();
+        output(fleet.command(&["encrypt", "shop/db", "key", "--file", file]).stdin(Stdio::null()))
+    };
     let file = fleet.path("value");
     for (size, code) in [((512 << 10) + 1, Some(1)), (512 << 10, Some(0))] {
         fs::write(&file, vec![b'x'; size]).unwrap();

@@ -43,10 +43,11 @@ pub enum ReplaceError {
     },
 }
 
-/// Replaces the texts of existing files, and keeps their modes. A reader of a file sees its old text or its new text.
+/// Replaces the texts of existing files, and keeps their modes. A reader of a file sees its old or its new text.
 ///
-/// No file is replaced if one of them no longer has its old text. The folders of the files are locked for that check and
-/// for the replacement, so that two processes of Towpath never overwrite the change of each other. A link is not followed.
+/// No file is replaced if one of them no longer has its old text. The folders of the files are locked for that check
+/// and for the replacement, so that two processes of Towpath never overwrite the change of each other. A link is not
+/// followed.
 ///
 /// # Errors
 /// When a file has another text than its old text, is not a regular file, or cannot be replaced.
