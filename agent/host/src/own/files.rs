@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write as _},
+    io::{self, Read as _, Write as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
@@ -45,25 +45,18 @@ pub fn write_private(file: &Path, bytes: &[u8]) -> io::Result<()> {
     made.write_all(bytes).and_then(|()| made.sync_all())
 }
 
-/// Replaces the text of an existing file atomically, and keeps the mode of the file. A link is followed. A reader sees
-/// the old text or the new text.
+/// Reads a file that has at most `limit` bytes.
 ///
 /// # Errors
-/// Returns an error if the file does not exist, or cannot be replaced.
-pub fn replace_text(file: &Path, text: &str) -> io::Result<()> {
-    let file = fs::canonicalize(file)?;
-    let mode = fs::metadata(&file)?.permissions();
-    let folder = file.parent().unwrap_or(Path::new("/"));
-    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let temporary = folder.join(format!(".{name}.{}", uuid::Uuid::new_v4().simple()));
-    let written = write_private(&temporary, text.as_bytes())
-        .and_then(|()| fs::set_permissions(&temporary, mode))
-        .and_then(|()| fs::rename(&temporary, &file))
-        .and_then(|()| File::open(folder)?.sync_all());
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
+/// When the file cannot be read, or has more bytes.
+pub fn read_at_most(file: &Path, limit: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(limit.saturating_add(1));
+    let most = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    File::open(file)?.take(most).read_to_end(&mut bytes)?;
+    if bytes.len() > limit {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("it has more than {limit} bytes")));
     }
-    written
+    Ok(bytes)
 }
 
 /// An entry of a folder. A link is not followed.
@@ -109,6 +102,19 @@ pub fn read_link(file: &Path) -> io::Result<String> {
     Ok(fs::read_link(file)?.to_string_lossy().into_owned())
 }
 
+/// Returns the path of a folder without links.
+///
+/// # Errors
+/// Returns an error if the folder does not exist or cannot be reached.
+pub fn real_folder(folder: &Path) -> io::Result<PathBuf> {
+    fs::canonicalize(folder)
+}
+
+/// Returns true if there is an entry at a path. A link is not followed.
+pub fn exists(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok()
+}
+
 /// Creates an empty file and opens the file for writing. An existing file is emptied.
 ///
 /// # Errors
@@ -138,18 +144,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn replaced_file_keeps_its_mode_and_its_link() {
+    fn file_above_the_limit_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let (file, link) = (folder.path().join("a.yaml"), folder.path().join("link"));
-        fs::write(&file, "old").unwrap();
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
-        std::os::unix::fs::symlink("a.yaml", &link).unwrap();
-        replace_text(&link, "new").unwrap();
-        assert_eq!(fs::read_to_string(&file).unwrap(), "new");
-        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o640);
-        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "a temporary file is left");
-        assert!(replace_text(&folder.path().join("missing"), "x").is_err());
+        let file = folder.path().join("value");
+        fs::write(&file, "12345").unwrap();
+        assert_eq!(read_at_most(&file, 5).unwrap(), b"12345");
+        assert_eq!(read_at_most(&file, 4).unwrap_err().to_string(), "it has more than 4 bytes");
+        assert!(read_at_most(Path::new("/dev/zero"), 4).is_err());
     }
 
     #[test]

@@ -4,4 +4,5 @@
 
 pub mod editor;
 pub mod files;
+pub mod replace;
 pub mod socket;

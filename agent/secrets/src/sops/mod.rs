@@ -28,7 +28,7 @@ use towpath_render::document::{Limits, Path, parse, to_yaml};
 use zeroize::Zeroizing;
 
 use crate::{
-    Identities, Plaintext, Recipients,
+    Identities, Plaintext, Recipient, Recipients,
     envelope::{self, OpenError},
     splice::{self, SpliceError},
 };
@@ -113,6 +113,12 @@ impl SopsFile {
         let wanted: BTreeSet<String> = wanted.iter().map(ToString::to_string).collect();
         let found: BTreeSet<String> = self.metadata.age.iter().map(|key| key.recipient.clone()).collect();
         Difference { added: wanted.difference(&found).count(), removed: found.difference(&wanted).count() }
+    }
+
+    /// Returns true if the list of recipients in the file contains a recipient. Needs no key.
+    pub fn is_for(&self, recipient: &Recipient) -> bool {
+        let recipient = recipient.to_string();
+        self.metadata.age.iter().any(|key| key.recipient == recipient)
     }
 
     /// Decrypts the file, and checks its MAC.

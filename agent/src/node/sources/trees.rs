@@ -76,6 +76,8 @@ fn collect(folder: &Path, prefix: &str, entries: &mut BTreeMap<String, Entry>) -
                 collect(&found.path, &format!("{path}/"), entries)?;
                 continue;
             }
+            // A pipe or a socket, which no commit can contain.
+            (FileKind::Other, _) => continue,
             (FileKind::Link, _) => EntryKind::Link,
             (_, 0) => EntryKind::File,
             (..) => EntryKind::Executable,

@@ -1,20 +1,25 @@
 //! The checks of `towpath validate` on encrypted values. They need no key.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 use towpath_render::{
-    document::{At, Place},
-    objects::{Key, ObjectSet},
+    document::{At, Path, Place, SourceFile},
+    objects::{Key, Object, ObjectSet},
     problem::{Finding, Problem},
+    tree::EntryKind,
 };
 use towpath_secrets::{
-    Fingerprint, Recipients,
+    Fingerprint, Recipient, Recipients,
     envelope::{self, Inspection, OpenError, ValueName},
     sops::{Difference, SopsFile},
 };
 
-use super::repository::{recipients, recovery};
+use super::{
+    paths::regular_file,
+    readers::{Readers, readers, recovery, revoked_nodes, serial_revocations},
+    repository::{secret_name, sharer},
+};
 use crate::error_chain::error_chain;
 
 /// Returns the problems of encrypted values that other checks do not find. Some of them are warnings.
@@ -23,14 +28,16 @@ use crate::error_chain::error_chain;
 /// The readers are compared only if the repository has no other errors (`is_valid`), because a broken object may hide a
 /// reader.
 pub(in crate::cli) fn problems(set: &ObjectSet, is_valid: bool) -> Vec<Problem> {
-    let (mut found, mut first) = (Vec::new(), None);
+    let (mut found, mut first) = (private_keys(set), None);
     let recovery = match recovery(set) {
         Ok(recovery) => recovery,
         Err((config, error)) => {
             let place = set.objects.get(&config).map(|object| object.place.key("spec").key("recoveryRecipients"));
-            return place.map(|place| place.problem(Finding::new(error.to_string()), At::Key)).into_iter().collect();
+            found.extend(place.map(|place| place.problem(Finding::new(error.to_string()), At::Key)));
+            return found;
         }
     };
+    let revoked = revoked_nodes(set);
     for object in set.objects.values().filter(|object| object.key.kind == "Secret") {
         let place = object.place.key("spec");
         let data = object.spec.get("data").and_then(Value::as_object);
@@ -38,14 +45,20 @@ pub(in crate::cli) fn problems(set: &ObjectSet, is_valid: bool) -> Vec<Problem> 
         if data.is_none() && sops.is_none() {
             continue;
         }
-        let wanted = recipients(set, &recovery, &object.key).map(|(recipients, _)| Recipients::new(recipients));
+        let wanted = readers(set, &recovery, &object.key);
+        for node in wanted.iter().flat_map(|Readers { revoked, .. }| revoked) {
+            let finding = Finding::new(format!("the node {node} cannot read the Secret: its key is revoked"))
+                .hint("give the node a new identity, or remove it from the readers");
+            found.push(Problem { warning: true, ..hidden(&place.key("readers"), finding) });
+        }
+        let wanted = wanted.map(|Readers { recipients, .. }| Recipients::new(recipients));
         if let Err(error) = &wanted {
             found.push(hidden(&place.key("readers"), Finding::new(error.clone())));
         }
         let wanted = wanted.as_ref().ok().filter(|_| is_valid).and_then(Option::as_ref);
         if let Some(path) = sops {
             first.get_or_insert_with(|| place.key("sops"));
-            let finding = sops_problem(set, object.place.source(), path, wanted);
+            let finding = sops_problem(set, object, path, wanted, &revoked);
             found.extend(finding.map(|finding| hidden(&place.key("sops"), finding)));
         }
         let wanted = wanted.map(Recipients::fingerprints);
@@ -54,12 +67,19 @@ pub(in crate::cli) fn problems(set: &ObjectSet, is_valid: bool) -> Vec<Problem> 
             if !matches!(envelope::inspect(armor), Err(OpenError::NotAge(_))) {
                 first.get_or_insert_with(|| place.key("data"));
             }
-            let problem = value_problem(&object.key, key, armor, wanted.as_ref());
+            let problem = value_problem(&object.key, key, armor, wanted.as_ref(), &revoked);
             found.extend(problem.map(|(finding, is_warning)| {
                 let problem = hidden(&place.key("data").key(key), finding);
                 Problem { warning: is_warning, ..problem }
             }));
         }
+    }
+    for config in first.iter().flat_map(|_| serial_revocations(set)) {
+        let finding =
+            Finding::new("a certificate that is revoked by its serial number does not remove a reader of Secrets")
+                .hint("git does not know the key of the certificate; add the key (ed25519:…) to revoked, too");
+        let place = set.objects.get(&config).map(|object| object.place.key("spec").key("revoked"));
+        found.extend(place.map(|place| Problem { warning: true, ..hidden(&place, finding) }));
     }
     if let Some(place) = first.filter(|_| recovery.is_empty()) {
         let finding = Finding::new("only nodes can decrypt the values of Secrets")
@@ -75,12 +95,16 @@ fn value_problem(
     key: &str,
     armor: &str,
     wanted: Option<&BTreeSet<Fingerprint>>,
+    revoked: &BTreeMap<String, Recipient>,
 ) -> Option<(Finding, bool)> {
     let (belongs, recipients) = match envelope::inspect(armor) {
         Ok(Inspection::Bound { belongs, recipients }) => (belongs, recipients),
         Ok(Inspection::Unbound) => {
             let finding = Finding::new(format!("the value of {key} is not bound to its key"));
-            let hint = "anyone can copy it to another key or Secret, where it opens, too; run `towpath secrets rewrap`";
+            let name = secret_name(secret);
+            let hint = format!(
+                "it may be copied from another Secret, because it opens under every key; make sure that it belongs to {name}, then run `towpath secrets rewrap {name}`"
+            );
             return Some((finding.hint(hint), true));
         }
         // Another check reports values that are not encrypted.
@@ -90,6 +114,14 @@ fn value_problem(
     if belongs != ValueName::of_secret(&secret.namespace, &secret.name, key) {
         let finding = Finding::new(format!("the value of {key} was copied: it belongs to {belongs}"));
         return Some((finding.hint("encrypt the value for this key with `towpath secrets encrypt`"), false));
+    }
+    let of_revoked = |node: &&String| {
+        let fingerprint = revoked.get(*node).map(Recipient::fingerprint);
+        recipients.iter().flatten().any(|found| Some(found) == fingerprint.as_ref())
+    };
+    if let Some(node) = revoked.keys().find(of_revoked) {
+        let finding = Finding::new(format!("the value of {key} is encrypted to the revoked key of the node {node}"));
+        return Some((finding.hint("run `towpath secrets rewrap`, and change the value"), false));
     }
     let wanted = wanted?;
     let difference = match recipients {
@@ -106,28 +138,105 @@ fn value_problem(
 }
 
 /// Returns the problem of a file of sops.
-fn sops_problem(set: &ObjectSet, source: &str, path: &str, wanted: Option<&Recipients>) -> Option<Finding> {
+fn sops_problem(
+    set: &ObjectSet,
+    secret: &Object,
+    path: &str,
+    wanted: Option<&Recipients>,
+    revoked: &BTreeMap<String, Recipient>,
+) -> Option<Finding> {
     let unusable = |why: &dyn std::fmt::Display| Finding::new(format!("the file {path} cannot be used: {why}"));
-    let bytes = match set.trees.get(source)?.read(path) {
-        Ok(Some(bytes)) => bytes,
-        Ok(None) => return Some(unusable(&"it does not exist")),
-        Err(error) => return Some(unusable(&error)),
+    if let Some(other) = sharer(set, secret) {
+        let finding = unusable(&format!("the Secret {} names the file, too", secret_name(&other.key)));
+        return Some(finding.hint("give each Secret its own file"));
+    }
+    let tree = set.trees.get(secret.place.source())?;
+    let bytes = match regular_file(tree.as_ref(), path).map(|path| tree.read(&path)) {
+        Ok(Ok(Some(bytes))) => bytes,
+        Ok(Ok(None)) => return Some(unusable(&"it does not exist")),
+        Ok(Err(error)) => return Some(unusable(&error)),
+        Err(why) => return Some(unusable(&why)),
     };
     let file = match SopsFile::read(&String::from_utf8_lossy(&bytes)) {
         Ok(file) => file,
         Err(error) => return Some(unusable(&error_chain(&error))),
     };
+    let name = secret_name(&secret.key);
+    if let Some((node, _)) = revoked.iter().find(|(_, recipient)| file.is_for(recipient)) {
+        let finding = Finding::new(format!("the file {path} is encrypted to the revoked key of the node {node}"));
+        return Some(finding.hint(format!("run `towpath secrets rewrap {name}`, and change the values")));
+    }
     let difference = file.difference(wanted?);
     (difference.added > 0 || difference.removed > 0).then(|| {
         let Difference { added, removed } = difference;
         let message = format!(
             "the file {path} is not encrypted to the readers of the Secret ({added} missing, {removed} of others)"
         );
-        Finding::new(message).hint("run `towpath secrets rewrap`, and change the values if a reader was removed")
+        Finding::new(message).hint(format!(
+            "make sure that the file belongs to {name}, then run `towpath secrets rewrap {name}`; change the values if a reader was removed"
+        ))
     })
+}
+
+/// The begin of an identity of age.
+const PRIVATE: &[u8] = b"AGE-SECRET-KEY-";
+
+/// The number of characters after [`PRIVATE`] that make an identity, and not a mention of one.
+const LONG: usize = 40;
+
+/// The maximum size of a file that is searched for identities. A file with an identity is small.
+const SEARCHED: u64 = 1 << 20;
+
+/// Returns an error for each file that contains an identity of age.
+fn private_keys(set: &ObjectSet) -> Vec<Problem> {
+    let mut found = Vec::new();
+    for (source, tree) in &set.trees {
+        for entry in tree.list("").unwrap_or_default() {
+            let is_file = matches!(entry.kind, EntryKind::File | EntryKind::Executable);
+            if !is_file || entry.size.is_some_and(|size| size > SEARCHED) {
+                continue;
+            }
+            let Ok(Some(bytes)) = tree.read(&entry.path) else { continue };
+            if let Some(line) = identity_line(&bytes) {
+                let finding = Finding::new("the file contains a private key of age")
+                    .hint("everyone who can read the repository can use the key: make a new one with `towpath secrets keygen` outside of the repository, and change all values that the key opens");
+                let place =
+                    Place::new(SourceFile::new(source.as_str(), entry.path.as_str(), "").into(), 0, Path::default());
+                found.push(Problem { line, column: 1, ..hidden(&place, finding) });
+            }
+        }
+    }
+    found
+}
+
+/// Returns the number of the first line with an identity of age, counted from 1.
+fn identity_line(bytes: &[u8]) -> Option<usize> {
+    let is_identity = |line: &[u8]| {
+        line.windows(PRIVATE.len()).enumerate().any(|(at, window)| {
+            let rest = || line.get(at.saturating_add(PRIVATE.len())..).unwrap_or_default().iter();
+            let length = || rest().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'-').count();
+            window.eq_ignore_ascii_case(PRIVATE) && length() >= LONG
+        })
+    };
+    bytes.split(|byte| *byte == b'\n').position(is_identity).map(|at| at.saturating_add(1))
 }
 
 /// Returns a problem without the line of the file, which may contain another value in plain text.
 fn hidden(place: &Place, finding: Finding) -> Problem {
     Problem { excerpt: String::new(), caret: 0, ..place.problem(finding, At::Key) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identity_is_found_and_a_mention_is_not() {
+        let key = format!("AGE-SECRET-KEY-1{}", "Q".repeat(58));
+        assert_eq!(identity_line(format!("# created\nkey: \"{key}\"\n").as_bytes()), Some(2));
+        assert_eq!(identity_line(key.to_lowercase().as_bytes()), Some(1));
+        for text in ["", "AGE-SECRET-KEY-", "a file with AGE-SECRET-KEY-1… in it", "\n\n"] {
+            assert_eq!(identity_line(text.as_bytes()), None, "{text}");
+        }
+    }
 }

@@ -12,7 +12,10 @@ use towpath_host::own::editor::{self, PrivateText};
 use towpath_secrets::{Identities, Plaintext, editing, envelope, splice};
 use zeroize::Zeroizing;
 
-use super::repository::{Edits, Folders, IdentityFiles, Repository, Secret, not_sops, now, read_sops, value_path};
+use super::{
+    edits::Edits,
+    repository::{Folders, IdentityFiles, Repository, Secret, not_sops, now, read_sops, value_path},
+};
 use crate::{
     cli::{
         exit::Failure,
@@ -57,13 +60,14 @@ impl Edit {
         let repository = Repository::load(&self.folders)?;
         let secret = repository.secret(&self.secret)?;
         secret.refuse_origins_except(&["data", "sops"])?;
+        secret.warn();
         let identities = self.identities.read()?;
         let report = match &secret.sops {
             None => self.edit_data(&secret, &identities)?,
             Some(file) => self.edit_sops(file, &identities)?,
         };
         let Report { file, encrypted, removed } = report;
-        let document = json!({ "secret": self.secret, "file": file, "encrypted": encrypted, "removed": removed });
+        let document = json!({ "secret": self.secret, "file": file.display().to_string(), "encrypted": encrypted, "removed": removed });
         output::print(self.output.output, &document, || {
             let lines = encrypted.iter().map(|key| (key, "encrypted"));
             let lines = lines.chain(removed.iter().map(|key| (key, "removed")));
@@ -87,10 +91,12 @@ impl Edit {
         let document = secret.object.place.document();
         for (key, value) in &set {
             let armor = secret.seal(key, value)?;
-            edits.change(&secret.file, |text| splice::set(text, document, &value_path(key), &Value::String(armor)))?;
+            edits.change(&secret.file, &secret.text, |text| {
+                splice::set(text, document, &value_path(key), &Value::String(armor))
+            })?;
         }
         for key in &removed {
-            edits.change(&secret.file, |text| splice::remove(text, document, &value_path(key)))?;
+            edits.change(&secret.file, &secret.text, |text| splice::remove(text, document, &value_path(key)))?;
         }
         edits.write()?;
         Ok(Report { file: secret.file.clone(), encrypted: set.into_keys().collect(), removed })
@@ -98,7 +104,8 @@ impl Edit {
 
     /// Edits the values in a file of sops.
     fn edit_sops(&self, file: &Path, identities: &Identities) -> Result<Report, Failure> {
-        let open = read_sops(file)?.open(identities).map_err(|error| not_sops(file, &error))?;
+        let (loaded, sops) = read_sops(file)?;
+        let open = sops.open(identities).map_err(|error| not_sops(file, &error))?;
         let mut text = Zeroizing::new(String::with_capacity(open.shown().len().saturating_add(64 << 10)));
         for comment in self.comments(std::iter::once("The comments of the file are kept, and not shown.".into())) {
             text.push_str(&format!("# {comment}\n"));
@@ -106,7 +113,7 @@ impl Edit {
         text.push_str(&open.shown());
         let edited = self.edited(text, |saved| open.edit(saved, &now()).map_err(|error| error_chain(&error)))?;
         let mut edits = Edits::default();
-        edits.change(file, |_| Ok::<_, Infallible>(edited.text))?;
+        edits.change(file, &loaded, |_| Ok::<_, Infallible>(edited.text))?;
         edits.write()?;
         Ok(Report { file: file.to_owned(), encrypted: edited.changed, removed: edited.removed })
     }

@@ -11,11 +11,17 @@ use towpath_host::own::files;
 use towpath_secrets::{Plaintext, envelope::MAX_VALUE, splice};
 use zeroize::Zeroizing;
 
-use super::repository::{Edits, Folders, Repository, value_path};
+use super::{
+    edits::{Edits, changed},
+    repository::{Folders, Repository, Secret, value_path},
+};
 use crate::cli::{
     exit::Failure,
     output::{self, Output},
 };
+
+/// The number of times that the command writes its value again after another process has changed the file.
+const TRIES: usize = 100;
 
 /// Encrypts one value of a Secret to its readers.
 ///
@@ -38,41 +44,53 @@ pub(super) struct Encrypt {
 
 impl Encrypt {
     pub(super) fn run(self) -> Result<u8, Failure> {
-        let repository = Repository::load(&self.folders)?;
-        let secret = repository.secret(&self.secret)?;
-        secret.refuse_origins_except(&["data"])?;
+        // A wrong name is reported before the value is read.
+        self.secret(&Repository::load(&self.folders)?)?.warn();
         let value = self.value()?;
-        let armor = secret.seal(&self.key, &value)?;
-        let mut edits = Edits::default();
-        edits.change(&secret.file, |text| {
-            splice::set(text, secret.object.place.document(), &value_path(&self.key), &Value::String(armor))
-        })?;
-        edits.write()?;
-        let recipients: Vec<String> = secret.recipients.iter().map(ToString::to_string).collect();
-        if !repository.has_recovery() {
+        let mut tries = 0_usize;
+        let (file, recipients, has_recovery) = loop {
+            let repository = Repository::load(&self.folders)?;
+            let secret = self.secret(&repository)?;
+            let armor = secret.seal(&self.key, &value)?;
+            let mut edits = Edits::default();
+            edits.change(&secret.file, &secret.text, |text| {
+                splice::set(text, secret.object.place.document(), &value_path(&self.key), &Value::String(armor))
+            })?;
+            match edits.try_write()? {
+                None => {
+                    let recipients: Vec<String> = secret.recipients.iter().map(ToString::to_string).collect();
+                    break (secret.file.clone(), recipients, repository.has_recovery());
+                }
+                // The value replaces no value that this command has shown, so it also belongs into the changed text.
+                Some(_) if tries < TRIES => tries = tries.saturating_add(1),
+                Some(file) => return Err(changed(&file)),
+            }
+        };
+        if !has_recovery {
             output::progress(
                 "warning: only nodes can decrypt the value; list the recipient of an offline identity in recoveryRecipients of a Config object",
             );
         }
-        let document = json!({ "secret": self.secret, "key": self.key, "file": secret.file, "recipients": recipients });
+        let document = json!({ "secret": self.secret, "key": self.key, "file": file.display().to_string(), "recipients": recipients });
         output::print(self.output.output, &document, || {
             let number = recipients.len();
             let plural = if number == 1 { "" } else { "s" };
-            format!(
-                "{}: {} of {} is encrypted to {number} recipient{plural}\n",
-                secret.file.display(),
-                self.key,
-                self.secret
-            )
+            format!("{}: {} of {} is encrypted to {number} recipient{plural}\n", file.display(), self.key, self.secret)
         })?;
         Ok(0)
+    }
+
+    fn secret<'a>(&self, repository: &'a Repository) -> Result<Secret<'a>, Failure> {
+        let secret = repository.secret(&self.secret)?;
+        secret.refuse_origins_except(&["data"])?;
+        Ok(secret)
     }
 
     fn value(&self) -> Result<Plaintext, Failure> {
         let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_VALUE.saturating_add(1)));
         match &self.file {
             Some(file) => {
-                let read = files::read(file).map(Zeroizing::new);
+                let read = files::read_at_most(file, MAX_VALUE).map(Zeroizing::new);
                 *bytes = std::mem::take(
                     &mut *read.map_err(|error| Failure::failed(format!("cannot read {}: {error}", file.display())))?,
                 );

@@ -1,6 +1,6 @@
 //! `towpath secrets keygen`: a new age identity.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
@@ -23,6 +23,14 @@ pub(super) struct Keygen {
 
 impl Keygen {
     pub(super) fn run(self) -> Result<u8, Failure> {
+        if let Some(repository) = self.repository() {
+            return Err(Failure::invalid(format!(
+                "cannot write the identity to {}: the folder {} is a git repository, and a commit would publish the private key",
+                self.file.display(),
+                repository.display()
+            ))
+            .hint("name a file outside of the repository, such as ~/.config/towpath/operator.key"));
+        }
         let made = NewIdentity::generate().map_err(|error| Failure::error(&error))?;
         let text = made.file(&now());
         files::write_private(&self.file, text.as_bytes()).map_err(|error| {
@@ -34,7 +42,7 @@ impl Keygen {
             }
         })?;
         let recipient = made.recipient().to_string();
-        let document = json!({ "file": self.file, "recipient": recipient });
+        let document = json!({ "file": self.file.display().to_string(), "recipient": recipient });
         output::print(self.output.output, &document, || {
             format!(
                 "{recipient}\n\n{} is the identity of this recipient. Keep the file secret, and keep a copy offline.\nIn a Config object in git, so that the identity opens every Secret:\n  recoveryRecipients: [{recipient}]\n",
@@ -42,5 +50,14 @@ impl Keygen {
             )
         })?;
         Ok(0)
+    }
+    /// Returns the git repository that contains the file.
+    fn repository(&self) -> Option<PathBuf> {
+        let folder = match self.file.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let folder = files::real_folder(folder).ok()?;
+        folder.ancestors().find(|folder| files::exists(&folder.join(".git"))).map(Path::to_owned)
     }
 }

@@ -2,8 +2,11 @@
 
 mod check;
 mod edit;
+mod edits;
 mod encrypt;
 mod keygen;
+mod paths;
+mod readers;
 mod repository;
 mod rewrap;
 

@@ -1,7 +1,7 @@
 //! The Secrets of a working tree, with the recipients that git gives them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
@@ -11,18 +11,26 @@ use towpath_host::{Clock as _, SystemClock, identity::Identity, own::files, proc
 use towpath_render::{
     document::{Path as ValuePath, Step},
     objects::{Key, Object, ObjectSet, is_about_values},
+    tree,
 };
 use towpath_secrets::{
-    Identities, Plaintext, Recipient, RecipientError, Recipients,
+    Identities, Plaintext, Recipient, Recipients,
     envelope::{OpenError, ValueName},
     sops::{SopsError, SopsFile},
 };
 use zeroize::Zeroizing;
 
+use super::{
+    paths::regular_file,
+    readers::{Readers, readers, recovery, serial_revocations},
+};
 use crate::{
     cli::{exit::Failure, output, working_tree},
     error_chain::error_chain,
 };
+
+/// The byte order mark of a text.
+const MARK: &str = "\u{feff}";
 
 /// The name of the source of `--source-dir`.
 const FIRST: &str = "first";
@@ -80,9 +88,13 @@ pub(super) struct Secret<'a> {
     pub(super) object: &'a Object,
     /// The path of the file that holds the Secret.
     pub(super) file: PathBuf,
+    /// The text of the file that holds the Secret, as it was loaded.
+    pub(super) text: String,
     /// The path of the file of sops with the values; `None` if the values are in `data`.
     pub(super) sops: Option<PathBuf>,
     pub(super) recipients: Recipients,
+    /// The warnings about readers that cannot be recipients.
+    pub(super) warnings: Vec<String>,
 }
 
 impl Repository {
@@ -129,19 +141,49 @@ impl Repository {
     /// Resolves the recipients of a Secret: the keys of its readers, and the recovery recipients.
     pub(super) fn resolve<'a>(&'a self, object: &'a Object) -> Result<Secret<'a>, Failure> {
         let secret = secret_name(&object.key);
-        let folder = self.folders.get(object.place.source()).cloned().unwrap_or_default();
-        let sops = object.spec.get("sops").and_then(Value::as_str).map(|path| folder.join(path));
-        let (recipients, unknown) = recipients(&self.set, &self.recovery, &object.key).map_err(Failure::invalid)?;
-        for node in &unknown {
-            output::progress(&format!(
-                "warning: the node {node} cannot read the Secret {secret} yet: its Node object has no publicKeys; add them, and run `towpath secrets rewrap`"
-            ));
-        }
+        let file = self.file(object, object.place.file())?;
+        // The loader leaves the byte order mark out.
+        let mark = if text_of(&file)?.starts_with(MARK) { MARK } else { "" };
+        let text = format!("{mark}{}", object.place.text());
+        let sops = object.spec.get("sops").and_then(Value::as_str).map(|path| self.file(object, path)).transpose()?;
+        let Readers { recipients, unknown, revoked } =
+            readers(&self.set, &self.recovery, &object.key).map_err(Failure::invalid)?;
+        let unknown = unknown.iter().map(|node| {
+            format!("the node {node} cannot read the Secret {secret} yet: its Node object has no publicKeys; add them, and run `towpath secrets rewrap`")
+        });
+        let revoked = revoked.iter().map(|node| {
+            format!("the node {node} cannot read the Secret {secret}: its key is revoked (`revoked` in a Config); give the node a new identity, or remove it from the readers")
+        });
+        let warnings = unknown.chain(revoked).collect();
         let recipients = Recipients::new(recipients).ok_or_else(|| {
             Failure::invalid(format!("cannot encrypt values of the Secret {secret}: it has no recipient"))
                 .hint("name readers with publicKeys in their Node objects, or recoveryRecipients in a Config object")
         })?;
-        Ok(Secret { object, file: folder.join(object.place.file()), sops, recipients })
+        Ok(Secret { object, file, text, sops, recipients, warnings })
+    }
+
+    /// Returns the full path of a file in the working tree of an object's source. Only a regular file of the working tree
+    /// may be read and written, and no link leads to it.
+    fn file(&self, object: &Object, path: &str) -> Result<PathBuf, Failure> {
+        let refused = |why: &str| {
+            Failure::invalid(format!("cannot use the file {path} of the Secret {}: {why}", secret_name(&object.key)))
+        };
+        let source = object.place.source();
+        let (Some(folder), Some(tree)) = (self.folders.get(source), self.set.trees.get(source)) else {
+            return Err(refused("it is not in a working tree").hint("run the command in the repository of the file"));
+        };
+        let path = regular_file(tree.as_ref(), path).map_err(|why| refused(&why))?;
+        Ok(folder.join(path))
+    }
+
+    /// Returns another Secret that names the same file of sops, if there is one.
+    pub(super) fn sharer_of(&self, secret: &Secret<'_>) -> Option<String> {
+        sharer(&self.set, secret.object).map(|other| secret_name(&other.key))
+    }
+
+    /// Returns true if a certificate is revoked by its serial number.
+    pub(super) fn revokes_serials(&self) -> bool {
+        !serial_revocations(&self.set).is_empty()
     }
 
     /// Returns true if git names a recipient that does not depend on the fleet.
@@ -150,40 +192,14 @@ impl Repository {
     }
 }
 
-/// Returns the recovery recipients of all Config objects.
-///
-/// # Errors
-/// When a recipient is not usable. The error names the Config.
-pub(super) fn recovery(set: &ObjectSet) -> Result<Vec<Recipient>, (Key, RecipientError)> {
-    let configs = set.objects.keys().filter(|key| key.kind == "Config");
-    let written = configs.filter_map(|key| Some((key, set.configs.get(&key.name)?)));
-    let written = written.flat_map(|(key, config)| config.recovery_recipients.iter().map(move |text| (key, text)));
-    written.map(|(key, text)| Recipient::parse(text).map_err(|error| (key.clone(), error))).collect()
-}
-
-/// Returns the recipients of a Secret, which are its readers and the recovery recipients, and the readers without public
-/// keys.
-///
-/// # Errors
-/// When the public keys of a reader are not usable.
-pub(super) fn recipients(
-    set: &ObjectSet,
-    recovery: &[Recipient],
-    secret: &Key,
-) -> Result<(Vec<Recipient>, Vec<String>), String> {
-    let (mut recipients, mut unknown) = (recovery.to_vec(), Vec::new());
-    for node in set.readers_of(secret) {
-        let keys = set.nodes.get(&node).map(|node| node.public_keys.as_slice()).unwrap_or_default();
-        match Recipient::of_node(keys) {
-            Ok(Some(recipient)) => recipients.push(recipient),
-            Ok(None) => unknown.push(node),
-            Err(error) => return Err(format!("publicKeys of the node {node}: {error}")),
+impl Secret<'_> {
+    /// Prints the warnings about readers that cannot be recipients.
+    pub(super) fn warn(&self) {
+        for warning in &self.warnings {
+            output::progress(&format!("warning: {warning}"));
         }
     }
-    Ok((recipients, unknown))
-}
 
-impl Secret<'_> {
     /// Returns the values of `data`, as written.
     pub(super) fn data(&self) -> BTreeMap<String, String> {
         let data = self.object.spec.get("data").and_then(Value::as_object).into_iter().flatten();
@@ -230,11 +246,26 @@ pub(super) fn now() -> String {
     now.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)
 }
 
-/// Reads a file of sops.
-pub(super) fn read_sops(file: &Path) -> Result<SopsFile, Failure> {
-    let text =
-        files::read_text(file).map_err(|error| Failure::failed(format!("cannot read {}: {error}", file.display())))?;
-    SopsFile::read(&text).map_err(|error| not_sops(file, &error))
+/// Returns another Secret that names the same file of sops as a Secret.
+pub(super) fn sharer<'a>(set: &'a ObjectSet, secret: &Object) -> Option<&'a Object> {
+    let named = |object: &Object| {
+        let path = object.spec.get("sops").and_then(Value::as_str)?;
+        Some((object.place.source().to_owned(), tree::join("", path).ok()?))
+    };
+    let file = named(secret)?;
+    let others = set.objects.values().filter(|other| other.key.kind == "Secret" && other.key != secret.key);
+    others.into_iter().find(|other| named(other).as_ref() == Some(&file))
+}
+
+fn text_of(file: &Path) -> Result<String, Failure> {
+    files::read_text(file).map_err(|error| Failure::failed(format!("cannot read {}: {error}", file.display())))
+}
+
+/// Reads a file of sops. Returns its text, too.
+pub(super) fn read_sops(file: &Path) -> Result<(String, SopsFile), Failure> {
+    let text = text_of(file)?;
+    let sops = SopsFile::read(&text).map_err(|error| not_sops(file, &error))?;
+    Ok((text, sops))
 }
 
 /// Returns the failure for a file of sops that cannot be used.
@@ -245,42 +276,5 @@ pub(super) fn not_sops(file: &Path, error: &SopsError) -> Failure {
             failure.hint("name a file with an identity of a recipient: --identity FILE, or SOPS_AGE_KEY_FILE")
         }
         _ => failure,
-    }
-}
-
-/// The edited texts of files. They are written together, after all edits succeeded.
-#[derive(Debug, Default)]
-pub(super) struct Edits {
-    texts: BTreeMap<PathBuf, String>,
-    changed: BTreeSet<PathBuf>,
-}
-
-impl Edits {
-    /// Changes the text of a file. `edit` gets the text with the changes so far.
-    pub(super) fn change<E: std::fmt::Display>(
-        &mut self,
-        file: &Path,
-        edit: impl FnOnce(&str) -> Result<String, E>,
-    ) -> Result<(), Failure> {
-        let text = match self.texts.remove(file) {
-            Some(text) => text,
-            None => files::read_text(file)
-                .map_err(|error| Failure::failed(format!("cannot read {}: {error}", file.display())))?,
-        };
-        let edited = edit(&text).map_err(|error| Failure::invalid(format!("{}: {error}", file.display())))?;
-        if edited != text {
-            self.changed.insert(file.to_owned());
-        }
-        self.texts.insert(file.to_owned(), edited);
-        Ok(())
-    }
-
-    /// Writes the changed files.
-    pub(super) fn write(self) -> Result<(), Failure> {
-        for (file, text) in self.texts.iter().filter(|(file, _)| self.changed.contains(*file)) {
-            files::replace_text(file, text)
-                .map_err(|error| Failure::failed(format!("cannot write {}: {error}", file.display())))?;
-        }
-        Ok(())
     }
 }

@@ -1,5 +1,7 @@
 //! Secrets in git: `towpath secrets`, with the programs age and sops as referees.
 
+mod misuse;
+
 use std::{
     fs,
     io::Write as _,
@@ -292,7 +294,7 @@ fn values_round_trip_with_age_in_both_directions() {
     let (code, said) = fleet.validate();
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("warning: the value of password is not bound to its key"), "{said}");
-    fleet.run(&["rewrap", "--identity", keys.to_str().unwrap()]);
+    fleet.run(&["rewrap", "shop/db", "--identity", keys.to_str().unwrap()]);
     let bound = age_decrypt(&keys, &fleet.armor("secrets/db.yaml", "password"));
     assert_eq!(bound, b"\0towpath secret\0\x01Secret\0shop\0db\0password\0from age");
     let (code, said) = fleet.validate();
@@ -569,14 +571,16 @@ fn rewrap_of_a_file_of_sops_follows_the_readers() {
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("is not encrypted to the readers of the Secret (1 missing, 0 of others)"), "{said}");
     assert!(
-        fleet.run(&["rewrap"]).contains("the file of shop/backup is encrypted again: recipients: 1 added, 0 removed")
+        fleet
+            .run(&["rewrap", "shop/backup"])
+            .contains("the file of shop/backup is encrypted again: recipients: 1 added, 0 removed")
     );
     let added = fs::read_to_string(&file).unwrap();
     assert!(before.lines().all(|line| added.contains(line)), "an added recipient changes no other line");
     assert_eq!(fleet.shown_of("shop/backup", Some(&two)), fleet.shown_of("shop/backup", Some(&one)));
     // A reader leaves: no ciphertext of the old data key is left.
     fleet.write_objects(&["db2"], &fleet.recipient());
-    fleet.run(&["rewrap"]);
+    fleet.run(&["rewrap", "shop/backup"]);
     let removed = fs::read_to_string(&file).unwrap();
     let old: Vec<&str> = added.lines().filter(|line| line.contains("ENC[") && removed.contains(line)).collect();
     assert!(old.is_empty(), "{old:?}");
