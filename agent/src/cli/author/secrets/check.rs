@@ -10,12 +10,15 @@ use towpath_render::{
 };
 use towpath_secrets::{
     Fingerprint, Recipients,
-    envelope::{self, Inspection, OpenError, ValueName},
-    sops::{Difference, SopsFile},
+    envelope::{self, ARMOR, Inspection, OpenError, ValueName},
+    sops::{Difference, PlainValues, SopsFile},
 };
 
 use super::repository::{recipients, recovery};
 use crate::error_chain::error_chain;
+
+/// The maximum number of paths in one message.
+const SHOWN_PATHS: usize = 20;
 
 /// Returns the problems of encrypted values that other checks do not find. Some of them are warnings.
 ///
@@ -45,8 +48,11 @@ pub(in crate::cli) fn problems(set: &ObjectSet, is_valid: bool) -> Vec<Problem> 
         let wanted = wanted.as_ref().ok().filter(|_| is_valid).and_then(Option::as_ref);
         if let Some(path) = sops {
             first.get_or_insert_with(|| place.key("sops"));
-            let finding = sops_problem(set, object.place.source(), path, wanted);
-            found.extend(finding.map(|finding| hidden(&place.key("sops"), finding)));
+            let findings = sops_problems(set, object.place.source(), path, wanted);
+            found.extend(findings.into_iter().map(|(finding, is_warning)| {
+                let problem = hidden(&place.key("sops"), finding);
+                Problem { warning: is_warning, ..problem }
+            }));
         }
         let wanted = wanted.map(Recipients::fingerprints);
         for (key, value) in data.into_iter().flatten() {
@@ -83,8 +89,8 @@ fn value_problem(
             let hint = "anyone can copy it to another key or Secret, where it opens, too; run `towpath secrets rewrap`";
             return Some((finding.hint(hint), true));
         }
-        // Another check reports values that are not encrypted.
-        Err(OpenError::NotAge(_)) => return None,
+        // Another check reports values that do not begin like an envelope.
+        Err(OpenError::NotAge(_)) if !armor.trim_start().starts_with(ARMOR) => return None,
         Err(error) => return Some((Finding::new(format!("the value of {key} cannot be used: {error}")), false)),
     };
     if belongs != ValueName::of_secret(&secret.namespace, &secret.name, key) {
@@ -105,26 +111,50 @@ fn value_problem(
     Some((finding.hint("run `towpath secrets rewrap`, and change the value if a reader was removed"), false))
 }
 
-/// Returns the problem of a file of sops.
-fn sops_problem(set: &ObjectSet, source: &str, path: &str, wanted: Option<&Recipients>) -> Option<Finding> {
-    let unusable = |why: &dyn std::fmt::Display| Finding::new(format!("the file {path} cannot be used: {why}"));
-    let bytes = match set.trees.get(source)?.read(path) {
+/// Returns the problems of a file of sops, each with true if it is a warning.
+fn sops_problems(set: &ObjectSet, source: &str, path: &str, wanted: Option<&Recipients>) -> Vec<(Finding, bool)> {
+    let unusable =
+        |why: &dyn std::fmt::Display| vec![(Finding::new(format!("the file {path} cannot be used: {why}")), false)];
+    let Some(tree) = set.trees.get(source) else { return Vec::new() };
+    let bytes = match tree.read(path) {
         Ok(Some(bytes)) => bytes,
-        Ok(None) => return Some(unusable(&"it does not exist")),
-        Err(error) => return Some(unusable(&error)),
+        Ok(None) => return unusable(&"it does not exist"),
+        Err(error) => return unusable(&error),
     };
     let file = match SopsFile::read(&String::from_utf8_lossy(&bytes)) {
         Ok(file) => file,
-        Err(error) => return Some(unusable(&error_chain(&error))),
+        Err(error) => return unusable(&error_chain(&error)),
     };
-    let difference = file.difference(wanted?);
-    (difference.added > 0 || difference.removed > 0).then(|| {
-        let Difference { added, removed } = difference;
+    let PlainValues { wrong, readable } = file.plain_values();
+    let mut found = Vec::new();
+    if !wrong.is_empty() {
+        let finding = Finding::new(format!("the file {path} has values that are not encrypted: {}", listed(&wrong)));
+        let hint = "remove these values, and set new ones with `towpath secrets edit`: git keeps the old values in its history";
+        found.push((finding.hint(hint), false));
+    }
+    if !readable.is_empty() {
+        let message = format!("the rule of the file {path} leaves values in plain text: {}", listed(&readable));
+        let hint = "these values are in git for everyone to read; the rule is in the map `sops` of the file";
+        found.push((Finding::new(message).hint(hint), true));
+    }
+    let Some(wanted) = wanted else { return found };
+    let Difference { added, removed } = file.difference(wanted);
+    if added > 0 || removed > 0 {
         let message = format!(
             "the file {path} is not encrypted to the readers of the Secret ({added} missing, {removed} of others)"
         );
-        Finding::new(message).hint("run `towpath secrets rewrap`, and change the values if a reader was removed")
-    })
+        let finding = Finding::new(message);
+        let finding = finding.hint("run `towpath secrets rewrap`, and change the values if a reader was removed");
+        found.push((finding, false));
+    }
+    found
+}
+
+/// Returns the first paths of a list, and the number of the others.
+fn listed(paths: &[String]) -> String {
+    let (first, others) = paths.split_at(paths.len().min(SHOWN_PATHS));
+    let more = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+    format!("{}{more}", first.join(", "))
 }
 
 /// Returns a problem without the line of the file, which may contain another value in plain text.

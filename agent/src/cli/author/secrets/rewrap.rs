@@ -28,7 +28,8 @@ use crate::cli::{
 /// A value with other recipients is encrypted again, under a new data key. So is a value that the program age encrypted;
 /// it is then bound to its key. Other values keep their ciphertext. A file of sops gets the same recipients; if one was
 /// removed, all its values are encrypted again under a new data key. A former reader still knows the old value: change the
-/// value, too.
+/// value, too. The data key of a file of sops is encrypted again to all recipients, because its list of recipients is not
+/// proved.
 #[derive(Debug, Args)]
 pub(super) struct Rewrap {
     /// The Secrets, as NAMESPACE/NAME. Default: all Secrets with `data` or `sops`
@@ -167,11 +168,13 @@ fn rewrap_sops(
 ) -> Result<Option<Reason>, Failure> {
     let sops = read_sops(file)?;
     let Difference { added, removed } = sops.difference(&secret.recipients);
-    if added == 0 && removed == 0 {
-        return Ok(None);
-    }
+    let reason = match (added, removed) {
+        (0, 0) if sops.is_mislabelled(identities) => Reason::Unknown,
+        (0, 0) => return Ok(None),
+        _ => Reason::Recipients { added, removed },
+    };
     let text = sops.open(identities).and_then(|open| open.rewrap(&secret.recipients, &now()));
     let text = text.map_err(|error| not_sops(file, &error))?;
     edits.change(file, |_| Ok::<_, Infallible>(text))?;
-    Ok(Some(Reason::Recipients { added, removed }))
+    Ok(Some(reason))
 }
