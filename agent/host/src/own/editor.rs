@@ -145,7 +145,7 @@ fn wipe_leftovers(place: &Path) {
 /// Returns true if the program of an editor is vim or nvim. A command that is more than a program with arguments is not.
 fn is_vim(editor: &str) -> bool {
     let program = editor.split_whitespace().next().unwrap_or_default();
-    if editor.contains([';', '&', '|', '<', '>', '(', ')', '$', '`', '\\', '"', '\'', '\n']) {
+    if editor.contains([';', '&', '|', '<', '>', '(', ')', '$', '`', '\n']) {
         return false;
     }
     let named = |path: &Path| {
@@ -274,6 +274,7 @@ mod tests {
             ("vimdiff-like", false),
             ("echo vim", false),
             ("vim; cat", false),
+            ("vim -c 'set spell'", true),
             ("'vim'", false),
             ("", false),
             (&vi("vim.basic"), true),
