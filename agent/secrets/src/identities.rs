@@ -1,6 +1,6 @@
 //! Identities: the private keys that open values.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use secrecy::{ExposeSecret as _, SecretString};
 use thiserror::Error;
@@ -74,6 +74,11 @@ impl Identities {
     /// Returns true if there are no identities.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// Returns the recipients of the identities, as text.
+    pub(crate) fn recipients(&self) -> BTreeSet<String> {
+        self.0.iter().map(|identity| identity.to_public().to_string()).collect()
     }
 
     pub(crate) fn age(&self) -> impl Iterator<Item = &dyn age::Identity> {

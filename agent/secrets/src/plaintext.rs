@@ -10,12 +10,17 @@ pub struct Plaintext(SecretSlice<u8>);
 impl Plaintext {
     /// Creates a plaintext from bytes.
     pub fn new(bytes: Vec<u8>) -> Self {
-        Self(SecretSlice::from(bytes))
+        if bytes.len() == bytes.capacity() {
+            return Self(SecretSlice::from(bytes));
+        }
+        // A shorter allocation may be another one, and the old one would be freed with the value in it.
+        let bytes = Zeroizing::new(bytes);
+        Self::copied(&bytes)
     }
 
     /// Creates a plaintext from a copy of bytes.
     pub fn copied(bytes: &[u8]) -> Self {
-        Self::new(bytes.to_vec())
+        Self(SecretSlice::new(bytes.into()))
     }
 
     /// Returns the value. The caller must not copy it into memory that is not zeroed, or into output.
@@ -51,6 +56,9 @@ mod tests {
         assert!(!printed.contains("hunter2") && !printed.contains("104"), "{printed}");
         assert_eq!(value.text(), Some("hunter2"));
         assert!(Plaintext::copied(&[0xff]).text().is_none());
+        let mut longer = Vec::with_capacity(100);
+        longer.extend_from_slice(b"hunter2");
+        assert!(value.is(&Plaintext::new(longer)));
         assert!(value.is(&Plaintext::copied(b"hunter2")) && !value.is(&Plaintext::copied(b"hunter3")));
     }
 }

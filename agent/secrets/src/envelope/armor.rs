@@ -79,7 +79,7 @@ pub(super) fn binary(armor: &str) -> Result<Vec<u8>, OpenError> {
     Ok(bytes)
 }
 
-fn not_opened(error: age::DecryptError) -> OpenError {
+pub(super) fn not_opened(error: age::DecryptError) -> OpenError {
     match error {
         age::DecryptError::NoMatchingKeys => OpenError::NoIdentity,
         age::DecryptError::UnknownFormat => OpenError::NotAge("it is not a file of age v1".into()),

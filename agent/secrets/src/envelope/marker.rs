@@ -6,13 +6,16 @@ use age_core::format::{FileKey, Stanza};
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
 
 use super::{
-    armor::{OpenError, binary},
+    armor::{OpenError, binary, not_opened},
     name::{VERSION, ValueName},
 };
 use crate::{Fingerprint, Recipients};
 
 /// The kind of the marker's stanza in the header of an age file.
 const STANZA: &str = "towpath";
+
+/// The length of the tag at the end of the encrypted value.
+const TAG: usize = 16;
 
 /// The stanza in the header of an age file that names the value and its recipients.
 ///
@@ -59,6 +62,12 @@ pub enum Inspection {
 pub fn inspect(armor: &str) -> Result<Inspection, OpenError> {
     let bytes = binary(armor)?;
     let damaged = |why: &str| OpenError::Damaged(why.into());
+    // Only a whole header of age counts: a text between other lines could be a value in plain text.
+    let mut payload = &bytes[..];
+    age::Decryptor::new(&mut payload).map_err(not_opened)?;
+    if payload.len() < TAG {
+        return Err(damaged("it has no value"));
+    }
     let end = bytes.windows(5).position(|window| window == b"\n--- ").ok_or_else(|| damaged("it has no header"))?;
     let header = bytes.get(..end).and_then(|header| std::str::from_utf8(header).ok());
     let mut lines = header.ok_or_else(|| damaged("its header is not text"))?.lines().peekable();
@@ -127,6 +136,26 @@ mod tests {
         let marker = Marker::new(&name, &set(&[&one, &two]));
         let armor = encrypt(b"x", [one.age() as _, &marker as _].into_iter()).unwrap();
         assert_eq!(inspect(&armor), Ok(Inspection::Bound { belongs: name, recipients: None }));
+    }
+
+    #[test]
+    fn armor_around_plain_text_is_refused() {
+        use age::armor::{ArmoredWriter, Format};
+        use std::io::Write as _;
+        let mac = "A".repeat(43);
+        for text in [
+            "age-encryption.org/v1\n-> hunter2\n\n--- hunter2".to_owned(),
+            format!("age-encryption.org/v1\nhunter2\n--- {mac}\n{}", "x".repeat(40)),
+            format!("age-encryption.org/v1\n-> X25519 a\n\n--- {mac}\nhunter2"),
+            format!("hunter2\n--- {mac}\n"),
+        ] {
+            let mut armor = Vec::new();
+            let mut writer = ArmoredWriter::wrap_output(&mut armor, Format::AsciiArmor).unwrap();
+            writer.write_all(text.as_bytes()).unwrap();
+            writer.finish().unwrap();
+            let found = inspect(&String::from_utf8(armor).unwrap());
+            assert!(found.is_err(), "{text}: {found:?}");
+        }
     }
 
     #[test]

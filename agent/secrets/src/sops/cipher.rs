@@ -19,6 +19,12 @@ const NONCE: usize = 32;
 /// The length of the tag.
 const TAG: usize = 16;
 
+/// The types of values.
+const KINDS: [&str; 7] = ["str", "int", "float", "bool", "bytes", "time", COMMENT];
+
+/// The type of a comment.
+pub(super) const COMMENT: &str = "comment";
+
 /// The data key of a file. It is zeroed on drop.
 #[derive(Clone)]
 pub(super) struct DataKey(Zeroizing<[u8; 32]>);
@@ -94,14 +100,16 @@ pub(super) struct Encrypted {
 }
 
 impl Encrypted {
-    /// Reads an encrypted value; `None` if the text is not one.
+    /// Reads an encrypted value; `None` if the text is not one. The nonce and the tag have the lengths that SOPS writes.
     pub(super) fn read(text: &str) -> Option<Self> {
         let inner = text.strip_prefix("ENC[AES256_GCM,data:")?.strip_suffix(']')?;
         let (data, rest) = inner.split_once(",iv:")?;
         let (nonce, rest) = rest.split_once(",tag:")?;
         let (tag, kind) = rest.split_once(",type:")?;
         let decoded = |text: &str| STANDARD.decode(text).ok();
-        Some(Self { data: decoded(data)?, nonce: decoded(nonce)?, tag: decoded(tag)?, kind: kind.to_owned() })
+        let (nonce, tag) = (decoded(nonce)?, decoded(tag)?);
+        let is_whole = nonce.len() == NONCE && tag.len() == TAG && KINDS.contains(&kind);
+        is_whole.then_some(Self { data: decoded(data)?, nonce, tag, kind: kind.to_owned() })
     }
 }
 
@@ -129,8 +137,16 @@ mod tests {
         for text in ["", "hunter2", "ENC[AES256_GCM,data:", "ENC[AES256_GCM,data:!,iv:AA==,tag:AA==,type:str]"] {
             assert_eq!(Encrypted::read(text), None, "{text}");
         }
-        // SOPS writes nonces of 32 bytes only.
-        let short = Encrypted::read("ENC[AES256_GCM,data:AA==,iv:AA==,tag:AA==,type:str]").unwrap();
-        assert!(DataKey::generate().unwrap().decrypt(&short, "").is_none());
+        // SOPS writes nonces of 32 bytes and tags of 16 bytes only. Other lengths could hide plain text.
+        let text = DataKey::generate().unwrap().encrypt(&Plaintext::copied(b"x"), "str", "").unwrap();
+        let part = |name: &str| text.split(',').find_map(|part| part.strip_prefix(name)).unwrap();
+        assert!(Encrypted::read(&text).is_some());
+        for wrong in [
+            text.replace(part("iv:"), "AA=="),
+            text.replace(part("tag:"), ""),
+            text.replace("type:str", "type:hunter2"),
+        ] {
+            assert_eq!(Encrypted::read(&wrong), None, "{wrong}");
+        }
     }
 }

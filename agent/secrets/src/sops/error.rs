@@ -24,6 +24,22 @@ pub enum SopsError {
     /// The error that the file uses an unsupported feature.
     #[error("the file uses {0}, which Towpath does not support")]
     Unsupported(&'static str),
+    /// The error that the list of the age recipients is malformed.
+    #[error("the list of the age recipients of the file (`sops.age`) is malformed: {0}")]
+    Recipients(&'static str),
+    /// The error that more than one rule chooses the encrypted values.
+    #[error("the file has the rules {0}, and sops allows only one of them; remove the others from `sops:`")]
+    Rules(String),
+    /// The error that the file has too many values or comments.
+    #[error("the file has {count} {what}, and at most {limit} are read; divide the file")]
+    TooMany {
+        /// The number of values or comments.
+        count: usize,
+        /// The counted things: values or comments.
+        what: &'static str,
+        /// The maximum number.
+        limit: usize,
+    },
     /// The error that the data key does not open.
     #[error("cannot decrypt the data key of the file: {0}")]
     Key(#[source] OpenError),
@@ -33,6 +49,16 @@ pub enum SopsError {
     /// The error that the values are not those that were encrypted.
     #[error("the MAC of the file does not match its values: a value was added, removed, moved or changed without sops")]
     Mac,
+    /// The error that an encrypted text is neither a value nor a readable comment.
+    #[error(
+        "line {0} has an encrypted text that is not a value of the file, and not a comment that can be decrypted; remove the text, because it would keep the old data key"
+    )]
+    Stray(usize),
+    /// The error that an edit adds values which the rules of the file leave readable.
+    #[error(
+        "the rules of the file (`sops:`) leave {0} readable, so new values there would be written in plain text; correct the rules, or allow it with `--allow-plain`"
+    )]
+    Readable(String),
     /// The error that a text cannot be edited.
     #[error(transparent)]
     Layout(#[from] SpliceError),

@@ -15,6 +15,7 @@
 
 mod cipher;
 mod error;
+mod rekey;
 mod rules;
 mod tree;
 
@@ -35,7 +36,7 @@ use crate::{
 use cipher::{DataKey, Encrypted};
 pub use error::SopsError;
 use rules::{METADATA, Metadata};
-use tree::{Change, Leaf, changes, container_paths, encrypted, leaves, path_text, plain_value, readable_bytes};
+use tree::{Change, Leaf, changes, decrypted_value, encrypted, leaves, readable_bytes};
 
 /// A SOPS file, as written.
 #[derive(Debug)]
@@ -51,6 +52,7 @@ pub struct OpenFile {
     file: SopsFile,
     key: DataKey,
     plain: Plain,
+    is_mislabelled: bool,
 }
 
 /// The decrypted values of a file. They are zeroed on drop.
@@ -68,15 +70,29 @@ impl fmt::Debug for OpenFile {
     }
 }
 
+/// The maximum number of values of a file.
+const MAX_VALUES: usize = 10_000;
+
 /// An edited file.
 #[derive(Debug)]
 pub struct EditedFile {
     /// The text of the file.
     pub text: String,
-    /// The paths of the changed and added values.
-    pub changed: Vec<String>,
+    /// The paths of the changed and added values that are encrypted.
+    pub encrypted: Vec<String>,
+    /// The paths of the changed and added values that are written in plain text.
+    pub plain: Vec<String>,
     /// The paths of the removed values.
     pub removed: Vec<String>,
+}
+
+/// The values of a file that are not encrypted. None of the lists contains a value.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PlainValues {
+    /// The paths of the values that the rule of the file says are encrypted, and that are not.
+    pub wrong: Vec<String>,
+    /// The paths of the values that the rule of the file leaves readable.
+    pub readable: Vec<String>,
 }
 
 /// The difference between the recipients of a file and the wanted recipients.
@@ -102,6 +118,10 @@ impl SopsFile {
         match (documents.next().map(|document| (document.index, document.value)), documents.next()) {
             (Some((document, Value::Object(root))), None) => {
                 let metadata = Metadata::read(&root)?;
+                let count = leaves(&root).len();
+                if count > MAX_VALUES {
+                    return Err(SopsError::TooMany { count, what: "values", limit: MAX_VALUES });
+                }
                 Ok(Self { text: text.to_owned(), document, root, metadata })
             }
             _ => Err(SopsError::NoMap),
@@ -121,18 +141,40 @@ impl SopsFile {
         self.metadata.age.iter().any(|key| key.recipient == recipient)
     }
 
+    /// Returns the values that are not encrypted. Needs no key.
+    pub fn plain_values(&self) -> PlainValues {
+        let mut found = PlainValues::default();
+        for Leaf { path, keys, value } in leaves(&self.root) {
+            if !self.metadata.encrypts(&keys) {
+                found.readable.push(path.to_string());
+            } else if !tree::is_sealed(value) {
+                found.wrong.push(path.to_string());
+            }
+        }
+        found
+    }
+
+    /// Returns true if an identity does not open the data key that is labelled with its recipient. The labels are not
+    /// proved, so such a data key is encrypted to an unknown recipient.
+    pub fn is_mislabelled(&self, identities: &Identities) -> bool {
+        let own = identities.recipients();
+        let labelled = self.metadata.age.iter().filter(|age| own.contains(&age.recipient));
+        labelled.into_iter().any(|age| envelope::decrypt(&age.armor, identities).is_err())
+    }
+
     /// Decrypts the file, and checks its MAC.
     ///
     /// # Errors
     /// When no identity opens the data key, or when the file was changed without SOPS.
     pub fn open(self, identities: &Identities) -> Result<OpenFile, SopsError> {
+        let is_mislabelled = self.is_mislabelled(identities);
         let mut refused = OpenError::NoIdentity;
         for age in &self.metadata.age {
             match envelope::decrypt(&age.armor, identities) {
                 Ok(key) => {
                     let damaged = || SopsError::Key(OpenError::Damaged("it does not have 32 bytes".into()));
                     let key = DataKey::read(&key).ok_or_else(damaged)?;
-                    return self.open_with(key);
+                    return Ok(OpenFile { is_mislabelled, ..self.open_with(key)? });
                 }
                 Err(OpenError::NoIdentity) => {}
                 // The key of another recipient may be of a kind that age in Rust does not know.
@@ -149,42 +191,30 @@ impl SopsFile {
         if mac.text() != Some(hash.as_str()) {
             return Err(SopsError::Mac);
         }
-        Ok(OpenFile { file: self, key, plain: Plain(plain) })
+        Ok(OpenFile { file: self, key, plain, is_mislabelled: false })
     }
 
     /// Decrypts all values. Returns the hash over them, and the map of the decrypted values.
-    fn decrypted(&self, key: &DataKey) -> Result<(String, Value), SopsError> {
-        let mut plain = Value::Object(self.root.clone());
+    fn decrypted(&self, key: &DataKey) -> Result<(String, Plain), SopsError> {
+        // The values that were decrypted before an error are zeroed, too.
+        let mut plain = Plain(Value::Object(self.root.clone()));
         let mut hash = tree::MacHash::new(self.metadata.mac_only_encrypted);
         for Leaf { path, keys, value } in leaves(&self.root) {
             let is_encrypted = self.metadata.encrypts(&keys);
             let bytes = if is_encrypted {
                 let (bytes, shown) = decrypted_value(key, &keys, value)?;
-                tree::put(&mut plain, &path, shown);
+                tree::put(&mut plain.0, &path, shown);
                 bytes
             } else {
                 readable_bytes(value)
             };
             hash.add(&bytes, is_encrypted);
         }
-        if let Some(root) = plain.as_object_mut() {
+        if let Some(root) = plain.0.as_object_mut() {
             root.shift_remove(METADATA);
         }
         Ok((hash.text(), plain))
     }
-}
-
-/// Decrypts a value. Returns its bytes, and the value of its type.
-fn decrypted_value(key: &DataKey, keys: &[String], value: &Value) -> Result<(Plaintext, Value), SopsError> {
-    let damaged = || SopsError::Value(keys.join("."));
-    let text = value.as_str().ok_or_else(damaged)?;
-    if text.is_empty() {
-        return Ok((Plaintext::copied(b""), Value::String(String::new())));
-    }
-    let encrypted = Encrypted::read(text).ok_or_else(damaged)?;
-    let bytes = key.decrypt(&encrypted, &path_text(keys)).ok_or_else(damaged)?;
-    let shown = plain_value(&encrypted.kind, &bytes).ok_or_else(damaged)?;
-    Ok((bytes, shown))
 }
 
 impl OpenFile {
@@ -205,25 +235,33 @@ impl OpenFile {
     }
 
     /// Returns the file with the values of an edited text. Values that did not change keep their ciphertext. `now` is the
-    /// time of the change in RFC 3339.
+    /// time of the change in RFC 3339. `allow_plain` allows new values that the rule of the file leaves readable.
     ///
     /// # Errors
-    /// When the text is not a map, or when the layout of the file is not supported.
-    pub fn edit(&self, edited: &str, now: &str) -> Result<EditedFile, SopsError> {
+    /// When the text is not a map, when it has a new readable value, or when the layout of the file is not supported.
+    pub fn edit(&self, edited: &str, now: &str, allow_plain: bool) -> Result<EditedFile, SopsError> {
         // Both sides are read from YAML, so that a value that is written in another way is not a change.
         let before = Plain(edited_value(&self.shown())?);
         let after = Plain(edited_value(edited)?);
         if after.0.get(METADATA).is_some() {
             return Err(SopsError::Edited(format!("the key {METADATA} belongs to sops")));
         }
+        let readable = tree::new_readable(&before.0, &after.0, &self.file.metadata);
+        if !allow_plain && !readable.is_empty() {
+            return Err(SopsError::Readable(readable.join(", ")));
+        }
         let mut text = self.file.text.clone();
-        let (mut changed, mut removed) = (Vec::new(), Vec::new());
+        let (mut sealed, mut plain, mut removed) = (Vec::new(), Vec::new(), Vec::new());
         for change in changes(&before.0, &after.0) {
             match change {
                 Change::Set(path, value) => {
+                    let written = tree::written(value, &path, &self.file.metadata);
                     let value = encrypted(value, &mut tree::keys(&path), &self.file.metadata, &self.key)?;
                     text = splice::set(&text, self.file.document, &path, &value)?;
-                    changed.push(path.to_string());
+                    if written.has_encrypted {
+                        sealed.push(path.to_string());
+                    }
+                    plain.extend(written.plain.iter().map(Path::to_string));
                 }
                 Change::Remove(path) => {
                     text = splice::remove(&text, self.file.document, &path)?;
@@ -231,20 +269,21 @@ impl OpenFile {
                 }
             }
         }
-        if !changed.is_empty() || !removed.is_empty() {
+        if !sealed.is_empty() || !plain.is_empty() || !removed.is_empty() {
             text = with_mac(&text, &self.key, now)?;
         }
-        Ok(EditedFile { text, changed, removed })
+        Ok(EditedFile { text, encrypted: sealed, plain, removed })
     }
 
-    /// Returns the file, encrypted to the wanted recipients. A removed recipient means a new data key for all values.
-    /// `now` is the time of the change in RFC 3339.
+    /// Returns the file, encrypted to the wanted recipients. A removed recipient means a new data key for all values, and
+    /// so does a data key that its recipient cannot open. The data key is encrypted again to all recipients, because their
+    /// labels in the file are not proved. `now` is the time of the change in RFC 3339.
     ///
     /// # Errors
     /// When the file has further keys that a new data key would make useless, or when its layout is not supported.
     pub fn rewrap(&self, wanted: &Recipients, now: &str) -> Result<String, SopsError> {
         let difference = self.file.difference(wanted);
-        let is_new = difference.removed > 0;
+        let is_new = difference.removed > 0 || self.is_mislabelled;
         if is_new && !self.file.metadata.others.is_empty() {
             return Err(SopsError::Unsupported(
                 "other keys than those of age, so that only sops can change the data key",
@@ -253,58 +292,18 @@ impl OpenFile {
         let key = if is_new { DataKey::generate().map_err(SopsError::Encrypt)? } else { self.key.clone() };
         let mut text = self.file.text.clone();
         if is_new {
-            text = self.with_key(&key)?;
+            text = rekey::rekeyed(&text, &self.file.root, &self.file.metadata, (&self.key, &key))?;
         }
-        let kept: BTreeMap<&str, &str> =
-            self.file.metadata.age.iter().map(|age| (age.recipient.as_str(), age.armor.as_str())).collect();
         let mut entries = Vec::new();
         for recipient in wanted.iter() {
             let name = recipient.to_string();
-            let armor = match kept.get(name.as_str()).filter(|_| !is_new) {
-                Some(armor) => (*armor).to_owned(),
-                None => {
-                    envelope::encrypt(key.bytes(), [recipient.age() as _].into_iter()).map_err(SopsError::Encrypt)?
-                }
-            };
+            let armor = envelope::encrypt(key.bytes(), [recipient.age() as _].into_iter());
+            let armor = armor.map_err(SopsError::Encrypt)?;
             entries.push(json!({ "recipient": name, "enc": armor }));
         }
         let path = Path::default().key(METADATA).key("age");
         text = splice::set(&text, self.file.document, &path, &Value::Array(entries))?;
         if is_new { with_mac(&text, &key, now) } else { Ok(text) }
-    }
-
-    /// Returns the text with all values and comments encrypted under another key.
-    fn with_key(&self, key: &DataKey) -> Result<String, SopsError> {
-        let mut text = self.file.text.clone();
-        for Leaf { path, keys, value } in leaves(&self.file.root) {
-            let Some(old) = value.as_str().and_then(Encrypted::read).filter(|_| self.file.metadata.encrypts(&keys))
-            else {
-                continue;
-            };
-            let (bytes, _) = decrypted_value(&self.key, &keys, value)?;
-            let new = key.encrypt(&bytes, &old.kind, &path_text(&keys)).map_err(SopsError::Encrypt)?;
-            text = splice::set(&text, self.file.document, &path, &Value::String(new))?;
-        }
-        // A comment is encrypted with the path of the map or list that contains it.
-        let paths = container_paths(&self.file.root);
-        let mut parts = Vec::new();
-        let mut rest = text.as_str();
-        while let Some((before, after)) = rest.split_once("#ENC[") {
-            parts.push(before.to_owned());
-            parts.push("#".to_owned());
-            let end = after.find(']').map_or(after.len(), |end| end.saturating_add(1));
-            let (comment, behind) = after.split_at(end);
-            let comment = format!("ENC[{comment}");
-            let found = Encrypted::read(&comment).filter(|found| found.kind == "comment");
-            let new = found.and_then(|found| {
-                let (path, bytes) = paths.iter().find_map(|path| Some((path, self.key.decrypt(&found, path)?)))?;
-                key.encrypt(&bytes, "comment", path).ok()
-            });
-            parts.push(new.unwrap_or(comment));
-            rest = behind;
-        }
-        parts.push(rest.to_owned());
-        Ok(parts.concat())
     }
 }
 
@@ -312,7 +311,7 @@ impl OpenFile {
 fn with_mac(text: &str, key: &DataKey, now: &str) -> Result<String, SopsError> {
     let file = SopsFile::read(text)?;
     let (hash, plain) = file.decrypted(key)?;
-    drop(Plain(plain));
+    drop(plain);
     let mac = key.encrypt(&Plaintext::copied(hash.as_bytes()), "str", now).map_err(SopsError::Encrypt)?;
     let metadata = Path::default().key(METADATA);
     let text = splice::set(text, file.document, &metadata.key("mac"), &Value::String(mac))?;

@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha512};
 use towpath_render::document::{Path, Step};
 
 use super::{
-    cipher::DataKey,
+    cipher::{COMMENT, DataKey, Encrypted},
     error::SopsError,
     rules::{METADATA, Metadata},
 };
@@ -61,13 +61,90 @@ pub(super) fn path_text(keys: &[String]) -> String {
 
 /// Returns the additional data of all comments that a file can have: the paths of its maps and lists.
 pub(super) fn container_paths(root: &Map<String, Value>) -> BTreeSet<String> {
-    let mut paths = BTreeSet::from([path_text(&[])]);
-    for leaf in leaves(root) {
-        for end in 0..=leaf.keys.len() {
-            paths.insert(path_text(leaf.keys.get(..end).unwrap_or_default()));
+    let mut found = BTreeSet::from([path_text(&[])]);
+    for (key, value) in root.iter().filter(|(key, _)| *key != METADATA) {
+        containers(value, &mut vec![key.clone()], &mut found);
+    }
+    found
+}
+
+fn containers(value: &Value, keys: &mut Vec<String>, found: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(map) => {
+            found.insert(path_text(keys));
+            for (key, value) in map {
+                keys.push(key.clone());
+                containers(value, keys, found);
+                keys.pop();
+            }
+        }
+        Value::Array(list) => {
+            found.insert(path_text(keys));
+            list.iter().for_each(|value| containers(value, keys, found));
+        }
+        _ => {}
+    }
+}
+
+/// Decrypts a value. Returns its bytes, and the value of its type.
+pub(super) fn decrypted_value(key: &DataKey, keys: &[String], value: &Value) -> Result<(Plaintext, Value), SopsError> {
+    let damaged = || SopsError::Value(keys.join("."));
+    let text = value.as_str().ok_or_else(damaged)?;
+    if text.is_empty() {
+        return Ok((Plaintext::copied(b""), Value::String(String::new())));
+    }
+    let encrypted = Encrypted::read(text).ok_or_else(damaged)?;
+    let bytes = key.decrypt(&encrypted, &path_text(keys)).ok_or_else(damaged)?;
+    let shown = plain_value(&encrypted.kind, &bytes).ok_or_else(damaged)?;
+    Ok((bytes, shown))
+}
+
+/// Returns true if a value is empty or encrypted, as a rule demands it. Needs no key.
+pub(super) fn is_sealed(value: &Value) -> bool {
+    let sealed = |text: &str| text.is_empty() || Encrypted::read(text).is_some_and(|found| found.kind != COMMENT);
+    value.as_str().is_some_and(sealed)
+}
+
+/// The values of a new part of a file, by the way in which they are written.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Written {
+    /// True if a value is encrypted.
+    pub(super) has_encrypted: bool,
+    /// The paths of the values that are written in plain text.
+    pub(super) plain: Vec<Path>,
+}
+
+/// Divides the values at a path and below it.
+pub(super) fn written(value: &Value, path: &Path, metadata: &Metadata) -> Written {
+    let mut found = Vec::new();
+    walk(value, path.clone(), &mut found);
+    let mut written = Written::default();
+    for leaf in found {
+        if metadata.encrypts(&leaf.keys) {
+            written.has_encrypted = true;
+        } else {
+            written.plain.push(leaf.path);
         }
     }
-    paths
+    if !written.has_encrypted && written.plain.is_empty() {
+        // A null, an empty map or an empty list.
+        written.plain.push(path.clone());
+    }
+    written
+}
+
+/// Returns the readable values of `after` whose keys have no readable value in `before`. An empty value does not count as
+/// one, because a rule that was changed without SOPS leaves it valid.
+pub(super) fn new_readable(before: &Value, after: &Value, metadata: &Metadata) -> Vec<String> {
+    let readable = |root: &'_ Value| -> Vec<(Vec<String>, Path, bool)> {
+        let found = root.as_object().map(leaves).unwrap_or_default();
+        let found = found.into_iter().filter(|leaf| !metadata.encrypts(&leaf.keys));
+        found.map(|leaf| (leaf.keys, leaf.path, leaf.value.as_str() == Some(""))).collect()
+    };
+    let known: BTreeSet<Vec<String>> =
+        readable(before).into_iter().filter(|(_, _, is_empty)| !is_empty).map(|(keys, ..)| keys).collect();
+    let found = readable(after).into_iter().filter(|(keys, _, is_empty)| !is_empty && !known.contains(keys));
+    found.map(|(_, path, _)| path.to_string()).collect()
 }
 
 /// Replaces the value at an existing path.

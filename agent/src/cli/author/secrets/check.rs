@@ -11,8 +11,8 @@ use towpath_render::{
 };
 use towpath_secrets::{
     Fingerprint, Recipient, Recipients,
-    envelope::{self, Inspection, OpenError, ValueName},
-    sops::{Difference, SopsFile},
+    envelope::{self, ARMOR, Inspection, OpenError, ValueName},
+    sops::{Difference, PlainValues, SopsFile},
 };
 
 use super::{
@@ -21,6 +21,9 @@ use super::{
     repository::{secret_name, sharer},
 };
 use crate::error_chain::error_chain;
+
+/// The maximum number of paths in one message.
+const SHOWN_PATHS: usize = 20;
 
 /// Returns the problems of encrypted values that other checks do not find. Some of them are warnings.
 ///
@@ -58,8 +61,11 @@ pub(in crate::cli) fn problems(set: &ObjectSet, is_valid: bool) -> Vec<Problem> 
         let wanted = wanted.as_ref().ok().filter(|_| is_valid).and_then(Option::as_ref);
         if let Some(path) = sops {
             first.get_or_insert_with(|| place.key("sops"));
-            let finding = sops_problem(set, object, path, wanted, &revoked);
-            found.extend(finding.map(|finding| hidden(&place.key("sops"), finding)));
+            let findings = sops_problems(set, object, path, wanted, &revoked);
+            found.extend(findings.into_iter().map(|(finding, is_warning)| {
+                let problem = hidden(&place.key("sops"), finding);
+                Problem { warning: is_warning, ..problem }
+            }));
         }
         let wanted = wanted.map(Recipients::fingerprints);
         for (key, value) in data.into_iter().flatten() {
@@ -107,8 +113,8 @@ fn value_problem(
             );
             return Some((finding.hint(hint), true));
         }
-        // Another check reports values that are not encrypted.
-        Err(OpenError::NotAge(_)) => return None,
+        // Another check reports values that do not begin like an envelope.
+        Err(OpenError::NotAge(_)) if !armor.trim_start().starts_with(ARMOR) => return None,
         Err(error) => return Some((Finding::new(format!("the value of {key} cannot be used: {error}")), false)),
     };
     if belongs != ValueName::of_secret(&secret.namespace, &secret.name, key) {
@@ -137,45 +143,71 @@ fn value_problem(
     Some((finding.hint("run `towpath secrets rewrap`, and change the value if a reader was removed"), false))
 }
 
-/// Returns the problem of a file of sops.
-fn sops_problem(
+/// Returns the problems of a file of sops, each with true if it is a warning.
+fn sops_problems(
     set: &ObjectSet,
     secret: &Object,
     path: &str,
     wanted: Option<&Recipients>,
     revoked: &BTreeMap<String, Recipient>,
-) -> Option<Finding> {
-    let unusable = |why: &dyn std::fmt::Display| Finding::new(format!("the file {path} cannot be used: {why}"));
+) -> Vec<(Finding, bool)> {
+    let unusable =
+        |why: &dyn std::fmt::Display| vec![(Finding::new(format!("the file {path} cannot be used: {why}")), false)];
     if let Some(other) = sharer(set, secret) {
-        let finding = unusable(&format!("the Secret {} names the file, too", secret_name(&other.key)));
-        return Some(finding.hint("give each Secret its own file"));
+        let finding = Finding::new(format!(
+            "the file {path} cannot be used: the Secret {} names the file, too",
+            secret_name(&other.key)
+        ));
+        return vec![(finding.hint("give each Secret its own file"), false)];
     }
-    let tree = set.trees.get(secret.place.source())?;
+    let Some(tree) = set.trees.get(secret.place.source()) else { return Vec::new() };
     let bytes = match regular_file(tree.as_ref(), path).map(|path| tree.read(&path)) {
         Ok(Ok(Some(bytes))) => bytes,
-        Ok(Ok(None)) => return Some(unusable(&"it does not exist")),
-        Ok(Err(error)) => return Some(unusable(&error)),
-        Err(why) => return Some(unusable(&why)),
+        Ok(Ok(None)) => return unusable(&"it does not exist"),
+        Ok(Err(error)) => return unusable(&error),
+        Err(why) => return unusable(&why),
     };
     let file = match SopsFile::read(&String::from_utf8_lossy(&bytes)) {
         Ok(file) => file,
-        Err(error) => return Some(unusable(&error_chain(&error))),
+        Err(error) => return unusable(&error_chain(&error)),
     };
+    let PlainValues { wrong, readable } = file.plain_values();
+    let mut found = Vec::new();
+    if !wrong.is_empty() {
+        let finding = Finding::new(format!("the file {path} has values that are not encrypted: {}", listed(&wrong)));
+        let hint = "remove these values, and set new ones with `towpath secrets edit`: git keeps the old values in its history";
+        found.push((finding.hint(hint), false));
+    }
+    if !readable.is_empty() {
+        let message = format!("the rule of the file {path} leaves values in plain text: {}", listed(&readable));
+        let hint = "these values are in git for everyone to read; the rule is in the map `sops` of the file";
+        found.push((Finding::new(message).hint(hint), true));
+    }
     let name = secret_name(&secret.key);
     if let Some((node, _)) = revoked.iter().find(|(_, recipient)| file.is_for(recipient)) {
         let finding = Finding::new(format!("the file {path} is encrypted to the revoked key of the node {node}"));
-        return Some(finding.hint(format!("run `towpath secrets rewrap {name}`, and change the values")));
+        found.push((finding.hint(format!("run `towpath secrets rewrap {name}`, and change the values")), false));
+        return found;
     }
-    let difference = file.difference(wanted?);
-    (difference.added > 0 || difference.removed > 0).then(|| {
-        let Difference { added, removed } = difference;
+    let Some(wanted) = wanted else { return found };
+    let Difference { added, removed } = file.difference(wanted);
+    if added > 0 || removed > 0 {
         let message = format!(
             "the file {path} is not encrypted to the readers of the Secret ({added} missing, {removed} of others)"
         );
-        Finding::new(message).hint(format!(
+        let hint = format!(
             "make sure that the file belongs to {name}, then run `towpath secrets rewrap {name}`; change the values if a reader was removed"
-        ))
-    })
+        );
+        found.push((Finding::new(message).hint(hint), false));
+    }
+    found
+}
+
+/// Returns the first paths of a list, and the number of the others.
+fn listed(paths: &[String]) -> String {
+    let (first, others) = paths.split_at(paths.len().min(SHOWN_PATHS));
+    let more = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+    format!("{}{more}", first.join(", "))
 }
 
 /// The begin of an identity of age.

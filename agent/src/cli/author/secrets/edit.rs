@@ -9,7 +9,7 @@ use std::{
 use clap::Args;
 use serde_json::{Value, json};
 use towpath_host::own::editor::{self, PrivateText};
-use towpath_secrets::{Identities, Plaintext, editing, envelope, splice};
+use towpath_secrets::{Identities, Plaintext, editing, envelope, sops::EditedFile, splice};
 use zeroize::Zeroizing;
 
 use super::{
@@ -32,6 +32,9 @@ use crate::{
 pub(super) struct Edit {
     /// The Secret, as NAMESPACE/NAME
     secret: String,
+    /// Allow new values that the rule of a file of sops leaves readable; they are written in plain text
+    #[arg(long)]
+    allow_plain: bool,
     #[command(flatten)]
     identities: IdentityFiles,
     #[command(flatten)]
@@ -52,6 +55,8 @@ struct Difference {
 struct Report {
     file: PathBuf,
     encrypted: Vec<String>,
+    /// The keys whose values are written in plain text, because the rule of a file of sops leaves them readable.
+    plain: Vec<String>,
     removed: Vec<String>,
 }
 
@@ -62,14 +67,24 @@ impl Edit {
         secret.refuse_origins_except(&["data", "sops"])?;
         secret.warn();
         let identities = self.identities.read()?;
-        let report = match &secret.sops {
-            None => self.edit_data(&secret, &identities)?,
-            Some(file) => self.edit_sops(file, &identities)?,
+        if editor::has_swap() {
+            output::progress(
+                "warning: this machine has swap space, so the values can reach a disk while the editor runs; turn it off with `swapoff -a`, or encrypt it",
+            );
+        }
+        // A signal that ends this process waits until the edited values are written.
+        let edit = || match &secret.sops {
+            None => self.edit_data(&secret, &identities),
+            Some(file) => self.edit_sops(file, &identities),
         };
-        let Report { file, encrypted, removed } = report;
-        let document = json!({ "secret": self.secret, "file": file.display().to_string(), "encrypted": encrypted, "removed": removed });
+        let report = editor::uninterrupted(edit).map_err(|error| Failure::error(&error))??;
+        let Report { file, encrypted, plain, removed } = report;
+        let document = json!({
+            "secret": self.secret, "file": file.display().to_string(), "encrypted": encrypted, "plain": plain, "removed": removed,
+        });
         output::print(self.output.output, &document, || {
             let lines = encrypted.iter().map(|key| (key, "encrypted"));
+            let lines = lines.chain(plain.iter().map(|key| (key, "written in plain text")));
             let lines = lines.chain(removed.iter().map(|key| (key, "removed")));
             let text: String =
                 lines.map(|(key, done)| format!("{}: {key} of {} is {done}\n", file.display(), self.secret)).collect();
@@ -99,7 +114,7 @@ impl Edit {
             edits.change(&secret.file, &secret.text, |text| splice::remove(text, document, &value_path(key)))?;
         }
         edits.write()?;
-        Ok(Report { file: secret.file.clone(), encrypted: set.into_keys().collect(), removed })
+        Ok(Report { file: secret.file.clone(), encrypted: set.into_keys().collect(), plain: Vec::new(), removed })
     }
 
     /// Edits the values in a file of sops.
@@ -111,11 +126,13 @@ impl Edit {
             text.push_str(&format!("# {comment}\n"));
         }
         text.push_str(&open.shown());
-        let edited = self.edited(text, |saved| open.edit(saved, &now()).map_err(|error| error_chain(&error)))?;
+        let edited =
+            self.edited(text, |saved| open.edit(saved, &now(), self.allow_plain).map_err(|error| error_chain(&error)))?;
         let mut edits = Edits::default();
-        edits.change(file, &loaded, |_| Ok::<_, Infallible>(edited.text))?;
+        let EditedFile { text, encrypted, plain, removed } = edited;
+        edits.change(file, &loaded, |_| Ok::<_, Infallible>(text))?;
         edits.write()?;
-        Ok(Report { file: file.to_owned(), encrypted: edited.changed, removed: edited.removed })
+        Ok(Report { file: file.to_owned(), encrypted, plain, removed })
     }
 
     fn comments(&self, further: impl Iterator<Item = String>) -> Vec<String> {
@@ -129,25 +146,22 @@ impl Edit {
     /// Runs the editor until its text can be used. An editor that saves the same unusable text twice ends the edit.
     fn edited<T>(&self, text: Zeroizing<String>, read: impl Fn(&str) -> Result<T, String>) -> Result<T, Failure> {
         let failed = |error: std::io::Error| Failure::failed(format!("cannot edit {}: {error}", self.secret));
-        let run = || {
-            let private = PrivateText::new("secret.yaml").map_err(failed)?;
-            let (mut text, mut refused) = (text, None);
-            loop {
-                let saved = private.edit(&text).map_err(failed)?;
-                let error = match read(&saved) {
-                    Ok(edited) => return Ok(edited),
-                    Err(error) => error,
-                };
-                let body = without_errors(&saved);
-                if refused.as_ref() == Some(&body) {
-                    return Err(Failure::invalid(format!("cannot use the edited values of {}: {error}", self.secret))
-                        .hint("nothing was changed; run the command again"));
-                }
-                text = Zeroizing::new(format!("{ERROR}{error}\n{}", *body));
-                refused = Some(body);
+        let private = PrivateText::new("secret.yaml").map_err(failed)?;
+        let (mut text, mut refused) = (text, None);
+        loop {
+            let saved = private.edit(&text).map_err(failed)?;
+            let error = match read(&saved) {
+                Ok(edited) => return Ok(edited),
+                Err(error) => error,
+            };
+            let body = without_errors(&saved);
+            if refused.as_ref() == Some(&body) {
+                return Err(Failure::invalid(format!("cannot use the edited values of {}: {error}", self.secret))
+                    .hint("nothing was changed; run the command again"));
             }
-        };
-        editor::uninterrupted(run).map_err(|error| Failure::error(&error))?
+            text = Zeroizing::new(format!("{ERROR}{error}\n{}", *body));
+            refused = Some(body);
+        }
     }
 }
 

@@ -109,22 +109,23 @@ impl Rewrap {
                 }
                 let (text, sops) = read_sops(file)?;
                 let Difference { added, removed } = sops.difference(&secret.recipients);
-                let row = Row {
-                    secret: secret_name(&secret.object.key),
-                    key: None,
-                    file: file.clone(),
-                    reason: Reason::Recipients { added, removed },
+                let reason = match (added, removed) {
+                    (0, 0) if sops.is_mislabelled(&identities) => Some(Reason::Unknown),
+                    (0, 0) => None,
+                    _ => Some(Reason::Recipients { added, removed }),
                 };
+                let secret_row =
+                    |reason| Row { secret: secret_name(&secret.object.key), key: None, file: file.clone(), reason };
                 // The list of recipients in the file is not authenticated, so that also a removal could add a reader.
-                if added == 0 && removed == 0 {
-                    kept = kept.saturating_add(1);
-                } else if is_named {
-                    let new = sops.open(&identities).and_then(|open| open.rewrap(&secret.recipients, &now()));
-                    let new = new.map_err(|error| not_sops(file, &error))?;
-                    edits.change(file, &text, |_| Ok::<_, Infallible>(new))?;
-                    rows.push(row);
-                } else {
-                    left.push(row);
+                match reason.map(secret_row) {
+                    None => kept = kept.saturating_add(1),
+                    Some(row) if is_named => {
+                        let new = sops.open(&identities).and_then(|open| open.rewrap(&secret.recipients, &now()));
+                        let new = new.map_err(|error| not_sops(file, &error))?;
+                        edits.change(file, &text, |_| Ok::<_, Infallible>(new))?;
+                        rows.push(row);
+                    }
+                    Some(row) => left.push(row),
                 }
             }
             for (key, armor) in secret.data() {
