@@ -151,7 +151,7 @@ impl Simulation {
             let Change::Put(row) = change else { continue };
             let woken: Vec<usize> = match row.key.split('/').collect::<Vec<_>>()[..] {
                 ["inbox", node, ..] => vec![node[1..].parse().unwrap()],
-                ["board", ..] => (0..self.nodes.len()).collect(),
+                ["shared", ..] => (0..self.nodes.len()).collect(),
                 _ => Vec::new(),
             };
             for node in woken {
