@@ -253,7 +253,7 @@ impl Etcd {
             .arg(self.data(number)));
     }
 
-    /// Stops all members, or lets them go on.
+    /// Stops all members, or lets them continue.
     pub fn pause(&self, paused: bool) {
         for process in self.members.iter().filter_map(|member| member.process.as_ref()) {
             process.signal(if paused { Signal::STOP } else { Signal::CONT });

@@ -133,7 +133,7 @@ pub fn one_file(folder: &Path) -> Repository {
     repository
 }
 
-/// Has that file say something else.
+/// Replaces the content of that file.
 pub fn change(repository: &Repository, text: &str) {
     repository.write(
         "a.yaml",

@@ -1,4 +1,4 @@
-//! Real git servers: git http-backend behind nginx with TLS, and sshd.
+//! Real git servers: nginx with TLS and git http-backend, and sshd.
 
 use std::{
     ffi::OsString,

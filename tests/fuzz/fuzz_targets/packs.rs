@@ -3,7 +3,7 @@
 //!
 //! The first byte is the form. Even: 20 bytes are the commit's id, the rest is the pack without its checksum. Odd: a
 //! list of objects (kind, length in two bytes, content), of which a valid pack is made. In a content, the byte 0xfe or
-//! 0xff and a number stand for the id of the object with that number, as bytes or as digits. The commit comes last. One mutation of four changes the mode of a tree's entry.
+//! 0xff and a number represent the id of the object with that number, as bytes or as digits. The commit comes last. One mutation of four changes the mode of a tree's entry.
 #![no_main]
 
 use std::{fs, io::Write as _, path::PathBuf, sync::OnceLock};

@@ -148,7 +148,7 @@ fn links_are_not_followed_to_a_file_of_sops() {
 }
 
 #[test]
-fn revoked_key_is_no_recipient() {
+fn revoked_key_does_not_become_a_recipient() {
     let fleet = Fleet::new();
     fleet.encrypt("password", "hunter2");
     let [sign, _] = fleet.nodes[0].keys().texts();

@@ -293,7 +293,7 @@ fn slots(observed: &Observed<'_>, situation: Situation<'_>, is_halted: bool) -> 
         }
         let situation = Situation { spec, ..situation };
         let gate = slot(situation, partition, held, std::iter::empty());
-        // While a slot is free, no holder says since when the nodes wait.
+        // While a slot is free, no holder shows since when the nodes wait.
         let since = gate.since.or_else(|| waiters.iter().filter_map(|entry| entry.note.at).min());
         let waiters = listed(waiters.iter().map(|entry| entry.node.as_str()));
         Some(Gate { opens: format!("{waiters}: {}", gate.opens), since, ..gate })

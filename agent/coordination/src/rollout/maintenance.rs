@@ -173,8 +173,8 @@ fn open(spec: &RolloutSpec, snapshot: &RunSnapshot, guards: &[Compare]) -> Optio
     Some(Txn { compare, then, otherwise: Vec::new() })
 }
 
-/// Returns the transaction that withdraws a void or old offer (P57), or removes the slot record of a node that is no
-/// longer in git (P50).
+/// Returns the transaction that withdraws a void or old offer (P57), or removes the slot record of a node that was
+/// removed from git (P50).
 fn give_up(spec: &RolloutSpec, snapshot: &RunSnapshot, own_node: &str, guards: &[Compare]) -> Option<Txn> {
     let stale = |held: &&SlotEntry| {
         let unknown = !spec.known.contains(&held.node);

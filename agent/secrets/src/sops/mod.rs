@@ -89,7 +89,7 @@ pub struct EditedFile {
 /// The values of a file that are not encrypted. None of the lists contains a value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PlainValues {
-    /// The paths of the values that the rule of the file says are encrypted, and that are not.
+    /// The paths of the values that the rule of the file requires to be encrypted, and that are readable.
     pub wrong: Vec<String>,
     /// The paths of the values that the rule of the file leaves readable.
     pub readable: Vec<String>,

@@ -146,7 +146,7 @@ impl Rewrap {
         }
         if repository.revokes_serials() {
             output::progress(
-                "note: git does not know the key of a certificate that is revoked by its serial number; add the key (ed25519:…) to `revoked`, so that its node is no recipient",
+                "note: git does not know the key of a certificate that is revoked by its serial number; add the key (ed25519:…) to `revoked`, so that its node is not a recipient",
             );
         }
         let values = |rows: &[Row]| rows.iter().map(Row::value).collect::<Vec<_>>();
